@@ -1,0 +1,1 @@
+"""An exact, fast laboratory for memory in recurrent networks."""
