@@ -1,0 +1,165 @@
+"""The fast-weights RNN of Ba et al. (2016), "Using Fast Weights to Attend to the Recent Past", arXiv 1610.06258.
+
+Shapes: B sequences, T time steps, t steps past, X input features, H hidden units.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from annotated_types import Ge, Le
+from torch import Tensor, nn
+
+from src.models.base import NONLINEARITIES, Core, Nonlinearity
+from src.models.init import scaled_identity_, uniform_fan_out_
+
+
+class FastWeightsState(NamedTuple):
+    """The hidden state, and the fast weights that were read to compute it."""
+
+    h_BH: Tensor
+    A_BHH: Tensor
+
+
+class FastWeights(Core):
+    r"""A recurrent network whose second set of weights is written by its own recent states.
+
+    From one time step to the next (the equations of the paper, `f` the nonlinearity, `LN` layer normalisation):
+
+        A(t)      = λ A(t-1) + η h(t) h(t)ᵀ                      (1)
+        z(t+1)    = W h(t) + C x(t+1)                            the sustained boundary condition, C x = `project`
+        h_0(t+1)  = f(z(t+1))                                    the preliminary state
+        h_s+1     = f(LN[z(t+1) + A(t) h_s(t+1)])                (2), (5), for s = 0 ... S-1
+        h(t+1)    = h_S(t+1)
+
+    with h(0) = 0 and A(0) = 0. The gradient flows through A. Because A is a sum of outer products, reading it is
+    attention over the past states with the current state as the query, and A need never be formed:
+
+        A(t) h_s  = η Σ_{τ<=t} λ^(t-τ) h(τ) [h(τ)ᵀ h_s]          (4)
+
+    `step` is the matrix form. `forward` takes the attention form while the sequence is short against the width (it
+    keeps T²H/2 numbers per sequence for the backward pass, the matrix form T H²), and the matrix form otherwise.
+
+    The paper leaves open: the layer norm has one gain and bias for all steps; there is none on the preliminary state;
+    `z` has a bias only where there is no layer norm, whose own bias serves otherwise. With S = 0 nothing is read.
+
+    Args:
+        input_size: features X of one input vector.
+        hidden_size: units H.
+        decay: λ, what remains of the fast weights after a step.
+        fast_lr: η, the fast learning rate; 0 switches the memory off.
+        num_inner_steps: S, how often the fast weights are read per time step.
+        layer_norm: normalise the summed input of every inner step (equation 5).
+        layer_norm_preliminary: normalise `z` in the preliminary state as well, with a gain and bias of its own.
+        boundary: "sustained" as above; "identity" is the second method of appendix B, h_s+1 = f(LN[(I + A) h_s]).
+        nonlinearity: f.
+        recurrent_scale: W starts as this multiple of the identity.
+        form: "attention" or "matrix" for every length, or "auto".
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        hidden_size: Annotated[int, Ge(1)] = 50,
+        decay: Annotated[float, Ge(0), Le(1)] = 0.95,
+        fast_lr: Annotated[float, Ge(0)] = 0.5,
+        num_inner_steps: Annotated[int, Ge(0)] = 1,
+        layer_norm: bool = True,
+        layer_norm_preliminary: bool = False,
+        boundary: Literal["sustained", "identity"] = "sustained",
+        nonlinearity: Nonlinearity = "relu",
+        recurrent_scale: float = 0.05,
+        form: Literal["auto", "attention", "matrix"] = "auto",
+    ):
+        super().__init__(input_size, hidden_size)
+        self.decay = decay
+        self.fast_lr = fast_lr
+        self.num_inner_steps = num_inner_steps
+        self.sustained = boundary == "sustained"
+        self.nonlinearity = NONLINEARITIES[nonlinearity]
+        self.form = form
+
+        self.input = nn.Linear(input_size, hidden_size, bias=not layer_norm)
+        self.recurrent = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.norm = nn.LayerNorm(hidden_size) if layer_norm else nn.Identity()
+        self.preliminary_norm = nn.LayerNorm(hidden_size) if layer_norm_preliminary else nn.Identity()
+
+        uniform_fan_out_(self.input.weight)
+        if not layer_norm:
+            nn.init.zeros_(self.input.bias)
+        scaled_identity_(self.recurrent.weight, recurrent_scale)
+
+    def project(self, x: Tensor) -> Tensor:
+        """C x, with a bias where there is no layer norm."""
+        return self.input(x)
+
+    def initial_state(self, batch_size: int) -> FastWeightsState:
+        """h = 0, A = 0."""
+        return FastWeightsState(
+            self.zeros(batch_size, self.hidden_size), self.zeros(batch_size, self.hidden_size, self.hidden_size)
+        )
+
+    def step(self, p_BH: Tensor, state: FastWeightsState) -> tuple[Tensor, FastWeightsState]:
+        """Equations 1, 2 and 5."""
+        h_BH, A_BHH = state
+        A_BHH = self.decay * A_BHH + self.fast_lr * h_BH[:, :, None] * h_BH[:, None, :]
+        h_BH = self._settle(self.recurrent(h_BH) + p_BH, lambda h_s_BH: torch.bmm(A_BHH, h_s_BH[:, :, None])[:, :, 0])
+        return h_BH, FastWeightsState(h_BH, A_BHH)
+
+    def _settle(self, z_BH: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
+        """The inner loop: from the boundary condition z to the next hidden state; `read(h_s)` is A h_s."""
+        h_s_BH = self.nonlinearity(self.preliminary_norm(z_BH))
+        for _ in range(self.num_inner_steps):
+            kept_BH = z_BH if self.sustained else h_s_BH
+            h_s_BH = self.nonlinearity(self.norm(kept_BH + read(h_s_BH)))
+        return h_s_BH
+
+    def forward(self, p_BTH: Tensor, state: FastWeightsState | None = None) -> tuple[Tensor, FastWeightsState]:
+        """The whole sequence, in the attention form or the matrix form."""
+        if self.form == "matrix" or (self.form == "auto" and p_BTH.shape[1] > 2 * self.hidden_size):
+            return super().forward(p_BTH, state)
+        return self._attend(p_BTH, state)
+
+    def _attend(self, p_BTH: Tensor, state: FastWeightsState | None) -> tuple[Tensor, FastWeightsState]:
+        """Equation 4 in place of 1 and 2; a given state adds what is left of its fast weights, λ^t A_0 h_s."""
+        h_BH, carried_BHH = (self.zeros(p_BTH.shape[0], self.hidden_size), None) if state is None else state
+        weights_T = self._past_weights(p_BTH)
+        past_BtH = h_BH[:, None]
+        outputs = []
+        for t, p_BH in enumerate(p_BTH.unbind(1), start=1):
+            # products and sums take half the time of batched matrix-vector products of this size
+            def read(h_s_BH: Tensor, past_BtH=past_BtH, weights_t1=weights_T[-t:, None], left=self.decay**t) -> Tensor:
+                scores_Bt1 = (past_BtH * h_s_BH[:, None]).sum(2, keepdim=True) * weights_t1
+                read_BH = (past_BtH * scores_Bt1).sum(1)
+                if carried_BHH is not None:
+                    read_BH = read_BH + left * torch.bmm(carried_BHH, h_s_BH[:, :, None])[:, :, 0]
+                return read_BH
+
+            h_BH = self._settle(self.recurrent(h_BH) + p_BH, read)
+            outputs.append(h_BH)
+            if t < p_BTH.shape[1]:
+                past_BtH = torch.cat([past_BtH, h_BH[:, None]], dim=1)
+        A_BHH = torch.bmm((past_BtH * weights_T[:, None]).transpose(1, 2), past_BtH)
+        if carried_BHH is not None:
+            A_BHH = A_BHH + self.decay ** p_BTH.shape[1] * carried_BHH
+        return torch.stack(outputs, dim=1), FastWeightsState(h_BH, A_BHH)
+
+    def _past_weights(self, p_BTH: Tensor) -> Tensor:
+        """η λ^(t-τ) for the T states τ = t-T+1 ... t."""
+        ages_T = torch.arange(p_BTH.shape[1] - 1, -1, -1, dtype=p_BTH.dtype, device=p_BTH.device)
+        return self.fast_lr * self.decay**ages_T
+
+    @torch.no_grad()
+    def attention(self, p_BTH: Tensor) -> Tensor | None:
+        """η λ^(t-τ) h(τ)ᵀ h_0: how much the last step's first reading takes from each state τ = 1 ... T-1."""
+        if p_BTH.shape[1] == 1:
+            return p_BTH.new_zeros(p_BTH.shape[0], 0)
+        past_BtH = self(p_BTH)[0][:, :-1]
+        query_BH = self.nonlinearity(self.preliminary_norm(self.recurrent(past_BtH[:, -1]) + p_BTH[:, -1]))
+        return torch.einsum("bth,bh->bt", past_BtH, query_BH) * self._past_weights(past_BtH)
+
+    @torch.no_grad()
+    def memory(self, p_BTH: Tensor) -> Tensor | None:
+        """A as the last step reads it."""
+        return self(p_BTH)[1].A_BHH

@@ -1,0 +1,44 @@
+"""The IRNN of Le, Jaitly and Hinton (2015), "A Simple Way to Initialize Recurrent Networks of Rectified Linear Units".
+
+Shapes: H hidden units.
+"""
+
+from typing import Annotated
+
+from annotated_types import Ge
+from torch import nn
+
+from src.models.init import scaled_identity_
+from src.models.rnn import RNN
+
+
+class IRNN(RNN):
+    r"""A recurrent network of rectified linear units that starts by keeping its state (arXiv 1504.00941).
+
+        h_t = relu(W h_{t-1} + V x_t + b)             W = s I and b = 0 at the start, h_0 = 0
+
+    With s = 1 and no input a state that is positive stays as it is, and so does the gradient. The paper draws V from
+    N(0, 0.001²), and takes s = 0.01 for speech (the "iRNN"); Ba et al. (2016) take s = 0.5 and draw V from a uniform
+    distribution. With layer normalisation h_t = relu(LN[W h_{t-1} + V x_t]), which does not keep the state.
+
+    Args:
+        input_size: features of one input vector.
+        hidden_size: units H.
+        layer_norm: normalise the summed input of every step.
+        recurrent_scale: s.
+        input_std: standard deviation of V; None for U(-1/sqrt(H), 1/sqrt(H)).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        hidden_size: Annotated[int, Ge(1)] = 50,
+        layer_norm: bool = False,
+        recurrent_scale: float = 1.0,
+        input_std: Annotated[float, Ge(0)] | None = None,
+    ):
+        super().__init__(input_size, hidden_size=hidden_size, nonlinearity="relu", layer_norm=layer_norm)
+        scaled_identity_(self.recurrent.weight, recurrent_scale)
+        if input_std is not None:
+            nn.init.normal_(self.input.weight, std=input_std)

@@ -1,0 +1,60 @@
+"""The np-RNN of Talathi and Vartak (2015), "Improving Performance of Recurrent Neural Network with ReLU Nonlinearity".
+
+Shapes: H hidden units.
+"""
+
+import math
+from typing import Annotated
+
+import torch
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from src.models.base import Nonlinearity
+from src.models.rnn import RNN
+
+
+class NPRNN(RNN):
+    r"""A recurrent network whose matrix starts normalised and positive definite (arXiv 1511.03771).
+
+        h_t = f(W h_{t-1} + V x_t + b)             h_0 = 0, and at the start b = 0,
+
+        W = (A + I) / e      A = Rᵀ R / H, R from N(0, 1), e the largest eigenvalue of A + I
+        V = α V'             α = √2 exp(1.2 / (max(H, 6) - 2.4)), V' from N(0, 1/H)
+
+    So W is symmetric, one eigenvalue is 1 and the others lie between 0 and 1: without input, and as long as f is linear
+    where the state moves, it collapses to the eigenline of 1 and stays there. With layer normalisation
+    h_t = f(LN[W h_{t-1} + V x_t]).
+
+    Args:
+        input_size: features of one input vector.
+        hidden_size: units H.
+        nonlinearity: f; tanh gives the np-tanhRNN of the paper.
+        layer_norm: normalise the summed input of every step.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        hidden_size: Annotated[int, Ge(1)] = 50,
+        nonlinearity: Nonlinearity = "relu",
+        layer_norm: bool = False,
+    ):
+        super().__init__(input_size, hidden_size=hidden_size, nonlinearity=nonlinearity, layer_norm=layer_norm)
+        normalized_positive_definite_(self.recurrent.weight)
+        nn.init.normal_(self.input.weight, std=input_gain(hidden_size) / math.sqrt(hidden_size))
+
+
+@torch.no_grad()
+def normalized_positive_definite_(weight: Tensor) -> Tensor:
+    """W above."""
+    size = weight.shape[0]
+    r = weight.normal_()
+    shifted = r.T @ r / size + torch.eye(size, dtype=weight.dtype, device=weight.device)
+    return weight.copy_(shifted / torch.linalg.eigvalsh(shifted)[-1])
+
+
+def input_gain(hidden_size: int) -> float:
+    """α above: the input weighs more where there are few units."""
+    return math.sqrt(2) * math.exp(1.2 / (max(hidden_size, 6) - 2.4))

@@ -1,0 +1,81 @@
+"""The simple recurrent network of Elman (1990), with layer normalisation as in Ba, Kiros and Hinton (2016).
+
+Shapes: B sequences, X input features, H hidden units.
+"""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from src.models.base import NONLINEARITIES, Core, Nonlinearity
+from src.models.init import spectral_radius_, uniform_fan_out_
+
+
+class RNN(Core):
+    r"""A recurrent network with one matrix from state to state.
+
+        h_t = f(W h_{t-1} + V x_t + b)             V x + b = `project`, h_0 = 0
+
+    With layer normalisation (arXiv 1607.06450, section 3.1), whose own bias takes the place of b:
+
+        h_t = f(LN[W h_{t-1} + V x_t])
+
+    V starts from U(-1/sqrt(H), 1/sqrt(H)), b from 0. W starts from one of
+
+        orthogonal         g Q, with Q orthogonal: all singular values are g = `recurrent_scale`
+        normal             N(0, g²/H): the spectral radius is about g
+        spectral_radius    g R / ρ(R), with R from N(0, 1) and ρ its spectral radius: the spectral radius is g
+
+    A subclass that differs only in where the weights start calls this constructor and then sets them.
+
+    Args:
+        input_size: features X of one input vector.
+        hidden_size: units H.
+        nonlinearity: f.
+        layer_norm: normalise the summed input of every step.
+        init: where W starts.
+        recurrent_scale: g.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        hidden_size: Annotated[int, Ge(1)] = 50,
+        nonlinearity: Nonlinearity = "tanh",
+        layer_norm: bool = False,
+        init: Literal["orthogonal", "normal", "spectral_radius"] = "orthogonal",
+        recurrent_scale: Annotated[float, Ge(0)] = 1.0,
+    ):
+        super().__init__(input_size, hidden_size)
+        self.nonlinearity = NONLINEARITIES[nonlinearity]
+
+        self.input = nn.Linear(input_size, hidden_size, bias=not layer_norm)
+        self.recurrent = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.norm = nn.LayerNorm(hidden_size) if layer_norm else nn.Identity()
+
+        uniform_fan_out_(self.input.weight)
+        if not layer_norm:
+            nn.init.zeros_(self.input.bias)
+        if init == "orthogonal":
+            nn.init.orthogonal_(self.recurrent.weight, gain=recurrent_scale)
+        elif init == "normal":
+            nn.init.normal_(self.recurrent.weight, std=recurrent_scale / math.sqrt(hidden_size))
+        else:
+            spectral_radius_(self.recurrent.weight, recurrent_scale)
+
+    def project(self, x: Tensor) -> Tensor:
+        """V x, with b where there is no layer norm."""
+        return self.input(x)
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """h = 0."""
+        return self.zeros(batch_size, self.hidden_size)
+
+    def step(self, p_BH: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The equation above; the output is the state."""
+        h_BH = self.nonlinearity(self.norm(torch.addmm(p_BH, state, self.recurrent.weight.t())))
+        return h_BH, h_BH

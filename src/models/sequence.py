@@ -1,0 +1,120 @@
+"""A core between its encoder and its head: any model on any task.
+
+Shapes: B sequences, T time steps, V symbols, E embedding features, X inputs of the core, P projected, H hidden units.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
+
+from annotated_types import Ge, Lt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from src.models.base import NONLINEARITIES, Core, Nonlinearity, State
+from src.models.init import uniform_fan_out_
+from src.tasks.base import InputSpec, OutputSpec
+
+
+class Output(NamedTuple):
+    """What the network makes of a batch of sequences."""
+
+    prediction: Tensor
+    """Logits or values: [B, size], or [B, T, size] where the task asks at every step."""
+    hidden_BTH: Tensor
+    state: State
+
+
+class SequenceModel(nn.Module):
+    """encoder -> core -> head, with every size taken from the task.
+
+    Tokens are embedded, vectors enter as they are; either can be expanded by one more layer (Ba et al. go from a
+    50-dimensional embedding to 100). The head is linear, or has one layer of ReLU units before it.
+
+    The embedding starts from N(0, 1): the input has to dominate W h at the start, or fast weights sit on the floor
+    of associative retrieval for thousands of updates. All other weights here start from U(-1/sqrt(n), 1/sqrt(n)), n
+    their outgoing connections; biases from 0.
+
+    Args:
+        input_spec: what the task feeds in.
+        output_spec: what the task asks for.
+        make_core: builds the core for a given number of input features.
+        embedding_size: features of a token's embedding; not used for vectors.
+        expansion_size: units of a layer between the input or embedding and the core; null for none.
+        expansion_nonlinearity: of that layer.
+        head_size: ReLU units between the core and the output; null for a linear head.
+        input_dropout: probability of dropping an input feature of the core while training.
+    """
+
+    def __init__(
+        self,
+        input_spec: InputSpec,
+        output_spec: OutputSpec,
+        make_core: Callable[[int], Core],
+        *,
+        embedding_size: Annotated[int, Ge(1)] = 100,
+        expansion_size: Annotated[int, Ge(1)] | None = None,
+        expansion_nonlinearity: Nonlinearity = "relu",
+        head_size: Annotated[int, Ge(1)] | None = None,
+        input_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
+    ):
+        super().__init__()
+        self.input_spec = input_spec
+        self.output_spec = output_spec
+
+        size = input_spec.size
+        self.embedding = None
+        if input_spec.kind == "tokens":
+            self.embedding = nn.Embedding(size, embedding_size)
+            size = embedding_size
+        self.expansion = None
+        if expansion_size is not None:
+            self.expansion = _linear(size, expansion_size)
+            size = expansion_size
+        self.expansion_nonlinearity = NONLINEARITIES[expansion_nonlinearity]
+        self.input_dropout = input_dropout
+
+        self.core = make_core(size)
+        size = self.core.hidden_size
+        self.head: nn.Module
+        if head_size is None:
+            self.head = _linear(size, output_spec.size)
+        else:
+            self.head = nn.Sequential(_linear(size, head_size), nn.ReLU(), _linear(head_size, output_spec.size))
+
+    def forward(self, inputs: Tensor, state: State | None = None) -> Output:
+        """Run a batch of token sequences [B, T] or vector sequences [B, T, size] from `state`, or from the start."""
+        hidden_BTH, state = self.core(self.project(inputs), state)
+        asked = hidden_BTH if self.output_spec.every_step else hidden_BTH[:, -1]
+        return Output(self.head(asked), hidden_BTH, state)
+
+    def project(self, inputs: Tensor) -> Tensor:
+        """What the inputs contribute to the core at every step, [B, T, P].
+
+        Without dropout a token's contribution is always the same, so where the batch holds more tokens than there
+        are symbols, the whole table is projected once and then gathered from.
+        """
+        dropping = self.training and self.input_dropout > 0
+        if self.embedding is None:
+            return self.core.project(self._encode(inputs))
+        if dropping or inputs.numel() <= self.input_spec.size:
+            return self.core.project(self._encode(self.embedding(inputs)))
+        table_VP = self.core.project(self._encode(self.embedding.weight))
+        return functional.embedding(inputs, table_VP)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        """From vectors or embeddings to the core's input, one position at a time."""
+        if self.expansion is not None:
+            x = self.expansion_nonlinearity(self.expansion(x))
+        return functional.dropout(x, self.input_dropout, self.training)
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+
+def _linear(size_in: int, size_out: int) -> nn.Linear:
+    layer = nn.Linear(size_in, size_out)
+    uniform_fan_out_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

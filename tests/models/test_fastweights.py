@@ -1,0 +1,217 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from src.models.fastweights import FastWeights, FastWeightsState
+
+B, X, H = 2, 3, 5
+
+
+def random_core(**settings):
+    """With weights far from where they start, so that no term of the equations is small."""
+    core = FastWeights(X, hidden_size=H, **settings)
+    for name, parameter in core.named_parameters():
+        nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.4)
+    return core
+
+
+def scan(core, p_BTH, state):
+    """The states after every step."""
+    states = []
+    for p_BH in p_BTH.unbind(1):
+        _, state = core.step(p_BH, state)
+        states.append(state)
+    return states
+
+
+def layer_norm(a_H, norm):
+    deviation = np.sqrt(((a_H - a_H.mean()) ** 2).mean() + norm.eps)
+    return norm.weight.detach().numpy() * (a_H - a_H.mean()) / deviation + norm.bias.detach().numpy()
+
+
+@pytest.mark.parametrize("form", ["matrix", "attention"])
+@pytest.mark.parametrize("boundary", ["sustained", "identity"])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("preliminary", [True, False])
+@pytest.mark.parametrize("num_inner_steps", [0, 2])
+def test_three_steps_are_the_equations_of_the_paper(form, boundary, normalize, preliminary, num_inner_steps):
+    core = random_core(
+        decay=0.9,
+        fast_lr=0.3,
+        num_inner_steps=num_inner_steps,
+        layer_norm=normalize,
+        layer_norm_preliminary=preliminary,
+        boundary=boundary,
+        form=form,
+    )
+    W, C = core.recurrent.weight.detach().numpy(), core.input.weight.detach().numpy()
+    b = 0.0 if normalize else core.input.bias.detach().numpy()
+    x_TX, h, A = torch.randn(3, X), np.zeros(H), np.zeros((H, H))
+    for t, y_H in enumerate(core(core.project(x_TX[None]))[0][0]):
+        A = 0.9 * A + 0.3 * np.outer(h, h)
+        z = W @ h + C @ x_TX[t].numpy() + b
+        h = np.maximum(layer_norm(z, core.preliminary_norm) if preliminary else z, 0)
+        for _ in range(num_inner_steps):
+            a = (z if boundary == "sustained" else h) + A @ h
+            h = np.maximum(layer_norm(a, core.norm) if normalize else a, 0)
+        np.testing.assert_allclose(y_H.detach(), h, atol=1e-12)
+
+
+@pytest.mark.parametrize("carried", [False, True])
+@pytest.mark.parametrize("boundary", ["sustained", "identity"])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("num_inner_steps", [0, 1, 2, 3])
+@pytest.mark.parametrize("length", [1, 2, 11, 23])
+def test_attention_matrix_and_definition_agree_with_all_gradients(
+    length, num_inner_steps, normalize, boundary, carried
+):
+    # Without layer normalisation the memory feeds on itself: large numbers would overflow within 23 steps.
+    scale = 1.0 if normalize else 0.1
+    core = FastWeights(
+        X,
+        hidden_size=H,
+        num_inner_steps=num_inner_steps,
+        layer_norm=normalize,
+        boundary=boundary,
+        recurrent_scale=0.5,
+    )
+    x_BTX, h_BH, A_BHH = (scale * torch.randn(shape) for shape in [(B, length, X), (B, H), (B, H, H)])
+    x_BTX.requires_grad_()
+    start = FastWeightsState(h_BH.requires_grad_(), A_BHH.requires_grad_())
+    weights_BTH, weights_BH, weights_BHH = torch.randn(B, length, H), torch.randn(B, H), torch.randn(B, H, H)
+    sources = [x_BTX, *(start if carried else ()), *core.parameters()]
+
+    def results(form):
+        p_BTH = core.project(x_BTX)
+        if form == "definition":
+            states = scan(core, p_BTH, start if carried else core.initial_state(B))
+            y_BTH, end = torch.stack([state.h_BH for state in states], dim=1), states[-1]
+        else:
+            core.form = form
+            y_BTH, end = core(p_BTH, start if carried else None)
+        loss = (y_BTH * weights_BTH).sum() + (end.h_BH * weights_BH).sum() + (end.A_BHH * weights_BHH).sum()
+        gradients = torch.autograd.grad(loss, sources, allow_unused=True, materialize_grads=True)
+        return [y_BTH, *end, *gradients]
+
+    definition = results("definition")
+    assert all(torch.isfinite(result).all() for result in definition)
+    for form in ("attention", "matrix", "auto"):
+        assert_close(results(form), definition, rtol=1e-10, atol=1e-10)
+
+
+def test_fast_weights_are_the_recursion_the_closed_sum_and_the_attention():
+    core = random_core(decay=0.8, fast_lr=0.3)
+    p_BTH = core.project(torch.randn(B, 9, X))
+    states = scan(core, p_BTH, core.initial_state(B))
+    h_BtH = torch.stack([state.h_BH for state in states[:-1]], dim=1)
+    ages_t = torch.arange(7, -1, -1)
+    A_BHH = torch.einsum("t,bti,btj->bij", 0.3 * 0.8**ages_t, h_BtH, h_BtH)
+    assert_close(states[-1].A_BHH, A_BHH, rtol=0, atol=1e-12)
+    core.form = "attention"
+    assert_close(core(p_BTH)[1].A_BHH, A_BHH, rtol=0, atol=1e-12)
+
+
+def test_memory_is_the_matrix_read_by_the_last_step_and_attention_its_first_reading():
+    core = random_core(decay=0.8, fast_lr=0.3, num_inner_steps=2, layer_norm_preliminary=True)
+    p_BTH = core.project(torch.randn(B, 9, X))
+    states = scan(core, p_BTH, core.initial_state(B))
+    assert_close(core.memory(p_BTH), states[-1].A_BHH.detach(), rtol=0, atol=1e-12)
+
+    query_BH = torch.relu(core.preliminary_norm(core.recurrent(states[-2].h_BH) + p_BTH[:, -1]))
+    past_BtH = torch.stack([state.h_BH for state in states[:-1]], dim=1)
+    attention_Bt = core.attention(p_BTH)
+    for tau in range(8):
+        weight_B = 0.3 * 0.8 ** (7 - tau) * (past_BtH[:, tau] * query_BH).sum(1)
+        assert_close(attention_Bt[:, tau], weight_B.detach(), rtol=0, atol=1e-12)
+    read_BH = torch.einsum("bt,bth->bh", attention_Bt, past_BtH)
+    assert_close(read_BH, torch.einsum("bij,bj->bi", states[-1].A_BHH, query_BH), rtol=0, atol=1e-12)
+
+
+def test_rank_of_the_fast_weights_is_the_number_of_states_written():
+    core = random_core(nonlinearity="tanh")
+    p_BTH = core.project(torch.randn(B, 9, X))
+    ranks = [torch.linalg.matrix_rank(core.memory(p_BTH[:, :length]), rtol=1e-12).tolist() for length in range(1, 10)]
+    assert ranks == [[min(written, H)] * B for written in range(9)]
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.99])
+def test_norm_of_the_fast_weights_is_bounded_by_the_geometric_series(decay):
+    core = random_core(decay=decay, fast_lr=0.3)
+    p_BTH = core.project(torch.randn(B, 60, X))
+    states = scan(core, p_BTH, core.initial_state(B))
+    largest = max(state.h_BH.norm(dim=1).max() for state in states)
+    norms = [torch.linalg.matrix_norm(state.A_BHH, 2).max() for state in states]
+    assert max(norms) <= 0.3 * largest**2 / (1 - decay)
+    assert max(norms) > 0.3 * min(1, largest**2 / H)
+
+
+@pytest.mark.parametrize("num_inner_steps", [1, 3])
+def test_without_fast_learning_rate_it_is_a_layer_normalized_rnn(num_inner_steps):
+    core = random_core(fast_lr=0.0, num_inner_steps=num_inner_steps)
+    x_BTX = torch.randn(B, 6, X)
+    y_BTH, _ = core(core.project(x_BTX))
+    h_BH = torch.zeros(B, H)
+    for t, x_BX in enumerate(x_BTX.unbind(1)):
+        h_BH = torch.relu(core.norm(h_BH @ core.recurrent.weight.T + x_BX @ core.input.weight.T))
+        assert_close(y_BTH[:, t], h_BH, rtol=0, atol=1e-12)
+
+
+def boundaries(num_inner_steps, p_BH, state):
+    sustained = random_core(layer_norm=False, num_inner_steps=num_inner_steps)
+    identity = random_core(layer_norm=False, num_inner_steps=num_inner_steps, boundary="identity")
+    identity.load_state_dict(sustained.state_dict())
+    return sustained.step(p_BH, state)[0], identity.step(p_BH, state)[0]
+
+
+@pytest.mark.parametrize("num_inner_steps", [0, 1, 2, 3])
+def test_with_an_empty_memory_both_boundary_conditions_are_one(num_inner_steps):
+    empty = FastWeightsState(torch.zeros(B, H), torch.zeros(B, H, H))
+    a_BH, b_BH = boundaries(num_inner_steps, torch.randn(B, H), empty)
+    assert a_BH.any()
+    assert_close(a_BH, b_BH, rtol=0, atol=0)
+
+
+def test_with_a_memory_the_boundary_conditions_differ_only_where_the_input_is_negative():
+    state = FastWeightsState(torch.zeros(B, H), torch.rand(B, H, H))
+    positive_BH = torch.rand(B, H) + 0.1
+    a_BH, b_BH = boundaries(1, positive_BH, state)
+    assert_close(a_BH, b_BH, rtol=0, atol=1e-14)
+    signs_H = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0])
+    a_BH, b_BH = boundaries(1, positive_BH * signs_H, state)
+    differs_BH = (a_BH - b_BH).abs() > 1e-3
+    assert differs_BH.tolist() == (signs_H < 0).expand(B, H).tolist()
+
+
+@pytest.mark.parametrize("form", ["matrix", "attention"])
+def test_layer_norm_hides_the_scale_of_the_summed_input(form):
+    core = random_core(form=form)
+    core.norm.eps = 0.0
+    p_BTH = core.project(torch.randn(B, 6, X))
+    before, _ = core(p_BTH)
+    core.recurrent.weight.data.mul_(7.0)
+    assert_close(core(7.0 * p_BTH)[0], before, rtol=0, atol=1e-10)
+
+
+def test_weights_start_as_the_paper_says():
+    core = FastWeights(50, hidden_size=25)
+    assert_close(core.recurrent.weight.detach(), 0.05 * torch.eye(25), rtol=0, atol=0)
+    assert 0.19 < core.input.weight.abs().max() <= 0.2
+
+
+@pytest.mark.parametrize(
+    ("settings", "in_biases_and_norms"),
+    [({}, 2 * H), ({"layer_norm": False}, H), ({"layer_norm_preliminary": True}, 4 * H)],
+)
+def test_number_of_parameters_and_size_of_the_state(settings, in_biases_and_norms):
+    core = FastWeights(X, hidden_size=H, **settings)
+    assert sum(parameter.numel() for parameter in core.parameters()) == H * H + H * X + in_biases_and_norms
+    assert core.state_size == H + H * H
+
+
+@pytest.mark.parametrize("form", ["matrix", "attention"])
+def test_gradients_are_those_of_finite_differences(form):
+    core = FastWeights(X, hidden_size=3, nonlinearity="tanh", num_inner_steps=2, form=form)
+    inputs = tuple(torch.randn(shape, requires_grad=True) for shape in [(1, 4, 3), (1, 3), (1, 3, 3)])
+    assert torch.autograd.gradcheck(lambda p, h, A: core(p, FastWeightsState(h, A))[0], inputs)

@@ -1,0 +1,103 @@
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from src.models.rnn import RNN
+from src.models.sequence import SequenceModel
+from src.tasks.base import InputSpec, OutputSpec
+
+B, T = 3, 7
+TOKENS, VECTORS = InputSpec("tokens", 5), InputSpec("vectors", 4)
+
+
+def make(input_spec=TOKENS, every_step=False, **settings):
+    output_spec = OutputSpec("class", 2, every_step)
+    return SequenceModel(input_spec, output_spec, lambda size: RNN(size, hidden_size=6), **settings)
+
+
+def projected_shapes(model):
+    """Record the shapes of what enters the core's projection."""
+    shapes = []
+    model.core.input.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    return shapes
+
+
+def test_tokens_are_embedded_expanded_read_by_the_core_and_answered_by_the_head():
+    model = make(embedding_size=8, expansion_size=9, head_size=7)
+    tokens_BT = torch.randint(5, (B, T))
+    x_BTX = torch.relu(model.expansion(model.embedding(tokens_BT)))
+    hidden_BTH, state_BH = model.core(model.core.project(x_BTX))
+    first, _, second = model.head
+    expected = second(torch.relu(first(hidden_BTH[:, -1])))
+    output = model(tokens_BT)
+    assert_close(output.prediction, expected, rtol=0, atol=1e-12)
+    assert_close(output.hidden_BTH, hidden_BTH, rtol=0, atol=1e-12)
+    assert_close(output.state, state_BH, rtol=0, atol=1e-12)
+
+
+def test_vectors_enter_as_they_are():
+    model = make(VECTORS)
+    inputs = torch.randn(B, T, 4)
+    expected = model.head(model.core(model.core.project(inputs))[0][:, -1])
+    assert_close(model(inputs).prediction, expected, rtol=0, atol=0)
+    assert model.embedding is None
+
+
+def test_expansion_nonlinearity_is_the_one_asked_for():
+    model = make(VECTORS, expansion_size=9, expansion_nonlinearity="linear")
+    inputs = torch.randn(B, T, 4)
+    assert_close(model.project(inputs), model.core.project(model.expansion(inputs)), rtol=0, atol=0)
+
+
+def test_asked_at_every_step_it_answers_at_every_step():
+    model = make(every_step=True)
+    output = model(torch.randint(5, (B, T)))
+    assert output.prediction.shape == (B, T, 2)
+    assert_close(output.prediction, model.head(output.hidden_BTH), rtol=0, atol=0)
+
+
+def test_a_given_state_is_where_it_starts():
+    model = make(every_step=True)
+    tokens_BT = torch.randint(5, (B, T))
+    first = model(tokens_BT[:, :3])
+    second = model(tokens_BT[:, 3:], first.state)
+    pieces = torch.cat([first.prediction, second.prediction], dim=1)
+    assert_close(pieces, model(tokens_BT).prediction, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("batch_size", "expected"), [(B, (5, 8)), (1, (1, 4, 8))])
+def test_the_table_is_projected_once_where_the_batch_holds_more_tokens_than_symbols(batch_size, expected):
+    model = make(embedding_size=8)
+    shapes = projected_shapes(model)
+    model(torch.randint(5, (batch_size, 4)))
+    assert shapes == [expected]
+
+
+def test_dropout_draws_for_every_token_while_training_and_not_in_evaluation():
+    model = make(embedding_size=8, input_dropout=0.5)
+    shapes = projected_shapes(model)
+    tokens_BT = torch.zeros(B, T, dtype=torch.int64)
+    dropped_BTP = model.project(tokens_BT)
+    assert shapes == [(B, T, 8)]
+    assert len(dropped_BTP.flatten(0, 1).unique(dim=0)) > 1
+    model.eval()
+    assert len(model.project(tokens_BT).flatten(0, 1).unique(dim=0)) == 1
+    assert_close(model.project(tokens_BT), model.core.project(model.embedding(tokens_BT)), rtol=0, atol=1e-12)
+
+
+def test_weights_start_uniform_by_outgoing_connections_the_embedding_normal_and_biases_zero():
+    model = make(InputSpec("tokens", 200), embedding_size=100, expansion_size=25, head_size=16)
+    assert model.embedding.weight.std().item() == pytest.approx(1.0, rel=0.02)
+    for layer, outgoing in [(model.expansion, 25), (model.head[0], 16), (model.head[2], 2)]:
+        assert 0.9 * outgoing**-0.5 < layer.weight.abs().max() <= outgoing**-0.5
+        assert not layer.bias.any()
+
+
+def test_number_of_parameters_counts_what_is_trained():
+    model = make(embedding_size=8, expansion_size=9, head_size=7)
+    core = 6 * (6 + 9 + 1)
+    assert model.num_parameters == 5 * 8 + (8 + 1) * 9 + core + (6 + 1) * 7 + (7 + 1) * 2
+    model.embedding.weight.requires_grad_(False)
+    assert model.num_parameters == (8 + 1) * 9 + core + (6 + 1) * 7 + (7 + 1) * 2
+    assert isinstance(make().head, nn.Linear)
