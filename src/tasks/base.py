@@ -1,0 +1,195 @@
+"""The contract of a task: its data, its loss, its metrics, its floors and its picture.
+
+Shapes: N examples, B of them in a batch, T time steps.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from src.models.base import State
+    from src.models.sequence import Output, SequenceModel
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What enters at every step: one of `size` symbols, or a vector of `size` numbers."""
+
+    kind: Literal["tokens", "vectors"]
+    size: int
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """What is asked for: one of `size` classes, `size` numbers, or `size` bits; at the last step or at every step."""
+
+    kind: Literal["class", "value", "bits"]
+    size: int
+    every_step: bool = False
+
+
+class Batch(NamedTuple):
+    """A batch of examples, batch first."""
+
+    inputs: Tensor
+    """Symbols [B, T] (int64) or vectors [B, T, size] (float32)."""
+    targets: Tensor
+    """Classes [B] (int64), or values or bits [B, size] (float32); with a T after B if asked at every step."""
+    mask: Tensor | None = None
+    """Steps that count [B, T] (bool); None if all do. Only for tasks that ask at every step."""
+
+    def to(self, device: torch.device) -> "Batch":
+        mask = None if self.mask is None else self.mask.to(device)
+        return Batch(self.inputs.to(device), self.targets.to(device), mask)
+
+    def take(self, rows: Tensor | slice) -> "Batch":
+        """Some of the examples."""
+        return Batch(self.inputs[rows], self.targets[rows], None if self.mask is None else self.mask[rows])
+
+
+class Step(NamedTuple):
+    """What one pass over a batch gives the trainer."""
+
+    loss: Tensor
+    output: "Output"
+
+
+class Task(ABC):
+    """Examples as a pure function of (settings, seed, split, index), and what is asked about them.
+
+    A subclass sets `input_spec` and `output_spec`, generates examples, and may refine everything else. Its
+    constructor takes the seed from the code and everything else as annotated keyword-only parameters, which are the
+    keys of its configuration file. It must be cheap: data are made when first asked for.
+
+    Args:
+        seed: of all its data.
+        train_size: examples in the training set, visited in a new order every epoch; None to draw endlessly.
+        val_size: examples in the validation set.
+        test_size: examples in the test set.
+    """
+
+    input_spec: InputSpec
+    output_spec: OutputSpec
+    objective: str = "error"
+    """The metric that selection, patience and `trainer.stop_at` go by; lower is better."""
+    carries_state: bool = False
+    """Whether a batch goes on where the one before it ended, so that the recurrent state is carried along."""
+    evaluation_batch_size: int = 1000
+
+    def __init__(self, seed: int, *, train_size: int | None, val_size: int, test_size: int):
+        self.seed = seed
+        self.sizes: dict[str, int | None] = {"train": train_size, "val": val_size, "test": test_size}
+        self.device = torch.device("cpu")
+        self._datasets: dict[str, Batch] = {}
+        self._order: tuple[tuple[Split, int], Tensor] | None = None
+
+    @abstractmethod
+    def generate(self, num_examples: int, generator: torch.Generator) -> Batch:
+        """Draw examples from `generator` alone."""
+
+    @property
+    @abstractmethod
+    def floors(self) -> dict[str, dict[str, float]]:
+        """What a model reaches that knows only this much: {"description": {metric: value}}, worst first."""
+
+    @abstractmethod
+    def render(self, batch: Batch, row: int, output: "Output") -> str:
+        """One example, its target and the model's prediction as a line of text."""
+
+    def labels(self, batch: Batch, row: int) -> list[str]:
+        """A short label for every step of one example; the steps' numbers by default."""
+        return [str(t) for t in range(batch.inputs.shape[1])]
+
+    def to(self, device: torch.device) -> "Task":
+        """Hand out batches on this device from now on."""
+        self.device = device
+        self._datasets.clear()
+        self._order = None
+        return self
+
+    def batch(self, split: Split, index: int, batch_size: int) -> Batch:
+        """Batch number `index` of an endless sequence, always the same for the same settings and seed.
+
+        A set of fixed size is passed through epoch after epoch, each in a random order of its own and without a
+        remainder: a batch may end one epoch and begin the next.
+        """
+        size = self.sizes[split]
+        if size is None:
+            return self.generate(batch_size, self._generator(split, index)).to(self.device)
+        start = index * batch_size
+        pieces = []
+        while batch_size > 0:
+            epoch, offset = divmod(start, size)
+            pieces.append(self._epoch_order(split, epoch)[offset : offset + batch_size])
+            start += len(pieces[-1])
+            batch_size -= len(pieces[-1])
+        return self._dataset(split).take(pieces[0] if len(pieces) == 1 else torch.cat(pieces))
+
+    def evaluation(self, split: Split) -> Iterator[Batch]:
+        """The whole validation or test set, or as many training examples as validation has, in a fixed order."""
+        size = self.sizes["val" if split == "train" else split]
+        assert size is not None
+        dataset = self._dataset(split)
+        for start in range(0, min(size, len(dataset.inputs)), self.evaluation_batch_size):
+            yield dataset.take(slice(start, min(start + self.evaluation_batch_size, size)))
+
+    def loss(self, model: "SequenceModel", batch: Batch, state: "State | None" = None) -> Step:
+        """Run the model over a batch from `state`; the trainer minimises the loss."""
+        output = model(batch.inputs, state)
+        return Step(self.criterion(output.prediction, batch), output)
+
+    def criterion(self, prediction: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy for classes, squared error for values, binary cross-entropy for bits (nats), averaged."""
+        prediction, targets = self._counted(prediction, batch)
+        if self.output_spec.kind == "class":
+            return functional.cross_entropy(prediction, targets)
+        if self.output_spec.kind == "value":
+            return functional.mse_loss(prediction, targets)
+        return functional.binary_cross_entropy_with_logits(prediction, targets)
+
+    def metrics(self, output: "Output", batch: Batch) -> dict[str, Tensor]:
+        """Averages over the batch: `error` (a fraction) and `nll` (nats) for classes and bits, `mse` for values."""
+        criterion = self.criterion(output.prediction, batch)
+        if self.output_spec.kind == "value":
+            return {"mse": criterion}
+        prediction, targets = self._counted(output.prediction, batch)
+        answer = prediction.argmax(-1) if self.output_spec.kind == "class" else (prediction > 0).to(targets.dtype)
+        return {"error": (answer != targets).to(prediction.dtype).mean(), "nll": criterion}
+
+    def _counted(self, prediction: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Predictions and targets of the positions that count, with all positions in one dimension."""
+        if not self.output_spec.every_step:
+            return prediction, batch.targets
+        if batch.mask is not None:
+            return prediction[batch.mask], batch.targets[batch.mask]
+        return prediction.flatten(0, 1), batch.targets.flatten(0, 1)
+
+    def _dataset(self, split: Split) -> Batch:
+        if split not in self._datasets:
+            size = self.sizes[split] or self.sizes["val"]
+            assert size is not None
+            self._datasets[split] = self.generate(size, self._generator(split, 0)).to(self.device)
+        return self._datasets[split]
+
+    def _epoch_order(self, split: Split, epoch: int) -> Tensor:
+        """The order of one epoch, the last one asked for being kept."""
+        if self._order is None or self._order[0] != (split, epoch):
+            size = self.sizes[split]
+            assert size is not None
+            order = torch.randperm(size, generator=self._generator(split, epoch, "order"))
+            self._order = ((split, epoch), order.to(self.device))
+        return self._order[1]
+
+    def _generator(self, split: Split, index: int, purpose: Literal["data", "order"] = "data") -> torch.Generator:
+        key = [self.seed, SPLITS.index(split), ("data", "order").index(purpose), index]
+        return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))

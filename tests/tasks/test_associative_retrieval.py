@@ -1,0 +1,111 @@
+import itertools
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from src.models.sequence import Output
+from src.tasks.associative_retrieval import LETTERS, SYMBOLS, AssociativeRetrieval
+
+
+def make(**settings) -> AssociativeRetrieval:
+    return AssociativeRetrieval(0, **{"train_size": None, "test_size": 5000, **settings})
+
+
+@pytest.mark.parametrize(("num_pairs", "replace_digits"), [(1, True), (4, True), (26, True), (4, False), (10, False)])
+def test_the_target_is_the_digit_beside_the_letter_asked_for(num_pairs, replace_digits):
+    batch = make(num_pairs=num_pairs, replace_digits=replace_digits).batch("train", 0, 300)
+    asked_places = set()
+    for symbols, target in zip(batch.inputs.tolist(), batch.targets.tolist(), strict=True):
+        text = "".join(SYMBOLS[symbol] for symbol in symbols)
+        assert len(text) == 2 * num_pairs + 3
+        letters, digits, end = text[: 2 * num_pairs : 2], text[1 : 2 * num_pairs : 2], text[2 * num_pairs :]
+        assert end[:2] == "??"
+        assert set(letters) <= set(LETTERS)
+        assert len(set(letters)) == num_pairs
+        assert replace_digits or len(set(digits)) == num_pairs
+        assert int(digits[letters.index(end[2])]) == target
+        asked_places.add(letters.index(end[2]))
+    assert asked_places == set(range(num_pairs))
+
+
+def enumerate_digits(num_pairs: int) -> dict[str, float]:
+    """The floors from all 10^K draws of the digits, by their definitions."""
+    error = nll = uniform_error = uniform_nll = 0.0
+    draws = list(itertools.product(range(10), repeat=num_pairs))
+    for draw in draws:
+        counts = Counter(draw).values()
+        error += 1 - max(counts) / num_pairs
+        nll -= sum(n / num_pairs * math.log(n / num_pairs) for n in counts)
+        uniform_error += 1 - 1 / len(counts)
+        uniform_nll += math.log(len(counts))
+    totals = {"error": error, "nll": nll, "uniform_error": uniform_error, "uniform_nll": uniform_nll}
+    return {name: total / len(draws) for name, total in totals.items()}
+
+
+@pytest.mark.parametrize("num_pairs", [1, 2, 3, 4, 5])
+def test_floors_agree_with_an_enumeration_of_all_digits(num_pairs):
+    expected, floors = enumerate_digits(num_pairs), make(num_pairs=num_pairs).floors
+    bayes, uniform = floors["knows the digits, not the binding"], floors["uniform over the digits seen"]
+    assert bayes["error"] == pytest.approx(expected["error"], abs=1e-9)
+    assert bayes["nll"] == pytest.approx(expected["nll"], abs=1e-9)
+    assert uniform["error"] == pytest.approx(expected["uniform_error"], abs=1e-9)
+    assert uniform["nll"] == pytest.approx(expected["uniform_nll"], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("num_pairs", "error", "nll"), [(2, 45.00, 0.624), (3, 57.00, 0.963), (4, 61.65, 1.187), (5, 64.24, 1.349)]
+)
+def test_floors_are_the_known_numbers(num_pairs, error, nll):
+    floors = make(num_pairs=num_pairs).floors
+    floor = floors["knows the digits, not the binding"]
+    assert round(100 * floor["error"], 2) == error
+    assert round(floor["nll"], 3) == nll
+    if num_pairs == 4:
+        assert round(floors["uniform over the digits seen"]["nll"], 3) == 1.217
+        assert round(floors["linear in the digit counts"]["nll"], 3) == 1.426
+
+
+def test_distinct_digits_leave_a_choice_of_k():
+    floor = make(num_pairs=4, replace_digits=False).floors["knows the digits, not the binding"]
+    assert floor == {"error": 0.75, "nll": math.log(4)}
+
+
+def digit_counts(inputs: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.one_hot(inputs, len(SYMBOLS))[:, :, len(LETTERS) : len(LETTERS) + 10].sum(1).double()
+
+
+@pytest.mark.parametrize("replace_digits", [True, False])
+def test_a_predictor_from_the_digits_counts_reaches_the_floor(replace_digits):
+    task = make(test_size=40_000, replace_digits=replace_digits)
+    batch = task.batch("test", 0, 40_000)
+    metrics = task.metrics(Output((digit_counts(batch.inputs) + 1e-12).log(), torch.empty(0), None), batch)
+    floor = task.floors["knows the digits, not the binding"]
+    assert float(metrics["nll"]) == pytest.approx(floor["nll"], abs=0.015)
+    assert float(metrics["error"]) == pytest.approx(floor["error"], abs=0.012)
+
+
+def test_the_best_slope_on_the_counts_reaches_its_floor():
+    task = make(test_size=40_000)
+    batch = task.batch("test", 0, 40_000)
+    counts = digit_counts(batch.inputs)
+    nll = [task.criterion(slope * counts, batch) for slope in torch.linspace(1.5, 2.7, 25)]
+    assert float(min(nll)) == pytest.approx(task.floors["linear in the digit counts"]["nll"], abs=0.015)
+
+
+def test_too_many_pairs_for_distinct_digits_are_refused():
+    with pytest.raises(ValueError, match=r"^num_pairs=12: at most 10 pairs while replace_digits is false$"):
+        make(num_pairs=12, replace_digits=False)
+
+
+def test_the_picture_shows_the_sequence_and_both_answers():
+    task = make(num_pairs=2)
+    batch = task.batch("train", 0, 1)
+    target = int(batch.targets[0])
+    text = "".join(SYMBOLS[symbol] for symbol in batch.inputs[0].tolist())
+    for answer, sign in ((target, "right"), ((target + 1) % 10, "WRONG")):
+        logits = torch.full((1, 10), -50.0)
+        logits[0, answer] = 50
+        line = task.render(batch, 0, Output(logits, torch.empty(0), None))
+        assert line == f"{text} -> {target}   predicted {answer} (p=1.000)   {sign}"

@@ -1,0 +1,223 @@
+"""What every task promises, held against every file in configs/task."""
+
+import inspect
+import itertools
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+
+from src.models.sequence import Output
+from src.tasks.base import Batch, Task
+
+FILES = sorted((Path(__file__).parents[2] / "configs" / "task").glob("*.yaml"))
+# Validation is no smaller than training, so that evaluation("train") gives the whole training set.
+SMALL = {"train_size": 30, "val_size": 40, "test_size": 25}
+
+pytestmark = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+
+
+def signature(file: Path) -> dict[str, inspect.Parameter]:
+    """The parameters of the constructor that are keys of the file."""
+    parameters = inspect.signature(get_class(OmegaConf.load(file).task._target_)).parameters
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def make(file: Path, seed: int = 0, **changes: Any) -> Task:
+    sizes = {name: size for name, size in SMALL.items() if name in signature(file)}
+    return instantiate(OmegaConf.load(file).task, seed, **{**sizes, **changes})
+
+
+def make_fixed(file: Path) -> Task:
+    """With a training set of 30 examples."""
+    task = make(file)
+    if task.sizes["train"] != 30:
+        pytest.skip("its training set has a size of its own")
+    return task
+
+
+def predict(task: Task, batch: Batch) -> Output:
+    """A random prediction of the right shape."""
+    shape = [len(batch.inputs), task.output_spec.size]
+    if task.output_spec.every_step:
+        shape.insert(1, batch.inputs.shape[1])
+    return Output(torch.randn(shape, generator=torch.Generator().manual_seed(0)), torch.empty(0), None)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return all((x is None and y is None) or torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def examples(*batches: Batch) -> Counter:
+    """The examples of the batches, whatever their order."""
+    rows: Counter = Counter()
+    for batch in batches:
+        for row in range(len(batch.inputs)):
+            rows[tuple(tensor[row].numpy().tobytes() for tensor in batch if tensor is not None)] += 1
+    return rows
+
+
+def check(task: Task, batch: Batch) -> None:
+    """Shapes, dtypes and ranges are those of the specs."""
+    size, steps = len(batch.inputs), batch.inputs.shape[1]
+    if task.input_spec.kind == "tokens":
+        assert batch.inputs.shape == (size, steps)
+        assert batch.inputs.dtype == torch.int64
+        assert batch.inputs.min() >= 0
+        assert batch.inputs.max() < task.input_spec.size
+    else:
+        assert batch.inputs.shape == (size, steps, task.input_spec.size)
+        assert batch.inputs.dtype == torch.float32
+    asked = (size, steps) if task.output_spec.every_step else (size,)
+    if task.output_spec.kind == "class":
+        assert batch.targets.shape == asked
+        assert batch.targets.dtype == torch.int64
+        assert batch.targets.min() >= 0
+        assert batch.targets.max() < task.output_spec.size
+    else:
+        assert batch.targets.shape == (*asked, task.output_spec.size)
+        assert batch.targets.dtype == torch.float32
+    if task.output_spec.kind == "bits":
+        assert ((batch.targets == 0) | (batch.targets == 1)).all()
+    if batch.mask is not None:
+        assert task.output_spec.every_step
+        assert batch.mask.shape == asked
+        assert batch.mask.dtype == torch.bool
+
+
+def test_the_keys_of_the_file_are_those_of_the_constructor_with_its_defaults(file):
+    written = {key: value for key, value in OmegaConf.load(file).task.items() if key != "_target_"}
+    assert written == {name: parameter.default for name, parameter in signature(file).items()}
+
+
+def test_every_key_has_a_comment_above_it(file):
+    lines = file.read_text().splitlines()
+    keys = [i for i, line in enumerate(lines) if line.startswith("  ") and "#" not in line and "_target_" not in line]
+    assert keys
+    for i in keys:
+        assert lines[i - 1].lstrip().startswith("# "), lines[i]
+
+
+def test_a_batch_depends_on_nothing_but_settings_seed_split_and_index(file):
+    calls = [(split, index) for split in ("train", "val", "test") for index in range(4)]
+    one, other = make(file), make(file)
+    forward = {call: one.batch(*call, 16) for call in calls}
+    next(iter(other.evaluation("val")))
+    for split, index in sorted(calls, key=lambda call: (-call[1], call[0])):
+        assert same(forward[split, index], other.batch(split, index, 16)), (split, index)
+
+
+def test_data_do_not_touch_the_global_generator(file):
+    before = torch.get_rng_state()
+    make(file).batch("train", 0, 16)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("endless", [False, True])
+def test_seeds_splits_and_indices_give_different_data(file, endless):
+    if endless and "train_size" not in signature(file):
+        pytest.skip("no key train_size")
+    changes = {"train_size": None} if endless else {}
+    batches = [
+        make(file, **changes).batch("train", 0, 16),
+        make(file, **changes).batch("train", 1, 16),
+        make(file, **changes).batch("val", 0, 16),
+        make(file, **changes).batch("test", 0, 16),
+        make(file, seed=1, **changes).batch("train", 0, 16),
+        make(file, seed=1, **changes).batch("val", 0, 16),
+    ]
+    for i, batch in enumerate(batches):
+        assert not any(same(batch, other) for other in batches[:i])
+
+
+def test_an_epoch_visits_every_training_example_once_and_in_an_order_of_its_own(file):
+    task = make_fixed(file)
+    whole = list(task.evaluation("train"))
+    assert sum(len(batch.inputs) for batch in whole) == 30
+    epochs = [task.batch("train", 0, 30), task.batch("train", 1, 30)]
+    assert examples(epochs[0]) == examples(epochs[1]) == examples(*whole)
+    assert not same(*epochs)
+
+
+@pytest.mark.parametrize("batch_size", [7, 16, 75])
+def test_batches_go_on_from_one_epoch_into_the_next(file, batch_size):
+    task = make_fixed(file)
+    epochs = [task.batch("train", index, 30) for index in range(8)]
+    stream = Batch(*(torch.cat(tensors) if tensors[0] is not None else None for tensors in zip(*epochs, strict=True)))
+    for index in range(len(stream.inputs) // batch_size):
+        expected = stream.take(slice(index * batch_size, (index + 1) * batch_size))
+        assert same(task.batch("train", index, batch_size), expected), index
+
+
+def test_without_a_training_set_every_batch_is_fresh(file):
+    if "train_size" not in signature(file):
+        pytest.skip("no key train_size")
+    task, twin = make(file, train_size=None), make(file, train_size=None)
+    batches = [task.batch("train", index, 16) for index in range(3)]
+    assert all(same(twin.batch("train", index, 16), batches[index]) for index in (2, 0, 1))
+    assert not same(batches[0], batches[1])
+    assert not same(batches[1], batches[2])
+    assert sum(len(batch.inputs) for batch in task.evaluation("train")) == SMALL["val_size"]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluation_gives_the_whole_set_in_the_same_order(file, split):
+    task = make(file)
+    task.evaluation_batch_size = 16
+    first, again = list(task.evaluation(split)), list(task.evaluation(split))
+    size = task.sizes[split]
+    assert [len(batch.inputs) for batch in first] == [16] * (size // 16) + [size % 16]
+    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+    assert examples(*first) == examples(task.batch(split, 0, size))
+
+
+def test_loss_metrics_and_picture_agree_with_the_specs(file):
+    task = make(file)
+    batch = task.batch("val", 0, 5)
+    check(task, batch)
+    output = predict(task, batch)
+    output.prediction.requires_grad_()
+    step = task.loss(lambda inputs, state: output, batch)
+    assert step.loss.shape == ()
+    (gradient,) = torch.autograd.grad(step.loss, output.prediction)
+    assert gradient.abs().sum() > 0
+    with torch.no_grad():
+        metrics = task.metrics(step.output, batch)
+        assert task.objective in metrics
+        for row in range(5):
+            line = task.render(batch, row, output)
+            assert line
+            assert "\n" not in line
+            assert len(task.labels(batch, row)) == batch.inputs.shape[1]
+    assert all(value.shape == () and value.isfinite() for value in metrics.values())
+
+
+def variants(file: Path) -> list[dict[str, Any]]:
+    """Every choice of every key that offers a few, the other keys being as in the file."""
+    hints = get_type_hints(get_class(OmegaConf.load(file).task._target_).__init__, include_extras=True)
+    changes: list[dict[str, Any]] = [{}]
+    for name in signature(file):
+        hint = get_args(hints[name])[0] if get_origin(hints[name]) is Annotated else hints[name]
+        choices = (False, True) if hint is bool else get_args(hint) if get_origin(hint) is Literal else ()
+        changes += [{name: choice} for choice in choices]
+    return changes
+
+
+def test_every_choice_works_and_has_floors_worst_first(file):
+    for change in variants(file):
+        task = make(file, **change)
+        batch = task.batch("train", 0, 8)
+        check(task, batch)
+        output = predict(task, batch)
+        metrics = task.metrics(output, batch)
+        assert task.objective in metrics, change
+        assert task.render(batch, 0, output)
+        for description, floor in task.floors.items():
+            assert floor, (change, description)
+            assert set(floor) <= set(metrics), (change, description)
+        values = [floor[task.objective] for floor in task.floors.values() if task.objective in floor]
+        assert all(worse >= better - 1e-9 for worse, better in itertools.pairwise(values)), (change, values)
