@@ -1,0 +1,89 @@
+"""Tables of runs: one at the end of a run, one at the end of a sweep."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box, get_console
+from rich.table import Column, Table
+
+
+def show_metrics(
+    splits: Mapping[str, Mapping[str, float]], floors: Mapping[str, Mapping[str, float]], title: str
+) -> None:
+    """Metrics of some splits above the task's floors."""
+    names = list(dict.fromkeys(name for metrics in splits.values() for name in metrics))
+    table = Table("", *names, title=title, title_justify="left")
+    for split, metrics in splits.items():
+        table.add_row(split, *(_number(metrics.get(name)) for name in names), style="bold")
+    table.add_section()
+    for description, floor in floors.items():
+        table.add_row(description, *(_number(floor.get(name)) for name in names))
+    get_console().print(table)
+
+
+def show_run(result: Mapping[str, Any], folder: Path) -> None:
+    """Metrics beside the floors, and what else one wants to know of a finished run."""
+    splits: dict[str, dict[str, float]] = {}
+    for tag, value in result["metrics"].items():
+        split, _, name = tag.partition("/")
+        splits.setdefault(split, {})[name] = value
+    show_metrics(splits, result["floors"], f"{result['status']}: {result['reason']}")
+    get_console().print(
+        f"{result['num_parameters']} parameters, {result['state_size']} numbers of state; weights of update "
+        f"{result['selected_update']} of {result['updates']}; {result['seconds']:.1f} s of training "
+        f"({result['updates_per_second']:.0f} updates/s)\n"
+        f"{folder}\ntensorboard --logdir {folder.parent}",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def one_line(result: Mapping[str, Any], folder: Path) -> str:
+    """How a run ended, for the log of a sweep."""
+    if result.get("metrics"):
+        metrics = "  ".join(f"{tag} {_number(value)}" for tag, value in result["metrics"].items())
+        return f"{folder.name}: {result['status']}  {metrics}  ({result['seconds']:.0f} s)"
+    return f"{folder.name}: {result['status']}, {result['reason']}"
+
+
+def sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The rows of a sweep for a terminal."""
+    columns = _columns(rows)
+    headers = [column.replace("/", "/\n").replace(".", ".\n") for column in columns]
+    table = Table(*(Column(header, no_wrap=True) for header in headers), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for row in rows:
+        table.add_row(*(_number(row.get(column)) for column in columns))
+    return table
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of a sweep with all digits."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, _columns(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of a sweep as a Markdown table."""
+    columns = _columns(rows)
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[_number(row.get(column)).replace("|", "\\|") for column in columns] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(column for row in rows for column in row))
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        if value == round(value, 1) >= 0.1:
+            return f"{value:.1f}"
+        return f"{value:.4f}" if 0.001 <= abs(value) < 10 or value == 0 else f"{value:.3g}"
+    return str(value)

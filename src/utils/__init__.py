@@ -1,0 +1,1 @@
+"""What the runner needs beside the experiment itself."""

@@ -1,0 +1,89 @@
+"""What a run says while it runs: a bar on a terminal, a plain line every so often elsewhere."""
+
+import logging
+import time
+from types import TracebackType
+
+from rich import get_console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+
+
+class ConsoleHandler(logging.Handler):
+    """Log messages above the progress bar, unchanged and unwrapped; warnings and errors name their level."""
+
+    def __init__(self, stream: None = None):
+        super().__init__()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        get_console().print(level + self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+class RunProgress:
+    """The progress of one run, to be told about losses and evaluations.
+
+    Args:
+        max_updates: the last update.
+        update: the update to start from.
+        seconds_between_lines: where there is no terminal.
+    """
+
+    def __init__(self, max_updates: int, update: int, seconds_between_lines: float = 10.0):
+        self.max_updates = max_updates
+        self.update = update
+        self.seconds_between_lines = seconds_between_lines
+        self.evaluation = ""
+        self.bar = Progress(
+            TextColumn("update"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[batch]}  {task.fields[evaluation]}  {task.fields[speed]:.0f} updates/s"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=get_console(),
+            transient=True,
+        )
+
+    def __enter__(self) -> "RunProgress":
+        self.started = self.last_line = time.monotonic()
+        self.first_update = self.update
+        self.interactive = get_console().is_terminal
+        if self.interactive:
+            self.bar.start()
+        self.row = self.bar.add_task(
+            "", total=self.max_updates, completed=self.update, batch="", evaluation="", speed=0.0
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.interactive:
+            self.bar.stop()
+
+    def advance(self, update: int, metrics: dict[str, float]) -> None:
+        """Tell where the training stands: metrics of the last batch."""
+        self.update = update
+        batch = _joined("train", metrics)
+        now = time.monotonic()
+        speed = (update - self.first_update) / max(now - self.started, 1e-9)
+        if self.interactive:
+            self.bar.update(self.row, completed=update, batch=batch, evaluation=self.evaluation, speed=speed)
+        elif now - self.last_line >= self.seconds_between_lines:
+            self.last_line = now
+            left = (self.max_updates - update) / max(speed, 1e-9)
+            log.info(
+                "update %d/%d  %s  %s  %.0f updates/s  %.0f s left",
+                update, self.max_updates, batch, self.evaluation, speed, left,
+            )  # fmt: skip
+
+    def evaluated(self, update: int, metrics: dict[str, float]) -> None:
+        """Tell the result of an evaluation."""
+        self.evaluation = _joined("val", metrics)
+        log.info("update %d  %s", update, self.evaluation)
+
+
+def _joined(split: str, metrics: dict[str, float]) -> str:
+    return "  ".join(f"{split}/{name} {value:.4f}" for name, value in metrics.items())

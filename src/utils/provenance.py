@@ -1,0 +1,47 @@
+"""Where a result comes from: code, versions, machine, date."""
+
+import datetime
+import platform
+import subprocess
+import sys
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[2]
+PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "tensorboard")
+
+
+def provenance(threads: int, device: str) -> dict[str, Any]:
+    """What has to be known to repeat or to doubt a result."""
+    return {
+        "command": " ".join(["python", *sys.orig_argv[1:]]),
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain")),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in PACKAGES},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "device": device,
+        "threads": threads,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+@cache
+def _git(*arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(["git", "-C", str(PROJECT), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
+
+
+@cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,100 @@
+"""What a run shows in TensorBoard."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from src.identity import varied
+
+EVENT_FILES = "events.out.tfevents.*"
+ALWAYS_SHOWN = ("model", "task", "seed", "model.hidden_size", "optimizer.lr")
+"""Settings that have a column on the HParams page even if they are the same in all runs."""
+
+
+class Curves:
+    """The TensorBoard files of one run. Every x axis is the update.
+
+    Args:
+        folder: the run's.
+        first_update: points of an earlier attempt from here on are dropped by TensorBoard; it wants to be told so
+            at every start, the first one included.
+    """
+
+    def __init__(self, folder: Path, first_update: int):
+        self.writer = SummaryWriter(str(folder), purge_step=first_update)
+
+    def scalars(self, group: str, values: Mapping[str, float], update: int) -> None:
+        """Points of the curves `group/name`."""
+        for name, value in values.items():
+            self.writer.add_scalar(f"{group}/{name}", value, update)
+
+    def floors(self, floors: Mapping[str, Mapping[str, float]], update: int) -> None:
+        """The same values at every evaluation, so that they are horizontal lines."""
+        for description, metrics in floors.items():
+            for metric, value in metrics.items():
+                self.writer.add_scalar(f"floor/{metric}/{description}", value, update)
+
+    def weights(self, model: nn.Module, update: int) -> None:
+        """Norms and histograms of all weights and of their last gradients."""
+        for name, parameter in model.named_parameters():
+            self.writer.add_scalar(f"weight_norm/{name}", parameter.detach().norm(), update)
+            self.writer.add_histogram(f"weight/{name}", parameter.detach(), update)
+            if parameter.grad is not None and bool(parameter.grad.isfinite().all()):
+                self.writer.add_scalar(f"gradient_norm/{name}", parameter.grad.norm(), update)
+                self.writer.add_histogram(f"gradient/{name}", parameter.grad, update)
+
+    def describe(self, configuration: str, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """The configuration as text and on the HParams page, and a page of curves beside the task's floors."""
+        indented = "\n".join(f"    {line}" for line in configuration.splitlines())
+        self.writer.add_text("configuration", indented)
+        _, session_start, _ = hparams(dict(settings), {})
+        assert self.writer.file_writer is not None
+        self.writer.file_writer.add_summary(session_start, 0)
+        layout = {
+            metric: ["Multiline", [rf"^(train|val|test)/{metric}$", rf"^floor/{metric}/.*"]] for metric in metrics
+        }
+        self.writer.add_custom_scalars({"learning curves beside the floors": layout})
+
+    def text(self, tag: str, lines: Sequence[str], update: int) -> None:
+        """Lines of text in a fixed-width font."""
+        self.writer.add_text(tag, "\n".join(f"    {line}" for line in lines), update)
+
+    def figure(self, tag: str, figure: Any, update: int) -> None:
+        """A matplotlib figure, which is closed."""
+        self.writer.add_figure(tag, figure, update, close=True)
+
+    def flush(self) -> None:
+        """Everything written so far is on disk."""
+        self.writer.flush()
+
+    def close(self, settings: Mapping[str, Any]) -> None:
+        """End the session of the HParams page and the file."""
+        _, _, session_end = hparams(dict(settings), {})
+        assert self.writer.file_writer is not None
+        self.writer.file_writer.add_summary(session_end, 0)
+        self.writer.close()
+
+
+def write_hparams_page(folder: Path, configurations: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> None:
+    """The columns of the HParams page for all runs under a folder: what varies between them and the final metrics.
+
+    Without it every scalar of every run would become a column.
+
+    Args:
+        folder: the one that holds the runs' folders.
+        configurations: the runs' settings by their full keys.
+        metrics: tags of the final metrics.
+    """
+    columns = dict.fromkeys([*ALWAYS_SHOWN, *varied(configurations)])
+    examples = {key: next((c[key] for c in configurations if key in c), "") for key in columns}
+    experiment, _, _ = hparams(examples, dict.fromkeys(metrics, 0.0))
+    old = list(folder.glob(EVENT_FILES))
+    with SummaryWriter(str(folder)) as writer:
+        assert writer.file_writer is not None
+        writer.file_writer.add_summary(experiment, 0)
+    for path in old:
+        path.unlink(missing_ok=True)
