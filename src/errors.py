@@ -6,6 +6,7 @@ Set HYDRA_FULL_ERROR=1 to see the traceback instead.
 import difflib
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,12 +33,14 @@ def in_one_line() -> Iterator[None]:
         yield
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets Hydra pass its exceptions on as they are
+    threading.excepthook = lambda _: None  # TensorBoard's thread hands its exception to the main one by itself
     try:
         yield
     except Exception as error:
         sys.exit(f"error: {explain(error)}")
     finally:
         os.environ.pop("HYDRA_FULL_ERROR", None)
+        threading.excepthook = threading.__excepthook__
 
 
 def exit_on_user_error(check: Callable[[], None]) -> None:
@@ -74,15 +77,15 @@ def explain(error: BaseException) -> str:
             return _unknown_key(link)
         if isinstance(link, ValidationError):
             return _single_line(f"{link.full_key}: {link.msg}" if link.full_key else str(link))
-        if isinstance(link, OSError) and link.filename is not None:
-            return f"{link.filename}: {link.strerror}"
+        if isinstance(link, OSError) and link.strerror:
+            return f"{link.filename}: {link.strerror}" if link.filename else link.strerror
     text = _single_line(str(chain[0]))
     if "Ambiguous value for argument" in text:
         argument = text.split("'")[1]
         return f"{argument} gives several values; add -m to run them all"
-    if isinstance(chain[0], ModuleNotFoundError | TypeError | RuntimeError | ValueError) or not text:
-        return f"{type(chain[0]).__name__}: {text}"
-    return text
+    if type(chain[0]).__module__.partition(".")[0] in ("hydra", "omegaconf"):
+        return text
+    return f"{type(chain[0]).__name__}: {text}".removesuffix(": ")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -22,7 +22,7 @@ from annotated_types import Ge
 from omegaconf import DictConfig, OmegaConf
 
 from src.errors import UserError, in_one_line
-from src.schema import check, check_keys
+from src.schema import Seed, check, check_keys
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class EvaluateSettings:
     split: Literal["train", "val", "test"] = "test"
     examples: Annotated[int, Ge(0)] = 8
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    seed: Annotated[int, Ge(0)] | None = None
+    seed: Seed | None = None
 
 
 def evaluate_run(settings: EvaluateSettings, changes: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
@@ -51,6 +51,12 @@ def evaluate_run(settings: EvaluateSettings, changes: dict[str, Any]) -> tuple[d
     except OSError:
         raise UserError(f"run={settings.run}: not the folder of a run") from None
     assert isinstance(config, DictConfig)
+    changed = config.copy()
+    OmegaConf.set_struct(changed, False)
+    changed.task = OmegaConf.merge(config.task, changes)
+    changed.device = settings.device
+    changed.seed = config.seed if settings.seed is None else settings.seed
+    check(changed)
     device = choose_device(settings.device)
     content = checkpoint.load_newest(folder / "checkpoints", device)
     if content is None or content["selected"] is None:
@@ -61,16 +67,10 @@ def evaluate_run(settings: EvaluateSettings, changes: dict[str, Any]) -> tuple[d
     update, _, weights = content["selected"]
     model.load_state_dict(weights)
 
-    changed = config.copy()
-    OmegaConf.set_struct(changed, False)
-    changed.task = OmegaConf.merge(config.task, changes)
-    changed.device = settings.device
-    changed.seed = config.seed if settings.seed is None else settings.seed
-    check(changed)
     task = build_task(changed).to(device)
-    for mine, others in ((trained_on.input_spec, task.input_spec), (trained_on.output_spec, task.output_spec)):
-        if mine != others:
-            raise UserError(f"the run was trained with {mine}, the changed task has {others}")
+    for learned, changed_to in ((trained_on.input_spec, task.input_spec), (trained_on.output_spec, task.output_spec)):
+        if learned != changed_to:
+            raise UserError(f"the network was built for {learned}, the changed task has {changed_to}")
 
     metrics = evaluate(model, task, settings.split)
     examples = []
@@ -92,7 +92,9 @@ def main() -> None:
         return
     with in_one_line():
         given = OmegaConf.from_dotlist([argument.removeprefix("+") for argument in arguments])
-        changes = given.pop("task", {})
+        changes = given.pop("task", OmegaConf.create())
+        if not OmegaConf.is_dict(changes):
+            raise UserError(f"task={changes}: must be a group of settings")
         check_keys(given, EvaluateSettings, "")
         settings = EvaluateSettings(**OmegaConf.to_container(given))  # type: ignore[arg-type]
         _, examples = evaluate_run(settings, changes)

@@ -179,10 +179,10 @@ def show_examples(trainer: "Trainer", curves: Any, num_examples: int = 12) -> No
     labels = [trainer.task.labels(batch, row) for row in range(len(batch.inputs))]
     attention = trainer.model.core.attention(projected)
     if attention is not None:
-        curves.figure("memory/attention over the past", attention_figure(attention, labels, lines), trainer.update)
+        curves.figure("memory/attention", attention_figure(attention, labels), trainer.update)
     memory = trainer.model.core.memory(projected)
     if memory is not None:
-        curves.figure("memory/fast weights", memory_figure(memory, lines), trainer.update)
+        curves.figure("memory/matrix", memory_figure(memory, lines), trainer.update)
 
 
 def build_task(config: DictConfig) -> "Task":

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Len, Lt, Predicate
+from annotated_types import Ge, Gt, Le, Len, Lt, MinLen, Predicate
 from omegaconf import DictConfig, OmegaConf
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from src.errors import UserError, choose
 from src.identity import without_hydra
@@ -28,6 +28,7 @@ def _is_plain_name(text: str) -> bool:
 
 
 PlainName = Annotated[str, Predicate(_is_plain_name)]
+Seed = Annotated[int, Ge(0), Lt(2**63)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class TrainerSettings:
 class RunSettings:
     """Where runs are kept, and what to do with the ones that are there."""
 
-    root: str
+    root: Annotated[str, MinLen(1)]
     fresh: bool
     retry_failed: bool
 
@@ -65,7 +66,7 @@ class Settings:
     """The root of a configuration."""
 
     name: PlainName
-    seed: Annotated[int, Ge(0)]
+    seed: Seed
     device: Literal["auto", "cpu", "cuda", "mps"]
     model: Any
     task: Any
@@ -89,14 +90,14 @@ def check_keys(node: Any, receiver: Any, path: str) -> None:
     """Hold the keys and values of a node to the annotations of what receives them."""
     if not OmegaConf.is_dict(node):
         raise UserError(f"{path}={node}: must be a group of settings")
-    annotations, required = _signature(receiver)
+    annotations, required = signature(receiver)
     for key in node:
         if key != "_target_" and key not in annotations:
             full_key = f"{path}.{key}" if path else str(key)
             of = f" of {path}" if path else ""
             raise UserError(f"{full_key} is not a setting{of}{choose(str(key), annotations)}")
-    for key in required:
-        if key not in node or OmegaConf.is_missing(node, key):
+    for key in annotations:
+        if OmegaConf.is_missing(node, key) or (key in required and key not in node):
             raise UserError(f"{path}.{key}".lstrip(".") + " is missing")
     for key, hint in annotations.items():
         if key in node:
@@ -113,11 +114,11 @@ def _check_value(value: Any, hint: Any, path: str) -> None:
     else:
         plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         try:
-            TypeAdapter(hint).validate_python(plain, strict=True)
+            TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(plain, strict=True)
         except ValidationError:
             nearest = difflib.get_close_matches(str(plain), _names(hint), n=1)
             did_you_mean = f"; did you mean {nearest[0]}?" if nearest else ""
-            shown = "null" if plain is None else plain
+            shown = "null" if plain is None else str(plain).lower() if isinstance(plain, bool) else plain
             raise UserError(f"{path}={shown}: must be {describe(hint)}{did_you_mean}") from None
 
 
@@ -150,6 +151,8 @@ def _describe_bound(bound: Any) -> str:
             return f"at most {most}"
         case Lt(above):
             return f"below {above}"
+        case MinLen(least):
+            return "not empty" if least == 1 else f"at least {least} long"
         case Len(length):
             return f"{length} long"
         case Predicate():
@@ -165,7 +168,7 @@ def _names(hint: Any) -> list[str]:
     return [name for option in get_args(hint) if get_origin(option) for name in _names(option)]
 
 
-def _signature(receiver: Any) -> tuple[dict[str, Any], list[str]]:
+def signature(receiver: Any) -> tuple[dict[str, Any], list[str]]:
     """The keyword-only parameters of a callable or dataclass with their annotations, and which have no default."""
     function = receiver.__init__ if inspect.isclass(receiver) else receiver
     hints = get_type_hints(function, include_extras=True)
@@ -199,6 +202,7 @@ def _check_device(device: str) -> None:
 def _check_combination(config: DictConfig) -> None:
     """Build what is cheap to build, so that rules across settings speak before the run."""
     import torch
+    from hydra.utils import instantiate
 
     from src.experiment import build_model, build_task
 
@@ -206,6 +210,10 @@ def _check_combination(config: DictConfig) -> None:
         task = build_task(config)
     with _named("model"), torch.device("meta"):
         build_model(config, task)
+    with _named("optimizer"):
+        optimizer = instantiate(config.optimizer, [torch.nn.Parameter(torch.zeros(()))], _convert_="all")
+    with _named("scheduler"):
+        instantiate(config.scheduler, optimizer, config.trainer.max_updates)
 
 
 @contextmanager

@@ -68,6 +68,8 @@ def _expand(config: DictConfig) -> Iterator[DictConfig]:
 @contextmanager
 def ending_in_a_table() -> Iterator[None]:
     """After Hydra has returned or raised: the table of the sweep, if there was one, and the exit status."""
+    _sweep.folder = None
+    _sweep.configurations = {}
     status: Any = 0
     try:
         yield
@@ -95,7 +97,7 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
         row = {key: configuration.get(key) for key in keys}
         row |= {"status": result["status"]}
         row |= result.get("metrics", {})
-        row |= {"updates": result.get("updates"), "seconds": round(result.get("seconds", 0), 1)}
+        row |= {"updates": result.get("updates"), "seconds": f"{result.get('seconds', 0):.1f}"}
         if result["status"] != "finished":
             row["reason"] = result.get("reason")
         rows.append(row | {"run": name})

@@ -198,8 +198,9 @@ class Trainer:
         assert self.selected is not None
         self.model.load_state_dict(self.selected.weights)
         test = evaluate(self.model, self.task, "test")
-        curves.scalars("test", test, self.update)
         metrics = {f"val/{name}": value for name, value in self.selected.metrics.items()}
+        curves.scalars("val_selected", self.selected.metrics | {"update": self.selected.update}, self.update)
+        curves.scalars("test", test, self.update)
         metrics |= {f"test/{name}": value for name, value in test.items()}
         self.outcome = ended._replace(metrics=metrics)
         self.save(curves)

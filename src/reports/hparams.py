@@ -14,5 +14,6 @@ def update_hparams_page(folder: Path) -> None:
     results = [result for path in sorted(folder.iterdir()) if (result := read_result(path)) and result["metrics"]]
     if results:
         configurations = [flat(decisive_settings(OmegaConf.create(result["config"]))) for result in results]
-        metrics = dict.fromkeys(tag for result in results for tag in result["metrics"] if not tag.startswith("train/"))
-        write_hparams_page(folder, configurations, list(metrics))
+        metrics = dict.fromkeys(tag for result in results for tag in result["metrics"])
+        tags = [tag.replace("val/", "val_selected/") for tag in metrics]
+        write_hparams_page(folder, configurations, tags)

@@ -83,7 +83,5 @@ def _number(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        if value == round(value, 1) >= 0.1:
-            return f"{value:.1f}"
         return f"{value:.4f}" if 0.001 <= abs(value) < 10 or value == 0 else f"{value:.3g}"
     return str(value)

@@ -28,6 +28,9 @@ class InputSpec:
     kind: Literal["tokens", "vectors"]
     size: int
 
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.size}"
+
 
 @dataclass(frozen=True)
 class OutputSpec:
@@ -36,6 +39,9 @@ class OutputSpec:
     kind: Literal["class", "value", "bits"]
     size: int
     every_step: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.size} at {'every' if self.every_step else 'the last'} step"
 
 
 class Batch(NamedTuple):

@@ -20,7 +20,7 @@ KEPT = 2
 
 def save(folder: Path, update: int, content: dict[str, Any]) -> None:
     """Write a checkpoint and remove all but the last two."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     data = buffer.getvalue()

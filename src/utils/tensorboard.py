@@ -10,9 +10,10 @@ from torch.utils.tensorboard.summary import hparams
 
 from src.identity import varied
 
+HISTOGRAM_BINS = 40
 EVENT_FILES = "events.out.tfevents.*"
-ALWAYS_SHOWN = ("model", "task", "seed", "model.hidden_size", "optimizer.lr")
-"""Settings that have a column on the HParams page even if they are the same in all runs."""
+SHOWN_OF_ONE_RUN = ("model", "task", "seed", "model.hidden_size", "optimizer.lr")
+"""Settings that have a column on the HParams page where nothing varies."""
 
 
 class Curves:
@@ -36,16 +37,15 @@ class Curves:
         """The same values at every evaluation, so that they are horizontal lines."""
         for description, metrics in floors.items():
             for metric, value in metrics.items():
-                self.writer.add_scalar(f"floor/{metric}/{description}", value, update)
+                self.writer.add_scalar(f"val_floor/{metric}/{description}", value, update)
 
     def weights(self, model: nn.Module, update: int) -> None:
         """Norms and histograms of all weights and of their last gradients."""
         for name, parameter in model.named_parameters():
-            self.writer.add_scalar(f"weight_norm/{name}", parameter.detach().norm(), update)
-            self.writer.add_histogram(f"weight/{name}", parameter.detach(), update)
-            if parameter.grad is not None and bool(parameter.grad.isfinite().all()):
-                self.writer.add_scalar(f"gradient_norm/{name}", parameter.grad.norm(), update)
-                self.writer.add_histogram(f"gradient/{name}", parameter.grad, update)
+            for kind, values in (("weight", parameter.detach()), ("gradient", parameter.grad)):
+                if values is not None and bool(values.isfinite().all()):
+                    self.writer.add_scalar(f"weights/{kind}_norm/{name}", values.norm(), update)
+                    self.writer.add_histogram(f"{kind}/{name}", values, update, bins=HISTOGRAM_BINS)
 
     def describe(self, configuration: str, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """The configuration as text and on the HParams page, and a page of curves beside the task's floors."""
@@ -54,9 +54,7 @@ class Curves:
         _, session_start, _ = hparams(dict(settings), {})
         assert self.writer.file_writer is not None
         self.writer.file_writer.add_summary(session_start, 0)
-        layout = {
-            metric: ["Multiline", [rf"^(train|val|test)/{metric}$", rf"^floor/{metric}/.*"]] for metric in metrics
-        }
+        layout = {metric: ["Multiline", [rf"^val/{metric}$", rf"^val_floor/{metric}/.*"]] for metric in metrics}
         self.writer.add_custom_scalars({"learning curves beside the floors": layout})
 
     def text(self, tag: str, lines: Sequence[str], update: int) -> None:
@@ -89,7 +87,7 @@ def write_hparams_page(folder: Path, configurations: Sequence[Mapping[str, Any]]
         configurations: the runs' settings by their full keys.
         metrics: tags of the final metrics.
     """
-    columns = dict.fromkeys([*ALWAYS_SHOWN, *varied(configurations)])
+    columns = varied(configurations) or SHOWN_OF_ONE_RUN
     examples = {key: next((c[key] for c in configurations if key in c), "") for key in columns}
     experiment, _, _ = hparams(examples, dict.fromkeys(metrics, 0.0))
     old = list(folder.glob(EVENT_FILES))

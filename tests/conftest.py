@@ -1,0 +1,87 @@
+"""The command in this process, in an empty folder; its configuration; settings for a run of a second."""
+
+import logging
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from src import errors
+from src.train import main
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def _reproducible():
+    """One thread, since the networks are small and the tests run side by side, and the same random numbers."""
+    torch.set_num_threads(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def composed():
+    """The configuration of a command without running it: `composed("model=lstm", "seed=1")`."""
+
+    def configuration(*overrides):
+        with initialize_config_dir(str(errors.CONFIGS), version_base="1.3"):
+            return compose("train", list(overrides))
+
+    return configuration
+
+
+@pytest.fixture
+def tiny():
+    """Overrides that make a run short; it still logs, evaluates and checkpoints more than once."""
+    return [
+        "task.train_size=256",
+        "task.val_size=64",
+        "task.test_size=64",
+        "model.hidden_size=8",
+        "trainer.batch_size=8",
+        "trainer.max_updates=6",
+        "trainer.eval_every=3",
+        "trainer.log_every=2",
+        "trainer.checkpoint_every=2",
+    ]
+
+
+@pytest.fixture
+def train(monkeypatch, tmp_path, capsys):
+    """Run the command in `tmp_path`: `train("model=lstm", "seed=1")`. It may be called again and again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(errors, "_user_wants_tracebacks", False)
+    root = logging.getLogger()
+
+    def command(*arguments):
+        monkeypatch.setattr("sys.argv", ["src/train.py", *arguments])
+        handlers, level = list(root.handlers), root.level
+        capsys.readouterr()
+        code = None
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+        finally:
+            # Hydra configures the root logger for every run and leaves the last run's file open.
+            for handler in set(root.handlers) - set(handlers):
+                handler.close()
+            root.handlers[:] = handlers
+            root.setLevel(level)
+            torch.set_num_threads(1)
+            torch.use_deterministic_algorithms(False)
+            torch.autograd.set_detect_anomaly(False)
+        out, err = capsys.readouterr()
+        return Ended(1, out, f"{err}{code}\n") if isinstance(code, str) else Ended(code or 0, out, err)
+
+    return command

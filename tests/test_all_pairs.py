@@ -1,0 +1,44 @@
+"""Any model runs on any task."""
+
+import math
+
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from src.errors import CONFIGS
+from src.experiment import build_model, build_task
+from src.schema import check
+from src.trainer import evaluate
+
+MODELS = [file.stem for file in sorted((CONFIGS / "model").glob("*.yaml"))]
+TASKS = [file.stem for file in sorted((CONFIGS / "task").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_trains_and_is_evaluated_on_a_task(model, task, composed):
+    sizes = ["task.train_size=32", "task.val_size=16", "task.test_size=16", "model.hidden_size=6"]
+    settings = composed(f"task={task}").task
+    short = ["task.sequence_length=12"] if "sequence_length" in settings else []
+    config = composed(f"model={model}", f"task={task}", *sizes, *short)
+    check(config)
+    task = build_task(config)
+    model = build_model(config, task)
+    optimizer = instantiate(config.optimizer, model.parameters(), _convert_="all")
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for index in range(3):
+        optimizer.zero_grad()
+        loss = task.loss(model, task.batch("train", index, 4)).loss
+        loss.backward()
+        optimizer.step()
+        assert loss.isfinite()
+    for (name, parameter), value in zip(model.named_parameters(), before, strict=True):
+        assert parameter.isfinite().all(), name
+        assert not torch.equal(parameter, value), name
+
+    for split in ("train", "val", "test"):
+        metrics = evaluate(model, task, split)
+        assert task.objective in metrics
+        assert all(math.isfinite(value) for value in metrics.values())
+        assert set(metrics) >= {name for floor in task.floors.values() for name in floor}

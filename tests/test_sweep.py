@@ -1,0 +1,126 @@
+"""A sweep: known before it starts, complete whatever happens to a run, and a table at the end."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from src.trainer import Trainer
+
+SIX = ["-m", "model=irnn,lstm,fastweights", "seed=0,1"]
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The runs that were trained, in order."""
+    names = []
+    original = Trainer.fit
+
+    def recorded(trainer, *arguments):
+        names.append(trainer.folder.name)
+        return original(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "fit", recorded)
+    return names
+
+
+def rows():
+    return list(csv.DictReader(Path("outputs/runs/summary.csv").read_text().splitlines()))
+
+
+def test_six_runs_and_a_table_then_nothing_then_only_the_missing_one(train, tiny, trained):
+    ended = train(*SIX, *tiny)
+    assert ended.status == 0
+    assert len(trained) == len(set(trained)) == 6
+    table = rows()
+    assert [(row["model"], row["seed"], row["status"]) for row in table] == [
+        (model, seed, "finished") for model in ("irnn", "lstm", "fastweights") for seed in "01"
+    ]
+    for row in table:
+        kept = json.loads(Path("outputs/runs", row["run"], "result.json").read_text())
+        assert float(row["test/error"]) == kept["metrics"]["test/error"]
+    assert len(Path("outputs/runs/summary.md").read_text().splitlines()) == 8
+    assert "fastweights" in ended.out.splitlines()[-4]
+
+    trained.clear()
+    assert train(*SIX, *tiny).status == 0
+    assert trained == []
+    assert rows() == table
+
+    missing = Path("outputs/runs", table[3]["run"])
+    (missing / "result.json").unlink()
+    for path in (missing / "checkpoints").iterdir():
+        path.unlink()
+    assert train(*SIX, *tiny).status == 0
+    assert trained == [missing.name]
+    assert [row | {"seconds": ""} for row in rows()] == [row | {"seconds": ""} for row in table]
+
+
+def test_the_columns_are_what_varies(train, tiny):
+    train("-m", "model=irnn,lstm", "optimizer.lr=1e-3,1e-2", *tiny)
+    assert list(rows()[0]) == [
+        "model", "optimizer.lr", "status", "val/error", "val/nll", "test/error", "test/nll", "updates", "seconds", "run"
+    ]  # fmt: skip
+
+
+def test_a_failure_is_in_the_table_and_the_rest_goes_on(train, tiny, monkeypatch):
+    original = Trainer._train
+
+    def fails_for_lstm(trainer):
+        if "lstm" in trainer.folder.name:
+            raise RuntimeError("broken on purpose")
+        return original(trainer)
+
+    monkeypatch.setattr(Trainer, "_train", fails_for_lstm)
+    ended = train("-m", "model=irnn,lstm,gru", *tiny)
+    assert ended.status == 1
+    assert [(row["model"], row["status"], row["reason"]) for row in rows()] == [
+        ("irnn", "finished", ""),
+        ("lstm", "failed", "RuntimeError: broken on purpose"),
+        ("gru", "finished", ""),
+    ]
+    assert "broken on purpose" in ended.out
+    assert "Traceback" not in ended.out + ended.err
+
+
+def test_a_diverged_run_is_a_result(train, tiny):
+    ended = train("-m", "optimizer.lr=1e-2,1e30", "model=irnn", "optimizer=sgd", "trainer.clip_norm=null", *tiny)
+    assert ended.status == 0
+    assert [row["status"] for row in rows()] == ["finished", "diverged"]
+
+
+def test_ctrl_c_ends_the_sweep_and_the_same_command_goes_on(train, tiny, trained, monkeypatch):
+    import signal
+
+    original = Trainer._train
+
+    def interrupted(trainer):
+        done = original(trainer)
+        if trainer.update == 5 and len(trained) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return done
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_train", interrupted)
+        ended = train(*SIX, *tiny)
+    assert ended.status == 130
+    assert [row["status"] for row in rows()] == ["finished", "interrupted"] + ["missing"] * 4
+    trained.clear()
+    assert train(*SIX, *tiny).status == 0
+    assert len(trained) == 5
+    assert {row["status"] for row in rows()} == {"finished"}
+
+
+def test_a_bad_job_is_found_before_the_first_one_starts(train, tiny):
+    ended = train("-m", "model=irnn,lstm", "task.num_pairs=4,27", *[item for item in tiny if "pairs" not in item])
+    assert ended.status == 1
+    assert ended.err == "error: task.num_pairs=27: must be an integer, at least 1, at most 26\n"
+    assert not Path("outputs").exists()
+
+
+def test_the_same_run_alone_and_in_a_sweep_is_one_run(train, tiny, trained):
+    train("model=lstm", "seed=1", *tiny)
+    ended = train(*SIX, *tiny)
+    assert ended.status == 0
+    assert len(trained) == 6
