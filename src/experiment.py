@@ -173,7 +173,7 @@ def show_examples(trainer: "Trainer", curves: Any, num_examples: int = 12) -> No
 
     with torch.no_grad():
         output = trainer.model(batch.inputs)
-        projected = trainer.model.project(batch.inputs)
+        projected = trainer.model.project(batch.inputs).vectors
     lines = [trainer.task.render(batch, row, output) for row in range(len(batch.inputs))]
     curves.text("examples", lines, trainer.update)
     labels = [trainer.task.labels(batch, row) for row in range(len(batch.inputs))]

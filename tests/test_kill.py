@@ -50,14 +50,14 @@ def test_ten_kills_change_nothing(tmp_path):
     assert start(tmp_path, "whole").wait() == 0
 
     moments = random.Random(0)
-    for update in sorted(moments.sample(range(MAX_UPDATES - 100), 10)):
+    for update in sorted(moments.sample(range(MAX_UPDATES - 400), 10)):
         process = start(tmp_path, "killed")
         while updates_done(tmp_path / "killed") < update:
             assert process.poll() is None, "ended before it could be killed"
             time.sleep(0.002)
-        time.sleep(moments.uniform(0, 0.1))
+        time.sleep(moments.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
     assert start(tmp_path, "killed").wait() == 0
 
     whole_run, whole_result, whole, whole_curves = contents(tmp_path / "whole")

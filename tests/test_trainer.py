@@ -66,9 +66,9 @@ class Accumulator(Core):
     def initial_state(self, batch_size):
         return self.zeros(batch_size, 1)
 
-    def forward(self, p_BTP, state=None):
+    def vectorized(self, p_BTP, state):
         self.starts.append(None if state is None else state.detach().clone())
-        return super().forward(p_BTP, state)
+        return self.scan(p_BTP, state)
 
     def step(self, p_BP, state):
         h_BH = self.weight * state + p_BP

@@ -9,12 +9,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from src.ops import kernels
+from src.ops.inputs import Inputs
+
 Nonlinearity = Literal["relu", "tanh", "linear"]
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "tanh": torch.tanh,
     "linear": lambda a: a,
 }
+
+Kernel = Literal["auto", "fused", "vectorized", "reference"]
 
 State = Any
 """What a core carries from one step to the next: a tensor, or a named tuple of tensors, batch first."""
@@ -40,8 +45,8 @@ class Core(nn.Module):
         p_t = project(x_t)                    position by position
         y_t, state_t = step(p_t, state_{t-1})
 
-    That is enough for a working model. A core that has a faster form for the whole sequence overrides `forward`,
-    and the shared tests hold that form to this definition: outputs, final state and all gradients.
+    That is enough for a working model. A core with a faster form for the whole sequence defines `vectorized` or
+    `fused`, and the shared tests hold those to this definition: outputs, final state and all gradients.
 
     The constructor takes `input_size` from the code and everything else as annotated keyword-only parameters; these
     are the keys of the model's configuration file, and their annotations are its schema.
@@ -49,12 +54,15 @@ class Core(nn.Module):
     Args:
         input_size: features X of one input vector.
         hidden_size: units H of the output y_t.
+        kernel: "reference" scans the definition; "vectorized" is the best form in plain PyTorch; "fused" the compiled
+            kernel where there is one for this core, device and type of number; "auto" the fastest of what there is.
     """
 
-    def __init__(self, input_size: int, hidden_size: int):
+    def __init__(self, input_size: int, hidden_size: int, kernel: Kernel = "auto"):
         super().__init__()
         self.input_size = input_size
         self.hidden_size = hidden_size
+        self.kernel = kernel
 
     def project(self, x: Tensor) -> Tensor:
         """What the input contributes, [..., X] -> [..., P], one position at a time. The identity by default."""
@@ -68,13 +76,26 @@ class Core(nn.Module):
         """One time step, as the paper defines it: the output y [B, H] and the next state."""
         raise NotImplementedError
 
-    def forward(self, p_BTP: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, inputs: Tensor | Inputs, state: State | None = None, carry: bool = True
+    ) -> tuple[Tensor, State | None]:
         """The whole sequence of projected inputs: outputs [B, T, H] and the state after the last step.
 
         Args:
-            p_BTP: projected inputs, T >= 1.
+            inputs: projected inputs [B, T, P], or a table of them with tokens; T >= 1.
             state: the state to start from; `initial_state` if None.
+            carry: whether the state after the last step is wanted; if not, None may stand in its place.
         """
+        inputs = Inputs(inputs) if isinstance(inputs, Tensor) else inputs
+        has_kernel = type(self).fused is not Core.fused
+        if self.kernel in ("auto", "fused") and has_kernel and kernels.available(inputs.rows):
+            return self.fused(inputs, state, carry)
+        if self.kernel == "reference":
+            return self.scan(inputs.vectors, state)
+        return self.vectorized(inputs.vectors, state)
+
+    def scan(self, p_BTP: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """The definition: one step after the other."""
         if state is None:
             state = self.initial_state(p_BTP.shape[0])
         outputs = []
@@ -82,6 +103,14 @@ class Core(nn.Module):
             y_BH, state = self.step(p_BP, state)
             outputs.append(y_BH)
         return torch.stack(outputs, dim=1), state
+
+    def vectorized(self, p_BTP: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """The best form for the whole sequence in plain PyTorch; the scan where there is no better one."""
+        return self.scan(p_BTP, state)
+
+    def fused(self, inputs: Inputs, state: State | None, carry: bool) -> tuple[Tensor, State | None]:
+        """The whole sequence as one operation of `src.ops.kernels`, for cores that have one."""
+        raise NotImplementedError
 
     def attention(self, p_BTP: Tensor) -> Tensor | None:
         """How much the last step looks at each step before it, [B, T - 1]; None where the core has no such notion."""
@@ -99,3 +128,8 @@ class Core(nn.Module):
     def zeros(self, *shape: int) -> Tensor:
         """Zeros on the device and in the dtype of the parameters."""
         return next(self.parameters()).new_zeros(shape)
+
+
+def gain_and_bias(norm: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+    """The parameters of a layer norm; (None, None) for the identity in its place."""
+    return getattr(norm, "weight", None), getattr(norm, "bias", None)

@@ -10,8 +10,10 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
-from src.models.base import NONLINEARITIES, Core, Nonlinearity
+from src.models.base import NONLINEARITIES, Core, Kernel, Nonlinearity, gain_and_bias
 from src.models.init import scaled_identity_, uniform_fan_out_
+from src.ops import kernels
+from src.ops.inputs import Inputs
 
 
 class FastWeightsState(NamedTuple):
@@ -37,8 +39,9 @@ class FastWeights(Core):
 
         A(t) h_s  = η Σ_{τ<=t} λ^(t-τ) h(τ) [h(τ)ᵀ h_s]          (4)
 
-    `step` is the matrix form. `forward` takes the attention form while the sequence is short against the width (it
-    keeps T²H/2 numbers per sequence for the backward pass, the matrix form T H²), and the matrix form otherwise.
+    `step` is the matrix form. In plain PyTorch the attention form keeps T²H/2 numbers per sequence for the backward
+    pass and the matrix form T H²; each is taken where it is the faster one. The kernel keeps T H. It works through a
+    long sequence in chunks: attention within a chunk, and the matrix that the chunks before it have left.
 
     The paper leaves open: the layer norm has one gain and bias for all steps; there is none on the preliminary state;
     `z` has a bias only where there is no layer norm, whose own bias serves otherwise. With S = 0 nothing is read.
@@ -54,7 +57,7 @@ class FastWeights(Core):
         boundary: "sustained" as above; "identity" is the second method of appendix B, h_s+1 = f(LN[(I + A) h_s]).
         nonlinearity: f.
         recurrent_scale: W starts as this multiple of the identity.
-        form: "attention" or "matrix" for every length, or "auto".
+        kernel: see `Core`.
     """
 
     def __init__(
@@ -70,15 +73,14 @@ class FastWeights(Core):
         boundary: Literal["sustained", "identity"] = "sustained",
         nonlinearity: Nonlinearity = "relu",
         recurrent_scale: float = 0.05,
-        form: Literal["auto", "attention", "matrix"] = "auto",
+        kernel: Kernel = "auto",
     ):
-        super().__init__(input_size, hidden_size)
+        super().__init__(input_size, hidden_size, kernel)
         self.decay = decay
         self.fast_lr = fast_lr
         self.num_inner_steps = num_inner_steps
         self.sustained = boundary == "sustained"
-        self.nonlinearity = NONLINEARITIES[nonlinearity]
-        self.form = form
+        self.nonlinearity = nonlinearity
 
         self.input = nn.Linear(input_size, hidden_size, bias=not layer_norm)
         self.recurrent = nn.Linear(hidden_size, hidden_size, bias=False)
@@ -109,22 +111,25 @@ class FastWeights(Core):
 
     def _settle(self, z_BH: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
         """The inner loop: from the boundary condition z to the next hidden state; `read(h_s)` is A h_s."""
-        h_s_BH = self.nonlinearity(self.preliminary_norm(z_BH))
+        h_s_BH = self._f(self.preliminary_norm(z_BH))
         for _ in range(self.num_inner_steps):
             kept_BH = z_BH if self.sustained else h_s_BH
-            h_s_BH = self.nonlinearity(self.norm(kept_BH + read(h_s_BH)))
+            h_s_BH = self._f(self.norm(kept_BH + read(h_s_BH)))
         return h_s_BH
 
-    def forward(self, p_BTH: Tensor, state: FastWeightsState | None = None) -> tuple[Tensor, FastWeightsState]:
-        """The whole sequence, in the attention form or the matrix form."""
-        if self.form == "matrix" or (self.form == "auto" and p_BTH.shape[1] > 2 * self.hidden_size):
-            return super().forward(p_BTH, state)
-        return self._attend(p_BTH, state)
+    def _f(self, a: Tensor) -> Tensor:
+        return NONLINEARITIES[self.nonlinearity](a)
 
-    def _attend(self, p_BTH: Tensor, state: FastWeightsState | None) -> tuple[Tensor, FastWeightsState]:
+    def vectorized(self, p_BTH: Tensor, state: FastWeightsState | None) -> tuple[Tensor, FastWeightsState]:
+        """The attention form where it is faster than the matrix form, which was measured to be up to about T = 2H."""
+        if p_BTH.shape[1] > 2 * self.hidden_size:
+            return self.scan(p_BTH, state)
+        return self.attend(p_BTH, state)
+
+    def attend(self, p_BTH: Tensor, state: FastWeightsState | None) -> tuple[Tensor, FastWeightsState]:
         """Equation 4 in place of 1 and 2; a given state adds what is left of its fast weights, λ^t A_0 h_s."""
         h_BH, carried_BHH = (self.zeros(p_BTH.shape[0], self.hidden_size), None) if state is None else state
-        weights_T = self._past_weights(p_BTH)
+        weights_T = self._past_weights(p_BTH.shape[1])
         past_BtH = h_BH[:, None]
         outputs = []
         for t, p_BH in enumerate(p_BTH.unbind(1), start=1):
@@ -140,15 +145,51 @@ class FastWeights(Core):
             outputs.append(h_BH)
             if t < p_BTH.shape[1]:
                 past_BtH = torch.cat([past_BtH, h_BH[:, None]], dim=1)
-        A_BHH = torch.bmm((past_BtH * weights_T[:, None]).transpose(1, 2), past_BtH)
-        if carried_BHH is not None:
-            A_BHH = A_BHH + self.decay ** p_BTH.shape[1] * carried_BHH
-        return torch.stack(outputs, dim=1), FastWeightsState(h_BH, A_BHH)
+        return torch.stack(outputs, dim=1), FastWeightsState(h_BH, self._written(past_BtH, carried_BHH))
 
-    def _past_weights(self, p_BTH: Tensor) -> Tensor:
-        """η λ^(t-τ) for the T states τ = t-T+1 ... t."""
-        ages_T = torch.arange(p_BTH.shape[1] - 1, -1, -1, dtype=p_BTH.dtype, device=p_BTH.device)
-        return self.fast_lr * self.decay**ages_T
+    def fused(
+        self, inputs: Inputs, state: FastWeightsState | None, carry: bool
+    ) -> tuple[Tensor, FastWeightsState | None]:
+        """The kernel of `src/ops/csrc/fastweights.h`, chunk by chunk."""
+        h_BH, A_BHH = (None, None) if state is None else state
+        outputs: list[Tensor] = []
+        steps_left = inputs.batch_and_time[1]
+        for chunk in inputs.split(max(64, self.hidden_size)):
+            h_BTH = kernels.fastweights(
+                chunk,
+                h_BH,
+                A_BHH,
+                self.recurrent.weight,
+                gain_and_bias(self.norm),
+                gain_and_bias(self.preliminary_norm),
+                nonlinearity=self.nonlinearity,
+                num_inner_steps=self.num_inner_steps,
+                sustained=self.sustained,
+                decay=self.decay,
+                fast_lr=self.fast_lr,
+            )
+            outputs.append(h_BTH)
+            steps_left -= h_BTH.shape[1]
+            if steps_left or carry:
+                before_BH = torch.zeros_like(h_BTH[:, 0]) if h_BH is None else h_BH
+                past_BtH = torch.cat([before_BH[:, None], h_BTH[:, :-1]], dim=1)
+                A_BHH = self._written(past_BtH, A_BHH)
+            h_BH = h_BTH[:, -1]
+        h_BTH = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        return h_BTH, FastWeightsState(h_BTH[:, -1], A_BHH) if carry and A_BHH is not None else None
+
+    def _written(self, past_BtH: Tensor, carried_BHH: Tensor | None) -> Tensor:
+        """The closed sum of equation 1 over the states of the past, and what is left of A before them."""
+        num_steps = past_BtH.shape[1]
+        weighted_BtH = past_BtH * self._past_weights(num_steps)[:, None]
+        if carried_BHH is None:
+            return torch.bmm(weighted_BtH.transpose(1, 2), past_BtH)
+        return torch.baddbmm(carried_BHH, weighted_BtH.transpose(1, 2), past_BtH, beta=self.decay**num_steps)
+
+    def _past_weights(self, num_steps: int) -> Tensor:
+        """η λ^(t-τ) for the states τ = t-T+1 ... t, T of them."""
+        ages_T = torch.arange(num_steps - 1, -1, -1, device=self.recurrent.weight.device)
+        return self.fast_lr * torch.pow(self.decay, ages_T.to(self.recurrent.weight.dtype))
 
     @torch.no_grad()
     def attention(self, p_BTH: Tensor) -> Tensor | None:
@@ -156,10 +197,11 @@ class FastWeights(Core):
         if p_BTH.shape[1] == 1:
             return p_BTH.new_zeros(p_BTH.shape[0], 0)
         past_BtH = self(p_BTH)[0][:, :-1]
-        query_BH = self.nonlinearity(self.preliminary_norm(self.recurrent(past_BtH[:, -1]) + p_BTH[:, -1]))
-        return torch.einsum("bth,bh->bt", past_BtH, query_BH) * self._past_weights(past_BtH)
+        query_BH = self._f(self.preliminary_norm(self.recurrent(past_BtH[:, -1]) + p_BTH[:, -1]))
+        return torch.einsum("bth,bh->bt", past_BtH, query_BH) * self._past_weights(past_BtH.shape[1])
 
     @torch.no_grad()
     def memory(self, p_BTH: Tensor) -> Tensor | None:
         """A as the last step reads it."""
-        return self(p_BTH)[1].A_BHH
+        _, state = self(p_BTH)
+        return state.A_BHH

@@ -10,7 +10,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import Core
+from src.models.base import Core, Kernel
+from src.ops import kernels
+from src.ops.inputs import Inputs
 
 
 class GRU(Core):
@@ -33,6 +35,7 @@ class GRU(Core):
         hidden_size: units H.
         reset: whether the reset gate acts before or after the product with W_c.
         gate_bias: b_r and b_u at the start.
+        kernel: see `Core`.
     """
 
     def __init__(
@@ -42,8 +45,9 @@ class GRU(Core):
         hidden_size: Annotated[int, Ge(1)] = 50,
         reset: Literal["before", "after"] = "before",
         gate_bias: float = 1.0,
+        kernel: Kernel = "auto",
     ):
-        super().__init__(input_size, hidden_size)
+        super().__init__(input_size, hidden_size, kernel)
         self.reset_before = reset == "before"
         self.input = nn.Linear(input_size, 3 * hidden_size)
         self.recurrent_gates = nn.Linear(hidden_size, 2 * hidden_size, bias=False)
@@ -75,3 +79,9 @@ class GRU(Core):
             sum_BH = torch.addcmul(p_c_BH, r_BH, self.recurrent_candidate(h_BH))
         h_BH = torch.lerp(torch.tanh(sum_BH), h_BH, u_BH)
         return h_BH, h_BH
+
+    def fused(self, inputs: Inputs, state: Tensor | None, carry: bool) -> tuple[Tensor, Tensor]:
+        """The kernel of `src/ops/csrc/gru.h`."""
+        weights = self.recurrent_gates.weight, self.recurrent_candidate.weight
+        h_BTH = kernels.gru(inputs, state, *weights, self.reset_before)
+        return h_BTH, h_BTH[:, -1]

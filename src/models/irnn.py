@@ -8,6 +8,7 @@ from typing import Annotated
 from annotated_types import Ge
 from torch import nn
 
+from src.models.base import Kernel
 from src.models.init import scaled_identity_
 from src.models.rnn import RNN
 
@@ -27,6 +28,7 @@ class IRNN(RNN):
         layer_norm: normalise the summed input of every step.
         recurrent_scale: s.
         input_std: standard deviation of V; None for U(-1/sqrt(H), 1/sqrt(H)).
+        kernel: see `Core`.
     """
 
     def __init__(
@@ -37,8 +39,9 @@ class IRNN(RNN):
         layer_norm: bool = False,
         recurrent_scale: float = 1.0,
         input_std: Annotated[float, Ge(0)] | None = None,
+        kernel: Kernel = "auto",
     ):
-        super().__init__(input_size, hidden_size=hidden_size, nonlinearity="relu", layer_norm=layer_norm)
+        super().__init__(input_size, hidden_size=hidden_size, nonlinearity="relu", layer_norm=layer_norm, kernel=kernel)
         scaled_identity_(self.recurrent.weight, recurrent_scale)
         if input_std is not None:
             nn.init.normal_(self.input.weight, std=input_std)

@@ -10,7 +10,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import Core
+from src.models.base import Core, Kernel
+from src.ops import kernels
+from src.ops.inputs import Inputs
 
 
 class LSTMState(NamedTuple):
@@ -40,10 +42,18 @@ class LSTM(Core):
         input_size: features X of one input vector.
         hidden_size: units H.
         forget_bias: b_f at the start.
+        kernel: see `Core`.
     """
 
-    def __init__(self, input_size: int, *, hidden_size: Annotated[int, Ge(1)] = 50, forget_bias: float = 1.0):
-        super().__init__(input_size, hidden_size)
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        hidden_size: Annotated[int, Ge(1)] = 50,
+        forget_bias: float = 1.0,
+        kernel: Kernel = "auto",
+    ):
+        super().__init__(input_size, hidden_size, kernel)
         self.input = nn.Linear(input_size, 4 * hidden_size)
         self.recurrent = nn.Linear(hidden_size, 4 * hidden_size, bias=False)
 
@@ -70,3 +80,8 @@ class LSTM(Core):
         c_BH = torch.addcmul(f_BH * c_BH, i_BH, torch.tanh(g_BH))
         h_BH = o_BH * torch.tanh(c_BH)
         return h_BH, LSTMState(h_BH, c_BH)
+
+    def fused(self, inputs: Inputs, state: LSTMState | None, carry: bool) -> tuple[Tensor, LSTMState]:
+        """The kernel of `src/ops/csrc/lstm.h`."""
+        h_BTH, c_BH = kernels.lstm(inputs, *(state or (None, None)), self.recurrent.weight)
+        return h_BTH, LSTMState(h_BTH[:, -1], c_BH)

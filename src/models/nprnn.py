@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import Nonlinearity
+from src.models.base import Kernel, Nonlinearity
 from src.models.rnn import RNN
 
 
@@ -31,6 +31,7 @@ class NPRNN(RNN):
         hidden_size: units H.
         nonlinearity: f; tanh gives the np-tanhRNN of the paper.
         layer_norm: normalise the summed input of every step.
+        kernel: see `Core`.
     """
 
     def __init__(
@@ -40,8 +41,11 @@ class NPRNN(RNN):
         hidden_size: Annotated[int, Ge(1)] = 50,
         nonlinearity: Nonlinearity = "relu",
         layer_norm: bool = False,
+        kernel: Kernel = "auto",
     ):
-        super().__init__(input_size, hidden_size=hidden_size, nonlinearity=nonlinearity, layer_norm=layer_norm)
+        super().__init__(
+            input_size, hidden_size=hidden_size, nonlinearity=nonlinearity, layer_norm=layer_norm, kernel=kernel
+        )
         normalized_positive_definite_(self.recurrent.weight)
         nn.init.normal_(self.input.weight, std=input_gain(hidden_size) / math.sqrt(hidden_size))
 

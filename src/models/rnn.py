@@ -10,8 +10,10 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import NONLINEARITIES, Core, Nonlinearity
+from src.models.base import NONLINEARITIES, Core, Kernel, Nonlinearity, gain_and_bias
 from src.models.init import spectral_radius_, uniform_fan_out_
+from src.ops import kernels
+from src.ops.inputs import Inputs
 
 
 class RNN(Core):
@@ -38,6 +40,7 @@ class RNN(Core):
         layer_norm: normalise the summed input of every step.
         init: where W starts.
         recurrent_scale: g.
+        kernel: see `Core`.
     """
 
     def __init__(
@@ -49,9 +52,10 @@ class RNN(Core):
         layer_norm: bool = False,
         init: Literal["orthogonal", "normal", "spectral_radius"] = "orthogonal",
         recurrent_scale: Annotated[float, Ge(0)] = 1.0,
+        kernel: Kernel = "auto",
     ):
-        super().__init__(input_size, hidden_size)
-        self.nonlinearity = NONLINEARITIES[nonlinearity]
+        super().__init__(input_size, hidden_size, kernel)
+        self.nonlinearity = nonlinearity
 
         self.input = nn.Linear(input_size, hidden_size, bias=not layer_norm)
         self.recurrent = nn.Linear(hidden_size, hidden_size, bias=False)
@@ -77,5 +81,10 @@ class RNN(Core):
 
     def step(self, p_BH: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The equation above; the output is the state."""
-        h_BH = self.nonlinearity(self.norm(torch.addmm(p_BH, state, self.recurrent.weight.t())))
+        h_BH = NONLINEARITIES[self.nonlinearity](self.norm(torch.addmm(p_BH, state, self.recurrent.weight.t())))
         return h_BH, h_BH
+
+    def fused(self, inputs: Inputs, state: Tensor | None, carry: bool) -> tuple[Tensor, Tensor]:
+        """The kernel of `src/ops/csrc/rnn.h`."""
+        h_BTH = kernels.rnn(inputs, state, self.recurrent.weight, *gain_and_bias(self.norm), self.nonlinearity)
+        return h_BTH, h_BTH[:, -1]

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from src.models.base import NONLINEARITIES, Core, Nonlinearity, State
 from src.models.init import uniform_fan_out_
+from src.ops.inputs import Inputs
 from src.tasks.base import InputSpec, OutputSpec
 
 
@@ -21,7 +22,8 @@ class Output(NamedTuple):
     prediction: Tensor
     """Logits or values: [B, size], or [B, T, size] where the task asks at every step."""
     hidden_BTH: Tensor
-    state: State
+    state: State | None
+    """After the last step, where it was asked for."""
 
 
 class SequenceModel(nn.Module):
@@ -81,25 +83,27 @@ class SequenceModel(nn.Module):
         else:
             self.head = nn.Sequential(_linear(size, head_size), nn.ReLU(), _linear(head_size, output_spec.size))
 
-    def forward(self, inputs: Tensor, state: State | None = None) -> Output:
-        """Run a batch of token sequences [B, T] or vector sequences [B, T, size] from `state`, or from the start."""
-        hidden_BTH, state = self.core(self.project(inputs), state)
+    def forward(self, inputs: Tensor, state: State | None = None, carry: bool = True) -> Output:
+        """Run a batch of token sequences [B, T] or vector sequences [B, T, size] from `state`, or from the start.
+
+        `carry` says whether the state after the last step is wanted.
+        """
+        hidden_BTH, state = self.core(self.project(inputs), state, carry)
         asked = hidden_BTH if self.output_spec.every_step else hidden_BTH[:, -1]
         return Output(self.head(asked), hidden_BTH, state)
 
-    def project(self, inputs: Tensor) -> Tensor:
-        """What the inputs contribute to the core at every step, [B, T, P].
+    def project(self, inputs: Tensor) -> Inputs:
+        """What the inputs contribute to the core at every step.
 
         Without dropout a token's contribution is always the same, so where the batch holds more tokens than there
-        are symbols, the whole table is projected once and then gathered from.
+        are symbols, the whole table is projected once.
         """
         dropping = self.training and self.input_dropout > 0
         if self.embedding is None:
-            return self.core.project(self._encode(inputs))
+            return Inputs(self.core.project(self._encode(inputs)))
         if dropping or inputs.numel() <= self.input_spec.size:
-            return self.core.project(self._encode(self.embedding(inputs)))
-        table_VP = self.core.project(self._encode(self.embedding.weight))
-        return functional.embedding(inputs, table_VP)
+            return Inputs(self.core.project(self._encode(self.embedding(inputs))))
+        return Inputs(self.core.project(self._encode(self.embedding.weight)), inputs)
 
     def _encode(self, x: Tensor) -> Tensor:
         """From vectors or embeddings to the core's input, one position at a time."""

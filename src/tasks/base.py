@@ -151,7 +151,7 @@ class Task(ABC):
 
     def loss(self, model: "SequenceModel", batch: Batch, state: "State | None" = None) -> Step:
         """Run the model over a batch from `state`; the trainer minimises the loss."""
-        output = model(batch.inputs, state)
+        output = model(batch.inputs, state, carry=self.carries_state)
         return Step(self.criterion(output.prediction, batch), output)
 
     def criterion(self, prediction: Tensor, batch: Batch) -> Tensor:

@@ -31,12 +31,12 @@ def layer_norm(a_H, norm):
     return norm.weight.detach().numpy() * (a_H - a_H.mean()) / deviation + norm.bias.detach().numpy()
 
 
-@pytest.mark.parametrize("form", ["matrix", "attention"])
+@pytest.mark.parametrize("kernel", ["reference", "vectorized", "fused"])
 @pytest.mark.parametrize("boundary", ["sustained", "identity"])
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("preliminary", [True, False])
 @pytest.mark.parametrize("num_inner_steps", [0, 2])
-def test_three_steps_are_the_equations_of_the_paper(form, boundary, normalize, preliminary, num_inner_steps):
+def test_three_steps_are_the_equations_of_the_paper(kernel, boundary, normalize, preliminary, num_inner_steps):
     core = random_core(
         decay=0.9,
         fast_lr=0.3,
@@ -44,7 +44,7 @@ def test_three_steps_are_the_equations_of_the_paper(form, boundary, normalize, p
         layer_norm=normalize,
         layer_norm_preliminary=preliminary,
         boundary=boundary,
-        form=form,
+        kernel=kernel,
     )
     W, C = core.recurrent.weight.detach().numpy(), core.input.weight.detach().numpy()
     b = 0.0 if normalize else core.input.bias.detach().numpy()
@@ -88,8 +88,10 @@ def test_attention_matrix_and_definition_agree_with_all_gradients(
         if form == "definition":
             states = scan(core, p_BTH, start if carried else core.initial_state(B))
             y_BTH, end = torch.stack([state.h_BH for state in states], dim=1), states[-1]
+        elif form == "attention":
+            y_BTH, end = core.attend(p_BTH, start if carried else None)
         else:
-            core.form = form
+            core.kernel = form
             y_BTH, end = core(p_BTH, start if carried else None)
         loss = (y_BTH * weights_BTH).sum() + (end.h_BH * weights_BH).sum() + (end.A_BHH * weights_BHH).sum()
         gradients = torch.autograd.grad(loss, sources, allow_unused=True, materialize_grads=True)
@@ -97,7 +99,7 @@ def test_attention_matrix_and_definition_agree_with_all_gradients(
 
     definition = results("definition")
     assert all(torch.isfinite(result).all() for result in definition)
-    for form in ("attention", "matrix", "auto"):
+    for form in ("attention", "reference", "vectorized", "fused", "auto"):
         assert_close(results(form), definition, rtol=1e-10, atol=1e-10)
 
 
@@ -109,8 +111,9 @@ def test_fast_weights_are_the_recursion_the_closed_sum_and_the_attention():
     ages_t = torch.arange(7, -1, -1)
     A_BHH = torch.einsum("t,bti,btj->bij", 0.3 * 0.8**ages_t, h_BtH, h_BtH)
     assert_close(states[-1].A_BHH, A_BHH, rtol=0, atol=1e-12)
-    core.form = "attention"
-    assert_close(core(p_BTH)[1].A_BHH, A_BHH, rtol=0, atol=1e-12)
+    for kernel in ("vectorized", "fused"):
+        core.kernel = kernel
+        assert_close(core(p_BTH)[1].A_BHH, A_BHH, rtol=0, atol=1e-12)
 
 
 def test_memory_is_the_matrix_read_by_the_last_step_and_attention_its_first_reading():
@@ -184,9 +187,9 @@ def test_with_a_memory_the_boundary_conditions_differ_only_where_the_input_is_ne
     assert differs_BH.tolist() == (signs_H < 0).expand(B, H).tolist()
 
 
-@pytest.mark.parametrize("form", ["matrix", "attention"])
-def test_layer_norm_hides_the_scale_of_the_summed_input(form):
-    core = random_core(form=form)
+@pytest.mark.parametrize("kernel", ["reference", "vectorized"])
+def test_layer_norm_hides_the_scale_of_the_summed_input(kernel):
+    core = random_core(kernel=kernel)
     core.norm.eps = 0.0
     p_BTH = core.project(torch.randn(B, 6, X))
     before, _ = core(p_BTH)
@@ -210,8 +213,8 @@ def test_number_of_parameters_and_size_of_the_state(settings, in_biases_and_norm
     assert core.state_size == H + H * H
 
 
-@pytest.mark.parametrize("form", ["matrix", "attention"])
-def test_gradients_are_those_of_finite_differences(form):
-    core = FastWeights(X, hidden_size=3, nonlinearity="tanh", num_inner_steps=2, form=form)
+@pytest.mark.parametrize("kernel", ["reference", "vectorized", "fused"])
+def test_gradients_are_those_of_finite_differences(kernel):
+    core = FastWeights(X, hidden_size=3, nonlinearity="tanh", num_inner_steps=2, kernel=kernel)
     inputs = tuple(torch.randn(shape, requires_grad=True) for shape in [(1, 4, 3), (1, 3), (1, 3, 3)])
     assert torch.autograd.gradcheck(lambda p, h, A: core(p, FastWeightsState(h, A))[0], inputs)

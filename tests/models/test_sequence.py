@@ -47,7 +47,7 @@ def test_vectors_enter_as_they_are():
 def test_expansion_nonlinearity_is_the_one_asked_for():
     model = make(VECTORS, expansion_size=9, expansion_nonlinearity="linear")
     inputs = torch.randn(B, T, 4)
-    assert_close(model.project(inputs), model.core.project(model.expansion(inputs)), rtol=0, atol=0)
+    assert_close(model.project(inputs).vectors, model.core.project(model.expansion(inputs)), rtol=0, atol=0)
 
 
 def test_asked_at_every_step_it_answers_at_every_step():
@@ -78,12 +78,12 @@ def test_dropout_draws_for_every_token_while_training_and_not_in_evaluation():
     model = make(embedding_size=8, input_dropout=0.5)
     shapes = projected_shapes(model)
     tokens_BT = torch.zeros(B, T, dtype=torch.int64)
-    dropped_BTP = model.project(tokens_BT)
+    dropped_BTP = model.project(tokens_BT).vectors
     assert shapes == [(B, T, 8)]
     assert len(dropped_BTP.flatten(0, 1).unique(dim=0)) > 1
     model.eval()
-    assert len(model.project(tokens_BT).flatten(0, 1).unique(dim=0)) == 1
-    assert_close(model.project(tokens_BT), model.core.project(model.embedding(tokens_BT)), rtol=0, atol=1e-12)
+    assert len(model.project(tokens_BT).vectors.flatten(0, 1).unique(dim=0)) == 1
+    assert_close(model.project(tokens_BT).vectors, model.core.project(model.embedding(tokens_BT)), rtol=0, atol=1e-12)
 
 
 def test_weights_start_uniform_by_outgoing_connections_the_embedding_normal_and_biases_zero():

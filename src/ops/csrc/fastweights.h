@@ -1,0 +1,254 @@
+// Fast weights in the attention form, over one chunk of steps. k counts the states h(0) ... h(T) of the chunk, h(0)
+// being the state before it, A_0 the fast weights before it. For the step to h(k + 1):
+//
+//     z        = W h(k) + p                               the boundary condition
+//     q_0      = f(z)                                     or f(LN_0(z))
+//     a_s      = (z or q_s) + sum_{j <= k} c_j h(j) + λ^{k+1} A_0 q_s,     c_j = η λ^{k-j} h(j)·q_s
+//     q_{s+1}  = f(LN(a_s)),   s = 0 ... S-1              h(k + 1) = q_S
+//
+// Backward, with x' the gradient of the loss with respect to x, from the last step to the first. A state is read by
+// every later step, so h(j)' collects what they add before its own step is reached:
+//
+//     h(k+1)' += y(k+1)'                                  = q_S'
+//     a_s'     = J_LN^T (f'(LN(a_s)) q_{s+1}')
+//     z'      += a_s'   (or q_s' += a_s' where q_s takes the place of z)
+//     e_j      = η λ^{k-j} h(j)·a_s'
+//     q_s'    += sum_j e_j h(j) + λ^{k+1} A_0^T a_s'
+//     h(j)'   += c_j a_s' + e_j q_s
+//     A_0'    += λ^{k+1} a_s' q_s^T
+//     z'      += f'(z) q_0'   (through LN_0),             p' = z',   h(k)' += W^T z',   W' += z' h(k)^T
+#pragma once
+
+#include "lanes.h"
+
+namespace fused {
+
+template <class S>
+struct FastWeights {
+  int64_t batch, time, units;
+  int threads, nonlinearity;
+  int64_t inner_steps;
+  bool sustained;
+  double decay, fast_lr;
+  const S *weight, *gain, *bias;           // gain is null without layer norm
+  const S *first_gain, *first_bias;        // of the layer norm on the preliminary state, or null
+  const S* initial;                        // [batch, units], or null for zeros
+  const S *fast, *fast_transposed;         // A_0 and its transpose [batch, units, units], or null for zeros
+
+  // Kept of a block: h(0) ... h(T), then of every step q_0 ... q_{S-1}; with layer norm x_s and its scale for every s
+  // and for LN_0; c_j for every s.
+  int64_t norms() const { return (gain ? inner_steps : 0) + (first_gain ? 1 : 0); }
+  int64_t queries() const { return std::max<int64_t>(inner_steps, 1); }
+  int64_t kept_per_step() const { return queries() * units + norms() * (units + 1) + inner_steps * time; }
+  int64_t kept_per_block() const { return (time + 1) * padded(units) + time * kept_per_step(); }
+
+  struct Kept {
+    const FastWeights& cell;
+    Vector<S>* kept;
+    Vector<S>* h(int64_t k) const { return kept + k * padded(cell.units); }
+    Vector<S>* q(int64_t k, int64_t s) const {
+      return h(cell.time + 1) + k * cell.kept_per_step() + s * cell.units;
+    }
+    Vector<S>* x(int64_t k, int64_t n) const { return q(k, cell.queries()) + n * (cell.units + 1); }
+    Vector<S>* c(int64_t k, int64_t s) const { return x(k, cell.norms()) + s * cell.time; }
+  };
+
+  void forward(Rows<S> inputs, S* outputs, S* kept_or_null) const {
+    Packed<S> recurrent(weight, units, units, units, 1);
+    LayerNorm<S> norm{gain, bias, units}, first_norm{first_gain, first_bias, units};
+    std::vector<S> ages = powers(fast_lr), left = powers(decay);
+    for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
+      Buffer<S> own(kept_or_null ? 0 : kept_per_block()), z(padded(units)), a(units);
+      Kept kept{*this, kept_or_null ? reinterpret_cast<Vector<S>*>(kept_or_null) + number * kept_per_block()
+                                      : own.data()};
+      Room room(fast ? units : 0);
+      std::fill(kept.h(0), kept.h(0) + padded(units), Vector<S>{});
+      if (initial) block.load(Rows<S>{initial, nullptr, 1, units}, 0, kept.h(0));
+      for (int64_t k = 0; k < time; ++k) {
+        block.load(inputs, k, z.data());
+        recurrent.multiply_add(kept.h(k), z.data());
+        Vector<S>* q = kept.q(k, 0);
+        std::copy(z.data(), z.data() + units, q);
+        if (first_gain) normalize(first_norm, q, kept.x(k, norms() - 1));
+        for (int64_t i = 0; i < units; ++i) q[i] = apply<S>(nonlinearity, q[i]);
+        for (int64_t s = 0; s < inner_steps; ++s) {
+          q = kept.q(k, s);
+          std::copy(sustained ? z.data() : q, (sustained ? z.data() : q) + units, a.data());
+          products(kept, k, q, ages.data(), kept.c(k, s));
+          add_states(kept, k, kept.c(k, s), a.data());
+          if (fast) add_product(block, fast_transposed, left[k], q, a.data(), room);
+          if (gain) normalize(norm, a.data(), kept.x(k, s));
+          Vector<S>* next = s + 1 < inner_steps ? kept.q(k, s + 1) : kept.h(k + 1);
+          for (int64_t i = 0; i < units; ++i) next[i] = apply<S>(nonlinearity, a[i]);
+        }
+        if (inner_steps == 0) std::copy(q, q + units, kept.h(k + 1));
+        block.store(kept.h(k + 1), outputs, time, units, k);
+      }
+    });
+  }
+
+  void backward(S* kept_of_all, const S* outputs, const S* d_outputs, S* d_inputs, S* d_initial, S* d_fast,
+                S* d_weight, S* d_gain, S* d_bias, S* d_first_gain, S* d_first_bias) const {
+    Packed<S> transposed(weight, units, units, 1, units);
+    LayerNorm<S> norm{gain, bias, units}, first_norm{first_gain, first_bias, units};
+    std::vector<S> ages = powers(fast_lr), left = powers(decay);
+    int64_t blocks = num_blocks<S>(batch), width = whole_vectors<S>(units);
+    BlockGradients<S> weights(blocks, units, units), states(fast ? batch : 0, units, units);
+    std::vector<S> norms_gradients(blocks * 4 * units);
+    for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
+      Kept kept{*this, reinterpret_cast<Vector<S>*>(kept_of_all) + number * kept_per_block()};
+      Buffer<S> d_h((time + 1) * padded(units)), g(units), d_z(padded(units)), d_q(units), e(time);
+      Buffer<S> sums(4 * units);
+      Room room(fast ? units : 0);
+      int64_t readings = time * inner_steps;
+      std::vector<S> d_a_rows(fast ? block.lanes * readings * units : 0);
+      std::vector<S> q_rows(fast ? block.lanes * readings * width : 0);
+      for (int64_t k = time - 1; k >= 0; --k) {
+        block.load(Rows<S>{d_outputs, nullptr, time, units}, k, g.data());
+        Vector<S>* later = d_h.data() + (k + 1) * padded(units);
+        for (int64_t i = 0; i < units; ++i) g[i] += later[i];
+        std::fill(d_z.data(), d_z.data() + units, Vector<S>{});
+        for (int64_t s = inner_steps - 1; s >= 0; --s) {
+          const Vector<S>* q = kept.q(k, s);
+          const Vector<S>* next = s + 1 < inner_steps ? kept.q(k, s + 1) : kept.h(k + 1);
+          for (int64_t i = 0; i < units; ++i) g[i] *= derivative<S>(nonlinearity, next[i]);
+          if (gain) norm.backward(g.data(), kept.x(k, s), kept.x(k, s)[units], &sums[0], &sums[units]);
+          // g is the gradient of a_s
+          for (int64_t i = 0; i < units; ++i) {
+            d_q[i] = sustained ? Vector<S>{} : g[i];
+            if (sustained) d_z[i] += g[i];
+          }
+          products(kept, k, g.data(), ages.data(), e.data());
+          add_states(kept, k, e.data(), d_q.data());
+          const Vector<S>* c = kept.c(k, s);
+          for (int64_t j = first_state(); j <= k; ++j) {
+            Vector<S>* d = d_h.data() + j * padded(units);
+            Vector<S> of_g = c[j], of_q = e[j];
+            for (int64_t i = 0; i < units; ++i) d[i] += of_g * g[i] + of_q * q[i];
+          }
+          if (fast) {
+            add_product(block, fast, left[k], g.data(), d_q.data(), room);
+            for (int64_t i = 0; i < units; ++i) g[i] *= left[k];
+            Block own{0, block.lanes};
+            own.store(g.data(), d_a_rows.data(), readings, units, k * inner_steps + s);
+            own.store(q, q_rows.data(), readings, units, k * inner_steps + s, width);
+          }
+          std::copy(d_q.data(), d_q.data() + units, g.data());
+        }
+        const Vector<S>* q = kept.q(k, 0);
+        for (int64_t i = 0; i < units; ++i) g[i] *= derivative<S>(nonlinearity, q[i]);
+        if (first_gain) {
+          const Vector<S>* x = kept.x(k, norms() - 1);
+          first_norm.backward(g.data(), x, x[units], &sums[2 * units], &sums[3 * units]);
+        }
+        for (int64_t i = 0; i < units; ++i) d_z[i] += g[i];
+        block.store(d_z.data(), d_inputs, time, units, k);
+        if (k > 0 || d_initial) transposed.multiply_add(d_z.data(), d_h.data() + k * padded(units));
+      }
+      if (d_initial) block.store(d_h.data(), d_initial, 1, units, 0);
+      for (int64_t lane = 0; fast && lane < block.lanes; ++lane)
+        states.add(block.first + lane, &d_a_rows[lane * readings * units], &q_rows[lane * readings * width], readings);
+      for (int64_t i = 0; i < 4 * units; ++i) norms_gradients[number * 4 * units + i] = sum_of_lanes<S>(sums[i]);
+      weights.add_recurrent(number, block, time, d_inputs, outputs, initial);
+    });
+    weights.sum_to(d_weight);
+    if (fast) states.copy_to(d_fast);
+    std::vector<S> total(4 * units);
+    add_blocks(norms_gradients, blocks, 4 * units, total.data());
+    if (gain) {
+      std::copy(&total[0], &total[units], d_gain);
+      std::copy(&total[units], &total[2 * units], d_bias);
+    }
+    if (first_gain) {
+      std::copy(&total[2 * units], &total[3 * units], d_first_gain);
+      std::copy(&total[3 * units], &total[3 * units] + units, d_first_bias);
+    }
+  }
+
+ private:
+  // h(0) = 0 is not worth reading.
+  int64_t first_state() const { return initial ? 0 : 1; }
+
+  // factor * decay^n for n = 0 ... T-1.
+  std::vector<S> powers(double factor) const {
+    std::vector<S> all(time);
+    for (auto& value : all) {
+      value = S(factor);
+      factor *= decay;
+    }
+    return all;
+  }
+
+  // Turns a into LN(a) and keeps x and its scale.
+  void normalize(const LayerNorm<S>& norm, Vector<S>* a, Vector<S>* x) const {
+    x[units] = norm.normalize(a);
+    for (int64_t i = 0; i < units; ++i) {
+      x[i] = a[i];
+      a[i] = a[i] * norm.gain[i] + norm.bias[i];
+    }
+  }
+
+  // to[j] = η λ^{k-j} h(j)·v for all states j <= k.
+  void products(const Kept& kept, int64_t k, const Vector<S>* v, const S* ages, Vector<S>* to) const {
+    int64_t j = first_state();
+    for (; j + 4 <= k + 1; j += 4) {
+      Vector<S> sums[4] = {};
+      const Vector<S>* h = kept.h(j);
+      for (int64_t i = 0; i < units; ++i)
+        for (int n = 0; n < 4; ++n) sums[n] += h[n * padded(units) + i] * v[i];
+      for (int n = 0; n < 4; ++n) to[j + n] = ages[k - j - n] * sums[n];
+    }
+    for (; j <= k; ++j) {
+      Vector<S> sum{};
+      for (int64_t i = 0; i < units; ++i) sum += kept.h(j)[i] * v[i];
+      to[j] = ages[k - j] * sum;
+    }
+  }
+
+  // v += sum_j c_j h(j) over all states j <= k.
+  void add_states(const Kept& kept, int64_t k, const Vector<S>* c, Vector<S>* v) const {
+    int64_t j = first_state();
+    for (; j + 4 <= k + 1; j += 4) {
+      const Vector<S>* h = kept.h(j);
+      Vector<S> c0 = c[j], c1 = c[j + 1], c2 = c[j + 2], c3 = c[j + 3];
+      int64_t next = padded(units);
+      for (int64_t i = 0; i < units; ++i)
+        v[i] += (c0 * h[i] + c1 * h[next + i]) + (c2 * h[2 * next + i] + c3 * h[3 * next + i]);
+    }
+    for (; j <= k; ++j) {
+      Vector<S> factor = c[j];
+      for (int64_t i = 0; i < units; ++i) v[i] += factor * kept.h(j)[i];
+    }
+  }
+
+  // Room for the products below: a row of units for every lane, twice, and a vector for every unit.
+  struct Room {
+    explicit Room(int64_t units) : left(Lanes<S>::count * units), products(left.size()), sums(units) {}
+    std::vector<S> left, products;
+    Buffer<S> sums;
+  };
+
+  // to += factor M^T v, with a matrix of its own for every sequence.
+  void add_product(Block block, const S* matrices, S factor, const Vector<S>* v, Vector<S>* to, Room& room) const {
+    Block own{0, block.lanes};
+    own.store(v, room.left.data(), 1, units, 0);
+    std::fill(room.products.begin(), room.products.end(), S(0));
+    for (int64_t lane = 0; lane < block.lanes; ++lane) {
+      const S *matrix = matrices + (block.first + lane) * units * units, *values = &room.left[lane * units];
+      S* __restrict product = &room.products[lane * units];
+      int64_t row = 0;
+      for (; row + 4 <= units; row += 4) {
+        const S *m0 = matrix + row * units, *m1 = m0 + units, *m2 = m1 + units, *m3 = m2 + units;
+        S v0 = values[row], v1 = values[row + 1], v2 = values[row + 2], v3 = values[row + 3];
+        for (int64_t i = 0; i < units; ++i)
+          product[i] += (v0 * m0[i] + v1 * m1[i]) + (v2 * m2[i] + v3 * m3[i]);
+      }
+      for (; row < units; ++row)
+        for (int64_t i = 0; i < units; ++i) product[i] += values[row] * matrix[row * units + i];
+    }
+    own.load(Rows<S>{room.products.data(), nullptr, 1, units}, 0, room.sums.data());
+    for (int64_t i = 0; i < units; ++i) to[i] += factor * room.sums[i];
+  }
+};
+
+}  // namespace fused

@@ -1,0 +1,413 @@
+// Sequences side by side in the lanes of a vector, and what every cell needs on such vectors.
+//
+// A block is one vector of sequences. A quantity of n units at one time step is n vectors, [unit, lane]: no sum over
+// units crosses a lane, and no width has to be padded. Only the compiler's vector types are used, so that the same
+// source serves every processor.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+namespace fused {
+
+template <class S>
+struct Lanes;
+
+template <>
+struct Lanes<float> {
+  static constexpr int count = 16;
+  typedef float vector __attribute__((vector_size(64)));
+  typedef float unaligned __attribute__((vector_size(64), aligned(4), may_alias));
+  typedef int32_t integers __attribute__((vector_size(64)));
+  static constexpr int mantissa_bits = 23, exponent_bias = 127;
+  static constexpr float least_exponent = -87.0f, greatest_exponent = 88.0f;
+  static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+  static constexpr int taylor_terms = 7;
+};
+
+template <>
+struct Lanes<double> {
+  static constexpr int count = 8;
+  typedef double vector __attribute__((vector_size(64)));
+  typedef double unaligned __attribute__((vector_size(64), aligned(8), may_alias));
+  typedef int64_t integers __attribute__((vector_size(64)));
+  static constexpr int mantissa_bits = 52, exponent_bias = 1023;
+  static constexpr double least_exponent = -708.0, greatest_exponent = 709.0;
+  static constexpr double ln2_high = 6.93145751953125e-1, ln2_low = 1.42860682030941723212e-6;
+  static constexpr int taylor_terms = 13;
+};
+
+template <class S>
+using Vector = typename Lanes<S>::vector;
+template <class S>
+using Unaligned = typename Lanes<S>::unaligned;
+
+#if defined(__AVX512F__)
+constexpr int tile_rows = 8;
+#else
+constexpr int tile_rows = 4;
+#endif
+
+inline int64_t padded(int64_t rows) { return (rows + tile_rows - 1) / tile_rows * tile_rows; }
+
+// Vectors at addresses that are multiples of 64 bytes, zero at first.
+template <class S>
+class Buffer {
+ public:
+  explicit Buffer(int64_t size) : storage_(new char[(size + 1) * sizeof(Vector<S>)]()) {
+    auto address = reinterpret_cast<uintptr_t>(storage_.get());
+    data_ = reinterpret_cast<Vector<S>*>((address + 63) / 64 * 64);
+  }
+  Vector<S>* data() { return data_; }
+  Vector<S>& operator[](int64_t i) { return data_[i]; }
+
+ private:
+  std::unique_ptr<char[]> storage_;
+  Vector<S>* data_;
+};
+
+template <class S>
+inline Vector<S> all(S value) {
+  return value - Vector<S>{};
+}
+
+template <class S>
+inline S sum_of_lanes(Vector<S> x) {
+  S sum = 0;
+  for (int lane = 0; lane < Lanes<S>::count; ++lane) sum += x[lane];
+  return sum;
+}
+
+// e^x - 1 = 2^n (e^r - 1) + (2^n - 1) with x = n ln 2 + r, accurate near 0 too.
+template <class S>
+inline Vector<S> exp_minus_1(Vector<S> x) {
+  using L = Lanes<S>;
+  x = x < L::least_exponent ? all<S>(L::least_exponent) : x;
+  x = x > L::greatest_exponent ? all<S>(L::greatest_exponent) : x;
+  Vector<S> half = x < S(0) ? all<S>(S(-0.5)) : all<S>(S(0.5));
+  auto n = __builtin_convertvector(x * S(1.44269504088896340736) + half, typename L::integers);
+  Vector<S> whole = __builtin_convertvector(n, Vector<S>);
+  Vector<S> r = (x - whole * L::ln2_high) - whole * L::ln2_low;
+  Vector<S> series = all<S>(1);
+  for (int term = L::taylor_terms; term >= 2; --term) series = S(1) + series * r * (S(1) / S(term));
+  auto bits = (n + L::exponent_bias) << L::mantissa_bits;
+  Vector<S> power;
+  std::memcpy(&power, &bits, sizeof(power));
+  return power * (series * r) + (power - S(1));
+}
+
+template <class S>
+inline Vector<S> sigmoid(Vector<S> x) {
+  return S(1) / (S(2) + exp_minus_1<S>(-x));
+}
+
+template <class S>
+inline Vector<S> hyperbolic_tangent(Vector<S> x) {
+  x = x > S(20) ? all<S>(20) : x;
+  x = x < S(-20) ? all<S>(-20) : x;
+  Vector<S> e = exp_minus_1<S>(S(2) * x);
+  return e / (e + S(2));
+}
+
+enum Nonlinearity { relu = 0, tanh = 1, linear = 2 };
+
+template <class S>
+inline Vector<S> apply(int nonlinearity, Vector<S> a) {
+  if (nonlinearity == relu) return a > S(0) ? a : (a == a ? Vector<S>{} : a);
+  if (nonlinearity == tanh) return hyperbolic_tangent<S>(a);
+  return a;
+}
+
+// f'(a) in terms of y = f(a).
+template <class S>
+inline Vector<S> derivative(int nonlinearity, Vector<S> y) {
+  if (nonlinearity == relu) return y > S(0) ? all<S>(1) : Vector<S>{};
+  if (nonlinearity == tanh) return S(1) - y * y;
+  return all<S>(1);
+}
+
+// A matrix [rows, columns] with given strides, packed so that a tile of rows is read in order.
+template <class S>
+class Packed {
+ public:
+  Packed(const S* matrix, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride)
+      : rows_(rows), columns_(columns), data_(padded(rows) * columns) {
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t column = 0; column < columns; ++column)
+        data_[(row / tile_rows * columns + column) * tile_rows + row % tile_rows] =
+            matrix[row * row_stride + column * column_stride];
+  }
+
+  // y += M x; y has padded(rows) vectors.
+  void multiply_add(const Vector<S>* x, Vector<S>* y) const {
+    for (int64_t tile = 0; tile < rows_; tile += tile_rows) {
+      const S* weights = data_.data() + tile * columns_;
+      Vector<S> sums[tile_rows];
+      for (int i = 0; i < tile_rows; ++i) sums[i] = y[tile + i];
+      for (int64_t column = 0; column < columns_; ++column) {
+        Vector<S> value = x[column];
+        for (int i = 0; i < tile_rows; ++i) sums[i] += weights[column * tile_rows + i] * value;
+      }
+      for (int i = 0; i < tile_rows; ++i) y[tile + i] = sums[i];
+    }
+  }
+
+ private:
+  int64_t rows_, columns_;
+  std::vector<S> data_;
+};
+
+// LN(a) = gain * x + bias with x = (a - mean) / sqrt(variance + epsilon), over the units of each lane.
+template <class S>
+struct LayerNorm {
+  const S* gain;
+  const S* bias;
+  int64_t units;
+
+  // Turns a into x and returns 1 / sqrt(variance + epsilon).
+  Vector<S> normalize(Vector<S>* a) const {
+    Vector<S> sum{}, squares{};
+    for (int64_t i = 0; i < units; ++i) sum += a[i];
+    Vector<S> mean = sum / S(units);
+    for (int64_t i = 0; i < units; ++i) {
+      a[i] -= mean;
+      squares += a[i] * a[i];
+    }
+    Vector<S> variance = squares / S(units) + S(1e-5), scale{};
+    for (int lane = 0; lane < Lanes<S>::count; ++lane) scale[lane] = S(1) / std::sqrt(variance[lane]);
+    for (int64_t i = 0; i < units; ++i) a[i] *= scale;
+    return scale;
+  }
+
+  // From the gradient g of LN(a) to that of a, in place; adds to the gradients of gain and bias.
+  void backward(Vector<S>* g, const Vector<S>* x, Vector<S> scale, Vector<S>* d_gain, Vector<S>* d_bias) const {
+    Vector<S> sum{}, along{};
+    for (int64_t i = 0; i < units; ++i) {
+      d_gain[i] += g[i] * x[i];
+      d_bias[i] += g[i];
+      g[i] *= gain[i];
+      sum += g[i];
+      along += g[i] * x[i];
+    }
+    sum /= S(units);
+    along /= S(units);
+    for (int64_t i = 0; i < units; ++i) g[i] = scale * (g[i] - sum - x[i] * along);
+  }
+};
+
+// Rows of numbers, one per sequence and time step: vectors [batch, time, units], or symbols and a table of rows.
+template <class S>
+struct Rows {
+  const S* data;
+  const int64_t* tokens;
+  int64_t time, units;
+
+  const S* row(int64_t sequence, int64_t t) const {
+    int64_t position = sequence * time + t;
+    return data + (tokens ? tokens[position] : position) * units;
+  }
+};
+
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define TRANSPOSES_IN_REGISTERS 1
+#endif
+#endif
+
+#ifdef TRANSPOSES_IN_REGISTERS
+inline void interleave(Vector<float> a, Vector<float> b, Vector<float>& low, Vector<float>& high) {
+  low = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  high = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+inline void interleave(Vector<double> a, Vector<double> b, Vector<double>& low, Vector<double>& high) {
+  low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+  high = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+
+// The transpose of a square of numbers: as many perfect shuffles of its two halves as a lane's number has bits.
+template <class S>
+inline void transpose(Vector<S>* square) {
+  constexpr int count = Lanes<S>::count;
+  for (int n = 1; n < count; n *= 2) {
+    Vector<S> shuffled[count];
+    for (int i = 0; i < count / 2; ++i)
+      interleave(square[i], square[i + count / 2], shuffled[2 * i], shuffled[2 * i + 1]);
+    for (int i = 0; i < count; ++i) square[i] = shuffled[i];
+  }
+}
+#endif
+
+// The sequences of one block.
+struct Block {
+  int64_t first, lanes;
+
+  template <class S>
+  void load(const Rows<S>& rows, int64_t t, Vector<S>* to) const {
+    constexpr int count = Lanes<S>::count;
+    S* scalars = reinterpret_cast<S*>(to);
+    int64_t done = 0;
+#ifdef TRANSPOSES_IN_REGISTERS
+    const S* starts[count];
+    for (int64_t lane = 0; lane < lanes; ++lane) starts[lane] = rows.row(first + lane, t);
+    for (; lanes == count && done + count <= rows.units; done += count) {
+      Vector<S> square[count];
+      for (int lane = 0; lane < count; ++lane) square[lane] = *reinterpret_cast<const Unaligned<S>*>(starts[lane] + done);
+      transpose<S>(square);
+      std::copy(square, square + count, to + done);
+    }
+#endif
+    if (lanes < count) std::fill(to + done, to + rows.units, Vector<S>{});
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const S* row = rows.row(first + lane, t);
+      for (int64_t i = done; i < rows.units; ++i) scalars[i * count + lane] = row[i];
+    }
+  }
+
+  // Rows lie `width` apart, which is `units` unless said otherwise.
+  template <class S>
+  void store(const Vector<S>* from, S* rows, int64_t time, int64_t units, int64_t t, int64_t width = 0) const {
+    if (width == 0) width = units;
+    constexpr int count = Lanes<S>::count;
+    const S* scalars = reinterpret_cast<const S*>(from);
+    int64_t done = 0;
+#ifdef TRANSPOSES_IN_REGISTERS
+    for (; lanes == count && done + count <= units; done += count) {
+      Vector<S> square[count];
+      std::copy(from + done, from + done + count, square);
+      transpose<S>(square);
+      for (int lane = 0; lane < count; ++lane)
+        *reinterpret_cast<Unaligned<S>*>(rows + ((first + lane) * time + t) * width + done) = square[lane];
+    }
+#endif
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      S* row = rows + ((first + lane) * time + t) * width;
+      for (int64_t i = done; i < units; ++i) row[i] = scalars[i * count + lane];
+    }
+  }
+};
+
+template <class S>
+inline int64_t num_blocks(int64_t batch) {
+  return (batch + Lanes<S>::count - 1) / Lanes<S>::count;
+}
+
+// Calls run(block number, block) for every block. What a block writes is its own, so the number of threads cannot
+// change a result.
+template <class S, class Run>
+void for_each_block(int64_t batch, int threads, Run run) {
+  int64_t blocks = num_blocks<S>(batch);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && blocks > 1)
+  for (int64_t number = 0; number < blocks; ++number) {
+    int64_t first = number * Lanes<S>::count;
+    run(number, Block{first, std::min<int64_t>(Lanes<S>::count, batch - first)});
+  }
+}
+
+// The width of a matrix whose rows are whole vectors.
+template <class S>
+inline int64_t whole_vectors(int64_t width) {
+  return (width + Lanes<S>::count - 1) / Lanes<S>::count * Lanes<S>::count;
+}
+
+// to[i, j] += sum over rows of left[row, i] right[row, j]; right and to have rows of whole vectors.
+template <class S>
+class OuterProducts {
+ public:
+  OuterProducts(const S* left, int64_t left_width, const S* right, int64_t right_width, int64_t rows, S* to)
+      : left_(left), right_(right), to_(to), left_width_(left_width), width_(right_width), rows_(rows) {
+    for (int64_t i = 0; i < left_width;) {
+      if (i + tile_rows <= left_width) i = band<tile_rows>(i);
+      else if (i + 2 <= left_width) i = band<2>(i);
+      else i = band<1>(i);
+    }
+  }
+
+ private:
+  template <int high>
+  int64_t band(int64_t i) {
+    int64_t j = 0;
+    for (; j + 2 * Lanes<S>::count <= width_; j += 2 * Lanes<S>::count) tile<high, 2>(i, j);
+    for (; j < width_; j += Lanes<S>::count) tile<high, 1>(i, j);
+    return i + high;
+  }
+
+  template <int high, int wide>
+  void tile(int64_t i, int64_t j) {
+    Vector<S> sums[high][wide] = {};
+    for (int64_t row = 0; row < rows_; ++row) {
+      const S *factors = left_ + row * left_width_ + i, *values = right_ + row * width_ + j;
+      Vector<S> loaded[wide];
+      for (int n = 0; n < wide; ++n) loaded[n] = *reinterpret_cast<const Unaligned<S>*>(values + n * Lanes<S>::count);
+      for (int k = 0; k < high; ++k)
+        for (int n = 0; n < wide; ++n) sums[k][n] += factors[k] * loaded[n];
+    }
+    for (int k = 0; k < high; ++k)
+      for (int n = 0; n < wide; ++n)
+        *reinterpret_cast<Unaligned<S>*>(to_ + (i + k) * width_ + j + n * Lanes<S>::count) += sums[k][n];
+  }
+
+  const S *left_, *right_;
+  S* to_;
+  int64_t left_width_, width_, rows_;
+};
+
+// Gradients of a matrix [rows, columns] that every block adds up for itself.
+template <class S>
+class BlockGradients {
+ public:
+  BlockGradients(int64_t blocks, int64_t rows, int64_t columns)
+      : blocks_(blocks), rows_(rows), columns_(columns), width_(whole_vectors<S>(columns)), data_(blocks * rows * width_) {}
+
+  // Adds left^T right, with left [num_rows, rows] and right [num_rows, whole_vectors(columns)].
+  void add(int64_t block, const S* left, const S* right, int64_t num_rows) {
+    OuterProducts<S>(left, rows_, right, width_, num_rows, &data_[block * rows_ * width_]);
+  }
+
+  // Adds the sum over steps of (gradient of the sums at t) (hidden state at t - 1)^T.
+  void add_recurrent(int64_t number, Block block, int64_t time, const S* d_sums, const S* hidden, const S* initial) {
+    std::vector<S> before(block.lanes * time * width_);
+    S* to = before.data();
+    for (int64_t sequence = block.first; sequence < block.first + block.lanes; ++sequence) {
+      if (initial) std::copy(initial + sequence * columns_, initial + (sequence + 1) * columns_, to);
+      to += width_;
+      for (int64_t t = 0; t + 1 < time; ++t, to += width_) {
+        const S* h = hidden + (sequence * time + t) * columns_;
+        std::copy(h, h + columns_, to);
+      }
+    }
+    add(number, d_sums + block.first * time * rows_, before.data(), block.lanes * time);
+  }
+
+  // The gradients of all blocks as they are, [blocks, rows, columns].
+  void copy_to(S* to) const {
+    for (int64_t row = 0; row < blocks_ * rows_; ++row)
+      to = std::copy(&data_[row * width_], &data_[row * width_] + columns_, to);
+  }
+
+  // The sum over the blocks, always in the same order.
+  void sum_to(S* to) const {
+    std::fill(to, to + rows_ * columns_, S(0));
+    for (int64_t block = 0; block < blocks_; ++block)
+      for (int64_t row = 0; row < rows_; ++row)
+        for (int64_t column = 0; column < columns_; ++column)
+          to[row * columns_ + column] += data_[(block * rows_ + row) * width_ + column];
+  }
+
+ private:
+  int64_t blocks_, rows_, columns_, width_;
+  std::vector<S> data_;
+};
+
+// Sums what the blocks have left, always in the same order.
+template <class S>
+void add_blocks(const std::vector<S>& partial, int64_t blocks, int64_t size, S* to) {
+  std::fill(to, to + size, S(0));
+  for (int64_t number = 0; number < blocks; ++number)
+    for (int64_t i = 0; i < size; ++i) to[i] += partial[number * size + i];
+}
+
+}  // namespace fused

@@ -1,0 +1,88 @@
+// The simple recurrent network:  a_t = W h_{t-1} + p_t,  h_t = f(LN(a_t))  or  h_t = f(a_t).
+//
+// Backward, with x' the gradient of the loss with respect to x, from the last step to the first:
+//
+//     h_t'    = y_t' + W^T a_{t+1}'        what the output asks for, and what the next step does
+//     LN_t'   = f'(a_t) h_t'
+//     a_t'    = J_LN^T LN_t'               (or LN_t' without layer norm), and p_t' = a_t'
+//     W'      = sum_t a_t' h_{t-1}^T
+#pragma once
+
+#include "lanes.h"
+
+namespace fused {
+
+template <class S>
+struct RNN {
+  int64_t batch, time, units;
+  int threads, nonlinearity;
+  const S *weight, *gain, *bias;  // gain is null without layer norm
+  const S* initial;               // [batch, units], or null for zeros
+
+  // What is kept of a step for the backward pass: the normalized sum and its scale, if there is a layer norm.
+  int64_t kept_per_step() const { return gain ? units + 1 : 0; }
+
+  void forward(Rows<S> inputs, S* outputs, S* kept) const {
+    Packed<S> recurrent(weight, units, units, units, 1);
+    LayerNorm<S> norm{gain, bias, units};
+    for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
+      Buffer<S> h(padded(units)), a(padded(units));
+      if (initial) block.load(Rows<S>{initial, nullptr, 1, units}, 0, h.data());
+      for (int64_t t = 0; t < time; ++t) {
+        block.load(inputs, t, a.data());
+        if (t > 0 || initial) recurrent.multiply_add(h.data(), a.data());
+        if (gain) {
+          Vector<S> scale = norm.normalize(a.data());
+          if (kept) {
+            auto* to = reinterpret_cast<Vector<S>*>(kept) + (number * time + t) * kept_per_step();
+            std::copy(a.data(), a.data() + units, to);
+            to[units] = scale;
+          }
+        }
+        for (int64_t i = 0; i < units; ++i)
+          h[i] = apply<S>(nonlinearity, gain ? a[i] * gain[i] + bias[i] : a[i]);
+        block.store(h.data(), outputs, time, units, t);
+      }
+    });
+  }
+
+  void backward(const S* outputs, const S* kept, const S* d_outputs, S* d_inputs, S* d_initial, S* d_weight,
+                S* d_gain, S* d_bias) const {
+    Packed<S> transposed(weight, units, units, 1, units);
+    LayerNorm<S> norm{gain, bias, units};
+    int64_t blocks = num_blocks<S>(batch);
+    BlockGradients<S> weights(blocks, units, units);
+    std::vector<S> gains(blocks * units), biases(blocks * units);
+    for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
+      Buffer<S> g(padded(units)), h(padded(units)), from_next(padded(units));
+      Buffer<S> sum_gain(units), sum_bias(units);
+      for (int64_t t = time - 1; t >= 0; --t) {
+        block.load(Rows<S>{d_outputs, nullptr, time, units}, t, g.data());
+        block.load(Rows<S>{outputs, nullptr, time, units}, t, h.data());
+        for (int64_t i = 0; i < units; ++i) g[i] = (g[i] + from_next[i]) * derivative<S>(nonlinearity, h[i]);
+        if (gain) {
+          auto* x = reinterpret_cast<const Vector<S>*>(kept) + (number * time + t) * kept_per_step();
+          norm.backward(g.data(), x, x[units], sum_gain.data(), sum_bias.data());
+        }
+        block.store(g.data(), d_inputs, time, units, t);
+        if (t > 0 || d_initial) {
+          std::fill(from_next.data(), from_next.data() + padded(units), Vector<S>{});
+          transposed.multiply_add(g.data(), from_next.data());
+        }
+      }
+      if (d_initial) block.store(from_next.data(), d_initial, 1, units, 0);
+      for (int64_t i = 0; gain && i < units; ++i) {
+        gains[number * units + i] = sum_of_lanes<S>(sum_gain[i]);
+        biases[number * units + i] = sum_of_lanes<S>(sum_bias[i]);
+      }
+      weights.add_recurrent(number, block, time, d_inputs, outputs, initial);
+    });
+    weights.sum_to(d_weight);
+    if (gain) {
+      add_blocks(gains, blocks, units, d_gain);
+      add_blocks(biases, blocks, units, d_bias);
+    }
+  }
+};
+
+}  // namespace fused

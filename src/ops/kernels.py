@@ -1,0 +1,248 @@
+"""The kernels as differentiable operations on tensors.
+
+Inputs are projected vectors [B, T, P], or a table of rows [V, P] with tokens [B, T]: then no vector per position is
+ever made. The equations and the derivations of the backward passes stand in `csrc/`, one header per cell. Only the CPU
+is served, in float32 and float64; use `available` to ask. Results do not depend on the number of threads.
+
+Shapes: B sequences, T time steps, V symbols, P projected features, H hidden units.
+"""
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from src.ops.build import library
+from src.ops.inputs import Inputs
+
+NONLINEARITIES = {"relu": 0, "tanh": 1, "linear": 2}
+_TYPES = {torch.float32: "f32", torch.float64: "f64"}
+_ARGUMENTS = {
+    "l": ctypes.c_int64,
+    "i": ctypes.c_int,
+    "b": ctypes.c_bool,
+    "d": ctypes.c_double,
+    "p": ctypes.c_void_p,
+}
+_SIGNATURES = {
+    "table_gradient": "pllplp",
+    "rnn_kept": "lllb",
+    "rnn_forward": "lllii" + "p" * 8,
+    "rnn_backward": "lllii" + "p" * 12,
+    "fastweights_kept": "llllbb",
+    "fastweights_forward": "llliilbdd" + "p" * 12,
+    "fastweights_backward": "llliilbdd" + "p" * 19,
+    "lstm_kept": "lll",
+    "lstm_forward": "llli" + "p" * 8,
+    "lstm_backward": "llli" + "p" * 11,
+    "gru_kept": "lllb",
+    "gru_forward": "lllib" + "p" * 7,
+    "gru_backward": "lllib" + "p" * 10,
+}
+
+
+def available(tensor: Tensor) -> bool:
+    """Whether the kernels can work on this tensor here; compiles them if need be."""
+    return tensor.device.type == "cpu" and tensor.dtype in _TYPES and library() is not None
+
+
+def _call(name: str, dtype: torch.dtype, *arguments: Any) -> int:
+    """Call a kernel; tensors are passed by address."""
+    kernels = library()
+    assert kernels is not None
+    function = getattr(kernels, f"{name}_{_TYPES[dtype]}")
+    if function.argtypes is None:
+        function.argtypes = [_ARGUMENTS[kind] for kind in _SIGNATURES[name]]
+        function.restype = ctypes.c_int64 if name.endswith("_kept") else None
+    return function(*(item.data_ptr() if isinstance(item, Tensor) else item for item in arguments))
+
+
+def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def _input_gradient(d_inputs: Tensor, rows: Tensor, tokens: Tensor | None) -> Tensor:
+    """What reaches the rows: the gradient itself, or its sum over the positions of each symbol."""
+    if tokens is None:
+        return d_inputs
+    d_table = torch.empty_like(rows)
+    positions, units = d_inputs.shape[0] * d_inputs.shape[1], d_inputs.shape[2]
+    _call("table_gradient", rows.dtype, tokens, positions, units, d_inputs, rows.shape[0], d_table)
+    return d_table
+
+
+def _empty_like(tensor: Tensor | None, wanted: bool = True) -> Tensor | None:
+    return torch.empty_like(tensor) if tensor is not None and wanted else None
+
+
+class _RNN(Function):
+    @staticmethod
+    def forward(ctx, rows, tokens, initial, weight, gain, bias, nonlinearity):
+        rows, tokens, initial, weight, gain, bias = _contiguous(rows, tokens, initial, weight, gain, bias)
+        batch, time = Inputs(rows, tokens).batch_and_time
+        units = weight.shape[0]
+        kept = None
+        if any(ctx.needs_input_grad):
+            kept = rows.new_empty(_call("rnn_kept", rows.dtype, batch, time, units, gain is not None))
+        outputs = rows.new_empty(batch, time, units)
+        ctx.sizes = (batch, time, units, torch.get_num_threads(), nonlinearity)
+        _call("rnn_forward", rows.dtype, *ctx.sizes, weight, gain, bias, initial, rows, tokens, outputs, kept)
+        ctx.save_for_backward(rows, tokens, initial, weight, gain, bias, outputs, kept)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_outputs):
+        rows, tokens, initial, weight, gain, bias, outputs, kept = ctx.saved_tensors
+        d_inputs = torch.empty_like(outputs)
+        d_initial, d_weight, d_gain, d_bias = (_empty_like(tensor) for tensor in (initial, weight, gain, bias))
+        _call(
+            "rnn_backward", rows.dtype, *ctx.sizes, weight, gain, bias, initial, outputs, kept,
+            d_outputs.contiguous(), d_inputs, d_initial, d_weight, d_gain, d_bias,
+        )  # fmt: skip
+        return _input_gradient(d_inputs, rows, tokens), None, d_initial, d_weight, d_gain, d_bias, None
+
+
+@torch.compiler.disable
+def rnn(
+    inputs: Inputs, initial_BH: Tensor | None, weight_HH: Tensor, gain_H: Tensor | None, bias_H: Tensor | None,
+    nonlinearity: str,
+) -> Tensor:  # fmt: skip
+    """h_t = f(LN(W h_{t-1} + p_t)), without LN if `gain_H` is None: all h_t, [B, T, H]."""
+    return _RNN.apply(*inputs, initial_BH, weight_HH, gain_H, bias_H, NONLINEARITIES[nonlinearity])
+
+
+class _FastWeights(Function):
+    @staticmethod
+    def forward(ctx, rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias, settings):
+        rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias = _contiguous(
+            rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias
+        )
+        batch, time = Inputs(rows, tokens).batch_and_time
+        units = weight.shape[0]
+        kept = None
+        if any(ctx.needs_input_grad):
+            norms = (gain is not None, first_gain is not None)
+            kept = rows.new_empty(_call("fastweights_kept", rows.dtype, batch, time, units, settings[1], *norms))
+        outputs = rows.new_empty(batch, time, units)
+        transposed = None if fast is None else fast.transpose(1, 2).contiguous()
+        ctx.sizes = (batch, time, units, torch.get_num_threads(), *settings)
+        _call(
+            "fastweights_forward", rows.dtype, *ctx.sizes, weight, gain, bias, first_gain, first_bias, initial, fast,
+            transposed, rows, tokens, outputs, kept,
+        )  # fmt: skip
+        ctx.save_for_backward(rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias, outputs, kept)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_outputs):
+        rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias, outputs, kept = ctx.saved_tensors
+        d_inputs = torch.empty_like(outputs)
+        d_initial, d_weight, d_gain, d_bias, d_first_gain, d_first_bias = (
+            _empty_like(tensor) for tensor in (initial, weight, gain, bias, first_gain, first_bias)
+        )
+        d_fast = None if fast is None else torch.zeros_like(fast)
+        _call(
+            "fastweights_backward", rows.dtype, *ctx.sizes, weight, gain, bias, first_gain, first_bias, initial, fast,
+            None, kept, outputs, d_outputs.contiguous(), d_inputs, d_initial, d_fast, d_weight, d_gain, d_bias,
+            d_first_gain, d_first_bias,
+        )  # fmt: skip
+        d_rows = _input_gradient(d_inputs, rows, tokens)
+        return d_rows, None, d_initial, d_fast, d_weight, d_gain, d_bias, d_first_gain, d_first_bias, None
+
+
+@torch.compiler.disable
+def fastweights(
+    inputs: Inputs,
+    initial_BH: Tensor | None,
+    fast_BHH: Tensor | None,
+    weight_HH: Tensor,
+    norm: tuple[Tensor | None, Tensor | None],
+    preliminary_norm: tuple[Tensor | None, Tensor | None],
+    *,
+    nonlinearity: str,
+    num_inner_steps: int,
+    sustained: bool,
+    decay: float,
+    fast_lr: float,
+) -> Tensor:
+    """All h(t) [B, T, H] of fast weights in the attention form, from h(0) and A(0); the norms are (gain, bias)."""
+    settings = (NONLINEARITIES[nonlinearity], num_inner_steps, sustained, decay, fast_lr)
+    return _FastWeights.apply(*inputs, initial_BH, fast_BHH, weight_HH, *norm, *preliminary_norm, settings)
+
+
+class _LSTM(Function):
+    @staticmethod
+    def forward(ctx, rows, tokens, hidden, cell, weight):
+        rows, tokens, hidden, cell, weight = _contiguous(rows, tokens, hidden, cell, weight)
+        batch, time = Inputs(rows, tokens).batch_and_time
+        units = weight.shape[1]
+        kept = None
+        if any(ctx.needs_input_grad):
+            kept = rows.new_empty(_call("lstm_kept", rows.dtype, batch, time, units))
+        outputs, last_cell = rows.new_empty(batch, time, units), rows.new_empty(batch, units)
+        ctx.sizes = (batch, time, units, torch.get_num_threads())
+        ctx.set_materialize_grads(False)
+        _call("lstm_forward", rows.dtype, *ctx.sizes, weight, hidden, cell, rows, tokens, outputs, last_cell, kept)
+        ctx.save_for_backward(rows, tokens, hidden, cell, weight, outputs, kept)
+        return outputs, last_cell
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_outputs, d_last_cell):
+        rows, tokens, hidden, cell, weight, outputs, kept = ctx.saved_tensors
+        d_outputs = torch.zeros_like(outputs) if d_outputs is None else d_outputs.contiguous()
+        d_last_cell = None if d_last_cell is None else d_last_cell.contiguous()
+        d_inputs = outputs.new_empty(*outputs.shape[:2], weight.shape[0])
+        d_hidden, d_cell, d_weight = (_empty_like(tensor) for tensor in (hidden, cell, weight))
+        _call(
+            "lstm_backward", rows.dtype, *ctx.sizes, weight, hidden, cell, outputs, kept, d_outputs, d_last_cell,
+            d_inputs, d_hidden, d_cell, d_weight,
+        )  # fmt: skip
+        return _input_gradient(d_inputs, rows, tokens), None, d_hidden, d_cell, d_weight
+
+
+@torch.compiler.disable
+def lstm(inputs: Inputs, hidden_BH: Tensor | None, cell_BH: Tensor | None, weight_4HH: Tensor) -> tuple[Tensor, Tensor]:
+    """All h_t [B, T, H] and the last cell [B, H] of an LSTM with its gates in the order i, f, o, g."""
+    return _LSTM.apply(*inputs, hidden_BH, cell_BH, weight_4HH)
+
+
+class _GRU(Function):
+    @staticmethod
+    def forward(ctx, rows, tokens, initial, gates, candidate, reset_before):
+        rows, tokens, initial, gates, candidate = _contiguous(rows, tokens, initial, gates, candidate)
+        batch, time = Inputs(rows, tokens).batch_and_time
+        units = candidate.shape[0]
+        kept = None
+        if any(ctx.needs_input_grad):
+            kept = rows.new_empty(_call("gru_kept", rows.dtype, batch, time, units, reset_before))
+        outputs = rows.new_empty(batch, time, units)
+        ctx.sizes = (batch, time, units, torch.get_num_threads(), reset_before)
+        _call("gru_forward", rows.dtype, *ctx.sizes, gates, candidate, initial, rows, tokens, outputs, kept)
+        ctx.save_for_backward(rows, tokens, initial, gates, candidate, outputs, kept)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_outputs):
+        rows, tokens, initial, gates, candidate, outputs, kept = ctx.saved_tensors
+        d_inputs = outputs.new_empty(*outputs.shape[:2], 3 * outputs.shape[2])
+        d_initial, d_gates, d_candidate = (_empty_like(tensor) for tensor in (initial, gates, candidate))
+        _call(
+            "gru_backward", rows.dtype, *ctx.sizes, gates, candidate, initial, outputs, kept, d_outputs.contiguous(),
+            d_inputs, d_initial, d_gates, d_candidate,
+        )  # fmt: skip
+        return _input_gradient(d_inputs, rows, tokens), None, d_initial, d_gates, d_candidate, None
+
+
+@torch.compiler.disable
+def gru(
+    inputs: Inputs, initial_BH: Tensor | None, gates_2HH: Tensor, candidate_HH: Tensor, reset_before: bool
+) -> Tensor:
+    """All h_t [B, T, H] of a GRU with its gates in the order r, u."""
+    return _GRU.apply(*inputs, initial_BH, gates_2HH, candidate_HH, reset_before)
