@@ -38,9 +38,8 @@ class EvaluateSettings:
 
 def evaluate_run(settings: EvaluateSettings, changes: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
     """Metrics and rendered examples of a run's selected weights on its task with some settings changed."""
-    import torch
 
-    from src.experiment import build_model, build_task, choose_device
+    from src.experiment import build_model, build_task, choose_device, examples
     from src.reports.tables import show_metrics
     from src.trainer import evaluate
     from src.utils import checkpoint
@@ -73,15 +72,12 @@ def evaluate_run(settings: EvaluateSettings, changes: dict[str, Any]) -> tuple[d
             raise UserError(f"the network was built for {learned}, the changed task has {changed_to}")
 
     metrics = evaluate(model, task, settings.split)
-    examples = []
+    lines = []
     if settings.examples:
-        batch = next(iter(task.evaluation(settings.split))).take(slice(0, settings.examples))
-        model.eval()
-        with torch.no_grad():
-            output = model(batch.inputs)
-        examples = [task.render(batch, row, output) for row in range(len(batch.inputs))]
+        batch, output = examples(model, task, settings.split, settings.examples)
+        lines = [task.render(batch, row, output) for row in range(len(batch.inputs))]
     show_metrics({settings.split: metrics}, task.floors, f"{folder.name}, weights of update {update}")
-    return metrics, examples
+    return metrics, lines
 
 
 def main() -> None:

@@ -30,8 +30,8 @@ from src.utils.files import FolderInUseError, locked, write_whole
 if TYPE_CHECKING:
     import torch
 
-    from src.models.sequence import SequenceModel
-    from src.tasks.base import Task
+    from src.models.sequence import Output, SequenceModel
+    from src.tasks.base import Batch, Split, Task
     from src.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -168,12 +168,8 @@ def show_examples(trainer: "Trainer", curves: Any, num_examples: int = 12) -> No
     """Rendered test examples, right and wrong, and what the memory of the model holds and looks at."""
     from src.reports.figures import attention_figure, memory_figure
 
-    batch = next(iter(trainer.task.evaluation("test"))).take(slice(0, num_examples))
-    import torch
-
-    with torch.no_grad():
-        output = trainer.model(batch.inputs)
-        projected = trainer.model.project(batch.inputs).vectors
+    batch, output = examples(trainer.model, trainer.task, "test", num_examples)
+    projected = trainer.model.project(batch.inputs).vectors.detach()
     lines = [trainer.task.render(batch, row, output) for row in range(len(batch.inputs))]
     curves.text("examples", lines, trainer.update)
     labels = [trainer.task.labels(batch, row) for row in range(len(batch.inputs))]
@@ -183,6 +179,18 @@ def show_examples(trainer: "Trainer", curves: Any, num_examples: int = 12) -> No
     memory = trainer.model.core.memory(projected)
     if memory is not None:
         curves.figure("memory/matrix", memory_figure(memory, lines), trainer.update)
+
+
+def examples(model: "SequenceModel", task: "Task", split: "Split", num_examples: int) -> tuple["Batch", "Output"]:
+    """A few examples of a split, wrong answers among them if there are any, and what the model makes of them."""
+    import torch
+
+    batch = next(iter(task.evaluation(split)))
+    model.eval()
+    with torch.no_grad():
+        rows = torch.tensor(task.examples(batch, model(batch.inputs), num_examples), device=batch.inputs.device)
+        shown = batch.take(rows)
+        return shown, model(shown.inputs)
 
 
 def build_task(config: DictConfig) -> "Task":

@@ -10,12 +10,14 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import time
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from src.utils.files import locked
 
@@ -40,9 +42,9 @@ def library() -> ctypes.CDLL | None:
 
 def _compiled() -> Path:
     """The path of the library, compiled if it is not there; other processes wait for the one that compiles."""
-    compiler = os.environ.get("CXX", "c++")
-    if shutil.which(compiler) is None:
-        raise FileNotFoundError(f"no C++ compiler: {compiler} is not on the path")
+    compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+    if shutil.which(compiler[0]) is None:
+        raise FileNotFoundError(f"no C++ compiler: {compiler[0]} is not on the path")
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
     folder = root / f"fastweights_{_key(compiler)}"
     finished = folder / "fused.so"
@@ -51,27 +53,21 @@ def _compiled() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, patience=600):
         if not finished.exists():
-            _compile(folder, finished)
+            _compile(compiler, folder, finished)
     return finished
 
 
-def _compile(folder: Path, finished: Path) -> None:
-    from torch.utils import cpp_extension
-
+def _compile(compiler: list[str], folder: Path, finished: Path) -> None:
+    """Compile under another name and rename, so that a killed compilation leaves nothing that could be loaded."""
     started = time.perf_counter()
     log.info("compiling the fused kernels for this processor, once ...")
-    build = folder / "build"
-    shutil.rmtree(build, ignore_errors=True)  # what a killed compilation left
-    build.mkdir()
-    cpp_extension.load(
-        "fused",
-        [str(SOURCES / "fused.cpp")],
-        extra_cflags=_flags(),
-        extra_ldflags=[flag for flag in _flags() if flag == "-fopenmp"],
-        build_directory=str(build),
-        is_python_module=False,
-    )
-    os.replace(build / "fused.so", finished)
+    with TemporaryDirectory(dir=folder) as build:
+        made = Path(build) / finished.name
+        command = [*compiler, "-shared", "-fPIC", "-std=c++17", *_flags(), str(SOURCES / "fused.cpp"), "-o", str(made)]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        if ended.returncode != 0 or not made.exists():
+            raise RuntimeError(f"{shlex.join(compiler)} failed: {ended.stderr.strip() or ended.returncode}")
+        os.replace(made, finished)
     log.info("compiled in %.0f s", time.perf_counter() - started)
 
 
@@ -81,10 +77,10 @@ def _flags() -> list[str]:
     return ["-O3", native, "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", *openmp]
 
 
-def _key(compiler: str) -> str:
+def _key(compiler: list[str]) -> str:
     """A name for what would be compiled here."""
     parts = [path.read_bytes() for path in sorted(SOURCES.iterdir())]
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=True).stdout
     parts += [" ".join(_flags()).encode(), version, _processor().encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 

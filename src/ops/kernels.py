@@ -60,6 +60,32 @@ def _call(name: str, dtype: torch.dtype, *arguments: Any) -> int:
     return function(*(item.data_ptr() if isinstance(item, Tensor) else item for item in arguments))
 
 
+def _checked(inputs: Inputs, groups: int, weight: Tensor, *states: Tensor | None) -> Inputs:
+    """The inputs with tokens as the kernels read them; an error in place of a read beyond the end of a tensor."""
+    rows, tokens = inputs
+    units = weight.shape[-1]
+    batch, _ = inputs.batch_and_time
+    for name, tensor, last in [("inputs", rows, groups * units), *(("state", state, units) for state in states)]:
+        if tensor is None:
+            continue
+        if tensor.dtype != weight.dtype or tensor.shape[-1] != last or (name == "state" and len(tensor) != batch):
+            raise ValueError(
+                f"{name} of shape {list(tensor.shape)} in {tensor.dtype}: expected {last} features in {weight.dtype}"
+                f" for {batch} sequences"
+            )
+    if tokens is not None and tokens.numel():
+        least, greatest = tokens.aminmax()
+        if least < 0 or greatest >= len(rows):
+            raise IndexError(f"tokens from {least} to {greatest} in a table of {len(rows)}")
+        tokens = tokens.long()
+    return Inputs(rows, tokens)
+
+
+def _differentiable(*tensors: Tensor | None) -> bool:
+    """Whether there will be a backward pass; `forward` itself cannot tell."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
 def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
@@ -80,12 +106,12 @@ def _empty_like(tensor: Tensor | None, wanted: bool = True) -> Tensor | None:
 
 class _RNN(Function):
     @staticmethod
-    def forward(ctx, rows, tokens, initial, weight, gain, bias, nonlinearity):
+    def forward(ctx, keep, rows, tokens, initial, weight, gain, bias, nonlinearity):
         rows, tokens, initial, weight, gain, bias = _contiguous(rows, tokens, initial, weight, gain, bias)
         batch, time = Inputs(rows, tokens).batch_and_time
         units = weight.shape[0]
         kept = None
-        if any(ctx.needs_input_grad):
+        if keep:
             kept = rows.new_empty(_call("rnn_kept", rows.dtype, batch, time, units, gain is not None))
         outputs = rows.new_empty(batch, time, units)
         ctx.sizes = (batch, time, units, torch.get_num_threads(), nonlinearity)
@@ -103,7 +129,7 @@ class _RNN(Function):
             "rnn_backward", rows.dtype, *ctx.sizes, weight, gain, bias, initial, outputs, kept,
             d_outputs.contiguous(), d_inputs, d_initial, d_weight, d_gain, d_bias,
         )  # fmt: skip
-        return _input_gradient(d_inputs, rows, tokens), None, d_initial, d_weight, d_gain, d_bias, None
+        return None, _input_gradient(d_inputs, rows, tokens), None, d_initial, d_weight, d_gain, d_bias, None
 
 
 @torch.compiler.disable
@@ -112,19 +138,21 @@ def rnn(
     nonlinearity: str,
 ) -> Tensor:  # fmt: skip
     """h_t = f(LN(W h_{t-1} + p_t)), without LN if `gain_H` is None: all h_t, [B, T, H]."""
-    return _RNN.apply(*inputs, initial_BH, weight_HH, gain_H, bias_H, NONLINEARITIES[nonlinearity])
+    inputs = _checked(inputs, 1, weight_HH, initial_BH)
+    tensors = (*inputs, initial_BH, weight_HH, gain_H, bias_H)
+    return _RNN.apply(_differentiable(*tensors), *tensors, NONLINEARITIES[nonlinearity])
 
 
 class _FastWeights(Function):
     @staticmethod
-    def forward(ctx, rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias, settings):
+    def forward(ctx, keep, rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias, settings):
         rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias = _contiguous(
             rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias
         )
         batch, time = Inputs(rows, tokens).batch_and_time
         units = weight.shape[0]
         kept = None
-        if any(ctx.needs_input_grad):
+        if keep:
             norms = (gain is not None, first_gain is not None)
             kept = rows.new_empty(_call("fastweights_kept", rows.dtype, batch, time, units, settings[1], *norms))
         outputs = rows.new_empty(batch, time, units)
@@ -152,7 +180,7 @@ class _FastWeights(Function):
             d_first_gain, d_first_bias,
         )  # fmt: skip
         d_rows = _input_gradient(d_inputs, rows, tokens)
-        return d_rows, None, d_initial, d_fast, d_weight, d_gain, d_bias, d_first_gain, d_first_bias, None
+        return None, d_rows, None, d_initial, d_fast, d_weight, d_gain, d_bias, d_first_gain, d_first_bias, None
 
 
 @torch.compiler.disable
@@ -172,17 +200,19 @@ def fastweights(
 ) -> Tensor:
     """All h(t) [B, T, H] of fast weights in the attention form, from h(0) and A(0); the norms are (gain, bias)."""
     settings = (NONLINEARITIES[nonlinearity], num_inner_steps, sustained, decay, fast_lr)
-    return _FastWeights.apply(*inputs, initial_BH, fast_BHH, weight_HH, *norm, *preliminary_norm, settings)
+    inputs = _checked(inputs, 1, weight_HH, initial_BH, fast_BHH)
+    tensors = (*inputs, initial_BH, fast_BHH, weight_HH, *norm, *preliminary_norm)
+    return _FastWeights.apply(_differentiable(*tensors), *tensors, settings)
 
 
 class _LSTM(Function):
     @staticmethod
-    def forward(ctx, rows, tokens, hidden, cell, weight):
+    def forward(ctx, keep, rows, tokens, hidden, cell, weight):
         rows, tokens, hidden, cell, weight = _contiguous(rows, tokens, hidden, cell, weight)
         batch, time = Inputs(rows, tokens).batch_and_time
         units = weight.shape[1]
         kept = None
-        if any(ctx.needs_input_grad):
+        if keep:
             kept = rows.new_empty(_call("lstm_kept", rows.dtype, batch, time, units))
         outputs, last_cell = rows.new_empty(batch, time, units), rows.new_empty(batch, units)
         ctx.sizes = (batch, time, units, torch.get_num_threads())
@@ -203,23 +233,25 @@ class _LSTM(Function):
             "lstm_backward", rows.dtype, *ctx.sizes, weight, hidden, cell, outputs, kept, d_outputs, d_last_cell,
             d_inputs, d_hidden, d_cell, d_weight,
         )  # fmt: skip
-        return _input_gradient(d_inputs, rows, tokens), None, d_hidden, d_cell, d_weight
+        return None, _input_gradient(d_inputs, rows, tokens), None, d_hidden, d_cell, d_weight
 
 
 @torch.compiler.disable
 def lstm(inputs: Inputs, hidden_BH: Tensor | None, cell_BH: Tensor | None, weight_4HH: Tensor) -> tuple[Tensor, Tensor]:
     """All h_t [B, T, H] and the last cell [B, H] of an LSTM with its gates in the order i, f, o, g."""
-    return _LSTM.apply(*inputs, hidden_BH, cell_BH, weight_4HH)
+    inputs = _checked(inputs, 4, weight_4HH, hidden_BH, cell_BH)
+    tensors = (*inputs, hidden_BH, cell_BH, weight_4HH)
+    return _LSTM.apply(_differentiable(*tensors), *tensors)
 
 
 class _GRU(Function):
     @staticmethod
-    def forward(ctx, rows, tokens, initial, gates, candidate, reset_before):
+    def forward(ctx, keep, rows, tokens, initial, gates, candidate, reset_before):
         rows, tokens, initial, gates, candidate = _contiguous(rows, tokens, initial, gates, candidate)
         batch, time = Inputs(rows, tokens).batch_and_time
         units = candidate.shape[0]
         kept = None
-        if any(ctx.needs_input_grad):
+        if keep:
             kept = rows.new_empty(_call("gru_kept", rows.dtype, batch, time, units, reset_before))
         outputs = rows.new_empty(batch, time, units)
         ctx.sizes = (batch, time, units, torch.get_num_threads(), reset_before)
@@ -237,7 +269,7 @@ class _GRU(Function):
             "gru_backward", rows.dtype, *ctx.sizes, gates, candidate, initial, outputs, kept, d_outputs.contiguous(),
             d_inputs, d_initial, d_gates, d_candidate,
         )  # fmt: skip
-        return _input_gradient(d_inputs, rows, tokens), None, d_initial, d_gates, d_candidate, None
+        return None, _input_gradient(d_inputs, rows, tokens), None, d_initial, d_gates, d_candidate, None
 
 
 @torch.compiler.disable
@@ -245,4 +277,6 @@ def gru(
     inputs: Inputs, initial_BH: Tensor | None, gates_2HH: Tensor, candidate_HH: Tensor, reset_before: bool
 ) -> Tensor:
     """All h_t [B, T, H] of a GRU with its gates in the order r, u."""
-    return _GRU.apply(*inputs, initial_BH, gates_2HH, candidate_HH, reset_before)
+    inputs = _checked(inputs, 3, gates_2HH, initial_BH)
+    tensors = (*inputs, initial_BH, gates_2HH, candidate_HH)
+    return _GRU.apply(_differentiable(*tensors), *tensors, reset_before)

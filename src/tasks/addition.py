@@ -7,7 +7,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from src.tasks.base import Batch, InputSpec, OutputSpec, Task
+from src.tasks.base import RIGHT, WRONG, Batch, InputSpec, OutputSpec, Task
 
 if TYPE_CHECKING:
     from src.models.sequence import Output
@@ -121,7 +121,7 @@ class Addition(Task):
         values, markers = batch.inputs[row].unbind(-1)
         shown = ", ".join(f"{float(values[t]):.3f} at step {t}" for t in markers.nonzero()[:, 0].tolist())
         target, answer = float(batch.targets[row, 0]), float(output.prediction[row, 0])
-        sign = "right" if abs(answer - target) <= TOLERANCE else "WRONG"
+        sign = RIGHT if abs(answer - target) <= TOLERANCE else WRONG
         return f"{self.operation} of {shown} -> {target:.3f}   predicted {answer:.3f}   {sign}"
 
 

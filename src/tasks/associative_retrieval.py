@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from annotated_types import Ge, Le
 
-from src.tasks.base import Batch, InputSpec, OutputSpec, Task
+from src.tasks.base import RIGHT, WRONG, Batch, InputSpec, OutputSpec, Task
 
 if TYPE_CHECKING:
     from src.models.sequence import Output
@@ -88,7 +88,7 @@ class AssociativeRetrieval(Task):
         target = int(batch.targets[row])
         probabilities = output.prediction[row].softmax(-1)
         answer = int(probabilities.argmax())
-        sign = "right" if answer == target else "WRONG"
+        sign = RIGHT if answer == target else WRONG
         shown = "".join(self.labels(batch, row))
         return f"{shown} -> {target}   predicted {answer} (p={float(probabilities[answer]):.3f})   {sign}"
 

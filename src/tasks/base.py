@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from src.models.sequence import Output, SequenceModel
 
 Split = Literal["train", "val", "test"]
+RIGHT, WRONG = "right", "WRONG"
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -110,7 +111,14 @@ class Task(ABC):
 
     @abstractmethod
     def render(self, batch: Batch, row: int, output: "Output") -> str:
-        """One example, its target and the model's prediction as a line of text."""
+        """One example, its target and the model's prediction as a line, ending in RIGHT or WRONG if that can be said."""
+
+    def examples(self, batch: Batch, output: "Output", num_examples: int) -> list[int]:
+        """Rows worth showing: the first wrong answers for half of them, and the first others."""
+        rows = range(len(batch.inputs))
+        wrong = [row for row in rows if self.render(batch, row, output).endswith(WRONG)][: num_examples // 2]
+        others = [row for row in rows if row not in wrong][: num_examples - len(wrong)]
+        return sorted(wrong + others)
 
     def labels(self, batch: Batch, row: int) -> list[str]:
         """A short label for every step of one example; the steps' numbers by default."""

@@ -7,7 +7,7 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from src.tasks.base import Batch, InputSpec, OutputSpec, Task
+from src.tasks.base import RIGHT, WRONG, Batch, InputSpec, OutputSpec, Task
 
 if TYPE_CHECKING:
     from src.models.sequence import Output
@@ -90,7 +90,7 @@ class Copying(Task):
         targets = batch.targets[row, -self.copy_length :].tolist()
         answers = output.prediction[row, -self.copy_length :].argmax(-1).tolist()
         target, answer = ("".join(self.symbols[symbol] for symbol in symbols) for symbols in (targets, answers))
-        sign = "right" if answer == target else "WRONG"
+        sign = RIGHT if answer == target else WRONG
         return f"{target} after {self.sequence_length} steps   predicted {answer}   {sign}"
 
     def labels(self, batch: Batch, row: int) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from src.tasks.base import Batch, InputSpec, OutputSpec, Task
+from src.tasks.base import RIGHT, WRONG, Batch, InputSpec, OutputSpec, Task
 
 if TYPE_CHECKING:
     from src.models.sequence import Output
@@ -257,7 +257,7 @@ class VariableBinding(Task):
         shown = self._show(batch.inputs[row, -1, : self.num_bits])
         probabilities = prediction.softmax(-1)
         best, target = int(probabilities.argmax()), int(targets)
-        sign = "right" if best == target else "WRONG"
+        sign = RIGHT if best == target else WRONG
         return f"{items}; {shown}? -> {target}   predicted {best} (p={float(probabilities[best]):.3f})   {sign}"
 
     def _show(self, pattern_D: Tensor, predicted: bool = False) -> str:
@@ -268,7 +268,7 @@ class VariableBinding(Task):
     def _verdict(self, prediction: Tensor, targets: Tensor) -> str:
         if self.real_patterns:
             return f"off by {float((prediction - targets).abs().max()):.2f} at most"
-        return "right" if torch.equal(prediction > 0, targets > 0) else "WRONG"
+        return RIGHT if torch.equal(prediction > 0, targets > 0) else WRONG
 
 
 def _different_codes(num_examples: int, num_items: int, num_codes: int, generator: torch.Generator) -> Tensor:

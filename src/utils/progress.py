@@ -36,12 +36,10 @@ class RunProgress:
         self.seconds_between_lines = seconds_between_lines
         self.evaluation = ""
         self.bar = Progress(
-            TextColumn("update"),
             MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[batch]}  {task.fields[evaluation]}  {task.fields[speed]:.0f} updates/s"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[loss]}  {task.fields[evaluation]}  {task.fields[speed]:.0f}/s"),
             TimeRemainingColumn(),
-            TextColumn("left"),
             console=get_console(),
             transient=True,
         )
@@ -53,7 +51,7 @@ class RunProgress:
         if self.interactive:
             self.bar.start()
         self.row = self.bar.add_task(
-            "", total=self.max_updates, completed=self.update, batch="", evaluation="", speed=0.0
+            "", total=self.max_updates, completed=self.update, loss="", evaluation="", speed=0.0
         )
         return self
 
@@ -66,17 +64,18 @@ class RunProgress:
     def advance(self, update: int, metrics: dict[str, float]) -> None:
         """Tell where the training stands: metrics of the last batch."""
         self.update = update
-        batch = _joined("train", metrics)
         now = time.monotonic()
         speed = (update - self.first_update) / max(now - self.started, 1e-9)
         if self.interactive:
-            self.bar.update(self.row, completed=update, batch=batch, evaluation=self.evaluation, speed=speed)
+            loss = f"loss {metrics['loss']:.4f}"
+            shown = self.evaluation.partition("  ")[0]
+            self.bar.update(self.row, completed=update, loss=loss, evaluation=shown, speed=speed)
         elif now - self.last_line >= self.seconds_between_lines:
             self.last_line = now
             left = (self.max_updates - update) / max(speed, 1e-9)
             log.info(
                 "update %d/%d  %s  %s  %.0f updates/s  %.0f s left",
-                update, self.max_updates, batch, self.evaluation, speed, left,
+                update, self.max_updates, _joined("train", metrics), self.evaluation, speed, left,
             )  # fmt: skip
 
     def evaluated(self, update: int, metrics: dict[str, float]) -> None:

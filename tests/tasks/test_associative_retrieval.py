@@ -109,3 +109,15 @@ def test_the_picture_shows_the_sequence_and_both_answers():
         logits[0, answer] = 50
         line = task.render(batch, 0, Output(logits, torch.empty(0), None))
         assert line == f"{text} -> {target}   predicted {answer} (p=1.000)   {sign}"
+
+
+def test_examples_show_wrong_answers_where_there_are_any():
+    task = AssociativeRetrieval(0, val_size=100)
+    (batch,) = task.evaluation("val")
+    answers = batch.targets.clone()
+    answers[[17, 50]] = (answers[[17, 50]] + 1) % 10
+    output = Output(20.0 * torch.nn.functional.one_hot(answers, 10), None, None)
+    assert task.examples(batch, output, 6) == [0, 1, 2, 3, 17, 50]
+    answers.copy_((batch.targets + 1) % 10)
+    output = Output(20.0 * torch.nn.functional.one_hot(answers, 10), None, None)
+    assert task.examples(batch, output, 6) == [0, 1, 2, 3, 4, 5]

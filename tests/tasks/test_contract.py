@@ -181,7 +181,7 @@ def test_loss_metrics_and_picture_agree_with_the_specs(file):
     check(task, batch)
     output = predict(task, batch)
     output.prediction.requires_grad_()
-    step = task.loss(lambda inputs, state: output, batch)
+    step = task.loss(lambda inputs, state, carry: output, batch)
     assert step.loss.shape == ()
     (gradient,) = torch.autograd.grad(step.loss, output.prediction)
     assert gradient.abs().sum() > 0

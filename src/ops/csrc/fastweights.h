@@ -148,7 +148,8 @@ struct FastWeights {
       if (d_initial) block.store(d_h.data(), d_initial, 1, units, 0);
       for (int64_t lane = 0; fast && lane < block.lanes; ++lane)
         states.add(block.first + lane, &d_a_rows[lane * readings * units], &q_rows[lane * readings * width], readings);
-      for (int64_t i = 0; i < 4 * units; ++i) norms_gradients[number * 4 * units + i] = sum_of_lanes<S>(sums[i]);
+      for (int64_t i = 0; i < 4 * units; ++i)
+        norms_gradients[number * 4 * units + i] = sum_of_lanes<S>(sums[i], block.lanes);
       weights.add_recurrent(number, block, time, d_inputs, outputs, initial);
     });
     weights.sum_to(d_weight);

@@ -75,10 +75,11 @@ inline Vector<S> all(S value) {
   return value - Vector<S>{};
 }
 
+// Only of the lanes in use: what runs in the others may overflow.
 template <class S>
-inline S sum_of_lanes(Vector<S> x) {
+inline S sum_of_lanes(Vector<S> x, int64_t lanes) {
   S sum = 0;
-  for (int lane = 0; lane < Lanes<S>::count; ++lane) sum += x[lane];
+  for (int64_t lane = 0; lane < lanes; ++lane) sum += x[lane];
   return sum;
 }
 

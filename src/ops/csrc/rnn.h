@@ -72,8 +72,8 @@ struct RNN {
       }
       if (d_initial) block.store(from_next.data(), d_initial, 1, units, 0);
       for (int64_t i = 0; gain && i < units; ++i) {
-        gains[number * units + i] = sum_of_lanes<S>(sum_gain[i]);
-        biases[number * units + i] = sum_of_lanes<S>(sum_bias[i]);
+        gains[number * units + i] = sum_of_lanes<S>(sum_gain[i], block.lanes);
+        biases[number * units + i] = sum_of_lanes<S>(sum_bias[i], block.lanes);
       }
       weights.add_recurrent(number, block, time, d_inputs, outputs, initial);
     });
