@@ -112,7 +112,8 @@ def _report(folder: Path, rows: list[dict[str, Any]]) -> None:
     from src.utils.files import write_whole
 
     console = get_console()
-    console.print(sweep_table([{key: value for key, value in row.items() if key != "run"} for row in rows]))
+    hidden = {"run"} if len({row["updates"] for row in rows}) > 1 else {"run", "updates"}
+    console.print(sweep_table([{key: value for key, value in row.items() if key not in hidden} for row in rows]))
     update_hparams_page(folder)
     write_whole(folder / "summary.csv", to_csv(rows).encode())
     write_whole(folder / "summary.md", to_markdown(rows).encode())

@@ -83,5 +83,5 @@ def _number(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:.4f}" if 0.001 <= abs(value) < 10 or value == 0 else f"{value:.3g}"
+        return f"{value:.4f}" if 0.0001 <= abs(value) < 10 or value == 0 else f"{value:.2g}"
     return str(value)

@@ -111,7 +111,7 @@ class Task(ABC):
 
     @abstractmethod
     def render(self, batch: Batch, row: int, output: "Output") -> str:
-        """One example, its target and the model's prediction as a line, ending in RIGHT or WRONG if that can be said."""
+        """One example, its target and the model's prediction as a line that ends in RIGHT or WRONG, if it can."""
 
     def examples(self, batch: Batch, output: "Output", num_examples: int) -> list[int]:
         """Rows worth showing: the first wrong answers for half of them, and the first others."""
