@@ -1,33 +1,71 @@
-"""Time per update of every model beside torch's own recurrent networks, in one process and one run.
+"""Time, memory and arithmetic of every model beside torch's own recurrent networks, in one process and one run.
 
-    python scripts/benchmark.py                       every model at 50 and 100 units
-    python scripts/benchmark.py --models lstm --hidden-sizes 50 --seconds 5
+    python scripts/benchmark.py                                             every model at 50 and 100 units
+    python scripts/benchmark.py --quick                                     a first look, within a minute
+    python scripts/benchmark.py --models gru --lengths 11 50 200 --kernels fused vectorized --figure gru.png
 
-Every network stands between the same encoder and head on the same task; an update is a batch, its forward and
-backward pass, the clipping of the gradient and a step of Adam. The yardsticks compute only the recurrence with torch's
-own layer. Times are medians; the ratio is to nn.LSTM of the same width.
+An update is a batch, its forward and backward pass, the clipping of the gradient and a step of Adam. Every network has
+an embedding of 100 before it and 100 ReLU units and 10 classes after its last step. 11 steps are associative retrieval,
+other lengths random sequences of its 37 symbols. All is float32, and times are medians (IQR: interquartile range).
+
+Ratios are to torch's own layer of the same kind (/own: nn.RNN with relu, nn.LSTM, nn.GRU) and to nn.LSTM, of the same
+width. rnn is given relu too; gru resets before its product, nn.GRU after it. Other work on the machine slows everything
+down for a while, so all is measured in turns, for several rounds, and a ratio is the median of the rounds' ratios.
+
+kernel      the fused recurrence alone, forward and backward, on a table of rows with tokens; GFLOP/s: `useful_flops`
+of_sgemm    its share of the rate of a square float32 matrix product with as many threads
+outside     an update without its kernel; plain: an update in plain PyTorch of the same network without recurrence
+memory      bytes kept for the backward pass of one sequence, counted with torch.autograd.graph.saved_tensors_hooks:
+            the storages that autograd saves in a forward pass, once each and without the parameters, by batch size
 """
 
 import argparse
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import count, product
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
-from rich import get_console
+from rich import box, get_console
+from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
+from torch.nn import functional
+from torch.optim import Optimizer
+from torch.utils.benchmark import Measurement, Timer
 
-from src.models.base import Core
+from src.models.base import Core, State
+from src.models.fastweights import FastWeights
 from src.models.sequence import SequenceModel
+from src.ops import kernels
+from src.ops.inputs import Inputs
 from src.optimizers import adam
 from src.tasks.associative_retrieval import AssociativeRetrieval
+from src.tasks.base import Batch
+from src.utils.flat import flat_parameters
+from src.utils.provenance import provenance
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-YARDSTICKS: dict[str, Callable[..., nn.RNNBase]] = {"nn.RNN": nn.RNN, "nn.GRU": nn.GRU, "nn.LSTM": nn.LSTM}
+MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+STYLES = {"auto": "-", "fused": "--", "vectorized": "-.", "reference": ":"}  # of every kernel
+LAYERS: dict[str, Any] = {"nn.RNN": partial(nn.RNN, nonlinearity="relu"), "nn.GRU": nn.GRU, "nn.LSTM": nn.LSTM}
+SAME_KIND = {"rnn": "nn.RNN", "irnn": "nn.RNN", "nprnn": "nn.RNN", "gru": "nn.GRU", "lstm": "nn.LSTM"}
+AXES = ("threads", "length", "hidden_size", "model", "kernel")  # of the grid
+QUICK = {"model": ["fastweights", "lstm"], "hidden_size": [50], "length": [11, 50], "seconds": 2.0, "rounds": 4}
+MATRIX_SIZE = 1024  # large enough for a product at full speed
+
+CELL = "model=model kernel=kernel H=hidden_size T=length thr.=threads "  # columns of the tables: header=key of a row
+UPDATES = """ms=update_ms IQR=update_iqr_ms seq./s=sequences_per_second /own=ratio_to_own_layer /LSTM=ratio_to_lstm
+    memory=kept_bytes_per_sequence state=state_size"""
+FUSED = """ms=kernel_ms GFLOP/s=kernel_gflop_per_second of_sgemm=kernel_share_of_sgemm outside=outside_ms plain=plain_ms
+    ratio=ratio_outside_to_plain"""
 
 
 class Yardstick(Core):
@@ -37,60 +75,252 @@ class Yardstick(Core):
         super().__init__(input_size, hidden_size)
         self.layer = layer(input_size, hidden_size, batch_first=True)
 
-    def forward(self, p_BTP: Tensor, state=None):
+    def vectorized(self, p_BTP: Tensor, state: State | None) -> tuple[Tensor, State]:
         return self.layer(p_BTP, state)
 
 
-def milliseconds_per_update(make_core: Callable[[int], Core], batch_size: int, seconds: float) -> float:
-    """The median time of one update on associative retrieval."""
-    torch.manual_seed(0)
-    task = AssociativeRetrieval(0)
-    model = SequenceModel(task.input_spec, task.output_spec, make_core, head_size=100)
-    parameters = list(model.parameters())
-    optimizer = adam(parameters)
-    position = iter(range(10**9))
+class Sequences(AssociativeRetrieval):
+    """The task where it has this length; at other lengths random sequences of its symbols, with nothing to learn."""
+
+    def __init__(self, length: int):
+        super().__init__(0, train_size=100_000 if length == 11 else 10_000)
+        self.length = length
+
+    def generate(self, num_examples: int, generator: torch.Generator) -> Batch:
+        if self.length == 11:
+            return super().generate(num_examples, generator)
+        inputs = torch.randint(self.input_spec.size, (num_examples, self.length), generator=generator)
+        return Batch(inputs, torch.randint(self.output_spec.size, (num_examples,), generator=generator))
+
+
+def update_of(parameters: list[nn.Parameter], loss: Callable[[], Tensor], optimizer: Optimizer) -> Callable:
+    """One update; `loss` is that of the next batch."""
+    flat = len(parameters) == 1
 
     def update() -> None:
-        step = task.loss(model, task.batch("train", next(position), batch_size))
-        optimizer.zero_grad()
-        step.loss.backward()
+        value = loss()
+        optimizer.zero_grad(set_to_none=not flat)
+        value.backward()
         nn.utils.clip_grad_norm_(parameters, 5.0)
         optimizer.step()
 
-    for _ in range(20):
-        update()
-    timer = Timer("update()", globals={"update": update}, num_threads=torch.get_num_threads())
-    return 1e3 * timer.blocked_autorange(min_run_time=seconds).median
+    return update
+
+
+def update_as_trained(network: nn.Module, loss: Callable[[], Tensor]) -> Callable:
+    """One update, as the trainer does it."""
+    parameters = [flat_parameters(network)]
+    return update_of(parameters, loss, adam(parameters))
+
+
+def plain_update_of(batches: Iterator[Batch], hidden_size: int) -> Callable:
+    """The same without any recurrence, for the last symbol, as one would write it in plain PyTorch."""
+    layers = nn.Embedding(37, 100), nn.Linear(100, hidden_size), nn.Linear(hidden_size, 100), nn.ReLU()
+    network = nn.Sequential(*layers, nn.Linear(100, 10))
+
+    def loss() -> Tensor:
+        batch = next(batches)
+        return functional.cross_entropy(network(batch.inputs[:, -1]), batch.targets)
+
+    parameters = list(network.parameters())
+    return update_of(parameters, loss, torch.optim.Adam(parameters))
+
+
+def kernel_of(model: SequenceModel, tokens_BT: Tensor) -> Callable:
+    """The fused recurrence alone, forward and backward."""
+    core = model.core
+    rows_VP = core.project(torch.randn(model.input_spec.size, core.input_size)).detach().requires_grad_()
+    wanted = [rows_VP, *core.parameters()]
+    d_B1H = torch.randn(len(tokens_BT), 1, core.hidden_size)
+
+    def kernel() -> None:
+        h_B1H, _ = core.fused(Inputs(rows_VP, tokens_BT), None, carry=False, last_only=True)
+        torch.autograd.grad(h_B1H, wanted, d_B1H, allow_unused=True)  # the input's weights are outside
+
+    return kernel
+
+
+def useful_flops(core: Core, length: int) -> int:
+    """Two for each multiply-add of the algorithm, for one sequence, forward and backward; none for h(0) = 0.
+
+    A recurrent matrix takes part three times a step: in the product, the transposed product and its own gradient. So
+    do the states and the matrix that fast weights read.
+    """
+    weights = sum(weight.numel() for name, weight in core.named_parameters() if name.startswith("recurrent"))
+    products = (length - 1) * weights
+    if isinstance(core, FastWeights):
+        chunk = max(64, core.hidden_size)  # as `FastWeights.fused` divides a sequence
+        for start in range(0, length, chunk):
+            steps, carried = min(chunk, length - start), start > 0  # carried: what the chunks before have left
+            states = steps * (steps - 1) // 2 + carried * steps  # over all steps of the chunk
+            reading = 2 * states * core.hidden_size + carried * steps * core.hidden_size**2
+            writing = (steps - 1 + carried) * core.hidden_size**2 if start + steps < length else 0
+            products += core.num_inner_steps * reading + writing
+    return 2 * 3 * products
+
+
+def kept_bytes(model: SequenceModel, loss: Callable[[], Tensor]) -> int:
+    """What a forward pass keeps for the backward pass, without the parameters."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    storages: dict[int, torch.UntypedStorage] = {}  # by address, and alive, so that no address is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss()
+    return sum(storage.nbytes() for address, storage in storages.items() if address not in parameters)
+
+
+def in_turns(functions: dict[str, Callable], threads: int, rounds: int, seconds: float) -> dict[str, list[Measurement]]:
+    """Measure every function once in every round."""
+    timers = {name: Timer("run()", globals={"run": run}, num_threads=threads) for name, run in functions.items()}
+    for _, run in product(range(3), functions.values()):
+        run()  # warm up
+    measured: dict[str, list[Measurement]] = {name: [] for name in timers}
+    for _, (name, timer) in product(range(rounds), timers.items()):
+        measured[name].append(timer.blocked_autorange(min_run_time=seconds / rounds / len(timers)))
+    return measured
+
+
+def measure(cell: dict[str, Any], batch_size: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """All about one row."""
+    torch.set_num_threads(cell["threads"])
+    torch.manual_seed(0)
+    task, own = Sequences(cell["length"]), SAME_KIND.get(cell["model"])
+    batches = (task.batch("train", index, batch_size) for index in count())
+
+    def model_and_loss(make_core: Callable[..., Core], **settings: Any) -> tuple[SequenceModel, Callable[[], Tensor]]:
+        make_core = partial(make_core, hidden_size=cell["hidden_size"], **settings)
+        model = SequenceModel(task.input_spec, task.output_spec, make_core, embedding_size=100, head_size=100)
+        return model, lambda: task.loss(model, next(batches)).loss
+
+    config = OmegaConf.load(CONFIGS / "model" / f"{cell['model']}.yaml")
+    like_its_yardstick = {"nonlinearity": "relu"} if cell["model"] == "rnn" else {}
+    model, loss = model_and_loss(partial(instantiate, config), kernel=cell["kernel"], **like_its_yardstick)
+    functions: dict[str, Callable] = {"update": update_as_trained(model, loss)}
+    for layer in dict.fromkeys(["nn.LSTM", own or "nn.LSTM"]):
+        functions[layer] = update_as_trained(*model_and_loss(Yardstick, layer=LAYERS[layer]))
+    if cell["kernel"] in ("auto", "fused") and kernels.available(next(model.parameters())):
+        matrix = torch.randn(MATRIX_SIZE, MATRIX_SIZE)
+        functions["kernel"] = kernel_of(model, next(batches).inputs)
+        functions["sgemm"] = partial(torch.mm, matrix, matrix)
+        functions["plain"] = plain_update_of(batches, cell["hidden_size"])
+
+    measured = in_turns(functions, cell["threads"], rounds, seconds)
+    ms = {what: [1e3 * one.median for one in measurements] for what, measurements in measured.items()}
+    [update] = Measurement.merge(measured["update"])
+    row = cell | {"batch_size": batch_size, "dtype": "float32"}
+    row |= {f"{what}_ms": median(values) for what, values in ms.items()} | {
+        "update_ms": 1e3 * update.median,
+        "update_iqr_ms": 1e3 * update.iqr,
+        "sequences_per_second": batch_size / update.median,
+        "own_layer": own,
+        "ratio_to_own_layer": ratio_of(ms["update"], ms[own]) if own else None,
+        "ratio_to_lstm": ratio_of(ms["update"], ms["nn.LSTM"]),
+        "kept_bytes_per_sequence": kept_bytes(model, loss) / batch_size,
+        "state_size": model.core.state_size,
+        "rounds_ms": ms,
+    }
+    if "kernel" in ms:
+        gflop, gflop_of_sgemm = 1e-9 * batch_size * useful_flops(model.core, task.length), 2e-9 * MATRIX_SIZE**3
+        outside = [whole - part for whole, part in zip(ms["update"], ms["kernel"], strict=True)]
+        row |= {
+            "kernel_gflop": gflop,
+            "kernel_gflop_per_second": 1e3 * gflop / row["kernel_ms"],
+            "sgemm_gflop_per_second": 1e3 * gflop_of_sgemm / row["sgemm_ms"],
+            "kernel_share_of_sgemm": gflop / gflop_of_sgemm * ratio_of(ms["sgemm"], ms["kernel"]),
+            "outside_ms": median(outside),
+            "ratio_outside_to_plain": ratio_of(outside, ms["plain"]),
+        }
+    return row
+
+
+def ratio_of(above: Sequence[float], below: Sequence[float]) -> float:
+    return median(a / b for a, b in zip(above, below, strict=True))  # of the rounds
+
+
+def make_table(title: str, columns: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """Narrow enough for 80 characters."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    headers, keys = zip(*(column.split("=") for column in columns.split()), strict=True)
+    for header in headers:
+        table.add_column(header, justify="left" if header in ("model", "kernel") else "right", no_wrap=True)
+    for row in rows:
+        shown = (f"{row[key]:.{2 if row[key] < 100 else 0}f}" if type(row[key]) is float else row[key] for key in keys)
+        table.add_row(*("" if value is None else str(value) for value in shown))
+    return table
+
+
+def make_figure(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Time per update against H and T, all else as first measured; in grey, lightness and markers tell models apart."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    names = {"hidden_size": "units H", "length": "steps T"}
+    models = sorted({row["model"] for row in rows})
+    for axes, along, fixed in zip(panels, names, reversed(names), strict=True):
+        shown = [row for row in rows if all(row[key] == rows[0][key] for key in (fixed, "threads"))]
+        ticks = sorted({row[along] for row in shown})
+        for (number, model), kernel in product(enumerate(models), dict.fromkeys(row["kernel"] for row in rows)):
+            times = {row[along]: row["update_ms"] for row in shown if (row["model"], row["kernel"]) == (model, kernel)}
+            look = {"color": colormaps["viridis"](0.85 * number / len(models)), "marker": "osD^vP"[number % 6]}
+            axes.plot(ticks, [times[tick] for tick in ticks], STYLES[kernel], label=f"{model}, {kernel}", **look)
+        yardstick = [median(row["nn.LSTM_ms"] for row in shown if row[along] == tick) for tick in ticks]
+        axes.plot(ticks, yardstick, color="0.75", linewidth=5, zorder=1, marker="_", markersize=16, label="nn.LSTM")
+        axes.set(xscale="log", yscale="log", xlabel=names[along])
+        axes.set_title(f"{names[fixed]} = {rows[0][fixed]}, threads = {rows[0]['threads']}")
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.xaxis.minorticks_off()
+    panels[0].set_ylabel(f"ms per update of {rows[0]['batch_size']} sequences")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", handlelength=4)
+    return figure
+
+
+def parse() -> argparse.Namespace:
+    """The arguments of the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error = lambda message: parser.exit(2, f"error: {message}\n")  # type: ignore  # one line, without the usage
+    add, many = parser.add_argument, partial(parser.add_argument, nargs="+")
+    many("--models", dest="model", choices=MODELS, default=MODELS, metavar="MODEL", help=", ".join(MODELS))
+    many("--hidden-sizes", dest="hidden_size", type=int, default=[50, 100], metavar="H", help="units, default 50 100")
+    many("--lengths", dest="length", type=int, default=[11], metavar="T", help="steps, default 11")
+    many("--kernels", dest="kernel", choices=STYLES, default=["auto"], metavar="KERNEL", help=", ".join(STYLES))
+    many("--threads", type=int, default=[1], metavar="N", help="default 1")
+    add("--batch-size", type=int, default=128, metavar="B", help="default 128")
+    add("--seconds", type=float, default=5.0, metavar="S", help="of measuring for each row, default 5")
+    add("--rounds", type=int, default=7, metavar="N", help="that they are divided into, default 7")
+    add("--quick", action="store_true", help="a small grid and short times; what else is given still counts")
+    add("--json", type=Path, metavar="FILE", help="write all numbers, and where they come from")
+    add("--figure", type=Path, metavar="FILE.png", help="draw the time per update against H and against T")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        parser.set_defaults(**QUICK)
+        arguments = parser.parse_args()
+    numbers = *arguments.hidden_size, *arguments.length, *arguments.threads, arguments.batch_size, arguments.rounds
+    if not min(*numbers, arguments.seconds) > 0:
+        parser.error("units, lengths, threads, batch size, rounds and seconds have to be above 0")
+    if "fused" in arguments.kernel and not kernels.available(torch.empty(0)):
+        parser.error("--kernels: fused ones cannot be compiled here")
+    for path in filter(None, (arguments.json, arguments.figure)):
+        if path.is_dir() or not path.parent.is_dir():
+            parser.error(f"cannot write to {path}")
+    return arguments
 
 
 def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    models = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
-    parser.add_argument("--models", nargs="+", choices=models, default=models, metavar="MODEL")
-    parser.add_argument("--hidden-sizes", nargs="+", type=int, default=[50, 100], metavar="H")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of measurement per row")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-
-    table = Table("H", "network", "ms per update", "ratio to nn.LSTM", title=f"batch {arguments.batch_size}, T = 11")
-    for hidden_size in arguments.hidden_sizes:
-        cores: dict[str, Callable[[int], Core]] = {
-            name: partial(Yardstick, layer=layer, hidden_size=hidden_size) for name, layer in YARDSTICKS.items()
-        }
-        for name in arguments.models:
-            config = OmegaConf.load(CONFIGS / "model" / f"{name}.yaml")
-            cores[name] = partial(instantiate, config, hidden_size=hidden_size)
-        times = {
-            name: milliseconds_per_update(make_core, arguments.batch_size, arguments.seconds)
-            for name, make_core in cores.items()
-        }
-        for name, time in times.items():
-            table.add_row(str(hidden_size), name, f"{time:.2f}", f"{time / times['nn.LSTM']:.2f}")
-        table.add_section()
-    get_console().print(table)
+    arguments = parse()
+    cells = [dict(zip(AXES, values, strict=True)) for values in product(*(getattr(arguments, axis) for axis in AXES))]
+    how = arguments.batch_size, arguments.rounds, arguments.seconds
+    rows = [measure(cell, *how) for cell in track(cells, transient=True)]
+    get_console().print(make_table(f"Updates of {arguments.batch_size} sequences", CELL + UPDATES, rows))
+    if fused := [row for row in rows if "kernel_ms" in row]:
+        get_console().print(make_table("The fused kernel alone, and what is outside of it", CELL + FUSED, fused))
+    if arguments.json:
+        origin = provenance(max(arguments.threads), "cpu")
+        arguments.json.write_text(json.dumps({"provenance": origin, "rows": rows}, indent=2) + "\n")
+    if arguments.figure:
+        make_figure(rows).savefig(arguments.figure, dpi=150, format="png")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +82,7 @@ def _execute(config: DictConfig, folder: Path) -> dict[str, Any]:
     except Exception as error:
         result["reason"] = errors.explain(error)
         result["traceback"] = traceback.format_exc()
-        log.debug("failed", exc_info=True)
-        with open(folder / "train.log", "a") as file:
+        with suppress(OSError), open(folder / "train.log", "a") as file:
             file.write(result["traceback"])
     result["wall_seconds"] = time.perf_counter() - started
     try:
@@ -98,6 +97,7 @@ def _train(config: DictConfig, folder: Path, result: dict[str, Any]) -> None:
     import torch
 
     from src.trainer import Trainer
+    from src.utils.flat import flat_parameters
     from src.utils.profiler import profiled
     from src.utils.progress import RunProgress
     from src.utils.provenance import provenance
@@ -113,7 +113,7 @@ def _train(config: DictConfig, folder: Path, result: dict[str, Any]) -> None:
     task = build_task(config).to(device)
     torch.manual_seed(config.seed)
     model = build_model(config, task).to(device)
-    optimizer = instantiate(config.optimizer, model.parameters(), _convert_="all")
+    optimizer = instantiate(config.optimizer, [flat_parameters(model)], _convert_="all")
     scheduler = instantiate(config.scheduler, optimizer, settings.max_updates)
     trainer = Trainer(model, task, optimizer, scheduler, settings, folder, result["identity"])
     result |= {"num_parameters": model.num_parameters, "state_size": model.core.state_size, "floors": trainer.floors}

@@ -70,7 +70,7 @@ class Trainer:
     Args:
         model: on its device.
         task: on the same device.
-        optimizer: of the model's parameters.
+        optimizer: of the model's parameters, see `flat_parameters`.
         scheduler: of the optimizer, stepped once per update.
         settings: of the loop.
         folder: checkpoints go to `checkpoints` in it.
@@ -88,13 +88,14 @@ class Trainer:
         identity: str,
     ):
         self.model = model
+        self.model.keep_hidden = settings.norm_stabilizer > 0
         self.task = task
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.settings = settings
         self.folder = folder
         self.identity = identity
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.device = self.parameters[0].device
         self.floors = task.floors
 
@@ -149,7 +150,7 @@ class Trainer:
             if self.settings.norm_stabilizer > 0:
                 penalty = norm_stabilizer(step.output.hidden_BTH)
                 step = step._replace(loss=step.loss + self.settings.norm_stabilizer * penalty)
-            self.optimizer.zero_grad()
+            self.optimizer.zero_grad(set_to_none=False)  # the gradients are views of one vector
             step.loss.backward()
         bound = float("inf") if self.settings.clip_norm is None else self.settings.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, bound)

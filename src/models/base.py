@@ -77,7 +77,7 @@ class Core(nn.Module):
         raise NotImplementedError
 
     def forward(
-        self, inputs: Tensor | Inputs, state: State | None = None, carry: bool = True
+        self, inputs: Tensor | Inputs, state: State | None = None, carry: bool = True, last_only: bool = False
     ) -> tuple[Tensor, State | None]:
         """The whole sequence of projected inputs: outputs [B, T, H] and the state after the last step.
 
@@ -85,14 +85,15 @@ class Core(nn.Module):
             inputs: projected inputs [B, T, P], or a table of them with tokens; T >= 1.
             state: the state to start from; `initial_state` if None.
             carry: whether the state after the last step is wanted; if not, None may stand in its place.
+            last_only: give the output of the last step only, [B, 1, H].
         """
         inputs = Inputs(inputs) if isinstance(inputs, Tensor) else inputs
         has_kernel = type(self).fused is not Core.fused
         if self.kernel in ("auto", "fused") and has_kernel and kernels.available(inputs.rows):
-            return self.fused(inputs, state, carry)
-        if self.kernel == "reference":
-            return self.scan(inputs.vectors, state)
-        return self.vectorized(inputs.vectors, state)
+            return self.fused(inputs, state, carry, last_only)
+        form = self.scan if self.kernel == "reference" else self.vectorized
+        y_BTH, state = form(inputs.vectors, state)
+        return y_BTH[:, -1:] if last_only else y_BTH, state
 
     def scan(self, p_BTP: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """The definition: one step after the other."""
@@ -108,7 +109,7 @@ class Core(nn.Module):
         """The best form for the whole sequence in plain PyTorch; the scan where there is no better one."""
         return self.scan(p_BTP, state)
 
-    def fused(self, inputs: Inputs, state: State | None, carry: bool) -> tuple[Tensor, State | None]:
+    def fused(self, inputs: Inputs, state: State | None, carry: bool, last_only: bool) -> tuple[Tensor, State | None]:
         """The whole sequence as one operation of `src.ops.kernels`, for cores that have one."""
         raise NotImplementedError
 

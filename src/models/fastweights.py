@@ -148,13 +148,15 @@ class FastWeights(Core):
         return torch.stack(outputs, dim=1), FastWeightsState(h_BH, self._written(past_BtH, carried_BHH))
 
     def fused(
-        self, inputs: Inputs, state: FastWeightsState | None, carry: bool
+        self, inputs: Inputs, state: FastWeightsState | None, carry: bool, last_only: bool
     ) -> tuple[Tensor, FastWeightsState | None]:
         """The kernel of `src/ops/csrc/fastweights.h`, chunk by chunk."""
         h_BH, A_BHH = (None, None) if state is None else state
         outputs: list[Tensor] = []
         steps_left = inputs.batch_and_time[1]
         for chunk in inputs.split(max(64, self.hidden_size)):
+            steps_left -= chunk.batch_and_time[1]
+            is_read_later = carry or steps_left > 0
             h_BTH = kernels.fastweights(
                 chunk,
                 h_BH,
@@ -167,16 +169,16 @@ class FastWeights(Core):
                 sustained=self.sustained,
                 decay=self.decay,
                 fast_lr=self.fast_lr,
+                last_only=last_only and not is_read_later,
             )
-            outputs.append(h_BTH)
-            steps_left -= h_BTH.shape[1]
-            if steps_left or carry:
+            outputs.append(h_BTH[:, -1:] if last_only else h_BTH)
+            if is_read_later:
                 before_BH = torch.zeros_like(h_BTH[:, 0]) if h_BH is None else h_BH
                 past_BtH = torch.cat([before_BH[:, None], h_BTH[:, :-1]], dim=1)
                 A_BHH = self._written(past_BtH, A_BHH)
             h_BH = h_BTH[:, -1]
-        h_BTH = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        return h_BTH, FastWeightsState(h_BTH[:, -1], A_BHH) if carry and A_BHH is not None else None
+        y_BTH = outputs[-1] if last_only or len(outputs) == 1 else torch.cat(outputs, dim=1)
+        return y_BTH, FastWeightsState(y_BTH[:, -1], A_BHH) if carry and A_BHH is not None else None
 
     def _written(self, past_BtH: Tensor, carried_BHH: Tensor | None) -> Tensor:
         """The closed sum of equation 1 over the states of the past, and what is left of A before them."""

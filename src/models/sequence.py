@@ -22,6 +22,7 @@ class Output(NamedTuple):
     prediction: Tensor
     """Logits or values: [B, size], or [B, T, size] where the task asks at every step."""
     hidden_BTH: Tensor
+    """Of every step; of the last one alone, [B, 1, H], where nothing else is asked for (see `keep_hidden`)."""
     state: State | None
     """After the last step, where it was asked for."""
 
@@ -35,6 +36,9 @@ class SequenceModel(nn.Module):
     The embedding starts from N(0, 1): the input has to dominate W h at the start, or fast weights sit on the floor
     of associative retrieval for thousands of updates. All other weights here start from U(-1/sqrt(n), 1/sqrt(n)), n
     their outgoing connections; biases from 0.
+
+    Set `keep_hidden` to have the hidden states of all steps in the output, for a regularizer, though the task asks for
+    the last one only.
 
     Args:
         input_spec: what the task feeds in.
@@ -62,6 +66,7 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.input_spec = input_spec
         self.output_spec = output_spec
+        self.keep_hidden = False
 
         size = input_spec.size
         self.embedding = None
@@ -88,7 +93,8 @@ class SequenceModel(nn.Module):
 
         `carry` says whether the state after the last step is wanted.
         """
-        hidden_BTH, state = self.core(self.project(inputs), state, carry)
+        last_only = not (self.output_spec.every_step or self.keep_hidden)
+        hidden_BTH, state = self.core(self.project(inputs), state, carry, last_only)
         asked = hidden_BTH if self.output_spec.every_step else hidden_BTH[:, -1]
         return Output(self.head(asked), hidden_BTH, state)
 

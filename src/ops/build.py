@@ -61,7 +61,9 @@ def _compile(compiler: list[str], folder: Path, finished: Path) -> None:
     """Compile under another name and rename, so that a killed compilation leaves nothing that could be loaded."""
     started = time.perf_counter()
     log.info("compiling the fused kernels for this processor, once ...")
-    with TemporaryDirectory(dir=folder) as build:
+    for left in folder.glob("tmp*"):  # by a killed compilation
+        shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(prefix="tmp", dir=folder) as build:
         made = Path(build) / finished.name
         command = [*compiler, "-shared", "-fPIC", "-std=c++17", *_flags(), str(SOURCES / "fused.cpp"), "-o", str(made)]
         ended = subprocess.run(command, capture_output=True, text=True)

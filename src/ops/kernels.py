@@ -30,23 +30,29 @@ _ARGUMENTS = {
 _SIGNATURES = {
     "table_gradient": "pllplp",
     "rnn_kept": "lllb",
-    "rnn_forward": "lllii" + "p" * 8,
-    "rnn_backward": "lllii" + "p" * 12,
+    "rnn_forward": "lllii" + "p" * 6 + "b" + "p" * 2,
+    "rnn_backward": "lllii" + "p" * 5 + "b" + "p" * 6,
     "fastweights_kept": "llllbb",
-    "fastweights_forward": "llliilbdd" + "p" * 12,
-    "fastweights_backward": "llliilbdd" + "p" * 19,
+    "fastweights_forward": "llliilbdd" + "p" * 10 + "b" + "p" * 2,
+    "fastweights_backward": "llliilbdd" + "p" * 9 + "b" + "p" * 9,
     "lstm_kept": "lll",
-    "lstm_forward": "llli" + "p" * 8,
-    "lstm_backward": "llli" + "p" * 11,
+    "lstm_forward": "llli" + "p" * 5 + "b" + "p" * 3,
+    "lstm_backward": "llli" + "p" * 4 + "b" + "p" * 6,
     "gru_kept": "lllb",
-    "gru_forward": "lllib" + "p" * 7,
-    "gru_backward": "lllib" + "p" * 10,
+    "gru_forward": "lllib" + "p" * 5 + "b" + "p" * 2,
+    "gru_backward": "lllib" + "p" * 4 + "b" + "p" * 5,
 }
+
+
+@torch.compiler.assume_constant_result
+def _compiled() -> bool:
+    """Whether there are kernels; to torch.compile a constant, since it can neither trace a library nor a cache."""
+    return library() is not None
 
 
 def available(tensor: Tensor) -> bool:
     """Whether the kernels can work on this tensor here; compiles them if need be."""
-    return tensor.device.type == "cpu" and tensor.dtype in _TYPES and library() is not None
+    return tensor.device.type == "cpu" and tensor.dtype in _TYPES and _compiled()
 
 
 def _call(name: str, dtype: torch.dtype, *arguments: Any) -> int:
@@ -106,46 +112,51 @@ def _empty_like(tensor: Tensor | None, wanted: bool = True) -> Tensor | None:
 
 class _RNN(Function):
     @staticmethod
-    def forward(ctx, keep, rows, tokens, initial, weight, gain, bias, nonlinearity):
+    def forward(ctx, keep, last_only, rows, tokens, initial, weight, gain, bias, nonlinearity):
         rows, tokens, initial, weight, gain, bias = _contiguous(rows, tokens, initial, weight, gain, bias)
         batch, time = Inputs(rows, tokens).batch_and_time
         units = weight.shape[0]
         kept = None
         if keep:
             kept = rows.new_empty(_call("rnn_kept", rows.dtype, batch, time, units, gain is not None))
-        outputs = rows.new_empty(batch, time, units)
+        outputs = rows.new_empty(batch, 1 if last_only else time, units)
+        ctx.last_only = last_only
         ctx.sizes = (batch, time, units, torch.get_num_threads(), nonlinearity)
-        _call("rnn_forward", rows.dtype, *ctx.sizes, weight, gain, bias, initial, rows, tokens, outputs, kept)
-        ctx.save_for_backward(rows, tokens, initial, weight, gain, bias, outputs, kept)
+        _call(
+            "rnn_forward", rows.dtype, *ctx.sizes, weight, gain, bias, initial, rows, tokens, last_only, outputs, kept
+        )
+        ctx.save_for_backward(rows, tokens, initial, weight, gain, bias, kept)
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_outputs):
-        rows, tokens, initial, weight, gain, bias, outputs, kept = ctx.saved_tensors
-        d_inputs = torch.empty_like(outputs)
+        rows, tokens, initial, weight, gain, bias, kept = ctx.saved_tensors
+        d_inputs = rows.new_empty(ctx.sizes[:3])
         d_initial, d_weight, d_gain, d_bias = (_empty_like(tensor) for tensor in (initial, weight, gain, bias))
         _call(
-            "rnn_backward", rows.dtype, *ctx.sizes, weight, gain, bias, initial, outputs, kept,
-            d_outputs.contiguous(), d_inputs, d_initial, d_weight, d_gain, d_bias,
+            "rnn_backward", rows.dtype, *ctx.sizes, weight, gain, bias, initial, kept,
+            ctx.last_only, d_outputs.contiguous(), d_inputs, d_initial, d_weight, d_gain, d_bias,
         )  # fmt: skip
-        return None, _input_gradient(d_inputs, rows, tokens), None, d_initial, d_weight, d_gain, d_bias, None
+        return None, None, _input_gradient(d_inputs, rows, tokens), None, d_initial, d_weight, d_gain, d_bias, None
 
 
 @torch.compiler.disable
 def rnn(
     inputs: Inputs, initial_BH: Tensor | None, weight_HH: Tensor, gain_H: Tensor | None, bias_H: Tensor | None,
-    nonlinearity: str,
+    nonlinearity: str, last_only: bool = False,
 ) -> Tensor:  # fmt: skip
-    """h_t = f(LN(W h_{t-1} + p_t)), without LN if `gain_H` is None: all h_t, [B, T, H]."""
+    """h_t = f(LN(W h_{t-1} + p_t)), without LN if `gain_H` is None: all h_t [B, T, H], or the last one [B, 1, H]."""
     inputs = _checked(inputs, 1, weight_HH, initial_BH)
     tensors = (*inputs, initial_BH, weight_HH, gain_H, bias_H)
-    return _RNN.apply(_differentiable(*tensors), *tensors, NONLINEARITIES[nonlinearity])
+    return _RNN.apply(_differentiable(*tensors), last_only, *tensors, NONLINEARITIES[nonlinearity])
 
 
 class _FastWeights(Function):
     @staticmethod
-    def forward(ctx, keep, rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias, settings):
+    def forward(
+        ctx, keep, last_only, rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias, settings
+    ):
         rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias = _contiguous(
             rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias
         )
@@ -155,32 +166,33 @@ class _FastWeights(Function):
         if keep:
             norms = (gain is not None, first_gain is not None)
             kept = rows.new_empty(_call("fastweights_kept", rows.dtype, batch, time, units, settings[1], *norms))
-        outputs = rows.new_empty(batch, time, units)
+        outputs = rows.new_empty(batch, 1 if last_only else time, units)
         transposed = None if fast is None else fast.transpose(1, 2).contiguous()
+        ctx.last_only = last_only
         ctx.sizes = (batch, time, units, torch.get_num_threads(), *settings)
         _call(
             "fastweights_forward", rows.dtype, *ctx.sizes, weight, gain, bias, first_gain, first_bias, initial, fast,
-            transposed, rows, tokens, outputs, kept,
+            transposed, rows, tokens, last_only, outputs, kept,
         )  # fmt: skip
-        ctx.save_for_backward(rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias, outputs, kept)
+        ctx.save_for_backward(rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias, kept)
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_outputs):
-        rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias, outputs, kept = ctx.saved_tensors
-        d_inputs = torch.empty_like(outputs)
+        rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias, kept = ctx.saved_tensors
+        d_inputs = rows.new_empty(ctx.sizes[:3])
         d_initial, d_weight, d_gain, d_bias, d_first_gain, d_first_bias = (
             _empty_like(tensor) for tensor in (initial, weight, gain, bias, first_gain, first_bias)
         )
         d_fast = None if fast is None else torch.zeros_like(fast)
         _call(
             "fastweights_backward", rows.dtype, *ctx.sizes, weight, gain, bias, first_gain, first_bias, initial, fast,
-            None, kept, outputs, d_outputs.contiguous(), d_inputs, d_initial, d_fast, d_weight, d_gain, d_bias,
+            None, kept, ctx.last_only, d_outputs.contiguous(), d_inputs, d_initial, d_fast, d_weight, d_gain, d_bias,
             d_first_gain, d_first_bias,
         )  # fmt: skip
         d_rows = _input_gradient(d_inputs, rows, tokens)
-        return None, d_rows, None, d_initial, d_fast, d_weight, d_gain, d_bias, d_first_gain, d_first_bias, None
+        return None, None, d_rows, None, d_initial, d_fast, d_weight, d_gain, d_bias, d_first_gain, d_first_bias, None
 
 
 @torch.compiler.disable
@@ -197,86 +209,105 @@ def fastweights(
     sustained: bool,
     decay: float,
     fast_lr: float,
+    last_only: bool = False,
 ) -> Tensor:
-    """All h(t) [B, T, H] of fast weights in the attention form, from h(0) and A(0); the norms are (gain, bias)."""
+    """All h(t) [B, T, H] of fast weights in the attention form, or the last one [B, 1, H], from h(0) and A(0).
+
+    The norms are (gain, bias), or (None, None) for none.
+    """
     settings = (NONLINEARITIES[nonlinearity], num_inner_steps, sustained, decay, fast_lr)
     inputs = _checked(inputs, 1, weight_HH, initial_BH, fast_BHH)
     tensors = (*inputs, initial_BH, fast_BHH, weight_HH, *norm, *preliminary_norm)
-    return _FastWeights.apply(_differentiable(*tensors), *tensors, settings)
+    return _FastWeights.apply(_differentiable(*tensors), last_only, *tensors, settings)
 
 
 class _LSTM(Function):
     @staticmethod
-    def forward(ctx, keep, rows, tokens, hidden, cell, weight):
+    def forward(ctx, keep, last_only, rows, tokens, hidden, cell, weight):
         rows, tokens, hidden, cell, weight = _contiguous(rows, tokens, hidden, cell, weight)
         batch, time = Inputs(rows, tokens).batch_and_time
         units = weight.shape[1]
         kept = None
         if keep:
             kept = rows.new_empty(_call("lstm_kept", rows.dtype, batch, time, units))
-        outputs, last_cell = rows.new_empty(batch, time, units), rows.new_empty(batch, units)
+        outputs, last_cell = rows.new_empty(batch, 1 if last_only else time, units), rows.new_empty(batch, units)
+        ctx.last_only = last_only
         ctx.sizes = (batch, time, units, torch.get_num_threads())
         ctx.set_materialize_grads(False)
-        _call("lstm_forward", rows.dtype, *ctx.sizes, weight, hidden, cell, rows, tokens, outputs, last_cell, kept)
-        ctx.save_for_backward(rows, tokens, hidden, cell, weight, outputs, kept)
+        _call(
+            "lstm_forward", rows.dtype, *ctx.sizes, weight, hidden, cell, rows, tokens, last_only, outputs, last_cell,
+            kept,
+        )  # fmt: skip
+        ctx.save_for_backward(rows, tokens, hidden, cell, weight, kept)
         return outputs, last_cell
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_outputs, d_last_cell):
-        rows, tokens, hidden, cell, weight, outputs, kept = ctx.saved_tensors
-        d_outputs = torch.zeros_like(outputs) if d_outputs is None else d_outputs.contiguous()
+        rows, tokens, hidden, cell, weight, kept = ctx.saved_tensors
+        batch, time, units = ctx.sizes[:3]
+        if d_outputs is None:
+            d_outputs = rows.new_zeros(batch, 1 if ctx.last_only else time, units)
+        d_outputs = d_outputs.contiguous()
         d_last_cell = None if d_last_cell is None else d_last_cell.contiguous()
-        d_inputs = outputs.new_empty(*outputs.shape[:2], weight.shape[0])
+        d_inputs = rows.new_empty(*ctx.sizes[:2], weight.shape[0])
         d_hidden, d_cell, d_weight = (_empty_like(tensor) for tensor in (hidden, cell, weight))
         _call(
-            "lstm_backward", rows.dtype, *ctx.sizes, weight, hidden, cell, outputs, kept, d_outputs, d_last_cell,
+            "lstm_backward", rows.dtype, *ctx.sizes, weight, hidden, cell, kept, ctx.last_only, d_outputs, d_last_cell,
             d_inputs, d_hidden, d_cell, d_weight,
         )  # fmt: skip
-        return None, _input_gradient(d_inputs, rows, tokens), None, d_hidden, d_cell, d_weight
+        return None, None, _input_gradient(d_inputs, rows, tokens), None, d_hidden, d_cell, d_weight
 
 
 @torch.compiler.disable
-def lstm(inputs: Inputs, hidden_BH: Tensor | None, cell_BH: Tensor | None, weight_4HH: Tensor) -> tuple[Tensor, Tensor]:
-    """All h_t [B, T, H] and the last cell [B, H] of an LSTM with its gates in the order i, f, o, g."""
+def lstm(
+    inputs: Inputs, hidden_BH: Tensor | None, cell_BH: Tensor | None, weight_4HH: Tensor, last_only: bool = False
+) -> tuple[Tensor, Tensor]:
+    """All h_t [B, T, H], or the last one [B, 1, H], and the last cell [B, H]; gates in the order i, f, o, g."""
     inputs = _checked(inputs, 4, weight_4HH, hidden_BH, cell_BH)
     tensors = (*inputs, hidden_BH, cell_BH, weight_4HH)
-    return _LSTM.apply(_differentiable(*tensors), *tensors)
+    return _LSTM.apply(_differentiable(*tensors), last_only, *tensors)
 
 
 class _GRU(Function):
     @staticmethod
-    def forward(ctx, keep, rows, tokens, initial, gates, candidate, reset_before):
+    def forward(ctx, keep, last_only, rows, tokens, initial, gates, candidate, reset_before):
         rows, tokens, initial, gates, candidate = _contiguous(rows, tokens, initial, gates, candidate)
         batch, time = Inputs(rows, tokens).batch_and_time
         units = candidate.shape[0]
         kept = None
         if keep:
             kept = rows.new_empty(_call("gru_kept", rows.dtype, batch, time, units, reset_before))
-        outputs = rows.new_empty(batch, time, units)
+        outputs = rows.new_empty(batch, 1 if last_only else time, units)
+        ctx.last_only = last_only
         ctx.sizes = (batch, time, units, torch.get_num_threads(), reset_before)
-        _call("gru_forward", rows.dtype, *ctx.sizes, gates, candidate, initial, rows, tokens, outputs, kept)
-        ctx.save_for_backward(rows, tokens, initial, gates, candidate, outputs, kept)
+        _call("gru_forward", rows.dtype, *ctx.sizes, gates, candidate, initial, rows, tokens, last_only, outputs, kept)
+        ctx.save_for_backward(rows, tokens, initial, gates, candidate, kept)
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_outputs):
-        rows, tokens, initial, gates, candidate, outputs, kept = ctx.saved_tensors
-        d_inputs = outputs.new_empty(*outputs.shape[:2], 3 * outputs.shape[2])
+        rows, tokens, initial, gates, candidate, kept = ctx.saved_tensors
+        d_inputs = rows.new_empty(*ctx.sizes[:2], rows.shape[-1])
         d_initial, d_gates, d_candidate = (_empty_like(tensor) for tensor in (initial, gates, candidate))
         _call(
-            "gru_backward", rows.dtype, *ctx.sizes, gates, candidate, initial, outputs, kept, d_outputs.contiguous(),
-            d_inputs, d_initial, d_gates, d_candidate,
+            "gru_backward", rows.dtype, *ctx.sizes, gates, candidate, initial, kept, ctx.last_only,
+            d_outputs.contiguous(), d_inputs, d_initial, d_gates, d_candidate,
         )  # fmt: skip
-        return None, _input_gradient(d_inputs, rows, tokens), None, d_initial, d_gates, d_candidate, None
+        return None, None, _input_gradient(d_inputs, rows, tokens), None, d_initial, d_gates, d_candidate, None
 
 
 @torch.compiler.disable
 def gru(
-    inputs: Inputs, initial_BH: Tensor | None, gates_2HH: Tensor, candidate_HH: Tensor, reset_before: bool
+    inputs: Inputs,
+    initial_BH: Tensor | None,
+    gates_2HH: Tensor,
+    candidate_HH: Tensor,
+    reset_before: bool,
+    last_only: bool = False,
 ) -> Tensor:
-    """All h_t [B, T, H] of a GRU with its gates in the order r, u."""
+    """All h_t [B, T, H] of a GRU, or the last one [B, 1, H]; gates in the order r, u."""
     inputs = _checked(inputs, 3, gates_2HH, initial_BH)
     tensors = (*inputs, initial_BH, gates_2HH, candidate_HH)
-    return _GRU.apply(_differentiable(*tensors), *tensors, reset_before)
+    return _GRU.apply(_differentiable(*tensors), last_only, *tensors, reset_before)

@@ -61,7 +61,12 @@ class Batch(NamedTuple):
 
     def take(self, rows: Tensor | slice) -> "Batch":
         """Some of the examples."""
-        return Batch(self.inputs[rows], self.targets[rows], None if self.mask is None else self.mask[rows])
+
+        def of(tensor: Tensor) -> Tensor:
+            # half the time of indexing with a tensor
+            return tensor[rows] if isinstance(rows, slice) else tensor.index_select(0, rows)
+
+        return Batch(of(self.inputs), of(self.targets), None if self.mask is None else of(self.mask))
 
 
 class Step(NamedTuple):

@@ -42,7 +42,7 @@ class Curves:
     def weights(self, model: nn.Module, update: int) -> None:
         """Norms and histograms of all weights and of their last gradients."""
         for name, parameter in model.named_parameters():
-            for kind, values in (("weight", parameter.detach()), ("gradient", parameter.grad)):
+            for kind, values in (("weight", parameter.detach()), ("gradient", parameter.grad if update else None)):
                 if values is not None and bool(values.isfinite().all()):
                     self.writer.add_scalar(f"weights/{kind}_norm/{name}", values.norm(), update)
                     self.writer.add_histogram(f"{kind}/{name}", values, update, bins=HISTOGRAM_BINS)

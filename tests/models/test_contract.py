@@ -119,6 +119,33 @@ def test_forward_is_the_scan_of_step_with_all_gradients(file, variant, length):
 
 
 @each_variant
+@pytest.mark.parametrize("length", [1, 11])
+def test_the_last_output_alone_is_the_last_of_all_with_its_gradients(file, variant, length):
+    core = build(file, **variant)
+    x_BTX = torch.randn(B, length, X)
+
+    def last_of_all(core, p_BTP, state):
+        y_BTH, end = core(p_BTP, state)
+        return y_BTH[:, -1:], end
+
+    def last_alone(core, p_BTP, state):
+        return core(p_BTP, state, last_only=True)
+
+    def nothing_else(run):
+        return lambda core, p_BTP, state: (run(core, p_BTP, state), core.initial_state(B))
+
+    for state in (None, random_state(core)):
+        assert_same(core, last_of_all, last_alone, x_BTX, state)
+        assert_same(
+            core,
+            nothing_else(lambda core, p_BTP, state: core(p_BTP, state)[0][:, -1:]),
+            nothing_else(lambda core, p_BTP, state: core(p_BTP, state, carry=False, last_only=True)[0]),
+            x_BTX,
+            state,
+        )
+
+
+@each_variant
 def test_two_pieces_with_the_state_carried_are_the_whole(file, variant):
     core = build(file, **variant)
     x_BTX = torch.randn(B, 11, X)

@@ -30,10 +30,10 @@ struct FastWeights {
   int64_t inner_steps;
   bool sustained;
   double decay, fast_lr;
-  const S *weight, *gain, *bias;           // gain is null without layer norm
-  const S *first_gain, *first_bias;        // of the layer norm on the preliminary state, or null
-  const S* initial;                        // [batch, units], or null for zeros
-  const S *fast, *fast_transposed;         // A_0 and its transpose [batch, units, units], or null for zeros
+  const S *weight, *gain, *bias;     // gain is null without layer norm
+  const S *first_gain, *first_bias;  // of the layer norm on the preliminary state, or null
+  const S* initial;                  // [batch, units], or null for zeros
+  const S *fast, *fast_transposed;   // A_0 and its transpose [batch, units, units], or null for zeros
 
   // Kept of a block: h(0) ... h(T), then of every step q_0 ... q_{S-1}; with layer norm x_s and its scale for every s
   // and for LN_0; c_j for every s.
@@ -46,21 +46,19 @@ struct FastWeights {
     const FastWeights& cell;
     Vector<S>* kept;
     Vector<S>* h(int64_t k) const { return kept + k * padded(cell.units); }
-    Vector<S>* q(int64_t k, int64_t s) const {
-      return h(cell.time + 1) + k * cell.kept_per_step() + s * cell.units;
-    }
+    Vector<S>* q(int64_t k, int64_t s) const { return h(cell.time + 1) + k * cell.kept_per_step() + s * cell.units; }
     Vector<S>* x(int64_t k, int64_t n) const { return q(k, cell.queries()) + n * (cell.units + 1); }
     Vector<S>* c(int64_t k, int64_t s) const { return x(k, cell.norms()) + s * cell.time; }
   };
 
-  void forward(Rows<S> inputs, S* outputs, S* kept_or_null) const {
+  void forward(Rows<S> inputs, Outputs<S> outputs, S* kept_or_null) const {
     Packed<S> recurrent(weight, units, units, units, 1);
     LayerNorm<S> norm{gain, bias, units}, first_norm{first_gain, first_bias, units};
     std::vector<S> ages = powers(fast_lr), left = powers(decay);
     for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
       Buffer<S> own(kept_or_null ? 0 : kept_per_block()), z(padded(units)), a(units);
-      Kept kept{*this, kept_or_null ? reinterpret_cast<Vector<S>*>(kept_or_null) + number * kept_per_block()
-                                      : own.data()};
+      Kept kept{*this,
+                kept_or_null ? reinterpret_cast<Vector<S>*>(kept_or_null) + number * kept_per_block() : own.data()};
       Room room(fast ? units : 0);
       std::fill(kept.h(0), kept.h(0) + padded(units), Vector<S>{});
       if (initial) block.load(Rows<S>{initial, nullptr, 1, units}, 0, kept.h(0));
@@ -82,13 +80,13 @@ struct FastWeights {
           for (int64_t i = 0; i < units; ++i) next[i] = apply<S>(nonlinearity, a[i]);
         }
         if (inner_steps == 0) std::copy(q, q + units, kept.h(k + 1));
-        block.store(kept.h(k + 1), outputs, time, units, k);
+        outputs.store(block, kept.h(k + 1), k);
       }
     });
   }
 
-  void backward(S* kept_of_all, const S* outputs, const S* d_outputs, S* d_inputs, S* d_initial, S* d_fast,
-                S* d_weight, S* d_gain, S* d_bias, S* d_first_gain, S* d_first_bias) const {
+  void backward(S* kept_of_all, OutputGradients<S> d_outputs, S* d_inputs, S* d_initial, S* d_fast, S* d_weight,
+                S* d_gain, S* d_bias, S* d_first_gain, S* d_first_bias) const {
     Packed<S> transposed(weight, units, units, 1, units);
     LayerNorm<S> norm{gain, bias, units}, first_norm{first_gain, first_bias, units};
     std::vector<S> ages = powers(fast_lr), left = powers(decay);
@@ -104,7 +102,7 @@ struct FastWeights {
       std::vector<S> d_a_rows(fast ? block.lanes * readings * units : 0);
       std::vector<S> q_rows(fast ? block.lanes * readings * width : 0);
       for (int64_t k = time - 1; k >= 0; --k) {
-        block.load(Rows<S>{d_outputs, nullptr, time, units}, k, g.data());
+        d_outputs.load(block, k, g.data());
         Vector<S>* later = d_h.data() + (k + 1) * padded(units);
         for (int64_t i = 0; i < units; ++i) g[i] += later[i];
         std::fill(d_z.data(), d_z.data() + units, Vector<S>{});
@@ -147,22 +145,24 @@ struct FastWeights {
       }
       if (d_initial) block.store(d_h.data(), d_initial, 1, units, 0);
       for (int64_t lane = 0; fast && lane < block.lanes; ++lane)
-        states.add(block.first + lane, &d_a_rows[lane * readings * units], &q_rows[lane * readings * width], readings);
+        states.add(block.first + lane, d_a_rows.data() + lane * readings * units,
+                   q_rows.data() + lane * readings * width, readings);
       for (int64_t i = 0; i < 4 * units; ++i)
         norms_gradients[number * 4 * units + i] = sum_of_lanes<S>(sums[i], block.lanes);
-      weights.add_recurrent(number, block, time, d_inputs, outputs, initial);
+      weights.add_recurrent(number, block, time, d_inputs,
+                            [&](int64_t k) { return k < first_state() ? nullptr : kept.h(k); });
     });
     weights.sum_to(d_weight);
     if (fast) states.copy_to(d_fast);
     std::vector<S> total(4 * units);
     add_blocks(norms_gradients, blocks, 4 * units, total.data());
     if (gain) {
-      std::copy(&total[0], &total[units], d_gain);
-      std::copy(&total[units], &total[2 * units], d_bias);
+      std::copy(total.data(), total.data() + units, d_gain);
+      std::copy(total.data() + units, total.data() + 2 * units, d_bias);
     }
     if (first_gain) {
-      std::copy(&total[2 * units], &total[3 * units], d_first_gain);
-      std::copy(&total[3 * units], &total[3 * units] + units, d_first_bias);
+      std::copy(total.data() + 2 * units, total.data() + 3 * units, d_first_gain);
+      std::copy(total.data() + 3 * units, total.data() + 4 * units, d_first_bias);
     }
   }
 
@@ -241,8 +241,7 @@ struct FastWeights {
       for (; row + 4 <= units; row += 4) {
         const S *m0 = matrix + row * units, *m1 = m0 + units, *m2 = m1 + units, *m3 = m2 + units;
         S v0 = values[row], v1 = values[row + 1], v2 = values[row + 2], v3 = values[row + 3];
-        for (int64_t i = 0; i < units; ++i)
-          product[i] += (v0 * m0[i] + v1 * m1[i]) + (v2 * m2[i] + v3 * m3[i]);
+        for (int64_t i = 0; i < units; ++i) product[i] += (v0 * m0[i] + v1 * m1[i]) + (v2 * m2[i] + v3 * m3[i]);
       }
       for (; row < units; ++row)
         for (int64_t i = 0; i < units; ++i) product[i] += values[row] * matrix[row * units + i];

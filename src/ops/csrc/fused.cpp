@@ -27,88 +27,104 @@ int64_t lanes_f32() { return Lanes<float>::count; }
 int64_t lanes_f64() { return Lanes<double>::count; }
 int64_t tile() { return tile_rows; }
 
-#define DEFINE(S, suffix)                                                                                             \
-  void table_gradient_##suffix(const int64_t* tokens, int64_t positions, int64_t units, const S* rows,                \
-                               int64_t symbols, S* table) {                                                           \
-    add_rows(tokens, positions, units, rows, symbols, table);                                                         \
-  }                                                                                                                   \
-  int64_t rnn_kept_##suffix(int64_t batch, int64_t time, int64_t units, bool layer_norm) {                            \
-    S gain{};                                                                                                         \
-    RNN<S> cell{batch, time, units, 1, 0, nullptr, layer_norm ? &gain : nullptr, nullptr, nullptr};                   \
-    return num_blocks<S>(batch) * time * cell.kept_per_step() * Lanes<S>::count;                                      \
-  }                                                                                                                   \
-  void rnn_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,                \
-                            const S* weight, const S* gain, const S* bias, const S* initial, const S* inputs,         \
-                            const int64_t* tokens, S* outputs, S* kept) {                                             \
-    RNN<S>{batch, time, units, threads, nonlinearity, weight, gain, bias, initial}.forward(                           \
-        Rows<S>{inputs, tokens, time, units}, outputs, kept);                                                         \
-  }                                                                                                                   \
-  void rnn_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,               \
-                             const S* weight, const S* gain, const S* bias, const S* initial, const S* outputs,       \
-                             const S* kept, const S* d_outputs, S* d_inputs, S* d_initial, S* d_weight, S* d_gain,    \
-                             S* d_bias) {                                                                             \
-    RNN<S>{batch, time, units, threads, nonlinearity, weight, gain, bias, initial}.backward(                          \
-        outputs, kept, d_outputs, d_inputs, d_initial, d_weight, d_gain, d_bias);                                     \
-  }                                                                                                                   \
-  int64_t fastweights_kept_##suffix(int64_t batch, int64_t time, int64_t units, int64_t inner_steps, bool layer_norm, \
-                                    bool first_norm) {                                                                \
-    S gain{};                                                                                                         \
-    FastWeights<S> cell{batch, time, units, 1, 0, inner_steps, true, 1, 1, nullptr, layer_norm ? &gain : nullptr,     \
-                        nullptr, first_norm ? &gain : nullptr, nullptr, nullptr, nullptr, nullptr};                   \
-    return num_blocks<S>(batch) * cell.kept_per_block() * Lanes<S>::count;                                            \
-  }                                                                                                                   \
-  void fastweights_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,        \
-                                    int64_t inner_steps, bool sustained, double decay, double fast_lr,                \
-                                    const S* weight, const S* gain, const S* bias, const S* first_gain,               \
-                                    const S* first_bias, const S* initial, const S* fast, const S* fast_transposed,   \
-                                    const S* inputs, const int64_t* tokens, S* outputs, S* kept) {                    \
-    FastWeights<S>{batch, time, units, threads, nonlinearity, inner_steps, sustained, decay, fast_lr, weight, gain,   \
-                   bias, first_gain, first_bias, initial, fast, fast_transposed}                                      \
-        .forward(Rows<S>{inputs, tokens, time, units}, outputs, kept);                                                \
-  }                                                                                                                   \
-  void fastweights_backward_##suffix(                                                                                 \
-      int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity, int64_t inner_steps, bool sustained, \
-      double decay, double fast_lr, const S* weight, const S* gain, const S* bias, const S* first_gain,               \
-      const S* first_bias, const S* initial, const S* fast, const S* fast_transposed, S* kept, const S* outputs,      \
-      const S* d_outputs, S* d_inputs, S* d_initial, S* d_fast, S* d_weight, S* d_gain, S* d_bias, S* d_first_gain,   \
-      S* d_first_bias) {                                                                                              \
-    FastWeights<S>{batch, time, units, threads, nonlinearity, inner_steps, sustained, decay, fast_lr, weight, gain,   \
-                   bias, first_gain, first_bias, initial, fast, fast_transposed}                                      \
-        .backward(kept, outputs, d_outputs, d_inputs, d_initial, d_fast, d_weight, d_gain, d_bias, d_first_gain,      \
-                  d_first_bias);                                                                                      \
-  }                                                                                                                   \
-  int64_t lstm_kept_##suffix(int64_t batch, int64_t time, int64_t units) {                                            \
-    LSTM<S> cell{batch, time, units, 1, nullptr, nullptr, nullptr};                                                   \
-    return num_blocks<S>(batch) * cell.kept_per_block() * Lanes<S>::count;                                            \
-  }                                                                                                                   \
-  void lstm_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, const S* weight,                \
-                             const S* initial_hidden, const S* initial_cell, const S* inputs, const int64_t* tokens,  \
-                             S* outputs, S* last_cell, S* kept) {                                                     \
-    LSTM<S>{batch, time, units, threads, weight, initial_hidden, initial_cell}.forward(                               \
-        Rows<S>{inputs, tokens, time, 4 * units}, outputs, last_cell, kept);                                          \
-  }                                                                                                                   \
-  void lstm_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, const S* weight,               \
-                              const S* initial_hidden, const S* initial_cell, const S* outputs, const S* kept,        \
-                              const S* d_outputs, const S* d_last_cell, S* d_inputs, S* d_initial_hidden,             \
-                              S* d_initial_cell, S* d_weight) {                                                       \
-    LSTM<S>{batch, time, units, threads, weight, initial_hidden, initial_cell}.backward(                              \
-        outputs, kept, d_outputs, d_last_cell, d_inputs, d_initial_hidden, d_initial_cell, d_weight);                 \
-  }                                                                                                                   \
-  int64_t gru_kept_##suffix(int64_t batch, int64_t time, int64_t units, bool reset_before) {                          \
-    GRU<S> cell{batch, time, units, 1, reset_before, nullptr, nullptr, nullptr};                                      \
-    return num_blocks<S>(batch) * time * cell.kept_per_step() * Lanes<S>::count;                                      \
-  }                                                                                                                   \
-  void gru_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, bool reset_before,               \
-                            const S* gates, const S* candidate, const S* initial, const S* inputs,                    \
-                            const int64_t* tokens, S* outputs, S* kept) {                                             \
-    GRU<S>{batch, time, units, threads, reset_before, gates, candidate, initial}.forward(                             \
-        Rows<S>{inputs, tokens, time, 3 * units}, outputs, kept);                                                     \
-  }                                                                                                                   \
-  void gru_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, bool reset_before,              \
-                             const S* gates, const S* candidate, const S* initial, const S* outputs, const S* kept,   \
-                             const S* d_outputs, S* d_inputs, S* d_initial, S* d_gates, S* d_candidate) {             \
-    GRU<S>{batch, time, units, threads, reset_before, gates, candidate, initial}.backward(                            \
-        outputs, kept, d_outputs, d_inputs, d_initial, d_gates, d_candidate);                                         \
+#define DEFINE(S, suffix)                                                                                              \
+  void table_gradient_##suffix(const int64_t* tokens, int64_t positions, int64_t units, const S* rows,                 \
+                               int64_t symbols, S* table) {                                                            \
+    add_rows(tokens, positions, units, rows, symbols, table);                                                          \
+  }                                                                                                                    \
+  int64_t rnn_kept_##suffix(int64_t batch, int64_t time, int64_t units, bool layer_norm) {                             \
+    S gain{};                                                                                                          \
+    RNN<S> cell{batch, time, units, 1, 0, nullptr, layer_norm ? &gain : nullptr, nullptr, nullptr};                    \
+    return num_blocks<S>(batch) * time * cell.kept_per_step() * Lanes<S>::count;                                       \
+  }                                                                                                                    \
+  void rnn_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,                 \
+                            const S* weight, const S* gain, const S* bias, const S* initial, const S* inputs,          \
+                            const int64_t* tokens, bool last_only, S* outputs, S* kept) {                              \
+    RNN<S>{batch, time, units, threads, nonlinearity, weight, gain, bias, initial}.forward(                            \
+        Rows<S>{inputs, tokens, time, units}, Outputs<S>{outputs, time, units, last_only}, kept);                      \
+  }                                                                                                                    \
+  void rnn_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,                \
+                             const S* weight, const S* gain, const S* bias, const S* initial, const S* kept,           \
+                             bool last_only, const S* d_outputs, S* d_inputs, S* d_initial, S* d_weight, S* d_gain,    \
+                             S* d_bias) {                                                                              \
+    RNN<S>{batch, time, units, threads, nonlinearity, weight, gain, bias, initial}.backward(                           \
+        kept, OutputGradients<S>{d_outputs, time, units, last_only}, d_inputs, d_initial, d_weight, d_gain, d_bias);   \
+  }                                                                                                                    \
+  int64_t fastweights_kept_##suffix(int64_t batch, int64_t time, int64_t units, int64_t inner_steps, bool layer_norm,  \
+                                    bool first_norm) {                                                                 \
+    S gain{};                                                                                                          \
+    FastWeights<S> cell{batch,                                                                                         \
+                        time,                                                                                          \
+                        units,                                                                                         \
+                        1,                                                                                             \
+                        0,                                                                                             \
+                        inner_steps,                                                                                   \
+                        true,                                                                                          \
+                        1,                                                                                             \
+                        1,                                                                                             \
+                        nullptr,                                                                                       \
+                        layer_norm ? &gain : nullptr,                                                                  \
+                        nullptr,                                                                                       \
+                        first_norm ? &gain : nullptr,                                                                  \
+                        nullptr,                                                                                       \
+                        nullptr,                                                                                       \
+                        nullptr,                                                                                       \
+                        nullptr};                                                                                      \
+    return num_blocks<S>(batch) * cell.kept_per_block() * Lanes<S>::count;                                             \
+  }                                                                                                                    \
+  void fastweights_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,         \
+                                    int64_t inner_steps, bool sustained, double decay, double fast_lr,                 \
+                                    const S* weight, const S* gain, const S* bias, const S* first_gain,                \
+                                    const S* first_bias, const S* initial, const S* fast, const S* fast_transposed,    \
+                                    const S* inputs, const int64_t* tokens, bool last_only, S* outputs, S* kept) {     \
+    FastWeights<S>{batch,  time, units, threads,    nonlinearity, inner_steps, sustained, decay,          fast_lr,     \
+                   weight, gain, bias,  first_gain, first_bias,   initial,     fast,      fast_transposed}             \
+        .forward(Rows<S>{inputs, tokens, time, units}, Outputs<S>{outputs, time, units, last_only}, kept);             \
+  }                                                                                                                    \
+  void fastweights_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,        \
+                                     int64_t inner_steps, bool sustained, double decay, double fast_lr,                \
+                                     const S* weight, const S* gain, const S* bias, const S* first_gain,               \
+                                     const S* first_bias, const S* initial, const S* fast, const S* fast_transposed,   \
+                                     S* kept, bool last_only, const S* d_outputs, S* d_inputs, S* d_initial,           \
+                                     S* d_fast, S* d_weight, S* d_gain, S* d_bias, S* d_first_gain, S* d_first_bias) { \
+    FastWeights<S>{batch,  time, units, threads,    nonlinearity, inner_steps, sustained, decay,          fast_lr,     \
+                   weight, gain, bias,  first_gain, first_bias,   initial,     fast,      fast_transposed}             \
+        .backward(kept, OutputGradients<S>{d_outputs, time, units, last_only}, d_inputs, d_initial, d_fast, d_weight,  \
+                  d_gain, d_bias, d_first_gain, d_first_bias);                                                         \
+  }                                                                                                                    \
+  int64_t lstm_kept_##suffix(int64_t batch, int64_t time, int64_t units) {                                             \
+    LSTM<S> cell{batch, time, units, 1, nullptr, nullptr, nullptr};                                                    \
+    return num_blocks<S>(batch) * cell.kept_per_block() * Lanes<S>::count;                                             \
+  }                                                                                                                    \
+  void lstm_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, const S* weight,                 \
+                             const S* initial_hidden, const S* initial_cell, const S* inputs, const int64_t* tokens,   \
+                             bool last_only, S* outputs, S* last_cell, S* kept) {                                      \
+    LSTM<S>{batch, time, units, threads, weight, initial_hidden, initial_cell}.forward(                                \
+        Rows<S>{inputs, tokens, time, 4 * units}, Outputs<S>{outputs, time, units, last_only}, last_cell, kept);       \
+  }                                                                                                                    \
+  void lstm_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, const S* weight,                \
+                              const S* initial_hidden, const S* initial_cell, const S* kept, bool last_only,           \
+                              const S* d_outputs, const S* d_last_cell, S* d_inputs, S* d_initial_hidden,              \
+                              S* d_initial_cell, S* d_weight) {                                                        \
+    LSTM<S>{batch, time, units, threads, weight, initial_hidden, initial_cell}.backward(                               \
+        kept, OutputGradients<S>{d_outputs, time, units, last_only}, d_last_cell, d_inputs, d_initial_hidden,          \
+        d_initial_cell, d_weight);                                                                                     \
+  }                                                                                                                    \
+  int64_t gru_kept_##suffix(int64_t batch, int64_t time, int64_t units, bool reset_before) {                           \
+    GRU<S> cell{batch, time, units, 1, reset_before, nullptr, nullptr, nullptr};                                       \
+    return num_blocks<S>(batch) * time * cell.kept_per_step() * Lanes<S>::count;                                       \
+  }                                                                                                                    \
+  void gru_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, bool reset_before,                \
+                            const S* gates, const S* candidate, const S* initial, const S* inputs,                     \
+                            const int64_t* tokens, bool last_only, S* outputs, S* kept) {                              \
+    GRU<S>{batch, time, units, threads, reset_before, gates, candidate, initial}.forward(                              \
+        Rows<S>{inputs, tokens, time, 3 * units}, Outputs<S>{outputs, time, units, last_only}, kept);                  \
+  }                                                                                                                    \
+  void gru_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, bool reset_before,               \
+                             const S* gates, const S* candidate, const S* initial, const S* kept, bool last_only,      \
+                             const S* d_outputs, S* d_inputs, S* d_initial, S* d_gates, S* d_candidate) {              \
+    GRU<S>{batch, time, units, threads, reset_before, gates, candidate, initial}.backward(                             \
+        kept, OutputGradients<S>{d_outputs, time, units, last_only}, d_inputs, d_initial, d_gates, d_candidate);       \
   }
 
 FOR_EACH_TYPE(DEFINE)

@@ -21,10 +21,10 @@ struct GRU {
   const S *gates, *candidate;  // W [2 units, units], gates in the order r, u; U [units, units]
   const S* initial;            // [batch, units], or null for zeros
 
-  // Kept of a step for the backward pass: r, u, c, and U h_{t-1} where the reset gate acts after.
-  int64_t kept_per_step() const { return (reset_before ? 3 : 4) * units; }
+  // Kept of a step for the backward pass: r, u, c, h_{t-1}, and U h_{t-1} where the reset gate acts after.
+  int64_t kept_per_step() const { return (reset_before ? 4 : 5) * units; }
 
-  void forward(Rows<S> inputs, S* outputs, S* kept) const {
+  void forward(Rows<S> inputs, Outputs<S> outputs, S* kept) const {
     Packed<S> to_gates(gates, 2 * units, units, units, 1), to_candidate(candidate, units, units, units, 1);
     for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
       // the products write whole tiles, so what follows a group of sums must be read before it is written over
@@ -46,32 +46,30 @@ struct GRU {
             keep[n] = r[n];
             keep[units + n] = u[n];
             keep[2 * units + n] = c;
-            if (!reset_before) keep[3 * units + n] = m[n];
+            keep[3 * units + n] = h[n];
+            if (!reset_before) keep[4 * units + n] = m[n];
           }
           h[n] = c + u[n] * (h[n] - c);
         }
-        block.store(h.data(), outputs, time, units, t);
+        outputs.store(block, h.data(), t);
       }
     });
   }
 
-  void backward(const S* outputs, const S* kept, const S* d_outputs, S* d_inputs, S* d_initial, S* d_gates,
+  void backward(const S* kept, OutputGradients<S> d_outputs, S* d_inputs, S* d_initial, S* d_gates,
                 S* d_candidate) const {
     Packed<S> from_gates(gates, units, 2 * units, 1, units), from_candidate(candidate, units, units, 1, units);
     int64_t blocks = num_blocks<S>(batch), width = whole_vectors<S>(units);
     BlockGradients<S> of_gates(blocks, 2 * units, units), of_candidate(blocks, units, units);
     for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
-      Buffer<S> d_h(padded(units)), y(units), h(units), d_p(3 * units), k(padded(units)), d_m(units);
+      Buffer<S> d_h(padded(units)), y(units), d_p(3 * units), k(padded(units)), d_m(units);
       int64_t rows = block.lanes * time;
       std::vector<S> gate_rows(rows * 2 * units), m_rows(rows * units), h_rows(rows * width), read_rows(rows * width);
       Block own{0, block.lanes};
       for (int64_t t = time - 1; t >= 0; --t) {
         auto* r = reinterpret_cast<const Vector<S>*>(kept) + (number * time + t) * kept_per_step();
-        const Vector<S>*u = r + units, *c = u + units, *product = c + units;
-        block.load(Rows<S>{d_outputs, nullptr, time, units}, t, y.data());
-        std::fill(h.data(), h.data() + units, Vector<S>{});
-        if (t > 0) block.load(Rows<S>{outputs, nullptr, time, units}, t - 1, h.data());
-        else if (initial) block.load(Rows<S>{initial, nullptr, 1, units}, 0, h.data());
+        const Vector<S>*u = r + units, *c = u + units, *h = c + units, *product = h + units;
+        d_outputs.load(block, t, y.data());
         Vector<S>*d_r = d_p.data(), *d_u = d_r + units, *d_c = d_u + units;
         for (int64_t n = 0; n < units; ++n) {
           Vector<S> g = d_h[n] + y[n];
@@ -91,7 +89,7 @@ struct GRU {
         block.store(d_p.data(), d_inputs, time, 3 * units, t);
         own.store(d_p.data(), gate_rows.data(), time, 2 * units, t);
         own.store(d_m.data(), m_rows.data(), time, units, t);
-        own.store(h.data(), h_rows.data(), time, units, t, width);
+        own.store(h, h_rows.data(), time, units, t, width);
         own.store(y.data(), read_rows.data(), time, units, t, width);
       }
       if (d_initial) block.store(d_h.data(), d_initial, 1, units, 0);

@@ -256,7 +256,8 @@ struct Block {
     for (int64_t lane = 0; lane < lanes; ++lane) starts[lane] = rows.row(first + lane, t);
     for (; lanes == count && done + count <= rows.units; done += count) {
       Vector<S> square[count];
-      for (int lane = 0; lane < count; ++lane) square[lane] = *reinterpret_cast<const Unaligned<S>*>(starts[lane] + done);
+      for (int lane = 0; lane < count; ++lane)
+        square[lane] = *reinterpret_cast<const Unaligned<S>*>(starts[lane] + done);
       transpose<S>(square);
       std::copy(square, square + count, to + done);
     }
@@ -296,12 +297,46 @@ inline int64_t num_blocks(int64_t batch) {
   return (batch + Lanes<S>::count - 1) / Lanes<S>::count;
 }
 
+// What every step gives out, [batch, time, units], or what the last one does, [batch, 1, units].
+template <class S>
+struct Outputs {
+  S* data;
+  int64_t time, units;
+  bool last_only;
+
+  void store(Block block, const Vector<S>* from, int64_t t) const {
+    if (!last_only)
+      block.store(from, data, time, units, t);
+    else if (t == time - 1)
+      block.store(from, data, 1, units, 0);
+  }
+};
+
+// The gradient of the outputs.
+template <class S>
+struct OutputGradients {
+  const S* data;
+  int64_t time, units;
+  bool last_only;
+
+  void load(Block block, int64_t t, Vector<S>* to) const {
+    if (!last_only)
+      block.load(Rows<S>{data, nullptr, time, units}, t, to);
+    else if (t == time - 1)
+      block.load(Rows<S>{data, nullptr, 1, units}, 0, to);
+    else
+      std::fill(to, to + units, Vector<S>{});
+  }
+};
+
 // Calls run(block number, block) for every block. What a block writes is its own, so the number of threads cannot
 // change a result.
 template <class S, class Run>
-void for_each_block(int64_t batch, int threads, Run run) {
+void for_each_block(int64_t batch, [[maybe_unused]] int threads, Run run) {
   int64_t blocks = num_blocks<S>(batch);
+#ifdef _OPENMP
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && blocks > 1)
+#endif
   for (int64_t number = 0; number < blocks; ++number) {
     int64_t first = number * Lanes<S>::count;
     run(number, Block{first, std::min<int64_t>(Lanes<S>::count, batch - first)});
@@ -321,9 +356,12 @@ class OuterProducts {
   OuterProducts(const S* left, int64_t left_width, const S* right, int64_t right_width, int64_t rows, S* to)
       : left_(left), right_(right), to_(to), left_width_(left_width), width_(right_width), rows_(rows) {
     for (int64_t i = 0; i < left_width;) {
-      if (i + tile_rows <= left_width) i = band<tile_rows>(i);
-      else if (i + 2 <= left_width) i = band<2>(i);
-      else i = band<1>(i);
+      if (i + tile_rows <= left_width)
+        i = band<tile_rows>(i);
+      else if (i + 2 <= left_width)
+        i = band<2>(i);
+      else
+        i = band<1>(i);
     }
   }
 
@@ -361,32 +399,32 @@ template <class S>
 class BlockGradients {
  public:
   BlockGradients(int64_t blocks, int64_t rows, int64_t columns)
-      : blocks_(blocks), rows_(rows), columns_(columns), width_(whole_vectors<S>(columns)), data_(blocks * rows * width_) {}
+      : blocks_(blocks),
+        rows_(rows),
+        columns_(columns),
+        width_(whole_vectors<S>(columns)),
+        data_(blocks * rows * width_) {}
 
   // Adds left^T right, with left [num_rows, rows] and right [num_rows, whole_vectors(columns)].
   void add(int64_t block, const S* left, const S* right, int64_t num_rows) {
-    OuterProducts<S>(left, rows_, right, width_, num_rows, &data_[block * rows_ * width_]);
+    OuterProducts<S>(left, rows_, right, width_, num_rows, data_.data() + block * rows_ * width_);
   }
 
-  // Adds the sum over steps of (gradient of the sums at t) (hidden state at t - 1)^T.
-  void add_recurrent(int64_t number, Block block, int64_t time, const S* d_sums, const S* hidden, const S* initial) {
-    std::vector<S> before(block.lanes * time * width_);
-    S* to = before.data();
-    for (int64_t sequence = block.first; sequence < block.first + block.lanes; ++sequence) {
-      if (initial) std::copy(initial + sequence * columns_, initial + (sequence + 1) * columns_, to);
-      to += width_;
-      for (int64_t t = 0; t + 1 < time; ++t, to += width_) {
-        const S* h = hidden + (sequence * time + t) * columns_;
-        std::copy(h, h + columns_, to);
-      }
-    }
-    add(number, d_sums + block.first * time * rows_, before.data(), block.lanes * time);
+  // Adds the sum over steps of (gradient of the sums at t) (hidden state before t)^T; `before(t)` is that state, or
+  // null where it is zero.
+  template <class Before>
+  void add_recurrent(int64_t number, Block block, int64_t time, const S* d_sums, Before before) {
+    std::vector<S> states(block.lanes * time * width_);
+    Block own{0, block.lanes};
+    for (int64_t t = 0; t < time; ++t)
+      if (const Vector<S>* h = before(t)) own.store(h, states.data(), time, columns_, t, width_);
+    add(number, d_sums + block.first * time * rows_, states.data(), block.lanes * time);
   }
 
   // The gradients of all blocks as they are, [blocks, rows, columns].
   void copy_to(S* to) const {
     for (int64_t row = 0; row < blocks_ * rows_; ++row)
-      to = std::copy(&data_[row * width_], &data_[row * width_] + columns_, to);
+      to = std::copy(data_.data() + row * width_, data_.data() + row * width_ + columns_, to);
   }
 
   // The sum over the blocks, always in the same order.

@@ -15,14 +15,14 @@ template <class S>
 struct LSTM {
   int64_t batch, time, units;
   int threads;
-  const S* weight;                          // [4 units, units], gates in the order i, f, o, g
-  const S *initial_hidden, *initial_cell;   // [batch, units], or null for zeros
+  const S* weight;                         // [4 units, units], gates in the order i, f, o, g
+  const S *initial_hidden, *initial_cell;  // [batch, units], or null for zeros
 
   // Kept of a step for the backward pass: the four gates, tanh(c) and c; of a block also the cell before the first.
   int64_t kept_per_step() const { return 6 * units; }
   int64_t kept_per_block() const { return units + time * kept_per_step(); }
 
-  void forward(Rows<S> inputs, S* outputs, S* last_cell, S* kept) const {
+  void forward(Rows<S> inputs, Outputs<S> outputs, S* last_cell, S* kept) const {
     Packed<S> recurrent(weight, 4 * units, units, units, 1);
     for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
       Buffer<S> h(units), c(units), tanh_c(units), a(padded(4 * units));
@@ -46,14 +46,14 @@ struct LSTM {
           keep = std::copy(tanh_c.data(), tanh_c.data() + units, keep);
           keep = std::copy(c.data(), c.data() + units, keep);
         }
-        block.store(h.data(), outputs, time, units, t);
+        outputs.store(block, h.data(), t);
       }
       block.store(c.data(), last_cell, 1, units, 0);
     });
   }
 
-  void backward(const S* outputs, const S* kept, const S* d_outputs, const S* d_last_cell, S* d_inputs,
-                S* d_initial_hidden, S* d_initial_cell, S* d_weight) const {
+  void backward(const S* kept, OutputGradients<S> d_outputs, const S* d_last_cell, S* d_inputs, S* d_initial_hidden,
+                S* d_initial_cell, S* d_weight) const {
     Packed<S> transposed(weight, units, 4 * units, 1, units);
     BlockGradients<S> weights(num_blocks<S>(batch), 4 * units, units);
     for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
@@ -61,10 +61,9 @@ struct LSTM {
       if (d_last_cell) block.load(Rows<S>{d_last_cell, nullptr, 1, units}, 0, d_c.data());
       Vector<S>*d_i = d_a.data(), *d_f = d_i + units, *d_o = d_f + units, *d_g = d_o + units;
       for (int64_t t = time - 1; t >= 0; --t) {
-        auto* previous_c =
-            reinterpret_cast<const Vector<S>*>(kept) + number * kept_per_block() + t * kept_per_step();
+        auto* previous_c = reinterpret_cast<const Vector<S>*>(kept) + number * kept_per_block() + t * kept_per_step();
         const Vector<S>*i = previous_c + units, *f = i + units, *o = f + units, *g = o + units, *tanh_c = g + units;
-        block.load(Rows<S>{d_outputs, nullptr, time, units}, t, d_h.data());
+        d_outputs.load(block, t, d_h.data());
         for (int64_t n = 0; n < units; ++n) {
           Vector<S> of_h = d_h[n] + from_next[n];
           Vector<S> of_c = d_c[n] + o[n] * of_h * (S(1) - tanh_c[n] * tanh_c[n]);
@@ -80,7 +79,14 @@ struct LSTM {
       }
       if (d_initial_hidden) block.store(from_next.data(), d_initial_hidden, 1, units, 0);
       if (d_initial_cell) block.store(d_c.data(), d_initial_cell, 1, units, 0);
-      weights.add_recurrent(number, block, time, d_inputs, outputs, initial_hidden);
+      if (initial_hidden) block.load(Rows<S>{initial_hidden, nullptr, 1, units}, 0, d_h.data());
+      weights.add_recurrent(number, block, time, d_inputs, [&](int64_t t) -> const Vector<S>* {
+        if (t == 0) return initial_hidden ? d_h.data() : nullptr;
+        auto* step = reinterpret_cast<const Vector<S>*>(kept) + number * kept_per_block() + (t - 1) * kept_per_step();
+        const Vector<S>*o = step + 3 * units, *tanh_c = step + 5 * units;
+        for (int64_t n = 0; n < units; ++n) d_c[n] = o[n] * tanh_c[n];
+        return d_c.data();
+      });
     });
     weights.sum_to(d_weight);
   }

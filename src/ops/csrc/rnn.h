@@ -19,10 +19,10 @@ struct RNN {
   const S *weight, *gain, *bias;  // gain is null without layer norm
   const S* initial;               // [batch, units], or null for zeros
 
-  // What is kept of a step for the backward pass: the normalized sum and its scale, if there is a layer norm.
-  int64_t kept_per_step() const { return gain ? units + 1 : 0; }
+  // What is kept of a step for the backward pass: h, and with layer norm the normalized sum and its scale.
+  int64_t kept_per_step() const { return gain ? 2 * units + 1 : units; }
 
-  void forward(Rows<S> inputs, S* outputs, S* kept) const {
+  void forward(Rows<S> inputs, Outputs<S> outputs, S* kept) const {
     Packed<S> recurrent(weight, units, units, units, 1);
     LayerNorm<S> norm{gain, bias, units};
     for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
@@ -31,37 +31,34 @@ struct RNN {
       for (int64_t t = 0; t < time; ++t) {
         block.load(inputs, t, a.data());
         if (t > 0 || initial) recurrent.multiply_add(h.data(), a.data());
+        auto* keep = kept ? reinterpret_cast<Vector<S>*>(kept) + (number * time + t) * kept_per_step() : nullptr;
         if (gain) {
           Vector<S> scale = norm.normalize(a.data());
-          if (kept) {
-            auto* to = reinterpret_cast<Vector<S>*>(kept) + (number * time + t) * kept_per_step();
-            std::copy(a.data(), a.data() + units, to);
-            to[units] = scale;
-          }
+          if (keep) *std::copy(a.data(), a.data() + units, keep + units) = scale;
         }
-        for (int64_t i = 0; i < units; ++i)
-          h[i] = apply<S>(nonlinearity, gain ? a[i] * gain[i] + bias[i] : a[i]);
-        block.store(h.data(), outputs, time, units, t);
+        for (int64_t i = 0; i < units; ++i) h[i] = apply<S>(nonlinearity, gain ? a[i] * gain[i] + bias[i] : a[i]);
+        if (keep) std::copy(h.data(), h.data() + units, keep);
+        outputs.store(block, h.data(), t);
       }
     });
   }
 
-  void backward(const S* outputs, const S* kept, const S* d_outputs, S* d_inputs, S* d_initial, S* d_weight,
-                S* d_gain, S* d_bias) const {
+  void backward(const S* kept, OutputGradients<S> d_outputs, S* d_inputs, S* d_initial, S* d_weight, S* d_gain,
+                S* d_bias) const {
     Packed<S> transposed(weight, units, units, 1, units);
     LayerNorm<S> norm{gain, bias, units};
     int64_t blocks = num_blocks<S>(batch);
     BlockGradients<S> weights(blocks, units, units);
     std::vector<S> gains(blocks * units), biases(blocks * units);
     for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
-      Buffer<S> g(padded(units)), h(padded(units)), from_next(padded(units));
+      Buffer<S> g(padded(units)), first(units), from_next(padded(units));
       Buffer<S> sum_gain(units), sum_bias(units);
       for (int64_t t = time - 1; t >= 0; --t) {
-        block.load(Rows<S>{d_outputs, nullptr, time, units}, t, g.data());
-        block.load(Rows<S>{outputs, nullptr, time, units}, t, h.data());
+        auto* h = reinterpret_cast<const Vector<S>*>(kept) + (number * time + t) * kept_per_step();
+        d_outputs.load(block, t, g.data());
         for (int64_t i = 0; i < units; ++i) g[i] = (g[i] + from_next[i]) * derivative<S>(nonlinearity, h[i]);
         if (gain) {
-          auto* x = reinterpret_cast<const Vector<S>*>(kept) + (number * time + t) * kept_per_step();
+          auto* x = h + units;
           norm.backward(g.data(), x, x[units], sum_gain.data(), sum_bias.data());
         }
         block.store(g.data(), d_inputs, time, units, t);
@@ -75,7 +72,11 @@ struct RNN {
         gains[number * units + i] = sum_of_lanes<S>(sum_gain[i], block.lanes);
         biases[number * units + i] = sum_of_lanes<S>(sum_bias[i], block.lanes);
       }
-      weights.add_recurrent(number, block, time, d_inputs, outputs, initial);
+      if (initial) block.load(Rows<S>{initial, nullptr, 1, units}, 0, first.data());
+      weights.add_recurrent(number, block, time, d_inputs, [&](int64_t t) -> const Vector<S>* {
+        if (t == 0) return initial ? first.data() : nullptr;
+        return reinterpret_cast<const Vector<S>*>(kept) + (number * time + t - 1) * kept_per_step();
+      });
     });
     weights.sum_to(d_weight);
     if (gain) {

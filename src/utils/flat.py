@@ -1,0 +1,21 @@
+"""All weights of a model as one vector, so that clipping and the optimizer are a few operations, not a few for each."""
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def flat_parameters(model: nn.Module) -> nn.Parameter:
+    """Move all trainable parameters of a model, and their gradients, into one vector, of which they become views.
+
+    The model works as before; an optimizer of the vector updates it. The gradient has to be set to zero in place, as
+    `optimizer.zero_grad(set_to_none=False)` does. A parameter that plays no part in the loss has the gradient zero.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    vector = nn.Parameter(torch.cat([parameter.flatten() for parameter in parameters]))
+    vector.grad = torch.zeros_like(vector)
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, value, gradient in zip(parameters, vector.split(sizes), vector.grad.split(sizes), strict=True):
+        parameter.data = value.view_as(parameter)
+        parameter.grad = gradient.view_as(parameter)
+    return vector
