@@ -101,6 +101,7 @@ class Trainer:
 
         self.update = 0
         self.seconds = 0.0
+        self.lr = 0.0
         self.selected: Selected | None = None
         self.evaluations_since_selected = 0
         self.state: State | None = None
@@ -155,6 +156,7 @@ class Trainer:
         bound = float("inf") if self.settings.clip_norm is None else self.settings.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, bound)
         self._finite &= norm.isfinite()
+        self.lr = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()
         self.scheduler.step()
         if self.task.carries_state:
@@ -167,7 +169,7 @@ class Trainer:
             metrics = self.task.metrics(step.output, batch)
         scalars = {"loss": step.loss.item()} | {name: value.item() for name, value in metrics.items()}
         progress.advance(self.update, scalars)
-        scalars |= {"gradient_norm": norm.item(), "lr": float(self.scheduler.get_last_lr()[0])}
+        scalars |= {"gradient_norm": norm.item(), "lr": float(self.lr)}
         curves.scalars("train", scalars, self.update)
         if bool(self._finite):
             return None

@@ -88,7 +88,7 @@ def test_another_model_task_optimizer_or_schedule_is_another_run(composed):
         "model=rnn",
         "task=copying",
         "optimizer=sgd",
-        "scheduler=cosine",
+        "scheduler=constant",
         "scheduler=step",
         "scheduler=exponential",
     ]

@@ -1,5 +1,6 @@
 """What TensorBoard finds in the folder of a run and in the folder of all runs."""
 
+import math
 import re
 
 import pytest
@@ -52,7 +53,8 @@ def test_curves_have_a_point_per_log_and_per_evaluation_and_end_in_the_result(tr
         assert points[f"test/{name}"] == {6: pytest.approx(result["metrics"][f"test/{name}"])}
         assert points[f"val_selected/{name}"] == {6: pytest.approx(result["metrics"][f"val/{name}"])}
     assert points["val_selected/update"] == {6: result["selected_update"]}
-    assert points["train/lr"] == pytest.approx({2: 1e-3, 4: 1e-3, 6: 1e-3})
+    cosine = {update: 5e-4 * (1 + math.cos(math.pi * (update - 1) / 6)) for update in (2, 4, 6)}
+    assert points["train/lr"] == pytest.approx(cosine)
 
 
 def test_every_weight_has_a_norm_and_a_histogram_and_so_has_its_gradient(trained):

@@ -1,0 +1,44 @@
+"""One vector of all weights trains a model as its separate weights do."""
+
+import torch
+from torch import nn
+
+from src.utils.flat import flat_parameters
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2, bias=False)).double()
+
+
+def train(network, parameters, num_updates=20):
+    optimizer = torch.optim.Adam(parameters, lr=0.1)
+    for x in torch.randn(num_updates, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)):
+        optimizer.zero_grad(set_to_none=False)
+        network(x).square().mean().backward()
+        nn.utils.clip_grad_norm_(parameters, 0.1)
+        optimizer.step()
+
+
+def test_training_the_vector_trains_the_weights():
+    separate, flat = model(), model()
+    vector = flat_parameters(flat)
+    train(separate, list(separate.parameters()))
+    train(flat, [vector])
+    for name, weight in separate.state_dict().items():
+        torch.testing.assert_close(flat.state_dict()[name], weight, rtol=1e-9, atol=1e-12)
+    assert not torch.equal(next(flat.parameters()), next(model().parameters()))
+
+
+def test_loaded_weights_are_those_of_the_vector():
+    flat = model()
+    vector = flat_parameters(flat)
+    flat.load_state_dict({name: torch.full_like(weight, 2.0) for name, weight in flat.state_dict().items()})
+    assert torch.equal(vector, torch.full_like(vector, 2.0))
+    assert vector.numel() == sum(parameter.numel() for parameter in flat.parameters())
+
+
+def test_frozen_weights_stay_outside():
+    flat = model()
+    flat[0].bias.requires_grad_(False)
+    assert flat_parameters(flat).numel() == 12 + 8
