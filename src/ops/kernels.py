@@ -106,8 +106,8 @@ def _input_gradient(d_inputs: Tensor, rows: Tensor, tokens: Tensor | None) -> Te
     return d_table
 
 
-def _empty_like(tensor: Tensor | None, wanted: bool = True) -> Tensor | None:
-    return torch.empty_like(tensor) if tensor is not None and wanted else None
+def _empty_like(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else torch.empty_like(tensor)
 
 
 class _RNN(Function):

@@ -23,10 +23,6 @@ void add_rows(const int64_t* tokens, int64_t positions, int64_t units, const S* 
 
 extern "C" {
 
-int64_t lanes_f32() { return Lanes<float>::count; }
-int64_t lanes_f64() { return Lanes<double>::count; }
-int64_t tile() { return tile_rows; }
-
 #define DEFINE(S, suffix)                                                                                              \
   void table_gradient_##suffix(const int64_t* tokens, int64_t positions, int64_t units, const S* rows,                 \
                                int64_t symbols, S* table) {                                                            \
@@ -53,23 +49,8 @@ int64_t tile() { return tile_rows; }
   int64_t fastweights_kept_##suffix(int64_t batch, int64_t time, int64_t units, int64_t inner_steps, bool layer_norm,  \
                                     bool first_norm) {                                                                 \
     S gain{};                                                                                                          \
-    FastWeights<S> cell{batch,                                                                                         \
-                        time,                                                                                          \
-                        units,                                                                                         \
-                        1,                                                                                             \
-                        0,                                                                                             \
-                        inner_steps,                                                                                   \
-                        true,                                                                                          \
-                        1,                                                                                             \
-                        1,                                                                                             \
-                        nullptr,                                                                                       \
-                        layer_norm ? &gain : nullptr,                                                                  \
-                        nullptr,                                                                                       \
-                        first_norm ? &gain : nullptr,                                                                  \
-                        nullptr,                                                                                       \
-                        nullptr,                                                                                       \
-                        nullptr,                                                                                       \
-                        nullptr};                                                                                      \
+    FastWeights<S> cell{batch, time, units, 1, 0, inner_steps, true, 1, 1, nullptr, layer_norm ? &gain : nullptr,      \
+        nullptr, first_norm ? &gain : nullptr, nullptr, nullptr, nullptr, nullptr};                                    \
     return num_blocks<S>(batch) * cell.kept_per_block() * Lanes<S>::count;                                             \
   }                                                                                                                    \
   void fastweights_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,         \
