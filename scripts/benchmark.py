@@ -38,7 +38,6 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import Optimizer
 from torch.utils.benchmark import Measurement, Timer
 
 from src.models.base import Core, State
@@ -49,7 +48,7 @@ from src.ops.inputs import Inputs
 from src.optimizers import adam
 from src.tasks.associative_retrieval import AssociativeRetrieval
 from src.tasks.base import Batch
-from src.utils.flat import flat_parameters
+from src.utils.flat import clip_norm_, flat_parameters
 from src.utils.provenance import provenance
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -93,24 +92,20 @@ class Sequences(AssociativeRetrieval):
         return Batch(inputs, torch.randint(self.output_spec.size, (num_examples,), generator=generator))
 
 
-def update_of(parameters: list[nn.Parameter], loss: Callable[[], Tensor], optimizer: Optimizer) -> Callable:
-    """One update; `loss` is that of the next batch."""
-    flat = len(parameters) == 1
+def update_as_trained(network: nn.Module, loss: Callable[[], Tensor]) -> Callable:
+    """One update, as the trainer does it; `loss` is that of the next batch."""
+    weights = flat_parameters(network)
+    optimizer, gradient = adam([weights]), weights.grad
+    assert gradient is not None
 
     def update() -> None:
         value = loss()
-        optimizer.zero_grad(set_to_none=not flat)
+        gradient.zero_()
         value.backward()
-        nn.utils.clip_grad_norm_(parameters, 5.0)
+        clip_norm_(gradient, 5.0)
         optimizer.step()
 
     return update
-
-
-def update_as_trained(network: nn.Module, loss: Callable[[], Tensor]) -> Callable:
-    """One update, as the trainer does it."""
-    parameters = [flat_parameters(network)]
-    return update_of(parameters, loss, adam(parameters))
 
 
 def plain_update_of(batches: Iterator[Batch], hidden_size: int) -> Callable:
@@ -123,7 +118,16 @@ def plain_update_of(batches: Iterator[Batch], hidden_size: int) -> Callable:
         return functional.cross_entropy(network(batch.inputs[:, -1]), batch.targets)
 
     parameters = list(network.parameters())
-    return update_of(parameters, loss, torch.optim.Adam(parameters))
+    optimizer = torch.optim.Adam(parameters)
+
+    def update() -> None:
+        value = loss()
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(parameters, 5.0)
+        optimizer.step()
+
+    return update
 
 
 def kernel_of(model: SequenceModel, tokens_BT: Tensor) -> Callable:

@@ -21,6 +21,7 @@ from src.regularizers import norm_stabilizer, weight_noise
 from src.schema import TrainerSettings
 from src.tasks.base import Batch, Split, Step, Task
 from src.utils import checkpoint
+from src.utils.flat import clip_norm_
 from src.utils.progress import RunProgress
 from src.utils.tensorboard import Curves
 
@@ -70,7 +71,7 @@ class Trainer:
     Args:
         model: on its device.
         task: on the same device.
-        optimizer: of the model's parameters, see `flat_parameters`.
+        optimizer: of the model's weights as one vector, see `flat_parameters`.
         scheduler: of the optimizer, stepped once per update.
         settings: of the loop.
         folder: checkpoints go to `checkpoints` in it.
@@ -95,8 +96,10 @@ class Trainer:
         self.settings = settings
         self.folder = folder
         self.identity = identity
-        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self.device = self.parameters[0].device
+        (self.weights,) = optimizer.param_groups[0]["params"]
+        assert self.weights.grad is not None
+        self.gradient = self.weights.grad
+        self.device = self.weights.device
         self.floors = task.floors
 
         self.update = 0
@@ -151,10 +154,9 @@ class Trainer:
             if self.settings.norm_stabilizer > 0:
                 penalty = norm_stabilizer(step.output.hidden_BTH)
                 step = step._replace(loss=step.loss + self.settings.norm_stabilizer * penalty)
-            self.optimizer.zero_grad(set_to_none=False)  # the gradients are views of one vector
+            self.gradient.zero_()
             step.loss.backward()
-        bound = float("inf") if self.settings.clip_norm is None else self.settings.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, bound)
+        norm = clip_norm_(self.gradient, self.settings.clip_norm)
         self._finite &= norm.isfinite()
         self.lr = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()

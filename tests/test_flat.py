@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from src.utils.flat import flat_parameters
+from src.utils.flat import clip_norm_, flat_parameters
 
 
 def model():
@@ -42,3 +42,15 @@ def test_frozen_weights_stay_outside():
     flat = model()
     flat[0].bias.requires_grad_(False)
     assert flat_parameters(flat).numel() == 12 + 8
+
+
+def test_clipping_is_that_of_torch():
+    gradient = torch.randn(50, dtype=torch.float64)
+    for bound in (0.1, 1e3, None):
+        clipped, theirs = gradient.clone(), nn.Parameter(torch.zeros(50, dtype=torch.float64))
+        theirs.grad = gradient.clone()
+        norm = clip_norm_(clipped, bound)
+        expected = nn.utils.clip_grad_norm_([theirs], float("inf") if bound is None else bound)
+        torch.testing.assert_close(norm, expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(clipped, theirs.grad, rtol=0, atol=1e-12)
+    assert not clip_norm_(torch.tensor([1.0, float("nan")]), 1.0).isfinite()

@@ -13,6 +13,7 @@ from src.schedulers import constant
 from src.schema import TrainerSettings
 from src.tasks.base import Batch, InputSpec, OutputSpec, Task
 from src.trainer import Trainer, evaluate
+from src.utils.flat import flat_parameters
 
 SETTINGS = TrainerSettings(
     max_updates=20, batch_size=4, eval_every=5, log_every=1, checkpoint_every=5, clip_norm=None, norm_stabilizer=0.0,
@@ -78,7 +79,7 @@ class Accumulator(Core):
 def trainer_of(task, tmp_path, lr=0.1, **changes):
     torch.manual_seed(0)
     model = SequenceModel(task.input_spec, task.output_spec, Accumulator)
-    optimizer = sgd(model.parameters(), lr=lr)
+    optimizer = sgd([flat_parameters(model)], lr=lr)
     settings = dataclasses.replace(SETTINGS, **changes)
     return Trainer(model, task, optimizer, constant(optimizer, settings.max_updates), settings, tmp_path, "00000000")
 
@@ -134,9 +135,9 @@ def test_the_logged_gradient_norm_is_that_before_clipping(tmp_path):
 
 def test_clipping_bounds_the_step(tmp_path):
     trainer = trainer_of(Sums(), tmp_path, lr=1.0, clip_norm=1e-3)
-    before = nn.utils.parameters_to_vector(trainer.parameters).detach().clone()
+    before = trainer.weights.detach().clone()
     trainer._train()
-    moved = (nn.utils.parameters_to_vector(trainer.parameters).detach() - before).norm()
+    moved = (trainer.weights.detach() - before).norm()
     assert float(moved) == pytest.approx(1e-3, rel=1e-3)
 
 

@@ -1,15 +1,15 @@
 """All weights of a model as one vector, so that clipping and the optimizer are a few operations, not a few for each."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @torch.no_grad()
 def flat_parameters(model: nn.Module) -> nn.Parameter:
     """Move all trainable parameters of a model, and their gradients, into one vector, of which they become views.
 
-    The model works as before; an optimizer of the vector updates it. The gradient has to be set to zero in place, as
-    `optimizer.zero_grad(set_to_none=False)` does. A parameter that plays no part in the loss has the gradient zero.
+    The model works as before; an optimizer of the vector updates it. The gradient has to be set to zero in place. A
+    parameter that plays no part in the loss has the gradient zero.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     vector = nn.Parameter(torch.cat([parameter.flatten() for parameter in parameters]))
@@ -19,3 +19,15 @@ def flat_parameters(model: nn.Module) -> nn.Parameter:
         parameter.data = value.view_as(parameter)
         parameter.grad = gradient.view_as(parameter)
     return vector
+
+
+@torch.no_grad()
+def clip_norm_(gradient: Tensor, bound: float | None) -> Tensor:
+    """Scale a gradient to a norm of at most `bound` (Pascanu et al., 2013) and return the norm that it had.
+
+    The same as `torch.nn.utils.clip_grad_norm_`, which takes a tenth of a millisecond even for a single tensor.
+    """
+    norm = torch.linalg.vector_norm(gradient)
+    if bound is not None:
+        gradient.mul_((bound / (norm + 1e-6)).clamp_(max=1.0))
+    return norm
