@@ -26,7 +26,7 @@ class FastWeightsState(NamedTuple):
 class FastWeights(Core):
     r"""A recurrent network whose second set of weights is written by its own recent states.
 
-    From one time step to the next (the equations of the paper, `f` the nonlinearity, `LN` layer normalisation):
+    From one time step to the next (the equations of the paper, `f` the nonlinearity, `LN` layer normalization):
 
         A(t)      = λ A(t-1) + η h(t) h(t)ᵀ                      (1)
         z(t+1)    = W h(t) + C x(t+1)                            the sustained boundary condition, C x = `project`
@@ -52,8 +52,8 @@ class FastWeights(Core):
         decay: λ, what remains of the fast weights after a step.
         fast_lr: η, the fast learning rate; 0 switches the memory off.
         num_inner_steps: S, how often the fast weights are read per time step.
-        layer_norm: normalise the summed input of every inner step (equation 5).
-        layer_norm_preliminary: normalise `z` in the preliminary state as well, with a gain and bias of its own.
+        layer_norm: normalize the summed input of every inner step (equation 5).
+        layer_norm_preliminary: normalize `z` in the preliminary state as well, with a gain and bias of its own.
         boundary: "sustained" as above; "identity" is the second method of appendix B, h_s+1 = f(LN[(I + A) h_s]).
         nonlinearity: f.
         recurrent_scale: W starts as this multiple of the identity.

@@ -1,4 +1,4 @@
-"""Initialisations of weight matrices that several architectures share.
+"""Initializations of weight matrices that several architectures share.
 
 A matrix acts from the left, W h: its shape is [outputs, inputs].
 """

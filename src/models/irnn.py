@@ -20,12 +20,12 @@ class IRNN(RNN):
 
     With s = 1 and no input a state that is positive stays as it is, and so does the gradient. The paper draws V from
     N(0, 0.001²), and takes s = 0.01 for speech (the "iRNN"); Ba et al. (2016) take s = 0.5 and draw V from a uniform
-    distribution. With layer normalisation h_t = relu(LN[W h_{t-1} + V x_t]), which does not keep the state.
+    distribution. With layer normalization h_t = relu(LN[W h_{t-1} + V x_t]), which does not keep the state.
 
     Args:
         input_size: features of one input vector.
         hidden_size: units H.
-        layer_norm: normalise the summed input of every step.
+        layer_norm: normalize the summed input of every step.
         recurrent_scale: s.
         input_std: standard deviation of V; None for U(-1/sqrt(H), 1/sqrt(H)).
         kernel: see `Core`.

@@ -15,7 +15,7 @@ from src.models.rnn import RNN
 
 
 class NPRNN(RNN):
-    r"""A recurrent network whose matrix starts normalised and positive definite (arXiv 1511.03771).
+    r"""A recurrent network whose matrix starts normalized and positive definite (arXiv 1511.03771).
 
         h_t = f(W h_{t-1} + V x_t + b)             h_0 = 0, and at the start b = 0,
 
@@ -23,14 +23,14 @@ class NPRNN(RNN):
         V = α V'             α = √2 exp(1.2 / (max(H, 6) - 2.4)), V' from N(0, 1/H)
 
     So W is symmetric, one eigenvalue is 1 and the others lie between 0 and 1: without input, and as long as f is linear
-    where the state moves, it collapses to the eigenline of 1 and stays there. With layer normalisation
+    where the state moves, it collapses to the eigenline of 1 and stays there. With layer normalization
     h_t = f(LN[W h_{t-1} + V x_t]).
 
     Args:
         input_size: features of one input vector.
         hidden_size: units H.
         nonlinearity: f; tanh gives the np-tanhRNN of the paper.
-        layer_norm: normalise the summed input of every step.
+        layer_norm: normalize the summed input of every step.
         kernel: see `Core`.
     """
 

@@ -1,4 +1,4 @@
-"""The simple recurrent network of Elman (1990), with layer normalisation as in Ba, Kiros and Hinton (2016).
+"""The simple recurrent network of Elman (1990), with layer normalization as in Ba, Kiros and Hinton (2016).
 
 Shapes: B sequences, X input features, H hidden units.
 """
@@ -21,7 +21,7 @@ class RNN(Core):
 
         h_t = f(W h_{t-1} + V x_t + b)             V x + b = `project`, h_0 = 0
 
-    With layer normalisation (arXiv 1607.06450, section 3.1), whose own bias takes the place of b:
+    With layer normalization (arXiv 1607.06450, section 3.1), whose own bias takes the place of b:
 
         h_t = f(LN[W h_{t-1} + V x_t])
 
@@ -37,7 +37,7 @@ class RNN(Core):
         input_size: features X of one input vector.
         hidden_size: units H.
         nonlinearity: f.
-        layer_norm: normalise the summed input of every step.
+        layer_norm: normalize the summed input of every step.
         init: where W starts.
         recurrent_scale: g.
         kernel: see `Core`.

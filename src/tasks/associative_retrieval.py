@@ -146,8 +146,8 @@ def _count_linear_nll(num_pairs: int) -> float:
         total = 0.0
         for counts, probability in cases:
             unseen = len(DIGITS) - len(counts)
-            normaliser = math.log(unseen + sum(math.exp(slope * count) for count in counts))
-            total += probability * (normaliser - slope * sum(count * count for count in counts) / num_pairs)
+            normalizer = math.log(unseen + sum(math.exp(slope * count) for count in counts))
+            total += probability * (normalizer - slope * sum(count * count for count in counts) / num_pairs)
         return total
 
     return float(minimize_scalar(nll, bounds=(0, 20), method="bounded").fun)

@@ -67,7 +67,7 @@ def test_three_steps_are_the_equations_of_the_paper(kernel, boundary, normalize,
 def test_attention_matrix_and_definition_agree_with_all_gradients(
     length, num_inner_steps, normalize, boundary, carried
 ):
-    # Without layer normalisation the memory feeds on itself: large numbers would overflow within 23 steps.
+    # Without layer normalization the memory feeds on itself: large numbers would overflow within 23 steps.
     scale = 1.0 if normalize else 0.1
     core = FastWeights(
         X,
