@@ -1,5 +1,6 @@
 """What a run shows in TensorBoard."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ class Curves:
     """
 
     def __init__(self, folder: Path, first_update: int):
+        # TensorBoard reads a folder's files in the order of their names, which begin with the second they were made in
+        while any(path.name.split(".")[3] == f"{int(time.time()):010d}" for path in folder.glob(EVENT_FILES)):
+            time.sleep(0.05)
         self.writer = SummaryWriter(str(folder), purge_step=first_update)
 
     def scalars(self, group: str, values: Mapping[str, float], update: int) -> None:
