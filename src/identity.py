@@ -11,6 +11,7 @@ CANNOT_CHANGE_THE_RESULT = (
     "name",
     "device",
     "run",
+    "search",
     "trainer.log_every",
     "trainer.checkpoint_every",
     "trainer.threads",

@@ -62,6 +62,16 @@ class RunSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """What the settings that vary in a sweep are for; those not named here are compared, a row of the table each."""
+
+    grid: list[str]
+    repeated: list[str]
+    columns: list[str]
+    two_stage: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """The root of a configuration."""
 
@@ -74,6 +84,7 @@ class Settings:
     optimizer: Any
     scheduler: Any
     trainer: TrainerSettings
+    search: SearchSettings
     run: RunSettings
 
 

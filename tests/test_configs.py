@@ -22,7 +22,15 @@ FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "
 OPTIONS = [path for path in FILES if path.parent != CONFIGS]
 CONTRACTS = {"model": ("src.models", Core), "task": ("src.tasks", Task)}
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
-each_option = pytest.mark.parametrize("file", OPTIONS, ids=lambda file: f"{file.parent.name}/{file.stem}")
+each_option = pytest.mark.parametrize("file", OPTIONS, ids=lambda file: str(file.relative_to(CONFIGS).with_suffix("")))
+OVERRIDING = ("debug", "experiment")
+"""Groups whose files set what other files explain."""
+
+
+def group_and_name(file):
+    """ "model", "ba2016/irnn" for configs/model/ba2016/irnn.yaml."""
+    group, *name = file.relative_to(CONFIGS).with_suffix("").parts
+    return group, "/".join(name)
 
 
 def node(file):
@@ -43,10 +51,11 @@ def concrete(package, contract):
 
 @each_option
 def test_every_option_composes_and_passes_the_check(file, composed):
-    config = composed(f"{file.parent.name}={file.stem}")
+    group, name = group_and_name(file)
+    config = composed(f"{group}={name}")
     check(config)
-    if file.parent.name != "debug":
-        assert stem(config[file.parent.name]) == file.stem
+    if group not in OVERRIDING:
+        assert stem(config[group]) == file.stem
 
 
 @pytest.mark.parametrize("group", CONTRACTS)
@@ -87,11 +96,12 @@ def test_the_main_file_sets_every_key_of_the_runner_and_no_other(composed):
 
 @each_file
 def test_every_key_is_explained_on_the_line_above(file):
-    """Excepted are groups, `_target_`, and the settings of debug files and of Hydra, which are explained elsewhere."""
+    """Excepted are groups, `_target_`, and what another file explains: such a file says at its top what it is for."""
     lines = file.read_text().partition("\nhydra:")[0].splitlines()
-    if file.parent.name == "debug":
-        assert lines[0] == "# @package _global_"
-        assert re.fullmatch(r"# \S.*", lines[1])
+    if group_and_name(file)[0] in OVERRIDING:
+        assert lines.pop(0) == "# @package _global_"
+    if group_and_name(file)[0] in OVERRIDING or "@_here_" in file.read_text():
+        assert re.fullmatch(r"# \S.*", lines[0])
         return
     explained = False
     for above, line in zip(["", *lines], lines, strict=False):

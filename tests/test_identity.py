@@ -41,6 +41,8 @@ def another(hint, value):
             return [another(get_args(kind)[0], item) for item in value]
         candidates = {int: [1, 2], float: [0.5, 0.25], str: ["other"]}[kind]
         return next(candidate for candidate in candidates if candidate != value)
+    if get_origin(hint) is list:
+        return [*value, "other"]
     if get_origin(hint) is Literal:
         return next(option for option in get_args(hint) if option != value)
     return not value if hint is bool else (value or 0.0) + 0.5
@@ -64,7 +66,8 @@ def test_every_key_changes_the_identity_but_these(composed):
             without_effect.add(path)
     places = {"name", "device", "run.root", "run.fresh", "run.retry_failed"}
     watching = {f"trainer.{key}" for key in ("log_every", "checkpoint_every", "threads", "profile_updates")}
-    assert without_effect == places | watching
+    reporting = {f"search.{key}" for key in ("grid", "repeated", "columns", "two_stage")}
+    assert without_effect == places | watching | reporting
     for key in CANNOT_CHANGE_THE_RESULT:
         assert any(path == key or path.startswith(f"{key}.") for path in without_effect), f"there is no {key}"
 

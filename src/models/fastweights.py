@@ -55,6 +55,9 @@ class FastWeights(Core):
         layer_norm: normalize the summed input of every inner step (equation 5).
         layer_norm_preliminary: normalize `z` in the preliminary state as well, with a gain and bias of its own.
         boundary: "sustained" as above; "identity" is the second method of appendix B, h_s+1 = f(LN[(I + A) h_s]).
+        write: what enters A. "state" as above; the other two are found in public re-implementations, and serve to see
+            what they cost: "late" writes h(t) only after h(t+1) has been computed, "preliminary" writes the preliminary
+            state h_0(t+1) in its place, just before the reading. Both are computed step by step, without the kernel.
         nonlinearity: f.
         recurrent_scale: W starts as this multiple of the identity.
         kernel: see `Core`.
@@ -71,6 +74,7 @@ class FastWeights(Core):
         layer_norm: bool = True,
         layer_norm_preliminary: bool = False,
         boundary: Literal["sustained", "identity"] = "sustained",
+        write: Literal["state", "late", "preliminary"] = "state",
         nonlinearity: Nonlinearity = "relu",
         recurrent_scale: float = 0.05,
         kernel: Kernel = "auto",
@@ -80,6 +84,7 @@ class FastWeights(Core):
         self.fast_lr = fast_lr
         self.num_inner_steps = num_inner_steps
         self.sustained = boundary == "sustained"
+        self.write = write
         self.nonlinearity = nonlinearity
 
         self.input = nn.Linear(input_size, hidden_size, bias=not layer_norm)
@@ -105,13 +110,20 @@ class FastWeights(Core):
     def step(self, p_BH: Tensor, state: FastWeightsState) -> tuple[Tensor, FastWeightsState]:
         """Equations 1, 2 and 5."""
         h_BH, A_BHH = state
-        A_BHH = self.decay * A_BHH + self.fast_lr * h_BH[:, :, None] * h_BH[:, None, :]
-        h_BH = self._settle(self.recurrent(h_BH) + p_BH, lambda h_s_BH: torch.bmm(A_BHH, h_s_BH[:, :, None])[:, :, 0])
-        return h_BH, FastWeightsState(h_BH, A_BHH)
+        z_BH = self.recurrent(h_BH) + p_BH
+        written_BH = self._preliminary(z_BH) if self.write == "preliminary" else h_BH
+        next_A_BHH = self.decay * A_BHH + self.fast_lr * written_BH[:, :, None] * written_BH[:, None, :]
+        read_A_BHH = A_BHH if self.write == "late" else next_A_BHH
+        h_BH = self._settle(z_BH, lambda h_s_BH: torch.bmm(read_A_BHH, h_s_BH[:, :, None])[:, :, 0])
+        return h_BH, FastWeightsState(h_BH, next_A_BHH)
+
+    def _preliminary(self, z_BH: Tensor) -> Tensor:
+        """h_0, from the boundary condition z."""
+        return self._f(self.preliminary_norm(z_BH))
 
     def _settle(self, z_BH: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
         """The inner loop: from the boundary condition z to the next hidden state; `read(h_s)` is A h_s."""
-        h_s_BH = self._f(self.preliminary_norm(z_BH))
+        h_s_BH = self._preliminary(z_BH)
         for _ in range(self.num_inner_steps):
             kept_BH = z_BH if self.sustained else h_s_BH
             h_s_BH = self._f(self.norm(kept_BH + read(h_s_BH)))
@@ -122,7 +134,7 @@ class FastWeights(Core):
 
     def vectorized(self, p_BTH: Tensor, state: FastWeightsState | None) -> tuple[Tensor, FastWeightsState]:
         """The attention form where it is faster than the matrix form, which was measured to be up to about T = 2H."""
-        if p_BTH.shape[1] > 2 * self.hidden_size:
+        if p_BTH.shape[1] > 2 * self.hidden_size or self.write != "state":
             return self.scan(p_BTH, state)
         return self.attend(p_BTH, state)
 
@@ -151,6 +163,9 @@ class FastWeights(Core):
         self, inputs: Inputs, state: FastWeightsState | None, carry: bool, last_only: bool
     ) -> tuple[Tensor, FastWeightsState | None]:
         """The kernel of `src/ops/csrc/fastweights.h`, chunk by chunk."""
+        if self.write != "state":
+            h_BTH, state = self.scan(inputs.vectors, state)
+            return h_BTH[:, -1:] if last_only else h_BTH, state
         h_BH, A_BHH = (None, None) if state is None else state
         outputs: list[Tensor] = []
         steps_left = inputs.batch_and_time[1]
@@ -196,10 +211,12 @@ class FastWeights(Core):
     @torch.no_grad()
     def attention(self, p_BTH: Tensor) -> Tensor | None:
         """η λ^(t-τ) h(τ)ᵀ h_0: how much the last step's first reading takes from each state τ = 1 ... T-1."""
+        if self.write != "state":
+            return None
         if p_BTH.shape[1] == 1:
             return p_BTH.new_zeros(p_BTH.shape[0], 0)
         past_BtH = self(p_BTH)[0][:, :-1]
-        query_BH = self._f(self.preliminary_norm(self.recurrent(past_BtH[:, -1]) + p_BTH[:, -1]))
+        query_BH = self._preliminary(self.recurrent(past_BtH[:, -1]) + p_BTH[:, -1])
         return torch.einsum("bth,bh->bt", past_BtH, query_BH) * self._past_weights(past_BtH.shape[1])
 
     @torch.no_grad()

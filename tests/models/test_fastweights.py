@@ -59,6 +59,27 @@ def test_three_steps_are_the_equations_of_the_paper(kernel, boundary, normalize,
         np.testing.assert_allclose(y_H.detach(), h, atol=1e-12)
 
 
+@pytest.mark.parametrize("kernel", ["reference", "vectorized", "fused"])
+@pytest.mark.parametrize("write", ["late", "preliminary"])
+def test_a_late_write_misses_the_last_state_and_a_preliminary_one_holds_only_preliminary_states(kernel, write):
+    core = random_core(decay=0.9, fast_lr=0.3, write=write, kernel=kernel)
+    W, C = core.recurrent.weight.detach().numpy(), core.input.weight.detach().numpy()
+    x_TX, h = torch.randn(4, X), np.zeros(H)
+    states, preliminary_states = [h], []
+    for y_H, x_X in zip(core(core.project(x_TX[None]))[0][0], x_TX.numpy(), strict=True):
+        z = W @ h + C @ x_X
+        preliminary_states.append(np.maximum(z, 0))
+        written = states[:-1] if write == "late" else preliminary_states
+        A = sum(
+            (0.3 * 0.9**age * np.outer(past, past) for age, past in enumerate(reversed(written))),
+            start=np.zeros((H, H)),
+        )
+        h = np.maximum(layer_norm(z + A @ preliminary_states[-1], core.norm), 0)
+        states.append(h)
+        np.testing.assert_allclose(y_H.detach(), h, atol=1e-12)
+    assert core.attention(core.project(x_TX[None])) is None
+
+
 @pytest.mark.parametrize("carried", [False, True])
 @pytest.mark.parametrize("boundary", ["sustained", "identity"])
 @pytest.mark.parametrize("normalize", [True, False])
