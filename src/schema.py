@@ -92,8 +92,7 @@ def check(config: DictConfig) -> None:
     """Raise `UserError` if a composed configuration cannot be run: wrong keys, types, values or combinations."""
     config = without_hydra(config)
     check_keys(config, Settings, "")
-    if config.device not in ("auto", "cpu"):
-        _check_device(config.device)
+    check_device(config.device)
     _check_combination(config)
 
 
@@ -203,7 +202,10 @@ def locate(target: str, path: str) -> Any:
         raise UserError(f"{path}._target_={target}: cannot be imported") from None
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Raise `UserError` if this machine does not have the device."""
+    if device in ("auto", "cpu"):
+        return
     import torch
 
     if not (torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()):
@@ -235,7 +237,9 @@ def _named(node: str) -> Iterator[None]:
     try:
         yield
     except (InstantiationException, ValueError) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        cause: BaseException | None = error
+        while isinstance(cause, InstantiationException):  # a core is built by the constructor of its network
+            cause = cause.__cause__
         if not isinstance(cause, ValueError):
             raise
         raise UserError(f"{node}.{cause}") from None

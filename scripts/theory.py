@@ -1,0 +1,6 @@
+"""Every statement of the theory as a program: see `python scripts/theory.py --help`."""
+
+from src.theory.run import main
+
+if __name__ == "__main__":
+    main()

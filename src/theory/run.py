@@ -1,0 +1,239 @@
+"""Run the topics of the theory: compute their claims, draw their figures, and write a page of each.
+
+    python scripts/theory.py                                              all topics
+    python scripts/theory.py hopfield latching                            some of them
+    python scripts/theory.py gradient_flow run=outputs/runs/<run>         a topic with an argument of its own
+
+A topic is a module of `src.theory` with DEMONSTRATIONS. Into the output folder go its figures, a page `<topic>.md`, and
+`claims.csv` with the claims of all topics of this command. The exit status is 1 if a claim does not hold.
+"""
+
+import argparse
+import csv
+import importlib
+import inspect
+import io
+import multiprocessing
+import os
+import pkgutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.image import imread
+from rich import box, get_console
+from rich.markup import escape
+from rich.table import Column, Table
+
+import src.theory
+from src.errors import UserError, choose, explain
+from src.theory.base import Claim, Demonstration
+from src.utils.files import write_whole
+
+PAGES = Path(__file__).with_name("pages")
+OUTPUT = Path("outputs/theory")
+DOTS_PER_INCH = 200
+
+
+class Finished(NamedTuple):
+    """One demonstration: its claims, its figure's file and the seconds it took."""
+
+    name: str
+    claims: tuple[Claim, ...]
+    figure: Path
+    seconds: float
+
+
+def find_topics() -> dict[str, tuple[Demonstration, ...]]:
+    """The demonstrations of every topic, by the names of their modules."""
+    names = sorted(module.name for module in pkgutil.iter_modules(src.theory.__path__))
+    return {name: found for name in names if (found := demonstrations(name))}
+
+
+def demonstrations(topic: str) -> tuple[Demonstration, ...]:
+    """Those of one module; none if it is no topic."""
+    return getattr(importlib.import_module(f"src.theory.{topic}"), "DEMONSTRATIONS", ())
+
+
+def headline(topic: str) -> str:
+    """The first line of a topic's docstring."""
+    return (importlib.import_module(f"src.theory.{topic}").__doc__ or "").strip().partition("\n")[0]
+
+
+def settings_of(demonstration: Demonstration) -> dict[str, inspect.Parameter]:
+    """The settings of a demonstration that the command line can give: numbers and strings."""
+    parameters = inspect.signature(demonstration.run).parameters
+    return {name: p for name, p in parameters.items() if p.default is None or isinstance(p.default, int | float | str)}
+
+
+def parse_settings(texts: Mapping[str, str], topics: Mapping[str, Sequence[Demonstration]]) -> dict[str, Any]:
+    """Values of the types of the defaults; a setting that no selected topic has is a mistake of the user's."""
+    legal = {name: p for group in topics.values() for one in group for name, p in settings_of(one).items()}
+    values: dict[str, Any] = {}
+    for name, text in texts.items():
+        if name not in legal:
+            raise UserError(f"{name} is not a setting of {', '.join(topics)}{choose(name, legal)}")
+        kind = str if legal[name].default is None else type(legal[name].default)
+        try:
+            values[name] = kind(text)
+        except ValueError:
+            raise UserError(f"{name}={text}: {kind.__name__} expected") from None
+    return values
+
+
+def run_topic(topic: str, settings: Mapping[str, Any], folder: Path) -> list[Finished]:
+    """Compute and draw one topic, and write its page."""
+    finished = []
+    for demonstration in demonstrations(topic):
+        given = {name: settings[name] for name in settings_of(demonstration) if name in settings}
+        start = time.perf_counter()
+        result = demonstration.run(**given)
+        path = folder / f"{demonstration.name}.png"
+        buffer = io.BytesIO()
+        demonstration.draw(result).savefig(buffer, dpi=DOTS_PER_INCH, format="png", bbox_inches="tight")
+        write_whole(path, buffer.getvalue())
+        finished.append(Finished(demonstration.name, tuple(result.claims), path, time.perf_counter() - start))
+    write_whole(folder / f"{topic}.md", page(topic, finished).encode())
+    return finished
+
+
+def page(topic: str, finished: Sequence[Finished]) -> str:
+    """The text of the topic, its figures, and the table of its claims."""
+    text = text_of(topic).rstrip()
+    figures = "\n\n".join(f"![{one.name.replace('_', ' ')}]({one.figure.name})" for one in finished)
+    lines = ["| claim | source | expected | measured | tolerance | holds |", "| --- | --- | --- | --- | --- | --- |"]
+    for claim in (claim for one in finished for claim in one.claims):
+        printed = f"<br>*Refuted as printed:* {claim.refuted}" if claim.refuted else ""
+        cells = claim.statement + printed, claim.source, number(claim.expected), number(claim.measured)
+        verdict = "yes" if claim.holds else "**no**"
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (*cells, claim.tolerance, verdict)) + " |")
+    return f"{text}\n\n## Figures\n\n{figures}\n\n## Claims\n\n" + "\n".join(lines) + "\n"
+
+
+def text_of(topic: str) -> str:
+    """What `pages` says of a topic; the docstring of the module where there is no page."""
+    path = PAGES / f"{topic}.md"
+    if path.exists():
+        return path.read_text(encoding="utf-8")
+    return f"# {topic.replace('_', ' ').capitalize()}\n\n{importlib.import_module(f'src.theory.{topic}').__doc__}"
+
+
+def number(value: float | str) -> str:
+    """Four significant digits of a number; a string as it is."""
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
+def run_all(
+    topics: Sequence[str], settings: Mapping[str, Any], folder: Path, processes: int
+) -> Iterator[tuple[str, list[Finished]]]:
+    """Every topic as it is finished, in as many processes as wanted."""
+    if processes == 1 or len(topics) == 1:
+        for topic in topics:
+            yield topic, run_topic(topic, settings, folder)
+        return
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # the processes share the cores between them
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        jobs = {pool.submit(run_topic, topic, settings, folder): topic for topic in topics}
+        for job in as_completed(jobs):
+            yield jobs[job], job.result()
+
+
+def claims_table(topic: str, finished: Sequence[Finished]) -> Table:
+    """Claim, expected, measured and verdict for a terminal."""
+    title = f"{topic} ({sum(one.seconds for one in finished):.0f} s)"
+    columns = (Column("claim", ratio=5), Column("expected", ratio=1), Column("measured", ratio=1), Column("holds"))
+    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), expand=True)
+    for claim in (claim for one in finished for claim in one.claims):
+        printed = f"\n[dim]refuted as printed: {escape(claim.refuted)}[/dim]" if claim.refuted else ""
+        cells = escape(claim.statement) + printed, escape(number(claim.expected)), escape(number(claim.measured))
+        table.add_row(*cells, "yes" if claim.holds else "NO", style="" if claim.holds else "bold red")
+    return table
+
+
+def claims_csv(results: Mapping[str, Sequence[Finished]]) -> str:
+    """All claims with all digits."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["topic", "demonstration", *Claim._fields])
+    writer.writerows(
+        [topic, one.name, *claim] for topic, group in results.items() for one in group for claim in one.claims
+    )
+    return buffer.getvalue()
+
+
+def show_in_tensorboard(results: Mapping[str, Sequence[Finished]], folder: Path) -> None:
+    """The figures as images, one tag each."""
+    from torch.utils.tensorboard import SummaryWriter  # takes seconds, in every process
+
+    with SummaryWriter(str(folder)) as writer:
+        for topic, group in results.items():
+            for one in group:
+                writer.add_image(f"{topic}/{one.name}", imread(one.figure)[..., :3], 0, dataformats="HWC")
+
+
+class ListTopics(argparse.Action):
+    """`--help`, which has to import the topics to name them."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        topics = find_topics()
+        width = max(map(len, topics))
+        lines = "\n".join(f"  {topic:{width}}  {headline(topic)}" for topic in topics)
+        get_console().print(f"{parser.format_help()}\ntopics:\n{lines}", markup=False, highlight=False, soft_wrap=True)
+        parser.exit()
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="theory.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
+    )
+    parser.add_argument("words", nargs="*", metavar="topic | key=value", help="topics to run, and settings of theirs")
+    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FOLDER", help=f"default: {OUTPUT}")
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="topics at a time; default: 2")
+    parser.add_argument("--tensorboard", action="store_true", help="the figures also as event files in that folder")
+    parser.add_argument("-h", "--help", action=ListTopics, nargs=0, help="show this and the topics")
+    return parser.parse_intermixed_args(arguments)  # options may stand between topics and settings
+
+
+def run(arguments: argparse.Namespace) -> bool:
+    """Run what the command line asks for; whether every claim holds."""
+    topics = find_topics()
+    names = [word for word in arguments.words if "=" not in word] or list(topics)
+    for name in names:
+        if name not in topics:
+            raise UserError(f"{name} is not a topic{choose(name, topics)}")
+    texts = dict(word.split("=", 1) for word in arguments.words if "=" in word)
+    names = list(dict.fromkeys(names))
+    settings = parse_settings(texts, {name: topics[name] for name in names})
+    if arguments.processes < 1:
+        raise UserError(f"--processes {arguments.processes}: at least 1 expected")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+
+    results: dict[str, list[Finished]] = {}
+    for topic, finished in run_all(names, settings, arguments.output, arguments.processes):
+        results[topic] = finished
+        get_console().print(claims_table(topic, finished))
+    results = {name: results[name] for name in names}
+    write_whole(arguments.output / "claims.csv", claims_csv(results).encode())
+    if arguments.tensorboard:
+        show_in_tensorboard(results, arguments.output)
+    claims = [claim for group in results.values() for one in group for claim in one.claims]
+    failed = sum(not claim.holds for claim in claims)
+    refuted = sum(bool(claim.refuted) for claim in claims)
+    summary = f"{len(claims)} claims, {len(claims) - failed} hold, {refuted} of them were printed in a wrong form"
+    get_console().print(f"{summary}\n{arguments.output}", markup=False, highlight=False, soft_wrap=True)
+    return not failed
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; exit status 1 if a claim does not hold or the command line is mistaken."""
+    try:
+        hold = run(parse(arguments))
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {explain(error)}")
+    if not hold:
+        sys.exit(1)

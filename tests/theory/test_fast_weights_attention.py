@@ -1,0 +1,40 @@
+"""Fast weights in a case that can be written down, the printed expansion, and the printed layer norm."""
+
+import numpy as np
+import torch
+
+from src.models.fastweights import FastWeights
+from src.theory import fast_weights_attention as topic
+
+
+def core(**settings):
+    return FastWeights(6, hidden_size=6, decay=0.9, fast_lr=0.5, **settings).double()
+
+
+def test_two_writes_by_hand():
+    h_TH = torch.tensor([[1.0, 0.0], [1.0, 2.0]], dtype=torch.float64)
+    A_THH = topic.written(h_TH, decay=0.9, fast_rate=0.5)
+    torch.testing.assert_close(A_THH[0], torch.tensor([[0.5, 0], [0, 0]], dtype=torch.float64))
+    torch.testing.assert_close(A_THH[1], torch.tensor([[0.95, 1], [1, 2]], dtype=torch.float64))
+
+
+def test_the_closed_sum_is_the_model_in_every_configuration():
+    p_BTH = torch.randn(3, 7, 6, dtype=torch.float64)
+    for settings in ({}, {"num_inner_steps": 3}, {"layer_norm": False, "num_inner_steps": 0}):
+        model = core(**settings)
+        torch.testing.assert_close(topic.closed_sum(model, p_BTH), model.scan(p_BTH)[0], rtol=1e-11, atol=1e-13)
+
+
+def test_the_printed_layer_norm_overflows_and_the_right_one_is_bounded():
+    p_BTH = 3 * torch.randn(3, 20, 6, dtype=torch.float64)
+    model = core()
+    with torch.no_grad():
+        assert topic.state_sizes(model, p_BTH, printed=False).max() <= np.sqrt(6)
+        assert topic.state_sizes(model, p_BTH, printed=True).max() >= topic.OVERFLOW
+
+
+def test_the_first_step_of_both_forms_is_the_same_without_a_memory():
+    p_BTH = torch.randn(3, 1, 6, dtype=torch.float64)
+    with torch.no_grad():
+        right, printed = (topic.state_sizes(core(), p_BTH, printed=printed) for printed in (False, True))
+    np.testing.assert_allclose(right, printed)

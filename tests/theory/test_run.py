@@ -1,0 +1,108 @@
+"""The command: what it writes, prints and refuses."""
+
+import csv
+from types import SimpleNamespace
+
+import pytest
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from src.theory import claims, run
+from src.theory.base import Claim, Demonstration
+
+
+@pytest.fixture
+def command(tmp_path, capsys, monkeypatch):
+    """The command in this process, into an empty folder: its status, output and error."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments):
+        status = 0
+        try:
+            run.main([*arguments, "--output", str(tmp_path / "theory")])
+        except SystemExit as ended:
+            status = ended.code
+        out, err = capsys.readouterr()
+        return (1, out, f"{err}{status}") if isinstance(status, str) else (status or 0, out, err)
+
+    return call
+
+
+@pytest.fixture
+def invented(monkeypatch, tmp_path):
+    """A topic with one claim that holds if `answer` is 42."""
+
+    def compute(answer: int = 42, run: str | None = None):
+        claim = claims.near("The answer [of all] | is 42", "Adams (1979)", 42, answer, 0.5, "by the book", f"{run}")
+        return SimpleNamespace(claims=(claim,))
+
+    topic = (Demonstration("answer", compute, lambda result: Figure(figsize=(1, 1))),)
+    monkeypatch.setattr(run, "find_topics", lambda: {"invented": topic})
+    monkeypatch.setattr(run, "demonstrations", lambda _: topic)
+    monkeypatch.setattr(run, "PAGES", tmp_path)
+    (tmp_path / "invented.md").write_text("# Invented\n\nText.\n")
+
+
+@pytest.mark.usefixtures("invented")
+def test_what_is_written_and_printed(command, tmp_path):
+    status, out, _ = command("invented", "--tensorboard", "run=as printed")
+    assert status == 0
+    assert "The answer [of all] | is 42" in out
+    assert "refuted as printed: as printed" in out
+    assert "1 claims, 1 hold, 1 of them" in out
+    folder = tmp_path / "theory"
+    assert (folder / "answer.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "invented.md").read_text()
+    assert page.startswith("# Invented\n\nText.\n")
+    assert "![answer](answer.png)" in page
+    assert "| The answer [of all] \\| is 42<br>*Refuted as printed:* as printed | Adams (1979) | 42 | 42 |" in page
+    (row,) = csv.DictReader((folder / "claims.csv").read_text().splitlines())
+    assert (row["topic"], row["measured"], row["holds"]) == ("invented", "42.0", "True")
+    assert EventAccumulator(str(folder)).Reload().Tags()["images"] == ["invented/answer"]
+
+
+@pytest.mark.usefixtures("invented")
+def test_a_claim_that_fails_ends_the_command_with_status_1(command, tmp_path):
+    status, out, _ = command("answer=41")
+    assert status == 1
+    assert "NO" in out
+    assert "| **no** |" in (tmp_path / "theory" / "invented.md").read_text()
+
+
+@pytest.mark.usefixtures("invented")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inventd"], "error: inventd is not a topic; did you mean invented? legal: invented"),
+        (["answr=3"], "error: answr is not a setting of invented; did you mean answer? legal: answer, run"),
+        (["answer=many"], "error: answer=many: int expected"),
+        (["--processes", "0"], "error: --processes 0: at least 1 expected"),
+    ],
+)
+def test_mistakes_are_one_line(command, arguments, message):
+    assert command(*arguments) == (1, "", message)
+
+
+def test_a_real_topic_in_processes_of_its_own(command, tmp_path):
+    status, out, _ = command("hebbian_learning", "existence_and_uniqueness")
+    assert status == 0
+    assert out.index("claims,") > out.index("Oja")
+    written = {path.name for path in (tmp_path / "theory").iterdir()}
+    pages = {"hebbian_learning.md", "existence_and_uniqueness.md"}
+    assert written == pages | {"hebbian_growth.png", "existence_and_uniqueness.png", "claims.csv"}
+
+
+def test_help_names_every_topic(command):
+    status, out, _ = command("--help")
+    assert status == 0
+    for topic in run.find_topics():
+        assert f"  {topic} " in out
+
+
+def test_claims_decide_by_their_tolerance():
+    assert claims.near("", "", 1.0, 1.1, 0.2, "why") == Claim("", "", 1.0, 1.1, "0.2: why", True)
+    assert not claims.near("", "", 1.0, 1.3, 0.2, "why").holds
+    assert not claims.near("", "", 1.0, float("nan"), 0.2, "why").holds
+    assert claims.at_most("", "", 1.0, 1.0, "why").holds
+    assert not claims.at_most("", "", 1.0, float("nan"), "why").holds
+    assert not claims.at_least("", "", 1.0, 0.9, "why").holds

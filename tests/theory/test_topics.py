@@ -1,0 +1,74 @@
+"""Every topic at reduced settings: its claims hold, and its figures are fit to be shown."""
+
+import io
+from functools import cache
+
+import pytest
+
+from src.theory import (
+    associative_memory,
+    basins,
+    existence_and_uniqueness,
+    fast_weights_attention,
+    feedback,
+    hebbian_learning,
+    hopfield,
+    loss_cliff,
+    lyapunov,
+    modern_hopfield,
+    nprnn_portraits,
+    stability,
+)
+from src.theory.run import find_topics, headline, text_of
+
+REDUCED = {
+    "linear_associator": (associative_memory, {"value_size": 200, "draws": 4}),
+    "hebbian_growth": (hebbian_learning, {}),
+    "fast_weights_attention": (fast_weights_attention, {"num_steps": 16}),
+    "feedback_regimes": (feedback, {}),
+    "hopfield_energy": (hopfield, {"num_units": 60, "num_patterns": 5, "starts": 8}),
+    "hopfield_basins": (hopfield, {"num_units": 300, "draws": 2}),
+    "modern_hopfield": (modern_hopfield, {"recalled": 8}),
+    "existence_and_uniqueness": (existence_and_uniqueness, {}),
+    "stability": (stability, {}),
+    "lyapunov_functions": (lyapunov, {"starts": 100}),
+    "basins": (basins, {"resolution": 80}),
+    "nprnn_portraits": (nprnn_portraits, {"matrices": 20}),
+    "loss_cliff": (loss_cliff, {"resolution": 2001}),
+}
+
+
+@cache
+def computed(name):
+    module, settings = REDUCED[name]
+    (demonstration,) = (one for one in module.DEMONSTRATIONS if one.name == name)
+    return demonstration, demonstration.run(**settings)
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_every_claim_holds_and_says_why(name):
+    _, result = computed(name)
+    assert [claim for claim in result.claims if not claim.holds] == []
+    assert all(claim.statement and claim.source and claim.tolerance for claim in result.claims)
+    assert len({claim.statement for claim in result.claims}) == len(result.claims)
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_the_figure_is_drawn_with_labels(name):
+    demonstration, result = computed(name)
+    figure = demonstration.draw(result)
+    labels = [axes.get_xlabel() for axes in figure.axes] + [axes.get_ylabel() for axes in figure.axes]
+    assert sum(map(bool, labels)) >= len(figure.axes) / 2
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=30, format="png")
+    assert buffer.getvalue().startswith(b"\x89PNG")
+
+
+def test_every_topic_has_a_headline_and_a_text_and_no_two_figures_share_a_name():
+    topics = find_topics()
+    assert {"associative_memory", "hopfield", "hopfield_capacity", "latching", "chaos"} <= set(topics)
+    for topic in topics:
+        assert headline(topic).endswith(".")
+        assert text_of(topic).startswith("# ")
+    names = [one.name for group in topics.values() for one in group]
+    assert len(set(names)) == len(names)
