@@ -5,6 +5,7 @@ settings and seed, so the counter is the whole position in the data, and a run t
 same run to the last bit.
 """
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,9 @@ from src.utils import checkpoint
 from src.utils.flat import clip_norm_
 from src.utils.progress import RunProgress
 from src.utils.tensorboard import Curves
+
+Watch = Callable[[int, float], str | None]
+"""Told the update and the validation objective after each evaluation; an answer, the reason, stops the run there."""
 
 
 class Outcome(NamedTuple):
@@ -110,7 +114,9 @@ class Trainer:
         self.state: State | None = None
         self.outcome: Outcome | None = None
         self.stop_requested = False
-        self._finite = torch.ones((), dtype=torch.bool, device=self.device)
+        self.watch: Watch | None = None
+        self.stop_reason = ""
+        self._finite = True
 
     def fit(self, curves: Curves, progress: RunProgress, after_update: Callable[[], None] | None = None) -> Outcome:
         """Train to the end, or until `stop_requested`; a run that had already ended returns its outcome.
@@ -129,7 +135,7 @@ class Trainer:
         while ended is None and self.update < self.settings.max_updates:
             if self.stop_requested:
                 self.save(curves)
-                return Outcome("interrupted", f"stopped at update {self.update}", {})
+                return Outcome("interrupted", self.stop_reason or f"stopped at update {self.update}", {})
             started = time.perf_counter()
             batch, step, norm = self._train()
             self.seconds += time.perf_counter() - started
@@ -145,7 +151,7 @@ class Trainer:
         ended = ended or Outcome("finished", f"all {self.update} updates done", {})
         return self._finish(ended, curves)
 
-    def _train(self) -> tuple[Batch, Step, Tensor]:
+    def _train(self) -> tuple[Batch, Step, float]:
         """One update; the norm is that of the gradient before it was clipped."""
         index = 0 if self.settings.overfit_one_batch else self.update
         batch = self.task.batch("train", index, self.settings.batch_size)
@@ -157,7 +163,7 @@ class Trainer:
             self.gradient.zero_()
             step.loss.backward()
         norm = clip_norm_(self.gradient, self.settings.clip_norm)
-        self._finite &= norm.isfinite()
+        self._finite = self._finite and math.isfinite(norm)
         self.lr = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()
         self.scheduler.step()
@@ -166,14 +172,14 @@ class Trainer:
         self.update += 1
         return batch, step, norm
 
-    def _log(self, curves: Curves, progress: RunProgress, batch: Batch, step: Step, norm: Tensor) -> Outcome | None:
+    def _log(self, curves: Curves, progress: RunProgress, batch: Batch, step: Step, norm: float) -> Outcome | None:
         with torch.no_grad():
             metrics = self.task.metrics(step.output, batch)
         scalars = {"loss": step.loss.item()} | {name: value.item() for name, value in metrics.items()}
         progress.advance(self.update, scalars)
-        scalars |= {"gradient_norm": norm.item(), "lr": float(self.lr)}
+        scalars |= {"gradient_norm": norm, "lr": float(self.lr)}
         curves.scalars("train", scalars, self.update)
-        if bool(self._finite):
+        if self._finite:
             return None
         since = max(self.update - self.settings.log_every, 0)
         return Outcome("diverged", f"the gradient is not finite between updates {since + 1} and {self.update}", {})
@@ -192,6 +198,8 @@ class Trainer:
             weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
             self.selected = Selected(self.update, metrics, weights)
             self.evaluations_since_selected = 0
+        if self.watch is not None and (reason := self.watch(self.update, objective)):
+            self.stop_requested, self.stop_reason = True, reason
         if self.settings.stop_at is not None and objective <= self.settings.stop_at:
             return Outcome("finished", f"val/{self.task.objective} {objective:.4g} at update {self.update}", {})
         if self.settings.patience is not None and self.evaluations_since_selected >= self.settings.patience:

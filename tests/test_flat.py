@@ -1,5 +1,8 @@
 """One vector of all weights trains a model as its separate weights do."""
 
+import math
+
+import pytest
 import torch
 from torch import nn
 
@@ -51,6 +54,12 @@ def test_clipping_is_that_of_torch():
         theirs.grad = gradient.clone()
         norm = clip_norm_(clipped, bound)
         expected = nn.utils.clip_grad_norm_([theirs], float("inf") if bound is None else bound)
-        torch.testing.assert_close(norm, expected, rtol=0, atol=1e-12)
+        assert norm == pytest.approx(expected.item(), rel=0, abs=1e-12)
         torch.testing.assert_close(clipped, theirs.grad, rtol=0, atol=1e-12)
-    assert not clip_norm_(torch.tensor([1.0, float("nan")]), 1.0).isfinite()
+
+
+@pytest.mark.parametrize("spoilt", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_neither_hidden_nor_scaled_away(spoilt):
+    gradient = torch.tensor([1.0, spoilt])
+    assert not math.isfinite(clip_norm_(gradient, 1.0))
+    assert gradient[1].isnan()

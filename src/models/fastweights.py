@@ -186,12 +186,12 @@ class FastWeights(Core):
                 fast_lr=self.fast_lr,
                 last_only=last_only and not is_read_later,
             )
-            outputs.append(h_BTH[:, -1:] if last_only else h_BTH)
             if is_read_later:
                 before_BH = torch.zeros_like(h_BTH[:, 0]) if h_BH is None else h_BH
                 past_BtH = torch.cat([before_BH[:, None], h_BTH[:, :-1]], dim=1)
-                A_BHH = self._written(past_BtH, A_BHH)
-            h_BH = h_BTH[:, -1]
+                A_BHH, h_BH = self._written(past_BtH, A_BHH), h_BTH[:, -1]
+                h_BTH = h_BTH[:, -1:] if last_only else h_BTH
+            outputs.append(h_BTH)
         y_BTH = outputs[-1] if last_only or len(outputs) == 1 else torch.cat(outputs, dim=1)
         return y_BTH, FastWeightsState(y_BTH[:, -1], A_BHH) if carry and A_BHH is not None else None
 

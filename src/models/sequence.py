@@ -95,8 +95,11 @@ class SequenceModel(nn.Module):
         """
         last_only = not (self.output_spec.every_step or self.keep_hidden)
         hidden_BTH, state = self.core(self.project(inputs), state, carry, last_only)
-        asked = hidden_BTH if self.output_spec.every_step else hidden_BTH[:, -1]
-        return Output(self.head(asked), hidden_BTH, state)
+        if self.output_spec.every_step:
+            return Output(self.head(hidden_BTH), hidden_BTH, state)
+        # of one step a view, whose gradient is a view too, while that of a selection is a new tensor
+        last_BH = hidden_BTH.squeeze(1) if last_only else hidden_BTH[:, -1]
+        return Output(self.head(last_BH), hidden_BTH, state)
 
     def project(self, inputs: Tensor) -> Inputs:
         """What the inputs contribute to the core at every step.
@@ -115,7 +118,7 @@ class SequenceModel(nn.Module):
         """From vectors or embeddings to the core's input, one position at a time."""
         if self.expansion is not None:
             x = self.expansion_nonlinearity(self.expansion(x))
-        return functional.dropout(x, self.input_dropout, self.training)
+        return functional.dropout(x, self.input_dropout, self.training) if self.input_dropout > 0 else x
 
     @property
     def num_parameters(self) -> int:

@@ -8,6 +8,7 @@ Shapes: B sequences, T time steps, V symbols, P projected features, H hidden uni
 """
 
 import ctypes
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from src.ops.inputs import Inputs
 
 NONLINEARITIES = {"relu": 0, "tanh": 1, "linear": 2}
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
+_SUFFIXES = _TYPES | {torch.int64: "i64"}
 _ARGUMENTS = {
     "l": ctypes.c_int64,
     "i": ctypes.c_int,
@@ -28,6 +30,7 @@ _ARGUMENTS = {
     "p": ctypes.c_void_p,
 }
 _SIGNATURES = {
+    "tokens_outside": "pll",
     "table_gradient": "pllplp",
     "rnn_kept": "lllb",
     "rnn_forward": "lllii" + "p" * 6 + "b" + "p" * 2,
@@ -41,6 +44,9 @@ _SIGNATURES = {
     "gru_kept": "lllb",
     "gru_forward": "lllib" + "p" * 5 + "b" + "p" * 2,
     "gru_backward": "lllib" + "p" * 4 + "b" + "p" * 5,
+    "alstm_kept": "lllll",
+    "alstm_forward": "lllllli" + "p" * 6 + "b" + "p" * 3,
+    "alstm_backward": "lllllli" + "p" * 5 + "b" + "p" * 6,
 }
 
 
@@ -55,35 +61,47 @@ def available(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype in _TYPES and _compiled()
 
 
-def _call(name: str, dtype: torch.dtype, *arguments: Any) -> int:
-    """Call a kernel; tensors are passed by address."""
+@cache
+def _function(name: str, dtype: torch.dtype) -> Any:
+    """A compiled function for this type of number."""
     kernels = library()
     assert kernels is not None
-    function = getattr(kernels, f"{name}_{_TYPES[dtype]}")
-    if function.argtypes is None:
-        function.argtypes = [_ARGUMENTS[kind] for kind in _SIGNATURES[name]]
-        function.restype = ctypes.c_int64 if name.endswith("_kept") else None
-    return function(*(item.data_ptr() if isinstance(item, Tensor) else item for item in arguments))
+    function = getattr(kernels, f"{name}_{_SUFFIXES[dtype]}")
+    function.argtypes = [_ARGUMENTS[kind] for kind in _SIGNATURES[name]]
+    function.restype = ctypes.c_int64 if name.endswith(("_kept", "_outside")) else None
+    return function
+
+
+def _call(name: str, dtype: torch.dtype, *arguments: Any) -> int:
+    """Call a kernel; tensors are passed by address."""
+    return _function(name, dtype)(*[item.data_ptr() if isinstance(item, Tensor) else item for item in arguments])
 
 
 def _checked(inputs: Inputs, groups: int, weight: Tensor, *states: Tensor | None) -> Inputs:
+    """`_fitting` for a cell whose states have as many features as its matrix has columns, and its inputs a multiple."""
+    units = weight.shape[-1]
+    return _fitting(inputs, groups * units, weight.dtype, *((state, units) for state in states))
+
+
+def _fitting(
+    inputs: Inputs, features: int, dtype: torch.dtype, *states_and_features: tuple[Tensor | None, int]
+) -> Inputs:
     """The inputs with tokens as the kernels read them; an error in place of a read beyond the end of a tensor."""
     rows, tokens = inputs
-    units = weight.shape[-1]
     batch, _ = inputs.batch_and_time
-    for name, tensor, last in [("inputs", rows, groups * units), *(("state", state, units) for state in states)]:
+    for name, tensor, last in [("inputs", rows, features), *(("state", *pair) for pair in states_and_features)]:
         if tensor is None:
             continue
-        if tensor.dtype != weight.dtype or tensor.shape[-1] != last or (name == "state" and len(tensor) != batch):
+        if tensor.dtype != dtype or tensor.shape[-1] != last or (name == "state" and len(tensor) != batch):
             raise ValueError(
-                f"{name} of shape {list(tensor.shape)} in {tensor.dtype}: expected {last} features in {weight.dtype}"
+                f"{name} of shape {list(tensor.shape)} in {tensor.dtype}: expected {last} features in {dtype}"
                 f" for {batch} sequences"
             )
-    if tokens is not None and tokens.numel():
-        least, greatest = tokens.aminmax()
-        if least < 0 or greatest >= len(rows):
+    if tokens is not None:
+        tokens = tokens.long().contiguous()
+        if _call("tokens_outside", tokens.dtype, tokens, tokens.numel(), rows.shape[0]):
+            least, greatest = tokens.aminmax()
             raise IndexError(f"tokens from {least} to {greatest} in a table of {len(rows)}")
-        tokens = tokens.long()
     return Inputs(rows, tokens)
 
 
@@ -311,3 +329,65 @@ def gru(
     inputs = _checked(inputs, 3, gates_2HH, initial_BH)
     tensors = (*inputs, initial_BH, gates_2HH, candidate_HH)
     return _GRU.apply(_differentiable(*tensors), last_only, *tensors, reset_before)
+
+
+class _ALSTM(Function):
+    @staticmethod
+    def forward(ctx, keep, last_only, rows, tokens, hidden, cell, weight, permutations):
+        rows, tokens, hidden, cell, weight = _contiguous(rows, tokens, hidden, cell, weight)
+        batch, time = Inputs(rows, tokens).batch_and_time
+        reached, size = weight.shape
+        copies, entries = permutations.shape
+        heads = size // (2 * entries)
+        kept = None
+        if keep:
+            kept = rows.new_empty(_call("alstm_kept", rows.dtype, batch, time, entries, copies, heads))
+        outputs = rows.new_empty(batch, 1 if last_only else time, size)
+        last_cell = rows.new_empty(batch, copies, 2 * entries)
+        ctx.last_only = last_only
+        ctx.sizes = (batch, time, entries, copies, heads, reached, torch.get_num_threads())
+        ctx.set_materialize_grads(False)
+        _call(
+            "alstm_forward", rows.dtype, *ctx.sizes, weight, permutations, hidden, cell, rows, tokens, last_only,
+            outputs, last_cell, kept,
+        )  # fmt: skip
+        ctx.save_for_backward(rows, tokens, hidden, cell, weight, permutations, kept)
+        return outputs, last_cell
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_outputs, d_last_cell):
+        rows, tokens, hidden, cell, weight, permutations, kept = ctx.saved_tensors
+        batch, time = ctx.sizes[:2]
+        if d_outputs is None:
+            d_outputs = rows.new_zeros(batch, 1 if ctx.last_only else time, weight.shape[1])
+        d_outputs = d_outputs.contiguous()
+        d_last_cell = None if d_last_cell is None else d_last_cell.contiguous()
+        d_inputs = rows.new_empty(batch, time, rows.shape[-1])
+        d_hidden, d_cell, d_weight = (_empty_like(tensor) for tensor in (hidden, cell, weight))
+        _call(
+            "alstm_backward", rows.dtype, *ctx.sizes, weight, permutations, hidden, cell, kept, ctx.last_only,
+            d_outputs, d_last_cell, d_inputs, d_hidden, d_cell, d_weight,
+        )  # fmt: skip
+        return None, None, _input_gradient(d_inputs, rows, tokens), None, d_hidden, d_cell, d_weight, None
+
+
+@torch.compiler.disable
+def alstm(
+    inputs: Inputs,
+    hidden_BD: Tensor | None,
+    cell_BSH: Tensor | None,
+    weight_RD: Tensor,
+    permutations_SN: Tensor,
+    last_only: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """All h_t [B, T, D] of an associative LSTM, or the last one [B, 1, D], and the last copies of its memory.
+
+    D is H for every head, and N = H/2. The sums are in the order f, i, o, all r, all q, all u; W reaches the first R.
+    """
+    size, entries = weight_RD.shape[1], permutations_SN.shape[1]
+    cells = None if cell_BSH is None else cell_BSH.flatten(1)
+    states = (hidden_BD, size), (cells, 2 * permutations_SN.numel())
+    inputs = _fitting(inputs, 3 * entries + 3 * size, weight_RD.dtype, *states)
+    tensors = (*inputs, hidden_BD, cell_BSH, weight_RD)
+    return _ALSTM.apply(_differentiable(*tensors), last_only, *tensors, permutations_SN.contiguous())

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from src.models.alstm import ALSTM
 from src.models.base import map_state, state_tensors
 from src.models.fastweights import FastWeights
 from src.models.gru import GRU
@@ -38,6 +39,8 @@ CELLS = {
     "fastweights": (FastWeights, {"num_inner_steps": 2}),
     "fastweights-no-norm": (FastWeights, {"num_inner_steps": 2, "layer_norm": False}),
     "fastweights-preliminary": (FastWeights, {"layer_norm_preliminary": True, "boundary": "identity"}),
+    "alstm": (ALSTM, {}),
+    "alstm-content": (ALSTM, {"num_copies": 1, "num_heads": 2, "recurrent_content": True}),
 }
 RIVALS = list(CELLS)[:7]
 each_cell = pytest.mark.parametrize("cell", CELLS)
@@ -46,7 +49,7 @@ each_cell = pytest.mark.parametrize("cell", CELLS)
 def make(cell, units, **settings):
     """A core with weights far from where they start, so that no term is small, that neither grows nor forgets."""
     kind, fixed = CELLS[cell] if isinstance(cell, str) else (cell, {})
-    core = kind(3, hidden_size=units, **{**fixed, **settings})
+    core = kind(3, hidden_size=2 * units if kind is ALSTM else units, **{**fixed, **settings})  # complex ones are two
     for name, parameter in core.named_parameters():
         if "norm" in name:
             nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.2)
@@ -149,6 +152,8 @@ def assert_all_kernels_agree(core, length, batches):
 
 FASTWEIGHTS_GRID = [LENGTHS, WIDTHS, BATCHES, [1, 2, 3], [False, True]]
 RIVALS_GRID = [RIVALS, WIDTHS, LENGTHS, BATCHES]
+ALSTM_SETTINGS = list(itertools.product([1, 4], [1, 3], [False, True]))  # copies, heads, recurrent content
+ALSTM_GRID = [[1, 7, 10, 25, 50], ALSTM_SETTINGS, BATCHES, [1, 2, 11]]
 
 
 def covering(first, second, *others):
@@ -158,7 +163,7 @@ def covering(first, second, *others):
         yield (a, b, *chosen)
 
 
-@pytest.mark.parametrize("grid", [FASTWEIGHTS_GRID, RIVALS_GRID], ids=["fastweights", "rivals"])
+@pytest.mark.parametrize("grid", [FASTWEIGHTS_GRID, RIVALS_GRID, ALSTM_GRID], ids=["fastweights", "rivals", "alstm"])
 def test_the_covering_choices_hold_every_pair_of_values(grid):
     rows = list(covering(*grid))
     for a, b in itertools.combinations(range(len(grid)), 2):
@@ -174,6 +179,16 @@ def test_fast_weights_are_their_definition(length, width, batch, steps, normaliz
 @pytest.mark.parametrize(("cell", "width", "length", "batch"), list(covering(*RIVALS_GRID)))
 def test_the_other_cells_are_their_definition(cell, width, length, batch):
     assert_all_kernels_agree(make(cell, width), length, [batch])
+
+
+def make_alstm(width, settings):
+    num_copies, num_heads, recurrent_content = settings
+    return make(ALSTM, width, num_copies=num_copies, num_heads=num_heads, recurrent_content=recurrent_content)
+
+
+@pytest.mark.parametrize(("width", "settings", "batch", "length"), list(covering(*ALSTM_GRID)))
+def test_the_associative_lstm_is_its_definition(width, settings, batch, length):
+    assert_all_kernels_agree(make_alstm(width, settings), length, [batch])
 
 
 @pytest.mark.slow
@@ -192,6 +207,14 @@ def test_fast_weights_are_their_definition_on_the_whole_grid(length, width, num_
 @pytest.mark.parametrize("cell", RIVALS)
 def test_the_other_cells_are_their_definition_on_the_whole_grid(length, width, cell):
     assert_all_kernels_agree(make(cell, width), length, BATCHES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [1, 2, 11, 63])
+@pytest.mark.parametrize("width", [1, 7, 10, 25, 50, 65])
+@pytest.mark.parametrize("settings", ALSTM_SETTINGS)
+def test_the_associative_lstm_is_its_definition_on_the_whole_grid(length, width, settings):
+    assert_all_kernels_agree(make_alstm(width, settings), length, BATCHES)
 
 
 @pytest.mark.parametrize("carried", [False, True])
@@ -309,6 +332,22 @@ def gru_by_hand(core, x, h, reset):
     return h, h
 
 
+def alstm_by_hand(core, x, state):
+    """In complex numbers."""
+    h, c = state
+    N, W = core.num_entries, core.recurrent.weight.detach().numpy()
+    sums = x + np.concatenate([W @ h, np.zeros(len(x) - len(W))])
+    f, i, o = sigmoid(sums[: 3 * N]).reshape(3, N)
+    re, im = np.moveaxis(sums[3 * N :].reshape(3, core.num_heads, 2, N), 2, 0)
+    r, q, u = (v / np.maximum(1, np.abs(v)) for v in re + 1j * im)
+    orders = core.permutations_SN.numpy()
+    c = f * (c[:, :N] + 1j * c[:, N:]) + sum(r_k[orders] * i * u_k for r_k, u_k in zip(r, u, strict=True))
+    v = np.stack([(q_k[orders] * c).mean(0) for q_k in q])
+    h = o * v / np.maximum(1, np.abs(v))
+    h = np.stack([h.real, h.imag], axis=1).ravel()
+    return h, (h, np.concatenate([c.real, c.imag], axis=1))
+
+
 def fast_weights_by_hand(core, x, state, norm, preliminary, sustained):
     h, A = state
     A = 0.95 * A + 0.5 * np.outer(h, h)
@@ -331,6 +370,8 @@ BY_HAND = {
     "fastweights": lambda *step: fast_weights_by_hand(*step, norm=True, preliminary=False, sustained=True),
     "fastweights-no-norm": lambda *step: fast_weights_by_hand(*step, norm=False, preliminary=False, sustained=True),
     "fastweights-preliminary": lambda *step: fast_weights_by_hand(*step, norm=True, preliminary=True, sustained=False),
+    "alstm": alstm_by_hand,
+    "alstm-content": alstm_by_hand,
 }
 
 
@@ -418,6 +459,15 @@ def test_large_inputs_saturate(cell, dtype):
     assert_close(fused, reference, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_large_inputs_are_clipped(dtype):
+    core = make("alstm", 6).to(dtype)
+    p_BTP = 1e4 * torch.randn(9, 5, features(core), dtype=dtype)
+    fused, reference = (outputs_and_gradient(core, kernel, p_BTP) for kernel in ("fused", "reference"))
+    assert fused[0].abs().max() > 0.9
+    assert_close(fused, reference, rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-12)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 4e-7), (torch.float64, 1e-15)])
 def test_tanh_and_sigmoid_are_accurate_everywhere(dtype, tolerance):
     smallest = -37 if dtype == torch.float32 else -300
@@ -489,7 +539,7 @@ def test_tensors_may_lie_in_any_order_in_memory(cell):
     assert torch.equal(state_tensors(end)[-1], list(expected[0].values())[len(state_tensors(end))])
 
     parameters = [parameter for name, parameter in core.named_parameters() if not name.startswith("input")]
-    d_outputs = torch.randn(9, 5, 12)[..., ::2]
+    d_outputs = torch.randn(9, 5, 2 * core.hidden_size)[..., ::2]
     dense, sparse = (
         torch.autograd.grad(core(vectors[:, 3:8])[0], parameters, gradient)
         for gradient in (d_outputs.contiguous(), d_outputs)
@@ -501,7 +551,7 @@ def test_tensors_may_lie_in_any_order_in_memory(cell):
 def test_gradients_of_some_are_those_of_all(cell):
     core = make(cell, 6, kernel="fused")
     p_BTP = random_vectors(core, 3, 5).requires_grad_()
-    weights_BTH = torch.randn(3, 5, 6)
+    weights_BTH = torch.randn(3, 5, core.hidden_size)
     named = {name: p for name, p in core.named_parameters() if not name.startswith("input")} | {"p": p_BTP}
     loss = (core(p_BTP)[0] * weights_BTH).sum()
     all_of_them = dict(zip(named, torch.autograd.grad(loss, list(named.values()), retain_graph=True), strict=True))

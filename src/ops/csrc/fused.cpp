@@ -1,4 +1,5 @@
 // What Python calls: one function per cell, direction and type of number, plain C.
+#include "alstm.h"
 #include "fastweights.h"
 #include "gru.h"
 #include "lstm.h"
@@ -22,6 +23,13 @@ void add_rows(const int64_t* tokens, int64_t positions, int64_t units, const S* 
 }  // namespace
 
 extern "C" {
+
+int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t symbols) {
+  int64_t outside = 0;
+  for (int64_t position = 0; position < positions; ++position)
+    outside += tokens[position] < 0 || tokens[position] >= symbols;
+  return outside;
+}
 
 #define DEFINE(S, suffix)                                                                                              \
   void table_gradient_##suffix(const int64_t* tokens, int64_t positions, int64_t units, const S* rows,                 \
@@ -106,6 +114,29 @@ extern "C" {
                              const S* d_outputs, S* d_inputs, S* d_initial, S* d_gates, S* d_candidate) {              \
     GRU<S>{batch, time, units, threads, reset_before, gates, candidate, initial}.backward(                             \
         kept, OutputGradients<S>{d_outputs, time, units, last_only}, d_inputs, d_initial, d_gates, d_candidate);       \
+  }                                                                                                                    \
+  int64_t alstm_kept_##suffix(int64_t batch, int64_t time, int64_t entries, int64_t copies, int64_t heads) {           \
+    ALSTM<S> cell{batch, time, entries, copies, heads, 0, 1, nullptr, nullptr, nullptr, nullptr};                      \
+    return num_blocks<S>(batch) * cell.kept_per_block() * Lanes<S>::count;                                             \
+  }                                                                                                                    \
+  void alstm_forward_##suffix(int64_t batch, int64_t time, int64_t entries, int64_t copies, int64_t heads,             \
+                              int64_t reached, int threads, const S* weight, const int64_t* permutations,              \
+                              const S* initial_hidden, const S* initial_cell, const S* inputs, const int64_t* tokens,  \
+                              bool last_only, S* outputs, S* last_cell, S* kept) {                                     \
+    ALSTM<S> cell{batch, time, entries, copies, heads, reached, threads, weight, permutations, initial_hidden,         \
+                  initial_cell};                                                                                       \
+    cell.forward(Rows<S>{inputs, tokens, time, cell.features()},                                                       \
+                 Outputs<S>{outputs, time, cell.outputs_size(), last_only}, last_cell, kept);                          \
+  }                                                                                                                    \
+  void alstm_backward_##suffix(int64_t batch, int64_t time, int64_t entries, int64_t copies, int64_t heads,            \
+                               int64_t reached, int threads, const S* weight, const int64_t* permutations,             \
+                               const S* initial_hidden, const S* initial_cell, const S* kept, bool last_only,          \
+                               const S* d_outputs, const S* d_last_cell, S* d_inputs, S* d_initial_hidden,             \
+                               S* d_initial_cell, S* d_weight) {                                                       \
+    ALSTM<S> cell{batch, time, entries, copies, heads, reached, threads, weight, permutations, initial_hidden,         \
+                  initial_cell};                                                                                       \
+    cell.backward(kept, OutputGradients<S>{d_outputs, time, cell.outputs_size(), last_only}, d_last_cell, d_inputs,    \
+                  d_initial_hidden, d_initial_cell, d_weight);                                                         \
   }
 
 FOR_EACH_TYPE(DEFINE)
