@@ -79,6 +79,8 @@ def explain(error: BaseException) -> str:
             return _single_line(f"{link.full_key}: {link.msg}" if link.full_key else str(link))
         if isinstance(link, OSError) and link.strerror:
             return f"{link.filename}: {link.strerror}" if link.filename else link.strerror
+    if type(chain[0]).__name__ in ("TerminatedWorkerError", "UncompletedJobError", "WorkerCrashedError"):
+        return "a worker was killed, for lack of memory perhaps; the same command goes on from there"
     text = _single_line(str(chain[0]))
     if "Ambiguous value for argument" in text:
         argument = text.split("'")[1]
@@ -107,6 +109,8 @@ def _unknown_key(error) -> str:
 def _missing_file(error) -> str:
     group, _, name = str(error.missing_cfg_file or "").strip("/").rpartition("/")
     options = error.options
+    if group == "hydra/launcher" and name.partition("_")[0] in ("joblib", "submitit", "ray"):
+        return f"{group}={name} needs a plugin: pip install -e '.[{name.partition('_')[0]}]'"
     if not options:
         options = [path.relative_to(CONFIGS / group).with_suffix("") for path in (CONFIGS / group).rglob("*.yaml")]
     if group and name:

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from src.models.sequence import Output, SequenceModel
     from src.tasks.base import Batch, Split, Task
-    from src.trainer import Trainer
+    from src.trainer import Trainer, Watch
 
 log = logging.getLogger(__name__)
 RESULT = "result.json"
@@ -46,16 +46,25 @@ def run(config: DictConfig) -> float:
     """
     folder = _short(Path(HydraConfig.get().runtime.output_dir))
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    settings = RunSettings(**config.run)
+    return _conclude(run_in(folder, config, patience=10 if in_sweep else 0.3), folder, in_sweep)
+
+
+def run_in(folder: Path, config: DictConfig, patience: float, watch: "Watch | None" = None) -> dict[str, Any]:
+    """Bring the run of a folder to its end and return its result, or the one that is there.
+
+    Args:
+        folder: an existing one.
+        config: of the run, checked.
+        patience: seconds to wait for another process that is at this run.
+        watch: may stop the run, see `Trainer.watch`.
+    """
     try:
-        with locked(folder, patience=10 if in_sweep else 0):
-            result = _stored(folder, settings)
-            if result is None:
-                result = _execute(config, folder)
+        with locked(folder, patience):
+            result = _stored(folder, RunSettings(**config.run))
+            return _execute(config, folder, watch) if result is None else result
     except FolderInUseError as error:
         log.error("%s", error)
-        result = {"status": "in use", "reason": str(error)}
-    return _conclude(result, folder, in_sweep)
+        return {"status": "in use", "reason": str(error)}
 
 
 def _stored(folder: Path, settings: RunSettings) -> dict[str, Any] | None:
@@ -64,21 +73,26 @@ def _stored(folder: Path, settings: RunSettings) -> dict[str, Any] | None:
         clear(folder)
         return None
     result = read_result(folder)
-    if result is None or not (
-        result["status"] in ENDED or (result["status"] == "failed" and not settings.retry_failed)
-    ):
+    if not stands(result, settings):
         return None
     log.info("%s is %s already; run.fresh=true starts over", folder, result["status"])
     return result
 
 
-def _execute(config: DictConfig, folder: Path) -> dict[str, Any]:
+def stands(result: dict[str, Any] | None, settings: RunSettings) -> TypeGuard[dict[str, Any]]:
+    """Whether a result is there to stay, so that the run need not be run again."""
+    if result is None or settings.fresh:
+        return False
+    return result["status"] in ENDED or (result["status"] == "failed" and not settings.retry_failed)
+
+
+def _execute(config: DictConfig, folder: Path, watch: "Watch | None") -> dict[str, Any]:
     """Train and write the result, whatever it is."""
     started = time.perf_counter()
     result: dict[str, Any] = {"status": "failed", "reason": "", "metrics": {}, "identity": identity(config)}
     result["config"] = OmegaConf.to_container(config, resolve=True)
     try:
-        _train(config, folder, result)
+        _train(config, folder, result, watch)
     except Exception as error:
         result["reason"] = errors.explain(error)
         result["traceback"] = traceback.format_exc()
@@ -92,31 +106,19 @@ def _execute(config: DictConfig, folder: Path) -> dict[str, Any]:
     return result
 
 
-def _train(config: DictConfig, folder: Path, result: dict[str, Any]) -> None:
+def _train(config: DictConfig, folder: Path, result: dict[str, Any], watch: "Watch | None") -> None:
     """Fill in the result of a run, new or gone on with."""
-    import torch
-
-    from src.trainer import Trainer
-    from src.utils.flat import flat_parameters
     from src.utils.profiler import profiled
     from src.utils.progress import RunProgress
     from src.utils.provenance import provenance
     from src.utils.tensorboard import Curves
 
-    settings = TrainerSettings(**OmegaConf.to_container(config.trainer))  # type: ignore[arg-type]
-    device = choose_device(config.device)
-    torch.set_num_threads(settings.threads)
-    torch.use_deterministic_algorithms(settings.deterministic)
-    torch.autograd.set_detect_anomaly(settings.detect_anomaly)
-    result["provenance"] = provenance(settings.threads, str(device))
-
-    task = build_task(config).to(device)
-    torch.manual_seed(config.seed)
-    model = build_model(config, task).to(device)
-    optimizer = instantiate(config.optimizer, [flat_parameters(model)], _convert_="all")
-    scheduler = instantiate(config.scheduler, optimizer, settings.max_updates)
-    trainer = Trainer(model, task, optimizer, scheduler, settings, folder, result["identity"])
+    result["provenance"] = provenance(config.trainer.threads, str(choose_device(config.device)))
+    trainer = build_trainer(config, folder)
+    trainer.watch = watch
+    model, task, settings = trainer.model, trainer.task, trainer.settings
     result |= {"num_parameters": model.num_parameters, "state_size": model.core.state_size, "floors": trainer.floors}
+    result["objective"] = task.objective
 
     resumed = trainer.resume()
     log.info("%s %s", folder, f"goes on from update {trainer.update}" if resumed else "starts")
@@ -138,6 +140,27 @@ def _train(config: DictConfig, folder: Path, result: dict[str, Any]) -> None:
         "seconds": trainer.seconds,
         "updates_per_second": trainer.update / trainer.seconds if trainer.seconds else 0.0,
     }
+
+
+def build_trainer(config: DictConfig, folder: Path) -> "Trainer":
+    """The trainer of a configuration, before its first update, with its task and a new model."""
+    import torch
+
+    from src.trainer import Trainer
+    from src.utils.flat import flat_parameters
+
+    settings = TrainerSettings(**OmegaConf.to_container(config.trainer))  # type: ignore[arg-type]
+    device = choose_device(config.device)
+    torch.set_num_threads(settings.threads)
+    torch.use_deterministic_algorithms(settings.deterministic)
+    torch.autograd.set_detect_anomaly(settings.detect_anomaly)
+
+    task = build_task(config).to(device)
+    torch.manual_seed(config.seed)
+    model = build_model(config, task).to(device)
+    optimizer = instantiate(config.optimizer, [flat_parameters(model)], _convert_="all")
+    scheduler = instantiate(config.scheduler, optimizer, settings.max_updates)
+    return Trainer(model, task, optimizer, scheduler, settings, folder, identity(config))
 
 
 def _conclude(result: dict[str, Any], folder: Path, in_sweep: bool) -> float:

@@ -6,6 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from src import errors, identity, sweep
+from src.utils import lifeline
 
 identity.register_resolvers()
 
@@ -15,6 +16,7 @@ def launch(config: DictConfig) -> float:
     """One run, whether alone or as a job of a sweep."""
     from src.experiment import run
 
+    lifeline.follow()
     return run(config)
 
 

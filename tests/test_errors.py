@@ -19,9 +19,9 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 MISTAKES = {
     "unknown group": ("modell=lstm", ["modell is not a setting; did you mean model?", "legal: device, model, name"]),
-    "unknown option": ("model=lstmm", ["model=lstmm does not exist; did you mean lstm?", "legal: fastweights, gru"]),
+    "unknown option": ("model=lstmm", ["model=lstmm does not exist; did you mean lstm?", "legal: alstm, fastweights"]),
     "option of an empty group": ("debug=shrt", ["debug=shrt does not exist; did you mean short?"]),
-    "no option": ("model=", ["model= names no file", "legal: fastweights, gru"]),
+    "no option": ("model=", ["model= names no file", "legal: alstm, fastweights, gru"]),
     "an option that is no file": ("trainer=fast", ["trainer=fast: must be a group of settings"]),
     "unknown key": ("sed=1", ["sed is not a setting; did you mean seed?", "legal: device, model"]),
     "unknown key with +": ("+sed=1", ["sed is not a setting; did you mean seed?"]),

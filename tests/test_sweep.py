@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from src.sweep import read_manifest
 from src.trainer import Trainer
 
 SIX = ["-m", "model=irnn,lstm,fastweights", "seed=0,1"]
@@ -40,11 +41,14 @@ def test_six_runs_and_a_table_then_nothing_then_only_the_missing_one(train, tiny
     for row in table:
         kept = json.loads(Path("outputs/runs", row["run"], "result.json").read_text())
         assert float(row["test/error"]) == kept["metrics"]["test/error"]
-    assert len(Path("outputs/runs/summary.md").read_text().splitlines()) == 8
+    markdown = Path("outputs/runs/summary.md").read_text()
+    assert all(row["run"] in markdown for row in table)
     assert "fastweights" in ended.out.splitlines()[-4]
 
     trained.clear()
-    assert train(*SIX, *tiny).status == 0
+    ended = train(*SIX, *tiny)
+    assert ended.status == 0
+    assert "6 of 6 runs have ended already" in ended.out
     assert trained == []
     assert rows() == table
 
@@ -60,7 +64,8 @@ def test_six_runs_and_a_table_then_nothing_then_only_the_missing_one(train, tiny
 def test_the_columns_are_what_varies(train, tiny):
     train("-m", "model=irnn,lstm", "optimizer.lr=1e-3,1e-2", *tiny)
     assert list(rows()[0]) == [
-        "model", "optimizer.lr", "status", "val/error", "val/nll", "test/error", "test/nll", "updates", "seconds", "run"
+        "model", "optimizer.lr", "status", "val/error", "val/nll", "test/error", "test/nll", "updates",
+        "selected_update", "seconds", "num_parameters", "state_size", "run",
     ]  # fmt: skip
 
 
@@ -124,3 +129,61 @@ def test_the_same_run_alone_and_in_a_sweep_is_one_run(train, tiny, trained):
     ended = train(*SIX, *tiny)
     assert ended.status == 0
     assert len(trained) == 6
+
+
+def test_the_manifest_knows_the_runs_of_all_sweeps_of_a_folder(train, tiny):
+    assert read_manifest(Path("outputs/runs")) is None
+    train("-m", "model=irnn,lstm", *tiny)
+    train("-m", "model=lstm,gru", "search.columns=[model]", *tiny)
+    manifest = read_manifest(Path("outputs/runs"))
+    assert [settings["model"] for settings in manifest.runs.values()] == ["irnn", "lstm", "gru"]
+    assert all(Path("outputs/runs", name).is_dir() for name in manifest.runs)
+    assert manifest.search == {
+        "grid": ["optimizer.lr"], "repeated": ["seed"], "columns": ["model"], "two_stage": False
+    }  # fmt: skip
+
+
+def test_two_stages_run_the_grid_once_and_repeat_what_was_chosen(train, tiny, trained):
+    grid = ["-m", "model=irnn,lstm", "optimizer.lr=1e-3,1e-1", "seed=0,1,2", "search.two_stage=true", *tiny]
+    ended = train(*grid)
+    assert ended.status == 0
+    folder = Path("outputs/runs")
+    manifest = read_manifest(folder)
+    assert trained == list(manifest.runs)
+    assert sorted(trained) == sorted(path.name for path in folder.iterdir() if path.is_dir())
+    settings = [manifest.runs[name] for name in trained]
+    points = [(flat["model"], flat["optimizer.lr"], flat["seed"]) for flat in settings]
+    assert points[:4] == [(model, lr, 0) for model in ("irnn", "lstm") for lr in (1e-3, 1e-1)]
+    for model, repeated in (("irnn", points[4:6]), ("lstm", points[6:])):
+        objectives = {
+            flat["optimizer.lr"]: json.loads((folder / name / "result.json").read_text())["metrics"]["val/error"]
+            for name, flat in list(manifest.runs.items())[:4]
+            if flat["model"] == model
+        }
+        lr = min(objectives, key=objectives.get)
+        assert repeated == [(model, lr, 1), (model, lr, 2)]
+        assert f"model={model}: chosen optimizer.lr={lr}" in ended.out
+    assert "8 of 8 done, 0 running, 0 failed, 0 left; best val/error" in ended.out
+
+    trained.clear()
+    assert train(*grid).status == 0
+    assert trained == []
+    assert train(*grid, "search.two_stage=false").status == 0
+    assert len(trained) == 4
+
+
+def test_failures_are_tried_again_unless_told_otherwise(train, tiny, trained, monkeypatch):
+    def fails(trainer):
+        raise RuntimeError("broken on purpose")
+
+    two = ["-m", "model=irnn,lstm", *tiny]
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_train", fails)
+        ended = train(*two)
+    assert ended.status == 1
+    assert "0 of 2 done, 0 running, 2 failed, 0 left" in ended.out
+    trained.clear()
+    assert train(*two, "run.retry_failed=false").status == 1
+    assert trained == []
+    assert train(*two).status == 0
+    assert len(trained) == 2

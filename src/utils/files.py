@@ -60,3 +60,15 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the folder. Who tries to lock it in this very instant has to try again."""
+    try:
+        with open(folder / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -7,16 +7,23 @@ from types import TracebackType
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from src.utils.lifeline import in_worker
+
 log = logging.getLogger(__name__)
 
 
 class ConsoleHandler(logging.Handler):
-    """Log messages above the progress bar, unchanged and unwrapped; warnings and errors name their level."""
+    """Log messages above the progress bar, unchanged and unwrapped; warnings and errors name their level.
+
+    The workers of a sweep share a terminal: how far each one is stays in its `train.log`.
+    """
 
     def __init__(self, stream: None = None):
         super().__init__()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if in_worker() and record.name == __name__:
+            return
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         get_console().print(level + self.format(record), markup=False, highlight=False, soft_wrap=True)
 
@@ -47,7 +54,7 @@ class RunProgress:
     def __enter__(self) -> "RunProgress":
         self.started = self.last_line = time.monotonic()
         self.first_update = self.update
-        self.interactive = get_console().is_terminal
+        self.interactive = get_console().is_terminal and not in_worker()
         if self.interactive:
             self.bar.start()
         self.row = self.bar.add_task(

@@ -1,10 +1,12 @@
 """What a run shows in TensorBoard."""
 
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -81,15 +83,22 @@ class Curves:
         self.writer.close()
 
 
-def write_hparams_page(folder: Path, configurations: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> None:
-    """The columns of the HParams page for all runs under a folder: what varies between them and the final metrics.
+def write_folder_page(
+    folder: Path,
+    configurations: Sequence[Mapping[str, Any]],
+    metrics: Sequence[str],
+    images: Mapping[str, Path] | None = None,
+) -> None:
+    """What TensorBoard shows of a folder of runs as a whole, in one event file, which replaces the one before.
 
-    Without it every scalar of every run would become a column.
+    These are the columns of the HParams page, what varies between the runs and the final metrics (without them every
+    scalar of every run would become a column), and figures over all runs.
 
     Args:
         folder: the one that holds the runs' folders.
         configurations: the runs' settings by their full keys.
         metrics: tags of the final metrics.
+        images: PNG files by their tags.
     """
     columns = varied(configurations) or SHOWN_OF_ONE_RUN
     examples = {key: next((c[key] for c in configurations if key in c), "") for key in columns}
@@ -98,5 +107,14 @@ def write_hparams_page(folder: Path, configurations: Sequence[Mapping[str, Any]]
     with SummaryWriter(str(folder)) as writer:
         assert writer.file_writer is not None
         writer.file_writer.add_summary(experiment, 0)
+        for tag, path in (images or {}).items():
+            writer.file_writer.add_summary(_image(tag, path.read_bytes()), 0)
     for path in old:
         path.unlink(missing_ok=True)
+
+
+def _image(tag: str, png: bytes) -> Summary:
+    """A PNG file as it is; its width and height stand at the beginning of its first chunk."""
+    width, height = struct.unpack(">II", png[16:24])
+    image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=4)
+    return Summary(value=[Summary.Value(tag=tag, image=image)])

@@ -1,0 +1,70 @@
+"""Tables and figures of a folder of runs, at any time, also while they are being made.
+
+    python scripts/report.py outputs/compare
+    python scripts/report.py ba2016/table1                      an experiment: the folder that it writes to
+    python scripts/report.py outputs/compare --columns model.hidden_size --grid optimizer.lr model.decay
+
+It writes into the folder: summary.md (the selection, all runs, what did not finish), summary.csv (a row per run),
+selection.csv (a row per compared cell) and figures/*.png, which TensorBoard shows too. What the settings that vary are
+for is taken from the sweep, or from the experiment's file; the options say it anew.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from src import errors
+from src.errors import CONFIGS, UserError, choose
+
+EXPERIMENTS = CONFIGS / "experiment"
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", help="a folder of runs, or an experiment in configs/experiment")
+    parser.add_argument("--grid", nargs="*", metavar="KEY", help="settings that are chosen on the validation set")
+    parser.add_argument("--repeated", nargs="*", metavar="KEY", help="settings that are averaged over")
+    parser.add_argument("--columns", nargs="*", metavar="KEY", help="compared settings across the table, and per panel")
+    parser.add_argument("--no-figures", action="store_true", help="tables only")
+    return parser.parse_args(arguments)
+
+
+def folder_of(name: str) -> tuple[Path, dict[str, Any] | None]:
+    """The folder that a name stands for, and what the experiment says about its search if it is one."""
+    if Path(name).is_dir():
+        return Path(name), None
+    known = [path.relative_to(EXPERIMENTS).with_suffix("").as_posix() for path in EXPERIMENTS.rglob("*.yaml")]
+    if name not in known:
+        raise UserError(f"{name} is neither a folder nor an experiment{choose(name, known)}")
+
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from src.identity import register_resolvers
+
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", [f"experiment={name}"])
+    folder = Path(config.run.root, config.name)
+    if not folder.is_dir():
+        raise UserError(f"{name} has no runs yet, there is no folder {folder}; python -m src.train experiment={name}")
+    return folder, dict(OmegaConf.to_container(config.search))  # type: ignore[arg-type]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    options = parse(arguments)
+    with errors.in_one_line():
+        folder, search = folder_of(options.runs)
+
+        from src.reports.report import write_report
+
+        given = {name: getattr(options, name) for name in ("grid", "repeated", "columns")}
+        changes = {name: keys for name, keys in given.items() if keys is not None}
+        write_report(folder, (search or {}) | changes, figures=not options.no_figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Search over ranges with a fixed budget, in Hydra's own grammar.
+
+    python scripts/search.py name=lr model=lstm 'optimizer.lr=tag(log, interval(1e-4, 1e-2))' --trials 20
+    python scripts/search.py name=gru model=gru 'optimizer.lr=tag(log, interval(1e-4, 1e-2))' \\
+        'model.hidden_size=choice(20, 50)' 'trainer.batch_size=int(interval(16, 256))' \\
+        --trials 50 --sampler tpe --seed 1 --workers 2 --prune
+
+Every trial is an ordinary run in outputs/<name>/. The same command again goes on: what has ended is kept, what was
+interrupted goes on from its checkpoint, and --trials counts those of earlier calls, so that more can be added. A
+diverged run counts as the worst, a failed one as one of the budget. It ends in the table of `scripts/report.py`, which
+draws figures too.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from src import errors
+from src.errors import UserError
+
+MISSING = "this needs Optuna: pip install -e '.[optuna]'"
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="+", metavar="key=value", help="settings and ranges, as for src.train")
+    parser.add_argument("--trials", type=_positive, required=True, help="the budget, runs of earlier calls included")
+    parser.add_argument("--sampler", choices=["random", "tpe"], default="random", help="(default: random)")
+    parser.add_argument("--seed", type=int, default=0, help="of the proposals (default: 0)")
+    parser.add_argument("--workers", type=_positive, default=1, help="runs at a time (default: 1)")
+    parser.add_argument("--prune", action="store_true", help="stop runs that are worse than the median of the others")
+    return parser.parse_intermixed_args(arguments)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be an integer, at least 1")
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    options = vars(parse(arguments))
+    if options["workers"] > (os.cpu_count() or 1):
+        sys.exit(f"error: --workers {options['workers']}: this machine has {os.cpu_count()} cores")
+    with errors.in_one_line():
+        try:
+            import optuna  # noqa: F401
+        except ModuleNotFoundError:
+            raise UserError(MISSING) from None
+
+        from src.search import Options, search
+
+        status = search(options.pop("overrides"), Options(**options))
+    if status:
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

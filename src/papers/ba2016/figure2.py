@@ -1,0 +1,136 @@
+"""Figure 2: learning curves with 50 units."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from src.papers.ba2016.table1 import FLOOR, MODELS, QUICK, errors
+from src.papers.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent, thousands
+from src.reports.style import FLOOR as FLOOR_LINE
+from src.reports.style import RC, legend, panels, style_of
+
+PRINTED = pd.read_csv(Path(__file__).with_name("figure2.csv"), index_col="update")
+"""Test negative log-likelihood, read from the vector paths of the paper's figure."""
+FLOORS = {"linear in the digit counts": 1.426, "uniform over the digits seen": 1.217, "knows the digits": 1.187}
+"""Negative log-likelihoods that need no binding, see `src.tasks.associative_retrieval`."""
+LEFT = 1.1
+"""A negative log-likelihood below every one of these."""
+
+
+def _leaving(evidence: Evidence, model: str) -> np.ndarray:
+    return evidence.updates_until("val/error", 0.9 * FLOOR, model=model, model__hidden_size=50)
+
+
+def _lstm_leaves_late(evidence: Evidence) -> Finding:
+    left = _leaving(evidence, "lstm")
+    return Finding(thousands(left), bool(np.median(left) >= 20_000))
+
+
+def _alstm_leaves_later_and_ends_lower(evidence: Evidence) -> Finding:
+    left = {model: _leaving(evidence, model) for model in ("lstm", "alstm")}
+    ends = {model: errors(evidence, model, 50) for model in left}
+    measured = "; ".join(f"{MODELS[m]}: leaves at {thousands(left[m])}, ends at {percent(ends[m])}" for m in left)
+    later = np.median(left["alstm"]) > np.median(left["lstm"])
+    return Finding(measured, bool(later and ends["alstm"].mean() < ends["lstm"].mean()))
+
+
+def _irnn_stays(evidence: Evidence) -> Finding:
+    last = evidence.mean_curve("val/nll", model="irnn", model__hidden_size=50)["mean"].iloc[-1]
+    return Finding(f"{last:.3f} nats at the end", bool(1.15 <= last <= 1.23))
+
+
+def _fast_weights_converge_fastest(evidence: Evidence) -> Finding:
+    reached = {model: evidence.updates_until("val/error", 0.1, model=model, model__hidden_size=50) for model in MODELS}
+    measured = "; ".join(f"{MODELS[model]} {thousands(values)}" for model, values in reached.items())
+    others = [np.median(values) for model, values in reached.items() if model != "fastweights"]
+    return Finding(measured, bool(np.median(reached["fastweights"]) < min(others)))
+
+
+def table(evidence: Evidence) -> pd.DataFrame:
+    """When each curve passes a level, in print and here."""
+    rows = []
+    for model, label in MODELS.items():
+        for level in (LEFT, 0.5, 0.1):
+            passed = PRINTED.index[PRINTED[model] <= level]
+            row = {
+                "model": label,
+                "nll at or below": f"{level:g}",
+                "paper, updates": f"{passed[0]:,}" if len(passed) else "never",
+            }
+            try:
+                row["ours, updates: median (range)"] = thousands(
+                    evidence.updates_until("val/nll", level, model=model, model__hidden_size=50)
+                )
+            except NotRunError:
+                row["ours, updates: median (range)"] = "not run"
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def draw(evidence: Evidence) -> Figure:
+    """The paper's curves, thin, beside ours: mean and standard deviation over seeds."""
+    with rc_context(RC):
+        figure, (axes,) = panels([""])
+        figure.set_size_inches(6.6, 4.0)
+        for model, label in MODELS.items():
+            style = style_of(model)
+            printed = PRINTED.loc[PRINTED.index > 0, model]
+            axes.plot(
+                printed.index, printed, color=style["color"], linewidth=0.8, marker=style["marker"], markersize=2.5
+            )
+            try:
+                curve = evidence.mean_curve("val/nll", model=model, model__hidden_size=50)
+            except NotRunError:
+                continue
+            curve = curve[curve.index > 0]
+            below, above = curve["mean"] - curve["sd"], curve["mean"] + curve["sd"]
+            axes.plot(curve.index, curve["mean"], label=label, **(style | {"markersize": 0}))
+            axes.fill_between(curve.index, below, above, color=style["color"], alpha=0.2, linewidth=0)
+        axes.plot([], [], color="0.4", linewidth=0.8, marker="o", markersize=2.5, label="in print (test set)")
+        for name, level in FLOORS.items():
+            axes.axhline(level, **FLOOR_LINE)
+            axes.annotate(
+                name, (0.01, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=7, color="0.35"
+            )
+        axes.set(xscale="log", ylim=(0, 2), xlabel="update", ylabel="negative log-likelihood, nats")
+        legend(figure, [axes])
+    return figure
+
+
+REPRODUCTION = Reproduction(
+    title="Ba et al. 2016, Figure 2: learning curves on associative retrieval with 50 units",
+    experiments=("ba2016/figure2",),
+    claims=(
+        Claim(
+            "Fast weights converge fastest.",
+            "Section 4.1, Figure 2",
+            "smallest median update of the first validation error at or below 10 %",
+            _fast_weights_converge_fastest,
+        ),
+        Claim(
+            "The LSTM leaves its plateau late.",
+            "Figure 2: after some 45,000 updates",
+            "median update of the first validation error below 0.9 of the floor is 20,000 or more",
+            _lstm_leaves_late,
+        ),
+        Claim(
+            "The associative LSTM leaves the plateau later than the LSTM and ends slightly lower.",
+            "Figure 2 (125,000 against 45,000 updates); Table 1 (1.62 against 1.85 %)",
+            "larger median update of leaving, smaller mean test error",
+            _alstm_leaves_later_and_ends_lower,
+        ),
+        Claim(
+            "The IRNN falls to the floor of who knows the digits only, and stays there.",
+            "Figure 2: 1.19 to 1.21 nats from update 80,000 on",
+            "mean validation negative log-likelihood at the end between 1.15 and 1.23",
+            _irnn_stays,
+        ),
+    ),
+    table=table,
+    figures={"figure2": draw},
+    quick=QUICK,
+    notes=Path(__file__).with_name("figure2.md"),
+)

@@ -1,0 +1,82 @@
+"""More or fewer pairs than a network was trained on: the runs of Table 1, trained on four, asked about others."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from src.papers.ba2016.table1 import MODELS, QUICK
+from src.papers.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent
+from src.tasks.associative_retrieval import AssociativeRetrieval
+
+NUM_PAIRS = (1, 2, 3, 4, 5, 6, 8, 10)
+TRAINED_ON = 4
+WIDTH = 100
+TEST_SIZE = 5000
+
+
+def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
+    """The test error of every run that counts with 100 units, for every number of pairs."""
+    import torch
+
+    from src.evaluate import evaluate_on, load_model, read_config, with_changes
+    from src.experiment import build_task
+
+    rows = []
+    for _, row in runs[runs["model.hidden_size"] == WIDTH].iterrows():
+        config = read_config(folder / row["run"])
+        model, _ = load_model(folder / row["run"], config, torch.device("cpu"))
+        for num_pairs in NUM_PAIRS:
+            changes = {"num_pairs": num_pairs, "test_size": TEST_SIZE, "train_size": None}
+            metrics = evaluate_on(model, build_task(with_changes(config, changes)), "test")
+            rows.append({"run": row["run"], "model": row["model"], "num_pairs": num_pairs} | metrics)
+    return pd.DataFrame(rows)
+
+
+def _errors(evidence: Evidence, model: str, num_pairs: int) -> np.ndarray:
+    measured = evidence.measured
+    if measured.empty:
+        raise NotRunError("no run has been measured")
+    found = measured[(measured["model"] == model) & (measured["num_pairs"] == num_pairs)]["error"].to_numpy(float)
+    if not len(found):
+        raise NotRunError(f"no run of {model} with {num_pairs} pairs")
+    return found
+
+
+def _fast_weights_generalize_better(evidence: Evidence) -> Finding:
+    ours = _errors(evidence, "fastweights", 6)
+    others = {model: _errors(evidence, model, 6) for model in MODELS if model != "fastweights"}
+    measured = "; ".join(f"{MODELS[m]}: {percent(v)}" for m, v in ({"fastweights": ours} | others).items())
+    return Finding(measured, bool(ours.mean() < min(values.mean() for values in others.values())))
+
+
+def table(evidence: Evidence) -> pd.DataFrame:
+    """Test error in % by number of pairs, one column per model; the floor of who knows the digits only."""
+    rows = []
+    for num_pairs in NUM_PAIRS:
+        row: dict[str, object] = {"pairs": f"{num_pairs}{' (trained on)' * (num_pairs == TRAINED_ON)}"}
+        for model, label in MODELS.items():
+            try:
+                row[f"{label}, %"] = percent(_errors(evidence, model, num_pairs)).removesuffix(" %")
+            except NotRunError:
+                row[f"{label}, %"] = "not run"
+        floors = AssociativeRetrieval(0, num_pairs=num_pairs, train_size=None, val_size=1, test_size=1).floors
+        rows.append(row | {"floor, %": f"{100 * floors['knows the digits, not the binding']['error']:.2f}"})
+    return pd.DataFrame(rows)
+
+
+REPRODUCTION = Reproduction(
+    title="Ba et al. 2016, beyond the paper: networks trained on four pairs, asked about other numbers of pairs",
+    experiments=("ba2016/generalization",),
+    claims=(
+        Claim(
+            "Trained on four pairs, fast weights answer about six with the fewest errors.",
+            "not in the paper",
+            "100 units: smallest mean test error with six pairs",
+            _fast_weights_generalize_better,
+        ),
+    ),
+    table=table,
+    measure=measure,
+    quick=QUICK,
+)

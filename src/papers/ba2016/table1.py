@@ -1,0 +1,127 @@
+"""Table 1: test error on associative retrieval, four architectures at three widths."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from src.papers.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent
+
+MODELS = {"irnn": "IRNN", "lstm": "LSTM", "alstm": "A-LSTM", "fastweights": "Fast weights"}
+WIDTHS = (20, 50, 100)
+PRINTED = {
+    "irnn": (0.6211, 0.6023, 0.0034),
+    "lstm": (0.6081, 0.0185, 0.0),
+    "alstm": (0.6013, 0.0162, 0.0),
+    "fastweights": (0.0181, 0.0, 0.0),
+}
+"""Ba et al., Table 1."""
+CSE847 = {"irnn": (0.712, 0.646, 0.0311), "lstm": (0.533, 0.0388, 0.0102), "fastweights": (0.0378, 0.0, 0.0)}
+"""Wayman & Mathew, final report of a CSE847 project: one run each, no choice of a learning rate."""
+FLOOR = 0.6165
+"""Test error of who knows the digits, not which letter each belongs to."""
+SIGNIFICANCE = 0.01
+QUICK = ("trainer.max_updates=10000", "optimizer.lr=1e-3,3e-3", "seed=0,1")
+
+
+def errors(evidence: Evidence, model: str, width: int) -> np.ndarray:
+    """Test errors, one per seed."""
+    return evidence.values("test/error", model=model, model__hidden_size=width)
+
+
+def _fast_weights_err_less(evidence: Evidence) -> Finding:
+    measured, holds = [], []
+    for width in (20, 50):
+        ours = errors(evidence, "fastweights", width)
+        for model in ("irnn", "lstm"):
+            theirs = errors(evidence, model, width)
+            p = stats.ttest_ind(ours, theirs, equal_var=False, alternative="less").pvalue
+            measured.append(f"R={width}: {percent(ours)} against {percent(theirs)} ({MODELS[model]}, p={p:.1g})")
+            holds.append(p < SIGNIFICANCE)
+    return Finding("; ".join(measured), all(holds))
+
+
+def _irnn_at_the_floor(evidence: Evidence) -> Finding:
+    by_width = {width: errors(evidence, "irnn", width) for width in (20, 50)}
+    measured = "; ".join(f"R={width}: {percent(values)}" for width, values in by_width.items())
+    return Finding(measured, all(abs(values.mean() - FLOOR) <= 0.02 for values in by_width.values()))
+
+
+def _all_solve_at_100(evidence: Evidence) -> Finding:
+    by_model = {model: errors(evidence, model, 100) for model in MODELS}
+    measured = "; ".join(f"{MODELS[model]} {percent(values)}" for model, values in by_model.items())
+    return Finding(measured, all(values.mean() <= 0.005 for values in by_model.values()))
+
+
+def _as_low_as_printed(width: int, bound: float) -> Claim:
+    def test(evidence: Evidence) -> Finding:
+        values = errors(evidence, "fastweights", width)
+        return Finding(percent(values), bool(values.mean() <= bound))
+
+    printed = PRINTED["fastweights"][WIDTHS.index(width)]
+    return Claim(
+        f"Fast weights with {width} units err on {100 * printed:.2f} % of the test set.",
+        "Table 1",
+        f"mean test error at most {100 * bound:g} %",
+        test,
+    )
+
+
+def table(evidence: Evidence) -> pd.DataFrame:
+    """Printed beside measured, one row per cell."""
+    rows = []
+    for model, label in MODELS.items():
+        for column, width in enumerate(WIDTHS):
+            row = {"model": label, "R": width, "paper, %": f"{100 * PRINTED[model][column]:.2f}"}
+            row["CSE847, %"] = f"{100 * CSE847[model][column]:.2f}" if model in CSE847 else "-"
+            try:
+                runs = evidence.select(model=model, model__hidden_size=width)
+            except NotRunError:
+                rows.append(row | {"ours, %": "not run"})
+                continue
+            row["ours, %"] = percent(runs["test/error"].to_numpy(float)).removesuffix(" %")
+            row |= {"n": len(runs), "lr": f"{runs['optimizer.lr'].iloc[0]:g}"}
+            rows.append(
+                row | {"updates": f"{runs['updates'].mean():,.0f}", "minutes": f"{runs['seconds'].mean() / 60:.1f}"}
+            )
+    return pd.DataFrame(rows)
+
+
+REPRODUCTION = Reproduction(
+    title="Ba et al. 2016, Table 1: test error on associative retrieval, four architectures, three widths",
+    experiments=("ba2016/table1",),
+    claims=(
+        Claim(
+            "Fast weights err less than the IRNN and the LSTM with 20 and with 50 units.",
+            "Table 1",
+            f"Welch's t test over seeds, one-sided, p < {SIGNIFICANCE} in all four comparisons",
+            _fast_weights_err_less,
+        ),
+        _as_low_as_printed(20, 0.0181),
+        _as_low_as_printed(50, 0.002),
+        _as_low_as_printed(100, 0.001),
+        Claim(
+            "With 100 units all four solve the task (IRNN 0.34 %, the others 0).",
+            "Table 1",
+            "mean test error at most 0.5 % for each",
+            _all_solve_at_100,
+        ),
+        Claim(
+            "The IRNN with 20 and 50 units knows the digits, and nothing of the binding.",
+            "Table 1: 62.11 and 60.23 %; the floor is 61.65 %",
+            "mean test error within 2 points of the floor",
+            _irnn_at_the_floor,
+        ),
+    ),
+    table=table,
+    quick=QUICK,
+    checked=(
+        {"model": "fastweights", "model.hidden_size": 20, "seed": 0},
+        {"model": "fastweights", "model.hidden_size": 50, "seed": 0},
+        {"model": "lstm", "model.hidden_size": 50, "seed": 0},
+        {"model": "irnn", "model.hidden_size": 50, "seed": 0},
+        {"model": "alstm", "model.hidden_size": 50, "seed": 0},
+    ),
+    notes=Path(__file__).with_name("table1.md"),
+)

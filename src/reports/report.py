@@ -1,0 +1,91 @@
+"""The report on a folder of runs: tables, figures, and TensorBoard's page of the folder."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import get_console
+
+from src.errors import UserError, choose
+from src.reports.cells import selection
+from src.reports.hparams import FIGURES, update_hparams_page
+from src.reports.runs import load_runs, search_settings, varied_settings
+from src.reports.summary import chosen_from_several, print_summary, write_summary
+from src.utils.files import write_whole
+
+
+def write_report(folder: Path, changes: Mapping[str, Any] | None = None, *, figures: bool = True) -> pd.DataFrame:
+    """Print and write all tables of a folder, and draw its figures; the runs are returned.
+
+    Args:
+        folder: of runs.
+        changes: to what the folder itself says of its search.
+        figures: whether to draw them.
+    """
+    runs = load_runs(folder)
+    if not len(runs):
+        raise UserError(f"{folder}: there are no runs in it")
+    search = search_settings(folder, runs) | dict(changes or {})
+    _check(changes or {}, runs)
+    print_summary(runs, search)
+    write_summary(folder, runs, search)
+    written = ["summary.md", "summary.csv"]
+    if chosen_from_several(runs, search):
+        table = selection(runs, search).to_csv(index=False, lineterminator="\n")
+        write_whole(folder / "selection.csv", table.encode())
+        written.append("selection.csv")
+    if figures:
+        written += _draw(folder, runs, search)
+    update_hparams_page(folder)
+    shown = "\n".join(f"{folder}/{name}" for name in written)
+    get_console().print(shown, markup=False, highlight=False, soft_wrap=True)
+    return runs
+
+
+def end_sweep(folder: Path, configurations: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Print the table of a sweep and write it, without figures, which take longer; how each of its runs ended.
+
+    Args:
+        folder: of the sweep.
+        configurations: {run: flat settings} of the runs that it asked for.
+    """
+    runs = load_runs(folder, configurations)
+    search = search_settings(folder, runs)
+    print_summary(runs, search)
+    write_summary(folder, runs, search)
+    update_hparams_page(folder)
+    shown = (
+        f"{folder}/summary.md, summary.csv; figures: python scripts/report.py {folder}\ntensorboard --logdir {folder}"
+    )
+    get_console().print(shown, markup=False, highlight=False, soft_wrap=True)
+    return list(runs["status"])
+
+
+def _draw(folder: Path, runs: pd.DataFrame, search: Mapping[str, Any]) -> list[str]:
+    """Write the figures in the place of those of an earlier report; their names."""
+    from src.reports.sweep_figures import draw_all
+
+    figures = draw_all(folder, runs, search)
+    (folder / FIGURES).mkdir(exist_ok=True)
+    names = {f"{name}.png" for name in figures}
+    for path in (folder / FIGURES).glob("*.png"):
+        if path.name not in names:
+            path.unlink()
+    for name, figure in figures.items():
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=200)
+        write_whole(folder / FIGURES / f"{name}.png", png.getvalue())
+    return [f"{FIGURES}/{name}" for name in sorted(names)]
+
+
+def _check(changes: Mapping[str, Any], runs: pd.DataFrame) -> None:
+    """Refuse settings that do not exist, which would pass for compared ones."""
+    known = {key for settings in runs["settings"] for key in settings}
+    for purpose in {"grid", "repeated", "columns"} & set(changes):
+        for key in changes[purpose]:
+            if key not in known:
+                raise UserError(
+                    f"{purpose}: no run has a setting {key}{choose(key, set(varied_settings(runs)) or known)}"
+                )

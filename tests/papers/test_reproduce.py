@@ -1,0 +1,110 @@
+"""From runs to a report, and from the report back to its runs."""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from src.errors import UserError
+from src.papers import check as checking
+from src.papers import command
+from src.papers.base import Claim, Finding, Reproduction
+from src.papers.check import check
+from src.papers.report import make_report
+
+EXPERIMENT = "ba2016/time_to_two_percent"
+
+
+@pytest.fixture
+def reproduction(monkeypatch, tiny):
+    """An experiment of three short runs, the learning rate chosen on validation, as the only reproduction."""
+
+    def error(evidence):
+        errors = evidence.values("test/error", model="fastweights")
+        return Finding(f"{errors.mean():.6f}", bool(errors.mean() <= 1))
+
+    made = Reproduction(
+        title="A title",
+        experiments=(EXPERIMENT,),
+        claims=(Claim("It errs.", "Section 1", "at most 1", error),),
+        table=lambda evidence: evidence.runs[["model", "optimizer.lr", "seed", "test/error"]],
+        quick=(*tiny, "optimizer.lr=1e-3,1e-2", "seed=0"),
+        checked=({"model": "fastweights", "seed": 0}, {"model": "lstm"}),
+    )
+    monkeypatch.setattr("src.papers.reproduce.reproductions", lambda: {"paper/table": made})
+    monkeypatch.setattr("src.papers.command.reproductions", lambda: {"paper/table": made})
+    return made
+
+
+@pytest.fixture
+def report(reproduction, train, tmp_path, monkeypatch):
+    """Its runs, their report, and that report in the place of the committed one."""
+    name = "name=ba2016-time-to-two-percent-quick"
+    assert train("-m", f"experiment={EXPERIMENT}", name, *reproduction.quick).status == 0
+    folder = tmp_path / "reference" / "paper" / "table"
+    make_report("paper/table", "quick", folder)
+    monkeypatch.setattr("src.papers.check.REFERENCE", tmp_path / "reference")
+    monkeypatch.setattr("src.papers.report.REFERENCE", tmp_path / "reference")
+    monkeypatch.setattr(checking, "UPDATES", 6)
+    return folder
+
+
+def test_a_report_holds_its_numbers_and_where_they_come_from(report):
+    runs = pd.read_csv(report / "runs.csv")
+    assert len(runs) == 1, "the seeds at the learning rate that was chosen on validation"
+    result = json.loads((Path("outputs/ba2016-time-to-two-percent-quick") / runs["run"][0] / "result.json").read_text())
+    assert runs["test/error"][0] == pytest.approx(result["metrics"]["test/error"], rel=1e-6)
+    curves = pd.read_csv(report / "curves.csv")
+    assert curves["update"].tolist() == [0, 3, 6]
+    assert curves["val/error"].min() == pytest.approx(result["metrics"]["val/error"], rel=1e-6)
+    text = (report / "report.md").read_text()
+    for part in ("# A title", "--budget quick", "It errs.", "reproduced", result["provenance"]["processor"]):
+        assert part in text
+    assert json.loads((report / "recorded.json").read_text()) == {runs["run"][0]: result["config"]}
+
+
+def test_a_check_repeats_the_recorded_runs(report, capsys):
+    looked_at = list(check("paper/table"))
+    assert len(looked_at) == 3
+    assert all(agrees for _, agrees in looked_at), looked_at
+    assert command.run_command(command.parser("").parse_args(["check"])) == 0
+    assert capsys.readouterr().out.count("agrees") == 3
+
+
+@pytest.mark.parametrize("file", ["table.csv", "claims.csv", "curves.csv", "recorded.json"])
+def test_a_check_fails_where_something_disagrees(report, file):
+    path = report / file
+    if file == "curves.csv":
+        curves = pd.read_csv(path)
+        curves["val/nll"] += checking.TOLERANCE * 1.1
+        curves.to_csv(path, index=False)
+    elif file == "recorded.json":
+        path.write_text(re.sub(r'"lr": [\d.]+', '"lr": 0.3', path.read_text()))
+    else:
+        path.write_text(path.read_text().replace("0.", "0.1"))
+    agreeing = dict(check("paper/table"))
+    assert list(agreeing.values()).count(False) == 1, agreeing
+    assert command.run_command(command.parser("").parse_args(["check", "paper/table"])) == 1
+
+
+def test_the_list_says_what_has_been_run(report, capsys):
+    capsys.readouterr()
+    assert command.run_command(command.parser("").parse_args(["list"])) == 0
+    out = capsys.readouterr().out
+    assert "paper/table\n    A title" in out
+    assert "quick: 2 of 2 runs have ended; full: not run" in out
+
+
+def test_mistakes_are_named(reproduction, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments, says in (
+        (["report", "paper/tabel"], "did you mean paper/table?"),
+        (["report", "paper/table"], "no run has finished"),
+        (["run", "nothing"], "legal: paper/table"),
+        (["check", "paper/table"], "holds no report"),
+    ):
+        monkeypatch.setattr("src.papers.check.REFERENCE", tmp_path)
+        with pytest.raises(UserError, match=says.replace("?", r"\?")):
+            command.run_command(command.parser("").parse_args(arguments))
