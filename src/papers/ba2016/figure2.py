@@ -131,6 +131,6 @@ REPRODUCTION = Reproduction(
     ),
     table=table,
     figures={"figure2": draw},
-    quick=QUICK,
+    quick=(*QUICK, "model.hidden_size=50"),
     notes=Path(__file__).with_name("figure2.md"),
 )

@@ -22,7 +22,7 @@ CSE847 = {"irnn": (0.712, 0.646, 0.0311), "lstm": (0.533, 0.0388, 0.0102), "fast
 FLOOR = 0.6165
 """Test error of who knows the digits, not which letter each belongs to."""
 SIGNIFICANCE = 0.01
-QUICK = ("trainer.max_updates=10000", "optimizer.lr=1e-3,3e-3", "seed=0,1")
+QUICK = ("trainer.max_updates=10000", "model.hidden_size=20,50", "optimizer.lr=1e-3,3e-3", "seed=0,1")
 
 
 def errors(evidence: Evidence, model: str, width: int) -> np.ndarray:
