@@ -225,8 +225,7 @@ def test_a_killed_worker_costs_nothing_but_the_same_command_again(launcher, undi
     folder = tmp_path / "four"
     sweep = start(tmp_path, "four", launcher, *FOUR, *SHORT)
     wait_for(lambda: checkpoints(folder) or sweep.poll() is not None, 600, "no run has started")
-    (run, *_) = (path.parents[1] for path in checkpoints(folder))
-    os.kill(int((run / ".lock").read_text()), signal.SIGKILL)
+    os.kill(workers(folder)[0], signal.SIGKILL)
     if sweep.wait():
         assert "a worker was killed" in (tmp_path / "four.log").read_text()
     wait_for(lambda: not processes(folder), 60, "a worker is left")

@@ -165,7 +165,7 @@ def test_failed_and_diverged_trials_are_part_of_the_budget(look, trained, monkey
             raise RuntimeError("broken on purpose")
         if len(trained) == 2:
             trainer.gradient.fill_(math.nan)
-            trainer._finite = False
+            trainer.weights.data.fill_(math.nan)
         return original(trainer)
 
     monkeypatch.setattr(Trainer, "_train", fails)

@@ -8,7 +8,7 @@ from torch import nn
 
 from src.models.base import Core
 from src.models.sequence import Output, SequenceModel
-from src.optimizers import sgd
+from src.optimizers import adam, rmsprop, sgd
 from src.schedulers import constant
 from src.schema import TrainerSettings
 from src.tasks.base import Batch, InputSpec, OutputSpec, Task
@@ -76,10 +76,10 @@ class Accumulator(Core):
         return h_BH, h_BH
 
 
-def trainer_of(task, tmp_path, lr=0.1, **changes):
+def trainer_of(task, tmp_path, lr=0.1, make_optimizer=sgd, **changes):
     torch.manual_seed(0)
     model = SequenceModel(task.input_spec, task.output_spec, Accumulator)
-    optimizer = sgd([flat_parameters(model)], lr=lr)
+    optimizer = make_optimizer([flat_parameters(model)], lr=lr)
     settings = dataclasses.replace(SETTINGS, **changes)
     return Trainer(model, task, optimizer, constant(optimizer, settings.max_updates), settings, tmp_path, "00000000")
 
@@ -123,6 +123,17 @@ def test_patience_counts_evaluations_since_the_best_one(tmp_path, scripted):
     outcome = trainer.fit(Recorder(), Recorder())
     assert (trainer.update, trainer.selected.update) == (15, 5)
     assert outcome.reason == "no better val/mse since 5"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("make_optimizer", [adam, rmsprop, sgd])
+def test_a_single_gradient_that_is_not_finite_is_found_at_the_next_log(tmp_path, make_optimizer, clip_norm, value):
+    trainer = trainer_of(Sums(), tmp_path, make_optimizer=make_optimizer, clip_norm=clip_norm, log_every=5)
+    trainer.model.core.weight.register_hook(lambda g: torch.full_like(g, value) if trainer.update == 6 else g)
+    outcome = trainer.fit(Recorder(), Recorder())
+    assert outcome.status == "diverged"
+    assert outcome.reason == "the gradient is not finite between updates 6 and 10"
 
 
 def test_the_logged_gradient_norm_is_that_before_clipping(tmp_path):

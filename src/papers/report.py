@@ -10,6 +10,7 @@ import pandas as pd
 from src.errors import UserError
 from src.experiment import read_result
 from src.papers.base import Evidence, Reproduction
+from src.papers.beginning import beginning
 from src.papers.reproduce import PROJECT, Budget, evidence_of_runs, find, folders_of
 from src.reports.tables import to_markdown
 from src.utils.files import write_whole
@@ -31,8 +32,9 @@ def claims_table(reproduction: Reproduction, evidence: Evidence) -> pd.DataFrame
 def make_report(name: str, budget: Budget, folder: Path) -> None:
     """Write the report of the runs in the output folder, with the data that it rests on.
 
-    Files: `report.md`; `table.csv`, `claims.csv`; `runs.csv` and `curves.csv`, from which all of these can be made
-    again; `provenance.json`; `recorded.json`, the configurations of the runs that a check repeats; the figures.
+    Files: `report.md`; `table.csv` and `claims.csv`; `runs.csv` and `curves.csv`, from which these can be made again;
+    `provenance.json`; the figures; and for a check `recorded.json` and `beginnings.csv`, the configurations and the
+    first updates of some runs.
     """
     reproduction = find(name)
     evidence = evidence_of_runs(name, budget)
@@ -45,6 +47,9 @@ def make_report(name: str, budget: Budget, folder: Path) -> None:
     write_whole(folder / "provenance.json", json.dumps(_provenance(name, budget, results), indent=2).encode())
     recorded = {run: results[run]["config"] for run in checked_runs(reproduction, evidence)}
     write_whole(folder / "recorded.json", json.dumps(recorded, indent=1).encode())
+    beginnings = [beginning(config).reset_index().assign(run=run) for run, config in recorded.items()]
+    if beginnings:
+        write_whole(folder / "beginnings.csv", pd.concat(beginnings).to_csv(index=False, float_format=DIGITS).encode())
     write_tables(name, folder)
     for title, draw in reproduction.figures.items():
         draw(evidence).savefig(folder / f"{title}.png", dpi=200)
