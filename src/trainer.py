@@ -5,7 +5,6 @@ settings and seed, so the counter is the whole position in the data, and a run t
 same run to the last bit.
 """
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -116,7 +115,8 @@ class Trainer:
         self.stop_requested = False
         self.watch: Watch | None = None
         self.stop_reason = ""
-        self._finite = True
+        # a sum shows whether any was not finite, and has to be waited for, on a GPU, only when it is looked at
+        self._norms = torch.zeros((), device=self.device)
 
     def fit(self, curves: Curves, progress: RunProgress, after_update: Callable[[], None] | None = None) -> Outcome:
         """Train to the end, or until `stop_requested`; a run that had already ended returns its outcome.
@@ -151,7 +151,7 @@ class Trainer:
         ended = ended or Outcome("finished", f"all {self.update} updates done", {})
         return self._finish(ended, curves)
 
-    def _train(self) -> tuple[Batch, Step, float]:
+    def _train(self) -> tuple[Batch, Step, Tensor]:
         """One update; the norm is that of the gradient before it was clipped."""
         index = 0 if self.settings.overfit_one_batch else self.update
         batch = self.task.batch("train", index, self.settings.batch_size)
@@ -163,7 +163,7 @@ class Trainer:
             self.gradient.zero_()
             step.loss.backward()
         norm = clip_norm_(self.gradient, self.settings.clip_norm)
-        self._finite = self._finite and math.isfinite(norm)
+        self._norms += norm
         self.lr = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()
         self.scheduler.step()
@@ -172,14 +172,15 @@ class Trainer:
         self.update += 1
         return batch, step, norm
 
-    def _log(self, curves: Curves, progress: RunProgress, batch: Batch, step: Step, norm: float) -> Outcome | None:
+    def _log(self, curves: Curves, progress: RunProgress, batch: Batch, step: Step, norm: Tensor) -> Outcome | None:
+        """Log the last update; an outcome if the run has diverged since the last time."""
         with torch.no_grad():
             metrics = self.task.metrics(step.output, batch)
         scalars = {"loss": step.loss.item()} | {name: value.item() for name, value in metrics.items()}
         progress.advance(self.update, scalars)
-        scalars |= {"gradient_norm": norm, "lr": float(self.lr)}
+        scalars |= {"gradient_norm": norm.item(), "lr": float(self.lr)}
         curves.scalars("train", scalars, self.update)
-        if self._finite:
+        if self._norms.isfinite():
             return None
         since = max(self.update - self.settings.log_every, 0)
         return Outcome("diverged", f"the gradient is not finite between updates {since + 1} and {self.update}", {})

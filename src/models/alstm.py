@@ -122,12 +122,12 @@ class ALSTM(Core):
 
     def fused(
         self, inputs: Inputs, state: ALSTMState | None, carry: bool, last_only: bool
-    ) -> tuple[Tensor, ALSTMState]:
+    ) -> tuple[Tensor, ALSTMState | None]:
         """The kernel of `src/ops/csrc/alstm.h`."""
         h_BTD, c_BSH = kernels.alstm(
             inputs, *(state or (None, None)), self.recurrent.weight, self.permutations_SN, last_only
         )
-        return h_BTD, ALSTMState(h_BTD[:, -1], c_BSH)
+        return h_BTD, ALSTMState(h_BTD[:, -1], c_BSH) if carry else None
 
     def _permuted(self, keys_BK2N: Tensor) -> Tensor:
         """P_s of every key for every copy, [B, K, S, 2, N]."""

@@ -80,8 +80,8 @@ class GRU(Core):
         h_BH = torch.lerp(torch.tanh(sum_BH), h_BH, u_BH)
         return h_BH, h_BH
 
-    def fused(self, inputs: Inputs, state: Tensor | None, carry: bool, last_only: bool) -> tuple[Tensor, Tensor]:
+    def fused(self, inputs: Inputs, state: Tensor | None, carry: bool, last_only: bool) -> tuple[Tensor, Tensor | None]:
         """The kernel of `src/ops/csrc/gru.h`."""
         weights = self.recurrent_gates.weight, self.recurrent_candidate.weight
         h_BTH = kernels.gru(inputs, state, *weights, self.reset_before, last_only)
-        return h_BTH, h_BTH[:, -1]
+        return h_BTH, h_BTH[:, -1] if carry else None

@@ -81,7 +81,9 @@ class LSTM(Core):
         h_BH = o_BH * torch.tanh(c_BH)
         return h_BH, LSTMState(h_BH, c_BH)
 
-    def fused(self, inputs: Inputs, state: LSTMState | None, carry: bool, last_only: bool) -> tuple[Tensor, LSTMState]:
+    def fused(
+        self, inputs: Inputs, state: LSTMState | None, carry: bool, last_only: bool
+    ) -> tuple[Tensor, LSTMState | None]:
         """The kernel of `src/ops/csrc/lstm.h`."""
         h_BTH, c_BH = kernels.lstm(inputs, *(state or (None, None)), self.recurrent.weight, last_only)
-        return h_BTH, LSTMState(h_BTH[:, -1], c_BH)
+        return h_BTH, LSTMState(h_BTH[:, -1], c_BH) if carry else None

@@ -84,8 +84,8 @@ class RNN(Core):
         h_BH = NONLINEARITIES[self.nonlinearity](self.norm(torch.addmm(p_BH, state, self.recurrent.weight.t())))
         return h_BH, h_BH
 
-    def fused(self, inputs: Inputs, state: Tensor | None, carry: bool, last_only: bool) -> tuple[Tensor, Tensor]:
+    def fused(self, inputs: Inputs, state: Tensor | None, carry: bool, last_only: bool) -> tuple[Tensor, Tensor | None]:
         """The kernel of `src/ops/csrc/rnn.h`."""
         weights = self.recurrent.weight, *gain_and_bias(self.norm)
         h_BTH = kernels.rnn(inputs, state, *weights, self.nonlinearity, last_only)
-        return h_BTH, h_BTH[:, -1]
+        return h_BTH, h_BTH[:, -1] if carry else None

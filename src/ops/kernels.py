@@ -31,22 +31,21 @@ _ARGUMENTS = {
 }
 _SIGNATURES = {
     "tokens_outside": "pll",
-    "table_gradient": "pllplp",
     "rnn_kept": "lllb",
     "rnn_forward": "lllii" + "p" * 6 + "b" + "p" * 2,
-    "rnn_backward": "lllii" + "p" * 5 + "b" + "p" * 6,
+    "rnn_backward": "lllii" + "p" * 5 + "bppl" + "p" * 5,
     "fastweights_kept": "llllbb",
     "fastweights_forward": "llliilbdd" + "p" * 10 + "b" + "p" * 2,
-    "fastweights_backward": "llliilbdd" + "p" * 9 + "b" + "p" * 9,
+    "fastweights_backward": "llliilbdd" + "p" * 9 + "bppl" + "p" * 8,
     "lstm_kept": "lll",
     "lstm_forward": "llli" + "p" * 5 + "b" + "p" * 3,
-    "lstm_backward": "llli" + "p" * 4 + "b" + "p" * 6,
+    "lstm_backward": "llli" + "p" * 4 + "bpppl" + "p" * 4,
     "gru_kept": "lllb",
     "gru_forward": "lllib" + "p" * 5 + "b" + "p" * 2,
-    "gru_backward": "lllib" + "p" * 4 + "b" + "p" * 5,
+    "gru_backward": "lllib" + "p" * 4 + "bppl" + "p" * 4,
     "alstm_kept": "lllll",
     "alstm_forward": "lllllli" + "p" * 6 + "b" + "p" * 3,
-    "alstm_backward": "lllllli" + "p" * 5 + "b" + "p" * 6,
+    "alstm_backward": "lllllli" + "p" * 5 + "bpppl" + "p" * 4,
 }
 
 
@@ -114,18 +113,8 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
-def _input_gradient(d_inputs: Tensor, rows: Tensor, tokens: Tensor | None) -> Tensor:
-    """What reaches the rows: the gradient itself, or its sum over the positions of each symbol."""
-    if tokens is None:
-        return d_inputs
-    d_table = torch.empty_like(rows)
-    positions, units = d_inputs.shape[0] * d_inputs.shape[1], d_inputs.shape[2]
-    _call("table_gradient", rows.dtype, tokens, positions, units, d_inputs, rows.shape[0], d_table)
-    return d_table
-
-
-def _empty_like(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else torch.empty_like(tensor)
+def _empty_like(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if tensor is None else torch.empty_like(tensor) for tensor in tensors]
 
 
 class _RNN(Function):
@@ -150,13 +139,12 @@ class _RNN(Function):
     @once_differentiable
     def backward(ctx, d_outputs):
         rows, tokens, initial, weight, gain, bias, kept = ctx.saved_tensors
-        d_inputs = rows.new_empty(ctx.sizes[:3])
-        d_initial, d_weight, d_gain, d_bias = (_empty_like(tensor) for tensor in (initial, weight, gain, bias))
+        d_rows, d_initial, d_weight, d_gain, d_bias = _empty_like(rows, initial, weight, gain, bias)
         _call(
             "rnn_backward", rows.dtype, *ctx.sizes, weight, gain, bias, initial, kept,
-            ctx.last_only, d_outputs.contiguous(), d_inputs, d_initial, d_weight, d_gain, d_bias,
+            ctx.last_only, d_outputs.contiguous(), tokens, len(rows), d_rows, d_initial, d_weight, d_gain, d_bias,
         )  # fmt: skip
-        return None, None, _input_gradient(d_inputs, rows, tokens), None, d_initial, d_weight, d_gain, d_bias, None
+        return None, None, d_rows, None, d_initial, d_weight, d_gain, d_bias, None
 
 
 @torch.compiler.disable
@@ -199,17 +187,15 @@ class _FastWeights(Function):
     @once_differentiable
     def backward(ctx, d_outputs):
         rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias, kept = ctx.saved_tensors
-        d_inputs = rows.new_empty(ctx.sizes[:3])
-        d_initial, d_weight, d_gain, d_bias, d_first_gain, d_first_bias = (
-            _empty_like(tensor) for tensor in (initial, weight, gain, bias, first_gain, first_bias)
+        d_rows, d_initial, d_weight, d_gain, d_bias, d_first_gain, d_first_bias = _empty_like(
+            rows, initial, weight, gain, bias, first_gain, first_bias
         )
         d_fast = None if fast is None else torch.zeros_like(fast)
         _call(
             "fastweights_backward", rows.dtype, *ctx.sizes, weight, gain, bias, first_gain, first_bias, initial, fast,
-            None, kept, ctx.last_only, d_outputs.contiguous(), d_inputs, d_initial, d_fast, d_weight, d_gain, d_bias,
-            d_first_gain, d_first_bias,
+            None, kept, ctx.last_only, d_outputs.contiguous(), tokens, len(rows), d_rows, d_initial, d_fast, d_weight,
+            d_gain, d_bias, d_first_gain, d_first_bias,
         )  # fmt: skip
-        d_rows = _input_gradient(d_inputs, rows, tokens)
         return None, None, d_rows, None, d_initial, d_fast, d_weight, d_gain, d_bias, d_first_gain, d_first_bias, None
 
 
@@ -268,13 +254,12 @@ class _LSTM(Function):
             d_outputs = rows.new_zeros(batch, 1 if ctx.last_only else time, units)
         d_outputs = d_outputs.contiguous()
         d_last_cell = None if d_last_cell is None else d_last_cell.contiguous()
-        d_inputs = rows.new_empty(*ctx.sizes[:2], weight.shape[0])
-        d_hidden, d_cell, d_weight = (_empty_like(tensor) for tensor in (hidden, cell, weight))
+        d_rows, d_hidden, d_cell, d_weight = _empty_like(rows, hidden, cell, weight)
         _call(
             "lstm_backward", rows.dtype, *ctx.sizes, weight, hidden, cell, kept, ctx.last_only, d_outputs, d_last_cell,
-            d_inputs, d_hidden, d_cell, d_weight,
+            tokens, len(rows), d_rows, d_hidden, d_cell, d_weight,
         )  # fmt: skip
-        return None, None, _input_gradient(d_inputs, rows, tokens), None, d_hidden, d_cell, d_weight
+        return None, None, d_rows, None, d_hidden, d_cell, d_weight
 
 
 @torch.compiler.disable
@@ -307,13 +292,12 @@ class _GRU(Function):
     @once_differentiable
     def backward(ctx, d_outputs):
         rows, tokens, initial, gates, candidate, kept = ctx.saved_tensors
-        d_inputs = rows.new_empty(*ctx.sizes[:2], rows.shape[-1])
-        d_initial, d_gates, d_candidate = (_empty_like(tensor) for tensor in (initial, gates, candidate))
+        d_rows, d_initial, d_gates, d_candidate = _empty_like(rows, initial, gates, candidate)
         _call(
             "gru_backward", rows.dtype, *ctx.sizes, gates, candidate, initial, kept, ctx.last_only,
-            d_outputs.contiguous(), d_inputs, d_initial, d_gates, d_candidate,
+            d_outputs.contiguous(), tokens, len(rows), d_rows, d_initial, d_gates, d_candidate,
         )  # fmt: skip
-        return None, None, _input_gradient(d_inputs, rows, tokens), None, d_initial, d_gates, d_candidate, None
+        return None, None, d_rows, None, d_initial, d_gates, d_candidate, None
 
 
 @torch.compiler.disable
@@ -363,13 +347,12 @@ class _ALSTM(Function):
             d_outputs = rows.new_zeros(batch, 1 if ctx.last_only else time, weight.shape[1])
         d_outputs = d_outputs.contiguous()
         d_last_cell = None if d_last_cell is None else d_last_cell.contiguous()
-        d_inputs = rows.new_empty(batch, time, rows.shape[-1])
-        d_hidden, d_cell, d_weight = (_empty_like(tensor) for tensor in (hidden, cell, weight))
+        d_rows, d_hidden, d_cell, d_weight = _empty_like(rows, hidden, cell, weight)
         _call(
             "alstm_backward", rows.dtype, *ctx.sizes, weight, permutations, hidden, cell, kept, ctx.last_only,
-            d_outputs, d_last_cell, d_inputs, d_hidden, d_cell, d_weight,
+            d_outputs, d_last_cell, tokens, len(rows), d_rows, d_hidden, d_cell, d_weight,
         )  # fmt: skip
-        return None, None, _input_gradient(d_inputs, rows, tokens), None, d_hidden, d_cell, d_weight, None
+        return None, None, d_rows, None, d_hidden, d_cell, d_weight, None
 
 
 @torch.compiler.disable

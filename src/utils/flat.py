@@ -21,14 +21,15 @@ def flat_parameters(model: nn.Module) -> nn.Parameter:
     return vector
 
 
-def clip_norm_(gradient: Tensor, bound: float | None) -> float:
+def clip_norm_(gradient: Tensor, bound: float | None) -> Tensor:
     """Scale a gradient to a norm of at most `bound` (Pascanu et al., 2013) and return the norm that it had.
 
     The same as `torch.nn.utils.clip_grad_norm_`, which takes a tenth of a millisecond even for a single tensor. Most
-    gradients need no scaling, and looking at the norm takes less time than operations that would scale by 1.
+    gradients need no scaling: on a CPU looking at the norm takes less time than operations that would scale by 1. On
+    another device it would mean to wait until the norm is there.
     """
     norm = torch.linalg.vector_norm(gradient)
-    value = norm.item()
-    if bound is not None and not value + 1e-6 <= bound:  # nan has to spread as well
-        gradient.mul_((bound / (norm + 1e-6)).clamp_(max=1.0))
-    return value
+    if bound is None or (gradient.device.type == "cpu" and norm.item() + 1e-6 <= bound):  # which nan is not
+        return norm
+    gradient.mul_((bound / (norm + 1e-6)).clamp_(max=1.0))
+    return norm

@@ -87,16 +87,17 @@ struct ALSTM {
     });
   }
 
-  void backward(const S* kept, OutputGradients<S> d_outputs, const S* d_last_cell, S* d_inputs, S* d_initial_hidden,
-                S* d_initial_cell, S* d_weight) const {
+  void backward(const S* kept, OutputGradients<S> d_outputs, const S* d_last_cell, InputGradients<S> d_inputs,
+                S* d_initial_hidden, S* d_initial_cell, S* d_weight) const {
     int64_t width = whole_vectors<S>(outputs_size());
     Packed<S> transposed(weight, outputs_size(), reached, 1, outputs_size());
-    BlockGradients<S> weights(num_blocks<S>(batch), reached, outputs_size());
+    BlockGradients<S> weights(num_blocks<S>(batch), reached, outputs_size(), one_by_one(threads));
     for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
       Buffer<S> d_h(outputs_size()), d_c(cell_size()), from_next(padded(outputs_size()));
       Buffer<S> d_a(features()), d_v(outputs_size()), w(outputs_size());
       Block own{0, block.lanes};
-      std::vector<S> sum_rows(block.lanes * time * reached), h_rows(block.lanes * time * width);
+      std::vector<S> h_rows(block.lanes * time * width);
+      S* rows = d_inputs.rows(block);
       if (d_last_cell) block.load(Rows<S>{d_last_cell, nullptr, 1, cell_size()}, 0, d_c.data());
       auto* start = reinterpret_cast<const Vector<S>*>(kept) + number * kept_per_block();
       for (int64_t t = time - 1; t >= 0; --t) {
@@ -106,8 +107,7 @@ struct ALSTM {
         d_outputs.load(block, t, d_h.data());
         for (int64_t n = 0; n < outputs_size(); ++n) d_h[n] += from_next[n];
         backward_step(step, c_before, d_h.data(), d_c.data(), d_v.data(), w.data(), d_a.data());
-        block.store(d_a.data(), d_inputs, time, features(), t);
-        own.store(d_a.data(), sum_rows.data(), time, reached, t);
+        own.store(d_a.data(), rows, time, features(), t);
         std::fill(from_next.data(), from_next.data() + padded(outputs_size()), Vector<S>{});
         if (t > 0 || d_initial_hidden) transposed.multiply_add(d_a.data(), from_next.data());
         if (t > 0) {
@@ -125,8 +125,10 @@ struct ALSTM {
       }
       if (d_initial_hidden) block.store(from_next.data(), d_initial_hidden, 1, outputs_size(), 0);
       if (d_initial_cell) block.store(d_c.data(), d_initial_cell, 1, cell_size(), 0);
-      weights.add(number, sum_rows.data(), h_rows.data(), block.lanes * time);
+      weights.add(number, rows, features(), h_rows.data(), block.lanes * time);
+      d_inputs.finish(block);
     });
+    d_inputs.finish();
     weights.sum_to(d_weight);
   }
 

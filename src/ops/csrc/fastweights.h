@@ -85,19 +85,22 @@ struct FastWeights {
     });
   }
 
-  void backward(S* kept_of_all, OutputGradients<S> d_outputs, S* d_inputs, S* d_initial, S* d_fast, S* d_weight,
-                S* d_gain, S* d_bias, S* d_first_gain, S* d_first_bias) const {
+  void backward(S* kept_of_all, OutputGradients<S> d_outputs, InputGradients<S> d_inputs, S* d_initial, S* d_fast,
+                S* d_weight, S* d_gain, S* d_bias, S* d_first_gain, S* d_first_bias) const {
     Packed<S> transposed(weight, units, units, 1, units);
     LayerNorm<S> norm{gain, bias, units}, first_norm{first_gain, first_bias, units};
     std::vector<S> ages = powers(fast_lr), left = powers(decay);
     int64_t blocks = num_blocks<S>(batch), width = whole_vectors<S>(units);
-    BlockGradients<S> weights(blocks, units, units), states(fast ? batch : 0, units, units);
+    BlockGradients<S> weights(blocks, units, units, one_by_one(threads));
+    BlockGradients<S> states(fast ? batch : 0, units, units, false);
     std::vector<S> norms_gradients(blocks * 4 * units);
     for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
       Kept kept{*this, reinterpret_cast<Vector<S>*>(kept_of_all) + number * kept_per_block()};
       Buffer<S> d_h((time + 1) * padded(units)), g(units), d_z(padded(units)), d_q(units), e(time);
       Buffer<S> sums(4 * units);
       Room room(fast ? units : 0);
+      Block own{0, block.lanes};
+      S* rows = d_inputs.rows(block);
       int64_t readings = time * inner_steps;
       std::vector<S> d_a_rows(fast ? block.lanes * readings * units : 0);
       std::vector<S> q_rows(fast ? block.lanes * readings * width : 0);
@@ -127,7 +130,6 @@ struct FastWeights {
           if (fast) {
             add_product(block, fast, left[k], g.data(), d_q.data(), room);
             for (int64_t i = 0; i < units; ++i) g[i] *= left[k];
-            Block own{0, block.lanes};
             own.store(g.data(), d_a_rows.data(), readings, units, k * inner_steps + s);
             own.store(q, q_rows.data(), readings, units, k * inner_steps + s, width);
           }
@@ -140,18 +142,20 @@ struct FastWeights {
           first_norm.backward(g.data(), x, x[units], &sums[2 * units], &sums[3 * units]);
         }
         for (int64_t i = 0; i < units; ++i) d_z[i] += g[i];
-        block.store(d_z.data(), d_inputs, time, units, k);
+        own.store(d_z.data(), rows, time, units, k);
         if (k > 0 || d_initial) transposed.multiply_add(d_z.data(), d_h.data() + k * padded(units));
       }
       if (d_initial) block.store(d_h.data(), d_initial, 1, units, 0);
       for (int64_t lane = 0; fast && lane < block.lanes; ++lane)
-        states.add(block.first + lane, d_a_rows.data() + lane * readings * units,
+        states.add(block.first + lane, d_a_rows.data() + lane * readings * units, units,
                    q_rows.data() + lane * readings * width, readings);
       for (int64_t i = 0; i < 4 * units; ++i)
         norms_gradients[number * 4 * units + i] = sum_of_lanes<S>(sums[i], block.lanes);
-      weights.add_recurrent(number, block, time, d_inputs,
+      weights.add_recurrent(number, block, time, rows,
                             [&](int64_t k) { return k < first_state() ? nullptr : kept.h(k); });
+      d_inputs.finish(block);
     });
+    d_inputs.finish();
     weights.sum_to(d_weight);
     if (fast) states.copy_to(d_fast);
     std::vector<S> total(4 * units);

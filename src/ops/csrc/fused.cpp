@@ -9,19 +9,6 @@ using namespace fused;
 
 #define FOR_EACH_TYPE(DEFINE) DEFINE(float, f32) DEFINE(double, f64)
 
-namespace {
-
-template <class S>
-void add_rows(const int64_t* tokens, int64_t positions, int64_t units, const S* rows, int64_t symbols, S* table) {
-  std::fill(table, table + symbols * units, S(0));
-  for (int64_t position = 0; position < positions; ++position) {
-    S* row = table + tokens[position] * units;
-    for (int64_t i = 0; i < units; ++i) row[i] += rows[position * units + i];
-  }
-}
-
-}  // namespace
-
 extern "C" {
 
 int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t symbols) {
@@ -32,10 +19,6 @@ int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t sym
 }
 
 #define DEFINE(S, suffix)                                                                                              \
-  void table_gradient_##suffix(const int64_t* tokens, int64_t positions, int64_t units, const S* rows,                 \
-                               int64_t symbols, S* table) {                                                            \
-    add_rows(tokens, positions, units, rows, symbols, table);                                                          \
-  }                                                                                                                    \
   int64_t rnn_kept_##suffix(int64_t batch, int64_t time, int64_t units, bool layer_norm) {                             \
     S gain{};                                                                                                          \
     RNN<S> cell{batch, time, units, 1, 0, nullptr, layer_norm ? &gain : nullptr, nullptr, nullptr};                    \
@@ -49,10 +32,12 @@ int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t sym
   }                                                                                                                    \
   void rnn_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,                \
                              const S* weight, const S* gain, const S* bias, const S* initial, const S* kept,           \
-                             bool last_only, const S* d_outputs, S* d_inputs, S* d_initial, S* d_weight, S* d_gain,    \
-                             S* d_bias) {                                                                              \
+                             bool last_only, const S* d_outputs, const int64_t* tokens, int64_t symbols, S* d_inputs,  \
+                             S* d_initial, S* d_weight, S* d_gain, S* d_bias) {                                        \
     RNN<S>{batch, time, units, threads, nonlinearity, weight, gain, bias, initial}.backward(                           \
-        kept, OutputGradients<S>{d_outputs, time, units, last_only}, d_inputs, d_initial, d_weight, d_gain, d_bias);   \
+        kept, OutputGradients<S>{d_outputs, time, units, last_only},                                                   \
+        InputGradients<S>{d_inputs, tokens, symbols, batch, time, units, one_by_one(threads)}, d_initial, d_weight,    \
+        d_gain, d_bias);                                                                                               \
   }                                                                                                                    \
   int64_t fastweights_kept_##suffix(int64_t batch, int64_t time, int64_t units, int64_t inner_steps, bool layer_norm,  \
                                     bool first_norm) {                                                                 \
@@ -70,16 +55,17 @@ int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t sym
                    weight, gain, bias,  first_gain, first_bias,   initial,     fast,      fast_transposed}             \
         .forward(Rows<S>{inputs, tokens, time, units}, Outputs<S>{outputs, time, units, last_only}, kept);             \
   }                                                                                                                    \
-  void fastweights_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,        \
-                                     int64_t inner_steps, bool sustained, double decay, double fast_lr,                \
-                                     const S* weight, const S* gain, const S* bias, const S* first_gain,               \
-                                     const S* first_bias, const S* initial, const S* fast, const S* fast_transposed,   \
-                                     S* kept, bool last_only, const S* d_outputs, S* d_inputs, S* d_initial,           \
-                                     S* d_fast, S* d_weight, S* d_gain, S* d_bias, S* d_first_gain, S* d_first_bias) { \
+  void fastweights_backward_##suffix(                                                                                  \
+      int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity, int64_t inner_steps, bool sustained,  \
+      double decay, double fast_lr, const S* weight, const S* gain, const S* bias, const S* first_gain,                \
+      const S* first_bias, const S* initial, const S* fast, const S* fast_transposed, S* kept, bool last_only,         \
+      const S* d_outputs, const int64_t* tokens, int64_t symbols, S* d_inputs, S* d_initial, S* d_fast, S* d_weight,   \
+      S* d_gain, S* d_bias, S* d_first_gain, S* d_first_bias) {                                                        \
     FastWeights<S>{batch,  time, units, threads,    nonlinearity, inner_steps, sustained, decay,          fast_lr,     \
                    weight, gain, bias,  first_gain, first_bias,   initial,     fast,      fast_transposed}             \
-        .backward(kept, OutputGradients<S>{d_outputs, time, units, last_only}, d_inputs, d_initial, d_fast, d_weight,  \
-                  d_gain, d_bias, d_first_gain, d_first_bias);                                                         \
+        .backward(kept, OutputGradients<S>{d_outputs, time, units, last_only},                                         \
+                  InputGradients<S>{d_inputs, tokens, symbols, batch, time, units, one_by_one(threads)}, d_initial,    \
+                  d_fast, d_weight, d_gain, d_bias, d_first_gain, d_first_bias);                                       \
   }                                                                                                                    \
   int64_t lstm_kept_##suffix(int64_t batch, int64_t time, int64_t units) {                                             \
     LSTM<S> cell{batch, time, units, 1, nullptr, nullptr, nullptr};                                                    \
@@ -93,10 +79,11 @@ int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t sym
   }                                                                                                                    \
   void lstm_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, const S* weight,                \
                               const S* initial_hidden, const S* initial_cell, const S* kept, bool last_only,           \
-                              const S* d_outputs, const S* d_last_cell, S* d_inputs, S* d_initial_hidden,              \
-                              S* d_initial_cell, S* d_weight) {                                                        \
+                              const S* d_outputs, const S* d_last_cell, const int64_t* tokens, int64_t symbols,        \
+                              S* d_inputs, S* d_initial_hidden, S* d_initial_cell, S* d_weight) {                      \
     LSTM<S>{batch, time, units, threads, weight, initial_hidden, initial_cell}.backward(                               \
-        kept, OutputGradients<S>{d_outputs, time, units, last_only}, d_last_cell, d_inputs, d_initial_hidden,          \
+        kept, OutputGradients<S>{d_outputs, time, units, last_only}, d_last_cell,                                      \
+        InputGradients<S>{d_inputs, tokens, symbols, batch, time, 4 * units, one_by_one(threads)}, d_initial_hidden,   \
         d_initial_cell, d_weight);                                                                                     \
   }                                                                                                                    \
   int64_t gru_kept_##suffix(int64_t batch, int64_t time, int64_t units, bool reset_before) {                           \
@@ -111,9 +98,12 @@ int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t sym
   }                                                                                                                    \
   void gru_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, bool reset_before,               \
                              const S* gates, const S* candidate, const S* initial, const S* kept, bool last_only,      \
-                             const S* d_outputs, S* d_inputs, S* d_initial, S* d_gates, S* d_candidate) {              \
+                             const S* d_outputs, const int64_t* tokens, int64_t symbols, S* d_inputs, S* d_initial,    \
+                             S* d_gates, S* d_candidate) {                                                             \
     GRU<S>{batch, time, units, threads, reset_before, gates, candidate, initial}.backward(                             \
-        kept, OutputGradients<S>{d_outputs, time, units, last_only}, d_inputs, d_initial, d_gates, d_candidate);       \
+        kept, OutputGradients<S>{d_outputs, time, units, last_only},                                                   \
+        InputGradients<S>{d_inputs, tokens, symbols, batch, time, 3 * units, one_by_one(threads)}, d_initial, d_gates, \
+        d_candidate);                                                                                                  \
   }                                                                                                                    \
   int64_t alstm_kept_##suffix(int64_t batch, int64_t time, int64_t entries, int64_t copies, int64_t heads) {           \
     ALSTM<S> cell{batch, time, entries, copies, heads, 0, 1, nullptr, nullptr, nullptr, nullptr};                      \
@@ -131,11 +121,12 @@ int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t sym
   void alstm_backward_##suffix(int64_t batch, int64_t time, int64_t entries, int64_t copies, int64_t heads,            \
                                int64_t reached, int threads, const S* weight, const int64_t* permutations,             \
                                const S* initial_hidden, const S* initial_cell, const S* kept, bool last_only,          \
-                               const S* d_outputs, const S* d_last_cell, S* d_inputs, S* d_initial_hidden,             \
-                               S* d_initial_cell, S* d_weight) {                                                       \
+                               const S* d_outputs, const S* d_last_cell, const int64_t* tokens, int64_t symbols,       \
+                               S* d_inputs, S* d_initial_hidden, S* d_initial_cell, S* d_weight) {                     \
     ALSTM<S> cell{batch, time, entries, copies, heads, reached, threads, weight, permutations, initial_hidden,         \
                   initial_cell};                                                                                       \
-    cell.backward(kept, OutputGradients<S>{d_outputs, time, cell.outputs_size(), last_only}, d_last_cell, d_inputs,    \
+    cell.backward(kept, OutputGradients<S>{d_outputs, time, cell.outputs_size(), last_only}, d_last_cell,              \
+                  InputGradients<S>{d_inputs, tokens, symbols, batch, time, cell.features(), one_by_one(threads)},     \
                   d_initial_hidden, d_initial_cell, d_weight);                                                         \
   }
 

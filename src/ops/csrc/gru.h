@@ -56,15 +56,17 @@ struct GRU {
     });
   }
 
-  void backward(const S* kept, OutputGradients<S> d_outputs, S* d_inputs, S* d_initial, S* d_gates,
+  void backward(const S* kept, OutputGradients<S> d_outputs, InputGradients<S> d_inputs, S* d_initial, S* d_gates,
                 S* d_candidate) const {
     Packed<S> from_gates(gates, units, 2 * units, 1, units), from_candidate(candidate, units, units, 1, units);
     int64_t blocks = num_blocks<S>(batch), width = whole_vectors<S>(units);
-    BlockGradients<S> of_gates(blocks, 2 * units, units), of_candidate(blocks, units, units);
+    bool shared = one_by_one(threads);
+    BlockGradients<S> of_gates(blocks, 2 * units, units, shared), of_candidate(blocks, units, units, shared);
     for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
       Buffer<S> d_h(padded(units)), y(units), d_p(3 * units), k(padded(units)), d_m(units);
       int64_t rows = block.lanes * time;
-      std::vector<S> gate_rows(rows * 2 * units), m_rows(rows * units), h_rows(rows * width), read_rows(rows * width);
+      std::vector<S> m_rows(rows * units), h_rows(rows * width), read_rows(rows * width);
+      S* p_rows = d_inputs.rows(block);
       Block own{0, block.lanes};
       for (int64_t t = time - 1; t >= 0; --t) {
         auto* r = reinterpret_cast<const Vector<S>*>(kept) + (number * time + t) * kept_per_step();
@@ -86,16 +88,17 @@ struct GRU {
           y[n] = reset_before ? r[n] * h[n] : h[n];
         }
         from_gates.multiply_add(d_p.data(), d_h.data());
-        block.store(d_p.data(), d_inputs, time, 3 * units, t);
-        own.store(d_p.data(), gate_rows.data(), time, 2 * units, t);
+        own.store(d_p.data(), p_rows, time, 3 * units, t);
         own.store(d_m.data(), m_rows.data(), time, units, t);
         own.store(h, h_rows.data(), time, units, t, width);
         own.store(y.data(), read_rows.data(), time, units, t, width);
       }
       if (d_initial) block.store(d_h.data(), d_initial, 1, units, 0);
-      of_gates.add(number, gate_rows.data(), h_rows.data(), rows);
-      of_candidate.add(number, m_rows.data(), read_rows.data(), rows);
+      of_gates.add(number, p_rows, 3 * units, h_rows.data(), rows);
+      of_candidate.add(number, m_rows.data(), units, read_rows.data(), rows);
+      d_inputs.finish(block);
     });
+    d_inputs.finish();
     of_gates.sum_to(d_gates);
     of_candidate.sum_to(d_candidate);
   }

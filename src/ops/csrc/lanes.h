@@ -329,6 +329,15 @@ struct OutputGradients {
   }
 };
 
+// Whether blocks are done one after the other, so that what one leaves behind can be added to a sum at once.
+inline bool one_by_one([[maybe_unused]] int threads) {
+#ifdef _OPENMP
+  return threads == 1;
+#else
+  return true;
+#endif
+}
+
 // Calls run(block number, block) for every block. What a block writes is its own, so the number of threads cannot
 // change a result.
 template <class S, class Run>
@@ -349,16 +358,17 @@ inline int64_t whole_vectors(int64_t width) {
   return (width + Lanes<S>::count - 1) / Lanes<S>::count * Lanes<S>::count;
 }
 
-// to[i, j] += sum over rows of left[row, i] right[row, j]; right and to have rows of whole vectors.
+// to[i, j] += sum over rows of left[row, i] right[row, j] for i < high; right and to have rows of whole vectors.
 template <class S>
 class OuterProducts {
  public:
-  OuterProducts(const S* left, int64_t left_width, const S* right, int64_t right_width, int64_t rows, S* to)
+  OuterProducts(const S* left, int64_t left_width, int64_t high, const S* right, int64_t right_width, int64_t rows,
+                S* to)
       : left_(left), right_(right), to_(to), left_width_(left_width), width_(right_width), rows_(rows) {
-    for (int64_t i = 0; i < left_width;) {
-      if (i + tile_rows <= left_width)
+    for (int64_t i = 0; i < high;) {
+      if (i + tile_rows <= high)
         i = band<tile_rows>(i);
-      else if (i + 2 <= left_width)
+      else if (i + 2 <= high)
         i = band<2>(i);
       else
         i = band<1>(i);
@@ -394,20 +404,23 @@ class OuterProducts {
   int64_t left_width_, width_, rows_;
 };
 
-// Gradients of a matrix [rows, columns] that every block adds up for itself.
+// Gradients of a matrix [rows, columns] that every block adds up for itself. Blocks that come one by one share a single
+// matrix, which stays in the cache: it is the same sum in the same order, to the last bit.
 template <class S>
 class BlockGradients {
  public:
-  BlockGradients(int64_t blocks, int64_t rows, int64_t columns)
-      : blocks_(blocks),
+  BlockGradients(int64_t blocks, int64_t rows, int64_t columns, bool shared)
+      : blocks_(shared ? 1 : blocks),
         rows_(rows),
         columns_(columns),
         width_(whole_vectors<S>(columns)),
-        data_(blocks * rows * width_) {}
+        data_(blocks_ * rows * width_) {}
 
-  // Adds left^T right, with left [num_rows, rows] and right [num_rows, whole_vectors(columns)].
-  void add(int64_t block, const S* left, const S* right, int64_t num_rows) {
-    OuterProducts<S>(left, rows_, right, width_, num_rows, data_.data() + block * rows_ * width_);
+  // Adds left^T right, with left [num_rows, rows], whose rows lie `left_width` apart, and right
+  // [num_rows, whole_vectors(columns)].
+  void add(int64_t block, const S* left, int64_t left_width, const S* right, int64_t num_rows) {
+    S* own = data_.data() + (blocks_ == 1 ? 0 : block) * rows_ * width_;
+    OuterProducts<S>(left, left_width, rows_, right, width_, num_rows, own);
   }
 
   // Adds the sum over steps of (gradient of the sums at t) (hidden state before t)^T; `before(t)` is that state, or
@@ -418,7 +431,7 @@ class BlockGradients {
     Block own{0, block.lanes};
     for (int64_t t = 0; t < time; ++t)
       if (const Vector<S>* h = before(t)) own.store(h, states.data(), time, columns_, t, width_);
-    add(number, d_sums + block.first * time * rows_, states.data(), block.lanes * time);
+    add(number, d_sums, rows_, states.data(), block.lanes * time);
   }
 
   // The gradients of all blocks as they are, [blocks, rows, columns].
@@ -439,6 +452,48 @@ class BlockGradients {
  private:
   int64_t blocks_, rows_, columns_, width_;
   std::vector<S> data_;
+};
+
+// The gradient of the inputs: of every position, or, where a table is given with tokens, the sum over the positions of
+// each symbol, in their order. Then the rows of blocks that come one by one share the room of one block, in the cache.
+template <class S>
+class InputGradients {
+ public:
+  InputGradients(S* to, const int64_t* tokens, int64_t symbols, int64_t batch, int64_t time, int64_t units, bool shared)
+      : to_(to), tokens_(tokens), batch_(batch), time_(time), units_(units), shared_(shared) {
+    if (!tokens) return;
+    std::fill(to, to + symbols * units, S(0));
+    rows_.reset(new S[(shared ? std::min<int64_t>(batch, Lanes<S>::count) : batch) * time * units]);
+  }
+
+  // Where a block writes its gradients, [lanes, time, units].
+  S* rows(Block block) { return (tokens_ ? rows_.get() : to_) + (tokens_ && shared_ ? 0 : first(block) * units_); }
+
+  // To be called when a block has written all of them, and has no more use for them.
+  void finish(Block block) {
+    if (tokens_ && shared_) add(first(block), block.lanes * time_, rows_.get());
+  }
+
+  // To be called after all blocks.
+  void finish() {
+    if (tokens_ && !shared_) add(0, batch_ * time_, rows_.get());
+  }
+
+ private:
+  int64_t first(Block block) const { return block.first * time_; }
+
+  void add(int64_t first, int64_t positions, const S* rows) {
+    for (const int64_t* token = tokens_ + first; token < tokens_ + first + positions; ++token, rows += units_) {
+      S* row = to_ + *token * units_;
+      for (int64_t i = 0; i < units_; ++i) row[i] += rows[i];
+    }
+  }
+
+  S* to_;
+  const int64_t* tokens_;
+  int64_t batch_, time_, units_;
+  bool shared_;
+  std::unique_ptr<S[]> rows_;
 };
 
 // Sums what the blocks have left, always in the same order.

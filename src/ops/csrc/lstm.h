@@ -18,14 +18,14 @@ struct LSTM {
   const S* weight;                         // [4 units, units], gates in the order i, f, o, g
   const S *initial_hidden, *initial_cell;  // [batch, units], or null for zeros
 
-  // Kept of a step for the backward pass: the four gates, tanh(c) and c; of a block also the cell before the first.
-  int64_t kept_per_step() const { return 6 * units; }
+  // Kept of a step for the backward pass: the four gates and c; of a block also the cell before the first.
+  int64_t kept_per_step() const { return 5 * units; }
   int64_t kept_per_block() const { return units + time * kept_per_step(); }
 
   void forward(Rows<S> inputs, Outputs<S> outputs, S* last_cell, S* kept) const {
     Packed<S> recurrent(weight, 4 * units, units, units, 1);
     for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
-      Buffer<S> h(units), c(units), tanh_c(units), a(padded(4 * units));
+      Buffer<S> h(units), c(units), a(padded(4 * units));
       if (initial_hidden) block.load(Rows<S>{initial_hidden, nullptr, 1, units}, 0, h.data());
       if (initial_cell) block.load(Rows<S>{initial_cell, nullptr, 1, units}, 0, c.data());
       auto* keep = kept ? reinterpret_cast<Vector<S>*>(kept) + number * kept_per_block() : nullptr;
@@ -38,12 +38,10 @@ struct LSTM {
         for (int64_t n = 0; n < units; ++n) {
           g[n] = hyperbolic_tangent<S>(g[n]);
           c[n] = f[n] * c[n] + i[n] * g[n];
-          tanh_c[n] = hyperbolic_tangent<S>(c[n]);
-          h[n] = o[n] * tanh_c[n];
+          h[n] = o[n] * hyperbolic_tangent<S>(c[n]);
         }
         if (keep) {
           keep = std::copy(a.data(), a.data() + 4 * units, keep);
-          keep = std::copy(tanh_c.data(), tanh_c.data() + units, keep);
           keep = std::copy(c.data(), c.data() + units, keep);
         }
         outputs.store(block, h.data(), t);
@@ -52,42 +50,48 @@ struct LSTM {
     });
   }
 
-  void backward(const S* kept, OutputGradients<S> d_outputs, const S* d_last_cell, S* d_inputs, S* d_initial_hidden,
-                S* d_initial_cell, S* d_weight) const {
+  void backward(const S* kept, OutputGradients<S> d_outputs, const S* d_last_cell, InputGradients<S> d_inputs,
+                S* d_initial_hidden, S* d_initial_cell, S* d_weight) const {
     Packed<S> transposed(weight, units, 4 * units, 1, units);
-    BlockGradients<S> weights(num_blocks<S>(batch), 4 * units, units);
+    int64_t width = whole_vectors<S>(units);
+    BlockGradients<S> weights(num_blocks<S>(batch), 4 * units, units, one_by_one(threads));
     for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
-      Buffer<S> d_h(units), d_c(units), from_next(padded(units)), d_a(4 * units);
+      Buffer<S> h(units), d_h(units), d_c(units), from_next(padded(units)), d_a(4 * units);
+      std::vector<S> h_rows(block.lanes * time * width);
+      Block own{0, block.lanes};
+      S* rows = d_inputs.rows(block);
       if (d_last_cell) block.load(Rows<S>{d_last_cell, nullptr, 1, units}, 0, d_c.data());
       Vector<S>*d_i = d_a.data(), *d_f = d_i + units, *d_o = d_f + units, *d_g = d_o + units;
       for (int64_t t = time - 1; t >= 0; --t) {
         auto* previous_c = reinterpret_cast<const Vector<S>*>(kept) + number * kept_per_block() + t * kept_per_step();
-        const Vector<S>*i = previous_c + units, *f = i + units, *o = f + units, *g = o + units, *tanh_c = g + units;
+        const Vector<S>*i = previous_c + units, *f = i + units, *o = f + units, *g = o + units, *c = g + units;
         d_outputs.load(block, t, d_h.data());
         for (int64_t n = 0; n < units; ++n) {
           Vector<S> of_h = d_h[n] + from_next[n];
-          Vector<S> of_c = d_c[n] + o[n] * of_h * (S(1) - tanh_c[n] * tanh_c[n]);
+          Vector<S> tanh_c = hyperbolic_tangent<S>(c[n]);  // as fast as to have kept it, and a sixth less memory
+          Vector<S> of_c = d_c[n] + o[n] * of_h * (S(1) - tanh_c * tanh_c);
+          h[n] = o[n] * tanh_c;
           d_i[n] = i[n] * (S(1) - i[n]) * g[n] * of_c;
           d_f[n] = f[n] * (S(1) - f[n]) * previous_c[n] * of_c;
-          d_o[n] = o[n] * (S(1) - o[n]) * tanh_c[n] * of_h;
+          d_o[n] = o[n] * (S(1) - o[n]) * tanh_c * of_h;
           d_g[n] = (S(1) - g[n] * g[n]) * i[n] * of_c;
           d_c[n] = f[n] * of_c;
         }
-        block.store(d_a.data(), d_inputs, time, 4 * units, t);
+        if (t + 1 < time) own.store(h.data(), h_rows.data(), time, units, t + 1, width);
+        own.store(d_a.data(), rows, time, 4 * units, t);
         std::fill(from_next.data(), from_next.data() + padded(units), Vector<S>{});
         if (t > 0 || d_initial_hidden) transposed.multiply_add(d_a.data(), from_next.data());
       }
       if (d_initial_hidden) block.store(from_next.data(), d_initial_hidden, 1, units, 0);
       if (d_initial_cell) block.store(d_c.data(), d_initial_cell, 1, units, 0);
-      if (initial_hidden) block.load(Rows<S>{initial_hidden, nullptr, 1, units}, 0, d_h.data());
-      weights.add_recurrent(number, block, time, d_inputs, [&](int64_t t) -> const Vector<S>* {
-        if (t == 0) return initial_hidden ? d_h.data() : nullptr;
-        auto* step = reinterpret_cast<const Vector<S>*>(kept) + number * kept_per_block() + (t - 1) * kept_per_step();
-        const Vector<S>*o = step + 3 * units, *tanh_c = step + 5 * units;
-        for (int64_t n = 0; n < units; ++n) d_c[n] = o[n] * tanh_c[n];
-        return d_c.data();
-      });
+      if (initial_hidden) {
+        block.load(Rows<S>{initial_hidden, nullptr, 1, units}, 0, h.data());
+        own.store(h.data(), h_rows.data(), time, units, 0, width);
+      }
+      weights.add(number, rows, 4 * units, h_rows.data(), block.lanes * time);
+      d_inputs.finish(block);
     });
+    d_inputs.finish();
     weights.sum_to(d_weight);
   }
 };

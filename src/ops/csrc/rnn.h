@@ -43,16 +43,18 @@ struct RNN {
     });
   }
 
-  void backward(const S* kept, OutputGradients<S> d_outputs, S* d_inputs, S* d_initial, S* d_weight, S* d_gain,
-                S* d_bias) const {
+  void backward(const S* kept, OutputGradients<S> d_outputs, InputGradients<S> d_inputs, S* d_initial, S* d_weight,
+                S* d_gain, S* d_bias) const {
     Packed<S> transposed(weight, units, units, 1, units);
     LayerNorm<S> norm{gain, bias, units};
     int64_t blocks = num_blocks<S>(batch);
-    BlockGradients<S> weights(blocks, units, units);
+    BlockGradients<S> weights(blocks, units, units, one_by_one(threads));
     std::vector<S> gains(blocks * units), biases(blocks * units);
     for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
       Buffer<S> g(padded(units)), first(units), from_next(padded(units));
       Buffer<S> sum_gain(units), sum_bias(units);
+      Block own{0, block.lanes};
+      S* rows = d_inputs.rows(block);
       for (int64_t t = time - 1; t >= 0; --t) {
         auto* h = reinterpret_cast<const Vector<S>*>(kept) + (number * time + t) * kept_per_step();
         d_outputs.load(block, t, g.data());
@@ -61,7 +63,7 @@ struct RNN {
           auto* x = h + units;
           norm.backward(g.data(), x, x[units], sum_gain.data(), sum_bias.data());
         }
-        block.store(g.data(), d_inputs, time, units, t);
+        own.store(g.data(), rows, time, units, t);
         if (t > 0 || d_initial) {
           std::fill(from_next.data(), from_next.data() + padded(units), Vector<S>{});
           transposed.multiply_add(g.data(), from_next.data());
@@ -73,11 +75,13 @@ struct RNN {
         biases[number * units + i] = sum_of_lanes<S>(sum_bias[i], block.lanes);
       }
       if (initial) block.load(Rows<S>{initial, nullptr, 1, units}, 0, first.data());
-      weights.add_recurrent(number, block, time, d_inputs, [&](int64_t t) -> const Vector<S>* {
+      weights.add_recurrent(number, block, time, rows, [&](int64_t t) -> const Vector<S>* {
         if (t == 0) return initial ? first.data() : nullptr;
         return reinterpret_cast<const Vector<S>*>(kept) + (number * time + t - 1) * kept_per_step();
       });
+      d_inputs.finish(block);
     });
+    d_inputs.finish();
     weights.sum_to(d_weight);
     if (gain) {
       add_blocks(gains, blocks, units, d_gain);
