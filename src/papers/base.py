@@ -21,7 +21,8 @@ class Evidence:
     """The finished runs that count, those at the settings chosen on validation, and their learning curves."""
 
     runs: pd.DataFrame
-    """One row per run: `run`, its settings by their full keys, its metrics, `updates`, `seconds`."""
+    """One row per run: `run`, its settings by their full keys, its metrics, `updates`, `seconds`; and `grid_points`,
+    among how many points of the grid its settings were chosen."""
     curves: pd.DataFrame
     """One row per run and evaluation: `run`, `update`, and the metrics on the validation set."""
     measured: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -40,7 +41,8 @@ class Evidence:
                 raise NotRunError(f"no run has {key}")
             chosen = chosen[chosen[key].map(lambda found, value=value: found == value)]
         if chosen.empty:
-            raise NotRunError(f"no run with {settings}")
+            asked = ", ".join(f"{name.replace('__', '.')}={value}" for name, value in settings.items())
+            raise NotRunError(f"no run with {asked}")
         return chosen
 
     def values(self, metric: str, **settings: Any) -> np.ndarray:

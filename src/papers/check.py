@@ -25,7 +25,7 @@ def check(name: str) -> Iterator[tuple[str, bool]]:
         committed = (folder / file).read_text() if (folder / file).exists() else ""
         yield f"{file} follows from runs.csv and curves.csv", table.to_csv(index=False) == committed
     recorded = json.loads((folder / "recorded.json").read_text())
-    beginnings = pd.read_csv(folder / "beginnings.csv")
+    beginnings = pd.read_csv(folder / "beginnings.csv") if recorded else pd.DataFrame()
     for run, config in recorded.items():
         was = beginnings[beginnings["run"] == run].set_index("update")["val/nll"]
         now = beginning(config)

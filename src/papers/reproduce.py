@@ -115,12 +115,15 @@ def _chosen(folder: Path, search: dict[str, Any]) -> list[dict[str, Any]]:
     runs = load_runs(folder)
     if runs.empty:
         return []
-    measured = [row for cell in select(runs, search) for _, row in cell.measured.iterrows()]
+    cells = select(runs, search)
+    measured = [(row, len(cell.by_point())) for cell in cells for _, row in cell.measured.iterrows()]
     varied = list(runs.columns[: runs.columns.get_loc("status")])
     kept = [*dict.fromkeys([*ALWAYS_KEPT, *varied])]
     metrics = [column for column in runs.columns if column.startswith(("val/", "test/"))]
     numbers = [*metrics, "selected_update", "updates", "seconds", "num_parameters", "state_size"]
     return [
-        {"run": row["run"]} | {key: row["settings"].get(key) for key in kept} | {key: row[key] for key in numbers}
-        for row in measured
+        {"run": row["run"], "grid_points": num_points}
+        | {key: row["settings"].get(key) for key in kept}
+        | {key: row[key] for key in numbers}
+        for row, num_points in measured
     ]

@@ -74,7 +74,7 @@ def draw(evidence: Evidence) -> Figure:
     """The paper's curves, thin, beside ours: mean and standard deviation over seeds."""
     with rc_context(RC):
         figure, (axes,) = panels([""])
-        figure.set_size_inches(6.6, 4.0)
+        figure.set_size_inches(7.2, 4.0)
         for model, label in MODELS.items():
             style = style_of(model)
             printed = PRINTED.loc[PRINTED.index > 0, model]
@@ -91,10 +91,9 @@ def draw(evidence: Evidence) -> Figure:
             axes.fill_between(curve.index, below, above, color=style["color"], alpha=0.2, linewidth=0)
         axes.plot([], [], color="0.4", linewidth=0.8, marker="o", markersize=2.5, label="in print (test set)")
         for name, level in FLOORS.items():
-            axes.axhline(level, **FLOOR_LINE)
-            axes.annotate(
-                name, (0.01, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=7, color="0.35"
-            )
+            axes.axhline(level, **(FLOOR_LINE | {"linewidth": 0.8}))
+            side = "top" if level == min(FLOORS.values()) else "bottom"
+            axes.text(1.01, level, name, transform=axes.get_yaxis_transform(), va=side, fontsize=7, color="0.35")
         axes.set(xscale="log", ylim=(0, 2), xlabel="update", ylabel="negative log-likelihood, nats")
         legend(figure, [axes])
     return figure

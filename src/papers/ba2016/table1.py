@@ -81,10 +81,8 @@ def table(evidence: Evidence) -> pd.DataFrame:
                 rows.append(row | {"ours, %": "not run"})
                 continue
             row["ours, %"] = percent(runs["test/error"].to_numpy(float)).removesuffix(" %")
-            row |= {"n": len(runs), "lr": f"{runs['optimizer.lr'].iloc[0]:g}"}
-            rows.append(
-                row | {"updates": f"{runs['updates'].mean():,.0f}", "minutes": f"{runs['seconds'].mean() / 60:.1f}"}
-            )
+            row |= {"n": str(len(runs)), "lr": f"{runs['optimizer.lr'].iloc[0]:g} of {runs['grid_points'].iloc[0]}"}
+            rows.append(row | {"updates": f"{runs['updates'].mean():,.0f}"})
     return pd.DataFrame(rows)
 
 
