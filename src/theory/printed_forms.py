@@ -35,6 +35,10 @@ def slips(network: Network) -> list[Slip]:
         printed_KK = (e_K.sum() * p.o_K[None] - np.outer(e_K, e_K)) / e_K.sum() ** 2
         return np.where(np.eye(num_classes) > 0, Chain().prediction_by_logits(p), printed_KK)
 
+    def with_own_exponential(p: Pass) -> Array:
+        squared_KK = np.broadcast_to(-np.square(p.prediction_K)[:, None], (num_classes, num_classes))
+        return np.where(np.eye(num_classes) > 0, Chain().prediction_by_logits(p), squared_KK)
+
     def last_step_alone(p: Pass, t: int) -> Array:
         return Chain().sum_by_W(p, t) * (t == len(p.a_TM) - 1)
 
@@ -56,6 +60,13 @@ def slips(network: Network) -> list[Slip]:
             top,
             "(Σ exp)(o_l) - exp(o_i) exp(o_l)",
             Chain(prediction_by_logits=with_o_in_numerator),
+        ),
+        Slip(
+            "exp(o_j) for exp(o_l)",
+            "Off the diagonal, ∂ŷ_j/∂o_l = -ŷ_j ŷ_l has the exponentials of both",
+            FINAL,
+            "exp(o_j) stands in the place of exp(o_l), which gives -ŷ_j²",
+            Chain(prediction_by_logits=with_own_exponential),
         ),
         Slip(
             "loss derived by y for ŷ",
