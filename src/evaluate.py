@@ -137,7 +137,7 @@ def main() -> None:
         if not OmegaConf.is_dict(changes):
             raise UserError(f"task={changes}: must be a group of settings")
         check_keys(given, EvaluateSettings, "")
-        settings = EvaluateSettings(**OmegaConf.to_container(given))  # type: ignore[arg-type]
+        settings = EvaluateSettings(**OmegaConf.to_container(given, resolve=True))  # type: ignore[arg-type]
         _, examples = evaluate_run(settings, changes)
         print("\n".join(examples))
 

@@ -149,7 +149,7 @@ def build_trainer(config: DictConfig, folder: Path) -> "Trainer":
     from src.trainer import Trainer
     from src.utils.flat import flat_parameters
 
-    settings = TrainerSettings(**OmegaConf.to_container(config.trainer))  # type: ignore[arg-type]
+    settings = TrainerSettings(**OmegaConf.to_container(config.trainer, resolve=True))  # type: ignore[arg-type]
     device = choose_device(config.device)
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(settings.deterministic)

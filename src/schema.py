@@ -122,7 +122,7 @@ def _check_value(value: Any, hint: Any, path: str) -> None:
             raise UserError(f"{path}: has no _target_")
         check_keys(value, locate(str(value["_target_"]), path), path)
     else:
-        plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         try:
             TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(plain, strict=True)
         except ValidationError:

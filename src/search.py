@@ -177,7 +177,7 @@ class _Search:
         """Put the run of a trial into the folder's manifest; its overrides."""
         overrides = self.fixed + [f"{key}={trial.params[key]}" for key in self.space]
         config = composed(overrides)
-        plan: Any = OmegaConf.to_container(config.search)
+        plan: Any = OmegaConf.to_container(config.search, resolve=True)
         before = read_manifest(self.folder)
         plan["grid"] = list(dict.fromkeys([*(before.search["grid"] if before else ()), *plan["grid"], *self.space]))
         write_manifest(self.folder, plan, {run_name(config): flat(decisive_settings(config))})

@@ -153,7 +153,7 @@ def _start(config: DictConfig) -> None:
         Path(config.hydra.sweep.dir),
         jobs,
         {name: flat(decisive_settings(job)) for name, job in configurations.items()},
-        OmegaConf.to_container(job.search),  # type: ignore[arg-type]
+        OmegaConf.to_container(job.search, resolve=True),  # type: ignore[arg-type]
         RunSettings(**job.run),
         min(limits, default=None),
     )

@@ -97,7 +97,7 @@ def evidence_of_runs(name: str, budget: Budget) -> Evidence:
     curves, measured = [], [pd.DataFrame()]
     for experiment, folder in folders_of(reproduction, budget).items():
         wanted = configuration(experiment)
-        chosen = _chosen(folder, OmegaConf.to_container(wanted.search))  # type: ignore[arg-type]
+        chosen = _chosen(folder, OmegaConf.to_container(wanted.search, resolve=True))  # type: ignore[arg-type]
         for row in chosen:
             rows.append({"name": wanted.name} | row)
             curve = read_scalars(folder / row["run"], METRICS)
