@@ -106,6 +106,8 @@ class Reproduction:
     claims: tuple[Claim, ...]
     table: Callable[[Evidence], pd.DataFrame]
     """Printed beside measured."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of its runs, by their full keys, where their folder has others too."""
     measure: Callable[[Path, pd.DataFrame], pd.DataFrame] | None = None
     """What is measured on the finished networks: from the folder of the runs, and those of them that count."""
     figures: Mapping[str, Callable[[Evidence], Figure]] = field(default_factory=dict)

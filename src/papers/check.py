@@ -1,11 +1,12 @@
 """Whether committed results still hold: tables follow from the data, and runs begin again as they were recorded."""
 
-import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
 
 from src.papers.beginning import beginning
+from src.papers.record import RECORD, read_record
 from src.papers.report import REFERENCE, claims_table, read_evidence
 from src.papers.reproduce import find
 
@@ -24,10 +25,17 @@ def check(name: str) -> Iterator[tuple[str, bool]]:
     ):
         committed = (folder / file).read_text() if (folder / file).exists() else ""
         yield f"{file} follows from runs.csv and curves.csv", table.to_csv(index=False) == committed
-    recorded = json.loads((folder / "recorded.json").read_text())
-    beginnings = pd.read_csv(folder / "beginnings.csv") if recorded else pd.DataFrame()
-    for run, config in recorded.items():
-        was = beginnings[beginnings["run"] == run].set_index("update")["val/nll"]
-        now = beginning(config)
+    beginnings = read_beginnings(folder)
+    configs = {run.run: run.result["config"] for run in read_record(folder / RECORD)} if beginnings else {}
+    for run, was in beginnings.items():
+        now = beginning(configs[run])
         worst = float((was - now).abs().max()) if was.index.equals(now.index) else float("inf")
         yield f"{run}: val/nll within {worst:.4f} in the first {now.index[-1]} updates", worst <= TOLERANCE
+
+
+def read_beginnings(folder: Path) -> dict[str, "pd.Series[float]"]:
+    """The validation loss in the first updates of some runs, as it was recorded."""
+    if not (folder / "beginnings.csv").exists():
+        return {}
+    recorded = pd.read_csv(folder / "beginnings.csv", index_col="update")
+    return {str(run): curve["val/nll"] for run, curve in recorded.groupby("run", sort=False)}

@@ -7,7 +7,7 @@ from rich import get_console
 
 from src.errors import UserError
 from src.papers.base import Reproduction
-from src.papers.reproduce import Budget, folders_of, reproductions, run
+from src.papers.reproduce import Budget, find, folders_of, reproductions, run
 from src.reports.runs import load_runs
 
 
@@ -16,7 +16,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="reproduce.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = whole.add_subparsers(dest="command", required=True, metavar="list | run | report | check")
+    commands = whole.add_subparsers(dest="command", required=True, metavar="list | run | report | restore | check")
     commands.add_parser("list", help="every table and figure, and how many of its runs are there")
     for name, does in (
         ("run", "train what is missing, then report; the same command goes on where it was stopped"),
@@ -30,6 +30,9 @@ def parser(description: str) -> argparse.ArgumentParser:
         )
         if name == "run":
             command.add_argument("overrides", nargs="*", help="further settings, such as seed=0,1")
+    does = "put the committed results in the place of runs, so that `run` only trains what is missing"
+    command = commands.add_parser("restore", help=does, description=does)
+    command.add_argument("names", nargs="+", help="such as ba2016/table1")
     does = "repeat the beginning of some recorded runs and compare with the committed results"
     command = commands.add_parser("check", help=does, description=does)
     command.add_argument("names", nargs="*", help="such as ba2016/table1 (default: all that are committed)")
@@ -42,6 +45,8 @@ def run_command(arguments: argparse.Namespace) -> int:
         return _list()
     if arguments.command == "check":
         return _check(arguments.names)
+    if arguments.command == "restore":
+        return _restore(arguments.names)
     status = 0
     if arguments.command == "run":
         status = run(arguments.name, arguments.budget, arguments.overrides)
@@ -74,6 +79,18 @@ def _report(name: str, budget: Budget, output: Path | None) -> int:
     make_report(name, budget, folder)
     get_console().print(Markdown((folder / "report.md").read_text()))
     get_console().print(f"{folder}/report.md", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _restore(names: list[str]) -> int:
+    from src.papers.record import RECORD, read_record, restore
+    from src.papers.report import REFERENCE
+
+    for name in names:
+        sweeps = {folder.name: folder for folder in folders_of(find(name), "full").values()}
+        recorded = read_record(REFERENCE / name / RECORD)
+        made = restore(recorded, sweeps)
+        print(f"{name}: {len(made)} of {len(recorded)} recorded runs restored, without their weights", flush=True)
     return 0
 
 

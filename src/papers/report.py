@@ -1,17 +1,17 @@
 """The report of a reproduction: tables, figures and verdicts, and where the numbers come from."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from src.errors import UserError
-from src.experiment import read_result
 from src.papers.base import Evidence, Reproduction
 from src.papers.beginning import beginning
-from src.papers.reproduce import PROJECT, Budget, evidence_of_runs, find, folders_of
+from src.papers.record import RECORD, gather, write_record
+from src.papers.reproduce import METRICS, PROJECT, Budget, evidence_of_runs, find, folders_of
 from src.reports.tables import to_markdown
 from src.utils.files import write_whole
 
@@ -32,9 +32,9 @@ def claims_table(reproduction: Reproduction, evidence: Evidence) -> pd.DataFrame
 def make_report(name: str, budget: Budget, folder: Path) -> None:
     """Write the report of the runs in the output folder, with the data that it rests on.
 
-    Files: `report.md`; `table.csv` and `claims.csv`; `runs.csv` and `curves.csv`, from which these can be made again;
-    `provenance.json`; the figures; and for a check `recorded.json` and `beginnings.csv`, the configurations and the
-    first updates of some runs.
+    Files: `report.md`; `table.csv` and `claims.csv`; `runs.csv` and `curves.csv` of the runs that count, from which
+    these can be made again; `provenance.json`; the figures; `results.jsonl`, all runs, see `src.papers.record`; and for
+    a check `beginnings.csv`, the first updates of some runs.
     """
     reproduction = find(name)
     evidence = evidence_of_runs(name, budget)
@@ -43,11 +43,12 @@ def make_report(name: str, budget: Budget, folder: Path) -> None:
     write_whole(folder / "curves.csv", evidence.curves.to_csv(index=False, float_format=DIGITS).encode())
     if not evidence.measured.empty:
         write_whole(folder / "measured.csv", evidence.measured.to_csv(index=False, float_format=DIGITS).encode())
-    results = _results(reproduction, budget, evidence)
-    write_whole(folder / "provenance.json", json.dumps(_provenance(name, budget, results), indent=2).encode())
-    recorded = {run: results[run]["config"] for run in checked_runs(reproduction, evidence)}
-    write_whole(folder / "recorded.json", json.dumps(recorded, indent=1).encode())
-    beginnings = [beginning(config).reset_index().assign(run=run) for run, config in recorded.items()]
+    recorded = gather(dict.fromkeys(folders_of(reproduction, budget).values()), METRICS, reproduction.settings)
+    write_record(folder / RECORD, recorded)
+    provenance = _provenance(name, budget, len(evidence.runs), [run.result for run in recorded])
+    write_whole(folder / "provenance.json", json.dumps(provenance, indent=2).encode())
+    configs = {run.run: run.result["config"] for run in recorded}
+    beginnings = [beginning(configs[run]).reset_index().assign(run=run) for run in checked_runs(reproduction, evidence)]
     if beginnings:
         write_whole(folder / "beginnings.csv", pd.concat(beginnings).to_csv(index=False, float_format=DIGITS).encode())
     write_tables(name, folder)
@@ -102,11 +103,11 @@ def _origin(name: str, provenance: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in provenance["versions"].items())
     commits = ", ".join(commit[:10] for commit in provenance["commits"])
     return (
-        f"`{provenance['command']}`: {provenance['runs']} runs count, {provenance['hours']:.1f} hours of training, "
-        f"one thread each, {provenance['first']} to {provenance['last']}, at commit {commits}, on "
-        f"{provenance['processor']} ({versions}). Errors are those of the test set with the weights that were best "
-        "on the validation set, "
-        "mean ± standard deviation over n seeds."
+        f"`{provenance['command']}`: {provenance['runs']} runs, of which {provenance['runs_that_count']} count, at the "
+        f"settings chosen on the validation set; {provenance['hours']:.1f} hours of training, one thread each, "
+        f"{provenance['first']} to {provenance['last']}, at commit {commits}, on {provenance['processor']} "
+        f"({versions}). Errors are those of the test set with the weights that were best on the validation set, mean ± "
+        "standard deviation over n seeds."
     )
 
 
@@ -116,23 +117,13 @@ def markdown(frame: pd.DataFrame) -> str:
     return to_markdown([{str(key): value for key, value in row.items()} for row in rows])
 
 
-def _results(reproduction: Reproduction, budget: Budget, evidence: Evidence) -> dict[str, dict[str, Any]]:
-    """The whole results of the runs that count, by name."""
-    found = {}
-    for folder in folders_of(reproduction, budget).values():
-        for run in evidence.runs["run"]:
-            result = read_result(folder / run)
-            if result is not None:
-                found[str(run)] = result
-    return found
-
-
-def _provenance(name: str, budget: Budget, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    origins = [result["provenance"] for result in results.values()]
+def _provenance(name: str, budget: Budget, num_counting: int, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    origins = [result["provenance"] for result in results]
     return {
         "command": f"python scripts/reproduce.py run {name} --budget {budget}",
         "runs": len(results),
-        "hours": sum(result["seconds"] for result in results.values()) / 3600,
+        "runs_that_count": num_counting,
+        "hours": sum(result["seconds"] for result in results) / 3600,
         "first": min(origin["date"] for origin in origins)[:10],
         "last": max(origin["date"] for origin in origins)[:10],
         "commits": sorted({origin["git_commit"] + "+" * origin["git_dirty"] for origin in origins}),

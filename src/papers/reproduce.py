@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,7 +97,8 @@ def evidence_of_runs(name: str, budget: Budget) -> Evidence:
     curves, measured = [], [pd.DataFrame()]
     for experiment, folder in folders_of(reproduction, budget).items():
         wanted = configuration(experiment)
-        chosen = _chosen(folder, OmegaConf.to_container(wanted.search, resolve=True))  # type: ignore[arg-type]
+        search = OmegaConf.to_container(wanted.search, resolve=True)
+        chosen = _chosen(folder, search, reproduction.settings)  # type: ignore[arg-type]
         for row in chosen:
             rows.append({"name": wanted.name} | row)
             curve = read_scalars(folder / row["run"], METRICS)
@@ -110,9 +111,10 @@ def evidence_of_runs(name: str, budget: Budget) -> Evidence:
     return Evidence(pd.DataFrame(rows), points, pd.concat(measured, ignore_index=True))
 
 
-def _chosen(folder: Path, search: dict[str, Any]) -> list[dict[str, Any]]:
-    """The finished runs of a folder at the settings chosen on the validation set."""
+def _chosen(folder: Path, search: dict[str, Any], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The finished runs of a folder with these settings, at the point of the grid chosen on the validation set."""
     runs = load_runs(folder)
+    runs = runs[[settings.items() <= found.items() for found in runs["settings"]]]
     if runs.empty:
         return []
     cells = select(runs, search)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -12,9 +13,12 @@ from src.papers import check as checking
 from src.papers import command
 from src.papers.base import Claim, Finding, Reproduction
 from src.papers.check import check
+from src.papers.record import RECORD, read_record, restore
 from src.papers.report import make_report
+from src.papers.reproduce import evidence_of_runs
 
 EXPERIMENT = "ba2016/time_to_two_percent"
+QUICK = "ba2016-time-to-two-percent-quick"
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def reproduction(monkeypatch, tiny):
 @pytest.fixture
 def report(reproduction, train, tmp_path, monkeypatch):
     """Its runs, their report, and that report in the place of the committed one."""
-    name = "name=ba2016-time-to-two-percent-quick"
+    name = f"name={QUICK}"
     assert train("-m", f"experiment={EXPERIMENT}", name, *reproduction.quick).status == 0
     folder = tmp_path / "reference" / "paper" / "table"
     make_report("paper/table", "quick", folder)
@@ -53,7 +57,7 @@ def report(reproduction, train, tmp_path, monkeypatch):
 def test_a_report_holds_its_numbers_and_where_they_come_from(report):
     runs = pd.read_csv(report / "runs.csv")
     assert len(runs) == 1, "the seeds at the learning rate that was chosen on validation"
-    result = json.loads((Path("outputs/ba2016-time-to-two-percent-quick") / runs["run"][0] / "result.json").read_text())
+    result = json.loads((Path("outputs") / QUICK / runs["run"][0] / "result.json").read_text())
     assert runs["test/error"][0] == pytest.approx(result["metrics"]["test/error"], rel=1e-6)
     curves = pd.read_csv(report / "curves.csv")
     assert curves["update"].tolist() == [0, 3, 6]
@@ -61,7 +65,40 @@ def test_a_report_holds_its_numbers_and_where_they_come_from(report):
     text = (report / "report.md").read_text()
     for part in ("# A title", "--budget quick", "It errs.", "reproduced", result["provenance"]["processor"]):
         assert part in text
-    assert json.loads((report / "recorded.json").read_text()) == {runs["run"][0]: result["config"]}
+
+
+def test_all_runs_are_recorded_and_can_be_restored(report, monkeypatch, tmp_path):
+    before = evidence_of_runs("paper/table", "quick")
+    recorded = read_record(report / RECORD)
+    assert len(recorded) == 2, "those that were not chosen too"
+    assert json.loads((report / "provenance.json").read_text())["runs"] == 2
+
+    monkeypatch.chdir(tmp_path / "reference")  # another machine
+    folder = Path("outputs") / QUICK
+    assert len(restore(recorded, {folder.name: folder})) == 2
+    assert not restore(recorded, {folder.name: folder}), "they are there"
+    after = evidence_of_runs("paper/table", "quick")
+    pd.testing.assert_frame_equal(before.runs, after.runs)
+    pd.testing.assert_frame_equal(before.curves, after.curves, rtol=1e-5)
+
+
+def test_restored_runs_are_not_run_again(report, reproduction, train, tmp_path, monkeypatch):
+    name = QUICK
+    elsewhere = tmp_path / "elsewhere"
+    restored = restore(read_record(report / RECORD)[:1], {name: elsewhere / name})
+    command = ["-m", f"experiment={EXPERIMENT}", f"name={name}", f"run.root={elsewhere}", *reproduction.quick]
+    assert train(*command).status == 0
+    made = sorted(path.parent for path in (elsewhere / name).glob("*/train.log"))
+    assert len(made) == 1
+    assert restored[0] not in made
+
+
+def test_a_record_is_restored_by_command(report, reproduction, capsys, monkeypatch):
+    shutil.rmtree("outputs")
+    monkeypatch.setattr("src.papers.command.folders_of", lambda *_: {EXPERIMENT: Path("outputs") / QUICK})
+    assert command.run_command(command.parser("").parse_args(["restore", "paper/table"])) == 0
+    assert "2 of 2 recorded runs restored" in capsys.readouterr().out
+    assert len(list((Path("outputs") / QUICK).glob("*/result.json"))) == 2
 
 
 def test_a_check_repeats_the_recorded_runs(report, capsys):
@@ -72,15 +109,15 @@ def test_a_check_repeats_the_recorded_runs(report, capsys):
     assert capsys.readouterr().out.count("agrees") == 3
 
 
-@pytest.mark.parametrize("file", ["table.csv", "claims.csv", "beginnings.csv", "recorded.json"])
+@pytest.mark.parametrize("file", ["table.csv", "claims.csv", "beginnings.csv", RECORD])
 def test_a_check_fails_where_something_disagrees(report, file):
     path = report / file
     if file == "beginnings.csv":
         curves = pd.read_csv(path)
         curves["val/nll"] += checking.TOLERANCE * 1.1
         curves.to_csv(path, index=False)
-    elif file == "recorded.json":
-        path.write_text(re.sub(r'"lr": [\d.]+', '"lr": 0.3', path.read_text()))
+    elif file == RECORD:
+        path.write_text(re.sub(r'"lr":[\d.]+', '"lr":0.3', path.read_text()))
     else:
         path.write_text(path.read_text().replace("0.", "0.1"))
     agreeing = dict(check("paper/table"))

@@ -129,6 +129,7 @@ REPRODUCTION = Reproduction(
         ),
     ),
     table=table,
+    settings={"model.hidden_size": 50},
     figures={"figure2": draw},
     quick=(*QUICK, "model.hidden_size=50"),
     notes=Path(__file__).with_name("figure2.md"),

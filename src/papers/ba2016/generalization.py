@@ -23,7 +23,7 @@ def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     from src.experiment import build_task
 
     rows = []
-    for _, row in runs[runs["model.hidden_size"] == WIDTH].iterrows():
+    for _, row in runs.iterrows():
         config = read_config(folder / row["run"])
         model, _ = load_model(folder / row["run"], config, torch.device("cpu"))
         for num_pairs in NUM_PAIRS:
@@ -77,6 +77,7 @@ REPRODUCTION = Reproduction(
         ),
     ),
     table=table,
+    settings={"model.hidden_size": WIDTH},
     measure=measure,
     quick=("trainer.max_updates=10000", "optimizer.lr=1e-3,3e-3", "seed=0,1", "model=lstm,ba2016/fastweights"),
 )
