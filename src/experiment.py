@@ -152,7 +152,8 @@ def build_trainer(config: DictConfig, folder: Path) -> "Trainer":
     settings = TrainerSettings(**OmegaConf.to_container(config.trainer, resolve=True))  # type: ignore[arg-type]
     device = choose_device(config.device)
     torch.set_num_threads(settings.threads)
-    torch.use_deterministic_algorithms(settings.deterministic)
+    if settings.deterministic != torch.are_deterministic_algorithms_enabled():  # setting it takes a second of imports
+        torch.use_deterministic_algorithms(settings.deterministic)
     torch.autograd.set_detect_anomaly(settings.detect_anomaly)
 
     task = build_task(config).to(device)
@@ -189,8 +190,6 @@ def _conclude(result: dict[str, Any], folder: Path, in_sweep: bool) -> float:
 
 def show_examples(trainer: "Trainer", curves: Any, num_examples: int = 12) -> None:
     """Rendered test examples, right and wrong, and what the memory of the model holds and looks at."""
-    from src.reports.figures import attention_figure, memory_figure
-
     batch, output = examples(trainer.model, trainer.task, "test", num_examples)
     projected = trainer.model.project(batch.inputs).vectors.detach()
     lines = [trainer.task.render(batch, row, output) for row in range(len(batch.inputs))]
@@ -198,9 +197,13 @@ def show_examples(trainer: "Trainer", curves: Any, num_examples: int = 12) -> No
     labels = [trainer.task.labels(batch, row) for row in range(len(batch.inputs))]
     attention = trainer.model.core.attention(projected)
     if attention is not None:
+        from src.reports.figures import attention_figure
+
         curves.figure("memory/attention", attention_figure(attention, labels), trainer.update)
     memory = trainer.model.core.memory(projected)
     if memory is not None:
+        from src.reports.figures import memory_figure
+
         curves.figure("memory/matrix", memory_figure(memory, lines), trainer.update)
 
 

@@ -221,7 +221,8 @@ def _check_combination(config: DictConfig) -> None:
 
     with _named("task"):
         task = build_task(config)
-    with _named("model"), torch.device("meta"):
+    # not on the meta device, whose first random number imports torch's compiler, in a second
+    with _named("model"), torch.random.fork_rng(devices=[]):
         build_model(config, task)
     with _named("optimizer"):
         optimizer = instantiate(config.optimizer, [torch.nn.Parameter(torch.zeros(()))], _convert_="all")

@@ -1,7 +1,11 @@
 """The main job of the README."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 def test_fast_weights_solve_associative_retrieval(train):
@@ -11,3 +15,14 @@ def test_fast_weights_solve_associative_retrieval(train):
     result = json.loads(path.read_text())
     assert result["metrics"]["test/error"] <= 0.005
     assert "knows the digits, not the binding" in ended.out
+
+
+def test_a_run_does_not_wait_for_the_import_of_what_it_does_not_use(tmp_path, tiny):
+    """torch's compiler takes a second, pandas and matplotlib half a second each."""
+    program = "import sys; from src.train import main; main(); print(*sys.modules, file=sys.stderr)"
+    arguments = ["model=lstm", f"run.root={tmp_path}", f"hydra.run.dir={tmp_path}/run", *tiny]
+    command = [sys.executable, "-c", program, *arguments]
+    ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    imported = set(ended.stderr.split())
+    assert "torch" in imported
+    assert not imported & {"torch._dynamo", "pandas", "matplotlib", "scipy.stats"}

@@ -8,7 +8,8 @@ Shapes: B sequences, T time steps, V symbols, P projected features, H hidden uni
 """
 
 import ctypes
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -49,7 +50,19 @@ _SIGNATURES = {
 }
 
 
-@torch.compiler.assume_constant_result
+def _left_alone_by_compilers(function: Callable) -> Callable:
+    """`torch.compiler.disable`, which imports torch's compiler, a second, put off until that is at work."""
+
+    @wraps(function)
+    def call(*arguments: Any, **settings: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(function)(*arguments, **settings)
+        return function(*arguments, **settings)
+
+    return call
+
+
+@_left_alone_by_compilers
 def _compiled() -> bool:
     """Whether there are kernels; to torch.compile a constant, since it can neither trace a library nor a cache."""
     return library() is not None
@@ -147,7 +160,7 @@ class _RNN(Function):
         return None, None, d_rows, None, d_initial, d_weight, d_gain, d_bias, None
 
 
-@torch.compiler.disable
+@_left_alone_by_compilers
 def rnn(
     inputs: Inputs, initial_BH: Tensor | None, weight_HH: Tensor, gain_H: Tensor | None, bias_H: Tensor | None,
     nonlinearity: str, last_only: bool = False,
@@ -199,7 +212,7 @@ class _FastWeights(Function):
         return None, None, d_rows, None, d_initial, d_fast, d_weight, d_gain, d_bias, d_first_gain, d_first_bias, None
 
 
-@torch.compiler.disable
+@_left_alone_by_compilers
 def fastweights(
     inputs: Inputs,
     initial_BH: Tensor | None,
@@ -262,7 +275,7 @@ class _LSTM(Function):
         return None, None, d_rows, None, d_hidden, d_cell, d_weight
 
 
-@torch.compiler.disable
+@_left_alone_by_compilers
 def lstm(
     inputs: Inputs, hidden_BH: Tensor | None, cell_BH: Tensor | None, weight_4HH: Tensor, last_only: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -300,7 +313,7 @@ class _GRU(Function):
         return None, None, d_rows, None, d_initial, d_gates, d_candidate, None
 
 
-@torch.compiler.disable
+@_left_alone_by_compilers
 def gru(
     inputs: Inputs,
     initial_BH: Tensor | None,
@@ -355,7 +368,7 @@ class _ALSTM(Function):
         return None, None, d_rows, None, d_hidden, d_cell, d_weight, None
 
 
-@torch.compiler.disable
+@_left_alone_by_compilers
 def alstm(
     inputs: Inputs,
     hidden_BD: Tensor | None,
