@@ -30,7 +30,7 @@ class _AdamW(torch.optim.AdamW):
         return func
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step of AdamW."""
         for group in self.param_groups:
             parameters: list[Tensor] = []

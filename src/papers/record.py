@@ -84,25 +84,27 @@ def restore(runs: Iterable[Recorded], sweeps: Mapping[str, Path]) -> list[Path]:
         runs: of a record.
         sweeps: the folder of each sweep, by its name.
     """
+    made = []
+    for sweep, group in groupby(runs, key=lambda run: run.sweep):
+        recorded = list(group)
+        settings = {run.run: decisive(run.result["config"]) for run in recorded}
+        write_manifest(sweeps[sweep], recorded[0].result["config"]["search"], settings)
+        for run in recorded:
+            folder = sweeps[sweep] / run.run
+            if not folder.exists():
+                _restore(run, folder)
+                made.append(folder)
+    return made
+
+
+def _restore(run: Recorded, folder: Path) -> None:
     from src.utils.tensorboard import Curves
 
-    made = []
-    runs = list(runs)
-    for name, group in groupby(runs, key=lambda run: run.sweep):
-        configs = {run.run: run.result["config"] for run in group}
-        search = next(iter(configs.values()))["search"]
-        write_manifest(sweeps[name], search, {run: decisive(config) for run, config in configs.items()})
-    for run in runs:
-        folder = sweeps[run.sweep] / run.run
-        if folder.exists():
-            continue
-        folder.mkdir(parents=True)
-        curves = Curves(folder, first_update=0)
-        for tag, points in run.curves.items():
-            group, _, name = tag.partition("/")
-            for update, value in points.items():
-                curves.scalars(group, {name: value}, update)
-        curves.close({})
-        write_whole(folder / RESULT, json.dumps(run.result, indent=2).encode())
-        made.append(folder)
-    return made
+    folder.mkdir(parents=True)
+    curves = Curves(folder, first_update=0)
+    for tag, points in run.curves.items():
+        group, _, name = tag.partition("/")
+        for update, value in points.items():
+            curves.scalars(group, {name: value}, update)
+    curves.close({})
+    write_whole(folder / RESULT, json.dumps(run.result, indent=2).encode())
