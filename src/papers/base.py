@@ -106,6 +106,8 @@ class Reproduction:
     claims: tuple[Claim, ...]
     table: Callable[[Evidence], pd.DataFrame]
     """Printed beside measured."""
+    only_in_full: tuple[str, ...] = ()
+    """Those of the experiments that the quick budget leaves out."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of its runs, by their full keys, where their folder has others too."""
     measure: Callable[[Path, pd.DataFrame], pd.DataFrame] | None = None

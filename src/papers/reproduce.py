@@ -21,7 +21,7 @@ from src.reports.runs import load_runs
 PROJECT = CONFIGS.parent
 Budget = Literal["quick", "full"]
 METRICS = ("val/error", "val/nll")
-ALWAYS_KEPT = ("model", "model.hidden_size", "optimizer.lr", "seed")
+ALWAYS_KEPT = ("model", "model.hidden_size", "optimizer.lr", "trainer.max_updates", "seed")
 """Settings that evidence has a column for even where they do not vary."""
 
 
@@ -54,6 +54,12 @@ def configuration(experiment: str, overrides: Sequence[str] = ()) -> DictConfig:
         return compose("train", [f"experiment={experiment}", *single])
 
 
+def experiments_of(reproduction: Reproduction, budget: Budget) -> list[str]:
+    """The experiments of a budget."""
+    left_out = reproduction.only_in_full if budget == "quick" else ()
+    return [experiment for experiment in reproduction.experiments if experiment not in left_out]
+
+
 def overrides_of(reproduction: Reproduction, experiment: str, budget: Budget) -> list[str]:
     """What a budget changes; the quick one keeps its runs in folders of its own."""
     if budget == "full":
@@ -64,7 +70,7 @@ def overrides_of(reproduction: Reproduction, experiment: str, budget: Budget) ->
 def folders_of(reproduction: Reproduction, budget: Budget) -> dict[str, Path]:
     """Where the runs of each experiment are."""
     folders = {}
-    for experiment in reproduction.experiments:
+    for experiment in experiments_of(reproduction, budget):
         config = configuration(experiment, overrides_of(reproduction, experiment, budget))
         folders[experiment] = Path(config.run.root) / config.name
     return folders
@@ -75,8 +81,9 @@ def run(name: str, budget: Budget, further: Sequence[str] = ()) -> int:
     reproduction = find(name)
     parallel = ["hydra/launcher=joblib"] if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") else []
     status = 0
-    for number, experiment in enumerate(reproduction.experiments, start=1):
-        print(f"{experiment} ({number} of {len(reproduction.experiments)})", flush=True)
+    experiments = experiments_of(reproduction, budget)
+    for number, experiment in enumerate(experiments, start=1):
+        print(f"{experiment} ({number} of {len(experiments)})", flush=True)
         overrides = [*overrides_of(reproduction, experiment, budget), *parallel, *further]
         command = [sys.executable, "-m", "src.train", "-m", f"experiment={experiment}", *overrides]
         ended = subprocess.run(command, check=False).returncode

@@ -19,15 +19,17 @@ PRINTED = {
 """Ba et al., Table 1."""
 CSE847 = {"irnn": (0.712, 0.646, 0.0311), "lstm": (0.533, 0.0388, 0.0102), "fastweights": (0.0378, 0.0, 0.0)}
 """Wayman & Mathew, final report of a CSE847 project: one run each, no choice of a learning rate."""
+TABLE, LONG = "ba2016-table1", "ba2016-table1-long"
+"""Names of the two experiments: all cells, and fast weights with 20 units for longer."""
 FLOOR = 0.6165
 """Test error of who knows the digits, not which letter each belongs to."""
 SIGNIFICANCE = 0.01
 QUICK = ("trainer.max_updates=10000", "model.hidden_size=20,50", "optimizer.lr=1e-3,3e-3", "seed=0,1")
 
 
-def errors(evidence: Evidence, model: str, width: int) -> np.ndarray:
+def errors(evidence: Evidence, model: str, width: int, name: str = TABLE) -> np.ndarray:
     """Test errors, one per seed."""
-    return evidence.values("test/error", model=model, model__hidden_size=width)
+    return evidence.values("test/error", name=name, model=model, model__hidden_size=width)
 
 
 def _fast_weights_err_less(evidence: Evidence) -> Finding:
@@ -54,41 +56,48 @@ def _all_solve_at_100(evidence: Evidence) -> Finding:
     return Finding(measured, all(values.mean() <= 0.005 for values in by_model.values()))
 
 
-def _as_low_as_printed(width: int, bound: float) -> Claim:
+def _as_low_as_printed(width: int, bound: float, name: str = TABLE) -> Claim:
     def test(evidence: Evidence) -> Finding:
-        values = errors(evidence, "fastweights", width)
+        values = errors(evidence, "fastweights", width, name)
         return Finding(percent(values), bool(values.mean() <= bound))
 
     printed = PRINTED["fastweights"][WIDTHS.index(width)]
     return Claim(
         f"Fast weights with {width} units err on {100 * printed:.2f} % of the test set.",
         "Table 1",
-        f"mean test error at most {100 * bound:g} %",
+        f"mean test error at most {100 * bound:g} %" + ", in the longer runs" * (name == LONG),
         test,
     )
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """Printed beside measured, one row per cell."""
+    """Printed beside measured, one row per cell, and one for the longer runs."""
     rows = []
     for model, label in MODELS.items():
         for column, width in enumerate(WIDTHS):
-            row = {"model": label, "R": width, "paper, %": f"{100 * PRINTED[model][column]:.2f}"}
-            row["CSE847, %"] = f"{100 * CSE847[model][column]:.2f}" if model in CSE847 else "-"
-            try:
-                runs = evidence.select(model=model, model__hidden_size=width)
-            except NotRunError:
-                rows.append(row | {"ours, %": "not run"})
-                continue
-            row["ours, %"] = percent(runs["test/error"].to_numpy(float)).removesuffix(" %")
-            row |= {"n": str(len(runs)), "lr": f"{runs['optimizer.lr'].iloc[0]:g} of {runs['grid_points'].iloc[0]}"}
-            rows.append(row | {"updates": f"{runs['updates'].mean():,.0f}"})
+            for name in (TABLE, LONG) if (model, width) == ("fastweights", 20) else (TABLE,):
+                row = {"model": label, "R": width, "paper, %": f"{100 * PRINTED[model][column]:.2f}"}
+                row["CSE847, %"] = f"{100 * CSE847[model][column]:.2f}" if model in CSE847 else "-"
+                rows.append(row | _ours(evidence, name, model, width))
     return pd.DataFrame(rows)
+
+
+def _ours(evidence: Evidence, name: str, model: str, width: int) -> dict[str, str]:
+    try:
+        runs = evidence.select(name=name, model=model, model__hidden_size=width)
+    except NotRunError:
+        return {"ours, %": "not run"}
+    first = runs.iloc[0]
+    lr = f"{first['optimizer.lr']:g} of {first['grid_points']}"
+    updates = f"{runs['updates'].mean():,.0f} of {first['trainer.max_updates']:,}"
+    error = percent(runs["test/error"].to_numpy(float)).removesuffix(" %")
+    return {"ours, %": error, "n": str(len(runs)), "lr": lr, "updates": updates}
 
 
 REPRODUCTION = Reproduction(
     title="Ba et al. 2016, Table 1: test error on associative retrieval, four architectures, three widths",
-    experiments=("ba2016/table1",),
+    experiments=("ba2016/table1", "ba2016/table1_long"),
+    only_in_full=("ba2016/table1_long",),
     claims=(
         Claim(
             "Fast weights err less than the IRNN and the LSTM with 20 and with 50 units.",
@@ -96,7 +105,7 @@ REPRODUCTION = Reproduction(
             f"Welch's t test over seeds, one-sided, p < {SIGNIFICANCE} in all four comparisons",
             _fast_weights_err_less,
         ),
-        _as_low_as_printed(20, 0.0181),
+        _as_low_as_printed(20, 0.0181, LONG),
         _as_low_as_printed(50, 0.002),
         _as_low_as_printed(100, 0.001),
         Claim(
