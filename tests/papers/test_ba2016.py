@@ -1,10 +1,24 @@
 """The claims hold for results as printed, and fail for results that contradict them."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from omegaconf import OmegaConf
 
-from src.papers.ba2016 import ablations, figure2, generalization, table1, time_to_two_percent
+from src.experiment import build_model, build_task
+from src.papers.ba2016 import (
+    ablations,
+    capacity,
+    figure2,
+    generalization,
+    preliminary_norm,
+    table1,
+    time_to_two_percent,
+)
 from src.papers.base import Evidence
 from src.papers.reproduce import configuration, reproductions
 from src.tasks.associative_retrieval import AssociativeRetrieval
@@ -62,7 +76,7 @@ def test_models_that_change_places_refute_claims(module):
     assert len(refuted) >= len(verdicts) - 2, verdicts
 
 
-@pytest.mark.parametrize("module", [table1, figure2, ablations, time_to_two_percent, generalization])
+@pytest.mark.parametrize("module", [table1, figure2, ablations, preliminary_norm, time_to_two_percent, generalization])
 def test_nothing_is_claimed_and_nothing_breaks_without_the_runs(module):
     nothing = Evidence(as_printed().runs.assign(model="gru", name="other"), as_printed().curves)
     for claim in module.REPRODUCTION.claims:
@@ -95,6 +109,55 @@ def test_every_experiment_that_is_named_exists_and_has_a_folder_of_its_own():
     shared = {"ba2016/figure2", "ba2016/generalization"}  # with Table 1
     names = [configuration(experiment).name for experiment in sorted(named - shared)]
     assert len(set(names)) == len(names)
-    assert {configuration(experiment).name for experiment in ablations.REPRODUCTION.experiments} == set(
-        ablations.VARIED
-    )
+    of_ablations = {configuration(experiment).name for experiment in ablations.REPRODUCTION.experiments}
+    assert of_ablations == set(ablations.VARIED)
+
+
+def capacities(errors):
+    """Two runs for each width and number of pairs, with these test errors."""
+    rows = [
+        {"run": f"{width}-{pairs}-{seed}", "model": "fastweights", "model.hidden_size": width, "task.num_pairs": pairs}
+        | {"test/error": error + (0.001 if seed else -0.001)}
+        for (width, pairs), error in errors.items()
+        for seed in range(2)
+    ]
+    return Evidence(pd.DataFrame(rows), pd.DataFrame())
+
+
+def test_the_capacity_of_a_width_ends_where_its_error_first_exceeds_the_bound():
+    growing = {(10, 2): 0.05, (10, 4): 0.3, (10, 6): 0.05, (50, 2): 0.0, (50, 4): 0.02, (50, 6): 0.4}
+    (claim,) = capacity.REPRODUCTION.claims
+    assert claim.judge(capacities(growing)) == ("reproduced", "10 units: 2 pairs; 50 units: 4 pairs")
+    shrinking = growing | {(10, 4): 0.05, (50, 4): 0.2}
+    assert claim.judge(capacities(shrinking)) == ("not reproduced", "10 units: 6 pairs; 50 units: 2 pairs")
+    table = capacity.table(capacities(growing)).set_index("pairs")
+    assert table.loc["4", "10 units, %"] == "30.00 ± 0.14"
+    assert table.loc["4", "floor, %"] == "61.65"
+    capacity.draw(capacities(growing))
+
+
+def test_what_the_memory_adds_is_what_attention_adds(train, tiny):
+    """An independent computation, by equation 4, of the norm of A h_0 to that of z in an untrained network."""
+    settings = ["name=untrained", "model.layer_norm_preliminary=true", "model.decay=0.9", *tiny]
+    assert train(*settings, "trainer.max_updates=1").status == 0
+    (path,) = Path("outputs/untrained").glob("*/result.json")
+    runs = pd.DataFrame([{"run": path.parent.name, preliminary_norm.NORM: True, "model.fast_lr": 0.5, "seed": 0}])
+    found = preliminary_norm.measure(path.parents[1], runs).iloc[0]
+
+    config = OmegaConf.create(json.loads(path.read_text())["config"])
+    task = build_task(config)
+    torch.manual_seed(0)
+    model = build_model(config, task)
+    with torch.no_grad():
+        p_BTH = model.project(next(iter(task.evaluation("val"))).inputs).vectors
+        h_BTH = model.core.scan(p_BTH)[0]
+        ratios, cosines = [], []
+        for t in range(1, p_BTH.shape[1]):  # reads the states 0 ... t-1 for the state t
+            past_BtH, z_BH = h_BTH[:, :t], model.core.recurrent(h_BTH[:, t - 1]) + p_BTH[:, t]
+            q_BH = torch.relu(torch.nn.functional.layer_norm(z_BH, z_BH.shape[1:]))
+            weights_t = 0.5 * 0.9 ** torch.arange(t - 1, -1, -1)
+            read_BH = torch.einsum("bt,bth->bh", torch.einsum("bth,bh->bt", past_BtH, q_BH) * weights_t, past_BtH)
+            ratios.append((read_BH.norm(dim=1) / z_BH.norm(dim=1)).mean())
+            cosines.append(torch.cosine_similarity(h_BTH[:, t - 1], h_BTH[:, t], dim=1).mean())
+    assert found["memory_to_input"] == pytest.approx(float(torch.stack(ratios).mean()), rel=1e-4)
+    assert found["likeness_of_steps"] == pytest.approx(float(torch.stack(cosines).mean()), rel=1e-4)

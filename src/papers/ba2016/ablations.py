@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
 
 from src.papers.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent, thousands
+from src.reports.style import RC, panels
 
 VARIED = {
     "ba2016-layer-norm": ("model.layer_norm", "model.fast_lr"),
-    "ba2016-preliminary-norm": ("model.layer_norm_preliminary", "model.fast_lr"),
     "ba2016-inner-steps": ("model.num_inner_steps",),
     "ba2016-decay-and-fast-lr": ("model.decay", "model.fast_lr"),
     "ba2016-boundary": ("model.boundary", "model.num_inner_steps"),
@@ -18,7 +21,6 @@ VARIED = {
     "ba2016-recurrent-scale": ("model.recurrent_scale",),
     "ba2016-embedding": ("network.embedding_size", "network.expansion_size"),
     "ba2016-digits": ("task.replace_digits",),
-    "ba2016-capacity": ("model.hidden_size", "task.num_pairs"),
 }
 """What each experiment varies, by the name of its folder."""
 
@@ -68,6 +70,27 @@ def _sustained_is_better(evidence: Evidence) -> Finding:
     return Finding(measured, bool(np.median(until["sustained"]) < np.median(until["identity"])))
 
 
+def draw_decay_and_fast_lr(evidence: Evidence) -> Figure:
+    """Mean test error for every λ and η, in %."""
+    with rc_context(RC | {"axes.grid": False}):
+        figure, (axes,) = panels([""])
+        try:
+            runs = evidence.select(name="ba2016-decay-and-fast-lr")
+        except NotRunError:
+            return figure
+        means = 100 * runs.pivot_table(index="model.decay", columns="model.fast_lr", values="test/error")
+        norm = LogNorm(max(means.min().min(), 0.01), 90)
+        image = axes.imshow(means.clip(lower=norm.vmin), cmap="Greys", norm=norm, aspect="auto", origin="lower")
+        for (row, column), mean in np.ndenumerate(means):
+            color = "white" if mean > 3 else "black"
+            axes.text(column, row, f"{mean:.2f}", ha="center", va="center", color=color)
+        axes.set_xticks(range(means.shape[1]), [f"{value:g}" for value in means.columns])
+        axes.set_yticks(range(means.shape[0]), [f"{value:g}" for value in means.index])
+        axes.set(xlabel="fast learning rate η", ylabel="decay λ")
+        figure.colorbar(image, ax=axes, label="test error, %")
+    return figure
+
+
 def table(evidence: Evidence) -> pd.DataFrame:
     """One row per setting: error, and how fast it was reached."""
     rows: list[dict[str, Any]] = []
@@ -96,7 +119,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 REPRODUCTION = Reproduction(
-    title="Ba et al. 2016, what the paper left out: ten ablations of the fast-weights RNN",
+    title="Ba et al. 2016, what the paper left out: eight ablations of the fast-weights RNN",
     experiments=tuple(f"ba2016/ablations/{name.removeprefix('ba2016-').replace('-', '_')}" for name in VARIED),
     claims=(
         Claim(
@@ -131,6 +154,7 @@ REPRODUCTION = Reproduction(
         ),
     ),
     table=table,
+    figures={"decay_and_fast_lr": draw_decay_and_fast_lr},
     quick=("trainer.max_updates=4000", "seed=0"),
     notes=Path(__file__).with_name("ablations.md"),
 )
