@@ -1,26 +1,23 @@
 """How long fast weights with 50 units take to 2 % error, on one core."""
 
-import numpy as np
 import pandas as pd
 
-from src.papers.base import Evidence, Reproduction, thousands
+from src.papers.base import Evidence, Reproduction, percent, thousands
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
     """Updates and seconds of training until the validation error is at or below 2 %."""
     runs = evidence.select(model="fastweights")
-    seconds = runs["seconds"].to_numpy(float)
-    return pd.DataFrame(
-        [
-            {
-                "lr": f"{runs['optimizer.lr'].iloc[0]:g}",
-                "updates": thousands(runs["updates"].to_numpy(float)),
-                "seconds, mean ± sd": f"{seconds.mean():.1f} ± {np.std(seconds, ddof=1):.1f}",
-                "test error there, %": f"{100 * runs['test/error'].mean():.2f}",
-                "n": len(runs),
-            }
-        ]
-    )
+    updates, seconds = (runs[column].to_numpy(float) for column in ("updates", "seconds"))
+    row = {
+        "lr": f"{runs['optimizer.lr'].iloc[0]:g}",
+        "updates, mean ± sd": f"{updates.mean():,.0f} ± {updates.std(ddof=1):,.0f}",
+        "median (range)": thousands(updates),
+        "seconds, mean ± sd": f"{seconds.mean():.1f} ± {seconds.std(ddof=1):.1f}",
+        "test error there, %": percent(runs["test/error"].to_numpy(float)).removesuffix(" %"),
+        "n": len(runs),
+    }
+    return pd.DataFrame([row])
 
 
 REPRODUCTION = Reproduction(
