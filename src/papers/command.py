@@ -16,7 +16,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="reproduce.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = whole.add_subparsers(dest="command", required=True, metavar="list | run | report | restore | check")
+    commands = whole.add_subparsers(
+        dest="command", required=True, metavar="list | run | report | restore | readme | check"
+    )
     commands.add_parser("list", help="every table and figure, and how many of its runs are there")
     for name, does in (
         ("run", "train what is missing, then report; the same command goes on where it was stopped"),
@@ -33,6 +35,8 @@ def parser(description: str) -> argparse.ArgumentParser:
     does = "put the committed results in the place of runs, so that `run` only trains what is missing"
     command = commands.add_parser("restore", help=does, description=does)
     command.add_argument("names", nargs="+", help="such as ba2016/table1")
+    does = "write the tables of the README anew from the committed results"
+    commands.add_parser("readme", help=does, description=does)
     does = "repeat the beginning of some recorded runs and compare with the committed results"
     command = commands.add_parser("check", help=does, description=does)
     command.add_argument("names", nargs="*", help="such as ba2016/table1 (default: all that are committed)")
@@ -45,6 +49,11 @@ def run_command(arguments: argparse.Namespace) -> int:
         return _list()
     if arguments.command == "check":
         return _check(arguments.names)
+    if arguments.command == "readme":
+        from src.papers.readme import renew
+
+        renew()
+        return 0
     if arguments.command == "restore":
         return _restore(arguments.names)
     status = 0
@@ -95,13 +104,21 @@ def _restore(names: list[str]) -> int:
 
 
 def _check(names: list[str]) -> int:
+    from src.papers import readme
     from src.papers.check import check
     from src.papers.report import REFERENCE
 
+    status = 0
+    if not names:
+        agrees = readme.holds()
+        print(
+            f"{'agrees' if agrees else 'DISAGREES'}  README.md  its tables follow from the committed results",
+            flush=True,
+        )
+        status = 0 if agrees else 1
     names = names or [name for name in reproductions() if (REFERENCE / name).is_dir()]
     if not names:
         raise UserError("no result is committed")
-    status = 0
     for name in names:
         for what, agrees in check(name):
             print(f"{'agrees' if agrees else 'DISAGREES'}  {name}  {what}", flush=True)

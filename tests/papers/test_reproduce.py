@@ -106,7 +106,7 @@ def test_a_check_repeats_the_recorded_runs(report, capsys):
     assert len(looked_at) == 3
     assert all(agrees for _, agrees in looked_at), looked_at
     assert command.run_command(command.parser("").parse_args(["check"])) == 0
-    assert capsys.readouterr().out.count("agrees") == 3
+    assert capsys.readouterr().out.count("agrees") == 3 + 1  # and the README
 
 
 @pytest.mark.parametrize("file", ["table.csv", "claims.csv", "beginnings.csv", RECORD])
@@ -144,3 +144,27 @@ def test_mistakes_are_named(reproduction, tmp_path, monkeypatch):
         monkeypatch.setattr("src.papers.check.REFERENCE", tmp_path)
         with pytest.raises(UserError, match=says.replace("?", r"\?")):
             command.run_command(command.parser("").parse_args(arguments))
+
+
+def test_the_readme_has_the_tables_of_the_committed_results(report, capsys, tmp_path, monkeypatch):
+    path = tmp_path / "README.md"
+    path.write_text(
+        "Before\n<!-- table paper/table -->\nold\n<!-- end -->\nbetween\n<!-- claims paper/table -->\n<!-- end -->\n"
+    )
+    monkeypatch.setattr("src.papers.readme.README", path)
+    monkeypatch.setattr("src.papers.readme.REFERENCE", tmp_path / "reference")
+
+    def run(*arguments):
+        return command.run_command(command.parser("").parse_args(arguments))
+
+    assert run("check") == 1
+    assert "DISAGREES  README.md" in capsys.readouterr().out
+    assert run("readme") == 0
+    assert run("check") == 0
+    text = path.read_text()
+    assert "old" not in text
+    assert "| fastweights | 0.001 | 0 |" in text
+    assert "| It errs. | " in text
+    path.write_text(text.replace("paper/table", "paper/other"))
+    with pytest.raises(UserError, match=r"paper/other -->: .* holds no report"):
+        run("readme")
