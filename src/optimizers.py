@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt, Len, Lt
@@ -30,7 +30,7 @@ class _AdamW(torch.optim.AdamW):
         return func
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """One step of AdamW."""
         for group in self.param_groups:
             parameters: list[Tensor] = []
