@@ -18,11 +18,12 @@ class NotRunError(Exception):
 
 @dataclass(frozen=True)
 class Evidence:
-    """The finished runs that count, those at the settings chosen on validation, and their learning curves."""
+    """The runs that count, those at the settings chosen on validation, and their learning curves."""
 
     runs: pd.DataFrame
-    """One row per run: `run`, its settings by their full keys, its metrics, `updates`, `seconds`; and `grid_points`,
-    among how many points of the grid its settings were chosen."""
+    """One row per run: `run`, `status`, its settings by their full keys, its metrics, `updates`, `seconds`; and
+    `grid_points`, among how many points of the grid its settings were chosen. A run that diverged has the metrics of
+    its best weights before."""
     curves: pd.DataFrame
     """One row per run and evaluation: `run`, `update`, and the metrics on the validation set."""
     measured: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -48,6 +49,12 @@ class Evidence:
     def values(self, metric: str, **settings: Any) -> np.ndarray:
         """A metric of the runs with these settings, one number per seed."""
         return self.select(**settings)[metric].to_numpy(float)
+
+    def errors(self, **settings: Any) -> str:
+        """The test errors of the runs with these settings in words: "1.23 ± 0.04 %, 1 of 3 diverged"."""
+        runs = self.select(**settings)
+        diverged = int((runs["status"] == "diverged").sum())
+        return percent(runs["test/error"].to_numpy(float)) + f", {diverged} of {len(runs)} diverged" * (diverged > 0)
 
     def updates_until(self, metric: str, bound: float, **settings: Any) -> np.ndarray:
         """The first evaluated update at which a validation metric is at or below a bound; inf where it never is."""

@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from src.errors import CONFIGS, UserError, choose
+from src.experiment import ENDED
 from src.papers.base import Evidence, Reproduction
 from src.reports.cells import select
 from src.reports.curves import read_scalars
@@ -119,19 +120,28 @@ def evidence_of_runs(name: str, budget: Budget) -> Evidence:
 
 
 def _chosen(folder: Path, search: dict[str, Any], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The finished runs of a folder with these settings, at the point of the grid chosen on the validation set."""
+    """The runs of a folder with these settings, at the point of the grid chosen on the validation set.
+
+    That are the finished ones, and those that diverged, whose metrics are of the best weights before. Where no run of
+    a cell has finished, there is no choice, and all its runs that diverged stand for it.
+    """
     runs = load_runs(folder)
     runs = runs[[settings.items() <= found.items() for found in runs["settings"]]]
     if runs.empty:
         return []
     cells = select(runs, search)
-    measured = [(row, len(cell.by_point())) for cell in cells for _, row in cell.measured.iterrows()]
+    measured = []
+    for cell in cells:
+        of_choice = cell.grid if cell.choice is None else cell.chosen
+        ended = of_choice[of_choice["status"].isin(ENDED)]
+        num_points = cell.searched.loc[cell.searched["status"].isin(ENDED), "point"].nunique()
+        measured += [(row, num_points) for _, row in ended.iterrows()]
     varied = list(runs.columns[: runs.columns.get_loc("status")])
     kept = [*dict.fromkeys([*ALWAYS_KEPT, *varied])]
     metrics = [column for column in runs.columns if column.startswith(("val/", "test/"))]
     numbers = [*metrics, "selected_update", "updates", "seconds", "num_parameters", "state_size"]
     return [
-        {"run": row["run"], "grid_points": num_points}
+        {"run": row["run"], "status": row["status"], "grid_points": num_points}
         | {key: row["settings"].get(key) for key in kept}
         | {key: row[key] for key in numbers}
         for row, num_points in measured

@@ -36,6 +36,7 @@ def as_printed():
                 row = {
                     "name": table1.TABLE,
                     "run": run,
+                    "status": "finished",
                     "model": model,
                     "model.hidden_size": width,
                     "seed": seed,

@@ -10,6 +10,7 @@ def evidence():
     runs = pd.DataFrame(
         {
             "run": ["l0", "l1", "f0"],
+            "status": ["finished", "diverged", "finished"],
             "model": ["lstm", "lstm", "fastweights"],
             "model.hidden_size": [50, 50, 20],
             "test/error": [0.02, 0.04, 0.01],
@@ -29,6 +30,11 @@ def test_runs_are_selected_by_their_settings():
     for missing in ({"model": "gru"}, {"model": "lstm", "model__hidden_size": 20}, {"model__rank": 3}):
         with pytest.raises(NotRunError):
             evidence().select(**missing)
+
+
+def test_errors_in_words_say_which_runs_diverged():
+    assert evidence().errors(model="lstm") == "3.00 ± 1.41 %, 1 of 2 diverged"
+    assert evidence().errors(model="fastweights") == "1.00 %"
 
 
 def test_the_first_update_at_a_bound_is_infinite_where_it_is_never_reached():

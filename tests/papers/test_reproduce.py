@@ -49,8 +49,11 @@ def report(reproduction, train, tmp_path, monkeypatch):
     assert train("-m", f"experiment={EXPERIMENT}", name, *reproduction.quick).status == 0
     folder = tmp_path / "reference" / "paper" / "table"
     make_report("paper/table", "quick", folder)
-    monkeypatch.setattr("src.papers.check.REFERENCE", tmp_path / "reference")
-    monkeypatch.setattr("src.papers.report.REFERENCE", tmp_path / "reference")
+    readme = tmp_path / "README.md"
+    readme.write_text("Nothing yet.\n")
+    monkeypatch.setattr("src.papers.readme.README", readme)
+    for module in ("readme", "check", "report"):
+        monkeypatch.setattr(f"src.papers.{module}.REFERENCE", tmp_path / "reference")
     return folder
 
 
@@ -65,6 +68,15 @@ def test_a_report_holds_its_numbers_and_where_they_come_from(report):
     text = (report / "report.md").read_text()
     for part in ("# A title", "--budget quick", "It errs.", "reproduced", result["provenance"]["processor"]):
         assert part in text
+
+
+def test_where_all_runs_diverged_they_are_the_evidence(report):
+    for path in (Path("outputs") / QUICK).glob("*/result.json"):
+        path.write_text(path.read_text().replace('"status": "finished"', '"status": "diverged"'))
+    evidence = evidence_of_runs("paper/table", "quick")
+    assert evidence.runs["status"].tolist() == ["diverged"] * 2, "both points of the grid, of which none is chosen"
+    assert evidence.runs["grid_points"].tolist() == [2, 2]
+    assert "2 of 2 diverged" in evidence.errors(model="fastweights")
 
 
 def test_all_runs_are_recorded_and_can_be_restored(report, monkeypatch, tmp_path):
@@ -146,13 +158,11 @@ def test_mistakes_are_named(reproduction, tmp_path, monkeypatch):
             command.run_command(command.parser("").parse_args(arguments))
 
 
-def test_the_readme_has_the_tables_of_the_committed_results(report, capsys, tmp_path, monkeypatch):
+def test_the_readme_has_the_tables_of_the_committed_results(report, capsys, tmp_path):
     path = tmp_path / "README.md"
     path.write_text(
         "Before\n<!-- table paper/table -->\nold\n<!-- end -->\nbetween\n<!-- claims paper/table -->\n<!-- end -->\n"
     )
-    monkeypatch.setattr("src.papers.readme.README", path)
-    monkeypatch.setattr("src.papers.readme.REFERENCE", tmp_path / "reference")
 
     def run(*arguments):
         return command.run_command(command.parser("").parse_args(arguments))

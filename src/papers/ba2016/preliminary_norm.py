@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from src.papers.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent, thousands
+from src.papers.base import Claim, Evidence, Finding, NotRunError, Reproduction, thousands
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,16 +104,17 @@ def table(evidence: Evidence) -> pd.DataFrame:
     rows: list[dict[str, object]] = []
     for normalized in (False, True):
         for fast_lr in FAST_LRS:
+            settings = {"model__layer_norm_preliminary": normalized, "model__fast_lr": fast_lr}
             row: dict[str, object] = {"norm of the preliminary state": "yes" if normalized else "no", "η": fast_lr}
             try:
                 before = _measured(evidence, normalized, fast_lr)
-                runs = evidence.select(model__layer_norm_preliminary=normalized, model__fast_lr=fast_lr)
+                runs = evidence.select(**settings)
             except NotRunError:
-                rows.append(row | {"test error, %": "not run"})
+                rows.append(row | {"test error": "not run"})
                 continue
             row |= {"memory to input": f"{before['memory_to_input'].mean():.1f}"}
             row |= {"cosine of h(t), h(t+1)": f"{before['likeness_of_steps'].mean():.2f}"}
-            row |= {"test error, %": percent(runs["test/error"].to_numpy(float)).removesuffix(" %")}
+            row |= {"test error": evidence.errors(**settings)}
             row |= {"updates to 10 %": thousands(_until(evidence, normalized, fast_lr)), "n": len(runs)}
             rows.append(row)
     return pd.DataFrame(rows)

@@ -91,14 +91,14 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 def _ours(evidence: Evidence, name: str, model: str, width: int) -> dict[str, str]:
     try:
-        runs = evidence.select(name=name, model=model, model__hidden_size=width)
+        settings = {"name": name, "model": model, "model__hidden_size": width}
+        runs = evidence.select(**settings)
     except NotRunError:
         return {"ours, %": "not run"}
     first = runs.iloc[0]
     lr = f"{first['optimizer.lr']:g} of {first['grid_points']}"
     updates = f"{runs['updates'].mean():,.0f} of {first['trainer.max_updates']:,}"
-    error = percent(runs["test/error"].to_numpy(float)).removesuffix(" %")
-    return {"ours, %": error, "n": str(len(runs)), "lr": lr, "updates": updates}
+    return {"ours, %": evidence.errors(**settings).replace(" %", ""), "n": str(len(runs)), "lr": lr, "updates": updates}
 
 
 REPRODUCTION = Reproduction(
