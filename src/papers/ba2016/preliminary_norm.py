@@ -102,9 +102,7 @@ def _at_work(core: "FastWeights", p_BTH: "Tensor") -> dict[str, float]:
 def _share_is_all(evidence: Evidence) -> Finding:
     with_norm, without = _until(evidence, True, 0.02), _until(evidence, False, 0.1)
     shares = (_measured(evidence, *cell)["memory_to_input"].mean() for cell in ((True, 0.02), (False, 0.1)))
-    measured = "with, memory to input {:.1f}: {}; without, {:.1f}: {}".format(
-        next(shares), thousands(with_norm), next(shares), thousands(without)
-    )
+    measured = f"with, memory to input {next(shares):.1f}: {thousands(with_norm)}; without, {next(shares):.1f}: {thousands(without)}"
     return Finding(measured, bool(np.median(with_norm) <= 2 * np.median(without)))
 
 
