@@ -101,8 +101,12 @@ def _at_work(core: "FastWeights", p_BTH: "Tensor") -> dict[str, float]:
 
 def _share_is_all(evidence: Evidence) -> Finding:
     with_norm, without = _until(evidence, True, 0.02), _until(evidence, False, 0.1)
-    shares = (_measured(evidence, *cell)["memory_to_input"].mean() for cell in ((True, 0.02), (False, 0.1)))
-    measured = f"with, memory to input {next(shares):.1f}: {thousands(with_norm)}; without, {next(shares):.1f}: {thousands(without)}"
+    share_with = _measured(evidence, True, 0.02)["memory_to_input"].mean()
+    share_without = _measured(evidence, False, 0.1)["memory_to_input"].mean()
+    measured = (
+        f"with, memory to input {share_with:.1f}: {thousands(with_norm)}; "
+        f"without, {share_without:.1f}: {thousands(without)}"
+    )
     return Finding(measured, bool(np.median(with_norm) <= 2 * np.median(without)))
 
 
