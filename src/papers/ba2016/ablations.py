@@ -109,15 +109,19 @@ def table(evidence: Evidence) -> pd.DataFrame:
             rows.append(
                 {
                     "ablation": name.removeprefix("ba2016-"),
-                    "setting": ", ".join(f"{key.partition('.')[2]}={value}" for key, value in cell.items()),
+                    "setting": ", ".join(f"{key.partition('.')[2]}={_shown(value)}" for key, value in cell.items()),
                     "test error": evidence.errors(name=name, **settings),
                     "updates to 2 % validation error": thousands(
                         evidence.updates_until("val/error", 0.02, name=name, **settings)
                     ),
-                    "n": len(chosen),
+                    "n": str(len(chosen)),
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 REPRODUCTION = Reproduction(

@@ -127,7 +127,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
             row |= {"memory to input": f"{before['memory_to_input'].mean():.1f}"}
             row |= {"cosine of h(t), h(t+1)": f"{before['likeness_of_steps'].mean():.2f}"}
             row |= {"test error": evidence.errors(**settings)}
-            row |= {"updates to 10 %": thousands(_until(evidence, normalized, fast_lr)), "n": len(runs)}
+            row |= {"updates to 10 %": thousands(_until(evidence, normalized, fast_lr)), "n": str(len(runs))}
             rows.append(row)
     return pd.DataFrame(rows)
 

@@ -15,7 +15,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
         "median (range)": thousands(updates),
         "seconds, mean ± sd": f"{seconds.mean():.1f} ± {seconds.std(ddof=1):.1f}",
         "test error there, %": percent(runs["test/error"].to_numpy(float)).removesuffix(" %"),
-        "n": len(runs),
+        "n": str(len(runs)),
     }
     return pd.DataFrame([row])
 
