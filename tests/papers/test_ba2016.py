@@ -15,6 +15,7 @@ from src.papers.ba2016 import (
     capacity,
     figure2,
     generalization,
+    main_job,
     preliminary_norm,
     table1,
     time_to_two_percent,
@@ -77,7 +78,9 @@ def test_models_that_change_places_refute_claims(module):
     assert len(refuted) >= len(verdicts) - 2, verdicts
 
 
-@pytest.mark.parametrize("module", [table1, figure2, ablations, preliminary_norm, time_to_two_percent, generalization])
+@pytest.mark.parametrize(
+    "module", [table1, figure2, ablations, main_job, preliminary_norm, time_to_two_percent, generalization]
+)
 def test_nothing_is_claimed_and_nothing_breaks_without_the_runs(module):
     nothing = Evidence(as_printed().runs.assign(model="gru", name="other"), as_printed().curves)
     for claim in module.REPRODUCTION.claims:
@@ -112,6 +115,19 @@ def test_every_experiment_that_is_named_exists_and_has_a_folder_of_its_own():
     assert len(set(names)) == len(names)
     of_ablations = {configuration(experiment).name for experiment in ablations.REPRODUCTION.experiments}
     assert of_ablations == set(ablations.VARIED)
+
+
+def test_the_main_job_is_held_to_what_the_readme_says():
+    printed = as_printed()
+    runs = printed.runs[(printed.runs["model.hidden_size"] == 50) & (printed.runs["model"] != "alstm")]
+    runs = runs.drop_duplicates("run")
+    table = main_job.table(Evidence(runs, printed.curves)).set_index("update")
+    assert table.loc["10,000", "fast weights"] == "12.3"  # 0.245 nats
+    assert table.loc["test, at the selected update", "LSTM"] == "1.85 ± 0.02"
+    verdicts = [claim.judge(Evidence(runs, printed.curves))[0] for claim in main_job.REPRODUCTION.claims]
+    assert verdicts == ["reproduced", "reproduced"]
+    worse = runs.assign(**{"test/error": runs["test/error"] + 0.01 * (runs["seed"] == 3)})
+    assert main_job.REPRODUCTION.claims[0].judge(Evidence(worse, printed.curves))[0] == "not reproduced"
 
 
 def capacities(errors):

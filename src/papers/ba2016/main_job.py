@@ -1,0 +1,60 @@
+"""What the README shows first: the main job and two rivals, with default settings and 50 units."""
+
+import numpy as np
+import pandas as pd
+
+from src.papers.base import Claim, Evidence, Finding, NotRunError, Reproduction, thousands
+
+MODELS = {"fastweights": "fast weights", "lstm": "LSTM", "irnn": "iRNN"}
+UPDATES = (500, 1500, 2500, 5000, 10000)
+
+
+def _solves_it(evidence: Evidence) -> Finding:
+    errors = evidence.values("test/error", model="fastweights")
+    return Finding(f"at most {100 * errors.max():.2f} %", bool(errors.max() < 0.005))
+
+
+def _learn_far_faster(evidence: Evidence) -> Finding:
+    until = {model: evidence.updates_until("val/error", 0.02, model=model) for model in MODELS}
+    measured = "; ".join(f"{MODELS[model]}: {thousands(values)}" for model, values in until.items())
+    others = min(values.min() for model, values in until.items() if model != "fastweights")
+    return Finding(measured, bool(until["fastweights"].max() < others))
+
+
+def table(evidence: Evidence) -> pd.DataFrame:
+    """Mean validation error in % after so many updates; then the test error, and the time."""
+    columns: dict[str, list[str]] = {"update": [f"{update:,}" for update in UPDATES]}
+    columns["update"] += ["test, at the selected update", "seconds of training"]
+    for model, label in MODELS.items():
+        try:
+            curve = evidence.mean_curve("val/error", model=model)["mean"]
+        except NotRunError:
+            columns[label] = ["not run"] * len(columns["update"])
+            continue
+        values = [f"{100 * curve.get(update, np.nan):.1f}" for update in UPDATES]
+        seconds = evidence.values("seconds", model=model).mean()
+        columns[label] = [*values, evidence.errors(model=model).replace(" %", ""), f"{seconds:.0f}"]
+    return pd.DataFrame(columns)
+
+
+REPRODUCTION = Reproduction(
+    title="The main job: fast weights, an LSTM and an iRNN with 50 units on associative retrieval, 10,000 updates",
+    experiments=("ba2016/main_job",),
+    claims=(
+        Claim(
+            "The main job ends below 0.5 % test error.",
+            "README",
+            "every seed",
+            _solves_it,
+        ),
+        Claim(
+            "Fast weights learn far faster than the others.",
+            "Ba et al. 2016, Figure 2",
+            "every seed is at or below 2 % validation error before any of the others",
+            _learn_far_faster,
+        ),
+    ),
+    table=table,
+    quick=("seed=0",),
+    checked=({"model": "fastweights", "seed": 0},),
+)
