@@ -22,6 +22,7 @@ class Folder:
         """A run, which is missing if its status is None; its name is returned."""
         name = f"{model}{width}-lr{lr:g}-s{seed}"
         settings = {"model": model, "model.hidden_size": width, "optimizer.lr": lr, "seed": seed}
+        settings["trainer.max_updates"] = 100
         self.expected[name] = settings
         if status is None:
             return name
@@ -30,7 +31,7 @@ class Folder:
             "seed": seed,
             "model": {"_target_": f"src.models.{model}.Model", "hidden_size": width},
             "optimizer": {"_target_": "src.optimizers.adam", "lr": lr},
-            "trainer": {"threads": 1, "log_every": 50},
+            "trainer": {"threads": 1, "log_every": 50, "max_updates": 100},
             "search": SEARCH,
         }
         metrics = {} if status == "failed" else {"val/error": val, "val/nll": 9.0, "test/error": test, "test/nll": 9.0}
