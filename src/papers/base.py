@@ -32,6 +32,8 @@ class Evidence:
     def select(self, **settings: Any) -> pd.DataFrame:
         """The runs with these settings, a double underscore standing for a dot: `model__hidden_size=20`.
 
+        A setting that is null, or that the runs do not have, is nan or None.
+
         Raises:
             NotRunError: there are none.
         """
@@ -40,7 +42,8 @@ class Evidence:
             key = name.replace("__", ".")
             if key not in chosen:
                 raise NotRunError(f"no run has {key}")
-            chosen = chosen[chosen[key].map(lambda found, value=value: found == value)]
+            null = pd.isna(value)
+            chosen = chosen[chosen[key].isna() if null else chosen[key].map(lambda found, value=value: found == value)]
         if chosen.empty:
             asked = ", ".join(f"{name.replace('__', '.')}={value}" for name, value in settings.items())
             raise NotRunError(f"no run with {asked}")

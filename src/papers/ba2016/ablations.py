@@ -121,7 +121,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "none" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 REPRODUCTION = Reproduction(
