@@ -23,6 +23,7 @@ from annotated_types import Ge
 from omegaconf import DictConfig, OmegaConf
 
 from src.errors import UserError, in_one_line
+from src.identity import register_resolvers
 from src.schema import Seed, check, check_device, check_keys
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def read_config(folder: Path) -> DictConfig:
     Raises:
         UserError: the folder is not that of a run.
     """
+    register_resolvers()
     try:
         config = OmegaConf.load(folder / ".hydra" / "config.yaml")
     except OSError:

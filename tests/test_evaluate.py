@@ -1,12 +1,17 @@
 """A finished run on any split, or on changed settings of its task."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from src.errors import UserError
 from src.evaluate import EvaluateSettings, evaluate_run, main
+
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -32,6 +37,16 @@ def test_a_run_is_evaluated_to_exactly_its_stored_metrics(run):
         metrics, _ = evaluated(folder, split=split)
         assert metrics == {name: stored[f"{split}/{name}"] for name in metrics}
         assert len(metrics) == 2
+
+
+def test_a_run_whose_settings_follow_one_another_is_read_by_another_process(run):
+    """The stored configuration has resolvers of this project in it."""
+    folder = run("trainer.max_updates=${by:${model.hidden_size},{8:4,16:6}}")
+    assert "${by:" in (folder / ".hydra" / "config.yaml").read_text()
+    command = [sys.executable, "-m", "src.evaluate", f"run={folder}", "examples=0"]
+    ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "knows the digits" in ended.stdout
 
 
 def test_changed_settings_split_and_seed_are_other_data(run, capsys):

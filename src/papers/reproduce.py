@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.errors import CONFIGS, UserError, choose
 from src.experiment import ENDED
+from src.identity import register_resolvers
 from src.papers.base import Evidence, Reproduction
 from src.reports.cells import select
 from src.reports.curves import read_scalars
@@ -51,6 +52,7 @@ def find(name: str) -> Reproduction:
 def configuration(experiment: str, overrides: Sequence[str] = ()) -> DictConfig:
     """The configuration of an experiment; settings that it varies are at their defaults."""
     single = [override for override in overrides if "," not in override]
+    register_resolvers()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("train", [f"experiment={experiment}", *single])
 

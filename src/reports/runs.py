@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.experiment import RESULT, read_result
-from src.identity import varied
+from src.identity import register_resolvers, varied
 from src.reports.hparams import decisive
 from src.selection import objective_name
 from src.sweep import MANIFEST, Manifest, read_manifest
@@ -108,6 +108,7 @@ def _without_result(run: Path) -> dict[str, str]:
 
 def _stored_config(run: Path) -> dict[str, Any]:
     """The configuration that Hydra wrote when the run began."""
+    register_resolvers()
     try:
         return OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "config.yaml"), resolve=True)  # type: ignore
     except (OSError, OmegaConfBaseException, yaml.YAMLError):
