@@ -114,6 +114,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
                     "updates to 2 % validation error": thousands(
                         evidence.updates_until("val/error", 0.02, name=name, **settings)
                     ),
+                    "lr": f"{chosen['optimizer.lr'].iloc[0]:g} of {chosen['grid_points'].iloc[0]}",
                     "n": str(len(chosen)),
                 }
             )
