@@ -124,7 +124,7 @@ def evidence_of_runs(name: str, budget: Budget) -> Evidence:
 def _chosen(folder: Path, search: dict[str, Any], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The runs of a folder with these settings, at the point of the grid chosen on the validation set.
 
-    That are the finished ones, and those that diverged, whose metrics are of the best weights before. Where no run of
+    These are the finished ones, and those that diverged, whose metrics are of the best weights before. Where no run of
     a cell has finished, there is no choice, and all its runs that diverged stand for it.
     """
     runs = load_runs(folder)
