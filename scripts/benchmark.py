@@ -15,10 +15,12 @@ down for a while, so all is measured in turns, for several rounds, and a ratio i
 kernel      the fused recurrence alone, forward and backward, on a table of rows with tokens; GFLOP/s: `useful_flops`
 of_sgemm    its share of the rate of a square float32 matrix product with as many threads
 outside     an update as it is trained, timed by a clock that stands still while compiled code of src/ops runs; this and
-            `plain` are processor time, which does not count when other work has the processor
+            the next two are processor time, which does not count when other work has the processor
 plain       an update in plain PyTorch of the same network without recurrence, for the last symbol: torch.optim.Adam and
             clip_grad_norm_ over all parameters. It projects to as many features as the model (P = 4H for an LSTM), of
-            which the first H go on to the head. ratio: outside to plain
+            which the first H go on to the head. /plain: ratio of outside to it
+paused      the same as plain, with the fused kernel run, and not counted, where the recurrence would be: like with
+            like, since after a pause, be it spent computing or asleep, all is slower. /paused: ratio of outside to it
 memory      bytes kept for the backward pass of one sequence, counted with torch.autograd.graph.saved_tensors_hooks:
             the storages that autograd saves in a forward pass, once each and without the parameters, by batch size
 """
@@ -26,7 +28,6 @@ memory      bytes kept for the backward pass of one sequence, counted with torch
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cache, partial
 from itertools import count, product
 from pathlib import Path
@@ -70,8 +71,8 @@ MATRIX_SIZE = 1024  # large enough for a product at full speed
 CELL = "model=model kernel=kernel H=hidden_size T=length thr.=threads "  # columns of the tables: header=key of a row
 UPDATES = """ms=update_ms IQR=update_iqr_ms seq./s=sequences_per_second /own=ratio_to_own_layer /LSTM=ratio_to_lstm
     memory=kept_bytes_per_sequence state=state_size"""
-FUSED = """ms=kernel_ms GFLOP/s=kernel_gflop_per_second of_sgemm=kernel_share_of_sgemm outside=outside_ms plain=plain_ms
-    ratio=ratio_outside_to_plain"""
+FUSED = """ms=kernel_ms GFLOP/s=kernel_gflop_per_second of_sgemm=kernel_share_of_sgemm outside=outside_ms
+    /plain=ratio_outside_to_plain /paused=ratio_outside_to_paused"""
 
 
 class Yardstick(Core):
@@ -115,8 +116,16 @@ def update_as_trained(network: nn.Module, loss: Callable[[], Tensor]) -> Callabl
     return update
 
 
-def plain_update_of(batches: Iterator[Batch], features: int, hidden_size: int) -> Callable:
-    """The same without any recurrence, for the last symbol, as one would write it in plain PyTorch."""
+def plain_update_of(
+    batches: Iterator[Batch],
+    features: int,
+    hidden_size: int,
+    pauses: tuple[Callable[[], Any], Callable[[], Any]] | None = None,
+) -> Callable:
+    """The same without any recurrence, for the last symbol, as one would write it in plain PyTorch.
+
+    `pauses` are called where a recurrence would have its forward and its backward pass.
+    """
     encoder = nn.Sequential(nn.Embedding(37, 100), nn.Linear(100, features))
     head = nn.Sequential(nn.Linear(hidden_size, 100), nn.ReLU(), nn.Linear(100, 10))
 
@@ -124,6 +133,10 @@ def plain_update_of(batches: Iterator[Batch], features: int, hidden_size: int) -
         batch = next(batches)
         p_BP = encoder(batch.inputs[:, -1])
         p_BH = p_BP if features == hidden_size else p_BP[:, :hidden_size]
+        if pauses is not None:
+            forward, backward = pauses
+            forward()
+            p_BH.register_hook(lambda _: backward())
         return functional.cross_entropy(head(p_BH), batch.targets)
 
     parameters = [*encoder.parameters(), *head.parameters()]
@@ -139,18 +152,21 @@ def plain_update_of(batches: Iterator[Batch], features: int, hidden_size: int) -
     return update
 
 
-def kernel_of(model: SequenceModel, tokens_BT: Tensor) -> Callable:
-    """The fused recurrence alone, forward and backward."""
+def passes_of(model: SequenceModel, tokens_BT: Tensor) -> tuple[Callable[[], None], Callable[[], None]]:
+    """The forward pass of the fused recurrence alone, and the backward pass that has to follow."""
     core = model.core
     rows_VP = core.project(torch.randn(model.input_spec.size, core.input_size)).detach().requires_grad_()
     wanted = [rows_VP, *core.parameters()]
     d_B1H = torch.randn(len(tokens_BT), 1, core.hidden_size)
+    outputs: list[Tensor] = []
 
-    def kernel() -> None:
-        h_B1H, _ = core.fused(Inputs(rows_VP, tokens_BT), None, carry=False, last_only=True)
-        torch.autograd.grad(h_B1H, wanted, d_B1H, allow_unused=True)  # the input's weights are outside
+    def forward() -> None:
+        outputs.append(core.fused(Inputs(rows_VP, tokens_BT), None, carry=False, last_only=True)[0])
 
-    return kernel
+    def backward() -> None:
+        torch.autograd.grad(outputs.pop(), wanted, d_B1H, allow_unused=True)  # the input's weights are outside
+
+    return forward, backward
 
 
 def useful_flops(core: Core, length: int) -> int:
@@ -186,32 +202,40 @@ def kept_bytes(model: SequenceModel, loss: Callable[[], Tensor]) -> int:
     return sum(storage.nbytes() for address, storage in storages.items() if address not in parameters)
 
 
-@contextmanager
-def clock_outside_kernels() -> Iterator[Callable[[], float]]:
-    """A clock of processor time that stands still while compiled code of `src.ops` runs."""
-    inside, compiled = 0.0, kernels._function
+class PausingClock:
+    """Processor time, without that spent in functions `without`."""
 
-    @cache
-    def timed(name: str, dtype: torch.dtype) -> Callable:
-        function = compiled(name, dtype)
+    def __init__(self) -> None:
+        self.paused = 0.0
+        self.depth = 0
+
+    def __call__(self) -> float:
+        """Seconds."""
+        return thread_time() - self.paused
+
+    def without(self, function: Callable) -> Callable:
+        """The function, during which this clock stands still."""
 
         def run(*arguments: Any) -> Any:
-            nonlocal inside
             started = thread_time()
-            result = function(*arguments)
-            inside += thread_time() - started
-            return result
+            self.depth += 1
+            try:
+                return function(*arguments)
+            finally:
+                self.depth -= 1
+                if self.depth == 0:  # what runs inside another one is part of it
+                    self.paused += thread_time() - started
 
         return run
 
-    with patch.object(kernels, "_function", timed):
-        yield lambda: thread_time() - inside
 
-
-def in_turns(functions: dict[str, Callable], threads: int, rounds: int, seconds: float) -> dict[str, list[Measurement]]:
-    """Measure every function once in every round, the one named "outside" without the kernels that it runs."""
-    with clock_outside_kernels() as clock:
-        clocks = {"outside": clock, "plain": thread_time}
+def in_turns(
+    functions: dict[str, Callable], clock: PausingClock, threads: int, rounds: int, seconds: float
+) -> dict[str, list[Measurement]]:
+    """Measure every function once in every round, some of them by the clock that leaves out the kernels."""
+    compiled = kernels._function
+    with patch.object(kernels, "_function", cache(lambda name, dtype: clock.without(compiled(name, dtype)))):
+        clocks = dict.fromkeys(("outside", "plain", "paused"), clock)
         timers = {
             name: Timer("run()", timer=clocks.get(name, perf_counter), globals={"run": run}, num_threads=threads)
             for name, run in functions.items()
@@ -239,18 +263,22 @@ def measure(cell: dict[str, Any], batch_size: int, rounds: int, seconds: float) 
     config = OmegaConf.load(CONFIGS / "model" / f"{cell['model']}.yaml")
     like_its_yardstick = {"nonlinearity": "relu"} if cell["model"] == "rnn" else {}
     model, loss = model_and_loss(partial(instantiate, config), kernel=cell["kernel"], **like_its_yardstick)
+    clock = PausingClock()
     functions: dict[str, Callable] = {"update": update_as_trained(model, loss)}
     for layer in dict.fromkeys(["nn.LSTM", own or "nn.LSTM"]):
         functions[layer] = update_as_trained(*model_and_loss(Yardstick, layer=LAYERS[layer]))
     if cell["kernel"] in ("auto", "fused") and kernels.available(next(model.parameters())):
         matrix = torch.randn(MATRIX_SIZE, MATRIX_SIZE)
-        functions["kernel"] = kernel_of(model, next(batches).inputs)
+        passes = passes_of(model, next(batches).inputs)
+        functions["kernel"] = lambda: [run() for run in passes]
         functions["sgemm"] = partial(torch.mm, matrix, matrix)
         functions["outside"] = functions["update"]
         features = model.core.project(torch.empty(model.core.input_size)).numel()
         functions["plain"] = plain_update_of(batches, features, cell["hidden_size"])
+        pauses = clock.without(passes[0]), clock.without(passes[1])
+        functions["paused"] = plain_update_of(batches, features, cell["hidden_size"], pauses)
 
-    measured = in_turns(functions, cell["threads"], rounds, seconds)
+    measured = in_turns(functions, clock, cell["threads"], rounds, seconds)
     ms = {what: [1e3 * one.median for one in measurements] for what, measurements in measured.items()}
     [update] = Measurement.merge(measured["update"])
     row = cell | {"batch_size": batch_size, "dtype": "float32"}
@@ -273,6 +301,7 @@ def measure(cell: dict[str, Any], batch_size: int, rounds: int, seconds: float) 
             "sgemm_gflop_per_second": 1e3 * gflop_of_sgemm / row["sgemm_ms"],
             "kernel_share_of_sgemm": gflop / gflop_of_sgemm * ratio_of(ms["sgemm"], ms["kernel"]),
             "ratio_outside_to_plain": ratio_of(ms["outside"], ms["plain"]),
+            "ratio_outside_to_paused": ratio_of(ms["outside"], ms["paused"]),
         }
     return row
 

@@ -4,6 +4,7 @@ import io
 import json
 from contextlib import redirect_stderr, redirect_stdout
 from statistics import median
+from time import thread_time
 
 import pytest
 import torch
@@ -59,6 +60,7 @@ def test_everything_is_written(measured):
     always |= {"own_layer", "ratio_to_own_layer", "ratio_to_lstm"}
     of_kernel = {"kernel_ms", "kernel_gflop", "kernel_gflop_per_second", "sgemm_ms", "sgemm_gflop_per_second"}
     of_kernel |= {"kernel_share_of_sgemm", "outside_ms", "plain_ms", "ratio_outside_to_plain"}
+    of_kernel |= {"paused_ms", "ratio_outside_to_paused"}
     for row in rows:
         fused = row["kernel"] == "auto" and kernels.available(torch.empty(0))
         own = {f"{row['own_layer']}_ms"} if row["own_layer"] else set()
@@ -83,9 +85,29 @@ def test_ratios_are_those_of_the_times(measured):
 
         if "kernel_ms" in row:
             assert row["outside_ms"] == pytest.approx(median(rounds["outside"]))
-            ratio = median(a / b for a, b in zip(rounds["outside"], rounds["plain"], strict=True))
-            assert row["ratio_outside_to_plain"] == pytest.approx(ratio)
+            for below in ("plain", "paused"):
+                ratio = median(a / b for a, b in zip(rounds["outside"], rounds[below], strict=True))
+                assert row[f"ratio_outside_to_{below}"] == pytest.approx(ratio)
             assert row["kernel_gflop_per_second"] == pytest.approx(1e3 * row["kernel_gflop"] / row["kernel_ms"])
+
+
+def test_the_clock_leaves_out_what_it_is_told_to():
+    clock = benchmark.PausingClock()
+
+    def work(seconds):
+        end = thread_time() + seconds
+        while thread_time() < end:
+            pass
+
+    def nested():
+        work(0.05)
+        clock.without(work)(0.05)
+
+    started, all_started = clock(), thread_time()
+    work(0.02)
+    clock.without(nested)()
+    assert 0.02 <= clock() - started < 0.05
+    assert thread_time() - all_started >= 0.12
 
 
 def test_memory_grows_with_the_length(measured):
