@@ -100,7 +100,9 @@ def _resolve_run_dir(*, _root_: DictConfig) -> str:
     return f"{_root_.run.root}/{_root_.name}/{run_name(_root_)}" if "name" in _root_ else "run"
 
 
-def _resolve_by(value: Any, settings: DictConfig, *, _node_: Node) -> Any:
+def _resolve_by(value: Any, settings: DictConfig, otherwise: Any = None, *, _node_: Node) -> Any:
+    if value not in settings and otherwise is not None:
+        return otherwise
     if value not in settings:
         known = ", ".join(map(str, settings))
         raise UserError(f"{_node_._get_full_key(None)} has no value here for {value}, only for {known}; give it one")
@@ -110,7 +112,8 @@ def _resolve_by(value: Any, settings: DictConfig, *, _node_: Node) -> Any:
 def register_resolvers() -> None:
     """Make ${run_name:} and ${run_dir:} known to configuration files, and ${by:} for a setting that follows another.
 
-    `${by:${model.hidden_size},{20:100000,50:50000}}` is 100000 for 20 units and 50000 for 50.
+    `${by:${model.hidden_size},{20:100000,50:50000}}` is 100000 for 20 units and 50000 for 50; one more
+    argument is the setting for every other value.
     """
     OmegaConf.register_new_resolver("by", _resolve_by, replace=True)
     OmegaConf.register_new_resolver("run_name", _resolve_run_name, replace=True)

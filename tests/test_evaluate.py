@@ -43,7 +43,7 @@ def test_a_run_whose_settings_follow_one_another_is_read_by_another_process(run)
     """An experiment's file may use resolvers of this project, and Hydra stores what it says."""
     folder = run()
     stored = folder / ".hydra" / "config.yaml"
-    follows = "max_updates: ${by:${model.hidden_size},{8:6,16:12}}"
+    follows = "max_updates: ${by:${model.hidden_size},{16:12,8:${by:${model._target_},{src.models.rnn.RNN:3},6}}}"
     stored.write_text(stored.read_text().replace("max_updates: 6", follows))
     assert follows in stored.read_text()
     command = [sys.executable, "-m", "src.evaluate", f"run={folder}", "examples=0"]
