@@ -10,7 +10,7 @@ Shapes: B sequences, T time steps, V symbols, P projected features, H hidden uni
 import ctypes
 from collections.abc import Callable
 from functools import cache, wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,8 +36,8 @@ _SIGNATURES = {
     "rnn_forward": "lllii" + "p" * 6 + "b" + "p" * 2,
     "rnn_backward": "lllii" + "p" * 5 + "bppl" + "p" * 5,
     "fastweights_kept": "llllbb",
-    "fastweights_forward": "llliilbdd" + "p" * 10 + "b" + "p" * 2,
-    "fastweights_backward": "llliilbdd" + "p" * 9 + "bppl" + "p" * 8,
+    "fastweights_forward": "llliilbdd" + "p" * 9 + "b" + "p" * 2,
+    "fastweights_backward": "llliilbdd" + "p" * 8 + "bppl" + "p" * 8,
     "lstm_kept": "lll",
     "lstm_forward": "llli" + "p" * 5 + "b" + "p" * 3,
     "lstm_backward": "llli" + "p" * 4 + "bpppl" + "p" * 4,
@@ -45,8 +45,8 @@ _SIGNATURES = {
     "gru_forward": "lllib" + "p" * 5 + "b" + "p" * 2,
     "gru_backward": "lllib" + "p" * 4 + "bppl" + "p" * 4,
     "alstm_kept": "lllll",
-    "alstm_forward": "lllllli" + "p" * 6 + "b" + "p" * 3,
-    "alstm_backward": "lllllli" + "p" * 5 + "bpppl" + "p" * 4,
+    "alstm_forward": "llllllip" + "p" * 5 + "b" + "p" * 3,
+    "alstm_backward": "llllllip" + "p" * 4 + "bpppl" + "p" * 4,
 }
 
 
@@ -117,47 +117,58 @@ def _fitting(
     return Inputs(rows, tokens)
 
 
-def _differentiable(*tensors: Tensor | None) -> bool:
-    """Whether there will be a backward pass; `forward` itself cannot tell."""
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-
-
 def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
-def _empty_like(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if tensor is None else torch.empty_like(tensor) for tensor in tensors]
+class _Cell(NamedTuple):
+    """How a kernel is called: `forward(B, T, *settings, *tensors, rows, tokens, ...)`, `kept(B, T, *kept)`."""
+
+    name: str
+    settings: tuple
+    kept: tuple
+    features: int
+    last: tuple[tuple[int, ...], ...] = ()
+    """Of one sequence: shapes of the states, beside the outputs, that are wanted of the last step alone."""
 
 
-class _RNN(Function):
+class _Recurrence(Function):
+    """One kernel over whole sequences. Of weights and initial states, None stands for one that is absent."""
+
     @staticmethod
-    def forward(ctx, keep, last_only, rows, tokens, initial, weight, gain, bias, nonlinearity):
-        rows, tokens, initial, weight, gain, bias = _contiguous(rows, tokens, initial, weight, gain, bias)
+    def forward(ctx, cell, keep, last_only, rows, tokens, *weights_and_states):
+        rows, tokens, *tensors = _contiguous(rows, tokens, *weights_and_states)
         batch, time = Inputs(rows, tokens).batch_and_time
-        units = weight.shape[0]
-        kept = None
-        if keep:
-            kept = rows.new_empty(_call("rnn_kept", rows.dtype, batch, time, units, gain is not None))
-        outputs = rows.new_empty(batch, 1 if last_only else time, units)
-        ctx.last_only = last_only
-        ctx.sizes = (batch, time, units, torch.get_num_threads(), nonlinearity)
-        _call(
-            "rnn_forward", rows.dtype, *ctx.sizes, weight, gain, bias, initial, rows, tokens, last_only, outputs, kept
-        )
-        ctx.save_for_backward(rows, tokens, initial, weight, gain, bias, kept)
-        return outputs
+        kept = rows.new_empty(_call(f"{cell.name}_kept", rows.dtype, batch, time, *cell.kept)) if keep else None
+        outputs = rows.new_empty(batch, 1 if last_only else time, cell.features)
+        last = [rows.new_empty(batch, *shape) for shape in cell.last]
+        ctx.cell, ctx.sizes, ctx.last_only = cell, (batch, time, *cell.settings), last_only
+        ctx.set_materialize_grads(False)
+        _call(f"{cell.name}_forward", rows.dtype, *ctx.sizes, *tensors, rows, tokens, last_only, outputs, *last, kept)
+        ctx.save_for_backward(rows, tokens, kept, *tensors)
+        return outputs, *last
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_outputs):
-        rows, tokens, initial, weight, gain, bias, kept = ctx.saved_tensors
-        d_rows, d_initial, d_weight, d_gain, d_bias = _empty_like(rows, initial, weight, gain, bias)
+    def backward(ctx, d_outputs, *d_last_states):
+        rows, tokens, kept, *tensors = ctx.saved_tensors
+        batch, time = ctx.sizes[:2]
+        if d_outputs is None:
+            d_outputs = rows.new_zeros(batch, 1 if ctx.last_only else time, ctx.cell.features)
+        d_outputs, *d_last = _contiguous(d_outputs, *d_last_states)
+        d_rows, *d_tensors = [None if tensor is None else torch.empty_like(tensor) for tensor in (rows, *tensors)]
         _call(
-            "rnn_backward", rows.dtype, *ctx.sizes, weight, gain, bias, initial, kept,
-            ctx.last_only, d_outputs.contiguous(), tokens, len(rows), d_rows, d_initial, d_weight, d_gain, d_bias,
+            f"{ctx.cell.name}_backward", rows.dtype, *ctx.sizes, *tensors, kept, ctx.last_only, d_outputs, *d_last,
+            tokens, len(rows), d_rows, *d_tensors,
         )  # fmt: skip
-        return None, None, d_rows, None, d_initial, d_weight, d_gain, d_bias, None
+        return None, None, None, d_rows, None, *d_tensors
+
+
+def _run(cell: _Cell, inputs: Inputs, last_only: bool, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    """The outputs [B, T, features], or the last one [B, 1, features], and what `cell.last` asks for."""
+    # inside of `forward` nothing tells whether there will be a backward pass
+    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (inputs.rows, *tensors))
+    return _Recurrence.apply(cell, keep, last_only, *inputs, *tensors)
 
 
 @_left_alone_by_compilers
@@ -166,50 +177,11 @@ def rnn(
     nonlinearity: str, last_only: bool = False,
 ) -> Tensor:  # fmt: skip
     """h_t = f(LN(W h_{t-1} + p_t)), without LN if `gain_H` is None: all h_t [B, T, H], or the last one [B, 1, H]."""
+    units = weight_HH.shape[0]
+    settings = (units, torch.get_num_threads(), NONLINEARITIES[nonlinearity])
+    cell = _Cell("rnn", settings, (units, gain_H is not None), units)
     inputs = _checked(inputs, 1, weight_HH, initial_BH)
-    tensors = (*inputs, initial_BH, weight_HH, gain_H, bias_H)
-    return _RNN.apply(_differentiable(*tensors), last_only, *tensors, NONLINEARITIES[nonlinearity])
-
-
-class _FastWeights(Function):
-    @staticmethod
-    def forward(
-        ctx, keep, last_only, rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias, settings
-    ):
-        rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias = _contiguous(
-            rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias
-        )
-        batch, time = Inputs(rows, tokens).batch_and_time
-        units = weight.shape[0]
-        kept = None
-        if keep:
-            norms = (gain is not None, first_gain is not None)
-            kept = rows.new_empty(_call("fastweights_kept", rows.dtype, batch, time, units, settings[1], *norms))
-        outputs = rows.new_empty(batch, 1 if last_only else time, units)
-        transposed = None if fast is None else fast.transpose(1, 2).contiguous()
-        ctx.last_only = last_only
-        ctx.sizes = (batch, time, units, torch.get_num_threads(), *settings)
-        _call(
-            "fastweights_forward", rows.dtype, *ctx.sizes, weight, gain, bias, first_gain, first_bias, initial, fast,
-            transposed, rows, tokens, last_only, outputs, kept,
-        )  # fmt: skip
-        ctx.save_for_backward(rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias, kept)
-        return outputs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, d_outputs):
-        rows, tokens, initial, fast, weight, gain, bias, first_gain, first_bias, kept = ctx.saved_tensors
-        d_rows, d_initial, d_weight, d_gain, d_bias, d_first_gain, d_first_bias = _empty_like(
-            rows, initial, weight, gain, bias, first_gain, first_bias
-        )
-        d_fast = None if fast is None else torch.zeros_like(fast)
-        _call(
-            "fastweights_backward", rows.dtype, *ctx.sizes, weight, gain, bias, first_gain, first_bias, initial, fast,
-            None, kept, ctx.last_only, d_outputs.contiguous(), tokens, len(rows), d_rows, d_initial, d_fast, d_weight,
-            d_gain, d_bias, d_first_gain, d_first_bias,
-        )  # fmt: skip
-        return None, None, d_rows, None, d_initial, d_fast, d_weight, d_gain, d_bias, d_first_gain, d_first_bias, None
+    return _run(cell, inputs, last_only, weight_HH, gain_H, bias_H, initial_BH)[0]
 
 
 @_left_alone_by_compilers
@@ -232,47 +204,20 @@ def fastweights(
 
     The norms are (gain, bias), or (None, None) for none.
     """
-    settings = (NONLINEARITIES[nonlinearity], num_inner_steps, sustained, decay, fast_lr)
+    units = weight_HH.shape[0]
+    settings = (
+        units,
+        torch.get_num_threads(),
+        NONLINEARITIES[nonlinearity],
+        num_inner_steps,
+        sustained,
+        decay,
+        fast_lr,
+    )
+    kept = (units, num_inner_steps, norm[0] is not None, preliminary_norm[0] is not None)
     inputs = _checked(inputs, 1, weight_HH, initial_BH, fast_BHH)
-    tensors = (*inputs, initial_BH, fast_BHH, weight_HH, *norm, *preliminary_norm)
-    return _FastWeights.apply(_differentiable(*tensors), last_only, *tensors, settings)
-
-
-class _LSTM(Function):
-    @staticmethod
-    def forward(ctx, keep, last_only, rows, tokens, hidden, cell, weight):
-        rows, tokens, hidden, cell, weight = _contiguous(rows, tokens, hidden, cell, weight)
-        batch, time = Inputs(rows, tokens).batch_and_time
-        units = weight.shape[1]
-        kept = None
-        if keep:
-            kept = rows.new_empty(_call("lstm_kept", rows.dtype, batch, time, units))
-        outputs, last_cell = rows.new_empty(batch, 1 if last_only else time, units), rows.new_empty(batch, units)
-        ctx.last_only = last_only
-        ctx.sizes = (batch, time, units, torch.get_num_threads())
-        ctx.set_materialize_grads(False)
-        _call(
-            "lstm_forward", rows.dtype, *ctx.sizes, weight, hidden, cell, rows, tokens, last_only, outputs, last_cell,
-            kept,
-        )  # fmt: skip
-        ctx.save_for_backward(rows, tokens, hidden, cell, weight, kept)
-        return outputs, last_cell
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, d_outputs, d_last_cell):
-        rows, tokens, hidden, cell, weight, kept = ctx.saved_tensors
-        batch, time, units = ctx.sizes[:3]
-        if d_outputs is None:
-            d_outputs = rows.new_zeros(batch, 1 if ctx.last_only else time, units)
-        d_outputs = d_outputs.contiguous()
-        d_last_cell = None if d_last_cell is None else d_last_cell.contiguous()
-        d_rows, d_hidden, d_cell, d_weight = _empty_like(rows, hidden, cell, weight)
-        _call(
-            "lstm_backward", rows.dtype, *ctx.sizes, weight, hidden, cell, kept, ctx.last_only, d_outputs, d_last_cell,
-            tokens, len(rows), d_rows, d_hidden, d_cell, d_weight,
-        )  # fmt: skip
-        return None, None, d_rows, None, d_hidden, d_cell, d_weight
+    tensors = (weight_HH, *norm, *preliminary_norm, initial_BH, fast_BHH)
+    return _run(_Cell("fastweights", settings, kept, units), inputs, last_only, *tensors)[0]
 
 
 @_left_alone_by_compilers
@@ -280,37 +225,11 @@ def lstm(
     inputs: Inputs, hidden_BH: Tensor | None, cell_BH: Tensor | None, weight_4HH: Tensor, last_only: bool = False
 ) -> tuple[Tensor, Tensor]:
     """All h_t [B, T, H], or the last one [B, 1, H], and the last cell [B, H]; gates in the order i, f, o, g."""
+    units = weight_4HH.shape[1]
+    cell = _Cell("lstm", (units, torch.get_num_threads()), (units,), units, last=((units,),))
     inputs = _checked(inputs, 4, weight_4HH, hidden_BH, cell_BH)
-    tensors = (*inputs, hidden_BH, cell_BH, weight_4HH)
-    return _LSTM.apply(_differentiable(*tensors), last_only, *tensors)
-
-
-class _GRU(Function):
-    @staticmethod
-    def forward(ctx, keep, last_only, rows, tokens, initial, gates, candidate, reset_before):
-        rows, tokens, initial, gates, candidate = _contiguous(rows, tokens, initial, gates, candidate)
-        batch, time = Inputs(rows, tokens).batch_and_time
-        units = candidate.shape[0]
-        kept = None
-        if keep:
-            kept = rows.new_empty(_call("gru_kept", rows.dtype, batch, time, units, reset_before))
-        outputs = rows.new_empty(batch, 1 if last_only else time, units)
-        ctx.last_only = last_only
-        ctx.sizes = (batch, time, units, torch.get_num_threads(), reset_before)
-        _call("gru_forward", rows.dtype, *ctx.sizes, gates, candidate, initial, rows, tokens, last_only, outputs, kept)
-        ctx.save_for_backward(rows, tokens, initial, gates, candidate, kept)
-        return outputs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, d_outputs):
-        rows, tokens, initial, gates, candidate, kept = ctx.saved_tensors
-        d_rows, d_initial, d_gates, d_candidate = _empty_like(rows, initial, gates, candidate)
-        _call(
-            "gru_backward", rows.dtype, *ctx.sizes, gates, candidate, initial, kept, ctx.last_only,
-            d_outputs.contiguous(), tokens, len(rows), d_rows, d_initial, d_gates, d_candidate,
-        )  # fmt: skip
-        return None, None, d_rows, None, d_initial, d_gates, d_candidate, None
+    outputs_BTH, last_BH = _run(cell, inputs, last_only, weight_4HH, hidden_BH, cell_BH)
+    return outputs_BTH, last_BH
 
 
 @_left_alone_by_compilers
@@ -323,49 +242,10 @@ def gru(
     last_only: bool = False,
 ) -> Tensor:
     """All h_t [B, T, H] of a GRU, or the last one [B, 1, H]; gates in the order r, u."""
+    units = candidate_HH.shape[0]
+    cell = _Cell("gru", (units, torch.get_num_threads(), reset_before), (units, reset_before), units)
     inputs = _checked(inputs, 3, gates_2HH, initial_BH)
-    tensors = (*inputs, initial_BH, gates_2HH, candidate_HH)
-    return _GRU.apply(_differentiable(*tensors), last_only, *tensors, reset_before)
-
-
-class _ALSTM(Function):
-    @staticmethod
-    def forward(ctx, keep, last_only, rows, tokens, hidden, cell, weight, permutations):
-        rows, tokens, hidden, cell, weight = _contiguous(rows, tokens, hidden, cell, weight)
-        batch, time = Inputs(rows, tokens).batch_and_time
-        reached, size = weight.shape
-        copies, entries = permutations.shape
-        heads = size // (2 * entries)
-        kept = None
-        if keep:
-            kept = rows.new_empty(_call("alstm_kept", rows.dtype, batch, time, entries, copies, heads))
-        outputs = rows.new_empty(batch, 1 if last_only else time, size)
-        last_cell = rows.new_empty(batch, copies, 2 * entries)
-        ctx.last_only = last_only
-        ctx.sizes = (batch, time, entries, copies, heads, reached, torch.get_num_threads())
-        ctx.set_materialize_grads(False)
-        _call(
-            "alstm_forward", rows.dtype, *ctx.sizes, weight, permutations, hidden, cell, rows, tokens, last_only,
-            outputs, last_cell, kept,
-        )  # fmt: skip
-        ctx.save_for_backward(rows, tokens, hidden, cell, weight, permutations, kept)
-        return outputs, last_cell
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, d_outputs, d_last_cell):
-        rows, tokens, hidden, cell, weight, permutations, kept = ctx.saved_tensors
-        batch, time = ctx.sizes[:2]
-        if d_outputs is None:
-            d_outputs = rows.new_zeros(batch, 1 if ctx.last_only else time, weight.shape[1])
-        d_outputs = d_outputs.contiguous()
-        d_last_cell = None if d_last_cell is None else d_last_cell.contiguous()
-        d_rows, d_hidden, d_cell, d_weight = _empty_like(rows, hidden, cell, weight)
-        _call(
-            "alstm_backward", rows.dtype, *ctx.sizes, weight, permutations, hidden, cell, kept, ctx.last_only,
-            d_outputs, d_last_cell, tokens, len(rows), d_rows, d_hidden, d_cell, d_weight,
-        )  # fmt: skip
-        return None, None, d_rows, None, d_hidden, d_cell, d_weight, None
+    return _run(cell, inputs, last_only, gates_2HH, candidate_HH, initial_BH)[0]
 
 
 @_left_alone_by_compilers
@@ -381,9 +261,13 @@ def alstm(
 
     D is H for every head, and N = H/2. The sums are in the order f, i, o, all r, all q, all u; W reaches the first R.
     """
-    size, entries = weight_RD.shape[1], permutations_SN.shape[1]
+    reached, size = weight_RD.shape
+    copies, entries = permutations_SN.shape
+    sizes = (entries, copies, size // (2 * entries))
+    settings = (*sizes, reached, torch.get_num_threads(), permutations_SN.contiguous())
+    cell = _Cell("alstm", settings, sizes, size, last=((copies, 2 * entries),))
     cells = None if cell_BSH is None else cell_BSH.flatten(1)
     states = (hidden_BD, size), (cells, 2 * permutations_SN.numel())
     inputs = _fitting(inputs, 3 * entries + 3 * size, weight_RD.dtype, *states)
-    tensors = (*inputs, hidden_BD, cell_BSH, weight_RD)
-    return _ALSTM.apply(_differentiable(*tensors), last_only, *tensors, permutations_SN.contiguous())
+    outputs_BTD, last_BSH = _run(cell, inputs, last_only, weight_RD, hidden_BD, cell_BSH)
+    return outputs_BTD, last_BSH

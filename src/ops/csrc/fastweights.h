@@ -33,7 +33,7 @@ struct FastWeights {
   const S *weight, *gain, *bias;     // gain is null without layer norm
   const S *first_gain, *first_bias;  // of the layer norm on the preliminary state, or null
   const S* initial;                  // [batch, units], or null for zeros
-  const S *fast, *fast_transposed;   // A_0 and its transpose [batch, units, units], or null for zeros
+  const S* fast;                     // A_0 [batch, units, units], or null for zeros
 
   // Kept of a block: h(0) ... h(T), then of every step q_0 ... q_{S-1}; with layer norm x_s and its scale for every s
   // and for LN_0; c_j for every s.
@@ -60,6 +60,7 @@ struct FastWeights {
       Kept kept{*this,
                 kept_or_null ? reinterpret_cast<Vector<S>*>(kept_or_null) + number * kept_per_block() : own.data()};
       Room room(fast ? units : 0);
+      std::vector<S> turned = fast ? fast_transposed(block) : std::vector<S>();
       std::fill(kept.h(0), kept.h(0) + padded(units), Vector<S>{});
       if (initial) block.load(Rows<S>{initial, nullptr, 1, units}, 0, kept.h(0));
       for (int64_t k = 0; k < time; ++k) {
@@ -74,7 +75,7 @@ struct FastWeights {
           std::copy(sustained ? z.data() : q, (sustained ? z.data() : q) + units, a.data());
           products(kept, k, q, ages.data(), kept.c(k, s));
           add_states(kept, k, kept.c(k, s), a.data());
-          if (fast) add_product(block, fast_transposed, left[k], q, a.data(), room);
+          if (fast) add_product(block, turned.data(), left[k], q, a.data(), room);
           if (gain) normalize(norm, a.data(), kept.x(k, s));
           Vector<S>* next = s + 1 < inner_steps ? kept.q(k, s + 1) : kept.h(k + 1);
           for (int64_t i = 0; i < units; ++i) next[i] = apply<S>(nonlinearity, a[i]);
@@ -128,7 +129,7 @@ struct FastWeights {
             for (int64_t i = 0; i < units; ++i) d[i] += of_g * g[i] + of_q * q[i];
           }
           if (fast) {
-            add_product(block, fast, left[k], g.data(), d_q.data(), room);
+            add_product(block, fast + block.first * units * units, left[k], g.data(), d_q.data(), room);
             for (int64_t i = 0; i < units; ++i) g[i] *= left[k];
             own.store(g.data(), d_a_rows.data(), readings, units, k * inner_steps + s);
             own.store(q, q_rows.data(), readings, units, k * inner_steps + s, width);
@@ -233,13 +234,24 @@ struct FastWeights {
     Buffer<S> sums;
   };
 
-  // to += factor M^T v, with a matrix of its own for every sequence.
+  // A_0^T of every sequence of a block.
+  std::vector<S> fast_transposed(Block block) const {
+    std::vector<S> matrices(block.lanes * units * units);
+    const S* from = fast + block.first * units * units;
+    for (int64_t lane = 0; lane < block.lanes; ++lane)
+      for (int64_t row = 0; row < units; ++row)
+        for (int64_t column = 0; column < units; ++column)
+          matrices[(lane * units + column) * units + row] = *from++;
+    return matrices;
+  }
+
+  // to += factor M^T v, with a matrix M of its own for every sequence of the block.
   void add_product(Block block, const S* matrices, S factor, const Vector<S>* v, Vector<S>* to, Room& room) const {
     Block own{0, block.lanes};
     own.store(v, room.left.data(), 1, units, 0);
     std::fill(room.products.begin(), room.products.end(), S(0));
     for (int64_t lane = 0; lane < block.lanes; ++lane) {
-      const S *matrix = matrices + (block.first + lane) * units * units, *values = &room.left[lane * units];
+      const S *matrix = matrices + lane * units * units, *values = &room.left[lane * units];
       S* __restrict product = &room.products[lane * units];
       int64_t row = 0;
       for (; row + 4 <= units; row += 4) {

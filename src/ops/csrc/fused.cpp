@@ -33,7 +33,7 @@ int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t sym
   void rnn_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,                \
                              const S* weight, const S* gain, const S* bias, const S* initial, const S* kept,           \
                              bool last_only, const S* d_outputs, const int64_t* tokens, int64_t symbols, S* d_inputs,  \
-                             S* d_initial, S* d_weight, S* d_gain, S* d_bias) {                                        \
+                             S* d_weight, S* d_gain, S* d_bias, S* d_initial) {                                        \
     RNN<S>{batch, time, units, threads, nonlinearity, weight, gain, bias, initial}.backward(                           \
         kept, OutputGradients<S>{d_outputs, time, units, last_only},                                                   \
         InputGradients<S>{d_inputs, tokens, symbols, batch, time, units, one_by_one(threads)}, d_initial, d_weight,    \
@@ -43,26 +43,26 @@ int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t sym
                                     bool first_norm) {                                                                 \
     S gain{};                                                                                                          \
     FastWeights<S> cell{batch, time, units, 1, 0, inner_steps, true, 1, 1, nullptr, layer_norm ? &gain : nullptr,      \
-        nullptr, first_norm ? &gain : nullptr, nullptr, nullptr, nullptr, nullptr};                                    \
+        nullptr, first_norm ? &gain : nullptr, nullptr, nullptr, nullptr};                                             \
     return num_blocks<S>(batch) * cell.kept_per_block() * Lanes<S>::count;                                             \
   }                                                                                                                    \
   void fastweights_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,         \
                                     int64_t inner_steps, bool sustained, double decay, double fast_lr,                 \
                                     const S* weight, const S* gain, const S* bias, const S* first_gain,                \
-                                    const S* first_bias, const S* initial, const S* fast, const S* fast_transposed,    \
+                                    const S* first_bias, const S* initial, const S* fast,                              \
                                     const S* inputs, const int64_t* tokens, bool last_only, S* outputs, S* kept) {     \
     FastWeights<S>{batch,  time, units, threads,    nonlinearity, inner_steps, sustained, decay,          fast_lr,     \
-                   weight, gain, bias,  first_gain, first_bias,   initial,     fast,      fast_transposed}             \
+                   weight, gain, bias,  first_gain, first_bias,   initial,     fast}                                   \
         .forward(Rows<S>{inputs, tokens, time, units}, Outputs<S>{outputs, time, units, last_only}, kept);             \
   }                                                                                                                    \
   void fastweights_backward_##suffix(                                                                                  \
       int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity, int64_t inner_steps, bool sustained,  \
       double decay, double fast_lr, const S* weight, const S* gain, const S* bias, const S* first_gain,                \
-      const S* first_bias, const S* initial, const S* fast, const S* fast_transposed, S* kept, bool last_only,         \
-      const S* d_outputs, const int64_t* tokens, int64_t symbols, S* d_inputs, S* d_initial, S* d_fast, S* d_weight,   \
-      S* d_gain, S* d_bias, S* d_first_gain, S* d_first_bias) {                                                        \
+      const S* first_bias, const S* initial, const S* fast, S* kept, bool last_only,                                   \
+      const S* d_outputs, const int64_t* tokens, int64_t symbols, S* d_inputs, S* d_weight, S* d_gain, S* d_bias,      \
+      S* d_first_gain, S* d_first_bias, S* d_initial, S* d_fast) {                                                     \
     FastWeights<S>{batch,  time, units, threads,    nonlinearity, inner_steps, sustained, decay,          fast_lr,     \
-                   weight, gain, bias,  first_gain, first_bias,   initial,     fast,      fast_transposed}             \
+                   weight, gain, bias,  first_gain, first_bias,   initial,     fast}                                   \
         .backward(kept, OutputGradients<S>{d_outputs, time, units, last_only},                                         \
                   InputGradients<S>{d_inputs, tokens, symbols, batch, time, units, one_by_one(threads)}, d_initial,    \
                   d_fast, d_weight, d_gain, d_bias, d_first_gain, d_first_bias);                                       \
@@ -80,7 +80,7 @@ int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t sym
   void lstm_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, const S* weight,                \
                               const S* initial_hidden, const S* initial_cell, const S* kept, bool last_only,           \
                               const S* d_outputs, const S* d_last_cell, const int64_t* tokens, int64_t symbols,        \
-                              S* d_inputs, S* d_initial_hidden, S* d_initial_cell, S* d_weight) {                      \
+                              S* d_inputs, S* d_weight, S* d_initial_hidden, S* d_initial_cell) {                      \
     LSTM<S>{batch, time, units, threads, weight, initial_hidden, initial_cell}.backward(                               \
         kept, OutputGradients<S>{d_outputs, time, units, last_only}, d_last_cell,                                      \
         InputGradients<S>{d_inputs, tokens, symbols, batch, time, 4 * units, one_by_one(threads)}, d_initial_hidden,   \
@@ -98,8 +98,8 @@ int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t sym
   }                                                                                                                    \
   void gru_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, bool reset_before,               \
                              const S* gates, const S* candidate, const S* initial, const S* kept, bool last_only,      \
-                             const S* d_outputs, const int64_t* tokens, int64_t symbols, S* d_inputs, S* d_initial,    \
-                             S* d_gates, S* d_candidate) {                                                             \
+                             const S* d_outputs, const int64_t* tokens, int64_t symbols, S* d_inputs, S* d_gates,      \
+                             S* d_candidate, S* d_initial) {                                                           \
     GRU<S>{batch, time, units, threads, reset_before, gates, candidate, initial}.backward(                             \
         kept, OutputGradients<S>{d_outputs, time, units, last_only},                                                   \
         InputGradients<S>{d_inputs, tokens, symbols, batch, time, 3 * units, one_by_one(threads)}, d_initial, d_gates, \
@@ -110,7 +110,7 @@ int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t sym
     return num_blocks<S>(batch) * cell.kept_per_block() * Lanes<S>::count;                                             \
   }                                                                                                                    \
   void alstm_forward_##suffix(int64_t batch, int64_t time, int64_t entries, int64_t copies, int64_t heads,             \
-                              int64_t reached, int threads, const S* weight, const int64_t* permutations,              \
+                              int64_t reached, int threads, const int64_t* permutations, const S* weight,              \
                               const S* initial_hidden, const S* initial_cell, const S* inputs, const int64_t* tokens,  \
                               bool last_only, S* outputs, S* last_cell, S* kept) {                                     \
     ALSTM<S> cell{batch, time, entries, copies, heads, reached, threads, weight, permutations, initial_hidden,         \
@@ -119,10 +119,10 @@ int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t sym
                  Outputs<S>{outputs, time, cell.outputs_size(), last_only}, last_cell, kept);                          \
   }                                                                                                                    \
   void alstm_backward_##suffix(int64_t batch, int64_t time, int64_t entries, int64_t copies, int64_t heads,            \
-                               int64_t reached, int threads, const S* weight, const int64_t* permutations,             \
+                               int64_t reached, int threads, const int64_t* permutations, const S* weight,             \
                                const S* initial_hidden, const S* initial_cell, const S* kept, bool last_only,          \
                                const S* d_outputs, const S* d_last_cell, const int64_t* tokens, int64_t symbols,       \
-                               S* d_inputs, S* d_initial_hidden, S* d_initial_cell, S* d_weight) {                     \
+                               S* d_inputs, S* d_weight, S* d_initial_hidden, S* d_initial_cell) {                     \
     ALSTM<S> cell{batch, time, entries, copies, heads, reached, threads, weight, permutations, initial_hidden,         \
                   initial_cell};                                                                                       \
     cell.backward(kept, OutputGradients<S>{d_outputs, time, cell.outputs_size(), last_only}, d_last_cell,              \
