@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from scripts import benchmark
+from src.benchmark import PausingClock, kept_bytes, useful_flops
 from src.models.fastweights import FastWeights
 from src.models.gru import GRU
 from src.models.lstm import LSTM
@@ -26,7 +27,7 @@ def run(*arguments):
     out, error, status = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(error):
         patch.setattr("sys.argv", ["benchmark.py", *map(str, arguments)])
-        patch.setattr(benchmark, "MATRIX_SIZE", 64)
+        patch.setattr("src.benchmark.MATRIX_SIZE", 64)
         try:
             benchmark.main()
         except SystemExit as ended:
@@ -92,7 +93,7 @@ def test_ratios_are_those_of_the_times(measured):
 
 
 def test_the_clock_leaves_out_what_it_is_told_to():
-    clock = benchmark.PausingClock()
+    clock = PausingClock()
 
     def work(seconds):
         end = thread_time() + seconds
@@ -129,7 +130,7 @@ def test_bytes_are_counted_once_and_without_parameters():
         return (y * scale + y[1:].exp().sum()).sum()
 
     # x, the factor `scale` of y, exp(y)
-    assert benchmark.kept_bytes(linear, loss) == 4 * (7 * 3 + 7 * 5 + 6 * 5)
+    assert kept_bytes(linear, loss) == 4 * (7 * 3 + 7 * 5 + 6 * 5)
 
 
 def counted(run):
@@ -147,8 +148,8 @@ def test_operations_of_recurrent_products(core):
         inputs, state = torch.randn(1, length, size), core.initial_state(1)
         h = (state[0] if isinstance(state, tuple) else state).requires_grad_()
         state = type(state)(h, *state[1:]) if isinstance(state, tuple) else h
-        assert benchmark.useful_flops(core, length + 1) == counted(lambda i=inputs, s=state: core.scan(i, s)[0])
-    assert benchmark.useful_flops(core, 1) == 0
+        assert useful_flops(core, length + 1) == counted(lambda i=inputs, s=state: core.scan(i, s)[0])
+    assert useful_flops(core, 1) == 0
 
 
 def literal_fast_weights(core, length, chunk):
@@ -179,7 +180,7 @@ def literal_fast_weights(core, length, chunk):
 @pytest.mark.parametrize(("inner_steps", "length"), [(0, 4), (1, 1), (1, 2), (1, 6), (3, 5), (1, 64), (2, 150)])
 def test_operations_of_fast_weights(inner_steps, length):
     core = FastWeights(2, hidden_size=3, num_inner_steps=inner_steps)
-    assert benchmark.useful_flops(core, length) == counted(lambda: literal_fast_weights(core, length, 64))
+    assert useful_flops(core, length) == counted(lambda: literal_fast_weights(core, length, 64))
 
 
 @pytest.mark.parametrize("units", [3, 70])
