@@ -113,7 +113,9 @@ def _train(config: DictConfig, folder: Path, result: dict[str, Any], watch: "Wat
     from src.utils.provenance import provenance
     from src.utils.tensorboard import Curves
 
-    result["provenance"] = provenance(config.trainer.threads, str(choose_device(config.device)))
+    # of this run alone, whichever sweep or process it belongs to
+    command = "python", "-m", "src.train", *OmegaConf.load(folder / ".hydra" / "overrides.yaml")
+    result["provenance"] = provenance(config.trainer.threads, str(choose_device(config.device)), command)
     trainer = build_trainer(config, folder)
     trainer.watch = watch
     model, task, settings = trainer.model, trainer.task, trainer.settings

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import signal
 from pathlib import Path
 
@@ -73,6 +74,15 @@ def test_result_has_all_keys_and_the_metrics_of_the_selected_weights(train, tiny
     assert errors[kept["selected_update"]] == min(errors.values())
     assert kept["metrics"]["val/error"] == pytest.approx(errors[kept["selected_update"]])
     assert only_run().name.endswith(kept["identity"])
+
+
+def test_the_recorded_command_of_a_run_in_a_sweep_is_that_run_alone(train, tiny):
+    assert train("-m", *tiny, "task.num_pairs=2,3").status == 0
+    for folder in Path("outputs/runs").glob("*/"):
+        program, *arguments = shlex.split(result(folder)["provenance"]["command"])
+        assert (program, arguments[:2]) == ("python", ["-m", "src.train"])
+        ended = train(*arguments[2:])
+        assert f"{folder.name} is finished already" in ended.out
 
 
 def test_a_finished_run_is_not_run_again(train, tiny, monkeypatch):

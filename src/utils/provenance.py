@@ -2,8 +2,10 @@
 
 import datetime
 import platform
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,10 +15,10 @@ PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "tensorboard")
 
 
-def provenance(threads: int, device: str) -> dict[str, Any]:
-    """What has to be known to repeat or to doubt a result."""
+def provenance(threads: int, device: str, command: Sequence[str] | None = None) -> dict[str, Any]:
+    """What has to be known to repeat or to doubt a result; the command is that of this process, unless given."""
     return {
-        "command": " ".join(["python", *sys.orig_argv[1:]]),
+        "command": shlex.join(command or ["python", *sys.orig_argv[1:]]),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain")),
         "python": platform.python_version(),
