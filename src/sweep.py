@@ -19,7 +19,7 @@ from src.launchers import fit, outlives_the_sweep
 from src.schema import RunSettings, check
 from src.selection import first_stage, num_of_second_stage, second_stage
 from src.utils import lifeline
-from src.utils.files import write_whole
+from src.utils.files import changing, write_whole
 from src.utils.sweeper import Job, expand, redirect
 
 log = logging.getLogger(__name__)
@@ -49,11 +49,12 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def write_manifest(folder: Path, search: dict[str, Any], runs: dict[str, dict[str, Any]]) -> Manifest:
-    """Write the manifest of a folder: the runs of earlier sweeps stay in it."""
-    earlier = read_manifest(folder)
-    manifest = Manifest(search, (earlier.runs if earlier else {}) | runs)
+    """Write the manifest of a folder: the runs of earlier sweeps, and of those that start with this one, stay in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
+    with changing(folder / MANIFEST):
+        earlier = read_manifest(folder)
+        manifest = Manifest(search, (earlier.runs if earlier else {}) | runs)
+        write_whole(folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
     return manifest
 
 

@@ -2,11 +2,12 @@
 
 import csv
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from src.sweep import read_manifest
+from src.sweep import read_manifest, write_manifest
 from src.trainer import Trainer
 
 SIX = ["-m", "model=irnn,lstm,fastweights", "seed=0,1"]
@@ -141,6 +142,13 @@ def test_the_manifest_knows_the_runs_of_all_sweeps_of_a_folder(train, tiny):
     assert manifest.search == {
         "grid": ["optimizer.lr"], "repeated": ["seed"], "columns": ["model"], "two_stage": False
     }  # fmt: skip
+
+
+def test_the_manifest_loses_no_run_of_sweeps_that_start_at_once(tmp_path):
+    names = [f"run{number}" for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:  # a file's lock holds between threads that opened it each, as between processes
+        list(pool.map(lambda name: write_manifest(tmp_path / "sweep", {}, {name: {}}), names))
+    assert sorted(read_manifest(tmp_path / "sweep").runs) == sorted(names)
 
 
 def test_two_stages_run_the_grid_once_and_repeat_what_was_chosen(train, tiny, trained):

@@ -62,6 +62,14 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Read a file and write it whole with no other process doing the same in between; waits for its turn."""
+    with open(path.with_name(f".{path.name}.lock"), "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def is_locked(folder: Path) -> bool:
     """Whether a process holds the folder. Who tries to lock it in this very instant has to try again."""
     try:
