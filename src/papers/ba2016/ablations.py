@@ -159,7 +159,7 @@ REPRODUCTION = Reproduction(
             _more_inner_steps_are_similar,
         ),
         Claim(
-            "With a weaker memory networks learn with more inner steps, too.",
+            "With a weaker memory networks leave the floor with more inner steps, too.",
             "not in the paper",
             "S=2, 3: with η=0.02 the mean test error is more than 10 points lower, each at its best learning rate",
             _weaker_memory_helps_further_steps,
