@@ -106,6 +106,12 @@ def _execute(config: DictConfig, folder: Path, watch: "Watch | None") -> dict[st
     return result
 
 
+def _command(folder: Path) -> list[str] | None:
+    """What makes this run alone, whichever sweep or process it belongs to; None where Hydra keeps nothing."""
+    overrides = folder / ".hydra" / "overrides.yaml"
+    return ["python", "-m", "src.train", *OmegaConf.load(overrides)] if overrides.exists() else None
+
+
 def _train(config: DictConfig, folder: Path, result: dict[str, Any], watch: "Watch | None") -> None:
     """Fill in the result of a run, new or gone on with."""
     from src.utils.profiler import profiled
@@ -113,9 +119,7 @@ def _train(config: DictConfig, folder: Path, result: dict[str, Any], watch: "Wat
     from src.utils.provenance import provenance
     from src.utils.tensorboard import Curves
 
-    # of this run alone, whichever sweep or process it belongs to
-    command = "python", "-m", "src.train", *OmegaConf.load(folder / ".hydra" / "overrides.yaml")
-    result["provenance"] = provenance(config.trainer.threads, str(choose_device(config.device)), command)
+    result["provenance"] = provenance(config.trainer.threads, str(choose_device(config.device)), _command(folder))
     trainer = build_trainer(config, folder)
     trainer.watch = watch
     model, task, settings = trainer.model, trainer.task, trainer.settings

@@ -101,12 +101,12 @@ def _resolve_run_dir(*, _root_: DictConfig) -> str:
 
 
 def _resolve_by(value: Any, settings: DictConfig, otherwise: Any = None, *, _node_: Node) -> Any:
-    if value not in settings and otherwise is not None:
+    if value in settings:
+        return settings[value]
+    if otherwise is not None:
         return otherwise
-    if value not in settings:
-        known = ", ".join(map(str, settings))
-        raise UserError(f"{_node_._get_full_key(None)} has no value here for {value}, only for {known}; give it one")
-    return settings[value]
+    known = ", ".join(map(str, settings))
+    raise UserError(f"{_node_._get_full_key(None)} has no value here for {value}, only for {known}; give it one")
 
 
 def register_resolvers() -> None:

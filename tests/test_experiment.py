@@ -85,6 +85,12 @@ def test_the_recorded_command_of_a_run_in_a_sweep_is_that_run_alone(train, tiny)
         assert f"{folder.name} is finished already" in ended.out
 
 
+def test_a_run_does_without_the_files_of_hydra(train, tiny):
+    assert train(*tiny, "hydra.output_subdir=null").status == 0
+    assert not (only_run() / ".hydra").exists()
+    assert result(only_run())["provenance"]["command"]
+
+
 def test_a_finished_run_is_not_run_again(train, tiny, monkeypatch):
     train(*tiny)
     before = result(only_run())

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
-from src.identity import CANNOT_CHANGE_THE_RESULT, flat, identity, run_name, stem, varied
+from src.identity import CANNOT_CHANGE_THE_RESULT, flat, identity, register_resolvers, run_name, stem, varied
 from src.schema import Settings, check, locate, signature
 
 
@@ -185,3 +186,14 @@ def test_a_setting_tied_to_the_model_is_not_varied_but_one_outside_of_it_is():
     fast = {"model": "fastweights", "model.hidden_size": 8, "optimizer": "adam", "optimizer.lr": 0.1}
     lstm = {"model": "lstm", "model.hidden_size": 20, "optimizer": "adam", "optimizer.lr": 0.2}
     assert varied([fast, lstm]) == ["model", "optimizer.lr"]
+
+
+def test_a_setting_follows_another():
+    register_resolvers()
+    config = OmegaConf.create({"units": 20, "known": "${by:${units},{20:7,50:8}}", "others": "${by:${units},{50:8},9}"})
+    assert (config.known, config.others) == (7, 9)
+    config.units = 50
+    assert (config.known, config.others) == (8, 8)
+    config.units = 100
+    with pytest.raises(InterpolationResolutionError, match="known has no value here for 100, only for 20, 50"):
+        _ = config.known

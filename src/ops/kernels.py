@@ -122,12 +122,15 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 class _Cell(NamedTuple):
-    """How a kernel is called: `forward(B, T, *settings, *tensors, rows, tokens, ...)`, `kept(B, T, *kept)`."""
+    """How the kernels of a cell are called: `forward(B, T, *settings, *tensors, rows, tokens, ...)`, and so on."""
 
     name: str
     settings: tuple
+    """Sizes beside B and T, threads, and whatever else is not differentiated."""
     kept: tuple
+    """What the size of the room for the backward pass depends on, beside B and T."""
     features: int
+    """Of an output."""
     last: tuple[tuple[int, ...], ...] = ()
     """Of one sequence: shapes of the states, beside the outputs, that are wanted of the last step alone."""
 
@@ -205,15 +208,8 @@ def fastweights(
     The norms are (gain, bias), or (None, None) for none.
     """
     units = weight_HH.shape[0]
-    settings = (
-        units,
-        torch.get_num_threads(),
-        NONLINEARITIES[nonlinearity],
-        num_inner_steps,
-        sustained,
-        decay,
-        fast_lr,
-    )
+    of_memory = (num_inner_steps, sustained, decay, fast_lr)
+    settings = (units, torch.get_num_threads(), NONLINEARITIES[nonlinearity], *of_memory)
     kept = (units, num_inner_steps, norm[0] is not None, preliminary_norm[0] is not None)
     inputs = _checked(inputs, 1, weight_HH, initial_BH, fast_BHH)
     tensors = (weight_HH, *norm, *preliminary_norm, initial_BH, fast_BHH)
