@@ -12,7 +12,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import Core, Kernel
+from src.models.base import Core, Kernel, last_step
 from src.ops import kernels
 from src.ops.inputs import Inputs
 
@@ -127,7 +127,7 @@ class ALSTM(Core):
         h_BTD, c_BSH = kernels.alstm(
             inputs, *(state or (None, None)), self.recurrent.weight, self.permutations_SN, last_only
         )
-        return h_BTD, ALSTMState(h_BTD[:, -1], c_BSH) if carry else None
+        return h_BTD, ALSTMState(last_step(h_BTD), c_BSH) if carry else None
 
     def _permuted(self, keys_BK2N: Tensor) -> Tensor:
         """P_s of every key for every copy, [B, K, S, 2, N]."""

@@ -37,6 +37,11 @@ def state_tensors(state: State) -> list[Tensor]:
     return [state] if isinstance(state, Tensor) else list(state)
 
 
+def last_step(y: Tensor) -> Tensor:
+    """Of outputs [B, T, H] those of the last step, [B, H]; if they are those alone, as they are."""
+    return y[:, -1] if y.ndim == 3 else y
+
+
 class Core(nn.Module):
     """A recurrent network without its encoder and its head.
 
@@ -85,7 +90,7 @@ class Core(nn.Module):
             inputs: projected inputs [B, T, P], or a table of them with tokens; T >= 1.
             state: the state to start from; `initial_state` if None.
             carry: whether the state after the last step is wanted; if not, None may stand in its place.
-            last_only: give the output of the last step only, [B, 1, H].
+            last_only: give the output of the last step only, [B, H].
         """
         inputs = Inputs(inputs) if isinstance(inputs, Tensor) else inputs
         has_kernel = type(self).fused is not Core.fused
@@ -93,7 +98,7 @@ class Core(nn.Module):
             return self.fused(inputs, state, carry, last_only)
         form = self.scan if self.kernel == "reference" else self.vectorized
         y_BTH, state = form(inputs.vectors, state)
-        return y_BTH[:, -1:] if last_only else y_BTH, state
+        return last_step(y_BTH) if last_only else y_BTH, state
 
     def scan(self, p_BTP: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """The definition: one step after the other."""
@@ -133,4 +138,4 @@ class Core(nn.Module):
 
 def gain_and_bias(norm: nn.Module) -> tuple[Tensor | None, Tensor | None]:
     """The parameters of a layer norm; (None, None) for the identity in its place."""
-    return getattr(norm, "weight", None), getattr(norm, "bias", None)
+    return (norm.weight, norm.bias) if isinstance(norm, nn.LayerNorm) else (None, None)

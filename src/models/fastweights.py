@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
-from src.models.base import NONLINEARITIES, Core, Kernel, Nonlinearity, gain_and_bias
+from src.models.base import NONLINEARITIES, Core, Kernel, Nonlinearity, gain_and_bias, last_step
 from src.models.init import scaled_identity_, uniform_fan_out_
 from src.ops import kernels
 from src.ops.inputs import Inputs
@@ -165,7 +165,7 @@ class FastWeights(Core):
         """The kernel of `src/ops/csrc/fastweights.h`, chunk by chunk."""
         if self.write != "state":
             h_BTH, state = self.scan(inputs.vectors, state)
-            return h_BTH[:, -1:] if last_only else h_BTH, state
+            return last_step(h_BTH) if last_only else h_BTH, state
         h_BH, A_BHH = (None, None) if state is None else state
         outputs: list[Tensor] = []
         steps_left = inputs.batch_and_time[1]
@@ -190,10 +190,9 @@ class FastWeights(Core):
                 before_BH = torch.zeros_like(h_BTH[:, 0]) if h_BH is None else h_BH
                 past_BtH = torch.cat([before_BH[:, None], h_BTH[:, :-1]], dim=1)
                 A_BHH, h_BH = self._written(past_BtH, A_BHH), h_BTH[:, -1]
-                h_BTH = h_BTH[:, -1:] if last_only else h_BTH
-            outputs.append(h_BTH)
+            outputs.append(last_step(h_BTH) if last_only else h_BTH)
         y_BTH = outputs[-1] if last_only or len(outputs) == 1 else torch.cat(outputs, dim=1)
-        return y_BTH, FastWeightsState(y_BTH[:, -1], A_BHH) if carry and A_BHH is not None else None
+        return y_BTH, FastWeightsState(last_step(y_BTH), A_BHH) if carry and A_BHH is not None else None
 
     def _written(self, past_BtH: Tensor, carried_BHH: Tensor | None) -> Tensor:
         """The closed sum of equation 1 over the states of the past, and what is left of A before them."""

@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import Core, Kernel
+from src.models.base import Core, Kernel, last_step
 from src.ops import kernels
 from src.ops.inputs import Inputs
 
@@ -84,4 +84,4 @@ class GRU(Core):
         """The kernel of `src/ops/csrc/gru.h`."""
         weights = self.recurrent_gates.weight, self.recurrent_candidate.weight
         h_BTH = kernels.gru(inputs, state, *weights, self.reset_before, last_only)
-        return h_BTH, h_BTH[:, -1] if carry else None
+        return h_BTH, last_step(h_BTH) if carry else None

@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import Core, Kernel
+from src.models.base import Core, Kernel, last_step
 from src.ops import kernels
 from src.ops.inputs import Inputs
 
@@ -86,4 +86,4 @@ class LSTM(Core):
     ) -> tuple[Tensor, LSTMState | None]:
         """The kernel of `src/ops/csrc/lstm.h`."""
         h_BTH, c_BH = kernels.lstm(inputs, *(state or (None, None)), self.recurrent.weight, last_only)
-        return h_BTH, LSTMState(h_BTH[:, -1], c_BH) if carry else None
+        return h_BTH, LSTMState(last_step(h_BTH), c_BH) if carry else None

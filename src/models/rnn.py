@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import NONLINEARITIES, Core, Kernel, Nonlinearity, gain_and_bias
+from src.models.base import NONLINEARITIES, Core, Kernel, Nonlinearity, gain_and_bias, last_step
 from src.models.init import spectral_radius_, uniform_fan_out_
 from src.ops import kernels
 from src.ops.inputs import Inputs
@@ -88,4 +88,4 @@ class RNN(Core):
         """The kernel of `src/ops/csrc/rnn.h`."""
         weights = self.recurrent.weight, *gain_and_bias(self.norm)
         h_BTH = kernels.rnn(inputs, state, *weights, self.nonlinearity, last_only)
-        return h_BTH, h_BTH[:, -1] if carry else None
+        return h_BTH, last_step(h_BTH) if carry else None

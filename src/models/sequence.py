@@ -10,7 +10,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from src.models.base import NONLINEARITIES, Core, Nonlinearity, State
+from src.models.base import NONLINEARITIES, Core, Nonlinearity, State, last_step
 from src.models.init import uniform_fan_out_
 from src.ops.inputs import Inputs
 from src.tasks.base import InputSpec, OutputSpec
@@ -22,7 +22,7 @@ class Output(NamedTuple):
     prediction: Tensor
     """Logits or values: [B, size], or [B, T, size] where the task asks at every step."""
     hidden_BTH: Tensor
-    """Of every step; of the last one alone, [B, 1, H], where nothing else is asked for (see `keep_hidden`)."""
+    """Of every step; of the last one alone, [B, H], where nothing else is asked for (see `keep_hidden`)."""
     state: State | None
     """After the last step, where it was asked for."""
 
@@ -95,11 +95,8 @@ class SequenceModel(nn.Module):
         """
         last_only = not (self.output_spec.every_step or self.keep_hidden)
         hidden_BTH, state = self.core(self.project(inputs), state, carry, last_only)
-        if self.output_spec.every_step:
-            return Output(self.head(hidden_BTH), hidden_BTH, state)
-        # of one step a view, whose gradient is a view too, while that of a selection is a new tensor
-        last_BH = hidden_BTH.squeeze(1) if last_only else hidden_BTH[:, -1]
-        return Output(self.head(last_BH), hidden_BTH, state)
+        asked = hidden_BTH if self.output_spec.every_step else last_step(hidden_BTH)
+        return Output(self.head(asked), hidden_BTH, state)
 
     def project(self, inputs: Tensor) -> Inputs:
         """What the inputs contribute to the core at every step.
@@ -108,11 +105,12 @@ class SequenceModel(nn.Module):
         are symbols, the whole table is projected once.
         """
         dropping = self.training and self.input_dropout > 0
-        if self.embedding is None:
-            return Inputs(self.core.project(self._encode(inputs)))
+        core, embedding = self.core, self.embedding
+        if embedding is None:
+            return Inputs(core.project(self._encode(inputs)))
         if dropping or inputs.numel() <= self.input_spec.size:
-            return Inputs(self.core.project(self._encode(self.embedding(inputs))))
-        return Inputs(self.core.project(self._encode(self.embedding.weight)), inputs)
+            return Inputs(core.project(self._encode(embedding(inputs))))
+        return Inputs(core.project(self._encode(embedding.weight)), inputs)
 
     def _encode(self, x: Tensor) -> Tensor:
         """From vectors or embeddings to the core's input, one position at a time."""

@@ -26,7 +26,9 @@ class Inputs(NamedTuple):
 
     def split(self, num_steps: int) -> Iterator["Inputs"]:
         """Pieces of so many steps; the last one may be shorter."""
-        if self.tokens is None:
+        if self.batch_and_time[1] <= num_steps:
+            yield self
+        elif self.tokens is None:
             yield from (Inputs(piece) for piece in self.rows.split(num_steps, dim=1))
         else:
             yield from (Inputs(self.rows, piece) for piece in self.tokens.split(num_steps, dim=1))

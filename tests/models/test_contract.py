@@ -126,7 +126,7 @@ def test_the_last_output_alone_is_the_last_of_all_with_its_gradients(file, varia
 
     def last_of_all(core, p_BTP, state):
         y_BTH, end = core(p_BTP, state)
-        return y_BTH[:, -1:], end
+        return y_BTH[:, -1], end
 
     def last_alone(core, p_BTP, state):
         return core(p_BTP, state, last_only=True)
@@ -138,7 +138,7 @@ def test_the_last_output_alone_is_the_last_of_all_with_its_gradients(file, varia
         assert_same(core, last_of_all, last_alone, x_BTX, state)
         assert_same(
             core,
-            nothing_else(lambda core, p_BTP, state: core(p_BTP, state)[0][:, -1:]),
+            nothing_else(lambda core, p_BTP, state: core(p_BTP, state)[0][:, -1]),
             nothing_else(lambda core, p_BTP, state: core(p_BTP, state, carry=False, last_only=True)[0]),
             x_BTX,
             state,

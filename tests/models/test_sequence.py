@@ -32,7 +32,7 @@ def test_tokens_are_embedded_expanded_read_by_the_core_and_answered_by_the_head(
     expected = second(torch.relu(first(hidden_BTH[:, -1])))
     output = model(tokens_BT)
     assert_close(output.prediction, expected, rtol=0, atol=1e-12)
-    assert_close(output.hidden_BTH, hidden_BTH[:, -1:], rtol=0, atol=1e-12)
+    assert_close(output.hidden_BTH, hidden_BTH[:, -1], rtol=0, atol=1e-12)
     assert_close(output.state, state_BH, rtol=0, atol=1e-12)
     model.keep_hidden = True
     assert_close(model(tokens_BT).hidden_BTH, hidden_BTH, rtol=0, atol=1e-12)

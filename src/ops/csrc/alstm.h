@@ -57,7 +57,7 @@ struct ALSTM {
 
   void forward(Rows<S> inputs, Outputs<S> outputs, S* last_cell, S* kept) const {
     Packed<S> recurrent(weight, reached, outputs_size(), outputs_size(), 1);
-    for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
+    for_each_block<S>(batch, threads, ascending, [&](int64_t number, Block block) {
       Buffer<S> h(outputs_size()), first(cell_size()), scratch(kept ? 0 : kept_per_step());
       // the product writes whole tiles: where it ends before the contents do, it adds zeros to some of them
       Buffer<S> a(std::max(features(), padded(reached))), w(2 * heads * entries);
@@ -92,7 +92,7 @@ struct ALSTM {
     int64_t width = whole_vectors<S>(outputs_size());
     Packed<S> transposed(weight, outputs_size(), reached, 1, outputs_size());
     BlockGradients<S> weights(num_blocks<S>(batch), reached, outputs_size(), one_by_one(threads));
-    for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
+    for_each_block<S>(batch, threads, descending, [&](int64_t number, Block block) {
       Buffer<S> d_h(outputs_size()), d_c(cell_size()), from_next(padded(outputs_size()));
       Buffer<S> d_a(features()), d_v(outputs_size()), w(outputs_size());
       Block own{0, block.lanes};

@@ -55,7 +55,7 @@ struct FastWeights {
     Packed<S> recurrent(weight, units, units, units, 1);
     LayerNorm<S> norm{gain, bias, units}, first_norm{first_gain, first_bias, units};
     std::vector<S> ages = powers(fast_lr), left = powers(decay);
-    for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
+    for_each_block<S>(batch, threads, ascending, [&](int64_t number, Block block) {
       Buffer<S> own(kept_or_null ? 0 : kept_per_block()), z(padded(units)), a(units);
       Kept kept{*this,
                 kept_or_null ? reinterpret_cast<Vector<S>*>(kept_or_null) + number * kept_per_block() : own.data()};
@@ -65,7 +65,7 @@ struct FastWeights {
       if (initial) block.load(Rows<S>{initial, nullptr, 1, units}, 0, kept.h(0));
       for (int64_t k = 0; k < time; ++k) {
         block.load(inputs, k, z.data());
-        recurrent.multiply_add(kept.h(k), z.data());
+        if (k >= first_state()) recurrent.multiply_add(kept.h(k), z.data());
         Vector<S>* q = kept.q(k, 0);
         std::copy(z.data(), z.data() + units, q);
         if (first_gain) normalize(first_norm, q, kept.x(k, norms() - 1));
@@ -95,7 +95,7 @@ struct FastWeights {
     BlockGradients<S> weights(blocks, units, units, one_by_one(threads));
     BlockGradients<S> states(fast ? batch : 0, units, units, false);
     std::vector<S> norms_gradients(blocks * 4 * units);
-    for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
+    for_each_block<S>(batch, threads, descending, [&](int64_t number, Block block) {
       Kept kept{*this, reinterpret_cast<Vector<S>*>(kept_of_all) + number * kept_per_block()};
       Buffer<S> d_h((time + 1) * padded(units)), g(units), d_z(padded(units)), d_q(units), e(time);
       Buffer<S> sums(4 * units);
@@ -122,12 +122,7 @@ struct FastWeights {
           }
           products(kept, k, g.data(), ages.data(), e.data());
           add_states(kept, k, e.data(), d_q.data());
-          const Vector<S>* c = kept.c(k, s);
-          for (int64_t j = first_state(); j <= k; ++j) {
-            Vector<S>* d = d_h.data() + j * padded(units);
-            Vector<S> of_g = c[j], of_q = e[j];
-            for (int64_t i = 0; i < units; ++i) d[i] += of_g * g[i] + of_q * q[i];
-          }
+          add_to_states(k, kept.c(k, s), g.data(), e.data(), q, d_h.data());
           if (fast) {
             add_product(block, fast + block.first * units * units, left[k], g.data(), d_q.data(), room);
             for (int64_t i = 0; i < units; ++i) g[i] *= left[k];
@@ -150,7 +145,7 @@ struct FastWeights {
       for (int64_t lane = 0; fast && lane < block.lanes; ++lane)
         states.add(block.first + lane, d_a_rows.data() + lane * readings * units, units,
                    q_rows.data() + lane * readings * width, readings);
-      for (int64_t i = 0; i < 4 * units; ++i)
+      for (int64_t i = gain ? 0 : 2 * units; i < (first_gain ? 4 : 2) * units; ++i)
         norms_gradients[number * 4 * units + i] = sum_of_lanes<S>(sums[i], block.lanes);
       weights.add_recurrent(number, block, time, rows,
                             [&](int64_t k) { return k < first_state() ? nullptr : kept.h(k); });
@@ -227,6 +222,29 @@ struct FastWeights {
     }
   }
 
+  // h(j)' += c_j a_s' + e_j q_s for all states j <= k, h' being [state, unit].
+  void add_to_states(int64_t k, const Vector<S>* c, const Vector<S>* d_a, const Vector<S>* e, const Vector<S>* q,
+                     Vector<S>* d_h) const {
+    int64_t j = first_state(), next = padded(units);
+    for (; j + 4 <= k + 1; j += 4) {
+      Vector<S>* d = d_h + j * next;
+      Vector<S> c0 = c[j], c1 = c[j + 1], c2 = c[j + 2], c3 = c[j + 3];
+      Vector<S> e0 = e[j], e1 = e[j + 1], e2 = e[j + 2], e3 = e[j + 3];
+      for (int64_t i = 0; i < units; ++i) {
+        Vector<S> of_a = d_a[i], of_q = q[i];
+        d[i] += c0 * of_a + e0 * of_q;
+        d[next + i] += c1 * of_a + e1 * of_q;
+        d[2 * next + i] += c2 * of_a + e2 * of_q;
+        d[3 * next + i] += c3 * of_a + e3 * of_q;
+      }
+    }
+    for (; j <= k; ++j) {
+      Vector<S>* d = d_h + j * next;
+      Vector<S> c0 = c[j], e0 = e[j];
+      for (int64_t i = 0; i < units; ++i) d[i] += c0 * d_a[i] + e0 * q[i];
+    }
+  }
+
   // Room for the products below: a row of units for every lane, twice, and a vector for every unit.
   struct Room {
     explicit Room(int64_t units) : left(Lanes<S>::count * units), products(left.size()), sums(units) {}
@@ -240,8 +258,7 @@ struct FastWeights {
     const S* from = fast + block.first * units * units;
     for (int64_t lane = 0; lane < block.lanes; ++lane)
       for (int64_t row = 0; row < units; ++row)
-        for (int64_t column = 0; column < units; ++column)
-          matrices[(lane * units + column) * units + row] = *from++;
+        for (int64_t column = 0; column < units; ++column) matrices[(lane * units + column) * units + row] = *from++;
     return matrices;
   }
 

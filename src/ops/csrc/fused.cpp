@@ -11,24 +11,19 @@ using namespace fused;
 
 extern "C" {
 
-int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t symbols) {
-  int64_t outside = 0;
-  for (int64_t position = 0; position < positions; ++position)
-    outside += tokens[position] < 0 || tokens[position] >= symbols;
-  return outside;
-}
-
 #define DEFINE(S, suffix)                                                                                              \
   int64_t rnn_kept_##suffix(int64_t batch, int64_t time, int64_t units, bool layer_norm) {                             \
     S gain{};                                                                                                          \
     RNN<S> cell{batch, time, units, 1, 0, nullptr, layer_norm ? &gain : nullptr, nullptr, nullptr};                    \
     return num_blocks<S>(batch) * time * cell.kept_per_step() * Lanes<S>::count;                                       \
   }                                                                                                                    \
-  void rnn_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,                 \
+  bool rnn_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,                 \
                             const S* weight, const S* gain, const S* bias, const S* initial, const S* inputs,          \
-                            const int64_t* tokens, bool last_only, S* outputs, S* kept) {                              \
+                            const int64_t* tokens, int64_t symbols, bool last_only, S* outputs, S* kept) {             \
+    if (any_outside(tokens, batch * time, symbols)) return false;                                                      \
     RNN<S>{batch, time, units, threads, nonlinearity, weight, gain, bias, initial}.forward(                            \
         Rows<S>{inputs, tokens, time, units}, Outputs<S>{outputs, time, units, last_only}, kept);                      \
+    return true;                                                                                                       \
   }                                                                                                                    \
   void rnn_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,                \
                              const S* weight, const S* gain, const S* bias, const S* initial, const S* kept,           \
@@ -46,14 +41,16 @@ int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t sym
         nullptr, first_norm ? &gain : nullptr, nullptr, nullptr, nullptr};                                             \
     return num_blocks<S>(batch) * cell.kept_per_block() * Lanes<S>::count;                                             \
   }                                                                                                                    \
-  void fastweights_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,         \
+  bool fastweights_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,         \
                                     int64_t inner_steps, bool sustained, double decay, double fast_lr,                 \
                                     const S* weight, const S* gain, const S* bias, const S* first_gain,                \
-                                    const S* first_bias, const S* initial, const S* fast,                              \
-                                    const S* inputs, const int64_t* tokens, bool last_only, S* outputs, S* kept) {     \
+                                    const S* first_bias, const S* initial, const S* fast, const S* inputs,             \
+                                    const int64_t* tokens, int64_t symbols, bool last_only, S* outputs, S* kept) {     \
+    if (any_outside(tokens, batch * time, symbols)) return false;                                                      \
     FastWeights<S>{batch,  time, units, threads,    nonlinearity, inner_steps, sustained, decay,          fast_lr,     \
                    weight, gain, bias,  first_gain, first_bias,   initial,     fast}                                   \
         .forward(Rows<S>{inputs, tokens, time, units}, Outputs<S>{outputs, time, units, last_only}, kept);             \
+    return true;                                                                                                       \
   }                                                                                                                    \
   void fastweights_backward_##suffix(                                                                                  \
       int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity, int64_t inner_steps, bool sustained,  \
@@ -71,11 +68,13 @@ int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t sym
     LSTM<S> cell{batch, time, units, 1, nullptr, nullptr, nullptr};                                                    \
     return num_blocks<S>(batch) * cell.kept_per_block() * Lanes<S>::count;                                             \
   }                                                                                                                    \
-  void lstm_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, const S* weight,                 \
+  bool lstm_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, const S* weight,                 \
                              const S* initial_hidden, const S* initial_cell, const S* inputs, const int64_t* tokens,   \
-                             bool last_only, S* outputs, S* last_cell, S* kept) {                                      \
+                             int64_t symbols, bool last_only, S* outputs, S* last_cell, S* kept) {                     \
+    if (any_outside(tokens, batch * time, symbols)) return false;                                                      \
     LSTM<S>{batch, time, units, threads, weight, initial_hidden, initial_cell}.forward(                                \
         Rows<S>{inputs, tokens, time, 4 * units}, Outputs<S>{outputs, time, units, last_only}, last_cell, kept);       \
+    return true;                                                                                                       \
   }                                                                                                                    \
   void lstm_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, const S* weight,                \
                               const S* initial_hidden, const S* initial_cell, const S* kept, bool last_only,           \
@@ -90,11 +89,13 @@ int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t sym
     GRU<S> cell{batch, time, units, 1, reset_before, nullptr, nullptr, nullptr};                                       \
     return num_blocks<S>(batch) * time * cell.kept_per_step() * Lanes<S>::count;                                       \
   }                                                                                                                    \
-  void gru_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, bool reset_before,                \
+  bool gru_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, bool reset_before,                \
                             const S* gates, const S* candidate, const S* initial, const S* inputs,                     \
-                            const int64_t* tokens, bool last_only, S* outputs, S* kept) {                              \
+                            const int64_t* tokens, int64_t symbols, bool last_only, S* outputs, S* kept) {             \
+    if (any_outside(tokens, batch * time, symbols)) return false;                                                      \
     GRU<S>{batch, time, units, threads, reset_before, gates, candidate, initial}.forward(                              \
         Rows<S>{inputs, tokens, time, 3 * units}, Outputs<S>{outputs, time, units, last_only}, kept);                  \
+    return true;                                                                                                       \
   }                                                                                                                    \
   void gru_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, bool reset_before,               \
                              const S* gates, const S* candidate, const S* initial, const S* kept, bool last_only,      \
@@ -109,14 +110,16 @@ int64_t tokens_outside_i64(const int64_t* tokens, int64_t positions, int64_t sym
     ALSTM<S> cell{batch, time, entries, copies, heads, 0, 1, nullptr, nullptr, nullptr, nullptr};                      \
     return num_blocks<S>(batch) * cell.kept_per_block() * Lanes<S>::count;                                             \
   }                                                                                                                    \
-  void alstm_forward_##suffix(int64_t batch, int64_t time, int64_t entries, int64_t copies, int64_t heads,             \
+  bool alstm_forward_##suffix(int64_t batch, int64_t time, int64_t entries, int64_t copies, int64_t heads,             \
                               int64_t reached, int threads, const int64_t* permutations, const S* weight,              \
                               const S* initial_hidden, const S* initial_cell, const S* inputs, const int64_t* tokens,  \
-                              bool last_only, S* outputs, S* last_cell, S* kept) {                                     \
+                              int64_t symbols, bool last_only, S* outputs, S* last_cell, S* kept) {                    \
+    if (any_outside(tokens, batch * time, symbols)) return false;                                                      \
     ALSTM<S> cell{batch, time, entries, copies, heads, reached, threads, weight, permutations, initial_hidden,         \
                   initial_cell};                                                                                       \
     cell.forward(Rows<S>{inputs, tokens, time, cell.features()},                                                       \
                  Outputs<S>{outputs, time, cell.outputs_size(), last_only}, last_cell, kept);                          \
+    return true;                                                                                                       \
   }                                                                                                                    \
   void alstm_backward_##suffix(int64_t batch, int64_t time, int64_t entries, int64_t copies, int64_t heads,            \
                                int64_t reached, int threads, const int64_t* permutations, const S* weight,             \

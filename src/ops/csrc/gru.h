@@ -26,19 +26,20 @@ struct GRU {
 
   void forward(Rows<S> inputs, Outputs<S> outputs, S* kept) const {
     Packed<S> to_gates(gates, 2 * units, units, units, 1), to_candidate(candidate, units, units, units, 1);
-    for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
+    for_each_block<S>(batch, threads, ascending, [&](int64_t number, Block block) {
       // the products write whole tiles, so what follows a group of sums must be read before it is written over
       Buffer<S> h(units), p(3 * units), a(padded(2 * units)), m(padded(units)), reset(units);
       if (initial) block.load(Rows<S>{initial, nullptr, 1, units}, 0, h.data());
       for (int64_t t = 0; t < time; ++t) {
         block.load(inputs, t, p.data());
         std::copy(p.data(), p.data() + 2 * units, a.data());
-        to_gates.multiply_add(h.data(), a.data());
+        bool from_zero = t == 0 && !initial;
+        if (!from_zero) to_gates.multiply_add(h.data(), a.data());
         for (int64_t n = 0; n < 2 * units; ++n) a[n] = sigmoid<S>(a[n]);
         const Vector<S>*r = a.data(), *u = r + units;
         std::fill(m.data(), m.data() + padded(units), Vector<S>{});
         for (int64_t n = 0; n < units; ++n) reset[n] = reset_before ? r[n] * h[n] : h[n];
-        to_candidate.multiply_add(reset.data(), m.data());
+        if (!from_zero) to_candidate.multiply_add(reset.data(), m.data());
         auto* keep = kept ? reinterpret_cast<Vector<S>*>(kept) + (number * time + t) * kept_per_step() : nullptr;
         for (int64_t n = 0; n < units; ++n) {
           Vector<S> c = hyperbolic_tangent<S>(p[2 * units + n] + (reset_before ? m[n] : r[n] * m[n]));
@@ -62,7 +63,7 @@ struct GRU {
     int64_t blocks = num_blocks<S>(batch), width = whole_vectors<S>(units);
     bool shared = one_by_one(threads);
     BlockGradients<S> of_gates(blocks, 2 * units, units, shared), of_candidate(blocks, units, units, shared);
-    for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
+    for_each_block<S>(batch, threads, descending, [&](int64_t number, Block block) {
       Buffer<S> d_h(padded(units)), y(units), d_p(3 * units), k(padded(units)), d_m(units);
       int64_t rows = block.lanes * time;
       std::vector<S> m_rows(rows * units), h_rows(rows * width), read_rows(rows * width);
@@ -80,14 +81,15 @@ struct GRU {
           d_m[n] = reset_before ? d_c[n] : r[n] * d_c[n];
           d_h[n] = u[n] * g;
         }
+        bool from_zero = t == 0 && !d_initial;
         std::fill(k.data(), k.data() + padded(units), Vector<S>{});
-        from_candidate.multiply_add(d_m.data(), k.data());
+        if (!from_zero) from_candidate.multiply_add(d_m.data(), k.data());
         for (int64_t n = 0; n < units; ++n) {
           d_r[n] = r[n] * (S(1) - r[n]) * (reset_before ? k[n] * h[n] : d_c[n] * product[n]);
           d_h[n] += reset_before ? k[n] * r[n] : k[n];
           y[n] = reset_before ? r[n] * h[n] : h[n];
         }
-        from_gates.multiply_add(d_p.data(), d_h.data());
+        if (!from_zero) from_gates.multiply_add(d_p.data(), d_h.data());
         own.store(d_p.data(), p_rows, time, 3 * units, t);
         own.store(d_m.data(), m_rows.data(), time, units, t);
         own.store(h, h_rows.data(), time, units, t, width);

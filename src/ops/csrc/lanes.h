@@ -213,6 +213,13 @@ struct Rows {
   }
 };
 
+inline bool any_outside(const int64_t* tokens, int64_t positions, int64_t symbols) {
+  bool outside = false;
+  for (int64_t position = 0; tokens && position < positions; ++position)
+    outside |= tokens[position] < 0 || tokens[position] >= symbols;
+  return outside;
+}
+
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)
 #define TRANSPOSES_IN_REGISTERS 1
@@ -338,17 +345,23 @@ inline bool one_by_one([[maybe_unused]] int threads) {
 #endif
 }
 
+enum Order { ascending, descending };
+
 // Calls run(block number, block) for every block. What a block writes is its own, so the number of threads cannot
-// change a result.
+// change a result. A backward pass begins with the blocks that the forward pass ended with: what they have kept may
+// still be in the cache.
 template <class S, class Run>
-void for_each_block(int64_t batch, [[maybe_unused]] int threads, Run run) {
-  int64_t blocks = num_blocks<S>(batch);
+void for_each_block(int64_t batch, int threads, Order order, Run run) {
+  int64_t blocks = num_blocks<S>(batch), parts = one_by_one(threads) ? 1 : std::min<int64_t>(threads, blocks);
 #ifdef _OPENMP
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && blocks > 1)
+#pragma omp parallel for schedule(static) num_threads(parts) if (parts > 1)
 #endif
-  for (int64_t number = 0; number < blocks; ++number) {
-    int64_t first = number * Lanes<S>::count;
-    run(number, Block{first, std::min<int64_t>(Lanes<S>::count, batch - first)});
+  for (int64_t part = 0; part < parts; ++part) {
+    int64_t begin = part * blocks / parts, end = (part + 1) * blocks / parts;
+    for (int64_t n = begin; n < end; ++n) {
+      int64_t number = order == ascending ? n : begin + end - 1 - n, first = number * Lanes<S>::count;
+      run(number, Block{first, std::min<int64_t>(Lanes<S>::count, batch - first)});
+    }
   }
 }
 
@@ -440,10 +453,10 @@ class BlockGradients {
       to = std::copy(data_.data() + row * width_, data_.data() + row * width_ + columns_, to);
   }
 
-  // The sum over the blocks, always in the same order.
+  // The sum over the blocks, in the order in which blocks that share a matrix are added to it.
   void sum_to(S* to) const {
     std::fill(to, to + rows_ * columns_, S(0));
-    for (int64_t block = 0; block < blocks_; ++block)
+    for (int64_t block = blocks_ - 1; block >= 0; --block)
       for (int64_t row = 0; row < rows_; ++row)
         for (int64_t column = 0; column < columns_; ++column)
           to[row * columns_ + column] += data_[(block * rows_ + row) * width_ + column];
@@ -455,7 +468,7 @@ class BlockGradients {
 };
 
 // The gradient of the inputs: of every position, or, where a table is given with tokens, the sum over the positions of
-// each symbol, in their order. Then the rows of blocks that come one by one share the room of one block, in the cache.
+// each symbol, block by block. Then the rows of blocks that come one by one share the room of one block, in the cache.
 template <class S>
 class InputGradients {
  public:
@@ -476,7 +489,12 @@ class InputGradients {
 
   // To be called after all blocks.
   void finish() {
-    if (tokens_ && !shared_) add(0, batch_ * time_, rows_.get());
+    if (!tokens_ || shared_) return;
+    for (int64_t end = batch_; end > 0;) {  // the same order
+      int64_t begin = (end - 1) / Lanes<S>::count * Lanes<S>::count;
+      add(begin * time_, (end - begin) * time_, rows_.get() + begin * time_ * units_);
+      end = begin;
+    }
   }
 
  private:

@@ -24,7 +24,7 @@ struct LSTM {
 
   void forward(Rows<S> inputs, Outputs<S> outputs, S* last_cell, S* kept) const {
     Packed<S> recurrent(weight, 4 * units, units, units, 1);
-    for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
+    for_each_block<S>(batch, threads, ascending, [&](int64_t number, Block block) {
       Buffer<S> h(units), c(units), a(padded(4 * units));
       if (initial_hidden) block.load(Rows<S>{initial_hidden, nullptr, 1, units}, 0, h.data());
       if (initial_cell) block.load(Rows<S>{initial_cell, nullptr, 1, units}, 0, c.data());
@@ -55,7 +55,7 @@ struct LSTM {
     Packed<S> transposed(weight, units, 4 * units, 1, units);
     int64_t width = whole_vectors<S>(units);
     BlockGradients<S> weights(num_blocks<S>(batch), 4 * units, units, one_by_one(threads));
-    for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
+    for_each_block<S>(batch, threads, descending, [&](int64_t number, Block block) {
       Buffer<S> h(units), d_h(units), d_c(units), from_next(padded(units)), d_a(4 * units);
       std::vector<S> h_rows(block.lanes * time * width);
       Block own{0, block.lanes};

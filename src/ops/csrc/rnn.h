@@ -25,7 +25,7 @@ struct RNN {
   void forward(Rows<S> inputs, Outputs<S> outputs, S* kept) const {
     Packed<S> recurrent(weight, units, units, units, 1);
     LayerNorm<S> norm{gain, bias, units};
-    for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
+    for_each_block<S>(batch, threads, ascending, [&](int64_t number, Block block) {
       Buffer<S> h(padded(units)), a(padded(units));
       if (initial) block.load(Rows<S>{initial, nullptr, 1, units}, 0, h.data());
       for (int64_t t = 0; t < time; ++t) {
@@ -50,7 +50,7 @@ struct RNN {
     int64_t blocks = num_blocks<S>(batch);
     BlockGradients<S> weights(blocks, units, units, one_by_one(threads));
     std::vector<S> gains(blocks * units), biases(blocks * units);
-    for_each_block<S>(batch, threads, [&](int64_t number, Block block) {
+    for_each_block<S>(batch, threads, descending, [&](int64_t number, Block block) {
       Buffer<S> g(padded(units)), first(units), from_next(padded(units));
       Buffer<S> sum_gain(units), sum_bias(units);
       Block own{0, block.lanes};
