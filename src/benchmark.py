@@ -63,13 +63,13 @@ class Sequences(AssociativeRetrieval):
 def update_as_trained(network: nn.Module, loss: Callable[[], Tensor]) -> Callable:
     """One update, as the trainer does it; `loss` is that of the next batch."""
     weights = flat_parameters(network)
-    optimizer, gradient = adam([weights]), weights.grad
+    optimizer, gradient, one = adam([weights]), weights.grad, torch.ones(())
     assert gradient is not None
 
     def update() -> None:
         value = loss()
         gradient.zero_()
-        value.backward()
+        torch.autograd.backward(value, one)
         clip_norm_(gradient, 5.0)
         optimizer.step()
 
@@ -117,14 +117,14 @@ def passes_of(model: SequenceModel, tokens_BT: Tensor) -> tuple[Callable[[], Non
     core = model.core
     rows_VP = core.project(torch.randn(model.input_spec.size, core.input_size)).detach().requires_grad_()
     wanted = [rows_VP, *core.parameters()]
-    d_B1H = torch.randn(len(tokens_BT), 1, core.hidden_size)
+    d_BH = torch.randn(len(tokens_BT), core.hidden_size)
     outputs: list[Tensor] = []
 
     def forward() -> None:
         outputs.append(core.fused(Inputs(rows_VP, tokens_BT), None, carry=False, last_only=True)[0])
 
     def backward() -> None:
-        torch.autograd.grad(outputs.pop(), wanted, d_B1H, allow_unused=True)  # the input's weights are outside
+        torch.autograd.grad(outputs.pop(), wanted, d_BH, allow_unused=True)  # the input's weights are outside
 
     return forward, backward
 

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt, Len, Lt
-from torch import Tensor, nn
+from torch import nn
 
 LearningRate = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
+_ONE = torch.ones(())  # a number would be made a tensor, and converted, at every step
 
 
 class _AdamW(torch.optim.AdamW):
@@ -29,22 +30,19 @@ class _AdamW(torch.optim.AdamW):
         """The step as it is."""
         return func
 
-    @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         """One step of AdamW."""
         for group in self.param_groups:
-            parameters: list[Tensor] = []
-            gradients: list[Tensor] = []
-            means: list[Tensor] = []
-            squares: list[Tensor] = []
-            steps: list[Tensor] = []
-            self._init_group(group, parameters, gradients, means, squares, [], steps)
-            torch._foreach_add_(steps, 1)
-            (beta1, beta2), lr, decay, eps = group["betas"], group["lr"], group["weight_decay"], group["eps"]
-            torch._fused_adamw_(
-                parameters, gradients, means, squares, [], steps,
-                lr=lr, beta1=beta1, beta2=beta2, weight_decay=decay, eps=eps, amsgrad=False, maximize=False,
-            )  # fmt: skip
+            lr, (beta1, beta2), decay, eps = group["lr"], group["betas"], group["weight_decay"], group["eps"]
+            for weights in group["params"]:
+                state = self.state[weights]
+                if not state:
+                    self._init_group(group, [], [], [], [], [], [])
+                state["step"].add_(_ONE)
+                torch._fused_adamw_(
+                    [weights.detach()], [weights.grad], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
+                    lr=lr, beta1=beta1, beta2=beta2, weight_decay=decay, eps=eps, amsgrad=False, maximize=False,
+                )  # fmt: skip
 
 
 def adam(

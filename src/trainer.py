@@ -115,6 +115,7 @@ class Trainer:
         self.stop_requested = False
         self.watch: Watch | None = None
         self.stop_reason = ""
+        self._one = torch.ones((), device=self.device)  # the gradient of the loss, not made anew at every update
         # a sum shows whether any was not finite, and has to be waited for, on a GPU, only when it is looked at
         self._norms = torch.zeros((), device=self.device)
 
@@ -161,7 +162,7 @@ class Trainer:
                 penalty = norm_stabilizer(step.output.hidden_BTH)
                 step = step._replace(loss=step.loss + self.settings.norm_stabilizer * penalty)
             self.gradient.zero_()
-            step.loss.backward()
+            torch.autograd.backward(step.loss, self._one)
         norm = clip_norm_(self.gradient, self.settings.clip_norm)
         self._norms += norm
         self.lr = self.optimizer.param_groups[0]["lr"]

@@ -29,7 +29,7 @@ def clip_norm_(gradient: Tensor, bound: float | None) -> Tensor:
     another device it would mean to wait until the norm is there.
     """
     norm = torch.linalg.vector_norm(gradient)
-    if bound is None or (gradient.device.type == "cpu" and norm.item() + 1e-6 <= bound):  # which nan is not
+    if bound is None or (gradient.is_cpu and norm.item() + 1e-6 <= bound):  # which nan is not
         return norm
     gradient.mul_((bound / (norm + 1e-6)).clamp_(max=1.0))
     return norm
