@@ -167,18 +167,16 @@ class FastWeights(Core):
             h_BTH, state = self.scan(inputs.vectors, state)
             return last_step(h_BTH) if last_only else h_BTH, state
         h_BH, A_BHH = (None, None) if state is None else state
+        weights = self.recurrent.weight, gain_and_bias(self.norm), gain_and_bias(self.preliminary_norm)
+        chunks = inputs.split(max(64, self.hidden_size))
         outputs: list[Tensor] = []
-        steps_left = inputs.batch_and_time[1]
-        for chunk in inputs.split(max(64, self.hidden_size)):
-            steps_left -= chunk.batch_and_time[1]
-            is_read_later = carry or steps_left > 0
+        for chunk in chunks:
+            is_read_later = carry or chunk is not chunks[-1]
             h_BTH = kernels.fastweights(
                 chunk,
                 h_BH,
                 A_BHH,
-                self.recurrent.weight,
-                gain_and_bias(self.norm),
-                gain_and_bias(self.preliminary_norm),
+                *weights,
                 nonlinearity=self.nonlinearity,
                 num_inner_steps=self.num_inner_steps,
                 sustained=self.sustained,

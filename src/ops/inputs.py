@@ -1,6 +1,5 @@
 """What enters a recurrence at every step, with or without a vector for every position."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import Tensor
@@ -24,11 +23,10 @@ class Inputs(NamedTuple):
         """A vector for every position, [B, T, P]."""
         return self.rows if self.tokens is None else functional.embedding(self.tokens, self.rows)
 
-    def split(self, num_steps: int) -> Iterator["Inputs"]:
+    def split(self, num_steps: int) -> list["Inputs"]:
         """Pieces of so many steps; the last one may be shorter."""
         if self.batch_and_time[1] <= num_steps:
-            yield self
-        elif self.tokens is None:
-            yield from (Inputs(piece) for piece in self.rows.split(num_steps, dim=1))
-        else:
-            yield from (Inputs(self.rows, piece) for piece in self.tokens.split(num_steps, dim=1))
+            return [self]
+        if self.tokens is None:
+            return [Inputs(piece) for piece in self.rows.split(num_steps, dim=1)]
+        return [Inputs(self.rows, piece) for piece in self.tokens.split(num_steps, dim=1)]
