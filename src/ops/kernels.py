@@ -139,18 +139,22 @@ class _Recurrence(Function):
         return outputs, *last
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_outputs, *d_last_states):
-        rows, tokens, kept, *tensors = ctx.saved_tensors
-        if d_outputs is None:
-            d_outputs = rows.new_zeros(ctx.shape)
-        d_outputs, *d_last = _contiguous(d_outputs, *d_last_states)
-        d_rows, *d_tensors = [None if tensor is None else torch.empty_like(tensor) for tensor in (rows, *tensors)]
-        _call(
-            f"{ctx.cell.name}_backward", rows.dtype, *ctx.sizes, *tensors, kept, ctx.last_only, d_outputs, *d_last,
-            tokens, rows.shape[0], d_rows, *d_tensors,
-        )  # fmt: skip
-        return None, None, None, d_rows, None, *d_tensors
+    def backward(ctx, *d_results):
+        # without a graph of the backward pass there is no second derivative to guard against, which takes its time
+        return (once_differentiable(_backward) if torch.is_grad_enabled() else _backward)(ctx, *d_results)
+
+
+def _backward(ctx, d_outputs, *d_last_states):
+    rows, tokens, kept, *tensors = ctx.saved_tensors
+    if d_outputs is None:
+        d_outputs = rows.new_zeros(ctx.shape)
+    d_outputs, *d_last = _contiguous(d_outputs, *d_last_states)
+    d_rows, *d_tensors = [None if tensor is None else torch.empty_like(tensor) for tensor in (rows, *tensors)]
+    _call(
+        f"{ctx.cell.name}_backward", rows.dtype, *ctx.sizes, *tensors, kept, ctx.last_only, d_outputs, *d_last,
+        tokens, rows.shape[0], d_rows, *d_tensors,
+    )  # fmt: skip
+    return None, None, None, d_rows, None, *d_tensors
 
 
 def _run(
