@@ -211,6 +211,7 @@ def in_turns(
 def measure(cell: dict[str, Any], batch_size: int, rounds: int, seconds: float) -> dict[str, Any]:
     """All about one row."""
     torch.set_num_threads(cell["threads"])
+    torch.set_flush_denormal(True)  # as a run does
     torch.manual_seed(0)
     task, own = Sequences(cell["length"]), SAME_KIND.get(cell["model"])
     batches = (task.batch("train", index, batch_size) for index in count())

@@ -158,6 +158,7 @@ def build_trainer(config: DictConfig, folder: Path) -> "Trainer":
     settings = TrainerSettings(**OmegaConf.to_container(config.trainer, resolve=True))  # type: ignore[arg-type]
     device = choose_device(config.device)
     torch.set_num_threads(settings.threads)
+    torch.set_flush_denormal(True)  # gradients that vanish over hundreds of steps make some processors far slower
     if settings.deterministic != torch.are_deterministic_algorithms_enabled():  # setting it takes a second of imports
         torch.use_deterministic_algorithms(settings.deterministic)
     torch.autograd.set_detect_anomaly(settings.detect_anomaly)
