@@ -140,11 +140,12 @@ class _Recurrence(Function):
 
     @staticmethod
     def backward(ctx, *d_results):
-        # without a graph of the backward pass there is no second derivative to guard against, which takes its time
+        # a second derivative can only be asked for where this pass is recorded; the guard against it takes its time
         return (once_differentiable(_backward) if torch.is_grad_enabled() else _backward)(ctx, *d_results)
 
 
 def _backward(ctx, d_outputs, *d_last_states):
+    """The gradients of what `_Recurrence.forward` took, in the same order."""
     rows, tokens, kept, *tensors = ctx.saved_tensors
     if d_outputs is None:
         d_outputs = rows.new_zeros(ctx.shape)
