@@ -89,14 +89,13 @@ struct ALSTM {
 
   void backward(const S* kept, OutputGradients<S> d_outputs, const S* d_last_cell, InputGradients<S> d_inputs,
                 S* d_initial_hidden, S* d_initial_cell, S* d_weight) const {
-    int64_t width = whole_vectors<S>(outputs_size());
     Packed<S> transposed(weight, outputs_size(), reached, 1, outputs_size());
     BlockGradients<S> weights(num_blocks<S>(batch), reached, outputs_size(), one_by_one(threads));
     for_each_block<S>(batch, threads, descending, [&](int64_t number, Block block) {
       Buffer<S> d_h(outputs_size()), d_c(cell_size()), from_next(padded(outputs_size()));
       Buffer<S> d_a(features()), d_v(outputs_size()), w(outputs_size());
       Block own{0, block.lanes};
-      std::vector<S> h_rows(block.lanes * time * width);
+      WideRows<S> h_rows(block.lanes * time, outputs_size());
       S* rows = d_inputs.rows(block);
       if (d_last_cell) block.load(Rows<S>{d_last_cell, nullptr, 1, cell_size()}, 0, d_c.data());
       auto* start = reinterpret_cast<const Vector<S>*>(kept) + number * kept_per_block();
@@ -121,11 +120,11 @@ struct ALSTM {
         } else if (initial_hidden) {
           block.load(Rows<S>{initial_hidden, nullptr, 1, outputs_size()}, 0, d_h.data());
         }
-        if (t > 0 || initial_hidden) own.store(d_h.data(), h_rows.data(), time, outputs_size(), t, width);
+        if (t > 0 || initial_hidden) h_rows.store(block, d_h.data(), time, t);
       }
       if (d_initial_hidden) block.store(from_next.data(), d_initial_hidden, 1, outputs_size(), 0);
       if (d_initial_cell) block.store(d_c.data(), d_initial_cell, 1, cell_size(), 0);
-      weights.add(number, rows, features(), h_rows.data(), block.lanes * time);
+      weights.add(number, rows, features(), h_rows.row(0), block.lanes, time, initial_hidden ? 0 : 1);
       d_inputs.finish(block);
     });
     d_inputs.finish();

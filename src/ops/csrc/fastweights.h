@@ -67,18 +67,14 @@ struct FastWeights {
         block.load(inputs, k, z.data());
         if (k >= first_state()) recurrent.multiply_add(kept.h(k), z.data());
         Vector<S>* q = kept.q(k, 0);
-        std::copy(z.data(), z.data() + units, q);
-        if (first_gain) normalize(first_norm, q, kept.x(k, norms() - 1));
-        for (int64_t i = 0; i < units; ++i) q[i] = apply<S>(nonlinearity, q[i]);
+        std::copy(z.data(), z.data() + units, a.data());
+        activate_normalized(first_norm, a.data(), kept.x(k, norms() - 1), q);
         for (int64_t s = 0; s < inner_steps; ++s) {
           q = kept.q(k, s);
           std::copy(sustained ? z.data() : q, (sustained ? z.data() : q) + units, a.data());
-          products(kept, k, q, ages.data(), kept.c(k, s));
-          add_states(kept, k, kept.c(k, s), a.data());
+          read_states(kept, k, q, ages.data(), kept.c(k, s), a.data());
           if (fast) add_product(block, turned.data(), left[k], q, a.data(), room);
-          if (gain) normalize(norm, a.data(), kept.x(k, s));
-          Vector<S>* next = s + 1 < inner_steps ? kept.q(k, s + 1) : kept.h(k + 1);
-          for (int64_t i = 0; i < units; ++i) next[i] = apply<S>(nonlinearity, a[i]);
+          activate_normalized(norm, a.data(), kept.x(k, s), s + 1 < inner_steps ? kept.q(k, s + 1) : kept.h(k + 1));
         }
         if (inner_steps == 0) std::copy(q, q + units, kept.h(k + 1));
         outputs.store(block, kept.h(k + 1), k);
@@ -91,7 +87,7 @@ struct FastWeights {
     Packed<S> transposed(weight, units, units, 1, units);
     LayerNorm<S> norm{gain, bias, units}, first_norm{first_gain, first_bias, units};
     std::vector<S> ages = powers(fast_lr), left = powers(decay);
-    int64_t blocks = num_blocks<S>(batch), width = whole_vectors<S>(units);
+    int64_t blocks = num_blocks<S>(batch);
     BlockGradients<S> weights(blocks, units, units, one_by_one(threads));
     BlockGradients<S> states(fast ? batch : 0, units, units, false);
     std::vector<S> norms_gradients(blocks * 4 * units);
@@ -104,7 +100,7 @@ struct FastWeights {
       S* rows = d_inputs.rows(block);
       int64_t readings = time * inner_steps;
       std::vector<S> d_a_rows(fast ? block.lanes * readings * units : 0);
-      std::vector<S> q_rows(fast ? block.lanes * readings * width : 0);
+      WideRows<S> q_rows(fast ? block.lanes * readings : 0, units);
       for (int64_t k = time - 1; k >= 0; --k) {
         d_outputs.load(block, k, g.data());
         Vector<S>* later = d_h.data() + (k + 1) * padded(units);
@@ -114,41 +110,36 @@ struct FastWeights {
           const Vector<S>* q = kept.q(k, s);
           const Vector<S>* next = s + 1 < inner_steps ? kept.q(k, s + 1) : kept.h(k + 1);
           for (int64_t i = 0; i < units; ++i) g[i] *= derivative<S>(nonlinearity, next[i]);
-          if (gain) norm.backward(g.data(), kept.x(k, s), kept.x(k, s)[units], &sums[0], &sums[units]);
+          if (gain) norm.backward(g.data(), kept.x(k, s), &sums[0], &sums[units]);
           // g is the gradient of a_s
           for (int64_t i = 0; i < units; ++i) {
             d_q[i] = sustained ? Vector<S>{} : g[i];
             if (sustained) d_z[i] += g[i];
           }
-          products(kept, k, g.data(), ages.data(), e.data());
-          add_states(kept, k, e.data(), d_q.data());
+          read_states(kept, k, g.data(), ages.data(), e.data(), d_q.data());
           add_to_states(k, kept.c(k, s), g.data(), e.data(), q, d_h.data());
           if (fast) {
             add_product(block, fast + block.first * units * units, left[k], g.data(), d_q.data(), room);
             for (int64_t i = 0; i < units; ++i) g[i] *= left[k];
             own.store(g.data(), d_a_rows.data(), readings, units, k * inner_steps + s);
-            own.store(q, q_rows.data(), readings, units, k * inner_steps + s, width);
+            q_rows.store(block, q, readings, k * inner_steps + s);
           }
-          std::copy(d_q.data(), d_q.data() + units, g.data());
+          std::swap(g, d_q);
         }
         const Vector<S>* q = kept.q(k, 0);
         for (int64_t i = 0; i < units; ++i) g[i] *= derivative<S>(nonlinearity, q[i]);
-        if (first_gain) {
-          const Vector<S>* x = kept.x(k, norms() - 1);
-          first_norm.backward(g.data(), x, x[units], &sums[2 * units], &sums[3 * units]);
-        }
+        if (first_gain) first_norm.backward(g.data(), kept.x(k, norms() - 1), &sums[2 * units], &sums[3 * units]);
         for (int64_t i = 0; i < units; ++i) d_z[i] += g[i];
         own.store(d_z.data(), rows, time, units, k);
         if (k > 0 || d_initial) transposed.multiply_add(d_z.data(), d_h.data() + k * padded(units));
       }
       if (d_initial) block.store(d_h.data(), d_initial, 1, units, 0);
       for (int64_t lane = 0; fast && lane < block.lanes; ++lane)
-        states.add(block.first + lane, d_a_rows.data() + lane * readings * units, units,
-                   q_rows.data() + lane * readings * width, readings);
+        states.add(block.first + lane, d_a_rows.data() + lane * readings * units, units, q_rows.row(lane * readings), 1,
+                   readings, 0);
       for (int64_t i = gain ? 0 : 2 * units; i < (first_gain ? 4 : 2) * units; ++i)
         norms_gradients[number * 4 * units + i] = sum_of_lanes<S>(sums[i], block.lanes);
-      weights.add_recurrent(number, block, time, rows,
-                            [&](int64_t k) { return k < first_state() ? nullptr : kept.h(k); });
+      weights.add_recurrent(number, block, time, rows, first_state(), [&](int64_t k) { return kept.h(k); });
       d_inputs.finish(block);
     });
     d_inputs.finish();
@@ -180,69 +171,46 @@ struct FastWeights {
     return all;
   }
 
-  // Turns a into LN(a) and keeps x and its scale.
-  void normalize(const LayerNorm<S>& norm, Vector<S>* a, Vector<S>* x) const {
-    x[units] = norm.normalize(a);
-    for (int64_t i = 0; i < units; ++i) {
-      x[i] = a[i];
-      a[i] = a[i] * norm.gain[i] + norm.bias[i];
-    }
+  // f(LN(a)), or f(a) where there is no layer norm; keeps x and its scale, and uses up a.
+  void activate_normalized(const LayerNorm<S>& norm, Vector<S>* a, Vector<S>* x, Vector<S>* to) const {
+    if (!norm.gain) return activate<S>(nonlinearity, a, units, to);
+    norm.normalize(a, x);
+    norm.activate(nonlinearity, x, to);
   }
 
-  // to[j] = η λ^{k-j} h(j)·v for all states j <= k.
-  void products(const Kept& kept, int64_t k, const Vector<S>* v, const S* ages, Vector<S>* to) const {
-    int64_t j = first_state();
-    for (; j + 4 <= k + 1; j += 4) {
-      Vector<S> sums[4] = {};
+  // c_j = η λ^{k-j} h(j)·v, and to += sum_j c_j h(j), over all states j <= k. Four states at a time, which are still in
+  // the cache when they are added.
+  void read_states(const Kept& kept, int64_t k, const Vector<S>* v, const S* ages, Vector<S>* c, Vector<S>* to) const {
+    in_fours(first_state(), k + 1, [&](auto count, int64_t j) {
       const Vector<S>* h = kept.h(j);
-      for (int64_t i = 0; i < units; ++i)
-        for (int n = 0; n < 4; ++n) sums[n] += h[n * padded(units) + i] * v[i];
-      for (int n = 0; n < 4; ++n) to[j + n] = ages[k - j - n] * sums[n];
-    }
-    for (; j <= k; ++j) {
-      Vector<S> sum{};
-      for (int64_t i = 0; i < units; ++i) sum += kept.h(j)[i] * v[i];
-      to[j] = ages[k - j] * sum;
-    }
-  }
-
-  // v += sum_j c_j h(j) over all states j <= k.
-  void add_states(const Kept& kept, int64_t k, const Vector<S>* c, Vector<S>* v) const {
-    int64_t j = first_state();
-    for (; j + 4 <= k + 1; j += 4) {
-      const Vector<S>* h = kept.h(j);
-      Vector<S> c0 = c[j], c1 = c[j + 1], c2 = c[j + 2], c3 = c[j + 3];
       int64_t next = padded(units);
-      for (int64_t i = 0; i < units; ++i)
-        v[i] += (c0 * h[i] + c1 * h[next + i]) + (c2 * h[2 * next + i] + c3 * h[3 * next + i]);
-    }
-    for (; j <= k; ++j) {
-      Vector<S> factor = c[j];
-      for (int64_t i = 0; i < units; ++i) v[i] += factor * kept.h(j)[i];
-    }
+      Vector<S> factors[count];
+      dot_products<S, count>(h, next, v, units, factors);
+      for (int n = 0; n < count; ++n) c[j + n] = factors[n] *= ages[k - j - n];
+      for (int64_t i = 0; i < units; ++i) {
+        Vector<S> sum = factors[0] * h[i];
+        for (int n = 1; n < count; ++n) sum += factors[n] * h[n * next + i];
+        to[i] += sum;
+      }
+    });
   }
 
   // h(j)' += c_j a_s' + e_j q_s for all states j <= k, h' being [state, unit].
   void add_to_states(int64_t k, const Vector<S>* c, const Vector<S>* d_a, const Vector<S>* e, const Vector<S>* q,
                      Vector<S>* d_h) const {
-    int64_t j = first_state(), next = padded(units);
-    for (; j + 4 <= k + 1; j += 4) {
+    in_fours(first_state(), k + 1, [&](auto count, int64_t j) {
+      int64_t next = padded(units);
       Vector<S>* d = d_h + j * next;
-      Vector<S> c0 = c[j], c1 = c[j + 1], c2 = c[j + 2], c3 = c[j + 3];
-      Vector<S> e0 = e[j], e1 = e[j + 1], e2 = e[j + 2], e3 = e[j + 3];
-      for (int64_t i = 0; i < units; ++i) {
-        Vector<S> of_a = d_a[i], of_q = q[i];
-        d[i] += c0 * of_a + e0 * of_q;
-        d[next + i] += c1 * of_a + e1 * of_q;
-        d[2 * next + i] += c2 * of_a + e2 * of_q;
-        d[3 * next + i] += c3 * of_a + e3 * of_q;
+      Vector<S> of_a[count], of_q[count];
+      for (int n = 0; n < count; ++n) {
+        of_a[n] = c[j + n];
+        of_q[n] = e[j + n];
       }
-    }
-    for (; j <= k; ++j) {
-      Vector<S>* d = d_h + j * next;
-      Vector<S> c0 = c[j], e0 = e[j];
-      for (int64_t i = 0; i < units; ++i) d[i] += c0 * d_a[i] + e0 * q[i];
-    }
+      for (int64_t i = 0; i < units; ++i) {
+        Vector<S> d_a_i = d_a[i], q_i = q[i];
+        for (int n = 0; n < count; ++n) d[n * next + i] += of_a[n] * d_a_i + of_q[n] * q_i;
+      }
+    });
   }
 
   // Room for the products below: a row of units for every lane, twice, and a vector for every unit.

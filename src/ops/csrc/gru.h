@@ -60,13 +60,13 @@ struct GRU {
   void backward(const S* kept, OutputGradients<S> d_outputs, InputGradients<S> d_inputs, S* d_initial, S* d_gates,
                 S* d_candidate) const {
     Packed<S> from_gates(gates, units, 2 * units, 1, units), from_candidate(candidate, units, units, 1, units);
-    int64_t blocks = num_blocks<S>(batch), width = whole_vectors<S>(units);
+    int64_t blocks = num_blocks<S>(batch);
     bool shared = one_by_one(threads);
     BlockGradients<S> of_gates(blocks, 2 * units, units, shared), of_candidate(blocks, units, units, shared);
     for_each_block<S>(batch, threads, descending, [&](int64_t number, Block block) {
       Buffer<S> d_h(padded(units)), y(units), d_p(3 * units), k(padded(units)), d_m(units);
-      int64_t rows = block.lanes * time;
-      std::vector<S> m_rows(rows * units), h_rows(rows * width), read_rows(rows * width);
+      std::vector<S> m_rows(block.lanes * time * units);
+      WideRows<S> h_rows(block.lanes * time, units), read_rows(block.lanes * time, units);
       S* p_rows = d_inputs.rows(block);
       Block own{0, block.lanes};
       for (int64_t t = time - 1; t >= 0; --t) {
@@ -92,12 +92,13 @@ struct GRU {
         if (!from_zero) from_gates.multiply_add(d_p.data(), d_h.data());
         own.store(d_p.data(), p_rows, time, 3 * units, t);
         own.store(d_m.data(), m_rows.data(), time, units, t);
-        own.store(h, h_rows.data(), time, units, t, width);
-        own.store(y.data(), read_rows.data(), time, units, t, width);
+        h_rows.store(block, h, time, t);
+        read_rows.store(block, y.data(), time, t);
       }
       if (d_initial) block.store(d_h.data(), d_initial, 1, units, 0);
-      of_gates.add(number, p_rows, 3 * units, h_rows.data(), rows);
-      of_candidate.add(number, m_rows.data(), units, read_rows.data(), rows);
+      int64_t first = initial ? 0 : 1;
+      of_gates.add(number, p_rows, 3 * units, h_rows.row(0), block.lanes, time, first);
+      of_candidate.add(number, m_rows.data(), units, read_rows.row(0), block.lanes, time, first);
       d_inputs.finish(block);
     });
     d_inputs.finish();

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 namespace fused {
@@ -63,6 +64,7 @@ class Buffer {
     data_ = reinterpret_cast<Vector<S>*>((address + 63) / 64 * 64);
   }
   Vector<S>* data() { return data_; }
+  const Vector<S>* data() const { return data_; }
   Vector<S>& operator[](int64_t i) { return data_[i]; }
 
  private:
@@ -131,6 +133,50 @@ inline Vector<S> derivative(int nonlinearity, Vector<S> y) {
   return all<S>(1);
 }
 
+// The sum of term(i) over i = 0 ... n-1, as four sums side by side, none of which waits for another.
+template <class S, class Term>
+inline Vector<S> sum_over(int64_t n, Term term) {
+  Vector<S> sums[4] = {};
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4)
+    for (int k = 0; k < 4; ++k) sums[k] += term(i + k);
+  for (; i < n; ++i) sums[0] += term(i);
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+// Of `count` vectors of units, `next` apart, the products with v; eight sums side by side.
+template <class S, int count>
+inline void dot_products(const Vector<S>* x, int64_t next, const Vector<S>* v, int64_t units, Vector<S>* to) {
+  constexpr int parts = 8 / count;
+  Vector<S> sums[parts][count] = {};
+  int64_t i = 0;
+  for (; i + parts <= units; i += parts)
+    for (int part = 0; part < parts; ++part)
+      for (int n = 0; n < count; ++n) sums[part][n] += x[n * next + i + part] * v[i + part];
+  for (; i < units; ++i)
+    for (int n = 0; n < count; ++n) sums[0][n] += x[n * next + i] * v[i];
+  for (int n = 0; n < count; ++n) {
+    to[n] = sums[0][n];
+    for (int part = 1; part < parts; ++part) to[n] += sums[part][n];
+  }
+}
+
+// Calls run(count, j) for begin <= j < end in steps of four, and then for the one to three that are left; `count` is
+// known to the compiler.
+template <class Run>
+inline void in_fours(int64_t begin, int64_t end, Run run) {
+  int64_t j = begin;
+  for (; j + 4 <= end; j += 4) run(std::integral_constant<int, 4>(), j);
+  if (end - j == 3) run(std::integral_constant<int, 3>(), j);
+  if (end - j == 2) run(std::integral_constant<int, 2>(), j);
+  if (end - j == 1) run(std::integral_constant<int, 1>(), j);
+}
+
+template <class S>
+inline void activate(int nonlinearity, const Vector<S>* a, int64_t units, Vector<S>* to) {
+  for (int64_t i = 0; i < units; ++i) to[i] = apply<S>(nonlinearity, a[i]);
+}
+
 // A matrix [rows, columns] with given strides, packed so that a tile of rows is read in order.
 template <class S>
 class Packed {
@@ -169,23 +215,26 @@ struct LayerNorm {
   const S* bias;
   int64_t units;
 
-  // Turns a into x and returns 1 / sqrt(variance + epsilon).
-  Vector<S> normalize(Vector<S>* a) const {
-    Vector<S> sum{}, squares{};
-    for (int64_t i = 0; i < units; ++i) sum += a[i];
-    Vector<S> mean = sum / S(units);
-    for (int64_t i = 0; i < units; ++i) {
+  // Writes x, and 1 / sqrt(variance + epsilon) behind it; a is used up.
+  void normalize(Vector<S>* a, Vector<S>* x) const {
+    Vector<S> mean = sum_over<S>(units, [&](int64_t i) { return a[i]; }) / S(units);
+    Vector<S> squares = sum_over<S>(units, [&](int64_t i) {
       a[i] -= mean;
-      squares += a[i] * a[i];
-    }
+      return a[i] * a[i];
+    });
     Vector<S> variance = squares / S(units) + S(1e-5), scale{};
     for (int lane = 0; lane < Lanes<S>::count; ++lane) scale[lane] = S(1) / std::sqrt(variance[lane]);
-    for (int64_t i = 0; i < units; ++i) a[i] *= scale;
-    return scale;
+    for (int64_t i = 0; i < units; ++i) x[i] = a[i] * scale;
+    x[units] = scale;
+  }
+
+  // f(LN(a)), from x.
+  void activate(int nonlinearity, const Vector<S>* x, Vector<S>* to) const {
+    for (int64_t i = 0; i < units; ++i) to[i] = apply<S>(nonlinearity, x[i] * gain[i] + bias[i]);
   }
 
   // From the gradient g of LN(a) to that of a, in place; adds to the gradients of gain and bias.
-  void backward(Vector<S>* g, const Vector<S>* x, Vector<S> scale, Vector<S>* d_gain, Vector<S>* d_bias) const {
+  void backward(Vector<S>* g, const Vector<S>* x, Vector<S>* d_gain, Vector<S>* d_bias) const {
     Vector<S> sum{}, along{};
     for (int64_t i = 0; i < units; ++i) {
       d_gain[i] += g[i] * x[i];
@@ -196,6 +245,7 @@ struct LayerNorm {
     }
     sum /= S(units);
     along /= S(units);
+    Vector<S> scale = x[units];
     for (int64_t i = 0; i < units; ++i) g[i] = scale * (g[i] - sum - x[i] * along);
   }
 };
@@ -365,56 +415,68 @@ void for_each_block(int64_t batch, int threads, Order order, Run run) {
   }
 }
 
-// The width of a matrix whose rows are whole vectors.
+// A matrix whose rows are whole vectors, zero at first.
 template <class S>
-inline int64_t whole_vectors(int64_t width) {
-  return (width + Lanes<S>::count - 1) / Lanes<S>::count * Lanes<S>::count;
-}
-
-// to[i, j] += sum over rows of left[row, i] right[row, j] for i < high; right and to have rows of whole vectors.
-template <class S>
-class OuterProducts {
+class WideRows {
  public:
-  OuterProducts(const S* left, int64_t left_width, int64_t high, const S* right, int64_t right_width, int64_t rows,
-                S* to)
-      : left_(left), right_(right), to_(to), left_width_(left_width), width_(right_width), rows_(rows) {
-    for (int64_t i = 0; i < high;) {
-      if (i + tile_rows <= high)
-        i = band<tile_rows>(i);
-      else if (i + 2 <= high)
-        i = band<2>(i);
-      else
-        i = band<1>(i);
-    }
+  WideRows(int64_t rows, int64_t columns)
+      : columns_(columns), vectors_((columns + Lanes<S>::count - 1) / Lanes<S>::count), data_(rows * vectors_) {}
+
+  Vector<S>* row(int64_t i) { return data_.data() + i * vectors_; }
+  const S* numbers(int64_t i) const { return reinterpret_cast<const S*>(data_.data() + i * vectors_); }
+  int64_t vectors() const { return vectors_; }
+
+  // Row t of the `time` rows of every lane.
+  void store(Block block, const Vector<S>* from, int64_t time, int64_t t) {
+    S* rows = reinterpret_cast<S*>(data_.data());
+    Block{0, block.lanes}.store(from, rows, time, columns_, t, vectors_ * Lanes<S>::count);
   }
 
  private:
-  template <int high>
-  int64_t band(int64_t i) {
+  int64_t columns_, vectors_;
+  Buffer<S> data_;
+};
+
+// to[i, j] += sum over rows of left[row, i] right[row, j] for i < high, right and to being wide rows of so many
+// vectors. The rows come in groups, of each of which the first ones are left out.
+template <class S>
+class OuterProducts {
+ public:
+  const S* left;
+  int64_t left_width, high;
+  const Vector<S>* right;
+  int64_t vectors, groups, rows, left_out;
+  Vector<S>* to;
+
+  // Columns are the outer loop, so that what is read again and again is narrow enough for the cache.
+  void add() const {
     int64_t j = 0;
-    for (; j + 2 * Lanes<S>::count <= width_; j += 2 * Lanes<S>::count) tile<high, 2>(i, j);
-    for (; j < width_; j += Lanes<S>::count) tile<high, 1>(i, j);
-    return i + high;
+    for (; j + 2 <= vectors; j += 2) add_columns<2>(j);
+    for (; j < vectors; ++j) add_columns<1>(j);
   }
 
-  template <int high, int wide>
-  void tile(int64_t i, int64_t j) {
-    Vector<S> sums[high][wide] = {};
-    for (int64_t row = 0; row < rows_; ++row) {
-      const S *factors = left_ + row * left_width_ + i, *values = right_ + row * width_ + j;
-      Vector<S> loaded[wide];
-      for (int n = 0; n < wide; ++n) loaded[n] = *reinterpret_cast<const Unaligned<S>*>(values + n * Lanes<S>::count);
-      for (int k = 0; k < high; ++k)
-        for (int n = 0; n < wide; ++n) sums[k][n] += factors[k] * loaded[n];
-    }
-    for (int k = 0; k < high; ++k)
-      for (int n = 0; n < wide; ++n)
-        *reinterpret_cast<Unaligned<S>*>(to_ + (i + k) * width_ + j + n * Lanes<S>::count) += sums[k][n];
+ private:
+  template <int wide>
+  void add_columns(int64_t j) const {
+    int64_t i = 0;
+    for (; i + tile_rows <= high; i += tile_rows) add_tile<tile_rows, wide>(i, j);
+    for (; i + 2 <= high; i += 2) add_tile<2, wide>(i, j);
+    for (; i < high; ++i) add_tile<1, wide>(i, j);
   }
 
-  const S *left_, *right_;
-  S* to_;
-  int64_t left_width_, width_, rows_;
+  template <int tall, int wide>
+  void add_tile(int64_t i, int64_t j) const {
+    Vector<S> sums[tall][wide] = {};
+    for (int64_t group = 0; group < groups; ++group)
+      for (int64_t row = group * rows + left_out; row < (group + 1) * rows; ++row) {
+        const S* factors = left + row * left_width + i;
+        const Vector<S>* values = right + row * vectors + j;
+        for (int k = 0; k < tall; ++k)
+          for (int n = 0; n < wide; ++n) sums[k][n] += factors[k] * values[n];
+      }
+    for (int k = 0; k < tall; ++k)
+      for (int n = 0; n < wide; ++n) to[(i + k) * vectors + j + n] += sums[k][n];
+  }
 };
 
 // Gradients of a matrix [rows, columns] that every block adds up for itself. Blocks that come one by one share a single
@@ -423,34 +485,29 @@ template <class S>
 class BlockGradients {
  public:
   BlockGradients(int64_t blocks, int64_t rows, int64_t columns, bool shared)
-      : blocks_(shared ? 1 : blocks),
-        rows_(rows),
-        columns_(columns),
-        width_(whole_vectors<S>(columns)),
-        data_(blocks_ * rows * width_) {}
+      : blocks_(shared ? 1 : blocks), rows_(rows), columns_(columns), data_(blocks_ * rows, columns) {}
 
-  // Adds left^T right, with left [num_rows, rows], whose rows lie `left_width` apart, and right
-  // [num_rows, whole_vectors(columns)].
-  void add(int64_t block, const S* left, int64_t left_width, const S* right, int64_t num_rows) {
-    S* own = data_.data() + (blocks_ == 1 ? 0 : block) * rows_ * width_;
-    OuterProducts<S>(left, left_width, rows_, right, width_, num_rows, own);
+  // Adds the sum over the rows of left^T right, those of left [rows] lying `left_width` apart. Where the rows are the
+  // steps of several sequences, `left_out` steps are zero at the start of each.
+  void add(int64_t block, const S* left, int64_t left_width, const Vector<S>* right, int64_t sequences, int64_t steps,
+           int64_t left_out) {
+    Vector<S>* own = data_.row(blocks_ == 1 ? 0 : block * rows_);
+    OuterProducts<S>{left, left_width, rows_, right, data_.vectors(), sequences, steps, left_out, own}.add();
   }
 
-  // Adds the sum over steps of (gradient of the sums at t) (hidden state before t)^T; `before(t)` is that state, or
-  // null where it is zero.
+  // Adds the sum over steps of (gradient of the sums at t) (hidden state before t)^T; `before(t)` is that state, from
+  // the first step at which it is not zero.
   template <class Before>
-  void add_recurrent(int64_t number, Block block, int64_t time, const S* d_sums, Before before) {
-    std::vector<S> states(block.lanes * time * width_);
-    Block own{0, block.lanes};
-    for (int64_t t = 0; t < time; ++t)
-      if (const Vector<S>* h = before(t)) own.store(h, states.data(), time, columns_, t, width_);
-    add(number, d_sums, rows_, states.data(), block.lanes * time);
+  void add_recurrent(int64_t number, Block block, int64_t time, const S* d_sums, int64_t first, Before before) {
+    WideRows<S> states(block.lanes * time, columns_);
+    for (int64_t t = first; t < time; ++t) states.store(block, before(t), time, t);
+    add(number, d_sums, rows_, states.row(0), block.lanes, time, first);
   }
 
   // The gradients of all blocks as they are, [blocks, rows, columns].
   void copy_to(S* to) const {
     for (int64_t row = 0; row < blocks_ * rows_; ++row)
-      to = std::copy(data_.data() + row * width_, data_.data() + row * width_ + columns_, to);
+      to = std::copy(data_.numbers(row), data_.numbers(row) + columns_, to);
   }
 
   // The sum over the blocks, in the order in which blocks that share a matrix are added to it.
@@ -459,12 +516,12 @@ class BlockGradients {
     for (int64_t block = blocks_ - 1; block >= 0; --block)
       for (int64_t row = 0; row < rows_; ++row)
         for (int64_t column = 0; column < columns_; ++column)
-          to[row * columns_ + column] += data_[(block * rows_ + row) * width_ + column];
+          to[row * columns_ + column] += data_.numbers(block * rows_ + row)[column];
   }
 
  private:
-  int64_t blocks_, rows_, columns_, width_;
-  std::vector<S> data_;
+  int64_t blocks_, rows_, columns_;
+  WideRows<S> data_;
 };
 
 // The gradient of the inputs: of every position, or, where a table is given with tokens, the sum over the positions of

@@ -53,11 +53,10 @@ struct LSTM {
   void backward(const S* kept, OutputGradients<S> d_outputs, const S* d_last_cell, InputGradients<S> d_inputs,
                 S* d_initial_hidden, S* d_initial_cell, S* d_weight) const {
     Packed<S> transposed(weight, units, 4 * units, 1, units);
-    int64_t width = whole_vectors<S>(units);
     BlockGradients<S> weights(num_blocks<S>(batch), 4 * units, units, one_by_one(threads));
     for_each_block<S>(batch, threads, descending, [&](int64_t number, Block block) {
       Buffer<S> h(units), d_h(units), d_c(units), from_next(padded(units)), d_a(4 * units);
-      std::vector<S> h_rows(block.lanes * time * width);
+      WideRows<S> h_rows(block.lanes * time, units);
       Block own{0, block.lanes};
       S* rows = d_inputs.rows(block);
       if (d_last_cell) block.load(Rows<S>{d_last_cell, nullptr, 1, units}, 0, d_c.data());
@@ -77,7 +76,7 @@ struct LSTM {
           d_g[n] = (S(1) - g[n] * g[n]) * i[n] * of_c;
           d_c[n] = f[n] * of_c;
         }
-        if (t + 1 < time) own.store(h.data(), h_rows.data(), time, units, t + 1, width);
+        if (t + 1 < time) h_rows.store(block, h.data(), time, t + 1);
         own.store(d_a.data(), rows, time, 4 * units, t);
         std::fill(from_next.data(), from_next.data() + padded(units), Vector<S>{});
         if (t > 0 || d_initial_hidden) transposed.multiply_add(d_a.data(), from_next.data());
@@ -86,9 +85,9 @@ struct LSTM {
       if (d_initial_cell) block.store(d_c.data(), d_initial_cell, 1, units, 0);
       if (initial_hidden) {
         block.load(Rows<S>{initial_hidden, nullptr, 1, units}, 0, h.data());
-        own.store(h.data(), h_rows.data(), time, units, 0, width);
+        h_rows.store(block, h.data(), time, 0);
       }
-      weights.add(number, rows, 4 * units, h_rows.data(), block.lanes * time);
+      weights.add(number, rows, 4 * units, h_rows.row(0), block.lanes, time, initial_hidden ? 0 : 1);
       d_inputs.finish(block);
     });
     d_inputs.finish();

@@ -26,18 +26,22 @@ struct RNN {
     Packed<S> recurrent(weight, units, units, units, 1);
     LayerNorm<S> norm{gain, bias, units};
     for_each_block<S>(batch, threads, ascending, [&](int64_t number, Block block) {
-      Buffer<S> h(padded(units)), a(padded(units));
+      Buffer<S> h(padded(units)), a(padded(units)), x(units + 1);
       if (initial) block.load(Rows<S>{initial, nullptr, 1, units}, 0, h.data());
       for (int64_t t = 0; t < time; ++t) {
         block.load(inputs, t, a.data());
         if (t > 0 || initial) recurrent.multiply_add(h.data(), a.data());
-        auto* keep = kept ? reinterpret_cast<Vector<S>*>(kept) + (number * time + t) * kept_per_step() : nullptr;
         if (gain) {
-          Vector<S> scale = norm.normalize(a.data());
-          if (keep) *std::copy(a.data(), a.data() + units, keep + units) = scale;
+          norm.normalize(a.data(), x.data());
+          norm.activate(nonlinearity, x.data(), h.data());
+        } else {
+          activate<S>(nonlinearity, a.data(), units, h.data());
         }
-        for (int64_t i = 0; i < units; ++i) h[i] = apply<S>(nonlinearity, gain ? a[i] * gain[i] + bias[i] : a[i]);
-        if (keep) std::copy(h.data(), h.data() + units, keep);
+        if (kept) {
+          auto* keep = reinterpret_cast<Vector<S>*>(kept) + (number * time + t) * kept_per_step();
+          std::copy(h.data(), h.data() + units, keep);
+          if (gain) std::copy(x.data(), x.data() + units + 1, keep + units);
+        }
         outputs.store(block, h.data(), t);
       }
     });
@@ -59,10 +63,7 @@ struct RNN {
         auto* h = reinterpret_cast<const Vector<S>*>(kept) + (number * time + t) * kept_per_step();
         d_outputs.load(block, t, g.data());
         for (int64_t i = 0; i < units; ++i) g[i] = (g[i] + from_next[i]) * derivative<S>(nonlinearity, h[i]);
-        if (gain) {
-          auto* x = h + units;
-          norm.backward(g.data(), x, x[units], sum_gain.data(), sum_bias.data());
-        }
+        if (gain) norm.backward(g.data(), h + units, sum_gain.data(), sum_bias.data());
         own.store(g.data(), rows, time, units, t);
         if (t > 0 || d_initial) {
           std::fill(from_next.data(), from_next.data() + padded(units), Vector<S>{});
@@ -75,9 +76,9 @@ struct RNN {
         biases[number * units + i] = sum_of_lanes<S>(sum_bias[i], block.lanes);
       }
       if (initial) block.load(Rows<S>{initial, nullptr, 1, units}, 0, first.data());
-      weights.add_recurrent(number, block, time, rows, [&](int64_t t) -> const Vector<S>* {
-        if (t == 0) return initial ? first.data() : nullptr;
-        return reinterpret_cast<const Vector<S>*>(kept) + (number * time + t - 1) * kept_per_step();
+      weights.add_recurrent(number, block, time, rows, initial ? 0 : 1, [&](int64_t t) -> const Vector<S>* {
+        return t == 0 ? first.data()
+                      : reinterpret_cast<const Vector<S>*>(kept) + (number * time + t - 1) * kept_per_step();
       });
       d_inputs.finish(block);
     });
