@@ -27,7 +27,7 @@ from src.ops.inputs import Inputs
 from src.optimizers import adam
 from src.tasks.associative_retrieval import AssociativeRetrieval
 from src.tasks.base import Batch
-from src.utils.flat import clip_norm_, flat_parameters
+from src.utils.flat import add_gradients, clip_norm_, flat_parameters
 
 MODELS = Path(__file__).resolve().parents[1] / "configs" / "model"
 LAYERS: dict[str, Any] = {"nn.RNN": partial(nn.RNN, nonlinearity="relu"), "nn.GRU": nn.GRU, "nn.LSTM": nn.LSTM}
@@ -69,7 +69,7 @@ def update_as_trained(network: nn.Module, loss: Callable[[], Tensor]) -> Callabl
     def update() -> None:
         value = loss()
         gradient.zero_()
-        torch.autograd.backward(value, one)
+        add_gradients(value, one)
         clip_norm_(gradient, 5.0)
         optimizer.step()
 

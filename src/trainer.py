@@ -21,7 +21,7 @@ from src.regularizers import norm_stabilizer, weight_noise
 from src.schema import TrainerSettings
 from src.tasks.base import Batch, Split, Step, Task
 from src.utils import checkpoint
-from src.utils.flat import clip_norm_
+from src.utils.flat import add_gradients, clip_norm_
 from src.utils.progress import RunProgress
 from src.utils.tensorboard import Curves
 
@@ -162,7 +162,7 @@ class Trainer:
                 penalty = norm_stabilizer(step.output.hidden_BTH)
                 step = step._replace(loss=step.loss + self.settings.norm_stabilizer * penalty)
             self.gradient.zero_()
-            torch.autograd.backward(step.loss, self._one)
+            add_gradients(step.loss, self._one)
         norm = clip_norm_(self.gradient, self.settings.clip_norm)
         self._norms += norm
         self.lr = self.optimizer.param_groups[0]["lr"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.utils.flat import clip_norm_, flat_parameters
+from src.utils.flat import add_gradients, clip_norm_, flat_parameters
 
 
 def model():
@@ -45,6 +45,18 @@ def test_frozen_weights_stay_outside():
     flat = model()
     flat[0].bias.requires_grad_(False)
     assert flat_parameters(flat).numel() == 12 + 8
+
+
+def test_gradients_are_added_as_torch_adds_them():
+    ours, theirs, x = model(), model(), torch.randn(5, 3, dtype=torch.float64)
+    for of_loss in (torch.tensor(1.0, dtype=torch.float64), torch.tensor(-0.5, dtype=torch.float64)):
+        loss = ours(x).square().mean()
+        add_gradients(loss, of_loss)
+        theirs(x).square().mean().backward(of_loss)
+        for own, their in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(own.grad, their.grad)
+    with pytest.raises(RuntimeError, match="second time"):  # what the loss had kept is gone
+        add_gradients(loss, of_loss)
 
 
 def test_clipping_is_that_of_torch():

@@ -3,9 +3,10 @@
 Shapes: B sequences, T time steps, V symbols, E embedding features, X inputs of the core, P projected, H hidden units.
 """
 
-from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Annotated, NamedTuple, cast
 
+import torch
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 from torch.nn import functional
@@ -86,7 +87,7 @@ class SequenceModel(nn.Module):
         if head_size is None:
             self.head = _linear(size, output_spec.size)
         else:
-            self.head = nn.Sequential(_linear(size, head_size), nn.ReLU(), _linear(head_size, output_spec.size))
+            self.head = _Head(_linear(size, head_size), nn.ReLU(), _linear(head_size, output_spec.size))
 
     def forward(self, inputs: Tensor, state: State | None = None, carry: bool = True) -> Output:
         """Run a batch of token sequences [B, T] or vector sequences [B, T, size] from `state`, or from the start.
@@ -122,6 +123,15 @@ class SequenceModel(nn.Module):
     def num_parameters(self) -> int:
         """Trainable numbers."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+
+class _Head(nn.Sequential):
+    """A layer of ReLU units and a linear one, without the calls of modules, a fifth of the time of so small layers."""
+
+    def forward(self, y: Tensor) -> Tensor:
+        hidden, _, output = cast(Iterable[nn.Linear], self)
+        active = torch.relu(functional.linear(y, hidden.weight, hidden.bias))
+        return functional.linear(active, output.weight, output.bias)
 
 
 def _linear(size_in: int, size_out: int) -> nn.Linear:

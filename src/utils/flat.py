@@ -1,7 +1,10 @@
-"""All weights of a model as one vector, so that clipping and the optimizer are a few operations, not a few for each."""
+"""What an update does to the weights, in few operations: all weights of a model are one vector, not a few each."""
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Variable
+
+_run_backward = Variable._execution_engine.run_backward
 
 
 @torch.no_grad()
@@ -19,6 +22,15 @@ def flat_parameters(model: nn.Module) -> nn.Parameter:
         parameter.data = value.view_as(parameter)
         parameter.grad = gradient.view_as(parameter)
     return vector
+
+
+def add_gradients(loss: Tensor, of_loss: Tensor) -> None:
+    """Add the gradients of a loss, times `of_loss`, to those of the parameters.
+
+    The same as `loss.backward(of_loss)`, whose examination of its arguments takes a twentieth of an update of one
+    millisecond.
+    """
+    _run_backward((loss,), (of_loss,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 def clip_norm_(gradient: Tensor, bound: float | None) -> Tensor:
