@@ -19,7 +19,7 @@
 //     p_t' = those through σ and bound,   W' = sum_t p_t' h_{t-1}^T over the rows of p that W reaches
 #pragma once
 
-#include "lanes.h"
+#include "gradients.h"
 
 namespace fused {
 

@@ -19,7 +19,7 @@
 //     z'      += f'(z) q_0'   (through LN_0),             p' = z',   h(k)' += W^T z',   W' += z' h(k)^T
 #pragma once
 
-#include "lanes.h"
+#include "gradients.h"
 
 namespace fused {
 

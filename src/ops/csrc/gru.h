@@ -9,7 +9,7 @@
 //     p_t' = (r(1-r) r',  u(1-u) u',  m_t'),   h_{t-1}' += W^T (r(1-r) r', u(1-u) u'),   W' += (...) h_{t-1}^T
 #pragma once
 
-#include "lanes.h"
+#include "gradients.h"
 
 namespace fused {
 

@@ -7,7 +7,7 @@
 //     W'   = sum_t p_t' h_{t-1}^T
 #pragma once
 
-#include "lanes.h"
+#include "gradients.h"
 
 namespace fused {
 

@@ -8,7 +8,7 @@
 //     W'      = sum_t a_t' h_{t-1}^T
 #pragma once
 
-#include "lanes.h"
+#include "gradients.h"
 
 namespace fused {
 
