@@ -158,6 +158,7 @@ def _backward(ctx, d_outputs, *d_last_states):
     return None, None, None, d_rows, None, *d_tensors
 
 
+@_left_alone_by_compilers
 def _run(
     cell: _Cell,
     inputs: Inputs,
@@ -185,7 +186,6 @@ def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype
         raise ValueError(f"{name} of shape {list(tensor.shape)} in {tensor.dtype}: expected {list(shape)} in {dtype}")
 
 
-@_left_alone_by_compilers
 def rnn(
     inputs: Inputs, initial_BH: Tensor | None, weight_HH: Tensor, gain_H: Tensor | None, bias_H: Tensor | None,
     nonlinearity: str, last_only: bool = False,
@@ -197,7 +197,6 @@ def rnn(
     return _run(cell, inputs, last_only, (weight_HH, gain_H, bias_H), (initial_BH,))[0]
 
 
-@_left_alone_by_compilers
 def fastweights(
     inputs: Inputs,
     initial_BH: Tensor | None,
@@ -226,7 +225,6 @@ def fastweights(
     return _run(cell, inputs, last_only, weights, (initial_BH, fast_BHH))[0]
 
 
-@_left_alone_by_compilers
 def lstm(
     inputs: Inputs, hidden_BH: Tensor | None, cell_BH: Tensor | None, weight_4HH: Tensor, last_only: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -238,7 +236,6 @@ def lstm(
     return outputs_BTH, last_BH
 
 
-@_left_alone_by_compilers
 def gru(
     inputs: Inputs,
     initial_BH: Tensor | None,
@@ -254,7 +251,6 @@ def gru(
     return _run(cell, inputs, last_only, (gates_2HH, candidate_HH), (initial_BH,))[0]
 
 
-@_left_alone_by_compilers
 def alstm(
     inputs: Inputs,
     hidden_BD: Tensor | None,
