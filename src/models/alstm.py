@@ -124,10 +124,9 @@ class ALSTM(Core):
         self, inputs: Inputs, state: ALSTMState | None, carry: bool, last_only: bool
     ) -> tuple[Tensor, ALSTMState | None]:
         """The kernel of `src/ops/csrc/alstm.h`."""
-        h_BTD, c_BSH = kernels.alstm(
-            inputs, *(state or (None, None)), self.recurrent.weight, self.permutations_SN, last_only
-        )
-        return h_BTD, ALSTMState(last_step(h_BTD), c_BSH) if carry else None
+        h_BD, c_BSH = (None, None) if state is None else state
+        y_BTD, c_BSH = kernels.alstm(inputs, h_BD, c_BSH, self.recurrent.weight, self.permutations_SN, last_only)
+        return y_BTD, ALSTMState(last_step(y_BTD), c_BSH) if carry else None
 
     def _permuted(self, keys_BK2N: Tensor) -> Tensor:
         """P_s of every key for every copy, [B, K, S, 2, N]."""

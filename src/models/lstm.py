@@ -85,5 +85,6 @@ class LSTM(Core):
         self, inputs: Inputs, state: LSTMState | None, carry: bool, last_only: bool
     ) -> tuple[Tensor, LSTMState | None]:
         """The kernel of `src/ops/csrc/lstm.h`."""
-        h_BTH, c_BH = kernels.lstm(inputs, *(state or (None, None)), self.recurrent.weight, last_only)
-        return h_BTH, LSTMState(last_step(h_BTH), c_BH) if carry else None
+        h_BH, c_BH = (None, None) if state is None else state
+        y_BTH, c_BH = kernels.lstm(inputs, h_BH, c_BH, self.recurrent.weight, last_only)
+        return y_BTH, LSTMState(last_step(y_BTH), c_BH) if carry else None
