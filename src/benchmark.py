@@ -194,7 +194,7 @@ def in_turns(
 ) -> dict[str, list[Measurement]]:
     """Measure every function once in every round, some of them by the clock that leaves out the kernels."""
     compiled = kernels._function
-    with patch.object(kernels, "_function", cache(lambda name, dtype: clock.without(compiled(name, dtype)))):
+    with patch.object(kernels, "_function", cache(lambda *which: clock.without(compiled(*which)))):
         clocks = dict.fromkeys(("outside", "plain", "paused"), clock)
         timers = {
             name: Timer("run()", timer=clocks.get(name, perf_counter), globals={"run": run}, num_threads=threads)

@@ -20,32 +20,40 @@ from torch.autograd.function import once_differentiable
 from src.ops.build import library
 from src.ops.inputs import Inputs
 
-_RESULTS = {"kept": ctypes.c_int64, "forward": ctypes.c_bool, "backward": None}
 NONLINEARITIES = {"relu": 0, "tanh": 1, "linear": 2}
 _SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
-_ARGUMENTS = {
-    "l": ctypes.c_int64,
-    "i": ctypes.c_int,
-    "b": ctypes.c_bool,
-    "d": ctypes.c_double,
-    "p": ctypes.c_void_p,
-}
+_TYPES = {"l": ctypes.c_int64, "i": ctypes.c_int, "b": ctypes.c_bool, "d": ctypes.c_double, "p": ctypes.c_void_p}
+_RESULTS = {"kept": ctypes.c_int64, "forward": ctypes.c_bool, "backward": None}
+
+
+class _Signature(NamedTuple):
+    """Of a cell's functions in C."""
+
+    settings: str
+    """Types of what is neither differentiated nor common to all cells."""
+    kept: str
+    """Types of what the room for the backward pass depends on, beside B and T."""
+    tensors: int
+    """Weights and initial states."""
+    last: int = 0
+    """States, beside the outputs, that are wanted of the last step alone."""
+
+    def of(self, function: str) -> str:
+        """Types of all arguments of `kept`, `forward` or `backward`."""
+        if function == "kept":
+            return "ll" + self.kept
+        common = "lli" + self.settings + "p" * self.tensors
+        if function == "forward":  # rows, tokens, V, last only; outputs, last states, kept
+            return common + "pplb" + "p" * (1 + self.last + 1)
+        return common + "pb" + "p" * (1 + self.last) + "pl" + "p" * (1 + self.tensors)
+
+
 _SIGNATURES = {
-    "rnn_kept": "lllb",
-    "rnn_forward": "lllii" + "p" * 6 + "lb" + "p" * 2,
-    "rnn_backward": "lllii" + "p" * 5 + "bppl" + "p" * 5,
-    "fastweights_kept": "llllbb",
-    "fastweights_forward": "llliilbdd" + "p" * 9 + "lb" + "p" * 2,
-    "fastweights_backward": "llliilbdd" + "p" * 8 + "bppl" + "p" * 8,
-    "lstm_kept": "lll",
-    "lstm_forward": "llli" + "p" * 5 + "lb" + "p" * 3,
-    "lstm_backward": "llli" + "p" * 4 + "bpppl" + "p" * 4,
-    "gru_kept": "lllb",
-    "gru_forward": "lllib" + "p" * 5 + "lb" + "p" * 2,
-    "gru_backward": "lllib" + "p" * 4 + "bppl" + "p" * 4,
-    "alstm_kept": "lllll",
-    "alstm_forward": "llllllip" + "p" * 5 + "lb" + "p" * 3,
-    "alstm_backward": "llllllip" + "p" * 4 + "bpppl" + "p" * 4,
+    "rnn": _Signature("li", "lb", tensors=4),
+    "fastweights": _Signature("lilbdd", "llbb", tensors=7),
+    "lstm": _Signature("l", "l", tensors=3, last=1),
+    "gru": _Signature("lb", "lb", tensors=3),
+    "alstm": _Signature("llllp", "lll", tensors=3, last=1),
 }
 
 
@@ -73,25 +81,26 @@ def available(tensor: Tensor) -> bool:
 
 
 @cache
-def _function(name: str, dtype: torch.dtype) -> Any:
+def _function(cell: str, function: str, dtype: torch.dtype) -> Any:
     """A compiled function for this type of number."""
     kernels = library()
     assert kernels is not None
-    function = getattr(kernels, f"{name}_{_SUFFIXES[dtype]}")
-    function.argtypes = [_ARGUMENTS[kind] for kind in _SIGNATURES[name]]
-    function.restype = _RESULTS[name.rsplit("_", 1)[1]]
-    return function
+    compiled = getattr(kernels, f"{cell}_{function}_{_SUFFIXES[dtype]}")
+    compiled.argtypes = [_TYPES[kind] for kind in _SIGNATURES[cell].of(function)]
+    compiled.restype = _RESULTS[function]
+    return compiled
 
 
-def _call(name: str, dtype: torch.dtype, *arguments: Any) -> int:
+def _call(cell: str, function: str, dtype: torch.dtype, *arguments: Any) -> int:
     """Call a kernel; tensors are passed by address."""
-    return _function(name, dtype)(*[item.data_ptr() if isinstance(item, Tensor) else item for item in arguments])
+    addresses = [item.data_ptr() if isinstance(item, Tensor) else item for item in arguments]
+    return _function(cell, function, dtype)(*addresses)
 
 
 @cache
-def _size(name: str, dtype: torch.dtype, *sizes: int) -> int:
+def _size(cell: str, dtype: torch.dtype, *sizes: int) -> int:
     """Numbers that a cell keeps for the backward pass."""
-    return _call(f"{name}_kept", dtype, *sizes)
+    return _call(cell, "kept", dtype, *sizes)
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -99,11 +108,9 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 class _Cell(NamedTuple):
-    """How the kernels of a cell are called: `forward(B, T, *settings, *tensors, rows, tokens, V, ...)`, and so on."""
+    """What is the same for all sequences that a cell runs over."""
 
     name: str
-    settings: tuple
-    """Sizes beside B and T, threads, and whatever else is not differentiated."""
     kept: tuple
     """What the size of the room for the backward pass depends on, beside B and T."""
     projected: int
@@ -117,24 +124,26 @@ class _Cell(NamedTuple):
 
 
 class _Recurrence(Function):
-    """One kernel over whole sequences. Of weights and initial states, None stands for one that is absent."""
+    """One kernel over whole sequences. Of weights and initial states, None stands for one that is absent.
+
+    `sizes` are B, T, the number of threads and the cell's settings.
+    """
 
     @staticmethod
-    def forward(ctx, cell, keep, last_only, rows, tokens, *weights_and_states):
+    def forward(ctx, cell, sizes, keep, last_only, rows, tokens, *weights_and_states):
         rows, tokens, *tensors = _contiguous(rows, tokens, *weights_and_states)
-        batch, time = Inputs(rows, tokens).batch_and_time
+        batch, time, *_ = sizes
         kept = rows.new_empty(_size(cell.name, rows.dtype, batch, time, *cell.kept)) if keep else None
-        shape = (batch, cell.features) if last_only else (batch, time, cell.features)
-        outputs = rows.new_empty(shape)
+        outputs = rows.new_empty((batch, cell.features) if last_only else (batch, time, cell.features))
         last = [rows.new_empty(batch, *shape) for shape in cell.last]
-        ctx.cell, ctx.sizes, ctx.last_only, ctx.shape = cell, (batch, time, *cell.settings), last_only, shape
-        ctx.set_materialize_grads(False)
         if not _call(
-            f"{cell.name}_forward", rows.dtype, *ctx.sizes, *tensors, rows, tokens, rows.shape[0], last_only, outputs,
-            *last, kept,
+            cell.name, "forward", rows.dtype, *sizes, *tensors, rows, tokens, rows.shape[0], last_only, outputs, *last,
+            kept,
         ):  # fmt: skip
             least, greatest = tokens.aminmax()
             raise IndexError(f"tokens from {least} to {greatest} in a table of {len(rows)}")
+        ctx.call = cell, sizes, last_only, outputs.shape
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(rows, tokens, kept, *tensors)
         return outputs, *last
 
@@ -146,21 +155,23 @@ class _Recurrence(Function):
 
 def _backward(ctx, d_outputs, *d_last_states):
     """The gradients of what `_Recurrence.forward` took, in the same order."""
+    cell, sizes, last_only, shape = ctx.call
     rows, tokens, kept, *tensors = ctx.saved_tensors
     if d_outputs is None:
-        d_outputs = rows.new_zeros(ctx.shape)
+        d_outputs = rows.new_zeros(shape)
     d_outputs, *d_last = _contiguous(d_outputs, *d_last_states)
     d_rows, *d_tensors = [None if tensor is None else torch.empty_like(tensor) for tensor in (rows, *tensors)]
     _call(
-        f"{ctx.cell.name}_backward", rows.dtype, *ctx.sizes, *tensors, kept, ctx.last_only, d_outputs, *d_last,
-        tokens, rows.shape[0], d_rows, *d_tensors,
+        cell.name, "backward", rows.dtype, *sizes, *tensors, kept, last_only, d_outputs, *d_last, tokens,
+        rows.shape[0], d_rows, *d_tensors,
     )  # fmt: skip
-    return None, None, None, d_rows, None, *d_tensors
+    return None, None, None, None, d_rows, None, *d_tensors
 
 
 @_left_alone_by_compilers
 def _run(
     cell: _Cell,
+    settings: tuple,
     inputs: Inputs,
     last_only: bool,
     weights: tuple[Tensor, *tuple[Tensor | None, ...]],
@@ -168,7 +179,7 @@ def _run(
 ) -> tuple[Tensor, ...]:
     """The outputs [B, T, features], or the last one [B, features], and what `cell.last` asks for."""
     rows, tokens = inputs
-    batch, _ = inputs.batch_and_time
+    batch, time = inputs.batch_and_time
     dtype = weights[0].dtype
     _check("inputs", rows, (*rows.shape[:-1], cell.projected), dtype)
     for state, shape in zip(states, cell.states, strict=True):
@@ -177,7 +188,8 @@ def _run(
     # inside of `forward` nothing tells whether there will be a backward pass
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (rows, *weights, *states))
     tokens = None if tokens is None else tokens.long()
-    return _Recurrence.apply(cell, keep, last_only, rows, tokens, *weights, *states)
+    sizes = (batch, time, torch.get_num_threads(), *settings)
+    return _Recurrence.apply(cell, sizes, keep, last_only, rows, tokens, *weights, *states)
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -186,15 +198,26 @@ def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype
         raise ValueError(f"{name} of shape {list(tensor.shape)} in {tensor.dtype}: expected {list(shape)} in {dtype}")
 
 
+@cache
+def _rnn(units: int, normalized: bool) -> _Cell:
+    return _Cell("rnn", (units, normalized), projected=units, features=units, states=((units,),))
+
+
 def rnn(
     inputs: Inputs, initial_BH: Tensor | None, weight_HH: Tensor, gain_H: Tensor | None, bias_H: Tensor | None,
     nonlinearity: str, last_only: bool = False,
 ) -> Tensor:  # fmt: skip
     """h_t = f(LN(W h_{t-1} + p_t)), without LN if `gain_H` is None: all h_t [B, T, H], or the last one [B, H]."""
     units = weight_HH.shape[0]
-    settings = (units, torch.get_num_threads(), NONLINEARITIES[nonlinearity])
-    cell = _Cell("rnn", settings, (units, gain_H is not None), projected=units, features=units, states=((units,),))
-    return _run(cell, inputs, last_only, (weight_HH, gain_H, bias_H), (initial_BH,))[0]
+    settings = (units, NONLINEARITIES[nonlinearity])
+    weights = (weight_HH, gain_H, bias_H)
+    return _run(_rnn(units, gain_H is not None), settings, inputs, last_only, weights, (initial_BH,))[0]
+
+
+@cache
+def _fastweights(units: int, num_inner_steps: int, normalized: bool, preliminary_normalized: bool) -> _Cell:
+    kept = (units, num_inner_steps, normalized, preliminary_normalized)
+    return _Cell("fastweights", kept, projected=units, features=units, states=((units,), (units, units)))
 
 
 def fastweights(
@@ -217,12 +240,16 @@ def fastweights(
     The norms are (gain, bias), or (None, None) for none.
     """
     units = weight_HH.shape[0]
-    of_memory = (num_inner_steps, sustained, decay, fast_lr)
-    settings = (units, torch.get_num_threads(), NONLINEARITIES[nonlinearity], *of_memory)
-    kept = (units, num_inner_steps, norm[0] is not None, preliminary_norm[0] is not None)
-    cell = _Cell("fastweights", settings, kept, projected=units, features=units, states=((units,), (units, units)))
+    cell = _fastweights(units, num_inner_steps, norm[0] is not None, preliminary_norm[0] is not None)
+    settings = (units, NONLINEARITIES[nonlinearity], num_inner_steps, sustained, decay, fast_lr)
     weights = (weight_HH, *norm, *preliminary_norm)
-    return _run(cell, inputs, last_only, weights, (initial_BH, fast_BHH))[0]
+    return _run(cell, settings, inputs, last_only, weights, (initial_BH, fast_BHH))[0]
+
+
+@cache
+def _lstm(units: int) -> _Cell:
+    state = (units,)
+    return _Cell("lstm", (units,), projected=4 * units, features=units, states=(state, state), last=(state,))
 
 
 def lstm(
@@ -230,10 +257,13 @@ def lstm(
 ) -> tuple[Tensor, Tensor]:
     """All h_t [B, T, H], or the last one [B, H], and the last cell [B, H]; gates in the order i, f, o, g."""
     units = weight_4HH.shape[1]
-    settings, state = (units, torch.get_num_threads()), (units,)
-    cell = _Cell("lstm", settings, (units,), projected=4 * units, features=units, states=(state, state), last=(state,))
-    outputs_BTH, last_BH = _run(cell, inputs, last_only, (weight_4HH,), (hidden_BH, cell_BH))
+    outputs_BTH, last_BH = _run(_lstm(units), (units,), inputs, last_only, (weight_4HH,), (hidden_BH, cell_BH))
     return outputs_BTH, last_BH
+
+
+@cache
+def _gru(units: int, reset_before: bool) -> _Cell:
+    return _Cell("gru", (units, reset_before), projected=3 * units, features=units, states=((units,),))
 
 
 def gru(
@@ -245,10 +275,15 @@ def gru(
     last_only: bool = False,
 ) -> Tensor:
     """All h_t [B, T, H] of a GRU, or the last one [B, H]; gates in the order r, u."""
-    units = candidate_HH.shape[0]
-    settings = (units, torch.get_num_threads(), reset_before)
-    cell = _Cell("gru", settings, (units, reset_before), projected=3 * units, features=units, states=((units,),))
-    return _run(cell, inputs, last_only, (gates_2HH, candidate_HH), (initial_BH,))[0]
+    settings = (candidate_HH.shape[0], reset_before)
+    return _run(_gru(*settings), settings, inputs, last_only, (gates_2HH, candidate_HH), (initial_BH,))[0]
+
+
+@cache
+def _alstm(entries: int, copies: int, heads: int) -> _Cell:
+    size, memory = 2 * entries * heads, (copies, 2 * entries)
+    projected = 3 * entries + 3 * size
+    return _Cell("alstm", (entries, copies, heads), projected, size, states=((size,), memory), last=(memory,))
 
 
 def alstm(
@@ -266,9 +301,6 @@ def alstm(
     reached, size = weight_RD.shape
     copies, entries = permutations_SN.shape
     sizes = (entries, copies, size // (2 * entries))
-    settings = (*sizes, reached, torch.get_num_threads(), permutations_SN.contiguous())
-    memory = (copies, 2 * entries)
-    projected = 3 * entries + 3 * size
-    cell = _Cell("alstm", settings, sizes, projected, features=size, states=((size,), memory), last=(memory,))
-    outputs_BTD, last_BSH = _run(cell, inputs, last_only, (weight_RD,), (hidden_BD, cell_BSH))
+    settings = (*sizes, reached, permutations_SN.contiguous())
+    outputs_BTD, last_BSH = _run(_alstm(*sizes), settings, inputs, last_only, (weight_RD,), (hidden_BD, cell_BSH))
     return outputs_BTD, last_BSH

@@ -247,13 +247,13 @@ def test_a_compiled_model_gives_the_same(cell, monkeypatch):
         model.embedding.weight.mul_(0.1)
     called = []
     call = kernels._call
-    monkeypatch.setattr(kernels, "_call", lambda name, *rest: called.append(name) or call(name, *rest))
+    monkeypatch.setattr(kernels, "_call", lambda *rest: called.append(rest[1]) or call(*rest))
     tokens_BT = torch.randint(V, (8, 9))
     results = []
     for run_model in (model, torch.compile(model)):
         called.clear()
         prediction = run_model(tokens_BT).prediction
         results.append([prediction, *torch.autograd.grad(prediction.pow(2).sum(), list(model.parameters()))])
-        assert {name.rsplit("_", 1)[1] for name in called} >= {"forward", "backward"}
+        assert {*called} >= {"forward", "backward"}
     assert all(result.isfinite().all() for result in results[0])
     assert_close(results[1], results[0], rtol=1e-10, atol=1e-10)

@@ -17,7 +17,7 @@ extern "C" {
     RNN<S> cell{batch, time, units, 1, 0, nullptr, layer_norm ? &gain : nullptr, nullptr, nullptr};                    \
     return num_blocks<S>(batch) * time * cell.kept_per_step() * Lanes<S>::count;                                       \
   }                                                                                                                    \
-  bool rnn_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,                 \
+  bool rnn_forward_##suffix(int64_t batch, int64_t time, int threads, int64_t units, int nonlinearity,                 \
                             const S* weight, const S* gain, const S* bias, const S* initial, const S* inputs,          \
                             const int64_t* tokens, int64_t symbols, bool last_only, S* outputs, S* kept) {             \
     if (any_outside(tokens, batch * time, symbols)) return false;                                                      \
@@ -25,7 +25,7 @@ extern "C" {
         Rows<S>{inputs, tokens, time, units}, Outputs<S>{outputs, time, units, last_only}, kept);                      \
     return true;                                                                                                       \
   }                                                                                                                    \
-  void rnn_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,                \
+  void rnn_backward_##suffix(int64_t batch, int64_t time, int threads, int64_t units, int nonlinearity,                \
                              const S* weight, const S* gain, const S* bias, const S* initial, const S* kept,           \
                              bool last_only, const S* d_outputs, const int64_t* tokens, int64_t symbols, S* d_inputs,  \
                              S* d_weight, S* d_gain, S* d_bias, S* d_initial) {                                        \
@@ -41,7 +41,7 @@ extern "C" {
         nullptr, first_norm ? &gain : nullptr, nullptr, nullptr, nullptr};                                             \
     return num_blocks<S>(batch) * cell.kept_per_block() * Lanes<S>::count;                                             \
   }                                                                                                                    \
-  bool fastweights_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity,         \
+  bool fastweights_forward_##suffix(int64_t batch, int64_t time, int threads, int64_t units, int nonlinearity,         \
                                     int64_t inner_steps, bool sustained, double decay, double fast_lr,                 \
                                     const S* weight, const S* gain, const S* bias, const S* first_gain,                \
                                     const S* first_bias, const S* initial, const S* fast, const S* inputs,             \
@@ -53,7 +53,7 @@ extern "C" {
     return true;                                                                                                       \
   }                                                                                                                    \
   void fastweights_backward_##suffix(                                                                                  \
-      int64_t batch, int64_t time, int64_t units, int threads, int nonlinearity, int64_t inner_steps, bool sustained,  \
+      int64_t batch, int64_t time, int threads, int64_t units, int nonlinearity, int64_t inner_steps, bool sustained,  \
       double decay, double fast_lr, const S* weight, const S* gain, const S* bias, const S* first_gain,                \
       const S* first_bias, const S* initial, const S* fast, S* kept, bool last_only,                                   \
       const S* d_outputs, const int64_t* tokens, int64_t symbols, S* d_inputs, S* d_weight, S* d_gain, S* d_bias,      \
@@ -68,7 +68,7 @@ extern "C" {
     LSTM<S> cell{batch, time, units, 1, nullptr, nullptr, nullptr};                                                    \
     return num_blocks<S>(batch) * cell.kept_per_block() * Lanes<S>::count;                                             \
   }                                                                                                                    \
-  bool lstm_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, const S* weight,                 \
+  bool lstm_forward_##suffix(int64_t batch, int64_t time, int threads, int64_t units, const S* weight,                 \
                              const S* initial_hidden, const S* initial_cell, const S* inputs, const int64_t* tokens,   \
                              int64_t symbols, bool last_only, S* outputs, S* last_cell, S* kept) {                     \
     if (any_outside(tokens, batch * time, symbols)) return false;                                                      \
@@ -76,7 +76,7 @@ extern "C" {
         Rows<S>{inputs, tokens, time, 4 * units}, Outputs<S>{outputs, time, units, last_only}, last_cell, kept);       \
     return true;                                                                                                       \
   }                                                                                                                    \
-  void lstm_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, const S* weight,                \
+  void lstm_backward_##suffix(int64_t batch, int64_t time, int threads, int64_t units, const S* weight,                \
                               const S* initial_hidden, const S* initial_cell, const S* kept, bool last_only,           \
                               const S* d_outputs, const S* d_last_cell, const int64_t* tokens, int64_t symbols,        \
                               S* d_inputs, S* d_weight, S* d_initial_hidden, S* d_initial_cell) {                      \
@@ -89,7 +89,7 @@ extern "C" {
     GRU<S> cell{batch, time, units, 1, reset_before, nullptr, nullptr, nullptr};                                       \
     return num_blocks<S>(batch) * time * cell.kept_per_step() * Lanes<S>::count;                                       \
   }                                                                                                                    \
-  bool gru_forward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, bool reset_before,                \
+  bool gru_forward_##suffix(int64_t batch, int64_t time, int threads, int64_t units, bool reset_before,                \
                             const S* gates, const S* candidate, const S* initial, const S* inputs,                     \
                             const int64_t* tokens, int64_t symbols, bool last_only, S* outputs, S* kept) {             \
     if (any_outside(tokens, batch * time, symbols)) return false;                                                      \
@@ -97,7 +97,7 @@ extern "C" {
         Rows<S>{inputs, tokens, time, 3 * units}, Outputs<S>{outputs, time, units, last_only}, kept);                  \
     return true;                                                                                                       \
   }                                                                                                                    \
-  void gru_backward_##suffix(int64_t batch, int64_t time, int64_t units, int threads, bool reset_before,               \
+  void gru_backward_##suffix(int64_t batch, int64_t time, int threads, int64_t units, bool reset_before,               \
                              const S* gates, const S* candidate, const S* initial, const S* kept, bool last_only,      \
                              const S* d_outputs, const int64_t* tokens, int64_t symbols, S* d_inputs, S* d_gates,      \
                              S* d_candidate, S* d_initial) {                                                           \
@@ -110,8 +110,8 @@ extern "C" {
     ALSTM<S> cell{batch, time, entries, copies, heads, 0, 1, nullptr, nullptr, nullptr, nullptr};                      \
     return num_blocks<S>(batch) * cell.kept_per_block() * Lanes<S>::count;                                             \
   }                                                                                                                    \
-  bool alstm_forward_##suffix(int64_t batch, int64_t time, int64_t entries, int64_t copies, int64_t heads,             \
-                              int64_t reached, int threads, const int64_t* permutations, const S* weight,              \
+  bool alstm_forward_##suffix(int64_t batch, int64_t time, int threads, int64_t entries, int64_t copies, int64_t heads,\
+                              int64_t reached, const int64_t* permutations, const S* weight,              \
                               const S* initial_hidden, const S* initial_cell, const S* inputs, const int64_t* tokens,  \
                               int64_t symbols, bool last_only, S* outputs, S* last_cell, S* kept) {                    \
     if (any_outside(tokens, batch * time, symbols)) return false;                                                      \
@@ -121,8 +121,8 @@ extern "C" {
                  Outputs<S>{outputs, time, cell.outputs_size(), last_only}, last_cell, kept);                          \
     return true;                                                                                                       \
   }                                                                                                                    \
-  void alstm_backward_##suffix(int64_t batch, int64_t time, int64_t entries, int64_t copies, int64_t heads,            \
-                               int64_t reached, int threads, const int64_t* permutations, const S* weight,             \
+  void alstm_backward_##suffix(int64_t batch, int64_t time, int threads, int64_t entries, int64_t copies, int64_t heads,\
+                               int64_t reached, const int64_t* permutations, const S* weight,             \
                                const S* initial_hidden, const S* initial_cell, const S* kept, bool last_only,          \
                                const S* d_outputs, const S* d_last_cell, const int64_t* tokens, int64_t symbols,       \
                                S* d_inputs, S* d_weight, S* d_initial_hidden, S* d_initial_cell) {                     \
