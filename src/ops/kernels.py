@@ -170,14 +170,19 @@ def _backward(ctx, d_outputs, *d_last_states):
 
 @_left_alone_by_compilers
 def _run(
-    cell: _Cell,
+    make_cell: Callable[..., _Cell],
+    kept: tuple,
     settings: tuple,
     inputs: Inputs,
     last_only: bool,
     weights: tuple[Tensor, *tuple[Tensor | None, ...]],
     states: tuple[Tensor | None, ...],
 ) -> tuple[Tensor, ...]:
-    """The outputs [B, T, features], or the last one [B, features], and what `cell.last` asks for."""
+    """The outputs [B, T, features], or the last one [B, features], and what `last` of the cell asks for.
+
+    A cell is made of what decides on its room for the backward pass, beside B and T.
+    """
+    cell = make_cell(*kept)
     rows, tokens = inputs
     batch, time = inputs.batch_and_time
     dtype = weights[0].dtype
@@ -211,7 +216,7 @@ def rnn(
     units = weight_HH.shape[0]
     settings = (units, NONLINEARITIES[nonlinearity])
     weights = (weight_HH, gain_H, bias_H)
-    return _run(_rnn(units, gain_H is not None), settings, inputs, last_only, weights, (initial_BH,))[0]
+    return _run(_rnn, (units, gain_H is not None), settings, inputs, last_only, weights, (initial_BH,))[0]
 
 
 @cache
@@ -240,10 +245,10 @@ def fastweights(
     The norms are (gain, bias), or (None, None) for none.
     """
     units = weight_HH.shape[0]
-    cell = _fastweights(units, num_inner_steps, norm[0] is not None, preliminary_norm[0] is not None)
+    kept = (units, num_inner_steps, norm[0] is not None, preliminary_norm[0] is not None)
     settings = (units, NONLINEARITIES[nonlinearity], num_inner_steps, sustained, decay, fast_lr)
     weights = (weight_HH, *norm, *preliminary_norm)
-    return _run(cell, settings, inputs, last_only, weights, (initial_BH, fast_BHH))[0]
+    return _run(_fastweights, kept, settings, inputs, last_only, weights, (initial_BH, fast_BHH))[0]
 
 
 @cache
@@ -257,7 +262,8 @@ def lstm(
 ) -> tuple[Tensor, Tensor]:
     """All h_t [B, T, H], or the last one [B, H], and the last cell [B, H]; gates in the order i, f, o, g."""
     units = weight_4HH.shape[1]
-    outputs_BTH, last_BH = _run(_lstm(units), (units,), inputs, last_only, (weight_4HH,), (hidden_BH, cell_BH))
+    states = (hidden_BH, cell_BH)
+    outputs_BTH, last_BH = _run(_lstm, (units,), (units,), inputs, last_only, (weight_4HH,), states)
     return outputs_BTH, last_BH
 
 
@@ -276,7 +282,7 @@ def gru(
 ) -> Tensor:
     """All h_t [B, T, H] of a GRU, or the last one [B, H]; gates in the order r, u."""
     settings = (candidate_HH.shape[0], reset_before)
-    return _run(_gru(*settings), settings, inputs, last_only, (gates_2HH, candidate_HH), (initial_BH,))[0]
+    return _run(_gru, settings, settings, inputs, last_only, (gates_2HH, candidate_HH), (initial_BH,))[0]
 
 
 @cache
@@ -302,5 +308,6 @@ def alstm(
     copies, entries = permutations_SN.shape
     sizes = (entries, copies, size // (2 * entries))
     settings = (*sizes, reached, permutations_SN.contiguous())
-    outputs_BTD, last_BSH = _run(_alstm(*sizes), settings, inputs, last_only, (weight_RD,), (hidden_BD, cell_BSH))
+    states = (hidden_BD, cell_BSH)
+    outputs_BTD, last_BSH = _run(_alstm, sizes, settings, inputs, last_only, (weight_RD,), states)
     return outputs_BTD, last_BSH
