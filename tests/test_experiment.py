@@ -85,6 +85,14 @@ def test_the_recorded_command_of_a_run_in_a_sweep_is_that_run_alone(train, tiny)
         assert f"{folder.name} is finished already" in ended.out
 
 
+def test_a_run_takes_denormal_numbers_as_zero(train, tiny):
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor has no such setting")
+    assert torch.tensor(1e-38) * 0.1 > 0
+    assert train(*tiny).status == 0
+    assert torch.tensor(1e-38) * 0.1 == 0
+
+
 def test_a_run_does_without_the_files_of_hydra(train, tiny):
     assert train(*tiny, "hydra.output_subdir=null").status == 0
     assert not (only_run() / ".hydra").exists()

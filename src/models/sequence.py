@@ -126,7 +126,7 @@ class SequenceModel(nn.Module):
 
 
 class _Head(nn.Sequential):
-    """A layer of ReLU units and a linear one, without the calls of modules, a fifth of the time of so small layers."""
+    """A layer of ReLU units and a linear one, without calls of modules, a fifth of the time of such small layers."""
 
     def forward(self, y: Tensor) -> Tensor:
         hidden, _, output = cast(Iterable[nn.Linear], self)

@@ -1,4 +1,4 @@
-"""What an update does to the weights, in few operations: all weights of a model are one vector, not a few each."""
+"""What an update does to a model's weights: all are one vector, so that it takes few operations, not a few for each."""
 
 import torch
 from torch import Tensor, nn

@@ -109,7 +109,7 @@ inline int64_t num_blocks(int64_t batch) {
   return (batch + Lanes<S>::count - 1) / Lanes<S>::count;
 }
 
-// What every step gives out, [batch, time, units], or what the last one does, [batch, 1, units].
+// What every step gives out, [batch, time, units], or what the last one does, [batch, units].
 template <class S>
 struct Outputs {
   S* data;

@@ -110,8 +110,8 @@ extern "C" {
     ALSTM<S> cell{batch, time, entries, copies, heads, 0, 1, nullptr, nullptr, nullptr, nullptr};                      \
     return num_blocks<S>(batch) * cell.kept_per_block() * Lanes<S>::count;                                             \
   }                                                                                                                    \
-  bool alstm_forward_##suffix(int64_t batch, int64_t time, int threads, int64_t entries, int64_t copies, int64_t heads,\
-                              int64_t reached, const int64_t* permutations, const S* weight,              \
+  bool alstm_forward_##suffix(int64_t batch, int64_t time, int threads, int64_t entries, int64_t copies,               \
+                              int64_t heads, int64_t reached, const int64_t* permutations, const S* weight,            \
                               const S* initial_hidden, const S* initial_cell, const S* inputs, const int64_t* tokens,  \
                               int64_t symbols, bool last_only, S* outputs, S* last_cell, S* kept) {                    \
     if (any_outside(tokens, batch * time, symbols)) return false;                                                      \
@@ -121,8 +121,8 @@ extern "C" {
                  Outputs<S>{outputs, time, cell.outputs_size(), last_only}, last_cell, kept);                          \
     return true;                                                                                                       \
   }                                                                                                                    \
-  void alstm_backward_##suffix(int64_t batch, int64_t time, int threads, int64_t entries, int64_t copies, int64_t heads,\
-                               int64_t reached, const int64_t* permutations, const S* weight,             \
+  void alstm_backward_##suffix(int64_t batch, int64_t time, int threads, int64_t entries, int64_t copies,              \
+                               int64_t heads, int64_t reached, const int64_t* permutations, const S* weight,           \
                                const S* initial_hidden, const S* initial_cell, const S* kept, bool last_only,          \
                                const S* d_outputs, const S* d_last_cell, const int64_t* tokens, int64_t symbols,       \
                                S* d_inputs, S* d_weight, S* d_initial_hidden, S* d_initial_cell) {                     \

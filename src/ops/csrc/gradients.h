@@ -27,11 +27,10 @@ class WideRows {
   Buffer<S> data_;
 };
 
-// to[i, j] += sum over rows of left[row, i] right[row, j] for i < high, right and to being wide rows of so many
-// vectors. The rows come in groups, of each of which the first ones are left out.
+// to[i, j] += sum over rows of left[row, i] right[row, j] for i < high. Rows of `right` and `to` are `vectors` long, those
+// of `left` lie `left_width` numbers apart. They come in groups; the first `left_out` rows of each do not count.
 template <class S>
-class OuterProducts {
- public:
+struct OuterProducts {
   const S* left;
   int64_t left_width, high;
   const Vector<S>* right;
@@ -77,8 +76,8 @@ class BlockGradients {
   BlockGradients(int64_t blocks, int64_t rows, int64_t columns, bool shared)
       : blocks_(shared ? 1 : blocks), rows_(rows), columns_(columns), data_(blocks_ * rows, columns) {}
 
-  // Adds the sum over the rows of left^T right, those of left [rows] lying `left_width` apart. Where the rows are the
-  // steps of several sequences, `left_out` steps are zero at the start of each.
+  // Adds left^T right, which have a row for every step of every sequence; in the first `left_out` steps of a sequence
+  // right is zero.
   void add(int64_t block, const S* left, int64_t left_width, const Vector<S>* right, int64_t sequences, int64_t steps,
            int64_t left_out) {
     Vector<S>* own = data_.row(blocks_ == 1 ? 0 : block * rows_);
