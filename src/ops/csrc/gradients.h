@@ -27,8 +27,8 @@ class WideRows {
   Buffer<S> data_;
 };
 
-// to[i, j] += sum over rows of left[row, i] right[row, j] for i < high. Rows of `right` and `to` are `vectors` long, those
-// of `left` lie `left_width` numbers apart. They come in groups; the first `left_out` rows of each do not count.
+// to[i, j] += sum over rows of left[row, i] right[row, j] for i < high. Rows of `right` and `to` are `vectors` long,
+// those of `left` lie `left_width` numbers apart. They come in groups; the first `left_out` rows of each do not count.
 template <class S>
 struct OuterProducts {
   const S* left;
