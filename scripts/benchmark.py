@@ -16,6 +16,7 @@ kernel      the fused recurrence alone, forward and backward, on a table of rows
 of_sgemm    its share of the rate of a square float32 matrix product with as many threads
 outside     an update as it is trained, timed by a clock that stands still while compiled code of src/ops runs; this and
             the next two are processor time, which does not count when other work has the processor
+            (of fast weights on sequences of several chunks it holds what torch computes between these as well)
 plain       an update in plain PyTorch of the same network without recurrence, for the last symbol: torch.optim.Adam and
             clip_grad_norm_ over all parameters. It projects to as many features as the model (P = 4H for an LSTM), of
             which the first H go on to the head. /plain: ratio of outside to it
