@@ -1,29 +1,31 @@
-"""Time, memory and arithmetic of every model beside torch's own recurrent networks, in one process and one run.
+"""Time, memory and arithmetic of every model, compared with torch's own recurrent networks in one process.
 
     python scripts/benchmark.py                                             every model at 50 and 100 units
     python scripts/benchmark.py --quick                                     a first look, within a minute
     python scripts/benchmark.py --models gru --lengths 11 50 200 --kernels fused vectorized --figure gru.png
 
-An update is a batch, its forward and backward pass, the clipping of the gradient and a step of Adam. Every network has
-an embedding of 100 before it and 100 ReLU units and 10 classes after its last step. 11 steps are associative retrieval,
-other lengths random sequences of its 37 symbols. All is float32, and times are medians (IQR: interquartile range).
+An update is the forward and backward pass of one batch, gradient clipping and a step of Adam. Every network has an
+embedding of size 100 in front, and 100 ReLU units and 10 classes after the last step. A length of 11 is associative
+retrieval; other lengths are random sequences of its 37 symbols. Everything is in float32, and times are medians (IQR:
+interquartile range).
 
-Ratios are to torch's own layer of the same kind (/own: nn.RNN with relu, nn.LSTM, nn.GRU) and to nn.LSTM, of the same
-width. rnn is given relu too; gru resets before its product, nn.GRU after it. Other work on the machine slows everything
-down for a while, so all is measured in turns, for several rounds, and a ratio is the median of the rounds' ratios.
+Ratios compare a model with torch's own layer of the same kind (/own: nn.RNN with relu, nn.LSTM, nn.GRU) and with
+nn.LSTM, at the same width. rnn is given relu too; gru resets before its product, nn.GRU after it. Other work on the
+machine slows everything down for a while, so all functions take turns for several rounds, and a ratio is the median of
+the rounds' ratios.
 
-kernel      the fused recurrence alone, forward and backward, on a table of rows with tokens; GFLOP/s: `useful_flops`
-of_sgemm    its share of the rate of a square float32 matrix product with as many threads
-outside     an update as it is trained, timed by a clock that stands still while compiled code of src/ops runs; this and
-            the next two are processor time, which does not count when other work has the processor
-            (of fast weights on sequences of several chunks it holds what torch computes between these as well)
-plain       an update in plain PyTorch of the same network without recurrence, for the last symbol: torch.optim.Adam and
-            clip_grad_norm_ over all parameters. It projects to as many features as the model (P = 4H for an LSTM), of
-            which the first H go on to the head. /plain: ratio of outside to it
-paused      the same as plain, with the fused kernel run, and not counted, where the recurrence would be: like with
-            like, since after a pause, be it spent computing or asleep, all is slower. /paused: ratio of outside to it
-memory      bytes kept for the backward pass of one sequence, counted with torch.autograd.graph.saved_tensors_hooks:
-            the storages that autograd saves in a forward pass, once each and without the parameters, by batch size
+kernel      the fused recurrence alone, forward and backward, on a table with ids; GFLOP/s counts `Core.flops`
+of_sgemm    its rate as a share of that of a square float32 matrix product on as many threads
+outside     an update as in training, timed by a clock that stops while compiled code of src/ops runs; this and the next
+            two are processor time, so time taken by other processes does not count
+            (for fast weights on sequences of several chunks it includes what torch computes between the chunks)
+plain       an update in plain PyTorch of the same network without its recurrence, on the last symbol, with
+            torch.optim.Adam and clip_grad_norm_ over all parameters. It projects to as many features as the model
+            (P = 4H for an LSTM), of which the first H enter the head. /plain: outside relative to it
+paused      the same as plain, except that the fused kernel runs, untimed, where the recurrence would be. This is the
+            fair comparison: after a pause, whether busy or idle, everything is slower. /paused: outside relative to it
+memory      bytes saved for the backward pass per sequence, counted with torch.autograd.graph.saved_tensors_hooks: every
+            storage that autograd saves in a forward pass, once each, without the parameters, divided by the batch size
 """
 
 import argparse
@@ -42,24 +44,24 @@ from rich import box, get_console
 from rich.progress import track
 from rich.table import Table
 
-from src.benchmark import MODELS, measure
-from src.ops import kernels
-from src.utils.provenance import provenance
+from src.benchmarks.updates import MODELS, measure
+from src.ops.cpu import bindings
+from src.running.provenance import provenance
 
 NAMES = sorted(path.stem for path in MODELS.glob("*.yaml"))
-STYLES = {"auto": "-", "fused": "--", "vectorized": "-.", "reference": ":"}  # of every kernel
+STYLES = {"auto": "-", "fused": "--", "vectorized": "-.", "reference": ":"}  # line style of each kernel
 AXES = ("threads", "length", "hidden_size", "model", "kernel")  # of the grid
 QUICK = {"model": ["fastweights", "lstm"], "hidden_size": [50], "length": [11, 50], "seconds": 2.0, "rounds": 4}
 
-CELL = "model=model kernel=kernel H=hidden_size T=length thr.=threads "  # columns of the tables: header=key of a row
+CELL = "model=model kernel=kernel H=hidden_size T=length thr.=threads "  # columns of the tables: header=key of the row
 UPDATES = """ms=update_ms IQR=update_iqr_ms seq./s=sequences_per_second /own=ratio_to_own_layer /LSTM=ratio_to_lstm
-    memory=kept_bytes_per_sequence state=state_size"""
+    memory=saved_bytes_per_sequence state=state_size"""
 FUSED = """ms=kernel_ms GFLOP/s=kernel_gflop_per_second of_sgemm=kernel_share_of_sgemm outside=outside_ms
     /plain=ratio_outside_to_plain /paused=ratio_outside_to_paused"""
 
 
 def make_table(title: str, columns: str, rows: Sequence[dict[str, Any]]) -> Table:
-    """Narrow enough for 80 characters."""
+    """A table that fits into 80 characters."""
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     headers, keys = zip(*(column.split("=") for column in columns.split()), strict=True)
     for header in headers:
@@ -71,7 +73,7 @@ def make_table(title: str, columns: str, rows: Sequence[dict[str, Any]]) -> Tabl
 
 
 def make_figure(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Time per update against H and T, all else as first measured; in grey, lightness and markers tell models apart."""
+    """Time per update against H and T, the rest fixed at its first value; legible without colour."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     names = {"hidden_size": "units H", "length": "steps T"}
@@ -105,20 +107,20 @@ def parse() -> argparse.Namespace:
     many("--kernels", dest="kernel", choices=STYLES, default=["auto"], metavar="KERNEL", help=", ".join(STYLES))
     many("--threads", type=int, default=[1], metavar="N", help="default 1")
     add("--batch-size", type=int, default=128, metavar="B", help="default 128")
-    add("--seconds", type=float, default=5.0, metavar="S", help="of measuring for each row, default 5")
-    add("--rounds", type=int, default=7, metavar="N", help="that they are divided into, default 7")
-    add("--quick", action="store_true", help="a small grid and short times; what else is given still counts")
-    add("--json", type=Path, metavar="FILE", help="write all numbers, and where they come from")
-    add("--figure", type=Path, metavar="FILE.png", help="draw the time per update against H and against T")
+    add("--seconds", type=float, default=5.0, metavar="S", help="measuring time per row, default 5")
+    add("--rounds", type=int, default=7, metavar="N", help="rounds that this time is divided into, default 7")
+    add("--quick", action="store_true", help="a small grid and short times; other options still apply")
+    add("--json", type=Path, metavar="FILE", help="write all numbers and their provenance")
+    add("--figure", type=Path, metavar="FILE.png", help="plot the time per update against H and against T")
     arguments = parser.parse_args()
     if arguments.quick:
         parser.set_defaults(**QUICK)
         arguments = parser.parse_args()
     numbers = *arguments.hidden_size, *arguments.length, *arguments.threads, arguments.batch_size, arguments.rounds
     if not min(*numbers, arguments.seconds) > 0:
-        parser.error("units, lengths, threads, batch size, rounds and seconds have to be above 0")
-    if "fused" in arguments.kernel and not kernels.available(torch.empty(0)):
-        parser.error("--kernels: fused ones cannot be compiled here")
+        parser.error("units, lengths, threads, batch size, rounds and seconds must be above 0")
+    if "fused" in arguments.kernel and not bindings.available(torch.empty(0)):
+        parser.error("--kernels: the fused kernels cannot be compiled here")
     for path in filter(None, (arguments.json, arguments.figure)):
         if path.is_dir() or not path.parent.is_dir():
             parser.error(f"cannot write to {path}")
@@ -132,7 +134,7 @@ def main() -> None:
     rows = [measure(cell, *how) for cell in track(cells, transient=True)]
     get_console().print(make_table(f"Updates of {arguments.batch_size} sequences", CELL + UPDATES, rows))
     if fused := [row for row in rows if "kernel_ms" in row]:
-        get_console().print(make_table("The fused kernel alone, and what is outside of it", CELL + FUSED, fused))
+        get_console().print(make_table("The fused kernel alone, and everything outside it", CELL + FUSED, fused))
     if arguments.json:
         origin = provenance(max(arguments.threads), "cpu")
         arguments.json.write_text(json.dumps({"provenance": origin, "rows": rows}, indent=2) + "\n")

@@ -12,10 +12,11 @@ for is taken from the sweep, or from the experiment's file; the options say it a
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from src import errors
-from src.errors import CONFIGS, UserError, choose
+from src.config.compose import compose
+from src.config.errors import UserError, choose, in_one_line
+from src.config.paths import CONFIGS
+from src.config.schema import SearchSettings
 
 EXPERIMENTS = CONFIGS / "experiment"
 
@@ -31,7 +32,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def folder_of(name: str) -> tuple[Path, dict[str, Any] | None]:
+def folder_of(name: str) -> tuple[Path, SearchSettings | None]:
     """The folder that a name stands for, and what the experiment says about its search if it is one."""
     if Path(name).is_dir():
         return Path(name), None
@@ -39,31 +40,24 @@ def folder_of(name: str) -> tuple[Path, dict[str, Any] | None]:
     if name not in known:
         raise UserError(f"{name} is neither a folder nor an experiment{choose(name, known)}")
 
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from src.identity import register_resolvers
-
-    register_resolvers()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", [f"experiment={name}"])
+    config = compose([f"experiment={name}"])
     folder = Path(config.run.root, config.name)
     if not folder.is_dir():
         raise UserError(f"{name} has no runs yet, there is no folder {folder}; python -m src.train experiment={name}")
-    return folder, dict(OmegaConf.to_container(config.search))  # type: ignore[arg-type]
+    return folder, SearchSettings.of(config)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     options = parse(arguments)
-    with errors.in_one_line():
+    with in_one_line():
         folder, search = folder_of(options.runs)
 
         from src.reports.report import write_report
 
         given = {name: getattr(options, name) for name in ("grid", "repeated", "columns")}
         changes = {name: keys for name, keys in given.items() if keys is not None}
-        write_report(folder, (search or {}) | changes, figures=not options.no_figures)
+        write_report(folder, search, changes, figures=not options.no_figures)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ Runs and their budgets are in configs/experiment; what the papers printed and cl
 
 import sys
 
-from src.errors import in_one_line
-from src.papers.command import parser, run_command
+from src.config.errors import in_one_line
+from src.reproduction.command import parser, run_command
 
 
 def main() -> None:

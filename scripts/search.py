@@ -16,8 +16,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from src import errors
-from src.errors import UserError
+from src.config import errors
+from src.config.errors import UserError
 
 MISSING = "this needs Optuna: pip install -e '.[optuna]'"
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except ModuleNotFoundError:
             raise UserError(MISSING) from None
 
-        from src.search import Options, search
+        from src.sweeping.search import Options, search
 
         status = search(options.pop("overrides"), Options(**options))
     if status:

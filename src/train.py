@@ -1,20 +1,21 @@
 """Train: `python -m src.train model=fastweights`, or a sweep with `-m`. See `--help`."""
 
-from pathlib import Path
-
 import hydra
 from omegaconf import DictConfig
 
-from src import errors, identity, sweep
+from src.config.compose import register_resolvers
+from src.config.errors import in_one_line
+from src.config.paths import CONFIGS
+from src.sweeping.sweep import ending_in_a_table
 from src.utils import lifeline
 
-identity.register_resolvers()
+register_resolvers()
 
 
-@hydra.main(version_base="1.3", config_path=str(Path(__file__).resolve().parents[1] / "configs"), config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def launch(config: DictConfig) -> float:
-    """One run, whether alone or as a job of a sweep."""
-    from src.experiment import run
+    """One run, alone or as a job of a sweep."""
+    from src.running.lifecycle import run  # imports torch, which `--help` need not wait for
 
     lifeline.follow()
     return run(config)
@@ -22,7 +23,7 @@ def launch(config: DictConfig) -> float:
 
 def main() -> None:
     """The command."""
-    with sweep.ending_in_a_table(), errors.in_one_line():
+    with ending_in_a_table(), in_one_line():
         launch()
 
 

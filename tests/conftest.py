@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from src import errors
+from src.config import errors
+from src.config.compose import compose
 from src.train import main
 
 
@@ -32,12 +32,7 @@ def _reproducible():
 @pytest.fixture
 def composed():
     """The configuration of a command without running it: `composed("model=lstm", "seed=1")`."""
-
-    def configuration(*overrides):
-        with initialize_config_dir(str(errors.CONFIGS), version_base="1.3"):
-            return compose("train", list(overrides))
-
-    return configuration
+    return lambda *overrides: compose(overrides)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from src.errors import UserError
+from src.config.errors import UserError
 from src.evaluate import EvaluateSettings, evaluate_run, main
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -135,7 +135,7 @@ def test_a_mistake_is_one_line(arguments, says, tiny, composed, tmp_path, monkey
     [
         (["split=val"], "run is missing"),
         (["run=nowhere"], "run=nowhere: not the folder of a run"),
-        (["run"], "run=null: must be a text"),
+        (["run"], "run=null: must be a string"),
     ],
 )
 def test_a_run_has_to_be_named(arguments, says, monkeypatch, capsys):

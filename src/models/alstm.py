@@ -12,8 +12,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import Core, Kernel, last_step
-from src.ops import kernels
+from src.models.base import Core, last_step
+from src.ops.cpu import bindings
+from src.ops.dispatch import Form, Kernel
 from src.ops.inputs import Inputs
 
 
@@ -74,7 +75,7 @@ class ALSTM(Core):
     ):
         if hidden_size % 2:
             raise ValueError(f"hidden_size={hidden_size}: must be even, real and imaginary parts of complex entries")
-        super().__init__(input_size, num_heads * hidden_size, kernel)  # from here on self.hidden_size is D
+        super().__init__(input_size, hidden_size, kernel)
         self.num_copies = num_copies
         self.num_heads = num_heads
         self.num_entries = hidden_size // 2
@@ -84,7 +85,7 @@ class ALSTM(Core):
         self.input = nn.Linear(input_size, size)
         self.recurrent = nn.Linear(num_heads * hidden_size, reached, bias=False)
 
-        for layer, units in ((self.input, hidden_size), (self.recurrent, self.hidden_size)):
+        for layer, units in ((self.input, hidden_size), (self.recurrent, self.output_size)):
             nn.init.uniform_(layer.weight, -1 / math.sqrt(units), 1 / math.sqrt(units))
         nn.init.zeros_(self.input.bias)
         nn.init.constant_(self.input.bias[: self.num_entries], forget_bias)
@@ -99,8 +100,13 @@ class ALSTM(Core):
     def initial_state(self, batch_size: int) -> ALSTMState:
         """h = 0, c = 0."""
         return ALSTMState(
-            self.zeros(batch_size, self.hidden_size), self.zeros(batch_size, self.num_copies, 2 * self.num_entries)
+            self.zeros(batch_size, self.output_size), self.zeros(batch_size, self.num_copies, self.hidden_size)
         )
+
+    @property
+    def output_size(self) -> int:
+        """D, what all heads read."""
+        return self.num_heads * self.hidden_size
 
     def step(self, p_BP: Tensor, state: ALSTMState) -> tuple[Tensor, ALSTMState]:
         """The equations above; the output is h."""
@@ -120,13 +126,17 @@ class ALSTM(Core):
         h_BD = (o_B11N * bound(read_BKS2N.mean(2))).flatten(1)
         return h_BD, ALSTMState(h_BD, c_BS2N.flatten(2))
 
-    def fused(
-        self, inputs: Inputs, state: ALSTMState | None, carry: bool, last_only: bool
+    def forms(self) -> tuple[Form, ...]:
+        return (Form("fused", self._fused, bindings.available), *super().forms())
+
+    def _fused(
+        self, inputs: Inputs, state: ALSTMState | None, return_state: bool, return_sequence: bool
     ) -> tuple[Tensor, ALSTMState | None]:
-        """The kernel of `src/ops/csrc/alstm.h`."""
+        """The kernel of `src/ops/cpu/csrc/alstm.h`."""
         h_BD, c_BSH = (None, None) if state is None else state
-        y_BTD, c_BSH = kernels.alstm(inputs, h_BD, c_BSH, self.recurrent.weight, self.permutations_SN, last_only)
-        return y_BTD, ALSTMState(last_step(y_BTD), c_BSH) if carry else None
+        weights = self.recurrent.weight, self.permutations_SN
+        y_BTD, c_BSH = bindings.alstm(inputs, h_BD, c_BSH, *weights, return_sequence)
+        return y_BTD, ALSTMState(last_step(y_BTD), c_BSH) if return_state else None
 
     def _permuted(self, keys_BK2N: Tensor) -> Tensor:
         """P_s of every key for every copy, [B, K, S, 2, N]."""

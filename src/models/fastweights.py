@@ -10,10 +10,16 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
-from src.models.base import NONLINEARITIES, Core, Kernel, Nonlinearity, gain_and_bias, last_step
+from src.models.base import NONLINEARITIES, Core, Nonlinearity, gain_and_bias, last_step
 from src.models.init import scaled_identity_, uniform_fan_out_
-from src.ops import kernels
+from src.ops.cpu import bindings
+from src.ops.dispatch import Form, Kernel, plain
 from src.ops.inputs import Inputs
+
+
+def chunk_length(hidden_size: int) -> int:
+    """Steps of a long sequence that the kernel takes at a time: attention within them, the matrix before them."""
+    return max(64, hidden_size)
 
 
 class FastWeightsState(NamedTuple):
@@ -132,11 +138,17 @@ class FastWeights(Core):
     def _f(self, a: Tensor) -> Tensor:
         return NONLINEARITIES[self.nonlinearity](a)
 
-    def vectorized(self, p_BTH: Tensor, state: FastWeightsState | None) -> tuple[Tensor, FastWeightsState]:
-        """The attention form where it is faster than the matrix form, which was measured to be up to about T = 2H."""
-        if p_BTH.shape[1] > 2 * self.hidden_size or self.write != "state":
-            return self.scan(p_BTH, state)
-        return self.attend(p_BTH, state)
+    def forms(self) -> tuple[Form, ...]:
+        """The matrix form is faster than `attend` from about T = 2H on, as measured."""
+
+        def fused_serves(inputs: Inputs) -> bool:
+            return self.write == "state" and bindings.available(inputs)
+
+        def attend_serves(inputs: Inputs) -> bool:
+            return self.write == "state" and inputs.batch_and_time[1] <= 2 * self.hidden_size
+
+        fused = Form("fused", self._fused, fused_serves)
+        return (fused, Form("vectorized", plain(self.attend), attend_serves), *super().forms())
 
     def attend(self, p_BTH: Tensor, state: FastWeightsState | None) -> tuple[Tensor, FastWeightsState]:
         """Equation 4 in place of 1 and 2; a given state adds what is left of its fast weights, λ^t A_0 h_s."""
@@ -159,20 +171,17 @@ class FastWeights(Core):
                 past_BtH = torch.cat([past_BtH, h_BH[:, None]], dim=1)
         return torch.stack(outputs, dim=1), FastWeightsState(h_BH, self._written(past_BtH, carried_BHH))
 
-    def fused(
-        self, inputs: Inputs, state: FastWeightsState | None, carry: bool, last_only: bool
+    def _fused(
+        self, inputs: Inputs, state: FastWeightsState | None, return_state: bool, return_sequence: bool
     ) -> tuple[Tensor, FastWeightsState | None]:
-        """The kernel of `src/ops/csrc/fastweights.h`, chunk by chunk."""
-        if self.write != "state":
-            h_BTH, state = self.scan(inputs.vectors, state)
-            return last_step(h_BTH) if last_only else h_BTH, state
+        """The kernel of `src/ops/cpu/csrc/fastweights.h`, chunk by chunk."""
         h_BH, A_BHH = (None, None) if state is None else state
         weights = self.recurrent.weight, gain_and_bias(self.norm), gain_and_bias(self.preliminary_norm)
-        chunks = inputs.split(max(64, self.hidden_size))
+        chunks = inputs.split(chunk_length(self.hidden_size))
         outputs: list[Tensor] = []
         for chunk in chunks:
-            is_read_later = carry or chunk is not chunks[-1]
-            h_BTH = kernels.fastweights(
+            is_read_later = return_state or chunk is not chunks[-1]
+            h_BTH = bindings.fastweights(
                 chunk,
                 h_BH,
                 A_BHH,
@@ -182,15 +191,15 @@ class FastWeights(Core):
                 sustained=self.sustained,
                 decay=self.decay,
                 fast_lr=self.fast_lr,
-                last_only=last_only and not is_read_later,
+                return_sequence=return_sequence or is_read_later,
             )
             if is_read_later:
                 before_BH = torch.zeros_like(h_BTH[:, 0]) if h_BH is None else h_BH
                 past_BtH = torch.cat([before_BH[:, None], h_BTH[:, :-1]], dim=1)
                 A_BHH, h_BH = self._written(past_BtH, A_BHH), h_BTH[:, -1]
-            outputs.append(last_step(h_BTH) if last_only else h_BTH)
-        y_BTH = outputs[-1] if last_only or len(outputs) == 1 else torch.cat(outputs, dim=1)
-        return y_BTH, FastWeightsState(last_step(y_BTH), A_BHH) if carry and A_BHH is not None else None
+            outputs.append(h_BTH if return_sequence else last_step(h_BTH))
+        y_BTH = torch.cat(outputs, dim=1) if return_sequence and len(outputs) > 1 else outputs[-1]
+        return y_BTH, FastWeightsState(last_step(y_BTH), A_BHH) if return_state and A_BHH is not None else None
 
     def _written(self, past_BtH: Tensor, carried_BHH: Tensor | None) -> Tensor:
         """The closed sum of equation 1 over the states of the past, and what is left of A before them."""
@@ -221,3 +230,15 @@ class FastWeights(Core):
         """A as the last step reads it."""
         _, state = self(p_BTH)
         return state.A_BHH
+
+    def flops(self, length: int) -> int:
+        """As in `Core`; states and matrices that are read take part three times as well."""
+        size, products = self.hidden_size, 0
+        chunk = chunk_length(size)
+        for start in range(0, length, chunk):
+            steps, carried = min(chunk, length - start), start > 0  # carried: the matrix of the chunks before
+            states = steps * (steps - 1) // 2 + carried * steps  # over all steps of the chunk
+            reading = 2 * states * size + carried * steps * size**2
+            writing = (steps - 1 + carried) * size**2 if start + steps < length else 0
+            products += self.num_inner_steps * reading + writing
+        return super().flops(length) + 2 * 3 * products

@@ -10,8 +10,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import Core, Kernel, last_step
-from src.ops import kernels
+from src.models.base import Core, last_step
+from src.ops.cpu import bindings
+from src.ops.dispatch import Form, Kernel
 from src.ops.inputs import Inputs
 
 
@@ -80,8 +81,13 @@ class GRU(Core):
         h_BH = torch.lerp(torch.tanh(sum_BH), h_BH, u_BH)
         return h_BH, h_BH
 
-    def fused(self, inputs: Inputs, state: Tensor | None, carry: bool, last_only: bool) -> tuple[Tensor, Tensor | None]:
-        """The kernel of `src/ops/csrc/gru.h`."""
+    def forms(self) -> tuple[Form, ...]:
+        return (Form("fused", self._fused, bindings.available), *super().forms())
+
+    def _fused(
+        self, inputs: Inputs, state: Tensor | None, return_state: bool, return_sequence: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The kernel of `src/ops/cpu/csrc/gru.h`."""
         weights = self.recurrent_gates.weight, self.recurrent_candidate.weight
-        h_BTH = kernels.gru(inputs, state, *weights, self.reset_before, last_only)
-        return h_BTH, last_step(h_BTH) if carry else None
+        h_BTH = bindings.gru(inputs, state, *weights, self.reset_before, return_sequence)
+        return h_BTH, last_step(h_BTH) if return_state else None

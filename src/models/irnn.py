@@ -8,9 +8,9 @@ from typing import Annotated
 from annotated_types import Ge
 from torch import nn
 
-from src.models.base import Kernel
 from src.models.init import scaled_identity_
 from src.models.rnn import RNN
+from src.ops.dispatch import Kernel
 
 
 class IRNN(RNN):

@@ -10,8 +10,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import Core, Kernel, last_step
-from src.ops import kernels
+from src.models.base import Core, last_step
+from src.ops.cpu import bindings
+from src.ops.dispatch import Form, Kernel
 from src.ops.inputs import Inputs
 
 
@@ -81,10 +82,13 @@ class LSTM(Core):
         h_BH = o_BH * torch.tanh(c_BH)
         return h_BH, LSTMState(h_BH, c_BH)
 
-    def fused(
-        self, inputs: Inputs, state: LSTMState | None, carry: bool, last_only: bool
+    def forms(self) -> tuple[Form, ...]:
+        return (Form("fused", self._fused, bindings.available), *super().forms())
+
+    def _fused(
+        self, inputs: Inputs, state: LSTMState | None, return_state: bool, return_sequence: bool
     ) -> tuple[Tensor, LSTMState | None]:
-        """The kernel of `src/ops/csrc/lstm.h`."""
+        """The kernel of `src/ops/cpu/csrc/lstm.h`."""
         h_BH, c_BH = (None, None) if state is None else state
-        y_BTH, c_BH = kernels.lstm(inputs, h_BH, c_BH, self.recurrent.weight, last_only)
-        return y_BTH, LSTMState(last_step(y_BTH), c_BH) if carry else None
+        y_BTH, c_BH = bindings.lstm(inputs, h_BH, c_BH, self.recurrent.weight, return_sequence)
+        return y_BTH, LSTMState(last_step(y_BTH), c_BH) if return_state else None

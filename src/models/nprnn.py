@@ -10,8 +10,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import Kernel, Nonlinearity
+from src.models.base import Nonlinearity
 from src.models.rnn import RNN
+from src.ops.dispatch import Kernel
 
 
 class NPRNN(RNN):

@@ -10,9 +10,10 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import NONLINEARITIES, Core, Kernel, Nonlinearity, gain_and_bias, last_step
+from src.models.base import NONLINEARITIES, Core, Nonlinearity, gain_and_bias, last_step
 from src.models.init import spectral_radius_, uniform_fan_out_
-from src.ops import kernels
+from src.ops.cpu import bindings
+from src.ops.dispatch import Form, Kernel
 from src.ops.inputs import Inputs
 
 
@@ -84,8 +85,13 @@ class RNN(Core):
         h_BH = NONLINEARITIES[self.nonlinearity](self.norm(torch.addmm(p_BH, state, self.recurrent.weight.t())))
         return h_BH, h_BH
 
-    def fused(self, inputs: Inputs, state: Tensor | None, carry: bool, last_only: bool) -> tuple[Tensor, Tensor | None]:
-        """The kernel of `src/ops/csrc/rnn.h`."""
+    def forms(self) -> tuple[Form, ...]:
+        return (Form("fused", self._fused, bindings.available), *super().forms())
+
+    def _fused(
+        self, inputs: Inputs, state: Tensor | None, return_state: bool, return_sequence: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The kernel of `src/ops/cpu/csrc/rnn.h`."""
         weights = self.recurrent.weight, *gain_and_bias(self.norm)
-        h_BTH = kernels.rnn(inputs, state, *weights, self.nonlinearity, last_only)
-        return h_BTH, last_step(h_BTH) if carry else None
+        h_BTH = bindings.rnn(inputs, state, *weights, self.nonlinearity, return_sequence)
+        return h_BTH, last_step(h_BTH) if return_state else None

@@ -3,29 +3,17 @@
 Shapes: B sequences, T time steps, V symbols, E embedding features, X inputs of the core, P projected, H hidden units.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Annotated, NamedTuple, cast
+from collections.abc import Callable
+from typing import Annotated
 
-import torch
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from src.models.base import NONLINEARITIES, Core, Nonlinearity, State, last_step
+from src.models.base import NONLINEARITIES, Core, Nonlinearity, last_step
 from src.models.init import uniform_fan_out_
 from src.ops.inputs import Inputs
-from src.tasks.base import InputSpec, OutputSpec
-
-
-class Output(NamedTuple):
-    """What the network makes of a batch of sequences."""
-
-    prediction: Tensor
-    """Logits or values: [B, size], or [B, T, size] where the task asks at every step."""
-    hidden_BTH: Tensor
-    """Of every step; of the last one alone, [B, H], where nothing else is asked for (see `keep_hidden`)."""
-    state: State | None
-    """After the last step, where it was asked for."""
+from src.specs import InputSpec, Output, OutputSpec, State
 
 
 class SequenceModel(nn.Module):
@@ -38,8 +26,8 @@ class SequenceModel(nn.Module):
     of associative retrieval for thousands of updates. All other weights here start from U(-1/sqrt(n), 1/sqrt(n)), n
     their outgoing connections; biases from 0.
 
-    Set `keep_hidden` to have the hidden states of all steps in the output, for a regularizer, though the task asks for
-    the last one only.
+    Where the task asks for the last step only, so does the output have its hidden state only, unless `return_sequence`
+    is set, which a regularizer of the hidden states needs.
 
     Args:
         input_spec: what the task feeds in.
@@ -67,7 +55,7 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.input_spec = input_spec
         self.output_spec = output_spec
-        self.keep_hidden = False
+        self.return_sequence = output_spec.every_step
 
         size = input_spec.size
         self.embedding = None
@@ -82,21 +70,32 @@ class SequenceModel(nn.Module):
         self.input_dropout = input_dropout
 
         self.core = make_core(size)
-        size = self.core.hidden_size
-        self.head: nn.Module
-        if head_size is None:
-            self.head = _linear(size, output_spec.size)
-        else:
-            self.head = _Head(_linear(size, head_size), nn.ReLU(), _linear(head_size, output_spec.size))
+        layer = _linear(self.core.output_size, head_size or output_spec.size)
+        self.head: nn.Module = layer
+        if head_size is not None:
+            self.head = nn.Sequential(layer, nn.ReLU(), _linear(head_size, output_spec.size))
 
-    def forward(self, inputs: Tensor, state: State | None = None, carry: bool = True) -> Output:
-        """Run a batch of token sequences [B, T] or vector sequences [B, T, size] from `state`, or from the start.
+    def forward(
+        self,
+        inputs: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Tensor | None = None,
+        return_state: bool = True,
+    ) -> Output:
+        """Run sequences of tokens [B, T] or of vectors [B, T, size] from `state`, or from the start.
 
-        `carry` says whether the state after the last step is wanted.
+        Args:
+            inputs: what the task feeds in.
+            state: of the core, before the first step.
+            lengths: steps of each sequence [B], where some are padded; see `Core.forward`.
+            return_state: whether the state after the last step is needed.
         """
-        last_only = not (self.output_spec.every_step or self.keep_hidden)
-        hidden_BTH, state = self.core(self.project(inputs), state, carry, last_only)
-        asked = hidden_BTH if self.output_spec.every_step else last_step(hidden_BTH)
+        projected = self.project(inputs)
+        hidden_BTH, state = self.core(
+            projected, state, lengths=lengths, return_state=return_state, return_sequence=self.return_sequence
+        )
+        asked = hidden_BTH if self.output_spec.every_step else last_step(hidden_BTH, lengths)
         return Output(self.head(asked), hidden_BTH, state)
 
     def project(self, inputs: Tensor) -> Inputs:
@@ -123,15 +122,6 @@ class SequenceModel(nn.Module):
     def num_parameters(self) -> int:
         """Trainable numbers."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
-
-
-class _Head(nn.Sequential):
-    """A layer of ReLU units and a linear one, without calls of modules, a fifth of the time of such small layers."""
-
-    def forward(self, y: Tensor) -> Tensor:
-        hidden, _, output = cast(Iterable[nn.Linear], self)
-        active = torch.relu(functional.linear(y, hidden.weight, hidden.bias))
-        return functional.linear(active, output.weight, output.bias)
 
 
 def _linear(size_in: int, size_out: int) -> nn.Linear:

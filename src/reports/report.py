@@ -1,40 +1,47 @@
 """The report on a folder of runs: tables, figures, and TensorBoard's page of the folder."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich import get_console
 
-from src.errors import UserError, choose
-from src.reports.cells import selection
-from src.reports.hparams import FIGURES, update_hparams_page
-from src.reports.runs import load_runs, search_settings, varied_settings
-from src.reports.summary import chosen_from_several, print_summary, write_summary
+from src.config.errors import UserError, choose
+from src.config.paths import FIGURES
+from src.config.schema import SearchSettings
+from src.reports.hparams import update_hparams_page
+from src.reports.summary import chosen_from_several, print_summary, selection_csv, write_summary
+from src.results.runs import Run, load_runs, search_settings, varied_settings
 from src.utils.files import write_whole
 
 
-def write_report(folder: Path, changes: Mapping[str, Any] | None = None, *, figures: bool = True) -> pd.DataFrame:
+def write_report(
+    folder: Path,
+    search: SearchSettings | None = None,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    figures: bool = True,
+) -> list[Run]:
     """Print and write all tables of a folder, and draw its figures; the runs are returned.
 
     Args:
         folder: of runs.
-        changes: to what the folder itself says of its search.
+        search: what the settings that vary are for; None for what the folder itself says.
+        changes: to that.
         figures: whether to draw them.
     """
     runs = load_runs(folder)
-    if not len(runs):
+    if not runs:
         raise UserError(f"{folder}: there are no runs in it")
-    search = search_settings(folder, runs) | dict(changes or {})
     _check(changes or {}, runs)
+    search = replace(search or search_settings(folder, runs), **(changes or {}))
     print_summary(runs, search)
     write_summary(folder, runs, search)
     written = ["summary.md", "summary.csv"]
     if chosen_from_several(runs, search):
-        table = selection(runs, search).to_csv(index=False, lineterminator="\n")
-        write_whole(folder / "selection.csv", table.encode())
+        write_whole(folder / "selection.csv", selection_csv(runs, search).encode())
         written.append("selection.csv")
     if figures:
         written += _draw(folder, runs, search)
@@ -45,7 +52,7 @@ def write_report(folder: Path, changes: Mapping[str, Any] | None = None, *, figu
 
 
 def end_sweep(folder: Path, configurations: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Print the table of a sweep and write it, without figures, which take longer; how each of its runs ended.
+    """Print the table of a sweep and write it, without figures, which take longer; the status of each of its runs.
 
     Args:
         folder: of the sweep.
@@ -60,12 +67,12 @@ def end_sweep(folder: Path, configurations: Mapping[str, Mapping[str, Any]]) -> 
         f"{folder}/summary.md, summary.csv; figures: python scripts/report.py {folder}\ntensorboard --logdir {folder}"
     )
     get_console().print(shown, markup=False, highlight=False, soft_wrap=True)
-    return list(runs["status"])
+    return [run.status for run in runs]
 
 
-def _draw(folder: Path, runs: pd.DataFrame, search: Mapping[str, Any]) -> list[str]:
+def _draw(folder: Path, runs: Sequence[Run], search: SearchSettings) -> list[str]:
     """Write the figures in the place of those of an earlier report; their names."""
-    from src.reports.sweep_figures import draw_all
+    from src.reports.sweep_figures import draw_all  # imports matplotlib, which takes half a second
 
     figures = draw_all(folder, runs, search)
     (folder / FIGURES).mkdir(exist_ok=True)
@@ -80,10 +87,10 @@ def _draw(folder: Path, runs: pd.DataFrame, search: Mapping[str, Any]) -> list[s
     return [f"{FIGURES}/{name}" for name in sorted(names)]
 
 
-def _check(changes: Mapping[str, Any], runs: pd.DataFrame) -> None:
+def _check(changes: Mapping[str, list[str]], runs: Sequence[Run]) -> None:
     """Refuse settings that do not exist, which would pass for compared ones."""
-    known = {key for settings in runs["settings"] for key in settings}
-    for purpose in {"grid", "repeated", "columns"} & set(changes):
+    known = {key for run in runs for key in run.settings}
+    for purpose in changes:
         for key in changes[purpose]:
             if key not in known:
                 raise UserError(

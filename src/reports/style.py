@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 FLOOR: dict[str, Any] = {"color": "0.5", "linewidth": 1.0, "zorder": 1}
-LOST = "diverged or failed"
+LOST_LABEL = "diverged or failed"
 """The label of the crosses where a run has no number."""
 FLOOR_LINES: tuple[Any, ...] = ((0, (1, 1.5)), (0, (5, 2)), (0, (10, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 """A task's floors: thin grey lines, one style each."""
@@ -87,7 +87,7 @@ def legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
             handles.setdefault(label, handle)
     if not handles:
         return
-    labels = sorted(handles, key=lambda label: (_is_floor(handles[label]), label == LOST))
+    labels = sorted(handles, key=lambda label: (_is_floor(handles[label]), label == LOST_LABEL))
     for num_columns in range(len(labels), 0, -1):
         num_rows = -(-len(labels) // num_columns)
         columns = [labels[start : start + num_rows] for start in range(0, len(labels), num_rows)]

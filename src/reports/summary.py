@@ -1,156 +1,205 @@
 """The tables of a folder of runs: selection, all runs, what did not finish; for a terminal, as Markdown, as CSV."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich import box, get_console
 from rich.table import Column, Table
 
-from src.reports.cells import label_of, selection
-from src.reports.runs import NOT_SHOWN, varied_settings
-from src.reports.tables import sweep_table, to_markdown
+from src.config.schema import SearchSettings
+from src.reports.tables import sweep_table, to_csv, to_markdown
+from src.results.runs import Run, varied_settings
+from src.results.selection import Summary, cells, label_of, summarize
 from src.utils.files import write_whole
 
+Row = dict[str, Any]
 
-def write_summary(folder: Path, runs: pd.DataFrame, search: Mapping[str, Any]) -> None:
+
+def write_summary(folder: Path, runs: Sequence[Run], search: SearchSettings) -> None:
     """Write `summary.csv`, a row per run, and `summary.md`: the selection, the runs, what did not finish."""
-    table = run_table(runs)
-    write_whole(folder / "summary.csv", table.to_csv(index=False, lineterminator="\n").encode())
+    write_whole(folder / "summary.csv", to_csv(run_rows(runs)).encode())
     parts = [f"# {folder.name}\n"]
     if chosen_from_several(runs, search):
-        cells = selection(runs, search)
-        parts.append(f"## Selection\n\n{caption(cells, runs, search)}\n")
-        across = pivot(cells, runs, search)
+        summaries = select(runs, search)
+        parts.append(f"## Selection\n\n{caption(summaries, runs, search)}\n")
+        across = pivot(summaries, search)
         if across is not None:
-            parts.append(to_markdown(_records(across)) + "\n\\* see the notes below\n" * bool(cells["notes"].any()))
-        parts.append(to_markdown(_records(readable(cells, runs, search))))
-    parts.append(f"## Runs\n\n{to_markdown(_records(_plain(table)))}")
-    unfinished = runs.loc[runs["status"] != "finished", ["status", "reason", "run"]]
-    if len(unfinished):
-        parts.append(f"## Not finished\n\n{to_markdown(_records(unfinished))}")
+            noted = any(summary.notes for summary in summaries)
+            parts.append(to_markdown(across) + "\n\\* see the notes below\n" * noted)
+        parts.append(to_markdown(selection_rows(summaries, search)))
+    parts.append(f"## Runs\n\n{to_markdown(_short(run_rows(runs), runs))}")
+    unfinished = [{"status": run.status, "reason": run.reason, "run": run.name} for run in runs if not run.finished]
+    if unfinished:
+        parts.append(f"## Not finished\n\n{to_markdown(unfinished)}")
     write_whole(folder / "summary.md", "\n".join(parts).encode())
 
 
-def print_summary(runs: pd.DataFrame, search: Mapping[str, Any]) -> None:
+def print_summary(runs: Sequence[Run], search: SearchSettings) -> None:
     """The selection where something is searched or repeated, else the runs; then what did not finish."""
     console = get_console()
     if chosen_from_several(runs, search):
-        cells = selection(runs, search)
-        table = readable(cells, runs, search, short=True)
-        headers = (Column(name.replace("_", "_\n").replace("/", "/\n"), no_wrap=True) for name in table)
+        summaries = select(runs, search)
+        rows = selection_rows(summaries, search, short=True)
+        headers = (Column(name.replace("_", "_\n").replace("/", "/\n"), no_wrap=True) for name in rows[0])
         shown = Table(*headers, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for record in _records(table):
-            shown.add_row(*(_text(value) for value in record.values()))
-        console.print(f"{caption(cells, runs, search)}\n", markup=False, highlight=False)
+        for row in rows:
+            shown.add_row(*map(_text, row.values()))
+        console.print(f"{caption(summaries, runs, search)}\n", markup=False, highlight=False)
         console.print(shown)
-        for line in _noted(cells, search):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        for summary in summaries:
+            if summary.notes:
+                line = ": ".join(filter(None, [label_of(summary.cell.settings), summary.notes]))
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
     else:
-        hidden = ["run", "reason", "selected_update", "num_parameters", "state_size"]
-        hidden += ["updates"] if runs["updates"].nunique(dropna=False) == 1 else []
-        console.print(sweep_table(_records(_plain(run_table(runs)).drop(columns=hidden, errors="ignore"))))
-    for status, reason, run in runs.loc[runs["status"] != "finished", ["status", "reason", "run"]].itertuples(
-        index=False
-    ):
-        line = f"{run}: {status}" + (f", {reason}" if reason else "")
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        hidden = {"run", "reason", "selected_update", "num_parameters", "state_size"}
+        hidden |= {"updates"} if len({run.updates for run in runs}) == 1 else set()
+        shown_rows = _short(run_rows(runs), runs)
+        console.print(sweep_table([{key: row[key] for key in row if key not in hidden} for row in shown_rows]))
+    for run in runs:
+        if not run.finished:
+            line = f"{run.name}: {run.status}" + (f", {run.reason}" if run.reason else "")
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def run_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with the columns that readers want."""
-    table = runs.drop(columns=list(NOT_SHOWN)).assign(seconds=runs["seconds"].round(1))
-    return table.drop(columns=["reason"]) if not runs["reason"].any() else table
+def run_rows(runs: Sequence[Run]) -> list[Row]:
+    """A row per run: the settings that vary, how it ended, its metrics and sizes."""
+    keys = varied_settings(runs)
+    tags = list(dict.fromkeys(tag for run in runs for tag in run.metrics))
+    reasons = any(run.reason for run in runs)
+    return [
+        {key: run.settings.get(key) for key in keys}
+        | {"status": run.status}
+        | ({"reason": run.reason} if reasons else {})
+        | {tag: run.metrics.get(tag) for tag in tags}
+        | {"updates": run.updates, "selected_update": run.selected_update}
+        | {"seconds": None if run.seconds is None else round(run.seconds, 1)}
+        | {"num_parameters": run.num_parameters, "state_size": run.state_size, "run": run.name}
+        for run in runs
+    ]
 
 
-def _plain(table: pd.DataFrame) -> pd.DataFrame:
-    """The runs with settings and seconds as texts, so that they have no more digits than they need."""
-    keys = [*varied_settings(table), "seconds"]
-    return table.assign(**{key: table[key].map(_text) for key in keys})
+def _short(rows: Sequence[Row], runs: Sequence[Run]) -> list[Row]:
+    """Settings and seconds as texts, so that they have no more digits than they need."""
+    keys = {*varied_settings(runs), "seconds"}
+    return [{key: _text(value) if key in keys else value for key, value in row.items()} for row in rows]
 
 
-def chosen_from_several(runs: pd.DataFrame, search: Mapping[str, Any]) -> bool:
+def chosen_from_several(runs: Sequence[Run], search: SearchSettings) -> bool:
     """Whether anything that varies is searched or repeated."""
-    return not {*search["grid"], *search["repeated"]}.isdisjoint(varied_settings(runs))
+    return not {*search.grid, *search.repeated}.isdisjoint(varied_settings(runs))
 
 
-def caption(cells: pd.DataFrame, runs: pd.DataFrame, search: Mapping[str, Any]) -> str:
+def select(runs: Sequence[Run], search: SearchSettings) -> list[Summary]:
+    """What each cell reached."""
+    return [summarize(cell) for cell in cells(runs, search)]
+
+
+def selection_csv(runs: Sequence[Run], search: SearchSettings) -> str:
+    """A row per compared cell, with all digits.
+
+    Columns: the compared settings, the chosen grid settings, `metric` (the test metric of the same name as the
+    validation objective), `mean`, `sd` (of a sample), `ci95` (half the width of the 95 % interval of the mean, by
+    Student's t), `n` (finished runs at the chosen point), `val` (the objective that the choice went by), the minimum,
+    median and maximum of the objective over the grid's points, `points`, `runs` (of the whole cell), `notes`.
+    """
+    summaries = select(runs, search)
+    rows = []
+    for summary, settings in zip(summaries, _settings(summaries), strict=True):
+        row = settings | {"metric": summary.metric, "mean": summary.mean, "sd": summary.sd, "ci95": summary.ci95}
+        row |= {"n": summary.n, "val": summary.val}
+        row |= dict(zip(("grid_min", "grid_median", "grid_max"), summary.spread, strict=True))
+        row |= {"points": len(summary.cell.searched), "runs": len(summary.cell.runs), "notes": summary.notes}
+        rows.append({key: None if value != value else value for key, value in row.items()})
+    return to_csv(rows)
+
+
+def _settings(summaries: Sequence[Summary]) -> list[Row]:
+    """The compared and the chosen settings of each cell, with the same keys in all rows."""
+    compared = dict.fromkeys(key for summary in summaries for key, _ in summary.cell.settings)
+    searched = dict.fromkeys(key for summary in summaries for point in summary.cell.points for key, _ in point)
+    return [
+        compared
+        | searched
+        | dict(summary.cell.settings)
+        | dict(summary.cell.choice.point if summary.cell.choice else ())
+        for summary in summaries
+    ]
+
+
+def caption(summaries: Sequence[Summary], runs: Sequence[Run], search: SearchSettings) -> str:
     """What the numbers of the selection table are."""
     keys = varied_settings(runs)
-    grid, repeated = (", ".join(key for key in keys if key in search[name]) for name in ("grid", "repeated"))
-    metrics = " and ".join(dict.fromkeys(cells["metric"]))
-    text = metrics
+    grid, repeated = (", ".join(key for key in keys if key in names) for names in (search.grid, search.repeated))
+    text = metrics = " and ".join(_metrics(summaries))
     if grid:
         text += f" at the {grid} chosen on {metrics.replace('test/', 'val/')}"
     if repeated:
         text += f", mean ± standard deviation over n finished runs ({repeated})"
     if grid:
         text += ". Over the grid: minimum / median / maximum of the validation objective"
-    if grid and repeated and search.get("two_stage"):
+    if grid and repeated and search.two_stage:
         text += f". Two-stage search: chosen with the first {repeated} only, then run with all"
     return text + "."
 
 
-def readable(
-    cells: pd.DataFrame, runs: pd.DataFrame, search: Mapping[str, Any], *, short: bool = False
-) -> pd.DataFrame:
+def _metrics(summaries: Sequence[Summary]) -> list[str]:
+    """The metrics in the table. A cell without a finished run may not know its own."""
+    known = [summary for summary in summaries if summary.cell.choice] or summaries
+    return list(dict.fromkeys(summary.metric for summary in known))
+
+
+def selection_rows(summaries: Sequence[Summary], search: SearchSettings, *, short: bool = False) -> list[Row]:
     """The selection as its readers see it, a row per cell.
 
     Args:
-        cells: from `selection`.
-        runs: that they were selected from.
+        summaries: of the cells.
         search: what the settings that vary are for.
         short: narrow, for a terminal, and without the notes.
     """
-    keys = [key for key in cells.columns[: cells.columns.get_loc("metric")] if cells[key].notna().any()]
+    settings = _settings(summaries)
+    keys = [key for key in settings[0] if any(row[key] is not None for row in settings)]
     tails = [key.rpartition(".")[2] for key in keys]
-    headers = dict(zip(keys, tails, strict=True)) if short and len(set(tails)) == len(tails) else {}
-    table = cells[keys].map(_text).rename(columns=headers)
-    metric = " or ".join(dict.fromkeys(cells["metric"]))
-    table[metric] = [plus_minus(mean, sd) for mean, sd in zip(cells["mean"], cells["sd"], strict=True)]
-    table["n"] = cells["n"]
-    if any(key in search["grid"] for key in varied_settings(runs)):
-        spread = cells[["grid_min", "grid_median", "grid_max"]].itertuples(index=False)
-        header = "over the grid" if short else f"{metric.replace('test/', 'val/')} over the grid (min / median / max)"
-        table[header] = [" / ".join(_significant(value) for value in row) for row in spread]
-        if not short:
-            table["grid points"] = cells["points"]
-    if cells["notes"].any() and not short:
-        table["notes"] = cells["notes"]
-    return table
+    headers = dict(zip(keys, tails if short and len(set(tails)) == len(tails) else keys, strict=True))
+    metric = " or ".join(_metrics(summaries))
+    searched = any(key in search.grid for key in settings[0])
+    noted = any(summary.notes for summary in summaries)
+    rows = []
+    for summary, chosen in zip(summaries, settings, strict=True):
+        row: Row = {headers[key]: _text(chosen[key]) for key in keys}
+        row |= {metric: plus_minus(summary.mean, summary.sd), "n": summary.n}
+        if searched:
+            over = f"{metric.replace('test/', 'val/')} over the grid (min / median / max)"
+            row["over the grid" if short else over] = " / ".join(map(_significant, summary.spread))
+            if not short:
+                row["grid points"] = len(summary.cell.searched)
+        rows.append(row | ({"notes": summary.notes} if noted and not short else {}))
+    return rows
 
 
-def _noted(cells: pd.DataFrame, search: Mapping[str, Any]) -> list[str]:
-    """The notes of the cells, each with its cell."""
-    keys = [key for key in cells.columns[: cells.columns.get_loc("metric")] if key not in search["grid"]]
-    noted = cells[cells["notes"] != ""]
-    lines = []
-    for _, row in noted.iterrows():
-        settings = label_of([(key, row[key]) for key in keys if pd.notna(row[key])])
-        lines.append(f"{settings}: {row['notes']}" if settings else row["notes"])
-    return lines
-
-
-def pivot(cells: pd.DataFrame, runs: pd.DataFrame, search: Mapping[str, Any]) -> pd.DataFrame | None:
+def pivot(summaries: Sequence[Summary], search: SearchSettings) -> list[Row] | None:
     """The means with the settings of `search.columns` across; None if there are none among the compared ones."""
-    compared = [key for key in cells.columns[: cells.columns.get_loc("metric")] if key not in search["grid"]]
-    across = [key for key in search["columns"] if key in compared]
-    down = [key for key in compared if key not in across]
+    compared = dict.fromkeys(key for summary in summaries for key, _ in summary.cell.settings)
+    across = [key for key in search.columns if key in compared]
     if not across:
         return None
-    text = cells.assign(
-        shown=[
-            plus_minus(mean, sd) + " *" * bool(notes)
-            for mean, sd, notes in zip(cells["mean"], cells["sd"], cells["notes"], strict=True)
-        ]
-    )
-    text[down] = text[down].map(_text)
-    heads = [label_of([(key, row[key]) for key in across]) for _, row in text.iterrows()]
-    text = text.assign(head=heads)
-    wide = text.pivot_table("shown", down or (lambda _: ""), "head", aggfunc=" and ".join, sort=False)
-    return wide[list(dict.fromkeys(heads))].rename_axis(columns=None).reset_index()
+    heads = dict.fromkeys(_label(summary, across) for summary in summaries)
+    rows: dict[tuple[str, ...], Row] = {}
+    for summary in summaries:
+        settings = {key: _text(dict(summary.cell.settings).get(key)) for key in compared if key not in across}
+        row = rows.setdefault(tuple(settings.values()), settings | heads)
+        shown = plus_minus(summary.mean, summary.sd) + " *" * bool(summary.notes)
+        head = _label(summary, across)
+        row[head] = f"{row[head]} and {shown}" if row[head] else shown
+    ranks = [list(dict.fromkeys(values)) for values in zip(*rows, strict=True)]
+    in_blocks = sorted(rows, key=lambda values: [rank.index(value) for rank, value in zip(ranks, values, strict=True)])
+    return [rows[values] for values in in_blocks]  # rows with the same first setting stand together
+
+
+def _label(summary: Summary, keys: Sequence[str]) -> str:
+    settings = dict(summary.cell.settings)
+    return label_of((key, settings[key]) for key in keys if key in settings) or "–"
 
 
 def plus_minus(mean: float, sd: float) -> str:
@@ -172,11 +221,5 @@ def _significant(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "–"
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as dictionaries, None where there is nothing."""
-    plain = table.astype(object)
-    return plain.where(plain.notna(), None).to_dict("records")
-
-
 def _text(value: Any) -> str:
-    return "" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -11,118 +12,141 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from src.reports.cells import Cell, label_of, select
-from src.reports.curves import learning_curves
-from src.reports.runs import varied_settings
-from src.reports.style import FLOOR, FLOOR_LINES, LOST, RC, legend, panels, styles_of
+from src.config.schema import SearchSettings
+from src.reports.style import FLOOR, FLOOR_LINES, LOST_LABEL, RC, legend, panels, styles_of
+from src.results.curves import learning_curves
+from src.results.runs import LOST, Run, varied_settings
+from src.results.selection import Cell, cells, label_of, summarize
 
 MOST_PANELS, MOST_TICKS = 9, 9
 LOG_FROM = 20
-"""An axis is logarithmic where its largest number is this many times its smallest."""
+"""An axis is logarithmic if its largest number is this many times its smallest."""
 NAMES = {"optimizer.lr": "learning rate", "model.hidden_size": "units"}
 NEAREST_TICKS = 0.09
 """Share of an axis between two labeled ticks."""
 
 
-def draw_all(folder: Path, runs: pd.DataFrame, search: Mapping[str, Any]) -> dict[str, Figure]:
+class Value(NamedTuple):
+    """One point of a series: a mean, and a standard deviation where there are several runs."""
+
+    x: float
+    mean: float
+    sd: float | None
+
+
+def draw_all(folder: Path, runs: Sequence[Run], search: SearchSettings) -> dict[str, Figure]:
     """All figures that a folder's runs call for, by name."""
     by_objective: dict[str, list[Cell]] = {}
-    for cell in select(runs, search):
+    for cell in cells(runs, search):
         if cell.choice is not None:
-            by_objective.setdefault(cell.objective, []).append(cell)
+            by_objective.setdefault(cell.objective.metric, []).append(cell)
     figures = {}
-    for objective, cells in by_objective.items():
-        suffix = f"_{objective.rpartition('/')[2]}" if len(by_objective) > 1 else ""
+    for metric, chosen in by_objective.items():
+        suffix = f"_{metric}" if len(by_objective) > 1 else ""
         with mpl.rc_context(RC):
-            figures[f"learning_curves{suffix}"] = learning_curves_figure(folder, cells, search)
+            figures[f"learning_curves{suffix}"] = learning_curves_figure(folder, chosen, search)
             for key in varied_settings(runs):
-                if key not in search["repeated"] and _is_number(cells, key):
-                    draw = grid_figure if key in search["grid"] else compared_figure
-                    figures[f"against_{key.rpartition('.')[2]}{suffix}"] = draw(cells, key, search)
+                if key not in search.repeated and _is_number(chosen, key):
+                    draw = grid_figure if key in search.grid else compared_figure
+                    figures[f"against_{key.rpartition('.')[2]}{suffix}"] = draw(chosen, key, search)
     return figures
 
 
-def learning_curves_figure(folder: Path, cells: Sequence[Cell], search: Mapping[str, Any]) -> Figure:
+def learning_curves_figure(folder: Path, cells: Sequence[Cell], search: SearchSettings) -> Figure:
     """Validation curves of each cell at its chosen point, mean and range over the repetitions, with the floors."""
-    tag = cells[0].objective
-    curves = learning_curves(folder, pd.concat([cell.measured for cell in cells]), tag)
+    tag = f"val/{cells[0].objective.metric}"
+    curves = learning_curves(folder, [run for cell in cells for run in cell.measured], tag)
     places = _places(cells, search)
-    repeated = ", ".join(dict.fromkeys(key for cell in cells for rep in cell.grid["repetition"] for key, _ in rep))
+    repeated = ", ".join(dict.fromkeys(key for cell in cells for key in cell.repeated))
     figure, axes_of = _panels(places, f"{tag}, mean and range over {repeated}" if repeated else tag)
     styles = _styles(cells, places)
     for cell, (panel, label) in zip(cells, places, strict=True):
-        _draw_curves(axes_of[panel], curves[curves["run"].isin(cell.measured["run"])], label, styles[label])
-    _finish(figure, axes_of, cells, places, tag, curves["value"])
+        of_cell = curves[curves["run"].isin([run.name for run in cell.measured])]
+        _draw_curves(axes_of[panel], of_cell, label, styles[label])
+    _finish(figure, axes_of, cells, places, cells[0].objective.metric, curves["value"].to_numpy())
     for axes in axes_of.values():
         axes.set_xlabel("update")
         axes.margins(x=0.01)
     return figure
 
 
-def compared_figure(cells: Sequence[Cell], key: str, search: Mapping[str, Any]) -> Figure:
+def compared_figure(cells: Sequence[Cell], key: str, search: SearchSettings) -> Figure:
     """The test metric at the chosen point against a compared number, such as the width; mean and sd."""
     cells = [cell for cell in cells if key in dict(cell.settings)]
-    tag = cells[0].objective.replace("val/", "test/")
-    points = [
-        pd.DataFrame([(dict(cell.settings)[key], cell.measured[tag].mean(), cell.measured[tag].std())], columns=_XY)
-        for cell in cells
-    ]
-    return _against(cells, points, key, tag, search)
+    series = []
+    for cell in cells:
+        summary = summarize(cell)
+        several = summary.n > 1
+        series.append([Value(_number(dict(cell.settings)[key]), summary.mean, summary.sd if several else None)])
+    return _against(cells, series, key, f"test/{cells[0].objective.metric}", search)
 
 
-def grid_figure(cells: Sequence[Cell], key: str, search: Mapping[str, Any]) -> Figure:
+def grid_figure(cells: Sequence[Cell], key: str, search: SearchSettings) -> Figure:
     """The validation objective against a searched number, the chosen one circled.
 
     Where several are searched, a point is the best over the others.
     """
-    tag = cells[0].objective
-    points = []
+    tag = f"val/{cells[0].objective.metric}"
+    sign = -1 if cells[0].objective.higher_is_better else 1
+    series = []
     for cell in cells:
-        finished = cell.searched[cell.searched["status"] == "finished"]
-        table = finished.groupby("point", sort=False)[tag].agg(["mean", "std"]).reset_index()
-        table["x"] = [dict(point).get(key) for point in table["point"]]
-        points.append(table.dropna(subset="x").sort_values("mean", kind="stable").drop_duplicates("x")[list(_XY)])
-    return _against(cells, points, key, tag, search)
-
-
-_XY = ("x", "mean", "std")
+        best: dict[float, Value] = {}
+        for point, runs in cell.searched.items():
+            values = [run.metrics[tag] for run in runs if run.finished and np.isfinite(run.metrics.get(tag, np.nan))]
+            if key in dict(point) and values:
+                x = _number(dict(point)[key])
+                value = Value(x, fmean(values), stdev(values) if len(values) > 1 else None)
+                best[x] = min(best.get(x, value), value, key=lambda found: sign * found.mean)
+        series.append(list(best.values()))
+    return _against(cells, series, key, tag, search)
 
 
 def _against(
-    cells: Sequence[Cell], points: Sequence[pd.DataFrame], key: str, tag: str, search: Mapping[str, Any]
+    cells: Sequence[Cell], series: Sequence[Sequence[Value]], key: str, tag: str, search: SearchSettings
 ) -> Figure:
     places = _places(cells, search, key)
-    repeated = any(table["std"].notna().any() for table in points)
+    everything = [value for values in series for value in values]
+    repeated = any(value.sd is not None for value in everything)
     figure, axes_of = _panels(places, f"{tag}, mean ± sd" if repeated else tag)
     styles = _styles(cells, places)
-    series: dict[tuple[str, str], list[pd.DataFrame]] = {}
-    for place, table in zip(places, points, strict=True):
-        series.setdefault(place, []).append(table)
-    for (panel, label), tables in series.items():
-        line = pd.concat(tables).astype(float).sort_values("x", kind="stable")
-        drawn = styles[label] | ({"linestyle": "none"} if _drawn_at_random(line["x"]) else {})
+    lines: dict[tuple[str, str], list[Value]] = {}
+    for place, values in zip(places, series, strict=True):
+        lines.setdefault(place, []).extend(values)
+    for (panel, label), values in lines.items():
+        values = sorted(values, key=lambda value: value.x)
+        x = np.array([value.x for value in values])
+        drawn = styles[label] | ({"linestyle": "none"} if _drawn_at_random(x) else {})
         axes_of[panel].errorbar(
-            line["x"], line["mean"], yerr=line["std"].fillna(0), label=label, capsize=2.5, elinewidth=1, **drawn
+            x,
+            [value.mean for value in values],
+            yerr=[value.sd or 0 for value in values],
+            label=label,
+            capsize=2.5,
+            elinewidth=1,
+            **drawn,
         )
-    if key in search["grid"]:
-        for cell, (panel, label), table in zip(cells, places, points, strict=True):
-            _mark_choice(axes_of[panel], cell, table, key, styles[label]["color"])
-    everything = pd.concat(points).astype(float)
-    _finish(figure, axes_of, cells, places, tag, everything["mean"])
+    if key in search.grid:
+        for cell, (panel, label), values in zip(cells, places, series, strict=True):
+            _mark_choice(axes_of[panel], cell, values, key, styles[label]["color"])
+    _finish(figure, axes_of, cells, places, tag.partition("/")[2], np.array([value.mean for value in everything]))
     for axes in axes_of.values():
-        _scale_x(axes, everything["x"], logarithmic=key == "optimizer.lr")
+        _scale_x(axes, np.array([value.x for value in everything]), logarithmic=key == "optimizer.lr")
         axes.set_xlabel(NAMES.get(key, key.rpartition(".")[2].replace("_", " ")))
     return figure
 
 
+def _number(value: Any) -> float:
+    return float(value)
+
+
 def _is_number(cells: Sequence[Cell], key: str) -> bool:
-    values = {settings[key] for cell in cells for settings in cell.grid["settings"] if key in settings}
+    values = {run.settings[key] for cell in cells for run in cell.runs if key in run.settings}
     return len(values) > 1 and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def _places(cells: Sequence[Cell], search: Mapping[str, Any], drawn: str | None = None) -> list[tuple[str, str]]:
-    """The panel and the label of each cell: what the table has across has a panel for each value, else the width."""
-    keys = [key for key in search["columns"] or ["model.hidden_size"] if key != drawn]
+def _places(cells: Sequence[Cell], search: SearchSettings, drawn: str | None = None) -> list[tuple[str, str]]:
+    """The panel and the label of each cell: a panel for each value of what the table has across, else of the width."""
+    keys = [key for key in search.columns or ["model.hidden_size"] if key != drawn]
     if len({tuple(item for item in cell.settings if item[0] in keys) for cell in cells}) > MOST_PANELS:
         keys = []
     places = []
@@ -134,7 +158,7 @@ def _places(cells: Sequence[Cell], search: Mapping[str, Any], drawn: str | None 
 
 
 def _model(cell: Cell) -> str:
-    return str(cell.grid["settings"].iloc[0].get("model", "all runs"))
+    return str(cell.runs[0].settings.get("model", "all runs"))
 
 
 def _styles(cells: Sequence[Cell], places: Sequence[tuple[str, str]]) -> dict[str, dict[str, Any]]:
@@ -156,30 +180,36 @@ def _finish(
     axes_of: Mapping[str, Axes],
     cells: Sequence[Cell],
     places: Sequence[tuple[str, str]],
-    tag: str,
-    values: "pd.Series[float]",
+    metric: str,
+    values: np.ndarray,
 ) -> None:
     """Floors, the vertical scale and the legend."""
-    floors = dict.fromkeys(words for cell in cells for floor in cell.grid["floors"] for words in floor)
+    floors = dict.fromkeys(words for cell in cells for run in cell.runs for words in run.floors)
     lines = dict(zip(floors, FLOOR_LINES * len(floors), strict=False))
     for panel, axes in axes_of.items():
-        _draw_floors(axes, [cell for cell, place in zip(cells, places, strict=True) if place[0] == panel], tag, lines)
+        in_panel = [cell for cell, place in zip(cells, places, strict=True) if place[0] == panel]
+        _draw_floors(axes, in_panel, metric, lines)
     for axes in axes_of.values():
         _scale_y(axes, values)
     legend(figure, list(axes_of.values()))
 
 
-def _mark_choice(axes: Axes, cell: Cell, points: pd.DataFrame, key: str, color: str) -> None:
-    """A ring around the chosen point, and a cross at the top for every number at which no run got through."""
-    chosen = points[points["x"] == (dict(cell.choice.point).get(key) if cell.choice else None)]
-    axes.plot(chosen["x"], chosen["mean"], "o", fillstyle="none", markersize=10, color=color)
-    lost = cell.searched[cell.searched["status"].isin(["diverged", "failed"])]
-    positions = {dict(point).get(key) for point in lost["point"]} - set(points["x"])
+def _mark_choice(axes: Axes, cell: Cell, values: Sequence[Value], key: str, color: str) -> None:
+    """A ring around the chosen point, and a cross at the top for every number at which no run finished."""
+    chosen = [value for value in values if cell.choice and value.x == dict(cell.choice.point).get(key)]
+    x, means = [value.x for value in chosen], [value.mean for value in chosen]
+    axes.plot(x, means, "o", fillstyle="none", markersize=10, color=color)
+    lost = {
+        _number(dict(point)[key])
+        for point, runs in cell.searched.items()
+        if key in dict(point) and any(run.status in LOST for run in runs)
+    }
+    positions = lost - {value.x for value in values}
     if positions:
         cross: dict[str, Any] = {"marker": "X", "linestyle": "none", "markersize": 7, "markeredgecolor": "white"}
         place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 4}
         axes.plot(sorted(positions), [1.0] * len(positions), color=color, **cross, **place)
-        axes.plot([], [], color="black", **cross, label=LOST)
+        axes.plot([], [], color="black", **cross, label=LOST_LABEL)
 
 
 def _draw_curves(axes: Axes, curves: pd.DataFrame, label: str, style: Mapping[str, Any]) -> None:
@@ -193,30 +223,34 @@ def _draw_curves(axes: Axes, curves: pd.DataFrame, label: str, style: Mapping[st
         axes.fill_between(wide.index, wide.min(axis=1), wide.max(axis=1), color=style["color"], alpha=0.18, linewidth=0)
 
 
-def _draw_floors(axes: Axes, cells: Sequence[Cell], tag: str, lines: Mapping[str, Any]) -> None:
-    """What one reaches who knows only so much, as the tasks of the cells say."""
-    metric = tag.partition("/")[2]
-    floors: dict[str, float] = {}
-    for cell in cells:
-        for floor in cell.grid["floors"]:
-            floors |= {words: values[metric] for words, values in floor.items() if metric in values}
+def _draw_floors(axes: Axes, cells: Sequence[Cell], metric: str, lines: Mapping[str, Any]) -> None:
+    """Analytic baselines of the tasks, as horizontal lines."""
+    floors = {
+        words: values[metric]
+        for cell in cells
+        for run in cell.runs
+        for words, values in run.floors.items()
+        if metric in values
+    }
     for words, value in floors.items():
         axes.axhline(value, label=words, linestyle=lines[words], **FLOOR)
 
 
-def _drawn_at_random(values: "pd.Series[float]") -> bool:
-    """Numbers that nobody wrote down, so that neighbors have nothing in common."""
+def _drawn_at_random(values: np.ndarray) -> bool:
+    """Numbers drawn by a search, so that neighbors have nothing in common."""
     return any(float(f"{value:.3g}") != value for value in values)
 
 
-def _scale_x(axes: Axes, values: "pd.Series[float]", logarithmic: bool) -> None:
+def _scale_x(axes: Axes, values: np.ndarray, logarithmic: bool) -> None:
+    if not len(values):
+        return
     logarithmic = values.min() > 0 and (logarithmic or values.max() >= LOG_FROM * values.min())
     if logarithmic:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    if values.nunique() <= MOST_TICKS and not _drawn_at_random(values):
-        at = np.sort(values.unique())
+    at = np.unique(values)
+    if len(at) <= MOST_TICKS and not _drawn_at_random(values):
         place = np.log(at) if logarithmic else at
         shown = [0]
         for i in range(1, len(at)):
@@ -227,12 +261,15 @@ def _scale_x(axes: Axes, values: "pd.Series[float]", logarithmic: bool) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _scale_y(axes: Axes, values: "pd.Series[float]") -> None:
-    """Logarithmic where the numbers are of different sizes, with a place for 0 where one is 0."""
+def _scale_y(axes: Axes, values: np.ndarray) -> None:
+    """Logarithmic if the numbers are of different sizes, with a place for 0 if one is 0; linear if one is negative."""
+    values = values[np.isfinite(values)]
     positive = values[values > 0]
+    if (values < 0).any():
+        return
     if not len(positive) or positive.max() < LOG_FROM * positive.min():
-        axes.set_ylim(bottom=min(0, values.min()))
-    elif (values <= 0).any():
+        axes.set_ylim(bottom=0)
+    elif len(positive) < len(values):
         threshold = 10 ** np.floor(np.log10(positive.min()))
         axes.set_yscale("symlog", linthresh=threshold)
         axes.set_ylim(bottom=-0.15 * threshold)  # so that a marker at 0 is whole

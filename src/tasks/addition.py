@@ -1,16 +1,14 @@
 """Addition and multiplication of two marked numbers, the tasks of Hochreiter and Schmidhuber (1997) and their heirs."""
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from src.tasks.base import RIGHT, WRONG, Batch, InputSpec, OutputSpec, Task
-
-if TYPE_CHECKING:
-    from src.models.sequence import Output
+from src.specs import Batch, InputSpec, Objective, Output, OutputSpec
+from src.tasks.base import RIGHT, WRONG, Metrics, Task, fraction
 
 TOLERANCE = 0.04
 """An answer is right if it is at most this far off (Hochreiter and Schmidhuber 1997; Talathi and Vartak 2015)."""
@@ -48,7 +46,7 @@ class Addition(Task):
 
     input_spec = InputSpec("vectors", 2)
     output_spec = OutputSpec("value", 1)
-    objective = "mse"
+    objective = Objective("mse")
 
     def __init__(
         self,
@@ -103,10 +101,10 @@ class Addition(Task):
             second += second >= first
         return torch.stack([first, second], dim=1)
 
-    def metrics(self, output: "Output", batch: Batch) -> dict[str, Tensor]:
+    def metrics(self, output: Output, batch: Batch) -> Metrics:
         """`mse`, and `error`: the fraction of answers that are off by more than 0.04."""
         wrong = (output.prediction - batch.targets).abs() > TOLERANCE
-        return {"mse": self.criterion(output.prediction, batch), "error": wrong.to(output.prediction.dtype).mean()}
+        return super().metrics(output, batch) | {"error": fraction(wrong)}
 
     @property
     def floors(self) -> dict[str, dict[str, float]]:
@@ -117,7 +115,7 @@ class Addition(Task):
             mean, one = _sum_floors(scale=0.5 if self.variant == "hochreiter1997" else 1.0)
         return {"always the mean": mean, "knows one of the two values": one}
 
-    def render(self, batch: Batch, row: int, output: "Output") -> str:
+    def render(self, batch: Batch, row: int, output: Output) -> str:
         values, markers = batch.inputs[row].unbind(-1)
         shown = ", ".join(f"{float(values[t]):.3f} at step {t}" for t in markers.nonzero()[:, 0].tolist())
         target, answer = float(batch.targets[row, 0]), float(output.prediction[row, 0])

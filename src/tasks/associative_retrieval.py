@@ -3,15 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Le
 
-from src.tasks.base import RIGHT, WRONG, Batch, InputSpec, OutputSpec, Task
-
-if TYPE_CHECKING:
-    from src.models.sequence import Output
+from src.specs import Batch, InputSpec, Output, OutputSpec
+from src.tasks.base import RIGHT, WRONG, Task
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 DIGITS = "0123456789"
@@ -84,7 +82,7 @@ class AssociativeRetrieval(Task):
             "knows the digits, not the binding": _bayes_floor(self.num_pairs),
         }
 
-    def render(self, batch: Batch, row: int, output: "Output") -> str:
+    def render(self, batch: Batch, row: int, output: Output) -> str:
         target = int(batch.targets[row])
         probabilities = output.prediction[row].softmax(-1)
         answer = int(probabilities.argmax())

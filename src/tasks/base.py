@@ -5,75 +5,26 @@ Shapes: N examples, B of them in a batch, T time steps.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from src.models.base import State
-    from src.models.sequence import Output, SequenceModel
+from src.models.sequence import SequenceModel
+from src.specs import SPLITS, Batch, InputSpec, Objective, Output, OutputSpec, Split, State, Step
 
-Split = Literal["train", "val", "test"]
 RIGHT, WRONG = "right", "WRONG"
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
-class InputSpec:
-    """What enters at every step: one of `size` symbols, or a vector of `size` numbers."""
-
-    kind: Literal["tokens", "vectors"]
-    size: int
-
-    def __str__(self) -> str:
-        return f"{self.kind} of {self.size}"
+Metrics = dict[str, tuple[Tensor, int]]
+"""The sum of each metric over a batch, and over how many examples, positions, ... it is: (sum, count)."""
 
 
-@dataclass(frozen=True)
-class OutputSpec:
-    """What is asked for: one of `size` classes, `size` numbers, or `size` bits; at the last step or at every step."""
-
-    kind: Literal["class", "value", "bits"]
-    size: int
-    every_step: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.kind} of {self.size} at {'every' if self.every_step else 'the last'} step"
-
-
-class Batch(NamedTuple):
-    """A batch of examples, batch first."""
-
-    inputs: Tensor
-    """Symbols [B, T] (int64) or vectors [B, T, size] (float32)."""
-    targets: Tensor
-    """Classes [B] (int64), or values or bits [B, size] (float32); with a T after B if asked at every step."""
-    mask: Tensor | None = None
-    """Steps that count [B, T] (bool); None if all do. Only for tasks that ask at every step."""
-
-    def to(self, device: torch.device) -> "Batch":
-        mask = None if self.mask is None else self.mask.to(device)
-        return Batch(self.inputs.to(device), self.targets.to(device), mask)
-
-    def take(self, rows: Tensor | slice) -> "Batch":
-        """Some of the examples."""
-
-        def of(tensor: Tensor) -> Tensor:
-            # half the time of indexing with a tensor
-            return tensor[rows] if isinstance(rows, slice) else tensor.index_select(0, rows)
-
-        return Batch(of(self.inputs), of(self.targets), None if self.mask is None else of(self.mask))
-
-
-class Step(NamedTuple):
-    """What one pass over a batch gives the trainer."""
-
-    loss: Tensor
-    output: "Output"
+def fraction(flags: Tensor) -> tuple[Tensor, int]:
+    """How many of some flags are set, as a metric."""
+    return flags.sum(), flags.numel()
 
 
 class Task(ABC):
@@ -92,10 +43,10 @@ class Task(ABC):
 
     input_spec: InputSpec
     output_spec: OutputSpec
-    objective: str = "error"
-    """The metric that selection, patience and `trainer.stop_at` go by; lower is better."""
+    objective: Objective = Objective("error")
+    """The metric for selection, patience and `trainer.stop_at`, and whether higher or lower is better."""
     carries_state: bool = False
-    """Whether a batch goes on where the one before it ended, so that the recurrent state is carried along."""
+    """Whether each batch continues the one before it, from the recurrent state after it."""
     evaluation_batch_size: int = 1000
 
     def __init__(self, seed: int, *, train_size: int | None, val_size: int, test_size: int):
@@ -115,10 +66,10 @@ class Task(ABC):
         """What a model reaches that knows only this much: {"description": {metric: value}}, worst first."""
 
     @abstractmethod
-    def render(self, batch: Batch, row: int, output: "Output") -> str:
+    def render(self, batch: Batch, row: int, output: Output) -> str:
         """One example, its target and the model's prediction as a line that ends in RIGHT or WRONG, if it can."""
 
-    def examples(self, batch: Batch, output: "Output", num_examples: int) -> list[int]:
+    def examples(self, batch: Batch, output: Output, num_examples: int) -> list[int]:
         """Rows worth showing: the first wrong answers for half of them, and the first others."""
         rows = range(len(batch.inputs))
         wrong = [row for row in rows if self.render(batch, row, output).endswith(WRONG)][: num_examples // 2]
@@ -162,10 +113,15 @@ class Task(ABC):
         for start in range(0, min(size, len(dataset.inputs)), self.evaluation_batch_size):
             yield dataset.take(slice(start, min(start + self.evaluation_batch_size, size)))
 
-    def loss(self, model: "SequenceModel", batch: Batch, state: "State | None" = None) -> Step:
-        """Run the model over a batch from `state`; the trainer minimises the loss."""
-        output = model(batch.inputs, state, carry=self.carries_state)
-        return Step(self.criterion(output.prediction, batch), output)
+    def loss(self, model: SequenceModel, batch: Batch, state: State | None = None) -> Step:
+        """Run the model over a batch from `state`; the trainer minimizes the sum of the losses."""
+        output = model(batch.inputs, state, lengths=batch.lengths, return_state=self.carries_state)
+        return Step({self.loss_name: self.criterion(output.prediction, batch)}, output)
+
+    @property
+    def loss_name(self) -> str:
+        """What `criterion` is called: `mse` (mean squared error) for values, `nll` (nats) for classes and bits."""
+        return "mse" if self.output_spec.kind == "value" else "nll"
 
     def criterion(self, prediction: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy for classes, squared error for values, binary cross-entropy for bits (nats), averaged."""
@@ -176,14 +132,23 @@ class Task(ABC):
             return functional.mse_loss(prediction, targets)
         return functional.binary_cross_entropy_with_logits(prediction, targets)
 
-    def metrics(self, output: "Output", batch: Batch) -> dict[str, Tensor]:
-        """Averages over the batch: `error` (a fraction) and `nll` (nats) for classes and bits, `mse` for values."""
-        criterion = self.criterion(output.prediction, batch)
-        if self.output_spec.kind == "value":
-            return {"mse": criterion}
-        prediction, targets = self._counted(output.prediction, batch)
-        answer = prediction.argmax(-1) if self.output_spec.kind == "class" else (prediction > 0).to(targets.dtype)
-        return {"error": (answer != targets).to(prediction.dtype).mean(), "nll": criterion}
+    def metrics(self, output: Output, batch: Batch) -> Metrics:
+        """`error` (a fraction) and `nll` (nats) for classes and bits, `mse` for values, each as (sum, count).
+
+        Sums and counts of batches add up to those of the whole split, however it is divided into batches.
+        """
+        count = self.count(batch)
+        mean = self.criterion(output.prediction, batch) if count else output.prediction.new_zeros(())
+        totals: Metrics = {self.loss_name: (mean * count, count)}
+        if self.output_spec.kind != "value":
+            prediction, targets = self._counted(output.prediction, batch)
+            answer = prediction.argmax(-1) if self.output_spec.kind == "class" else (prediction > 0).to(targets.dtype)
+            totals = {"error": fraction(answer != targets)} | totals
+        return totals
+
+    def count(self, batch: Batch) -> int:
+        """How much a batch weighs in an average: its examples, or the steps that count where there is a mask."""
+        return len(batch.inputs) if batch.mask is None else int(batch.mask.sum())
 
     def _counted(self, prediction: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Predictions and targets of the positions that count, with all positions in one dimension."""

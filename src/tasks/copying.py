@@ -1,16 +1,13 @@
 """Copying after a delay, the task of Hochreiter and Schmidhuber (1997) as Arjovsky, Shah and Bengio (2016) set it."""
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Le
-from torch import Tensor
 
-from src.tasks.base import RIGHT, WRONG, Batch, InputSpec, OutputSpec, Task
-
-if TYPE_CHECKING:
-    from src.models.sequence import Output
+from src.specs import Batch, InputSpec, Objective, Output, OutputSpec
+from src.tasks.base import RIGHT, WRONG, Metrics, Task, fraction
 
 SYMBOLS = "0123456789abcdefghijklmnopqrstuvwxyz"
 BLANK = "_"
@@ -37,7 +34,7 @@ class Copying(Task):
         test_size: test sequences.
     """
 
-    objective = "nll"
+    objective = Objective("nll")
 
     def __init__(
         self,
@@ -66,14 +63,11 @@ class Copying(Task):
         inputs[:, -self.copy_length - 1] = self.symbols.index(GO)
         return Batch(inputs, torch.cat([blanks, symbols], dim=1))
 
-    def metrics(self, output: "Output", batch: Batch) -> dict[str, Tensor]:
+    def metrics(self, output: Output, batch: Batch) -> Metrics:
         """`nll`: nats per step, over all steps; `error`: the fraction of symbols not copied."""
         answers = output.prediction[:, -self.copy_length :].argmax(-1)
         wrong = answers != batch.targets[:, -self.copy_length :]
-        return {
-            "error": wrong.to(output.prediction.dtype).mean(),
-            "nll": self.criterion(output.prediction, batch),
-        }
+        return super().metrics(output, batch) | {"error": fraction(wrong)}
 
     @property
     def floors(self) -> dict[str, dict[str, float]]:
@@ -86,7 +80,7 @@ class Copying(Task):
             "knows when, not what": {"error": 1 - 1 / self.num_symbols, "nll": what},
         }
 
-    def render(self, batch: Batch, row: int, output: "Output") -> str:
+    def render(self, batch: Batch, row: int, output: Output) -> str:
         targets = batch.targets[row, -self.copy_length :].tolist()
         answers = output.prediction[row, -self.copy_length :].argmax(-1).tolist()
         target, answer = ("".join(self.symbols[symbol] for symbol in symbols) for symbols in (targets, answers))

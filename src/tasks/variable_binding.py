@@ -4,17 +4,15 @@ Shapes: N examples, T time steps, K items, D bits of a pattern, C = K + 1 counts
 """
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from src.tasks.base import RIGHT, WRONG, Batch, InputSpec, OutputSpec, Task
-
-if TYPE_CHECKING:
-    from src.models.sequence import Output
+from src.specs import Batch, InputSpec, Objective, Output, OutputSpec
+from src.tasks.base import RIGHT, WRONG, Metrics, Task, fraction
 
 
 class VariableBinding(Task):
@@ -113,10 +111,8 @@ class VariableBinding(Task):
         else:
             kind: Literal["value", "bits"] = "value" if real_patterns else "bits"
             self.output_spec = OutputSpec(kind, num_bits, every_step=variant == "continuous")
-        if self.output_spec.kind == "value":
-            self.objective = "mse"
-        else:
-            self.objective = "nats" if variant == "continuous" else "error"
+        asked_metric = "nats" if variant == "continuous" else "error"
+        self.objective = Objective("mse" if self.output_spec.kind == "value" else asked_metric)
 
     def generate(self, num_examples: int, generator: torch.Generator) -> Batch:
         if self.variant == "continuous":
@@ -175,7 +171,7 @@ class VariableBinding(Task):
         shape = (num_examples, self.sequence_length)
         return self._patterns(shape, generator) if self.noise else torch.zeros(*shape, self.num_bits)
 
-    def metrics(self, output: "Output", batch: Batch) -> dict[str, Tensor]:
+    def metrics(self, output: Output, batch: Batch) -> Metrics:
         """Averages over the batch.
 
         recall: `error` and `nll` per bit, `exact_error` per pattern; order: `error` and `nll`; continuous: `nats` per
@@ -188,12 +184,12 @@ class VariableBinding(Task):
             asked = self._asked(batch)
             prediction, targets = output.prediction[asked], batch.targets[asked]
             if real:
-                return {**metrics, "recall_mse": (prediction - targets).square().mean()}
-            metrics["error"] = ((prediction > 0) != (targets > 0)).to(prediction.dtype).mean()
-            metrics["nats"] = metrics["nll"] * self.sequence_length * self.num_bits
-        elif self.variant == "recall" and not real:
-            wrong = ((output.prediction > 0) != (batch.targets > 0)).any(-1)
-            metrics["exact_error"] = wrong.to(output.prediction.dtype).mean()
+                return metrics | {"recall_mse": ((prediction - targets).square().sum(), targets.numel())}
+            nll, count = metrics["nll"]
+            nats = nll * self.sequence_length * self.num_bits
+            return metrics | {"error": fraction((prediction > 0) != (targets > 0)), "nats": (nats, count)}
+        if self.variant == "recall" and not real:
+            metrics["exact_error"] = fraction(((output.prediction > 0) != (batch.targets > 0)).any(-1))
         return metrics
 
     def _asked(self, batch: Batch) -> Tensor:
@@ -241,7 +237,7 @@ class VariableBinding(Task):
             "knows when, not what": {"error": float(asked_C @ zero_C[1:]), "nll": when, "nats": when * size},
         }
 
-    def render(self, batch: Batch, row: int, output: "Output") -> str:
+    def render(self, batch: Batch, row: int, output: Output) -> str:
         prediction, targets = output.prediction[row], batch.targets[row]
         flags_TK = batch.inputs[row, :, self.num_bits :].flip(1)
         if self.variant == "continuous":

@@ -1,1 +1,1 @@
-"""The mathematics that memory in recurrent networks rests on: claims, the numbers that decide them, and figures."""
+"""The mathematics behind memory in recurrent networks: claims, the numbers that test them, and figures."""

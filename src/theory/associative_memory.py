@@ -1,4 +1,4 @@
-"""The linear associator: values recalled from a sum of outer products, and what the keys must be for it.
+"""The linear associator: recall from a sum of outer products, and the keys for which it works.
 
 Shapes: F features of a key, G features of a value, P stored pairs.
 """
@@ -18,17 +18,17 @@ ROUNDING = "rounding in float64"
 
 
 class Recall(NamedTuple):
-    """Recall against the number of stored pairs, and the crosstalk of one memory."""
+    """Recall by number of stored pairs, and the crosstalk of one memory."""
 
     claims: tuple[Claim, ...]
     key_size: int
     num_pairs: np.ndarray
     outer_product: np.ndarray
-    """Cosine of recalled and stored value, mean over all pairs and draws, for the sum of outer products."""
+    """Cosine between recalled and stored value, mean over pairs and draws, for the sum of outer products."""
     pseudoinverse: np.ndarray
-    """The same for the memory of least squares."""
+    """The same for the least-squares memory."""
     predicted_noise: np.ndarray
-    """Length of the predicted crosstalk of each key of one memory."""
+    """Predicted length of the crosstalk for each key of one memory."""
     measured_noise: np.ndarray
 
 
@@ -38,7 +38,7 @@ def outer_products(keys_FP: np.ndarray, values_GP: np.ndarray, rate: float = 1.0
 
 
 def crosstalk(keys_FP: np.ndarray, values_GP: np.ndarray) -> np.ndarray:
-    """What the other pairs add to the recall of pair j, Σ_{k≠j} g_k (f_kᵀ f_j), [G, P]."""
+    """The contribution of the other pairs to the recall of pair j, Σ_{k≠j} g_k (f_kᵀ f_j), [G, P]."""
     overlaps_PP = keys_FP.T @ keys_FP
     np.fill_diagonal(overlaps_PP, 0)
     return values_GP @ overlaps_PP
@@ -51,19 +51,19 @@ def cosines(recalled_GP: np.ndarray, stored_GP: np.ndarray) -> np.ndarray:
 
 
 def expected_cosine(num_pairs: np.ndarray, key_size: int) -> np.ndarray:
-    r"""Of a sum of outer products with Gaussian keys, 1 / √(1 + (P - 1) / n).
+    r"""Expected cosine of a sum of outer products with Gaussian keys, 1 / √(1 + (P - 1) / n).
 
     A f_j = ‖f_j‖² g_j + crosstalk; the crosstalk is orthogonal to g_j on average, and its squared length is (P - 1) / n
-    of that of the first term, since (f_kᵀ f_j)² has the mean ‖f_j‖² ‖f_k‖² / n.
+    times that of the first term, since (f_kᵀ f_j)² has mean ‖f_j‖² ‖f_k‖² / n.
     """
     return 1 / np.sqrt(1 + (num_pairs - 1) / key_size)
 
 
 def expected_cosine_of_least_squares(num_pairs: np.ndarray, key_size: int) -> np.ndarray:
-    r"""1 while the keys are independent; √(n / P) beyond.
+    r"""Expected cosine of least squares: 1 while the keys are independent, √(n / P) beyond.
 
-    G F⁺ F = G Π with Π the projection on the n-dimensional space of the rows of F: with Gaussian values the cosine is
-    √Π_jj, and the mean of Π_jj is its trace n over P.
+    G F⁺ F = G Π with Π the projection onto the n-dimensional row space of F: with Gaussian values the cosine is √Π_jj,
+    and the mean of Π_jj is its trace n over P.
     """
     return np.minimum(1, np.sqrt(key_size / num_pairs))
 
@@ -84,7 +84,7 @@ def run(
         projected_GP = values_GP @ np.linalg.pinv(keys_FP) @ keys_FP
         least_squares[draw, column] = cosines(projected_GP, values_GP).mean()
 
-    keys_FP = rng.standard_normal((key_size, crosstalk_pairs)) / np.sqrt(key_size)  # of a length near 1
+    keys_FP = rng.standard_normal((key_size, crosstalk_pairs)) / np.sqrt(key_size)  # with lengths near 1
     values_GP = rng.standard_normal((value_size, crosstalk_pairs))
     predicted_GP = crosstalk(keys_FP, values_GP)
     measured_GP = outer_products(keys_FP, values_GP) @ keys_FP - values_GP * (keys_FP**2).sum(0)
@@ -93,7 +93,7 @@ def run(
     claims = (
         *_claims_of_orthogonal_keys(key_size, value_size, rng),
         near(
-            "Of random keys, A f_j differs from ‖f_j‖² g_j by the crosstalk Σ_{k≠j} g_k (f_kᵀ f_j)",
+            "With random keys, A f_j differs from ‖f_j‖² g_j by the crosstalk Σ_{k≠j} g_k (f_kᵀ f_j)",
             f"{REPORT}, the sum over k ≠ j",
             0.0,
             float(abs(measured_GP - predicted_GP).max() / abs(predicted_GP).max()),
@@ -116,7 +116,7 @@ def _claims_of_orthogonal_keys(key_size: int, value_size: int, rng: np.random.Ge
     values_GP = rng.standard_normal((value_size, key_size))
     exact_GP = outer_products(orthonormal_FP, values_GP) @ orthonormal_FP
     orthogonal_FP = orthonormal_FP * lengths_P
-    # as in print: A_i = g_i f_iᵀ is defined without η, and yet the recall is η g_j, without the length of the key
+    # as printed: A_i = g_i f_iᵀ is defined without η, yet the recall is η g_j, without the length of the key
     recalled_GP = outer_products(orthogonal_FP, values_GP) @ orthogonal_FP
     printed_error = np.linalg.norm(recalled_GP - rate * values_GP) / np.linalg.norm(recalled_GP)
     return (
@@ -129,7 +129,7 @@ def _claims_of_orthogonal_keys(key_size: int, value_size: int, rng: np.random.Ge
             f"{ROUNDING}, relative to the value",
         ),
         near(
-            "As many orthonormal keys as features recall every value exactly (η = 1)",
+            "With as many orthonormal keys as features, every value is recalled exactly (η = 1)",
             REPORT,
             0.0,
             float(abs(exact_GP - values_GP).max()),
@@ -143,11 +143,11 @@ def _claims_of_orthogonal_keys(key_size: int, value_size: int, rng: np.random.Ge
             float(abs(recalled_GP - lengths_P**2 * values_GP).max()),
             1e-12,
             ROUNDING,
-            refuted=f"A f_j = η g_j: η is not in A_i, and ‖f_j‖² is lost (with η = {rate} wrong by "
+            refuted=f"A f_j = η g_j: A_i has no η, and ‖f_j‖² is missing (with η = {rate} wrong by "
             f"{printed_error:.0%} of the recalled length)",
         ),
         near(
-            "The example is hetero-associative: the recalled value has the direction of g and not that of the key",
+            "The example is hetero-associative: the recalled value has the direction of g, not of the key",
             "Haykin (2009), p. 38: autoassociative if keys and values are the same",
             1.0,
             float(cosines(exact_GP, values_GP).min()),
@@ -161,13 +161,13 @@ def _claims_of_orthogonal_keys(key_size: int, value_size: int, rng: np.random.Ge
 def _claims_of_load(
     num_pairs: np.ndarray, key_size: int, outer: np.ndarray, least_squares: np.ndarray
 ) -> tuple[Claim, ...]:
-    """What the curves show."""
+    """Recall as a function of the load."""
     relative = abs(outer / expected_cosine(num_pairs, key_size) - 1)
     independent = num_pairs <= key_size
     beyond = abs(least_squares / expected_cosine_of_least_squares(num_pairs, key_size) - 1)[~independent]
     return (
         near(
-            "The cosine of recalled and stored value falls with the load as 1/√(1 + (P-1)/n), at every load",
+            "The cosine between recalled and stored value is 1/√(1 + (P-1)/n) at every load",
             "variance of the crosstalk of Gaussian keys (see `expected_cosine`)",
             0.0,
             float(relative.max()),
@@ -180,10 +180,10 @@ def _claims_of_load(
             1.0,
             float(least_squares[independent].min()),
             1e-9,
-            "rounding times the condition of a square Gaussian matrix",
+            "rounding times the condition number of a square Gaussian matrix",
         ),
         near(
-            "Beyond P = n least squares keeps a cosine of √(n/P)",
+            "Beyond P = n the cosine of least squares is √(n/P)",
             "mean of the diagonal of a random projection",
             0.0,
             float(beyond.max()),
@@ -191,7 +191,7 @@ def _claims_of_load(
             "largest relative difference, as above",
         ),
         at_least(
-            "Random keys make the sum of outer products worse than least squares at every load",
+            "With random keys the sum of outer products is worse than least squares at every load",
             "least squares is the best linear map",
             0.0,
             float((least_squares - outer).min()),
@@ -202,20 +202,20 @@ def _claims_of_load(
             "1/√2 of the formula above at P = n",
             0.72,
             float(outer[num_pairs == key_size][0]),
-            "1/√2 and 2 % of it",
+            "1/√2 plus 2 %",
         ),
     )
 
 
 def draw(result: Recall) -> Figure:
-    """Recall against load, and predicted against measured crosstalk."""
+    """Recall by load, and measured against predicted crosstalk."""
     figure, ((left, right),) = new_figure(1, 2, panel_height=3.3)
     n = result.key_size
     fine = np.linspace(1, result.num_pairs.max(), 400)
     left.plot(fine / n, expected_cosine(fine, n), **THEORY)
     left.plot(fine / n, expected_cosine_of_least_squares(fine, n), **THEORY)
     load = result.num_pairs / n
-    possible = load[load <= 1]  # no more keys than features are orthonormal
+    possible = load[load <= 1]  # there are no more orthonormal keys than features
     hollow = points(2) | {"markersize": 9, "fillstyle": "none"}
     left.plot(possible, np.ones_like(possible), **hollow, label="orthonormal keys")
     left.plot(load, result.pseudoinverse, **points(1), label="random keys, pseudoinverse")

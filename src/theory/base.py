@@ -1,4 +1,4 @@
-"""What a topic consists of: claims with the numbers that decide them, and the figures that show them."""
+"""The parts of a topic: claims, the numbers that test them, and figures."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,27 +12,27 @@ class Claim(NamedTuple):
     statement: str
     """One sentence, true if `holds`."""
     source: str
-    """Where it is made or proved."""
+    """Where it is stated or proved."""
     expected: float | str
     """From a closed form, a theorem or the literature."""
     measured: float | str
-    """By this run."""
+    """Computed by this run."""
     tolerance: str
-    """How far the two may be apart, and why: "0.02: four standard errors"."""
+    """How far apart the two may be, and why: "0.02: four standard errors"."""
     holds: bool
-    """Whether the statement stands."""
+    """Whether the numbers confirm the statement."""
     refuted: str = ""
-    """The form in which the statement was printed and which this run shows to be wrong; empty if it was right."""
+    """The statement as printed, if this run shows that to be wrong; otherwise empty."""
 
 
 class Demonstration(NamedTuple):
     """One figure with its claims. A topic is a module with a tuple of these named `DEMONSTRATIONS`.
 
-    `run` computes a result from settings that all have defaults: a dataclass or named tuple of numbers and arrays with
-    a field `claims`. `draw` makes the figure of such a result, and computes nothing.
+    `run` computes a result, a dataclass or named tuple of numbers and arrays with a field `claims`; all its settings
+    have defaults. `draw` turns such a result into a figure and computes nothing.
     """
 
     name: str
-    """Of the figure's file."""
+    """File name of the figure, without its suffix."""
     run: Callable[..., Any]
     draw: Callable[[Any], Figure]

@@ -20,7 +20,7 @@ SPROTT = "Sprott (2003), appendix A"
 
 
 class Chaos(NamedTuple):
-    """Exponents against the gain, and pairs of neighbors."""
+    """Lyapunov exponents by gain, and pairs of neighboring orbits."""
 
     claims: tuple[Claim, ...]
     gains: np.ndarray
@@ -29,16 +29,16 @@ class Chaos(NamedTuple):
     theory_exponents: np.ndarray
     butterfly_gain: float
     starts: tuple[float, ...]
-    """First distances of the pairs."""
+    """Initial distances of the pairs."""
     distances: np.ndarray
     """[pairs, T]"""
     butterfly_exponent: float
 
 
 def largest_exponent(J_NN: np.ndarray, gain: float, num_steps: int, rng: np.random.Generator) -> float:
-    """Of h ← tanh(g J h): the mean of log ‖δ‖ per step along a tangent vector that is normalized at every step.
+    """Largest exponent of h ← tanh(g J h): the mean of log ‖δ‖ of a tangent vector that is normalized at every step.
 
-    δ(t+1) = diag(1 - h(t+1)²) g J δ(t); the first fifth of the steps is left out (Benettin et al. 1980).
+    δ(t+1) = diag(1 - h(t+1)²) g J δ(t); the first fifth of the steps is discarded (Benettin et al. 1980).
     """
     h_N, delta_N = rng.standard_normal(len(J_NN)), rng.standard_normal(len(J_NN))
     logs = np.empty(num_steps)
@@ -52,9 +52,9 @@ def largest_exponent(J_NN: np.ndarray, gain: float, num_steps: int, rng: np.rand
 
 
 def mean_field_exponent(gain: float) -> float:
-    """½ ln(g² ⟨(1 - tanh² z)²⟩) over Gaussian z of the variance q = g² ⟨tanh² z⟩ that reproduces itself; N → ∞.
+    """½ ln(g² ⟨(1 - tanh² z)²⟩) over Gaussian z of self-consistent variance q = g² ⟨tanh² z⟩, for N → ∞.
 
-    For g ≤ 1 the variance is 0, which leaves ln g.
+    For g ≤ 1 the variance is 0 and the exponent is ln g.
     """
     nodes, weights = hermegauss(101)
     weights = weights / weights.sum()
@@ -67,7 +67,7 @@ def mean_field_exponent(gain: float) -> float:
 
 
 def logistic_exponent(num_steps: int, start: float = 0.3123) -> float:
-    """Of x ← 4x(1 - x): the mean of ln |4 - 8x|."""
+    """Exponent of x ← 4x(1 - x): the mean of ln |4 - 8x|."""
     x, total = start, 0.0
     for _ in range(num_steps):
         x = 4 * x * (1 - x)
@@ -76,7 +76,7 @@ def logistic_exponent(num_steps: int, start: float = 0.3123) -> float:
 
 
 def lorenz_exponent(duration: float, start: tuple[float, float, float] = (1.0, 1.0, 20.0)) -> float:
-    """Of Lorenz's equations with σ = 10, ρ = 28, β = 8/3, from a tangent vector normalized once per unit of time."""
+    """Exponent of Lorenz's equations, σ = 10, ρ = 28, β = 8/3; the tangent vector is normalized every unit of time."""
 
     def rates(_: float, z: np.ndarray) -> np.ndarray:
         (x, y, height), (dx, dy, dz) = z[:3], z[3:]
@@ -97,7 +97,7 @@ def lorenz_exponent(duration: float, start: tuple[float, float, float] = (1.0, 1
 def neighbors(
     J_NN: np.ndarray, gain: float, start: float, num_steps: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The distance of two orbits over time, the second displaced at random by `start`, and the orbit itself."""
+    """The distance of two orbits over time, the second displaced randomly by `start`, and the first orbit."""
     h_N = rng.standard_normal(len(J_NN))
     for _ in range(200):
         h_N = np.tanh(gain * J_NN @ h_N)
@@ -112,7 +112,7 @@ def neighbors(
 
 
 def run(size: int = 200, num_steps: int = 2000, networks: int = 3, duration: float = 400.0, seed: int = 0) -> Chaos:
-    """Exponents of random networks over the gain, against theory, and pairs of orbits."""
+    """Exponents of random networks by gain, compared with theory, and pairs of orbits."""
     rng = np.random.default_rng(seed)
     gains = np.array([0.6, 0.8, 0.95, 1.1, 1.3, 1.5, 2.0, 2.5, 3.0])
     exponents, radii = np.empty((networks, len(gains))), np.empty(networks)
@@ -144,7 +144,7 @@ def run(size: int = 200, num_steps: int = 2000, networks: int = 3, duration: flo
             float(np.log(2)),
             logistic_exponent(20_000),
             0.01,
-            "four standard errors of 20,000 steps of which each is correlated with the next",
+            "four standard errors for 20,000 steps, each correlated with the next",
         ),
         near(
             "The method gives 0.906 for Lorenz's equations",
@@ -152,7 +152,7 @@ def run(size: int = 200, num_steps: int = 2000, networks: int = 3, duration: flo
             0.9056,
             lorenz_exponent(duration),
             0.04,
-            f"scatter of the mean over {duration:.0f} units of time",
+            f"scatter of the mean over {duration:.0f} time units",
         ),
         near(
             "Below the gain at which the spectral radius is 1, the exponent of a random tanh network is the logarithm "
@@ -161,7 +161,7 @@ def run(size: int = 200, num_steps: int = 2000, networks: int = 3, duration: flo
             0.0,
             float(abs(at_rest).max()),
             0.01,
-            "largest difference; the leading eigenvalues are complex and the norm is an average over their turn",
+            "largest difference; the leading eigenvalues are complex, and the norm averages over their rotation",
         ),
         near(
             "Above that gain the exponent follows the mean-field value ½ ln(g²⟨(1 - tanh² z)²⟩) > 0: chaos",
@@ -169,7 +169,7 @@ def run(size: int = 200, num_steps: int = 2000, networks: int = 3, duration: flo
             0.0,
             float(abs(mean[chaotic] - predicted).max()),
             0.06,
-            f"largest difference for g ≥ 1.5; {networks} networks of {size} units, with gains a few percent apart: "
+            f"largest difference for g ≥ 1.5; {networks} networks of {size} units, gains vary by a few percent: "
             f"{', '.join(f'{m:.3f} ({p:.3f})' for m, p in zip(mean[chaotic], predicted, strict=True))}",
         ),
         near(
@@ -181,7 +181,7 @@ def run(size: int = 200, num_steps: int = 2000, networks: int = 3, duration: flo
             "three standard errors of the mean over 12 pairs of about 60 steps each",
         ),
         near(
-            "A million times smaller a displacement delays the separation only by ln(10⁶)/exponent steps",
+            "A displacement a million times smaller delays the separation only by ln(10⁶)/exponent steps",
             "ln(0.1/ε)/exponent",
             float(np.log(1e6) / reference),
             float(arrivals[0] - arrivals[1]),
@@ -193,7 +193,7 @@ def run(size: int = 200, num_steps: int = 2000, networks: int = 3, duration: flo
 
 
 def draw(result: Chaos) -> Figure:
-    """The exponent over the gain, and pairs that separate."""
+    """The exponent by gain, and pairs that separate."""
     figure, ((exponent, pairs),) = new_figure(1, 2, panel_width=4.0, panel_height=3.2)
     exponent.axhline(0, **LIMIT)
     exponent.plot(result.theory_gains, result.theory_exponents, **THEORY, label="mean-field theory")

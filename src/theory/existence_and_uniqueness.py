@@ -1,4 +1,4 @@
-"""Existence and uniqueness of the solutions of x' = F(x): what continuity and the Lipschitz condition give."""
+"""Existence and uniqueness of solutions of x' = F(x): what continuity and the Lipschitz condition guarantee."""
 
 from typing import NamedTuple
 
@@ -15,25 +15,25 @@ TEXTBOOK = "Hirsch, Smale & Devaney (2013), chapter 7"
 
 
 class Solutions(NamedTuple):
-    """Many solutions from one start, an unbounded derivative, and a solution that ends."""
+    """Many solutions from one initial value, an unbounded derivative, and solutions that end in finite time."""
 
     claims: tuple[Claim, ...]
     times: np.ndarray
     delays: tuple[float, ...]
     places: np.ndarray
-    """Where x² sin(1/x²) is differentiated."""
+    """Points at which x² sin(1/x²) is differentiated."""
     slopes: np.ndarray
     blow_up_times: tuple[np.ndarray, ...]
     blow_up_states: tuple[np.ndarray, ...]
 
 
 def delayed_parabola(times: np.ndarray, delay: float) -> np.ndarray:
-    """A solution of x' = √|x| from x(0) = 0 that waits: 0 up to the delay s, (t - s)²/4 from there."""
+    """A solution of x' = √|x| with x(0) = 0 that waits: 0 up to the delay s, then (t - s)²/4."""
     return np.maximum(times - delay, 0) ** 2 / 4
 
 
 def wild(x: np.ndarray) -> np.ndarray:
-    """F(x) = x² sin(1/x²), and 0 at 0, which has a finite derivative everywhere."""
+    """F(x) = x² sin(1/x²) with F(0) = 0, which has a finite derivative everywhere."""
     return x**2 * np.sin(1 / x**2)
 
 
@@ -56,7 +56,7 @@ def blow_up(start: float, limit: float = 1e8) -> tuple[np.ndarray, np.ndarray]:
 
 
 def run() -> Solutions:
-    """Check that the counter-examples are what they are said to be."""
+    """Check that the counterexamples are what they are said to be."""
     times = np.linspace(0, 6, 601)
     delays = (0.0, 1.0, 2.0, 3.0)
     residual = 0.0
@@ -67,20 +67,20 @@ def run() -> Solutions:
     nudged = solve_ivp(lambda _, x: np.sqrt(abs(x)), (0, 6), [1e-12], rtol=1e-10, atol=1e-16).y[0]
 
     places = 1 / np.sqrt(np.pi * np.arange(1, 2001))  # |cos(1/x²)| = 1
-    step = 1e-7 * places**3  # small beside the distance of neighboring extrema
+    step = 1e-7 * places**3  # small compared with the distance of neighboring extrema
     quotients = (wild(places + step) - wild(places - step)) / (2 * step)
     ends = [blow_up(start) for start in (0.5, 1.0, 2.0)]
     claims = (
         near(
             "x' = √|x| with x(0) = 0 is solved by x ≡ 0 and by every delayed parabola (t - s)²/4",
-            f"{TEXTBOOK}: the right side is continuous, but its slope at 0 is infinite",
+            f"{TEXTBOOK}: the right-hand side is continuous, but its slope at 0 is infinite",
             0.0,
             residual,
             1e-12,
             "rounding; largest |x' - √|x|| over four delays",
         ),
         near(
-            "Solutions of x' = √|x| part at 0: started there an integrator stays, and started at 1e-12 it reaches t²/4",
+            "Solutions of x' = √|x| part at 0: an integrator started there stays, one started at 1e-12 reaches t²/4",
             "t²/4 at t = 6, and 0",
             9.0,
             float(nudged[-1] - rest[-1]),
@@ -89,11 +89,11 @@ def run() -> Solutions:
         ),
         at_least(
             "Finite partial derivatives do not make F Lipschitz: that of x² sin(1/x²) is finite everywhere, "
-            "and its difference quotients are not bounded near 0",
+            "but its difference quotients are unbounded near 0",
             f"{TEXTBOOK}: continuous derivatives make F Lipschitz on compact sets",
             100.0,
             float(abs(quotients).max()),
-            f"largest quotient, at x = {places[-1]:.4f}; none is enough",
+            f"largest quotient, at x = {places[-1]:.4f}; no constant is enough",
             refuted="“if all partial derivatives are finite everywhere, then F satisfies the Lipschitz condition”",
         ),
         near(
@@ -105,12 +105,12 @@ def run() -> Solutions:
             "slope on log axes; error of the difference quotient",
         ),
         near(
-            "x² is Lipschitz only locally: x' = x² from x(0) = 1 is infinite at t = 1",
+            "x² is only locally Lipschitz: x' = x² from x(0) = 1 is infinite at t = 1",
             f"{TEXTBOOK}: x = x(0)/(1 - x(0) t)",
             1.0,
             float(ends[1][0][-1]),
             1e-7,
-            "the state is 1e8 when the integration ends, 1e-8 before the end",
+            "the integration stops at x = 1e8, 1e-8 before the end",
         ),
         *_claims_of_the_equation(),
     )
@@ -126,18 +126,18 @@ def run() -> Solutions:
 
 
 def _claims_of_the_equation() -> tuple[Claim, ...]:
-    """Nonautonomous systems, coupled components, and what linear means."""
+    """Nonautonomous systems, coupled components, and the meaning of linear."""
     span, start = (0.0, 5.0), [0.7]
     tight = {"rtol": 1e-11, "atol": 1e-13}
     driven = solve_ivp(lambda t, x: np.cos(t) * x, span, start, **tight).y[0, -1]
     extended = solve_ivp(lambda _, z: [np.cos(z[1]) * z[0], 1.0], span, [*start, 0.0], **tight).y[0, -1]
     exact = start[0] * np.exp(np.sin(span[1]))
-    turned = solve_ivp(lambda _, x: [x[1], -x[0]], (0, np.pi / 2), [1.0, 0.0], **tight).y[:, -1]
+    rotated = solve_ivp(lambda _, x: [x[1], -x[0]], (0, np.pi / 2), [1.0, 0.0], **tight).y[:, -1]
     u_2, v_2 = np.array([1.0, 2.0]), np.array([3.0, 4.0])
     return (
         near(
-            "A nonautonomous system is an autonomous one with time as another state, so continuity gives local "
-            "existence there as well",
+            "A nonautonomous system is an autonomous one with time as an additional state, so continuity gives "
+            "local existence there as well",
             "Peano's theorem; x' = x cos t against x(0) e^(sin t)",
             0.0,
             float(max(abs(driven - exact), abs(extended - exact))),
@@ -150,14 +150,14 @@ def _claims_of_the_equation() -> tuple[Claim, ...]:
             "to (0, -1) in a quarter of a turn",
             REPORT,
             0.0,
-            float(abs(turned - [0.0, -1.0]).max()),
+            float(abs(rotated - [0.0, -1.0]).max()),
             1e-9,
             "error of the integrator",
             refuted="x_j' = F_j(x_j), “each element depending on the corresponding element of x”: the second component "
             "would then stay at 0, where it started with x_2' = F_2(0), whatever the first one is",
         ),
         near(
-            "Linear means superposition: x_1 x_2 has only first powers, and F(u + v) - F(u) - F(v) = u_1 v_2 + u_2 v_1",
+            "Linear means superposition: x_1 x_2 has only first powers, yet F(u + v) - F(u) - F(v) = u_1 v_2 + u_2 v_1",
             f"{REPORT}; e.g. Strang (2016), section 8.1",
             10.0,
             float(np.prod(u_2 + v_2) - np.prod(u_2) - np.prod(v_2)),
@@ -169,11 +169,11 @@ def _claims_of_the_equation() -> tuple[Claim, ...]:
 
 
 def draw(result: Solutions) -> Figure:
-    """Three ways in which a solution may fail to be one, and for all times."""
+    """A solution that is not unique, an unbounded slope, and solutions that do not last."""
     figure, ((many, slopes, end),) = new_figure(1, 3)
     for index, delay in enumerate(result.delays):
         many.plot(result.times, delayed_parabola(result.times, delay), **line(index), label=f"waits until {delay:g}")
-    many.axhline(0, color="black", linewidth=3, alpha=0.4, label="waits for ever")
+    many.axhline(0, color="black", linewidth=3, alpha=0.4, label="waits forever")
     many.set(xlabel="time t", ylabel="x(t)", ylim=(-0.4, 9))
     many.legend(loc="upper left", fontsize=8.5)
     heading(many, r"$x'=\sqrt{|x|}$: all of these start at 0")

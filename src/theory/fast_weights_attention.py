@@ -1,4 +1,4 @@
-"""Fast weights as attention: three forms of one memory, its norm, its rank, and where its layer norm belongs.
+"""Fast weights as attention: three forms of one memory, its norm, its rank, and the place of its layer norm.
 
 Shapes: B sequences, T time steps, X input features, H hidden units.
 """
@@ -19,12 +19,12 @@ from src.theory.figures import LIMIT, heading, line, new_figure
 BA = "Ba et al. (2016), section 3"
 REPORT = "Wayman & Mathew, final report, on fast weights"
 OVERFLOW = 1e30
-"""States are cut off here, a few steps before they would overflow."""
-SAME = "relative to the largest; the terms are summed in another order"
+"""States are clipped here, a few steps before they would overflow."""
+SAME = "relative to the largest; the terms are summed in a different order"
 
 
 class Memory(NamedTuple):
-    """What is read from the past, the matrix that is read, and its size with the layer norm in two places."""
+    """The weights of past states, the matrix that is read, and state sizes for two places of the layer norm."""
 
     claims: tuple[Claim, ...]
     hidden_size: int
@@ -35,13 +35,13 @@ class Memory(NamedTuple):
     """η max‖h‖² (1 - λ^t) / (1 - λ) for each t."""
     ranks: np.ndarray
     sizes: np.ndarray
-    """Largest ‖h‖ of a batch at each step, the layer norm around everything."""
+    """Largest ‖h‖ of a batch at each step, with the layer norm around the whole sum."""
     printed_sizes: np.ndarray
     """The same with the layer norm before the fast weights are added."""
 
 
 def closed_sum(core: FastWeights, p_BTH: Tensor) -> Tensor:
-    """The states with A(t) = η Σ_τ λ^(t-τ) h_τ h_τᵀ written out anew at every step, [B, T, H]."""
+    """The states with A(t) = η Σ_τ λ^(t-τ) h_τ h_τᵀ recomputed at every step, [B, T, H]."""
     past: list[Tensor] = []
     h_BH = core.zeros(p_BTH.shape[0], core.hidden_size)
     for p_BH in p_BTH.unbind(1):
@@ -85,7 +85,7 @@ def state_sizes(core: FastWeights, p_BTH: Tensor, *, printed: bool) -> np.ndarra
 
 
 def run(num_steps: int = 24, hidden_size: int = 16, seed: int = 0) -> Memory:
-    """Compute random sequences in three ways, and look at the matrices that they write."""
+    """Compute random sequences in three ways, and examine the matrices that they write."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -120,7 +120,7 @@ def run(num_steps: int = 24, hidden_size: int = 16, seed: int = 0) -> Memory:
 
 
 def _claims_of_equality(core: FastWeights, p_BTH: Tensor) -> tuple[Claim, ...]:
-    """Values and gradients of the three forms."""
+    """The three forms have equal values and gradients."""
     wanted = [*core.parameters()]
     direction_BTH = torch.cos(torch.arange(p_BTH.numel(), dtype=p_BTH.dtype)).view_as(p_BTH)
 
@@ -128,7 +128,7 @@ def _claims_of_equality(core: FastWeights, p_BTH: Tensor) -> tuple[Claim, ...]:
         inputs = p_BTH.clone().requires_grad_()
         h_BTH = form(inputs)
         found = torch.autograd.grad((h_BTH * direction_BTH).sum(), [inputs, *wanted], allow_unused=True)
-        return [h_BTH.detach(), *(g for g in found if g is not None)]  # those of the projection are outside
+        return [h_BTH.detach(), *(g for g in found if g is not None)]  # without the parameters of the projection
 
     def largest_difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
         return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, theirs, strict=True))
@@ -148,14 +148,14 @@ def _claims_of_equality(core: FastWeights, p_BTH: Tensor) -> tuple[Claim, ...]:
 def _claims_of_the_matrix(
     core: FastWeights, A_THH: Tensor, norms: np.ndarray, bounds: np.ndarray, ranks: np.ndarray, states_BTH: Tensor
 ) -> tuple[Claim, ...]:
-    """Expansion, norm, rank and beginning of the fast weights."""
+    """Expansion, norm, rank and initial value of the fast weights."""
     num_steps = len(norms)
     h_TH, decay, rate = states_BTH[0], core.decay, core.fast_lr
     coefficients = [rate * decay ** (num_steps - 1 - index) for index in range(num_steps)]
     expanded_HH = sum(c * torch.outer(h, h) for c, h in zip(coefficients, h_TH, strict=True))
     printed = list(coefficients)
     printed[-3] *= decay  # one λ too many on the term of h_{t-2}
-    printed[0] *= decay / rate  # λ in the place of η in the last term
+    printed[0] *= decay / rate  # λ in place of η in the last term
     printed_HH = sum(c * torch.outer(h, h) for c, h in zip(printed, h_TH, strict=True))
     wrong = float(torch.linalg.matrix_norm(printed_HH - A_THH[-1]) / torch.linalg.matrix_norm(A_THH[-1]))
     same_HH = written(h_TH[-1:].expand(num_steps, -1), decay, rate)[-1]
@@ -172,7 +172,7 @@ def _claims_of_the_matrix(
             0.0,
             float(torch.linalg.matrix_norm(expanded_HH - A_THH[-1]) / torch.linalg.matrix_norm(A_THH[-1])),
             1e-12,
-            "relative; summed in another order",
+            "relative; summed in a different order",
             refuted=f"{REPORT}: λ³ on the term of h_{{t-2}}, and λ for η in the last term (wrong by {wrong:.1%})",
         ),
         at_most(
@@ -183,7 +183,7 @@ def _claims_of_the_matrix(
             "largest ratio of the norm to the bound",
         ),
         near(
-            "The bound is reached by a state that does not change",
+            "The bound is attained by a constant state",
             "the sum of a geometric series",
             1.0,
             float(torch.linalg.matrix_norm(same_HH, 2)) / tight,
@@ -198,7 +198,7 @@ def _claims_of_the_matrix(
             "largest excess of the rank over t",
         ),
         near(
-            "Fast weights are a memory within a sequence: A = 0 at its start, whatever came before",
+            "Fast weights are a memory within a sequence: A = 0 at its start, regardless of earlier sequences",
             f"{BA}: A is set to zero at the beginning of every sequence",
             0.0,
             float((fresh - after).abs().max()),
@@ -211,19 +211,19 @@ def _claims_of_the_matrix(
 
 
 def _claims_of_weights(h_TH: Tensor, weights_TT: np.ndarray) -> tuple[Claim, ...]:
-    """The range of the weight with which a past state is read."""
+    """The range of the weights with which past states are read."""
     unit_TH = functional.normalize(h_TH, dim=1)
     return (
         at_least(
             "With ReLU states no past state is read with a negative weight",
-            "h_τᵀ h_s ≥ 0 where neither has a negative entry",
+            "h_τᵀ h_s ≥ 0 if neither has a negative entry",
             0.0,
             float(np.nanmin(weights_TT)),
             "exact",
             refuted=f"{REPORT}: the weight ranges from -1 to 1",
         ),
         at_least(
-            "The inner products h_τᵀ h_s are not confined to 1 either: that takes states of unit length",
+            "Nor are the inner products h_τᵀ h_s bounded by 1: that requires states of unit length",
             "Cauchy-Schwarz: |h_τᵀ h_s| ≤ ‖h_τ‖ ‖h_s‖",
             1.0,
             float((h_TH @ h_TH.T).max()),
@@ -234,22 +234,22 @@ def _claims_of_weights(h_TH: Tensor, weights_TT: np.ndarray) -> tuple[Claim, ...
 
 
 def _claims_of_layer_norm(hidden_size: int, largest: float, printed_sizes: np.ndarray) -> tuple[Claim, ...]:
-    """The layer norm around the sum with A h, or before it."""
+    """The layer norm around the whole sum, or before A h is added."""
     return (
         at_most(
             "With the layer norm around the whole sum, f(LN[Wh + Cx + A h_s]), ‖h‖ ≤ √H at any fast learning rate",
-            f"{BA}.3, equation 5: LN[a] has length √H at unit gain, and ReLU shortens it",
+            f"{BA}.3, equation 5: LN[a] has length √H at unit gain, and ReLU does not increase it",
             float(np.sqrt(hidden_size)),
             largest,
             "largest state at fast learning rates of 0.05, 0.5 and 5",
-            refuted=f"{REPORT}: LN(b + Wh + Ux) + A h, whose states pass "
+            refuted=f"{REPORT}: LN(b + Wh + Ux) + A h, whose states exceed "
             f"{OVERFLOW:.0e} after {int(np.argmax(printed_sizes > OVERFLOW)) + 1} steps",
         ),
     )
 
 
 def draw(result: Memory) -> Figure:
-    """How much is read of each past state, the size of the memory, and the size of the states."""
+    """The weight of each past state, the size of the memory, and the size of the states."""
     figure, ((attention, matrix, size),) = new_figure(1, 3)
     num_steps = len(result.norms)
     attention.grid(visible=False)

@@ -15,20 +15,20 @@ from src.theory.figures import LIMIT, THEORY, heading, line, new_figure
 
 REPORT = "Wayman & Mathew, report, section 5"
 WEIGHTS = (0.8, 1.0, 1.1, -1.0, -1.1)
-THREE_CASES = "the cases are |w| < 1, w = 1 and w > 1: w = -1 and w < -1 are left out"
+THREE_CASES = "the cases are |w| < 1, w = 1 and w > 1: w = -1 and w < -1 are missing"
 
 
 class Regimes(NamedTuple):
-    """One input sequence through the system with each weight."""
+    """The system's response to one input sequence with each weight."""
 
     claims: tuple[Claim, ...]
     weights: tuple[float, ...]
     outputs: np.ndarray
-    """With noise of a positive mean as the input, [regimes, T]."""
+    """The outputs for noise with a positive mean as input, [regimes, T]."""
     means: np.ndarray
-    """The mean of the output over all such inputs, [regimes, T]."""
+    """Mean of the output over all such inputs, [regimes, T]."""
     deviations: np.ndarray
-    """The standard deviation, [regimes, T]."""
+    """Standard deviation of the output, [regimes, T]."""
     impulse_responses: np.ndarray
 
 
@@ -43,7 +43,7 @@ def impulse_response(weight: float, num_steps: int) -> np.ndarray:
 
 
 def mean_and_deviation(weight: float, mean: float, deviation: float, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of y(n) for independent inputs: μ Σ_l w^(l+1), and σ √(Σ_l w^(2l+2))."""
+    """The mean μ Σ_l w^(l+1) and deviation σ √(Σ_l w^(2l+2)) of y(n) for independent inputs."""
     response = impulse_response(weight, num_steps)
     return mean * response.cumsum(), deviation * np.sqrt((response**2).cumsum())
 
@@ -58,8 +58,8 @@ def run(
     predictions = np.array([mean_and_deviation(weight, mean, deviation, num_steps) for weight in WEIGHTS])
     claims = (
         *_claims_of_the_response(rng, num_steps),
-        *_claims_of_a_decaying_one(outputs_BT[0.8], mean, deviation),
-        *_claims_of_a_diverging_one(outputs_BT[1.0], mean, deviation),
+        *_claims_of_decay(outputs_BT[0.8], mean, deviation),
+        *_claims_of_divergence(outputs_BT[1.0], mean, deviation),
         *_claims_of_negative_weights(outputs_BT[-1.0], mean, deviation),
     )
     examples = np.array([outputs_BT[weight][0] for weight in WEIGHTS])
@@ -68,7 +68,7 @@ def run(
 
 
 def _claims_of_the_response(rng: np.random.Generator, num_steps: int) -> tuple[Claim, ...]:
-    """The convolution, the pole, and the same gain in a network."""
+    """The convolution, the pole, and the same gain in a recurrent network."""
     x_T = rng.standard_normal(num_steps)
     worst = 0.0
     for weight in WEIGHTS:
@@ -91,7 +91,7 @@ def _claims_of_the_response(rng: np.random.Generator, num_steps: int) -> tuple[C
             0.0,
             worst,
             1e-12,
-            "relative to the largest output; summed in another order",
+            "relative to the largest output; summed in a different order",
         ),
         near(
             "The pole of the transfer function w/(1 - w/z) is at z = w",
@@ -102,15 +102,15 @@ def _claims_of_the_response(rng: np.random.Generator, num_steps: int) -> tuple[C
             "rounding in float64",
         ),
         near(
-            "The system is stable if and only if |w| < 1: Σ|w^(n+1)| is |w|/(1 - |w|), and infinite from |w| = 1 on",
+            "The system is stable if and only if |w| < 1: Σ|w^(n+1)| is |w|/(1 - |w|), and infinite for |w| ≥ 1",
             "Oppenheim & Schafer (2010), section 2.4: stable if the impulse response is summable",
             4.0,
             total,
             1e-9,
-            "w = 0.8; what is missing after 400 terms",
+            "w = 0.8; truncation after 400 terms",
         ),
         near(
-            "An eigendirection of a linear recurrent network is such a system: n steps back its gradient is w^n",
+            "An eigendirection of a linear recurrent network is such a system: its gradient n steps back is w^n",
             "W^n v = w^n v",
             0.0,
             float(difference),
@@ -120,7 +120,7 @@ def _claims_of_the_response(rng: np.random.Generator, num_steps: int) -> tuple[C
     )
 
 
-def _claims_of_a_decaying_one(y_BT: np.ndarray, mean: float, deviation: float) -> tuple[Claim, ...]:
+def _claims_of_decay(y_BT: np.ndarray, mean: float, deviation: float) -> tuple[Claim, ...]:
     """|w| < 1."""
     weight = 0.8
     response = impulse_response(weight, 40)
@@ -136,7 +136,7 @@ def _claims_of_a_decaying_one(y_BT: np.ndarray, mean: float, deviation: float) -
             "slope of the logarithm; rounding",
         ),
         near(
-            "|w| < 1: the output does not decay but settles at the mean μ w/(1 - w)",
+            "|w| < 1: the output does not decay but settles at a mean of μ w/(1 - w)",
             "sum of the geometric series",
             mean * weight / (1 - weight),
             float(y_BT[:, -1].mean()),
@@ -154,7 +154,7 @@ def _claims_of_a_decaying_one(y_BT: np.ndarray, mean: float, deviation: float) -
     )
 
 
-def _claims_of_a_diverging_one(y_BT: np.ndarray, mean: float, deviation: float) -> tuple[Claim, ...]:
+def _claims_of_divergence(y_BT: np.ndarray, mean: float, deviation: float) -> tuple[Claim, ...]:
     """w = 1 and w > 1."""
     steps = np.arange(1, y_BT.shape[1] + 1)
     increments = y_BT[:, -1] - y_BT[:, 0]
@@ -163,7 +163,7 @@ def _claims_of_a_diverging_one(y_BT: np.ndarray, mean: float, deviation: float) 
     with_noise = simulate(1.1, mean + deviation * np.random.default_rng(1).standard_normal(300))
     return (
         near(
-            "w = 1: the mean of the output grows by μ a step, (n + 1) μ",
+            "w = 1: the mean of the output grows by μ per step, (n + 1) μ",
             f"{REPORT}, case 2",
             mean,
             float(increments.mean() / (len(steps) - 1)),
@@ -171,7 +171,7 @@ def _claims_of_a_diverging_one(y_BT: np.ndarray, mean: float, deviation: float) 
             "four standard errors",
         ),
         near(
-            "w = 1: the variance of the output grows by σ² a step, so without a mean there is only a random walk",
+            "w = 1: the variance of the output grows by σ² per step, so for zero mean it is a random walk",
             "sum of independent terms",
             deviation**2,
             float(np.polyfit(steps, y_BT.var(0), 1)[0]),
@@ -187,7 +187,7 @@ def _claims_of_a_diverging_one(y_BT: np.ndarray, mean: float, deviation: float) 
             "slope of the logarithm, w = 1.1; rounding",
         ),
         near(
-            "w > 1: the output for a random input grows like w^n as well, once it is large",
+            "w > 1: the output for a random input also grows like w^n, once it is large",
             "y(n)/w^n converges",
             float(np.log(1.1)),
             float(np.polyfit(np.arange(200, 300), np.log(abs(with_noise[200:])), 1)[0]),
@@ -205,7 +205,7 @@ def _claims_of_negative_weights(y_BT: np.ndarray, mean: float, deviation: float)
     response = simulate(-1.1, np.eye(1, 200)[0])
     return (
         near(
-            "w = -1: an impulse alternates between -1 and 1 for ever, neither decaying nor growing",
+            "w = -1: an impulse alternates between -1 and 1 forever, neither decaying nor growing",
             "w^(n+1)",
             0.0,
             float(abs(simulate(-1.0, np.eye(1, 200)[0]) + np.resize([1.0, -1.0], 200)).max()),
@@ -228,7 +228,7 @@ def _claims_of_negative_weights(y_BT: np.ndarray, mean: float, deviation: float)
             0.5,
             float(exponent),
             0.02,
-            "slope on log axes; a standard deviation of 20,000 repetitions is known to 0.5 %",
+            "slope on log axes; a standard deviation over 20,000 repetitions is accurate to 0.5 %",
             refuted=THREE_CASES,
         ),
         near(
@@ -237,7 +237,7 @@ def _claims_of_negative_weights(y_BT: np.ndarray, mean: float, deviation: float)
             1.0,
             float(np.mean(response[1:] * response[:-1] < 0)),
             0.0,
-            "exact: the share of steps that change the sign, w = -1.1",
+            "exact: share of steps that change the sign, w = -1.1",
             refuted=THREE_CASES,
         ),
         near(
@@ -253,7 +253,7 @@ def _claims_of_negative_weights(y_BT: np.ndarray, mean: float, deviation: float)
 
 
 def draw(result: Regimes) -> Figure:
-    """One output and its expected range for each weight, the effect of the first input below."""
+    """One output and its expected range for each weight; below, the effect of the first input."""
     figure, all_axes = new_figure(2, 5, panel_width=2.6, panel_height=2.3)
     steps = np.arange(result.outputs.shape[1])
     names = ("decays", "linear trend", "exponential", "alternates", "alternates, grows")

@@ -1,4 +1,4 @@
-"""What the figures of all topics have in common: sizes, colors, and line styles that survive a print in gray."""
+"""The shared style of the figures: sizes, colors, and line styles that stay distinct in grayscale."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 PANEL_WIDTH, PANEL_HEIGHT = 3.6, 3.1
-"""Inches of one panel: two or three stand side by side on a page with labels of 10 points."""
+"""Size of a panel in inches: two or three fit side by side on a page with 10-point labels."""
 
 COLORS = ("black", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-"""Of the first to sixth series: from dark to light, and distinct for color-blind readers (Okabe and Ito)."""
+"""Colors of the first to sixth series: dark to light, and distinct for color-blind readers (Okabe and Ito)."""
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 THEORY: dict[str, Any] = {"color": "0.35", "linestyle": "-", "linewidth": 4, "alpha": 0.35}
-"""A predicted curve: a broad band of gray behind the measured points."""
+"""Style of a predicted curve: a broad gray band behind the measured points."""
 LIMIT: dict[str, Any] = {"color": "0.25", "linestyle": (0, (1, 1)), "linewidth": 1.3}
-"""A threshold or a bound."""
+"""Style of a threshold or bound."""
 
 
 def new_figure(
@@ -28,9 +28,9 @@ def new_figure(
     panel_height: float = PANEL_HEIGHT,
     **subplots: Any,
 ) -> tuple[Figure, np.ndarray]:
-    """An empty figure and its axes, an array of `rows` by `columns`; further arguments are those of `Figure.subplots`.
+    """An empty figure and its axes, an array [rows, columns]; further arguments go to `Figure.subplots`.
 
-    It belongs to no window and no global list, so it may be made in any process and needs no closing.
+    It is not registered with pyplot, so any process may create it and nothing needs to close it.
     """
     figure = Figure(figsize=(panel_width * columns, panel_height * rows), layout="constrained")
     all_axes = figure.subplots(rows, columns, squeeze=False, **subplots)
@@ -42,16 +42,16 @@ def new_figure(
 
 
 def line(index: int, marker: bool = False) -> dict[str, Any]:
-    """Color, line style and, if wanted, marker of the series with this number."""
+    """Color, line style and, optionally, marker of the series with this number."""
     style: dict[str, Any] = {"color": COLORS[index], "linestyle": LINE_STYLES[index], "linewidth": 1.6}
     return style | {"marker": MARKERS[index], "markersize": 4.5} if marker else style
 
 
 def points(index: int) -> dict[str, Any]:
-    """Color and marker of the series with this number where its points are not joined."""
+    """Color and marker of the series with this number, drawn as separate points."""
     return {"color": COLORS[index], "linestyle": "none", "marker": MARKERS[index], "markersize": 4.5}
 
 
 def heading(axes: Axes, text: str) -> None:
-    """A short title, left, above a panel."""
+    """A short left-aligned title above a panel."""
     axes.set_title(text, loc="left", fontsize=10)

@@ -1,4 +1,4 @@
-"""Hebb's rule as a differential equation, dW/dt = W C: its growth, its discretization, and Oja's rule beside it.
+"""Hebb's rule as a differential equation, dW/dt = W C: growth, discretization, and comparison with Oja's rule.
 
 Shapes: M outputs, N inputs, T times.
 """
@@ -18,7 +18,7 @@ REPORT = "Wayman & Mathew, report, section 4.1"
 
 
 class Growth(NamedTuple):
-    """The weights of Hebb's and of Oja's rule over time, and the error of Euler's steps."""
+    """The weights of Hebb's and Oja's rules over time, and the error of Euler steps."""
 
     claims: tuple[Claim, ...]
     times: np.ndarray
@@ -33,7 +33,7 @@ class Growth(NamedTuple):
 
 
 def covariance(eigenvalues: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A symmetric matrix with these eigenvalues, and its eigenvectors as columns in their order."""
+    """A symmetric matrix with these eigenvalues, and its eigenvectors as columns in the same order."""
     q_NN, _ = np.linalg.qr(rng.standard_normal((len(eigenvalues), len(eigenvalues))))
     return (q_NN * eigenvalues) @ q_NN.T, q_NN
 
@@ -48,7 +48,7 @@ def hebb_flow(W_MN: np.ndarray, C_NN: np.ndarray, times: np.ndarray) -> np.ndarr
 
 
 def hebb_euler(W_MN: np.ndarray, C_NN: np.ndarray, rate: float, num_updates: int) -> np.ndarray:
-    """Hebb's updates W ← W + α W C, which are Euler's steps of length α."""
+    """Hebb's updates W ← W + α W C, which are Euler steps of size α."""
     for _ in range(num_updates):
         W_MN = W_MN + rate * W_MN @ C_NN
     return W_MN
@@ -64,13 +64,13 @@ def oja_flow(w_N: np.ndarray, C_NN: np.ndarray, times: np.ndarray) -> np.ndarray
 
 
 def oja_exact(w_N: np.ndarray, C_NN: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """The closed form u / √(1 - ‖w(0)‖² + ‖u‖²) with u = e^(Ct) w(0), [T, N]; differentiate it to see that it is."""
+    """The closed form u / √(1 - ‖w(0)‖² + ‖u‖²) with u = e^(Ct) w(0), [T, N]; verify by differentiation."""
     u_TN = np.stack([expm(C_NN * t) @ w_N for t in times])
     return u_TN / np.sqrt(1 - w_N @ w_N + (u_TN**2).sum(1))[:, None]
 
 
 def run(num_outputs: int = 4, num_inputs: int = 6, duration: float = 8.0, seed: int = 0) -> Growth:
-    """Solve both rules from random weights, with inputs that leave one direction empty."""
+    """Solve both rules from random weights, with inputs that leave one direction unused."""
     rng = np.random.default_rng(seed)
     eigenvalues = np.append(np.linspace(1.0, 0.2, num_inputs - 1), 0.0)
     C_NN, v_NN = covariance(eigenvalues, rng)
@@ -93,7 +93,7 @@ def run(num_outputs: int = 4, num_inputs: int = 6, duration: float = 8.0, seed: 
             0.0,
             float(abs(hebb_TMN - exact_TMN).max() / abs(exact_TMN).max()),
             1e-8,
-            "relative; the integrator was asked for 1e-12 a step",
+            "relative; the integrator's tolerance is 1e-12 per step",
         ),
         near(
             "Hebb's updates of size α approach the flow with an error of first order in α",
@@ -101,7 +101,7 @@ def run(num_outputs: int = 4, num_inputs: int = 6, duration: float = 8.0, seed: 
             1.0,
             float(np.polyfit(np.log(steps[-4:]), np.log(euler_error[-4:]), 1)[0]),
             0.03,
-            "slope on log axes over the four smallest steps; terms of second order remain",
+            "slope on log axes over the four smallest steps; second-order terms remain",
         ),
         *_claims_of_growth(times, hebb_TMN, eigenvalues, v_NN, duration),
         near(
@@ -110,7 +110,7 @@ def run(num_outputs: int = 4, num_inputs: int = 6, duration: float = 8.0, seed: 
             1.0,
             float(np.linalg.norm(oja_exact(W_MN[0], C_NN, np.array([40 / eigenvalues[0]]))[0])),
             1e-9,
-            "of what is left after 40 time constants",
+            "the remainder after 40 time constants",
         ),
         near(
             "Oja's flow is u/√(1 - ‖w(0)‖² + ‖u‖²), u = e^(Ct) w(0)",
@@ -118,7 +118,7 @@ def run(num_outputs: int = 4, num_inputs: int = 6, duration: float = 8.0, seed: 
             0.0,
             float(abs(oja_TN - oja_exact_TN).max()),
             1e-8,
-            "the integrator was asked for 1e-11 a step",
+            "the integrator's tolerance is 1e-11 per step",
         ),
     )
     leading_N = v_NN[:, 0]
@@ -136,7 +136,7 @@ def run(num_outputs: int = 4, num_inputs: int = 6, duration: float = 8.0, seed: 
 
 
 def _claims_of_the_rule(rng: np.random.Generator) -> tuple[Claim, ...]:
-    """Which side C stands on, and what the rule does with weights that are zero."""
+    """The order of W and C, and the rule applied to zero weights."""
     W_NN, x_N = rng.standard_normal((5, 5)), rng.standard_normal(5)
     update_NN = np.outer(W_NN @ x_N, x_N)  # Δw_ij / α = y_i x_j
     C_NN = np.outer(x_N, x_N)
@@ -155,7 +155,7 @@ def _claims_of_the_rule(rng: np.random.Generator) -> tuple[Claim, ...]:
             float(np.linalg.norm(W_NN @ C_NN - update_NN) / np.linalg.norm(update_NN)),
             1e-12,
             "rounding in float64",
-            refuted=f"dW/dt = C W: right for the transposed W that is written out, and wrong by {printed:.0%} for the "
+            refuted=f"dW/dt = C W: right for the transposed W that is written out, but wrong by {printed:.0%} for the "
             "W of y = W x",
         ),
         near(
@@ -181,7 +181,7 @@ def _claims_of_the_rule(rng: np.random.Generator) -> tuple[Claim, ...]:
 def _claims_of_growth(
     times: np.ndarray, hebb_TMN: np.ndarray, eigenvalues: np.ndarray, v_NN: np.ndarray, duration: float
 ) -> tuple[Claim, ...]:
-    """Rate and direction of the growth, and what stays."""
+    """Rate and direction of the growth, and what does not change."""
     components = np.linalg.norm(hebb_TMN @ v_NN, axis=1)  # [T, N], along each eigenvector
     slopes = np.polyfit(times, np.log(components[:, :-1]), 1)[0]
     late_MN = hebb_TMN[0] @ expm(v_NN @ np.diag(eigenvalues) @ v_NN.T * 20 * duration)
@@ -204,25 +204,25 @@ def _claims_of_growth(
             "error of the integrator, which the growing directions dominate",
         ),
         near(
-            "W/‖W‖ approaches W(0) v_1 v_1ᵀ/‖W(0) v_1‖: all rows become the leading eigenvector",
-            "the largest rate wins",
+            "W/‖W‖ approaches W(0) v_1 v_1ᵀ/‖W(0) v_1‖: all rows align with the leading eigenvector",
+            "the largest rate dominates",
             0.0,
             float(np.linalg.norm(late_MN / np.linalg.norm(late_MN) - toward_MN / np.linalg.norm(toward_MN))),
             1e-6,
-            f"after {20 * duration:.0f} units of time",
+            f"after {20 * duration:.0f} time units",
         ),
         at_least(
             "Without a constraint the weights do not converge",
             f"{REPORT}; Fyfe (2000), p. 40",
             float(np.exp(0.5 * duration)),
             float(np.linalg.norm(hebb_TMN[-1]) / np.linalg.norm(hebb_TMN[0])),
-            "grown by more than half the largest rate would make it",
+            "more than growth at half the largest rate",
         ),
     )
 
 
 def draw(result: Growth) -> Figure:
-    """Length and direction of the weights under both rules, and the error of Euler's steps."""
+    """Length and direction of the weights under both rules, and the error of Euler steps."""
     figure, ((norm, direction, error),) = new_figure(1, 3)
     reference = result.hebb_norm[-1] * np.exp(result.largest_eigenvalue * (result.times - result.times[-1]))
     norm.semilogy(result.times, reference, **THEORY, label=r"slope $\lambda_{\max}$")
@@ -236,7 +236,7 @@ def draw(result: Growth) -> Figure:
     direction.plot(result.times, result.oja_alignment, **line(1), label="Oja")
     direction.set(xlabel="time (1/largest eigenvalue)", ylabel="|cosine| with leading eigenvector", ylim=(0, 1.03))
     direction.legend(loc="lower right")
-    heading(direction, "Both turn the same way")
+    heading(direction, "Both rotate identically")
 
     slope_one = result.euler_error[-1] * result.steps / result.steps[-1]
     error.loglog(result.steps, slope_one, **THEORY, label="slope 1")

@@ -1,6 +1,6 @@
-"""The Hopfield network: its energy, what becomes of it without symmetry or in step, and its basins of attraction.
+"""The Hopfield network: its energy, the effect of asymmetric weights or synchronous updates, and its basins.
 
-Shapes: N units, P patterns, S states that are updated side by side.
+Shapes: N units, P patterns, S states updated in parallel.
 """
 
 from typing import NamedTuple
@@ -25,7 +25,7 @@ def random_patterns(num_units: int, num_patterns: int, rng: np.random.Generator)
 
 
 def store(patterns_NP: np.ndarray) -> np.ndarray:
-    """W = 1/N Σ ξ ξᵀ without its diagonal, [N, N]."""
+    """W = 1/N Σ ξ ξᵀ with zero diagonal, [N, N]."""
     W_NN = patterns_NP @ patterns_NP.T / len(patterns_NP)
     np.fill_diagonal(W_NN, 0)
     return W_NN
@@ -37,12 +37,12 @@ def energy(W_NN: np.ndarray, s_NS: np.ndarray) -> np.ndarray:
 
 
 def signs(field: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """The sign of the field; a unit with no field stays as it is."""
+    """The sign of the field; a unit with zero field keeps its state."""
     return np.where(field == 0, s, np.sign(field))
 
 
 def settle(W_NN: np.ndarray, s_NS: np.ndarray, rng: np.random.Generator, max_sweeps: int = 60) -> np.ndarray:
-    """Update one unit after the other, in a new random order in each sweep, until no unit of any state changes."""
+    """Update one unit at a time, in a new random order in each sweep, until no unit of any state changes."""
     s_NS = s_NS.copy()
     for _ in range(max_sweeps):
         changed = False
@@ -56,9 +56,9 @@ def settle(W_NN: np.ndarray, s_NS: np.ndarray, rng: np.random.Generator, max_swe
 
 
 def period(W_NN: np.ndarray, s_N: np.ndarray, *, synchronous: bool, max_steps: int = 1000) -> int:
-    """The number of steps after which a state comes back for ever; one step updates all units, or the next one.
+    """The period of the cycle that a state ends in; one step updates all units, or the next one.
 
-    One by one the units take turns, so the state there is that of the units and of whose turn it is.
+    In asynchronous mode the units take turns, so the state includes whose turn it is.
     """
     seen: dict[tuple[bytes, int], int] = {}
     turn = 0
@@ -73,11 +73,11 @@ def period(W_NN: np.ndarray, s_N: np.ndarray, *, synchronous: bool, max_steps: i
             s_N = s_N.copy()
             s_N[turn] = signs(W_NN[turn] @ s_N, s_N[turn])
             turn = (turn + 1) % len(s_N)
-    raise RuntimeError(f"no state came back within {max_steps} steps")
+    raise RuntimeError(f"no state recurred within {max_steps} steps")
 
 
 class Descent(NamedTuple):
-    """The energy along updates of a symmetric network and of an asymmetric one."""
+    """The energy over updates of a symmetric and an asymmetric network."""
 
     claims: tuple[Claim, ...]
     symmetric: np.ndarray
@@ -90,7 +90,7 @@ class Descent(NamedTuple):
 
 
 def descend(W_NN: np.ndarray, s_NS: np.ndarray, updates: int, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """Energies along random updates, and the largest difference of any change from -Δs_i · field_i."""
+    """Energies over random updates, and the largest deviation of a change from -Δs_i · field_i."""
     s_NS = s_NS.copy()
     energies = [energy(W_NN, s_NS)]
     worst = 0.0
@@ -104,7 +104,7 @@ def descend(W_NN: np.ndarray, s_NS: np.ndarray, updates: int, rng: np.random.Gen
 
 
 def run_descent(num_units: int = 100, num_patterns: int = 8, starts: int = 20, seed: int = 0) -> Descent:
-    """Follow the energy from random states; count the periods of networks that need not come to rest."""
+    """Follow the energy from random states; find the periods of networks that need not come to rest."""
     rng = np.random.default_rng(seed)
     W_NN = store(random_patterns(num_units, num_patterns, rng))
     s_NS = random_patterns(num_units, starts, rng)
@@ -138,7 +138,7 @@ def run_descent(num_units: int = 100, num_patterns: int = 8, starts: int = 20, s
             "the proof needs w_ij = w_ji",
             0.1,
             float(np.diff(asymmetric, axis=0).max()),
-            "largest rise by one update; the energies themselves are about 30",
+            "largest rise in one update; the energies themselves are about 30",
         ),
         near(
             "Two units, one following and one opposing the other, never come to rest: period 4 updates",
@@ -149,7 +149,7 @@ def run_descent(num_units: int = 100, num_patterns: int = 8, starts: int = 20, s
             "exact",
         ),
         near(
-            "Updated together, two units that follow each other exchange their states for ever: period 2",
+            "Updated together, two units that follow each other exchange their states forever: period 2",
             "s(t + 1) = (s_2(t), s_1(t))",
             2.0,
             float(period(EXCHANGE, np.array([1.0, -1.0]), synchronous=True)),
@@ -175,7 +175,7 @@ def run_descent(num_units: int = 100, num_patterns: int = 8, starts: int = 20, s
 
 
 def draw_descent(result: Descent) -> Figure:
-    """The energy with and without symmetry, and the two networks that never rest."""
+    """The energy with and without symmetry, and the two networks that never come to rest."""
     figure, all_axes = new_figure(2, 2, panel_height=2.4)
     (down, up), (turns, together) = all_axes
     updates = np.arange(len(result.symmetric))
@@ -204,18 +204,18 @@ def draw_descent(result: Descent) -> Figure:
 
 
 class Basins(NamedTuple):
-    """How much of a pattern is recovered from how much of it."""
+    """How much of a pattern is recovered, by how much of it was corrupted."""
 
     claims: tuple[Claim, ...]
     loads: tuple[float, ...]
     corrupted: np.ndarray
-    """Share of flipped units at the start."""
+    """Share of units flipped at the start."""
     recovered: np.ndarray
     """Mean overlap at the end, [loads, shares]."""
 
 
 def run_basins(num_units: int = 400, draws: int = 4, patterns: int = 12, seed: int = 0) -> Basins:
-    """Start at stored patterns with a share of their units flipped."""
+    """Start from stored patterns with a share of their units flipped."""
     rng = np.random.default_rng(seed)
     loads = (0.02, 0.05, 0.08, 0.11)
     corrupted = np.arange(0, 0.51, 0.05)
@@ -240,25 +240,25 @@ def run_basins(num_units: int = 400, draws: int = 4, patterns: int = 12, seed: i
             "Amit, Gutfreund & Sompolinsky (1987): overlap above 0.99 of retrieval states at this load",
             0.97,
             float(recovered[1, 5]),
-            "0.99 less the few starts that end in a mixture of patterns",
+            "0.99 minus the few starts that end in a mixture of patterns",
         ),
         at_most(
             "From a random state (half of the units flipped) no pattern is recovered",
             "the initial overlap is zero",
             0.3,
             float(recovered[:, -1].max()),
-            "largest mean overlap; a start within another basin leaves little",
+            "largest mean overlap; little is left of a start in another basin",
         ),
         at_most(
             "The basins shrink as the load grows: less corruption is tolerated at every higher load",
             "Amit (1989), section 6.3",
             0.0,
             float(np.diff(half).max()),
-            "largest change, from load to load, of the share of flipped units from which 0.9 is recovered: "
+            "largest change, from load to load, of the share of flipped units at which an overlap of 0.9 is recovered: "
             + ", ".join(f"{share:.2f}" for share in half),
         ),
         near(
-            "What is stored is stored with its negative: -ξ is as stable as ξ",
+            "Every pattern is stored together with its negative: -ξ is as stable as ξ",
             "E(-s) = E(s)",
             0.0,
             float(abs(upright + mirrored).max()),
@@ -270,13 +270,13 @@ def run_basins(num_units: int = 400, draws: int = 4, patterns: int = 12, seed: i
 
 
 def flipped(patterns_NP: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """The patterns with this share of the units of each turned around."""
+    """The patterns with this share of the units of each flipped."""
     places_NP = rng.random(patterns_NP.shape).argsort(axis=0)
     return np.where(places_NP < round(share * len(patterns_NP)), -patterns_NP, patterns_NP)
 
 
 def draw_basins(result: Basins) -> Figure:
-    """Recovered overlap against initial corruption, one curve for each load."""
+    """Recovered overlap by initial corruption, one curve per load."""
     figure, ((axes,),) = new_figure(1, 1, panel_width=4.6, panel_height=3.4)
     axes.plot(result.corrupted, 1 - 2 * result.corrupted, **LIMIT, label="as at the start")
     for index, (load, curve) in enumerate(zip(result.loads, result.recovered, strict=True)):

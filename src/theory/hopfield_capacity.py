@@ -1,4 +1,4 @@
-"""The capacity of the Hopfield network: how many patterns it recalls, and how abruptly that ends.
+"""The capacity of the Hopfield network: how many patterns it recalls, and how abruptly recall breaks down.
 
 Shapes: N units, P patterns.
 """
@@ -20,7 +20,7 @@ MCELIECE = "McEliece, Posner, Rodemich & Venkatesh (1987)"
 
 
 class Capacity(NamedTuple):
-    """Overlap after recall from the pattern itself, and the units that are wrong after one step."""
+    """Overlap after recall from the pattern itself, and the share of units wrong after one step."""
 
     claims: tuple[Claim, ...]
     loads: np.ndarray
@@ -30,11 +30,11 @@ class Capacity(NamedTuple):
     theory_loads: np.ndarray
     theory_overlaps: np.ndarray
     step_errors: np.ndarray
-    """Share of units of the stored patterns that do not stay in one update, for the largest size, [loads]."""
+    """Share of units of the stored patterns that flip in one update, for the largest size, [loads]."""
 
 
 def load_of(y: float) -> float:
-    """The load α at which the retrieval state has the overlap erf(y), for large N and without temperature.
+    """The load α at which the retrieval state has overlap erf(y), for large N at zero temperature.
 
     The equations m = erf(m/√(2αr)), χ = √(2/(παr)) e^(-m²/(2αr)) and r = (1 - χ)⁻² are, with y = m/√(2αr),
     y (√(2α) + 2/√π e^(-y²)) = erf(y) (Amit, Gutfreund and Sompolinsky 1987; Hertz, Krogh and Palmer 1991, section 2.5).
@@ -55,7 +55,7 @@ def overlap_at(loads: np.ndarray) -> np.ndarray:
 
 
 def step_error(load: np.ndarray) -> np.ndarray:
-    """Probability that a unit of a stored pattern does not stay, ½ erfc(1/√(2α)): crosstalk of variance α exceeds 1."""
+    """Probability that a unit of a stored pattern flips, ½ erfc(1/√(2α)): crosstalk of variance α exceeds 1."""
     return 0.5 * erfc(1 / np.sqrt(2 * load))
 
 
@@ -86,7 +86,7 @@ def run(
 
 
 def _claims_of_theory(critical: float, at_critical: float) -> tuple[Claim, ...]:
-    """What the equations of the limit of large N say."""
+    """Claims about the equations for large N."""
     return (
         near(
             "Retrieval states exist up to P = 0.138 N, from the mean-field equations",
@@ -97,7 +97,7 @@ def _claims_of_theory(critical: float, at_critical: float) -> tuple[Claim, ...]:
             "the digits printed in the literature",
         ),
         near(
-            "Just below that load the overlap is still 0.967: the loss is a sudden one",
+            "Just below that load the overlap is still 0.967: the transition is sudden",
             AMIT,
             0.967,
             at_critical,
@@ -108,7 +108,7 @@ def _claims_of_theory(critical: float, at_critical: float) -> tuple[Claim, ...]:
 
 
 def _claims_of_overlaps(sizes: tuple[int, ...], loads: np.ndarray, overlaps: np.ndarray) -> tuple[Claim, ...]:
-    """What the simulation shows around the critical load."""
+    """Claims about the simulation around the critical load."""
     at = {round(float(load), 2): column for column, load in enumerate(loads)}
     large = np.array(sizes) >= 300
     steepness = (overlaps[:, at[0.12]] - overlaps[:, at[0.18]]) / 0.06
@@ -119,11 +119,11 @@ def _claims_of_overlaps(sizes: tuple[int, ...], loads: np.ndarray, overlaps: np.
             f"{AMIT}: {overlap_at(np.array([0.1]))[0]:.4f} for large N",
             0.98,
             float(overlaps[:, at[0.10]].min()),
-            "the mean-field value less the scatter of small networks",
+            "the mean-field value minus the scatter of small networks",
         ),
         at_most(
-            "At a load of 0.22 the overlap is below 0.7, from N = 300 on",
-            f"{AMIT}: no retrieval state; about 0.35 is left of the pattern as a remnant",
+            "At a load of 0.22 the overlap is below 0.7 for N ≥ 300",
+            f"{AMIT}: no retrieval state; a remnant overlap of about 0.35 is left",
             0.7,
             float(overlaps[large, at[0.22]].max()) if large.any() else float("nan"),
             f"smaller networks keep more: {overlaps[0, at[0.22]]:.2f} for N = {sizes[0]}, whose transition is blurred",
@@ -141,7 +141,7 @@ def _claims_of_overlaps(sizes: tuple[int, ...], loads: np.ndarray, overlaps: np.
 def _claims_of_errors(
     size: int, loads: np.ndarray, step_errors: np.ndarray, rng: np.random.Generator
 ) -> tuple[Claim, ...]:
-    """Units that do not stay, and patterns without any."""
+    """Units that flip, and patterns without any such units."""
     used = step_error(loads) > 1e-3
     relative = abs(step_errors[used] / step_error(loads[used]) - 1).max()
 
@@ -156,12 +156,12 @@ def _claims_of_errors(
     predicted = float(np.exp(-size * step_error(np.array((most - 1) / size))))
     return (
         near(
-            "A unit of a stored pattern does not stay with probability ½ erfc(1/√(2α))",
+            "A unit of a stored pattern flips with probability ½ erfc(1/√(2α))",
             "Hertz, Krogh & Palmer (1991), section 2.2",
             0.0,
             float(relative),
             0.1,
-            "largest relative difference, loads with more than one wrong unit in a thousand; "
+            "largest relative difference, at loads with more than one wrong unit in a thousand; "
             "the crosstalk is only nearly Gaussian",
         ),
         near(
@@ -170,7 +170,7 @@ def _claims_of_errors(
             predicted,
             share_without_error(most, 30),
             0.03,
-            f"P = {most}; four standard errors of 30 draws, whose patterns are not independent",
+            f"P = {most}; four standard errors for 30 draws, whose patterns are not independent",
         ),
         near(
             "At P = N/(4 ln N) all patterns are free of errors",
@@ -178,14 +178,14 @@ def _claims_of_errors(
             1.0,
             share_without_error(every, 30),
             0.005,
-            f"P = {every}; the expected number of wrong units of a memory is "
+            f"P = {every}; the expected number of wrong units per memory is "
             f"{every * size * step_error(np.array((every - 1) / size)):.3f}",
         ),
     )
 
 
 def draw(result: Capacity) -> Figure:
-    """Overlap against load for every size, and the first errors."""
+    """Overlap by load for every size, and the first errors."""
     figure, ((capacity, errors),) = new_figure(1, 2, panel_height=3.3, panel_width=4.0)
     capacity.plot(result.theory_loads, result.theory_overlaps, **THEORY, label="N → ∞ (theory)")
     capacity.axvline(critical_load()[0], **LIMIT)
@@ -194,7 +194,7 @@ def draw(result: Capacity) -> Figure:
         capacity.plot(result.loads, curve, **line(index, marker=True), label=f"N = {size}")
     capacity.set(xlabel=r"load $\alpha$ = P/N (patterns per unit)", ylabel="overlap after recall", ylim=(0, 1.05))
     capacity.legend(loc="lower left", fontsize=8.5)
-    heading(capacity, "The larger the network, the sharper the end")
+    heading(capacity, "The larger the network, the sharper the drop")
 
     fine = np.linspace(0.02, result.loads.max(), 200)
     shown = result.step_errors > 0

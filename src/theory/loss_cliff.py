@@ -1,4 +1,4 @@
-"""A cliff in the loss of one recurrent unit, and what clipping the norm of the gradient does to it.
+"""A cliff in the loss of one recurrent unit, and the effect of gradient-norm clipping.
 
 Shapes: S points of a slice.
 """
@@ -18,7 +18,7 @@ PASCANU = "Pascanu, Mikolov & Bengio (2013), section 2.3 and figure 6"
 
 
 class Cliff(NamedTuple):
-    """The loss on a slice and on the plane of weight and bias, and two descents."""
+    """The loss on a slice and on the weight-bias plane, and two descents."""
 
     claims: tuple[Claim, ...]
     biases: np.ndarray
@@ -50,7 +50,7 @@ def fold_bias(w: float) -> float:
 
 
 def excess_bias(w: float, num_steps: int) -> float:
-    """How far beyond the fold the bias must be for the passage of its bottleneck to take this many steps, (π/T)²/(ac).
+    """How far beyond the fold the bias must be for its bottleneck to take this many steps, (π/T)²/(ac).
 
     Near it a step is a · excess + c (h - h_fold)², with a = ∂M/∂b = h(1 - h) and c = ½ ∂²M/∂h² = ½ w² h(1 - h)(1 - 2h).
     """
@@ -72,7 +72,7 @@ def gradient_by_hand(w: float, b: float, num_steps: int, target: float) -> np.nd
 def descend(
     start: tuple[float, float], rate: float, threshold: float | None, updates: int, num_steps: int, target: float
 ) -> np.ndarray:
-    """Gradient descent on weight and bias, [updates + 1, 2]; the gradient clipped to the threshold if there is one."""
+    """Gradient descent on weight and bias, [updates + 1, 2], with the gradient clipped to `threshold` if given."""
     parameter = nn.Parameter(torch.tensor(start, dtype=torch.float64))
     optimizer = torch.optim.SGD([parameter], lr=rate)
     path = [parameter.detach().numpy().copy()]
@@ -87,7 +87,7 @@ def descend(
 
 
 def run(weight: float = 6.0, num_steps: int = 50, target: float = 0.15, resolution: int = 4001) -> Cliff:
-    """Slice the loss across its cliff; descend toward it with and without clipping."""
+    """Slice the loss across its cliff, and descend from it with and without clipping."""
     fold, delay = fold_bias(weight), excess_bias(weight, num_steps)
     biases = np.linspace(fold - 0.6, fold + 0.6, resolution)
     b = torch.from_numpy(biases).requires_grad_()
@@ -112,15 +112,15 @@ def run(weight: float = 6.0, num_steps: int = 50, target: float = 0.15, resoluti
     )
     claims = (
         near(
-            "Backpropagation through 50 steps and the forward recursion give one gradient, even on the cliff",
+            "Back-propagation through 50 steps and the forward recursion give the same gradient, even on the cliff",
             "chain rule, in both orders",
             0.0,
             float(np.linalg.norm(by_hand - by_torch) / np.linalg.norm(by_hand)),
             1e-10,
-            "relative; rounding, grown on the cliff",
+            "relative; rounding, amplified on the cliff",
         ),
         near(
-            "The loss has a cliff where the lower fixed point has just disappeared, w h(1 - h) = 1: by so much that "
+            "The loss has a cliff just beyond the end of the lower fixed point, w h(1 - h) = 1: at the bias for which "
             f"the passage takes {num_steps} steps",
             "saddle-node bifurcation; Strogatz (2015), section 4.3: a bottleneck takes π/√(ac excess) steps",
             fold + delay,
@@ -129,7 +129,7 @@ def run(weight: float = 6.0, num_steps: int = 50, target: float = 0.15, resoluti
             f"a quarter of the excess, {delay:.4f}: the orbit starts at a finite distance from the bottleneck",
         ),
         at_least(
-            "There the gradient is thousands of times its usual size",
+            "There the gradient is more than a thousand times its usual size",
             PASCANU,
             1000.0,
             float(abs(gradients).max() / np.median(abs(gradients))),
@@ -140,10 +140,10 @@ def run(weight: float = 6.0, num_steps: int = 50, target: float = 0.15, resoluti
             PASCANU,
             0.5,
             float(jump / np.ptp(losses.detach().numpy())),
-            "share of the range of the slice",
+            "share of the range over the slice",
         ),
         near(
-            "Clipping keeps the direction and shortens the gradient to the threshold: g min(1, θ/‖g‖)",
+            "Clipping keeps the direction of the gradient and shortens it to the threshold: g min(1, θ/‖g‖)",
             "Pascanu, Mikolov & Bengio (2013), algorithm 1",
             rate * threshold,
             float(np.linalg.norm(clipped[1] - clipped[0])),
@@ -151,14 +151,14 @@ def run(weight: float = 6.0, num_steps: int = 50, target: float = 0.15, resoluti
             "length of the first step; torch adds 1e-6 to the norm",
         ),
         at_least(
-            "Without clipping one step from the cliff leaves the region for good",
+            "Without clipping, one step from the cliff leaves the region for good",
             PASCANU,
             1.0,
             float(np.linalg.norm(free[1] - free[0])),
             f"length of the first step at a rate of {rate}; the slice is 1.2 wide",
         ),
         at_most(
-            "With clipping descent goes on to a low loss",
+            "With clipping, descent continues to a low loss",
             PASCANU,
             0.01,
             final_clipped,

@@ -1,4 +1,4 @@
-"""Lyapunov functions: of a linear system, of a damped pendulum, and of the continuous Hopfield network."""
+"""Lyapunov functions of a linear system, a damped pendulum, and the continuous Hopfield network."""
 
 from typing import Any, NamedTuple
 
@@ -14,17 +14,17 @@ from src.theory.figures import heading, line, new_figure
 REPORT = "Wayman & Mathew, report, section 5.1.3"
 ATTRACTORS = "Wayman & Mathew, report, section 5.2"
 A = np.array([[-0.3, 4.0], [0.0, -0.5]])
-"""Stable and far from normal: the distance from 0 first grows."""
+"""Stable but far from normal: the distance from 0 first grows."""
 DAMPING = 0.3
 TIGHT: dict[str, Any] = {"method": "DOP853", "rtol": 1e-10, "atol": 1e-12}
 
 
 class Functions(NamedTuple):
-    """Trajectories and the functions that fall along them."""
+    """Trajectories, and the functions that decrease along them."""
 
     claims: tuple[Claim, ...]
     P: np.ndarray
-    """Of V = xᵀ P x for the linear system."""
+    """The matrix of V = xᵀ P x for the linear system."""
     linear_times: np.ndarray
     linear: np.ndarray
     """[T, 2]"""
@@ -79,19 +79,20 @@ def run(starts: int = 1000, network_size: int = 8, seed: int = 0) -> Functions:
     pendulum, pendulum_claims = _pendulum(starts, rng)
     symmetric_NN = rng.standard_normal((network_size, network_size))
     symmetric_NN = 1.2 * (symmetric_NN + symmetric_NN.T) / np.sqrt(2 * network_size) * 2
-    turning_NN = np.kron(np.eye(network_size // 2), np.array([[2.0, -2.0], [2.0, 2.0]]))
+    asymmetric_NN = np.kron(np.eye(network_size // 2), np.array([[2.0, -2.0], [2.0, 2.0]]))
     input_N = 0.2 * rng.standard_normal(network_size)
     u_SN = rng.standard_normal((20, network_size))
     network_times = np.linspace(0, 60, 601)
     paths_TSN = relax(symmetric_NN, input_N, u_SN, network_times)
     symmetric = network_energy(symmetric_NN, input_N, paths_TSN)
-    turning = network_energy(turning_NN, 0 * input_N, relax(turning_NN, 0 * input_N, u_SN, network_times))
+    rotating_TSN = relax(asymmetric_NN, 0 * input_N, u_SN, network_times)
+    asymmetric = network_energy(asymmetric_NN, 0 * input_N, rotating_TSN)
     claims = (
         *_claims_of_the_linear_system(P, linear_times, linear),
         *pendulum_claims,
-        *_claims_of_the_network(symmetric_NN, input_N, paths_TSN, symmetric, turning),
+        *_claims_of_the_network(symmetric_NN, input_N, paths_TSN, symmetric, asymmetric),
     )
-    return Functions(claims, P, linear_times, linear, pendulum, network_times, symmetric, turning)
+    return Functions(claims, P, linear_times, linear, pendulum, network_times, symmetric, asymmetric)
 
 
 def _claims_of_the_linear_system(P: np.ndarray, times: np.ndarray, path_T2: np.ndarray) -> tuple[Claim, ...]:
@@ -115,7 +116,7 @@ def _claims_of_the_linear_system(P: np.ndarray, times: np.ndarray, path_T2: np.n
             "smallest eigenvalue of P for -A",
         ),
         at_most(
-            "V = xᵀPx falls all the time, while the distance from 0 first grows",
+            "V = xᵀPx never rises, while the distance from 0 first grows",
             REPORT,
             0.0,
             float(np.diff(V).max()),
@@ -133,7 +134,7 @@ def _claims_of_the_linear_system(P: np.ndarray, times: np.ndarray, path_T2: np.n
 
 
 def _pendulum(starts: int, rng: np.random.Generator) -> tuple[np.ndarray, tuple[Claim, ...]]:
-    """The compact set {V ≤ 1.9, |θ| < π}, and one that is too large."""
+    """The compact set {V ≤ 1.9, |θ| < π}, and a set that is too large."""
     times = np.linspace(0, 120, 601)
     candidates = rng.uniform([-np.pi, -2.3], [np.pi, 2.3], (8 * starts, 2))
     values = pendulum_energy(*candidates.T)
@@ -142,7 +143,7 @@ def _pendulum(starts: int, rng: np.random.Generator) -> tuple[np.ndarray, tuple[
     paths, outer = swing(inside, times), swing(beyond, times)
     V = pendulum_energy(paths[..., 0], paths[..., 1])
     V_outer = pendulum_energy(outer[..., 0], outer[..., 1])
-    # after V has fallen to a level it stays below it
+    # once V has fallen to a level, it stays below it
     crossed = np.maximum.accumulate(V_outer <= 1.0, axis=0)
     elsewhere = np.abs(outer[-1, :, 0]) > np.pi
     claims = (
@@ -161,23 +162,23 @@ def _pendulum(starts: int, rng: np.random.Generator) -> tuple[np.ndarray, tuple[
             f"largest distance at t = 120 of {len(inside)} starts; e^(-ct/2) is 1.5e-8",
         ),
         at_least(
-            "The set must be compact and lie in the neighborhood: from V > 2.1, where the level sets are open, some "
+            "The set must be compact and within the neighborhood: from V > 2.1, where the level sets are open, some "
             "starts end at another equilibrium",
             "the saddles at θ = ±π have V = 2",
             0.05,
             float(elsewhere.mean()),
             f"share of {len(beyond)} starts",
-            refuted=f"the sets {{x ∈ U : V(x) ≤ c}} are in the basin of attraction ({ATTRACTORS}): only compact ones",
+            refuted=f"the sets {{x ∈ U : V(x) ≤ c}} are in the basin of attraction ({ATTRACTORS}): only if compact",
         ),
         at_most(
             "Once V ≤ c, the state stays in the set {V ≤ c}",
             f"{REPORT}: the report's first correction of Haykin (2009), p. 683",
             1.0,
             float(V_outer[crossed].max()),
-            "largest V after V ≤ 1 was first seen",
+            "largest V after V ≤ 1 was first reached",
         ),
         at_least(
-            "Near the equilibrium V is positive, and V' is what is not",
+            "Near the equilibrium it is V that is positive, and V' that is not",
             f"{REPORT}, theorems 5.6 and 5.7",
             0.0,
             float(pendulum_energy(*inside.T).min()),
@@ -189,15 +190,15 @@ def _pendulum(starts: int, rng: np.random.Generator) -> tuple[np.ndarray, tuple[
 
 
 def _claims_of_the_network(
-    T_NN: np.ndarray, input_N: np.ndarray, paths_TSN: np.ndarray, symmetric: np.ndarray, turning: np.ndarray
+    T_NN: np.ndarray, input_N: np.ndarray, paths_TSN: np.ndarray, symmetric: np.ndarray, asymmetric: np.ndarray
 ) -> tuple[Claim, ...]:
-    """The energy of Hopfield's network of graded units."""
+    """Claims about the energy of Hopfield's network of graded units."""
     u = paths_TSN[5]
     rates = -u + np.tanh(u) @ T_NN.T + input_N
     predicted = -((1 - np.tanh(u) ** 2) * rates**2).sum(-1)
     step = 1e-5
     ahead, behind = (network_energy(T_NN, input_N, u + sign * step * rates) for sign in (1, -1))
-    strict = np.linalg.norm(-paths_TSN[-1] + np.tanh(paths_TSN[-1]) @ T_NN.T + input_N, axis=1)
+    speeds = np.linalg.norm(-paths_TSN[-1] + np.tanh(paths_TSN[-1]) @ T_NN.T + input_N, axis=1)
     return (
         at_most(
             "The energy of the continuous Hopfield network never rises if its weights are symmetric",
@@ -215,17 +216,17 @@ def _claims_of_the_network(
             "error of the difference quotient",
         ),
         at_most(
-            "A strict fall makes the trajectory converge: every start ends at an equilibrium",
+            "A strict decrease makes trajectories converge: every start ends at an equilibrium",
             f"{REPORT}: the report's second correction of Haykin (2009), p. 683",
             1e-3,
-            float(strict.max()),
+            float(speeds.max()),
             "largest speed at t = 60",
         ),
         at_least(
             "With asymmetric weights the same function rises and falls, along limit cycles",
             "the proof needs T_ij = T_ji",
             0.1,
-            float(np.diff(turning[400:], axis=0).clip(min=0).sum(0).min()),
+            float(np.diff(asymmetric[400:], axis=0).clip(min=0).sum(0).min()),
             "smallest sum of all rises in the last third",
         ),
     )

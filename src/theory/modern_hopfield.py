@@ -1,6 +1,6 @@
 """The modern Hopfield network: exponentially many patterns, and the attention of a transformer as its update.
 
-Shapes: N units, P patterns, S states that are updated side by side.
+Shapes: N units, P patterns, S states updated in parallel.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ RAMSAUER = "Ramsauer et al. (2021), “Hopfield Networks Is All You Need”"
 
 
 class Comparison(NamedTuple):
-    """Recall of the two networks against the number of stored patterns."""
+    """Recall of the two networks by number of stored patterns."""
 
     claims: tuple[Claim, ...]
     num_units: int
@@ -39,12 +39,12 @@ def update(patterns_NP: np.ndarray, s_NS: np.ndarray, beta: float) -> np.ndarray
 
 
 def energy(patterns_NP: np.ndarray, s_NS: np.ndarray, beta: float) -> np.ndarray:
-    """-1/β log Σ_μ e^(β ξ_μᵀ s) + ½ sᵀ s, which that update lowers."""
+    """-1/β log Σ_μ e^(β ξ_μᵀ s) + ½ sᵀ s, which `update` lowers."""
     return -logsumexp(beta * patterns_NP.T @ s_NS, axis=0) / beta + 0.5 * (s_NS**2).sum(0)
 
 
 def recall(patterns_NP: np.ndarray, s_NS: np.ndarray) -> np.ndarray:
-    """One update of every unit of states of -1 and 1 by the energy -Σ_μ e^(ξ_μᵀ s).
+    """One update of every unit of ±1 states under the energy -Σ_μ e^(ξ_μᵀ s).
 
     Unit i takes the sign for which the energy is lower, given the others: the sign of
     Σ_μ [e^(ξ_iμ + r_iμ) - e^(-ξ_iμ + r_iμ)] with r_iμ = ξ_μᵀ s - ξ_iμ s_i.
@@ -53,14 +53,14 @@ def recall(patterns_NP: np.ndarray, s_NS: np.ndarray) -> np.ndarray:
     updated_NS = np.empty_like(s_NS)
     for unit, xi_P in enumerate(patterns_NP):
         rest_PS = overlaps_PS - xi_P[:, None] * s_NS[unit]
-        # 2 sinh(ξ) = 2 ξ sinh(1) for ξ = ±1; the common factor does not matter for the sign
+        # 2 sinh(ξ) = 2 ξ sinh(1) for ξ = ±1; the common factor does not affect the sign
         weights_PS = np.exp(rest_PS - rest_PS.max(0))
         updated_NS[unit] = np.sign(xi_P @ weights_PS)
     return updated_NS
 
 
 def run(num_units: int = 100, corrupted: float = 0.1, recalled: int = 20, seed: int = 0) -> Comparison:
-    """Recall corrupted patterns from both networks, up to a hundred times as many patterns as units."""
+    """Recall corrupted patterns from both networks, with up to a hundred times as many patterns as units."""
     rng = np.random.default_rng(seed)
     num_patterns = np.array([2, 5, 10, 14, 20, 40, 100, 1000, 10_000]) * num_units // 100
     classical, modern = np.empty(len(num_patterns)), np.empty(len(num_patterns))
@@ -84,7 +84,7 @@ def run(num_units: int = 100, corrupted: float = 0.1, recalled: int = 20, seed: 
     claims = (
         near(
             f"With exponential interactions {num_patterns[-1]} patterns of {num_units} units are recalled without a "
-            f"wrong unit, {corrupted:.0%} of them flipped",
+            f"wrong unit, {corrupted:.0%} of the units being flipped",
             f"{DEMIRCIGIL}: capacity e^(cN)",
             1.0,
             float(modern.min()),
@@ -92,14 +92,14 @@ def run(num_units: int = 100, corrupted: float = 0.1, recalled: int = 20, seed: 
             f"exact: overlap of {recalled} patterns after one update, at every number of patterns",
         ),
         at_most(
-            "From as many patterns as units on, the classical network keeps less than half of a pattern",
+            "With at least as many patterns as units, the classical network keeps less than half of a pattern",
             "Amit, Gutfreund & Sompolinsky (1987): no retrieval state above 0.138 N",
             0.5,
             float(classical[num_patterns >= num_units].max()),
             f"its limit is {limit} patterns",
         ),
         at_least(
-            "At a load of 0.05 the classical network recalls as well",
+            "At a load of 0.05 the classical network also recalls",
             "Amit, Gutfreund & Sompolinsky (1987)",
             0.98,
             float(classical[1]),
@@ -114,7 +114,7 @@ def run(num_units: int = 100, corrupted: float = 0.1, recalled: int = 20, seed: 
             "against torch's attention; rounding in float64",
         ),
         at_most(
-            "That update never raises the energy -lse(β, Xᵀs) + ½ sᵀs",
+            "This update never raises the energy -lse(β, Xᵀs) + ½ sᵀs",
             f"{RAMSAUER}, theorem 1",
             1e-12,
             float(np.diff(energies, axis=0).max()),
@@ -125,7 +125,7 @@ def run(num_units: int = 100, corrupted: float = 0.1, recalled: int = 20, seed: 
 
 
 def draw(result: Comparison) -> Figure:
-    """Overlap against the number of patterns, and the energy of the continuous update."""
+    """Overlap by number of patterns, and the energy over continuous updates."""
     figure, ((capacity, descent),) = new_figure(1, 2, panel_width=4.0, panel_height=3.2)
     capacity.semilogx(result.num_patterns, result.modern, **line(1, marker=True), label="exponential (modern)")
     capacity.semilogx(result.num_patterns, result.classical, **line(0, marker=True), label="quadratic (classical)")

@@ -1,4 +1,4 @@
-"""Phase portraits of two ReLU units with a positive definite matrix, the story behind the np-RNN."""
+"""Phase portraits of two ReLU units with a positive definite matrix, the argument behind the np-RNN."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from src.theory.figures import COLORS, heading, new_figure
 
 TALATHI = "Talathi & Vartak (2015), section 3"
 DIRECTION = np.array([2.0, 1.0]) / np.sqrt(5)
-"""The leading eigenvector, within the quadrant where ReLU does nothing."""
+"""The leading eigenvector, inside the quadrant where ReLU is the identity."""
 SPECTRA = {
     "Eigenvalues 1, 1: stay": (1.0, 1.0),
     "0.8, 0.5: all to 0": (0.8, 0.5),
@@ -23,7 +23,7 @@ SPECTRA = {
 
 
 class Portraits(NamedTuple):
-    """Orbits from a grid of starts for each pair of eigenvalues."""
+    """Orbits from a grid of starts, for each pair of eigenvalues."""
 
     claims: tuple[Claim, ...]
     orbits: dict[str, np.ndarray]
@@ -31,7 +31,7 @@ class Portraits(NamedTuple):
 
 
 def with_eigenvalues(leading: float, other: float, direction: np.ndarray = DIRECTION) -> np.ndarray:
-    """The symmetric matrix with these eigenvalues, the first along the direction."""
+    """The symmetric matrix with these eigenvalues, the first one along `direction`."""
     across = np.array([-direction[1], direction[0]])
     return leading * np.outer(direction, direction) + other * np.outer(across, across)
 
@@ -45,19 +45,19 @@ def orbit(W: np.ndarray, h_S2: np.ndarray, num_steps: int) -> np.ndarray:
 
 
 def run(num_steps: int = 60, matrices: int = 200, seed: int = 0) -> Portraits:
-    """Orbits of the four cases; the spectrum that the project's np-RNN starts with."""
+    """Orbits of the four cases, and the initial spectrum of the project's np-RNN."""
     axis = np.linspace(-1, 1, 9)
     starts_S2 = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     inside = (starts_S2 >= 0).all(1)
     orbits = {name: orbit(with_eigenvalues(*pair), starts_S2, num_steps) for name, pair in SPECTRA.items()}
     stay, vanish, collapse, leave = orbits.values()
-    first = collapse[1]  # within the quadrant, where the network is linear from here on
+    first = collapse[1]  # inside the quadrant, where the network is linear from here on
     projected = (first @ DIRECTION)[:, None] * DIRECTION
     moving = np.linalg.norm(leave[1], axis=1) > 0
     growth = np.linalg.norm(leave[-1, moving], axis=1) / np.linalg.norm(leave[-2, moving], axis=1)
 
     repelling = with_eigenvalues(1.0, 0.5, np.array([2.0, -1.0]) / np.sqrt(5))
-    left = orbit(repelling, starts_S2, 200)
+    cut = orbit(repelling, starts_S2, 200)
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     spectra = []
@@ -67,15 +67,15 @@ def run(num_steps: int = 60, matrices: int = 200, seed: int = 0) -> Portraits:
     torch.random.set_rng_state(generator_state)
     claims = (
         near(
-            "Both eigenvalues 1: every point of the positive quadrant stays where it is, neutrally stable",
+            "Both eigenvalues 1: every point of the positive quadrant stays where it is and is neutrally stable",
             TALATHI,
             0.0,
             float(abs(stay[-1, inside] - starts_S2[inside]).max()),
             1e-12,
-            f"rounding; largest move in {num_steps} steps",
+            f"rounding; largest displacement in {num_steps} steps",
         ),
         at_most(
-            "Both eigenvalues below 1: every start goes to 0, no slower than the leading eigenvalue",
+            "Both eigenvalues below 1: every start goes to 0, at least as fast as powers of the leading eigenvalue",
             TALATHI,
             float(0.8**num_steps * np.sqrt(2)),
             float(np.linalg.norm(vanish[-1], axis=1).max()),
@@ -87,29 +87,29 @@ def run(num_steps: int = 60, matrices: int = 200, seed: int = 0) -> Portraits:
             0.0,
             float(abs(collapse[-1] - projected).max()),
             1e-12,
-            f"0.5^{num_steps} and rounding; distance from the projection on the line",
+            f"0.5^{num_steps} and rounding; distance from the projection onto the line",
             refuted=f"that line is the “stable manifold” ({TALATHI}): it is the center (slow) manifold, on which "
             "nothing moves; the stable one is the direction in which states vanish",
         ),
         near(
-            "One eigenvalue above 1: every start that is not cut to 0 diverges at that rate",
+            "One eigenvalue above 1: every start not mapped to 0 by ReLU diverges at that rate",
             TALATHI,
             1.2,
             float(growth.mean()),
             1e-9,
-            "what is left of the other eigendirection",
+            "the remainder of the other eigendirection",
         ),
         near(
-            "The line must lie in the positive quadrant: with the eigenvector (2, -1) everything goes to 0, though the "
-            "eigenvalue is 1",
-            "ReLU cuts off the negative unit, and the diagonal entry 0.9 is left",
+            "The line must lie in the positive quadrant: with the eigenvector (2, -1) everything goes to 0, although "
+            "the eigenvalue is 1",
+            "ReLU silences the negative unit, which leaves the diagonal entry 0.9",
             0.0,
-            float(abs(left[-1]).max()),
+            float(abs(cut[-1]).max()),
             1e-8,
             "0.9^200 is 7e-10",
         ),
         near(
-            "A np-RNN starts with a leading eigenvalue of 1",
+            "An np-RNN starts with a leading eigenvalue of 1",
             f"{TALATHI}; src/models/nprnn.py",
             1.0,
             float(np.array(spectra)[:, -1].mean()),
@@ -121,7 +121,7 @@ def run(num_steps: int = 60, matrices: int = 200, seed: int = 0) -> Portraits:
             "A + I is at least I, and at most about 5 I (Marchenko & Pastur 1967)",
             0.15,
             float(np.array(spectra).min()),
-            f"smallest eigenvalue of all; 1/5 less finite size; the second largest is at most "
+            f"smallest eigenvalue; 1/5 minus finite-size effects; the second largest is at most "
             f"{np.array(spectra)[:, -2].max():.4f}",
         ),
     )
@@ -129,7 +129,7 @@ def run(num_steps: int = 60, matrices: int = 200, seed: int = 0) -> Portraits:
 
 
 def draw(result: Portraits) -> Figure:
-    """Orbits as lines from an open to a filled point."""
+    """Orbits as lines from an open circle to a filled one."""
     figure, (row,) = new_figure(1, 4, panel_width=2.8, panel_height=3.1, sharex=True, sharey=True)
     for axes, (name, states) in zip(row, result.orbits.items(), strict=True):
         if SPECTRA[name] == (1.0, 0.5):

@@ -1,4 +1,4 @@
-"""Pairs in a complex memory, and what permuted copies of it do to the noise of what is read.
+"""Pairs in a complex memory, and the effect of permuted copies on the noise of reading.
 
 Shapes: D draws, M pairs, S copies, N complex entries.
 """
@@ -21,13 +21,13 @@ FEW_COPIES, MANY_COPIES = 4, 16
 
 
 class Noise(NamedTuple):
-    """The mean squared error of reading, with its standard error, against copies and against pairs."""
+    """The mean squared error of reading, with its standard error, by number of copies and of pairs."""
 
     claims: tuple[Claim, ...]
     few_entries: int
     many_entries: int
     num_pairs: int
-    """In the measurements against copies."""
+    """In the measurements over copies."""
     copies: np.ndarray
     pairs: np.ndarray
     of_few_entries: np.ndarray
@@ -40,7 +40,7 @@ class Noise(NamedTuple):
 
 
 def random_phases(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Complex numbers of modulus 1: their inverse is their conjugate."""
+    """Complex numbers of modulus 1, whose inverse is their conjugate."""
     return np.exp(2j * np.pi * rng.random(shape))
 
 
@@ -59,8 +59,8 @@ def expected_error(num_pairs: Any, num_copies: Any, num_entries: int) -> Any:
     r"""(M - 1) [1/S + (1 - 1/S) / N], for contents of unit variance.
 
     With φ the phases of conj(r_j) ⊙ r_k, pair k adds x_k[n] (1/S) Σ_s exp(i φ[π_s(n)]) to entry n. Of the S² terms of
-    the squared modulus the S diagonal ones are 1. Any other has the mean 0 where the two copies read different phases
-    there, and is 1 where π_s(n) = π_t(n), which has the probability 1/N.
+    the squared modulus the S diagonal ones are 1. Any other has mean 0 where the two copies read different
+    phases, and is 1 where π_s(n) = π_t(n), which has probability 1/N.
     """
     return (num_pairs - 1) * (1 / num_copies + (1 - 1 / num_copies) / num_entries)
 
@@ -68,7 +68,7 @@ def expected_error(num_pairs: Any, num_copies: Any, num_entries: int) -> Any:
 def measured_errors(
     rng: np.random.Generator, num_pairs: int, num_copies: int, num_entries: int, draws: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each draw of permutations, keys and contents: the mean squared error, and ⟨x, read⟩ / ⟨x, x⟩."""
+    """For each draw of permutations, keys and contents, the mean squared error and ⟨x, read⟩ / ⟨x, x⟩."""
     errors_D, shares_D = np.empty(draws), np.empty(draws)
     for draw in range(draws):
         orders_SN = np.stack([rng.permutation(num_entries) for _ in range(num_copies)])
@@ -86,7 +86,7 @@ def mean_and_error(values_D: np.ndarray) -> tuple[float, float]:
 
 
 def slope_and_error(x: np.ndarray, means_and_errors: np.ndarray) -> tuple[float, float]:
-    """The slope of log(mean) against log(x) by least squares, and its standard error from those of the means."""
+    """The least-squares slope of log(mean) against log(x), and its standard error from those of the means."""
     means, errors = means_and_errors
     weights = np.log(x) - np.log(x).mean()
     weights = weights / (weights**2).sum()
@@ -94,15 +94,15 @@ def slope_and_error(x: np.ndarray, means_and_errors: np.ndarray) -> tuple[float,
 
 
 def run(few_entries: int = 25, many_entries: int = 512, num_pairs: int = 8, draws: int = 40, seed: int = 0) -> Noise:
-    """Write random pairs, read all of them back, and compare the errors with the law."""
+    """Write random pairs, read all of them back, and compare the errors with the formula."""
     rng = np.random.default_rng(seed)
     copies, pairs = np.array(COPIES), np.array(PAIRS)
     shares = []
 
-    def series(cells: list[tuple[int, int]], num_entries: int, draws: int) -> np.ndarray:
+    def series(settings: list[tuple[int, int]], num_entries: int, draws: int) -> np.ndarray:
         statistics = []
-        for cell in cells:
-            errors_D, shares_D = measured_errors(rng, *cell, num_entries, draws)
+        for num_pairs, num_copies in settings:
+            errors_D, shares_D = measured_errors(rng, num_pairs, num_copies, num_entries, draws)
             statistics.append(mean_and_error(errors_D))
             shares.append(mean_and_error(shares_D))
         return np.array(statistics).T
@@ -127,7 +127,7 @@ def run(few_entries: int = 25, many_entries: int = 512, num_pairs: int = 8, draw
     most = float(np.sqrt(2 * np.log(2 * len(deviations)))) + 2
     claims = (
         near(
-            f"From one copy of {num_pairs} pairs, the conjugate of a key reads its content and a noise of variance "
+            f"From one copy of {num_pairs} pairs, the conjugate of a key reads its content plus noise of variance "
             f"M - 1 = {num_pairs - 1}",
             f"{DANIHELKA}, section 3",
             num_pairs - 1,
@@ -136,23 +136,23 @@ def run(few_entries: int = 25, many_entries: int = 512, num_pairs: int = 8, draw
             "four standard errors",
         ),
         at_most(
-            "The noise has no bias: the share of the content in what is read is 1 in every measurement",
-            "conj(r) r = 1, and the phases of the others are independent of the content",
+            "The noise is unbiased: the share of the content in what is read is 1 in every measurement",
+            "conj(r) r = 1, and the other phases are independent of the content",
             most,
             float(worst_share),
-            f"standard errors, the largest of {len(shares)} measurements",
+            f"standard errors, largest of {len(shares)} measurements",
         ),
         near(
-            f"With copies the error falls as 1/S: on logarithmic axes the slope over 1 to {copies[-1]} copies of "
+            f"With copies the error falls as 1/S: on logarithmic axes the slope from 1 to {copies[-1]} copies of "
             f"{many_entries} entries is -1",
             f"{DANIHELKA}, section 4",
             -1.0,
             along_copies,
             bend + 4 * error_along_copies,
-            f"{bend:.3f} for the copies that sometimes agree, and four standard errors",
+            f"{bend:.3f} for copies that agree by chance, plus four standard errors",
         ),
         near(
-            f"With {FEW_COPIES} copies the error grows as the number of the other pairs: the slope over M - 1 is 1",
+            f"With {FEW_COPIES} copies the error grows like the number of other pairs: the slope over M - 1 is 1",
             f"{DANIHELKA}, section 3",
             1.0,
             along_pairs,
@@ -164,12 +164,12 @@ def run(few_entries: int = 25, many_entries: int = 512, num_pairs: int = 8, draw
             "derived in `expected_error`",
             most,
             float(deviations.max()),
-            f"standard errors, the largest deviation of {len(deviations)} measurements",
+            f"standard errors, largest deviation of {len(deviations)} measurements",
         ),
         near(
-            f"Of {few_entries} entries, {copies[-1]} copies leave an error of {last_law:.3f}: more than the "
-            f"{without_chance:.3f} that independent noise would",
-            "the same law",
+            f"With {few_entries} entries, {copies[-1]} copies leave an error of {last_law:.3f}, more than the "
+            f"{without_chance:.3f} of independent noise",
+            "the same formula",
             last_law,
             last,
             4 * last_error,
@@ -183,7 +183,7 @@ def run(few_entries: int = 25, many_entries: int = 512, num_pairs: int = 8, draw
 
 
 def draw(result: Noise) -> Figure:
-    """The error against copies and against pairs."""
+    """The error by number of copies and of pairs."""
     figure, [[left, right]] = new_figure(1, 2, panel_width=4.2)
     shown = [(result.few_entries, result.of_few_entries), (result.many_entries, result.of_many_entries)]
     for index, (num_entries, measured) in enumerate(shown):
@@ -209,7 +209,7 @@ def draw(result: Noise) -> Figure:
 
 
 def _measured(axes: Axes, x: np.ndarray, law: np.ndarray, measured: np.ndarray, index: int, label: str) -> None:
-    """The law as a band, and on it the measurements with four standard errors to each side."""
+    """Draw the formula as a band, and the measurements with error bars of four standard errors."""
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.yaxis.set_major_formatter("{x:g}")

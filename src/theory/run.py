@@ -1,11 +1,11 @@
-"""Run the topics of the theory: compute their claims, draw their figures, and write a page of each.
+"""Run the theory topics: test their claims, draw their figures, and write a page for each.
 
     python scripts/theory.py                                              all topics
     python scripts/theory.py hopfield latching                            some of them
-    python scripts/theory.py gradient_flow run=outputs/runs/<run>         a topic with an argument of its own
+    python scripts/theory.py gradient_flow run=outputs/runs/<run>         a topic with one of its settings
 
-A topic is a module of `src.theory` with DEMONSTRATIONS. Into the output folder go its figures, a page `<topic>.md`, and
-`claims.csv` with the claims of all topics of this command. The exit status is 1 if a claim does not hold.
+A topic is a module or package in `src.theory` with DEMONSTRATIONS. The output folder receives its figures, a page
+`<topic>.md`, and `claims.csv` with the claims of all topics run. The exit status is 1 if a claim does not hold.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 import src.theory
-from src.errors import UserError, choose, explain
+from src.config.errors import UserError, choose, explain
 from src.theory.base import Claim, Demonstration
 from src.utils.files import write_whole
 
@@ -39,7 +39,7 @@ DOTS_PER_INCH = 200
 
 
 class Finished(NamedTuple):
-    """One demonstration: its claims, its figure's file and the seconds it took."""
+    """A finished demonstration: its claims, the file of its figure, and the seconds it took."""
 
     name: str
     claims: tuple[Claim, ...]
@@ -48,13 +48,13 @@ class Finished(NamedTuple):
 
 
 def find_topics() -> dict[str, tuple[Demonstration, ...]]:
-    """The demonstrations of every topic, by the names of their modules."""
+    """The demonstrations of every topic, by module name."""
     names = sorted(module.name for module in pkgutil.iter_modules(src.theory.__path__))
     return {name: found for name in names if (found := demonstrations(name))}
 
 
 def demonstrations(topic: str) -> tuple[Demonstration, ...]:
-    """Those of one module; none if it is no topic."""
+    """The demonstrations of one module; empty if it is not a topic."""
     return getattr(importlib.import_module(f"src.theory.{topic}"), "DEMONSTRATIONS", ())
 
 
@@ -64,13 +64,13 @@ def headline(topic: str) -> str:
 
 
 def settings_of(demonstration: Demonstration) -> dict[str, inspect.Parameter]:
-    """The settings of a demonstration that the command line can give: numbers and strings."""
+    """The settings of a demonstration that the command line can set: numbers and strings."""
     parameters = inspect.signature(demonstration.run).parameters
     return {name: p for name, p in parameters.items() if p.default is None or isinstance(p.default, int | float | str)}
 
 
 def parse_settings(texts: Mapping[str, str], topics: Mapping[str, Sequence[Demonstration]]) -> dict[str, Any]:
-    """Values of the types of the defaults; a setting that no selected topic has is a mistake of the user's."""
+    """Settings converted to the types of their defaults; one that no selected topic has is a user error."""
     legal = {name: p for group in topics.values() for one in group for name, p in settings_of(one).items()}
     values: dict[str, Any] = {}
     for name, text in texts.items():
@@ -107,14 +107,15 @@ def page(topic: str, finished: Sequence[Finished]) -> str:
     lines = ["| claim | source | expected | measured | tolerance | holds |", "| --- | --- | --- | --- | --- | --- |"]
     for claim in (claim for one in finished for claim in one.claims):
         printed = f"<br>*Refuted as printed:* {claim.refuted}" if claim.refuted else ""
-        cells = claim.statement + printed, claim.source, number(claim.expected), number(claim.measured)
         verdict = "yes" if claim.holds else "**no**"
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (*cells, claim.tolerance, verdict)) + " |")
+        numbers = number(claim.expected), number(claim.measured)
+        fields = claim.statement + printed, claim.source, *numbers, claim.tolerance, verdict
+        lines.append("| " + " | ".join(field.replace("|", "\\|") for field in fields) + " |")
     return f"{text}\n\n## Figures\n\n{figures}\n\n## Claims\n\n" + "\n".join(lines) + "\n"
 
 
 def text_of(topic: str) -> str:
-    """What `pages` says of a topic; the docstring of the module where there is no page."""
+    """The text of a topic from `pages`, or the docstring of its module if it has none."""
     path = PAGES / f"{topic}.md"
     if path.exists():
         return path.read_text(encoding="utf-8")
@@ -122,20 +123,20 @@ def text_of(topic: str) -> str:
 
 
 def number(value: float | str) -> str:
-    """Four significant digits of a number; a string as it is."""
+    """A number to four significant digits; a string unchanged."""
     return value if isinstance(value, str) else f"{value:.4g}"
 
 
 def run_all(
     topics: Sequence[str], settings: Mapping[str, Any], folder: Path, processes: int
 ) -> Iterator[tuple[str, list[Finished]]]:
-    """Every topic as it is finished, in as many processes as wanted."""
+    """Run the topics in up to this many processes, and yield each one when it is finished."""
     if processes == 1 or len(topics) == 1:
         for topic in topics:
             yield topic, run_topic(topic, settings, folder)
         return
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")  # the processes share the cores between them
+        os.environ.setdefault(name, "1")  # the processes share the cores
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         jobs = {pool.submit(run_topic, topic, settings, folder): topic for topic in topics}
         for job in as_completed(jobs):
@@ -149,8 +150,8 @@ def claims_table(topic: str, finished: Sequence[Finished]) -> Table:
     table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), expand=True)
     for claim in (claim for one in finished for claim in one.claims):
         printed = f"\n[dim]refuted as printed: {escape(claim.refuted)}[/dim]" if claim.refuted else ""
-        cells = escape(claim.statement) + printed, escape(number(claim.expected)), escape(number(claim.measured))
-        table.add_row(*cells, "yes" if claim.holds else "NO", style="" if claim.holds else "bold red")
+        fields = escape(claim.statement) + printed, escape(number(claim.expected)), escape(number(claim.measured))
+        table.add_row(*fields, "yes" if claim.holds else "NO", style="" if claim.holds else "bold red")
     return table
 
 
@@ -167,7 +168,7 @@ def claims_csv(results: Mapping[str, Sequence[Finished]]) -> str:
 
 def show_in_tensorboard(results: Mapping[str, Sequence[Finished]], folder: Path) -> None:
     """The figures as images, one tag each."""
-    from torch.utils.tensorboard import SummaryWriter  # takes seconds, in every process
+    from torch.utils.tensorboard import SummaryWriter  # takes seconds to import, in every process
 
     with SummaryWriter(str(folder)) as writer:
         for topic, group in results.items():
@@ -176,7 +177,7 @@ def show_in_tensorboard(results: Mapping[str, Sequence[Finished]], folder: Path)
 
 
 class ListTopics(argparse.Action):
-    """`--help`, which has to import the topics to name them."""
+    """`--help`, which has to import the topics to list them."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         topics = find_topics()
@@ -191,16 +192,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="theory.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
     )
-    parser.add_argument("words", nargs="*", metavar="topic | key=value", help="topics to run, and settings of theirs")
+    parser.add_argument("words", nargs="*", metavar="topic | key=value", help="topics to run, and their settings")
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FOLDER", help=f"default: {OUTPUT}")
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="topics at a time; default: 2")
-    parser.add_argument("--tensorboard", action="store_true", help="the figures also as event files in that folder")
+    parser.add_argument("--tensorboard", action="store_true", help="also write the figures as event files to FOLDER")
     parser.add_argument("-h", "--help", action=ListTopics, nargs=0, help="show this and the topics")
-    return parser.parse_intermixed_args(arguments)  # options may stand between topics and settings
+    return parser.parse_intermixed_args(arguments)  # options may come between topics and settings
 
 
 def run(arguments: argparse.Namespace) -> bool:
-    """Run what the command line asks for; whether every claim holds."""
+    """Run what the command line asks for; return whether every claim holds."""
     topics = find_topics()
     names = [word for word in arguments.words if "=" not in word] or list(topics)
     for name in names:
@@ -224,13 +225,13 @@ def run(arguments: argparse.Namespace) -> bool:
     claims = [claim for group in results.values() for one in group for claim in one.claims]
     failed = sum(not claim.holds for claim in claims)
     refuted = sum(bool(claim.refuted) for claim in claims)
-    summary = f"{len(claims)} claims, {len(claims) - failed} hold, {refuted} of them were printed in a wrong form"
+    summary = f"{len(claims)} claims, {len(claims) - failed} hold, {refuted} of them were wrong as printed"
     get_console().print(f"{summary}\n{arguments.output}", markup=False, highlight=False, soft_wrap=True)
     return not failed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command; exit status 1 if a claim does not hold or the command line is mistaken."""
+    """The command; exit status 1 if a claim does not hold or the command line is wrong."""
     try:
         hold = run(parse(arguments))
     except (UserError, OSError) as error:

@@ -17,7 +17,7 @@ DEFINITIONS = "Wayman & Mathew, report, section 5.1.2"
 HARTMAN = "theorem of Hartman and Grobman; Strogatz (2015), section 6.3"
 W = np.array([[1.8, 0.3], [-0.2, 1.7]])
 TIGHT: dict[str, Any] = {"method": "DOP853", "rtol": 1e-11, "atol": 1e-14}
-INVERTIBLE = "“if J is invertible ..., the eigenvalues determine the behavior”; what matters is that no real part is 0"
+INVERTIBLE = "“if J is invertible ..., the eigenvalues determine the behavior”; the condition is that no real part is 0"
 
 
 class Stability(NamedTuple):
@@ -27,15 +27,15 @@ class Stability(NamedTuple):
     times: np.ndarray
     distances: np.ndarray
     decay_rate: float
-    """Of the flow at its equilibrium: the largest real part of an eigenvalue, times -1."""
+    """Of the flow at its equilibrium: minus the largest real part of the eigenvalues."""
     slow_times: np.ndarray
     radii: dict[str, np.ndarray]
-    """Of the system with a center and cubic terms, by their sign."""
+    """Radii of the system with a center and cubic terms, by the sign of these terms."""
     homoclinic: np.ndarray
-    """Positions on the plane, [T, 2]."""
+    """Positions in the plane, [T, 2]."""
     frozen_times: np.ndarray
     frozen: np.ndarray
-    """Size of the state where all frozen eigenvalues are stable."""
+    """Norm of the state of a system whose frozen eigenvalues are all stable."""
 
 
 def flow(_: float, x: np.ndarray) -> np.ndarray:
@@ -49,25 +49,25 @@ def jacobian(x: np.ndarray) -> np.ndarray:
 
 
 def center(sign: float) -> Callable[[float, np.ndarray], np.ndarray]:
-    """A rotation with r' = ± r³: its Jacobian at 0 is that of the rotation, whatever the sign."""
+    """A rotation with r' = ± r³: its Jacobian at 0 is that of the rotation for either sign."""
     return lambda _, x: np.array([x[1], -x[0]]) + sign * (x @ x) * x
 
 
 def markus_yamabe(t: float) -> np.ndarray:
-    """A matrix whose eigenvalues are (-1 ± i√7)/4 at all times, and whose system x' = A(t) x has a growing solution."""
+    """A matrix with eigenvalues (-1 ± i√7)/4 at all times, although x' = A(t) x has a growing solution."""
     c, s = np.cos(t), np.sin(t)
     return np.array([[-1 + 1.5 * c * c, 1 - 1.5 * s * c], [-1 - 1.5 * s * c, -1 + 1.5 * s * s]])
 
 
 def homoclinic(_: float, x: np.ndarray) -> np.ndarray:
-    """r' = r (1 - r), θ' = 1 - cos θ: all states but one end at (1, 0), those just beyond it after a full turn."""
+    """r' = r (1 - r), θ' = 1 - cos θ: all states but one converge to (1, 0), those just past it after a full turn."""
     r = np.hypot(*x)
-    turning = 1 - x[0] / r
-    return (1 - r) * x + turning * np.array([-x[1], x[0]])
+    angular_speed = 1 - x[0] / r
+    return (1 - r) * x + angular_speed * np.array([-x[1], x[0]])
 
 
 def run(start_distance: float = 1e-4) -> Stability:
-    """Measure rates at hyperbolic equilibria, and follow systems whose linearization decides nothing."""
+    """Measure rates at hyperbolic equilibria, and follow systems whose linearization is inconclusive."""
     equilibrium = root(lambda x: flow(0, x), [0.9, 0.8], tol=1e-14).x
     rate = float(-np.linalg.eigvals(jacobian(equilibrium)).real.max())
     times = np.linspace(0, 30, 121)
@@ -95,8 +95,8 @@ def run(start_distance: float = 1e-4) -> Stability:
             "slope of the logarithm of the distance; 1 %: the faster eigendirection has not quite died out",
         ),
         *_claims_of_the_map(),
-        *_claims_of_undecided_ones(slow_times, radii),
-        *_claims_of_nonautonomous_ones(frozen_times, np.linalg.norm(frozen.y, axis=0)),
+        *_claims_of_inconclusive_systems(slow_times, radii),
+        *_claims_of_nonautonomous_systems(frozen_times, np.linalg.norm(frozen.y, axis=0)),
         *_claims_of_definitions(turn.t, turn.y.T),
     )
     return Stability(
@@ -118,7 +118,7 @@ def _claims_of_the_map() -> tuple[Claim, ...]:
     largest = float(np.log(abs(np.linalg.eigvals(J)).max()))
     return (
         near(
-            "At a fixed point of the map h ← tanh(Wh) the distance decays by the largest |eigenvalue| a step",
+            "At a fixed point of the map h ← tanh(Wh) the distance shrinks by the largest |eigenvalue| per step",
             f"{HARTMAN}, for maps",
             largest,
             float(np.polyfit(np.arange(8, 24), np.log(distances[8:]), 1)[0]),
@@ -128,7 +128,7 @@ def _claims_of_the_map() -> tuple[Claim, ...]:
     )
 
 
-def _claims_of_undecided_ones(times: np.ndarray, radii: dict[str, np.ndarray]) -> tuple[Claim, ...]:
+def _claims_of_inconclusive_systems(times: np.ndarray, radii: dict[str, np.ndarray]) -> tuple[Claim, ...]:
     """Equilibria with an eigenvalue on the imaginary axis."""
     start = 0.2
     stable = solve_ivp(lambda _, x: -(x**3), (0, 100), [1.0], **TIGHT).y[0, -1]
@@ -137,7 +137,7 @@ def _claims_of_undecided_ones(times: np.ndarray, radii: dict[str, np.ndarray]) -
     outward = start / np.sqrt(1 - 2 * start**2 * times[: len(radii["+"])])
     return (
         near(
-            "x' = -x³ has the Jacobian 0 at its equilibrium, which is stable: x = x(0)/√(1 + 2 x(0)² t)",
+            "x' = -x³ has Jacobian 0 at its equilibrium, which is stable: x = x(0)/√(1 + 2 x(0)² t)",
             "separation of variables",
             1 / np.sqrt(201),
             float(stable),
@@ -145,7 +145,7 @@ def _claims_of_undecided_ones(times: np.ndarray, radii: dict[str, np.ndarray]) -
             "error of the integrator, at t = 100",
         ),
         near(
-            "x' = +x³ has the same Jacobian, and leaves: x = x(0)/√(1 - 2 x(0)² t), infinite at t = 1/2",
+            "x' = +x³ has the same Jacobian, but its solutions leave: x = x(0)/√(1 - 2 x(0)² t), infinite at t = 1/2",
             "separation of variables",
             1 / np.sqrt(1 - 0.9998),
             float(unstable),
@@ -163,8 +163,8 @@ def _claims_of_undecided_ones(times: np.ndarray, radii: dict[str, np.ndarray]) -
         ),
         near(
             "A rotation with +r²x added is unstable: both Jacobians are that of the rotation, invertible, with "
-            "eigenvalues ±i that decide nothing",
-            f"r' = r³; {HARTMAN} asks for no real part zero",
+            "eigenvalues ±i, which are inconclusive",
+            f"r' = r³; {HARTMAN} requires that no real part is zero",
             0.0,
             float(abs(radii["+"] - outward).max()),
             1e-6,
@@ -174,8 +174,8 @@ def _claims_of_undecided_ones(times: np.ndarray, radii: dict[str, np.ndarray]) -
     )
 
 
-def _claims_of_nonautonomous_ones(times: np.ndarray, sizes: np.ndarray) -> tuple[Claim, ...]:
-    """The linearization along a driven trajectory, and the test of its eigenvalues."""
+def _claims_of_nonautonomous_systems(times: np.ndarray, sizes: np.ndarray) -> tuple[Claim, ...]:
+    """The linearization along a driven trajectory, and the eigenvalue test."""
 
     def driven(t: float, x: np.ndarray) -> np.ndarray:
         return flow(t, x) + 0.5 * np.array([np.sin(2 * t), np.cos(3 * t)])
@@ -190,12 +190,12 @@ def _claims_of_nonautonomous_ones(times: np.ndarray, sizes: np.ndarray) -> tuple
     eigenvalues = np.array([np.linalg.eigvals(markus_yamabe(t)).real.max() for t in times])
     return (
         near(
-            "A nonautonomous system can be linearized, along its trajectory: δ' = J(x(t), t) δ predicts its neighbor",
+            "A nonautonomous system can be linearized along its trajectory: δ' = J(x(t), t) δ predicts a neighbor",
             "variational equation; Hirsch, Smale & Devaney (2013), section 7.4",
             0.0,
             float(error),
             1e-4,
-            "relative; terms of second order, for a distance of 2e-6 that has grown",
+            "relative; second-order terms, for a distance of 2e-6 that has grown",
             refuted="“the above linearization is not possible for nonautonomous systems”",
         ),
         near(
@@ -207,7 +207,7 @@ def _claims_of_nonautonomous_ones(times: np.ndarray, sizes: np.ndarray) -> tuple
             "rounding; the largest real part",
         ),
         near(
-            "And yet a solution of x' = A(t) x grows like e^(t/2): the test of the eigenvalues fails there",
+            "Yet a solution of x' = A(t) x grows like e^(t/2): the eigenvalue test fails",
             "Markus & Yamabe (1960); Khalil (2002), example 4.22",
             0.5,
             float(np.polyfit(times, np.log(sizes), 1)[0]),
@@ -218,16 +218,16 @@ def _claims_of_nonautonomous_ones(times: np.ndarray, sizes: np.ndarray) -> tuple
 
 
 def _claims_of_definitions(times: np.ndarray, path_T2: np.ndarray) -> tuple[Claim, ...]:
-    """Stable, convergent and uniformly stable."""
+    """Claims about stable, convergent and uniformly stable equilibria."""
     distances = np.linalg.norm(path_T2 - [1.0, 0.0], axis=1)
     left = solve_ivp(lambda _, x: x, (0, 10), [1e-3], **TIGHT).y[0, -1]
     early = solve_ivp(flow, (0, 5), [0.3, 0.1], **TIGHT).y[:, -1]
     later = solve_ivp(flow, (7, 12), [0.3, 0.1], **TIGHT).y[:, -1]
-    # cot(θ/2) falls by t from where it started, so that the angle left at the end is 2/t
+    # cot(θ/2) decreases by t in time t, so the angle left at the end is about 2/t
     remaining = 2 * np.sin(0.5 * 2 * np.arctan(1 / (times[-1] - 1 / np.tan(0.01))))
     return (
         near(
-            "Stable means close at all times t ≥ 0: x' = x meets the condition at t = 0, with any δ ≤ ε, and leaves",
+            "Stable means close at all times t ≥ 0: x' = x meets the condition at t = 0, with any δ ≤ ε, but leaves",
             "Khalil (2002), definition 4.1",
             1e-3 * np.exp(10),
             float(left),
@@ -242,10 +242,10 @@ def _claims_of_definitions(times: np.ndarray, path_T2: np.ndarray) -> tuple[Clai
             2.0,
             float(distances.max()),
             1e-3,
-            "how close to the opposite point the integrator's steps come",
+            "how close the integrator's steps come to the opposite point",
         ),
         near(
-            "After that turn the state comes back: the equilibrium attracts it",
+            "After that turn the state returns: the equilibrium attracts it",
             "cot(θ/2) = cot(θ(0)/2) - t, from θ' = 1 - cos θ",
             abs(float(remaining)),
             float(distances[-1]),
@@ -253,18 +253,18 @@ def _claims_of_definitions(times: np.ndarray, path_T2: np.ndarray) -> tuple[Clai
             f"error of the integrator, at t = {times[-1]:.0f}",
         ),
         at_most(
-            "For autonomous systems Lyapunov stable and uniformly stable are the same: only the time since the start "
-            "matters",
+            "For autonomous systems Lyapunov stability and uniform stability are the same: only the time since the "
+            "start matters",
             "x(t + s) solves x' = F(x) if x(t) does",
             1e-12,
             float(abs(early - later).max()),
-            "rounding; between starts at t = 0 and t = 7",
+            "rounding; difference between starts at t = 0 and t = 7",
         ),
     )
 
 
 def draw(result: Stability) -> Figure:
-    """The rate of a hyperbolic equilibrium, and three systems to which its eigenvalues do not apply."""
+    """The rate at a hyperbolic equilibrium, and three systems whose eigenvalues do not decide."""
     figure, ((rate, undecided), (ring, frozen)) = new_figure(2, 2, panel_height=2.7)
     predicted = result.distances[-1] * np.exp(-result.decay_rate * (result.times - result.times[-1]))
     rate.semilogy(result.times, predicted, **THEORY, label=r"slope max Re $\lambda$")
@@ -277,12 +277,12 @@ def draw(result: Stability) -> Figure:
         undecided.plot(result.slow_times[: len(radius)], radius, **line(index + 1), label=f"rotation {name} r²x")
     undecided.set(xlabel="time", ylabel="radius", ylim=(0, 1))
     undecided.legend(loc="upper right", fontsize=8.5)
-    heading(undecided, "Eigenvalues ±i: they decide nothing")
+    heading(undecided, "Eigenvalues ±i: inconclusive")
 
     ring.plot(*result.homoclinic.T, **line(0))
     ring.plot(1, 0, "o", color="black", markersize=7)
     ring.annotate("start", result.homoclinic[0], (0.35, 0.25), arrowprops={"arrowstyle": "->"}, fontsize=9)
-    ring.annotate("attracts all, yet is left", (1, 0), (-0.75, -0.28), arrowprops={"arrowstyle": "->"}, fontsize=9)
+    ring.annotate("attracts all, unstable", (1, 0), (-0.75, -0.28), arrowprops={"arrowstyle": "->"}, fontsize=9)
     ring.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
     heading(ring, "Convergent but not stable")
 

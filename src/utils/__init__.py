@@ -1,1 +1,1 @@
-"""What the runner needs beside the experiment itself."""
+"""Helpers of the runner that know nothing of the experiment: files, locks and workers."""

@@ -1,15 +1,21 @@
-"""Files that are whole or not there, and folders that one process at a time may write."""
+"""Atomic file writes, and folders that only one process at a time may write."""
 
-import fcntl
+import errno
+import logging
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""Errors of file systems without locks, such as some NFS and Lustre mounts."""
+
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to disk and rename it: a reader sees all of it or the old one."""
+    """Write a file under a temporary name, flush it and rename it: a reader sees the whole new file or the old one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -34,49 +40,58 @@ class FolderInUseError(Exception):
 
 @contextmanager
 def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold a folder for this process; the kernel lets go of it when the process ends, however it ends.
+    """Lock a folder for this process; the lock is released when the process ends, however it ends.
 
     Args:
         folder: an existing folder.
-        patience: seconds to wait for another process to let go.
+        patience: seconds to wait for another process to release it.
 
     Raises:
         FolderInUseError: another process holds it.
     """
-    with open(folder / ".lock", "a+") as file:
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    file.seek(0)
-                    raise FolderInUseError(
-                        f"{folder} is in use by process {file.read().strip() or 'unknown'}"
-                    ) from None
-                time.sleep(0.1)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    path = folder / ".lock"
+    try:
+        with _lock(path, patience):
+            path.write_text(str(os.getpid()))
+            yield
+    except Timeout:
+        raise FolderInUseError(f"{folder} is in use by process {path.read_text().strip() or 'unknown'}") from None
 
 
 @contextmanager
 def changing(path: Path) -> Iterator[None]:
-    """Read a file and write it whole with no other process doing the same in between; waits for its turn."""
-    with open(path.with_name(f".{path.name}.lock"), "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Hold the lock of a file while reading and rewriting it; waits for other processes."""
+    with _lock(path.with_name(f".{path.name}.lock"), patience=-1):
         yield
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process holds the folder. Who tries to lock it in this very instant has to try again."""
+    """Whether a process holds the folder. The check takes the lock for an instant: a concurrent attempt may fail."""
+    path = folder / ".lock"
+    if not path.exists():
+        return False
     try:
-        with open(folder / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        with _lock(path, patience=0):
+            return False
+    except Timeout:
         return True
     except OSError:
         return False
-    return False
+
+
+@contextmanager
+def _lock(path: Path, patience: float) -> Iterator[None]:
+    """Hold a file lock; on a file system without locks, warn and proceed without one."""
+    lock = FileLock(path, timeout=patience, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, Timeout) or (isinstance(error, OSError) and error.errno not in _NO_LOCKS):
+            raise
+        log.warning("%s: this file system has no locks; start each run only once", path.parent)
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,8 +1,8 @@
 """Workers end with the sweep that started them, however it ends.
 
-A worker whose parent was killed would go on with the queued runs and hold their locks. So the parent holds a lock for
-as long as it lives, which the kernel lets go of even after kill -9, and every worker waits for that lock in a thread.
-The lock is one byte of a file, at a random place: several sweeps may share the folder.
+A worker whose parent was killed would carry on with the queued runs and hold their locks. So the parent holds a lock
+for its lifetime, which the operating system releases even after kill -9, and every worker waits for that lock in a
+thread. The lock is one byte of a file, at a random offset: several sweeps can share the folder.
 """
 
 import fcntl
@@ -16,9 +16,9 @@ _followed: set[str] = set()
 
 
 def hold(folder: Path) -> None:
-    """Hold the lock until this process ends, and tell the workers that it will start of it.
+    """Hold the lock until this process ends, and announce it to the workers started from now on.
 
-    On a file system without locks the workers are not told.
+    On a file system without locks nothing is announced.
     """
     place = secrets.randbelow(2**62)
     path = (folder / ".sweep.lock").absolute()
@@ -32,12 +32,12 @@ def hold(folder: Path) -> None:
 
 
 def release() -> None:
-    """Let workers that are yet to be started live on without this process."""
+    """Let workers started from now on outlive this process."""
     os.environ.pop(VARIABLE, None)
 
 
 def in_worker() -> bool:
-    """Whether another process started this one to do runs of its sweep."""
+    """Whether this process was started by another one to do runs of its sweep."""
     return not os.environ.get(VARIABLE, f"{os.getpid()}:").startswith(f"{os.getpid()}:")
 
 

@@ -74,7 +74,7 @@ def retrieval_error(entries, copies, num_pairs, batch):
     small = 1e-3  # so that what is read is not clipped
     write = pure(core, 1, 1, 1, r, r, u)
     read = pure(core, 1, 0, 1, r, small * r.conj(), u)
-    h_BD, _ = core(torch.stack([write, read], dim=1), last_only=True)
+    h_BD, _ = core(torch.stack([write, read], dim=1), return_sequence=False)
     re, im = h_BD.detach().view(batch, num_pairs, 2, entries).unbind(2)
     return (torch.complex(re, im) / small - u).abs().square().mean().item()
 
@@ -143,7 +143,7 @@ def test_permutations_are_part_of_the_state_dict_and_the_first_is_none():
 def test_copies_cost_memory_and_no_parameters():
     def sizes(**settings):
         core = ALSTM(X, hidden_size=H, **settings)
-        return core.hidden_size, core.state_size, sum(parameter.numel() for parameter in core.parameters())
+        return core.output_size, core.state_size, sum(parameter.numel() for parameter in core.parameters())
 
     # gates, keys and contents of one head: 1.5 H, 2 H and H, of which the last output enters the first two
     assert sizes(num_copies=1, num_heads=1) == (H, 2 * H, int(4.5 * H) * (X + 1) + int(3.5 * H) * H)

@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from src.models.rnn import RNN
 from src.models.sequence import SequenceModel
-from src.tasks.base import InputSpec, OutputSpec
+from src.specs import InputSpec, OutputSpec
 
 B, T = 3, 7
 TOKENS, VECTORS = InputSpec("tokens", 5), InputSpec("vectors", 4)
@@ -34,7 +34,7 @@ def test_tokens_are_embedded_expanded_read_by_the_core_and_answered_by_the_head(
     assert_close(output.prediction, expected, rtol=0, atol=1e-12)
     assert_close(output.hidden_BTH, hidden_BTH[:, -1], rtol=0, atol=1e-12)
     assert_close(output.state, state_BH, rtol=0, atol=1e-12)
-    model.keep_hidden = True
+    model.return_sequence = True
     assert_close(model(tokens_BT).hidden_BTH, hidden_BTH, rtol=0, atol=1e-12)
 
 

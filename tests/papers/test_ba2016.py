@@ -1,6 +1,7 @@
 """The claims hold for results as printed, and fail for results that contradict them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from src.experiment import build_model, build_task
+from src.config.paths import REFERENCE
 from src.papers.ba2016 import (
     ablations,
     capacity,
@@ -20,8 +21,11 @@ from src.papers.ba2016 import (
     table1,
     time_to_two_percent,
 )
-from src.papers.base import Evidence
-from src.papers.reproduce import configuration, reproductions
+from src.reproduction.base import Evidence
+from src.reproduction.record import RECORD, read_record, restore
+from src.reproduction.report import DIGITS, read_evidence
+from src.reproduction.reproduce import configuration, evidence_of_runs, folders_of, reproductions
+from src.running.build import build_model, build_task
 from src.tasks.associative_retrieval import AssociativeRetrieval
 
 SEEDS = range(5)
@@ -49,7 +53,7 @@ def as_printed():
                 row["trainer.max_updates"] = 750_000
                 rows.append(row)
                 nll = figure2.PRINTED[model]
-                # an error that falls with the loss, from chance over the floor to what is printed
+                # an error that falls with the loss, from chance through the floor to the printed one
                 val_error = np.interp(nll, [0.0, 0.6, 1.187, 2.3], [error, 0.3, table1.FLOOR, 0.9])
                 curves.append(
                     pd.DataFrame({"run": run, "update": nll.index, "val/nll": nll.values, "val/error": val_error})
@@ -61,14 +65,14 @@ def as_printed():
 
 
 @pytest.mark.parametrize("module", [table1, figure2])
-def test_the_printed_results_fulfill_every_claim_about_them(module):
+def test_the_printed_results_satisfy_every_claim_about_them(module):
     for claim in module.REPRODUCTION.claims:
         verdict, measured = claim.judge(as_printed())
         assert verdict == "reproduced", (claim.statement, measured)
 
 
 @pytest.mark.parametrize("module", [table1, figure2])
-def test_models_that_change_places_refute_claims(module):
+def test_swapping_the_models_refutes_the_claims(module):
     printed = as_printed()
     exchanged = {"fastweights": "irnn", "irnn": "fastweights", "lstm": "alstm", "alstm": "lstm"}
     swapped = Evidence(printed.runs.assign(model=printed.runs["model"].map(exchanged)), printed.curves)
@@ -81,7 +85,7 @@ def test_models_that_change_places_refute_claims(module):
 @pytest.mark.parametrize(
     "module", [table1, figure2, ablations, main_job, preliminary_norm, time_to_two_percent, generalization]
 )
-def test_nothing_is_claimed_and_nothing_breaks_without_the_runs(module):
+def test_without_its_runs_a_claim_is_not_judged_and_figures_are_still_drawn(module):
     nothing = Evidence(as_printed().runs.assign(model="gru", name="other"), as_printed().curves)
     for claim in module.REPRODUCTION.claims:
         assert claim.judge(nothing)[0] == "not run"
@@ -89,7 +93,7 @@ def test_nothing_is_claimed_and_nothing_breaks_without_the_runs(module):
         draw(nothing)
 
 
-def test_the_table_has_print_beside_measurement():
+def test_the_table_shows_printed_beside_measured_numbers():
     table = table1.table(as_printed()).set_index(["model", "R"])
     assert len(table) == 14
     row = table.loc[("LSTM", 50)]
@@ -108,7 +112,7 @@ def test_the_floors_of_the_figure_are_those_of_the_task():
         assert figure2.FLOORS[name] == pytest.approx(computed[name], abs=1e-3)
 
 
-def test_every_experiment_that_is_named_exists_and_has_a_folder_of_its_own():
+def test_every_named_experiment_exists_and_has_a_folder_of_its_own():
     named = {experiment for found in reproductions().values() for experiment in found.experiments}
     shared = {"ba2016/figure2", "ba2016/generalization"}  # with Table 1
     names = [configuration(experiment).name for experiment in sorted(named - shared)]
@@ -117,7 +121,7 @@ def test_every_experiment_that_is_named_exists_and_has_a_folder_of_its_own():
     assert of_ablations == set(ablations.VARIED)
 
 
-def test_the_main_job_is_held_to_what_the_readme_says():
+def test_the_main_job_is_judged_by_the_claims_of_the_readme():
     printed = as_printed()
     runs = printed.runs[(printed.runs["model.hidden_size"] == 50) & (printed.runs["model"] != "alstm")]
     runs = runs.drop_duplicates("run")
@@ -153,7 +157,7 @@ def test_the_capacity_of_a_width_ends_where_its_error_first_exceeds_the_bound():
     capacity.draw(capacities(growing))
 
 
-def test_what_the_memory_adds_is_what_attention_adds(train, tiny):
+def test_the_memory_adds_what_attention_over_past_states_adds(train, tiny):
     """An independent computation, by equation 4, of the norm of A h_0 to that of z in an untrained network."""
     settings = ["name=untrained", "model.layer_norm_preliminary=true", "model.decay=0.9", *tiny]
     assert train(*settings, "trainer.max_updates=1").status == 0
@@ -178,3 +182,22 @@ def test_what_the_memory_adds_is_what_attention_adds(train, tiny):
             cosines.append(torch.cosine_similarity(h_BTH[:, t - 1], h_BTH[:, t], dim=1).mean())
     assert found["memory_to_input"] == pytest.approx(float(torch.stack(ratios).mean()), rel=1e-4)
     assert found["likeness_of_steps"] == pytest.approx(float(torch.stack(cosines).mean()), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in reproductions() if (REFERENCE / name).is_dir()])
+def test_the_committed_runs_and_curves_follow_from_the_committed_record(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    reproduction = replace(reproductions()[name], measure=None)  # which needs the weights
+    monkeypatch.setattr("src.reproduction.reproduce.find", lambda name: reproduction)
+    sweeps = {folder.name: folder for folder in folders_of(reproduction, "full").values()}
+    recorded = read_record(REFERENCE / name / RECORD)
+    assert len(restore(recorded, sweeps)) == len(recorded)
+    evidence = evidence_of_runs(name, "full")
+    committed = read_evidence(REFERENCE / name)
+    assert evidence.runs.to_csv(index=False, float_format=DIGITS) == (REFERENCE / name / "runs.csv").read_text()
+    assert list(evidence.curves) == list(committed.curves)
+    for key in ("run", "update"):
+        assert evidence.curves[key].tolist() == committed.curves[key].tolist()
+    for tag in reproduction.curves:  # the record has six digits
+        np.testing.assert_allclose(evidence.curves[tag], committed.curves[tag], rtol=1e-5)

@@ -10,16 +10,16 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
-from torch import nn
 
+from src.config.paths import EVENT_FILES, METRICS
 from src.reports.hparams import update_hparams_page
 from src.reports.style import style_of, styles_of
-from src.utils.tensorboard import EVENT_FILES, Curves
+from src.utils.jsonl import to_line
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "report.py"
+EXPECTED = Path(__file__).parent / "expected"
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +31,16 @@ def report():
     return lambda *arguments: module.main([str(argument) for argument in arguments])
 
 
-def write_curves(folder, model, last=10_000, every=250, level=0.1):
-    """The event file of a run with a point of each curve, and histograms, at every evaluation."""
-    curves = Curves(folder, 0)
-    curves.describe("seed: 0", {"seed": 0}, ["error"])
+def write_curves(folder, last=10_000, every=250, level=0.1):
+    """The curves of a run as it records them: a line at every evaluation, and one every 50 updates in between."""
+    lines = []
     for update in range(0, last + 1, every):
         error = level + (0.9 - level) * 0.5 ** (update / last * 10)
-        curves.scalars("val", {"error": error, "nll": 2 * error}, update)
-        curves.floors({"chance": {"error": 0.9}, "knows the digits": {"error": 0.62}}, update)
-        curves.weights(model, update)
+        lines.append({"update": update, "val/error": error, "val/nll": 2 * error})
         for step in range(update, update + every, 50):
-            curves.scalars("train", {"loss": error, "error": error, "gradient_norm": 1.0, "lr": 1e-3}, step)
-    curves.writer.close()
+            scalars = {"train/loss": error, "train/error": error, "train/gradient_norm": 1.0, "train/lr": 1e-3}
+            lines.append({"update": step} | scalars)
+    (folder / METRICS).write_text("".join(map(to_line, lines)))
 
 
 @pytest.fixture
@@ -53,7 +51,7 @@ def small(folder):
         status = None if missing else "diverged" if (model, width, lr) == ("irnn", 20, 0.003) else "finished"
         name = folder.add(model, lr, seed, val=width / 100 - lr, test=width / 100, status=status, width=width)
         if status is not None:
-            write_curves(folder.path / name, nn.Linear(2, 2), last=100, every=50)
+            write_curves(folder.path / name, last=100, every=50)
     folder.expect_all()
     return folder
 
@@ -68,7 +66,7 @@ def page(folder):
     return [info.name for info in experiment.hparam_infos], [info.name.tag for info in experiment.metric_infos], images
 
 
-def test_a_report_writes_tables_and_figures_that_tensorboard_shows_too(small, report, capsys):
+def test_a_report_writes_tables_and_figures_which_tensorboard_shows_too(small, report, capsys):
     report(small.path, "--columns", "model.hidden_size")
     markdown = (small.path / "summary.md").read_text()
     assert markdown.index("## Selection") < markdown.index("## Runs") < markdown.index("## Not finished")
@@ -98,6 +96,43 @@ def test_a_report_writes_tables_and_figures_that_tensorboard_shows_too(small, re
     assert set(page(small.path)[2]) == set(images)
 
 
+def test_the_tables_of_a_folder_with_runs_of_every_status(folder, report):
+    folder.add("lstm", 0.001, 0, val=0.25, test=0.5)
+    folder.add("lstm", 0.001, 1, val=0.5, test=0.625)
+    folder.add("lstm", 0.003, 0, val=0.125, test=0.25)
+    folder.add("lstm", 0.003, 1, val=0.125, test=0.25, status="diverged", reason="the loss is not finite")
+    folder.add("irnn", 0.001, 0, status="failed", reason="ValueError: a | b")
+    folder.add("irnn", 0.001, 1, status=None)
+    folder.add("irnn", 0.003, 0, val=0.0625, test=0.125, width=20)
+    folder.expect_all()
+    report(folder.path, "--no-figures", "--columns", "model.hidden_size")
+    for expected in EXPECTED.iterdir():
+        assert (folder.path / expected.name).read_bytes() == expected.read_bytes(), expected.name
+
+
+def test_the_tables_of_runs_whose_objective_is_a_return(folder, report, capsys):
+    for lr, vals in ((0.001, (-2.0, -4.0)), (0.003, (8.0, 10.0)), (0.01, (9.0, 9.0))):
+        for seed, val in enumerate(vals):
+            folder.add(lr=lr, seed=seed, val=val, test=val - 1, objective="return", higher_is_better=True)
+    folder.add(lr=0.03, status=None)
+    folder.expect_all()
+    report(folder.path, "--no-figures")
+    assert (folder.path / "selection.csv").read_text() == (
+        "optimizer.lr,metric,mean,sd,ci95,n,val,grid_min,grid_median,grid_max,points,runs,notes\n"
+        "0.003,test/return,8.0,1.4142135623730951,12.706204736174694,2,9.0,-3.0,9.0,9.0,4,7,"
+        '"2 points tied, the first taken; 1 missing at lr 0.03"\n'
+    )
+    markdown = (folder.path / "summary.md").read_text()
+    assert "test/return at the optimizer.lr chosen on val/return, mean ± standard deviation" in markdown
+    assert (
+        "| optimizer.lr | test/return | n | val/return over the grid (min / median / max) | grid points | notes |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+        "| 0.003 | 8.0 ± 1.4 | 2 | -3 / 9 / 9 | 4 | 2 points tied, the first taken; 1 missing at lr 0.03 |\n"
+    ) in markdown
+    assert "| 0.001 | 1 | finished | -4.0000 | 9.0000 | -5.0000 | 9.0000 |" in markdown
+    assert "8.0 ± 1.4" in capsys.readouterr().out
+
+
 def test_a_report_without_figures_leaves_those_that_are_there(small, report):
     (small.path / "figures").mkdir()
     (small.path / "figures" / "old.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x07\0\0\0\x05")
@@ -122,7 +157,7 @@ def test_a_report_without_figures_leaves_those_that_are_there(small, report):
         ),
     ],
 )
-def test_a_mistake_is_one_line(arguments, message, folder, report, monkeypatch, tmp_path):
+def test_a_mistake_ends_in_a_message_of_one_line(arguments, message, folder, report, monkeypatch, tmp_path):
     folder.add(lr=1)
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -132,17 +167,21 @@ def test_a_mistake_is_one_line(arguments, message, folder, report, monkeypatch, 
     assert "\n" not in str(ended.value)
 
 
-def test_an_experiment_names_its_folder(folder, report, monkeypatch, tmp_path):
-    for model, lr in product(("irnn", "lstm"), (1, 2)):
-        folder.add(model, lr=lr)
+def test_the_name_of_an_experiment_stands_for_its_folder_and_for_what_it_searches(
+    folder, report, monkeypatch, tmp_path
+):
+    for model, width, lr in product(("irnn", "lstm"), (20, 50), (1, 2)):
+        folder.add(model, lr=lr, width=width)
+    folder.expect_all(grid=["seed"], columns=[])  # unlike the file of the experiment
     (tmp_path / "outputs").mkdir()
     folder.path.rename(tmp_path / "outputs" / "ba2016-table1")
     monkeypatch.chdir(tmp_path)
     report("ba2016/table1", "--no-figures")
     assert "2 points tied" in Path("outputs/ba2016-table1/selection.csv").read_text()
+    assert "| model | 20 units | 50 units |" in Path("outputs/ba2016-table1/summary.md").read_text()
 
 
-def test_a_model_looks_the_same_everywhere_and_models_differ():
+def test_a_model_has_one_style_everywhere_and_no_two_models_share_one():
     names = ["fastweights", "lstm", "irnn", "alstm", "gru", "rnn", "nprnn", "a_new_one"]
     styles = styles_of({name: name for name in names})
     assert styles == {name: style_of(name) for name in names}
@@ -154,21 +193,17 @@ def test_a_model_looks_the_same_everywhere_and_models_differ():
 
 @pytest.mark.slow
 def test_a_report_on_a_thousand_runs_takes_seconds(folder, report):
-    model = nn.Sequential(nn.Embedding(37, 100), nn.LSTM(100, 20), nn.Linear(20, 100), nn.Linear(100, 10))
-    for parameter in model.parameters():
-        parameter.grad = torch.randn_like(parameter)
     templates = []
     grid = product(("irnn", "lstm", "gru", "fastweights"), (20, 50, 100, 200, 400), (1e-4, 3e-4, 1e-3, 3e-3, 1e-2))
     for number, ((name, width, lr), seed) in enumerate(product(grid, range(10))):
         error = 20 / width * (1 + abs(lr - 0.003)) + seed / 1000
         run = folder.path / folder.add(name, lr, seed, val=error, test=error, width=width)
         if number < 8:
-            write_curves(run, model, level=error)
-            templates += run.glob(EVENT_FILES)
+            write_curves(run, level=error)
+            templates.append(run / METRICS)
         else:
             shutil.copy(templates[number % 8], run)
-    assert templates[0].stat().st_size > 400_000
-    (folder.path / "sweep.json").unlink(missing_ok=True)
+    assert len(templates[0].read_text().splitlines()) == 41 * 6
     started = time.process_time(), time.perf_counter()
     report(folder.path)
     seconds = time.process_time() - started[0], time.perf_counter() - started[1]

@@ -1,35 +1,18 @@
 """What every task promises, held against every file in configs/task."""
 
-import inspect
 import itertools
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
-from hydra.utils import get_class, instantiate
-from omegaconf import OmegaConf
 
-from src.models.sequence import Output
-from src.tasks.base import Batch, Task
-
-FILES = sorted((Path(__file__).parents[2] / "configs" / "task").glob("*.yaml"))
-# Validation is no smaller than training, so that evaluation("train") gives the whole training set.
-SMALL = {"train_size": 30, "val_size": 40, "test_size": 25}
+from src.specs import Batch, Output
+from src.tasks.base import Task
+from tests.tasks.averages import averages
+from tests.tasks.files import FILES, SMALL, make, node, signature, variants
 
 pytestmark = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-
-
-def signature(file: Path) -> dict[str, inspect.Parameter]:
-    """The parameters of the constructor that are keys of the file."""
-    parameters = inspect.signature(get_class(OmegaConf.load(file).task._target_)).parameters
-    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-
-
-def make(file: Path, seed: int = 0, **changes: Any) -> Task:
-    sizes = {name: size for name, size in SMALL.items() if name in signature(file)}
-    return instantiate(OmegaConf.load(file).task, seed, **{**sizes, **changes})
 
 
 def make_fixed(file: Path) -> Task:
@@ -87,19 +70,17 @@ def check(task: Task, batch: Batch) -> None:
         assert task.output_spec.every_step
         assert batch.mask.shape == asked
         assert batch.mask.dtype == torch.bool
+    if batch.lengths is not None:
+        assert batch.lengths.shape == (size,)
+        assert batch.lengths.dtype == torch.int64
+        assert batch.lengths.min() >= 1
+        assert batch.lengths.max() <= steps
+        assert not task.output_spec.every_step or batch.mask is not None
 
 
 def test_the_keys_of_the_file_are_those_of_the_constructor_with_its_defaults(file):
-    written = {key: value for key, value in OmegaConf.load(file).task.items() if key != "_target_"}
+    written = {key: value for key, value in node(file).items() if key != "_target_"}
     assert written == {name: parameter.default for name, parameter in signature(file).items()}
-
-
-def test_every_key_has_a_comment_above_it(file):
-    lines = file.read_text().splitlines()
-    keys = [i for i, line in enumerate(lines) if line.startswith("  ") and "#" not in line and "_target_" not in line]
-    assert keys
-    for i in keys:
-        assert lines[i - 1].lstrip().startswith("# "), lines[i]
 
 
 def test_a_batch_depends_on_nothing_but_settings_seed_split_and_index(file):
@@ -181,30 +162,20 @@ def test_loss_metrics_and_picture_agree_with_the_specs(file):
     check(task, batch)
     output = predict(task, batch)
     output.prediction.requires_grad_()
-    step = task.loss(lambda inputs, state, carry: output, batch)
+    step = task.loss(lambda inputs, state, lengths, return_state: output, batch)
     assert step.loss.shape == ()
     (gradient,) = torch.autograd.grad(step.loss, output.prediction)
     assert gradient.abs().sum() > 0
     with torch.no_grad():
         metrics = task.metrics(step.output, batch)
-        assert task.objective in metrics
+        assert task.objective.metric in metrics
+        assert averages(metrics)[task.loss_name] == pytest.approx(step.losses[task.loss_name].item(), rel=1e-6)
         for row in range(5):
             line = task.render(batch, row, output)
             assert line
             assert "\n" not in line
             assert len(task.labels(batch, row)) == batch.inputs.shape[1]
-    assert all(value.shape == () and value.isfinite() for value in metrics.values())
-
-
-def variants(file: Path) -> list[dict[str, Any]]:
-    """Every choice of every key that offers a few, the other keys being as in the file."""
-    hints = get_type_hints(get_class(OmegaConf.load(file).task._target_).__init__, include_extras=True)
-    changes: list[dict[str, Any]] = [{}]
-    for name in signature(file):
-        hint = get_args(hints[name])[0] if get_origin(hints[name]) is Annotated else hints[name]
-        choices = (False, True) if hint is bool else get_args(hint) if get_origin(hint) is Literal else ()
-        changes += [{name: choice} for choice in choices]
-    return changes
+    assert all(total.shape == () and total.isfinite() and count >= 0 for total, count in metrics.values())
 
 
 def test_every_choice_works_and_has_floors_worst_first(file):
@@ -214,10 +185,11 @@ def test_every_choice_works_and_has_floors_worst_first(file):
         check(task, batch)
         output = predict(task, batch)
         metrics = task.metrics(output, batch)
-        assert task.objective in metrics, change
+        assert task.objective.metric in metrics, change
         assert task.render(batch, 0, output)
         for description, floor in task.floors.items():
             assert floor, (change, description)
             assert set(floor) <= set(metrics), (change, description)
-        values = [floor[task.objective] for floor in task.floors.values() if task.objective in floor]
+        metric, sign = task.objective.metric, -1 if task.objective.higher_is_better else 1
+        values = [sign * floor[metric] for floor in task.floors.values() if metric in floor]
         assert all(worse >= better - 1e-9 for worse, better in itertools.pairwise(values)), (change, values)

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from src.models.sequence import Output
+from src.specs import Output
 from src.tasks.variable_binding import VariableBinding, _different_codes, _ended_together
+from tests.tasks.averages import averages
 
 
 def make(**settings) -> VariableBinding:
@@ -215,7 +216,7 @@ def test_predictors_that_know_when_or_nothing_reach_the_floors_of_continuous(rea
         answers = {"the same answer at every step": constant.logit(), "knows when, not what": rate.logit()}
     assert set(answers) == set(task.floors)
     for description, floor in task.floors.items():
-        metrics = {name: float(value) for name, value in task.metrics(predicted(answers[description]), batch).items()}
+        metrics = averages(task.metrics(predicted(answers[description]), batch))
         assert metrics == pytest.approx(floor, rel=0.02), description
 
 
@@ -228,9 +229,9 @@ def test_a_predictor_that_knows_the_patterns_reaches_the_floor_of_recall(num_ite
     steps = batch.inputs[:, :-1, task.num_bits :].argmax(1)
     mean = batch.inputs[torch.arange(size)[:, None], steps, : task.num_bits].mean(1)
     answer = mean if real_patterns else mean.clamp(1e-6, 1 - 1e-6).logit()
-    metrics = task.metrics(predicted(answer), batch)
+    metrics = averages(task.metrics(predicted(answer), batch))
     for name, value in task.floors["knows the patterns, not the binding"].items():
-        assert float(metrics[name]) == pytest.approx(value, abs=0.01), name
+        assert metrics[name] == pytest.approx(value, abs=0.01), name
 
 
 def test_error_of_continuous_counts_the_steps_asked_for_and_nothing_else():
@@ -238,10 +239,10 @@ def test_error_of_continuous_counts_the_steps_asked_for_and_nothing_else():
     batch = task.batch("train", 0, 50)
     asked = num_asked(task, batch) > 0
     right = 20 * (2 * batch.targets - 1)
-    assert float(task.metrics(predicted(torch.where(asked, right, -right)), batch)["error"]) == 0
-    assert float(task.metrics(predicted(torch.where(asked, -right, right)), batch)["error"]) == 1
-    metrics = task.metrics(predicted(torch.zeros_like(right)), batch)
-    assert float(metrics["nats"]) == pytest.approx(12 * 5 * math.log(2), rel=1e-5)
+    assert averages(task.metrics(predicted(torch.where(asked, right, -right)), batch))["error"] == 0
+    assert averages(task.metrics(predicted(torch.where(asked, -right, right)), batch))["error"] == 1
+    metrics = averages(task.metrics(predicted(torch.zeros_like(right)), batch))
+    assert metrics["nats"] == pytest.approx(12 * 5 * math.log(2), rel=1e-5)
 
 
 def test_one_wrong_bit_makes_a_pattern_wrong():
@@ -249,9 +250,9 @@ def test_one_wrong_bit_makes_a_pattern_wrong():
     batch = task.batch("train", 0, 4)
     logits = 20 * (2 * batch.targets - 1)
     logits[1, 2] *= -1
-    metrics = task.metrics(predicted(logits), batch)
-    assert float(metrics["error"]) == pytest.approx(1 / 20)
-    assert float(metrics["exact_error"]) == 0.25
+    metrics = averages(task.metrics(predicted(logits), batch))
+    assert metrics["error"] == pytest.approx(1 / 20)
+    assert metrics["exact_error"] == 0.25
     assert [task.render(batch, row, predicted(logits)).split()[-1] for row in range(3)] == ["right", "WRONG", "right"]
 
 

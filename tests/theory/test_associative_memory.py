@@ -1,14 +1,9 @@
-"""The linear associator against a recall that is written out, and its printed form."""
+"""The linear associator against explicit sums, and its printed form."""
 
 import numpy as np
 import pytest
 
 from src.theory import associative_memory as topic
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(3)
 
 
 def test_crosstalk_is_the_sum_over_the_other_pairs(rng):

@@ -1,4 +1,4 @@
-"""Fast weights in a case that can be written down, the printed expansion, and the printed layer norm."""
+"""Fast weights in a case computed by hand, the closed sum, and the printed layer norm."""
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ def test_the_printed_layer_norm_overflows_and_the_right_one_is_bounded():
         assert topic.state_sizes(model, p_BTH, printed=True).max() >= topic.OVERFLOW
 
 
-def test_the_first_step_of_both_forms_is_the_same_without_a_memory():
+def test_the_first_step_of_both_forms_is_the_same():
     p_BTH = torch.randn(3, 1, 6, dtype=torch.float64)
     with torch.no_grad():
         right, printed = (topic.state_sizes(core(), p_BTH, printed=printed) for printed in (False, True))

@@ -1,4 +1,4 @@
-"""The feedback system against sums that are written out."""
+"""The feedback system against explicit sums."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Hebb's rule and Oja's against closed forms in one dimension, and the printed order of the factors."""
+"""Hebb's and Oja's rules against closed forms in one dimension, and the printed order of the factors."""
 
 import numpy as np
 import pytest

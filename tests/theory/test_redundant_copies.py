@@ -1,3 +1,5 @@
+"""Reads from permuted copies against the expected error."""
+
 import io
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""The command: what it writes, prints and refuses."""
+"""The command: what it writes, prints and rejects."""
 
 import csv
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from src.theory.base import Claim, Demonstration
 
 @pytest.fixture
 def command(tmp_path, capsys, monkeypatch):
-    """The command in this process, into an empty folder: its status, output and error."""
+    """Runs the command in this process into an empty folder; returns status, output and error."""
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments):
@@ -83,7 +83,7 @@ def test_mistakes_are_one_line(command, arguments, message):
     assert command(*arguments) == (1, "", message)
 
 
-def test_a_real_topic_in_processes_of_its_own(command, tmp_path):
+def test_real_topics_in_separate_processes(command, tmp_path):
     status, out, _ = command("hebbian_learning", "existence_and_uniqueness")
     assert status == 0
     assert out.index("claims,") > out.index("Oja")

@@ -1,4 +1,4 @@
-"""Every topic at reduced settings: its claims hold, and its figures are fit to be shown."""
+"""Every topic at reduced settings: its claims hold, and its figures can be drawn."""
 
 import io
 from functools import cache

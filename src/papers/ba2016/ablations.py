@@ -9,8 +9,8 @@ from matplotlib import rc_context
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from src.papers.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent, thousands
 from src.reports.style import RC, panels
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent, thousands
 
 VARIED = {
     "ba2016-layer-norm": ("model.layer_norm", "model.fast_lr"),

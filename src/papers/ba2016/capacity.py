@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from src.papers.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, styles_of
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent
 from src.tasks.associative_retrieval import AssociativeRetrieval
 
 BOUND = 0.1

@@ -8,9 +8,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from src.papers.ba2016.table1 import FLOOR, MODELS, QUICK, errors
-from src.papers.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent, thousands
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, style_of
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent, thousands
 
 PRINTED = pd.read_csv(Path(__file__).with_name("figure2.csv"), index_col="update")
 """Test negative log-likelihood, read from the vector paths of the paper's figure."""

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from src.papers.ba2016.table1 import MODELS
-from src.papers.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent
 from src.tasks.associative_retrieval import AssociativeRetrieval
 
 NUM_PAIRS = (1, 2, 3, 4, 5, 6, 8, 10)
@@ -19,8 +19,8 @@ def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     """The test error of every run that counts with 100 units, for every number of pairs."""
     import torch
 
-    from src.evaluate import evaluate_on, load_model, read_config, with_changes
-    from src.experiment import build_task
+    from src.running.build import build_task
+    from src.running.load import evaluate_on, load_model, read_config, with_changes
 
     rows = []
     for _, row in runs.iterrows():

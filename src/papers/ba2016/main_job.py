@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from src.papers.base import Claim, Evidence, Finding, NotRunError, Reproduction, thousands
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, thousands
 
 MODELS = {"fastweights": "fast weights", "lstm": "LSTM", "irnn": "iRNN"}
 UPDATES = (500, 1500, 2500, 5000, 10000)
@@ -56,5 +56,5 @@ REPRODUCTION = Reproduction(
     ),
     table=table,
     quick=("seed=0",),
-    checked=({"model": "fastweights", "seed": 0},),
+    replayed=({"model": "fastweights", "seed": 0},),
 )

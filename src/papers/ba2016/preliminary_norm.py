@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from src.papers.base import Claim, Evidence, Finding, NotRunError, Reproduction, thousands
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, thousands
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,8 +60,9 @@ def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     """
     import torch
 
-    from src.experiment import build_model, build_task, read_result
     from src.models.fastweights import FastWeights
+    from src.results.result import read_result
+    from src.running.build import build_model, build_task
 
     rows = []
     for _, row in runs.iterrows():

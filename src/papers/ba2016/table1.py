@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from src.papers.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent
 
 MODELS = {"irnn": "IRNN", "lstm": "LSTM", "alstm": "A-LSTM", "fastweights": "Fast weights"}
 WIDTHS = (20, 50, 100)
@@ -131,7 +131,7 @@ REPRODUCTION = Reproduction(
     ),
     table=table,
     quick=QUICK,
-    checked=(
+    replayed=(
         {"model": "fastweights", "model.hidden_size": 20, "seed": 0},
         {"model": "fastweights", "model.hidden_size": 50, "seed": 0},
         {"model": "lstm", "model.hidden_size": 50, "seed": 0},

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from src.papers.base import Evidence, Reproduction, percent, thousands
+from src.reproduction.base import Evidence, Reproduction, percent, thousands
 
 
 def table(evidence: Evidence) -> pd.DataFrame:

@@ -1,0 +1,30 @@
+"""Give runs of version 0.1 the names and files of today, so that sweeps and reports find them.
+
+    python scripts/upgrade_runs.py outputs/runs outputs/compare
+
+Each folder holds runs. Upgraded runs are left as they are. TensorBoard's files stay, and so does everything else.
+"""
+
+import argparse
+from pathlib import Path
+
+from src.config.errors import UserError, in_one_line
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a folder of runs")
+    folders = parser.parse_args().folders
+    with in_one_line():
+        from src.running.upgrade import upgrade  # imports torch
+
+        for folder in folders:
+            if not folder.is_dir():
+                raise UserError(f"{folder} is not a folder")
+            for old, new in upgrade(folder).items():
+                print(f"{folder}: {old} -> {new}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Configurations: their schema, fingerprint and composition, and the error messages about them."""

@@ -1,0 +1,16 @@
+"""The project's folders, and the files in the folder of a run or sweep."""
+
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+CONFIGS = PROJECT / "configs"
+REFERENCE = PROJECT / "outputs" / "reference"
+"""Committed results."""
+
+RESULT = "result.json"
+METRICS = "metrics.jsonl"
+EVENT_FILES = "events.out.tfevents.*"
+CHECKPOINTS = "checkpoints"
+LOG = "train.log"
+MANIFEST = "sweep.json"
+FIGURES = "figures"

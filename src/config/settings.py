@@ -1,0 +1,44 @@
+"""Settings as nested dictionaries and by full key."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The configuration of a run, without Hydra's own settings."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def short_name(target: str) -> str:
+    """The short name of a model, task or optimizer: the module of a class, or the name of a function.
+
+    `src.models.fastweights.FastWeights` is `fastweights`, `src.training.optimizers.adam` is `adam`. It stays the same
+    when the module moves.
+    """
+    parts = target.split(".")
+    return parts[-2] if len(parts) > 1 and parts[-1][:1].isupper() else parts[-1]
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"model": "irnn", "model.hidden_size": 50, ...}: nested settings by full key."""
+    by_key: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            if "_target_" in value:
+                by_key[prefix + key] = short_name(str(value["_target_"]))
+            by_key |= flat(value, f"{prefix}{key}.")
+        elif key != "_target_":
+            by_key[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
+    return by_key
+
+
+def varied(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys that differ between flat settings, without those that only some models, tasks or optimizers have."""
+    values: dict[str, dict[Any, set[str]]] = {}
+    for configuration in configurations:
+        for key, value in configuration.items():
+            owner = configuration.get(key.partition(".")[0]) if "." in key else None
+            values.setdefault(key, {}).setdefault(owner, set()).add(str(value))
+    return [key for key, by_owner in values.items() if any(len(options) > 1 for options in by_owner.values())]

@@ -1,0 +1,173 @@
+// From tensors to blocks, 16 or 8 sequences each, and back; the loop over the blocks.
+#pragma once
+
+#include "lanes.h"
+
+namespace fused {
+
+// Rows of numbers, one per sequence and time step: vectors [batch, time, units], or symbols and a table of rows.
+template <class S>
+struct Rows {
+  const S* data;
+  const int64_t* ids;
+  int64_t time, units;
+
+  const S* row(int64_t sequence, int64_t t) const {
+    int64_t position = sequence * time + t;
+    return data + (ids ? ids[position] : position) * units;
+  }
+};
+
+inline bool any_outside(const int64_t* ids, int64_t positions, int64_t symbols) {
+  bool outside = false;
+  for (int64_t position = 0; ids && position < positions; ++position)
+    outside |= ids[position] < 0 || ids[position] >= symbols;
+  return outside;
+}
+
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define TRANSPOSES_IN_REGISTERS 1
+#endif
+#endif
+
+#ifdef TRANSPOSES_IN_REGISTERS
+inline void interleave(Vector<float> a, Vector<float> b, Vector<float>& low, Vector<float>& high) {
+  low = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  high = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+inline void interleave(Vector<double> a, Vector<double> b, Vector<double>& low, Vector<double>& high) {
+  low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+  high = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+
+// The transpose of a square of numbers: as many perfect shuffles of its two halves as a lane's number has bits.
+template <class S>
+inline void transpose(Vector<S>* square) {
+  constexpr int count = Lanes<S>::count;
+  for (int n = 1; n < count; n *= 2) {
+    Vector<S> shuffled[count];
+    for (int i = 0; i < count / 2; ++i)
+      interleave(square[i], square[i + count / 2], shuffled[2 * i], shuffled[2 * i + 1]);
+    for (int i = 0; i < count; ++i) square[i] = shuffled[i];
+  }
+}
+#endif
+
+// The sequences of one block.
+struct Block {
+  int64_t first, lanes;
+
+  template <class S>
+  void load(const Rows<S>& rows, int64_t t, Vector<S>* to) const {
+    constexpr int count = Lanes<S>::count;
+    S* scalars = reinterpret_cast<S*>(to);
+    int64_t done = 0;
+#ifdef TRANSPOSES_IN_REGISTERS
+    const S* starts[count];
+    for (int64_t lane = 0; lane < lanes; ++lane) starts[lane] = rows.row(first + lane, t);
+    for (; lanes == count && done + count <= rows.units; done += count) {
+      Vector<S> square[count];
+      for (int lane = 0; lane < count; ++lane)
+        square[lane] = *reinterpret_cast<const Unaligned<S>*>(starts[lane] + done);
+      transpose<S>(square);
+      std::copy(square, square + count, to + done);
+    }
+#endif
+    if (lanes < count) std::fill(to + done, to + rows.units, Vector<S>{});
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const S* row = rows.row(first + lane, t);
+      for (int64_t i = done; i < rows.units; ++i) scalars[i * count + lane] = row[i];
+    }
+  }
+
+  // Rows lie `width` apart, which is `units` unless said otherwise.
+  template <class S>
+  void store(const Vector<S>* from, S* rows, int64_t time, int64_t units, int64_t t, int64_t width = 0) const {
+    if (width == 0) width = units;
+    constexpr int count = Lanes<S>::count;
+    const S* scalars = reinterpret_cast<const S*>(from);
+    int64_t done = 0;
+#ifdef TRANSPOSES_IN_REGISTERS
+    for (; lanes == count && done + count <= units; done += count) {
+      Vector<S> square[count];
+      std::copy(from + done, from + done + count, square);
+      transpose<S>(square);
+      for (int lane = 0; lane < count; ++lane)
+        *reinterpret_cast<Unaligned<S>*>(rows + ((first + lane) * time + t) * width + done) = square[lane];
+    }
+#endif
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      S* row = rows + ((first + lane) * time + t) * width;
+      for (int64_t i = done; i < units; ++i) row[i] = scalars[i * count + lane];
+    }
+  }
+};
+
+template <class S>
+inline int64_t num_blocks(int64_t batch) {
+  return (batch + Lanes<S>::count - 1) / Lanes<S>::count;
+}
+
+// What every step gives out, [batch, time, units], or what the last one does, [batch, units].
+template <class S>
+struct Outputs {
+  S* data;
+  int64_t time, units;
+  bool return_sequence;
+
+  void store(Block block, const Vector<S>* from, int64_t t) const {
+    if (return_sequence)
+      block.store(from, data, time, units, t);
+    else if (t == time - 1)
+      block.store(from, data, 1, units, 0);
+  }
+};
+
+// The gradient of the outputs.
+template <class S>
+struct OutputGradients {
+  const S* data;
+  int64_t time, units;
+  bool return_sequence;
+
+  void load(Block block, int64_t t, Vector<S>* to) const {
+    if (return_sequence)
+      block.load(Rows<S>{data, nullptr, time, units}, t, to);
+    else if (t == time - 1)
+      block.load(Rows<S>{data, nullptr, 1, units}, 0, to);
+    else
+      std::fill(to, to + units, Vector<S>{});
+  }
+};
+
+// Whether blocks are done one after the other, so that what one leaves behind can be added to a sum at once.
+inline bool serial([[maybe_unused]] int threads) {
+#ifdef _OPENMP
+  return threads == 1;
+#else
+  return true;
+#endif
+}
+
+enum Order { ascending, descending };
+
+// Calls run(block number, block) for every block. What a block writes is its own, so the number of threads cannot
+// change a result. A backward pass begins with the blocks that the forward pass ended with: what they have saved may
+// still be in the cache.
+template <class S, class Run>
+void for_each_block(int64_t batch, int threads, Order order, Run run) {
+  int64_t blocks = num_blocks<S>(batch), parts = serial(threads) ? 1 : std::min<int64_t>(threads, blocks);
+#ifdef _OPENMP
+#pragma omp parallel for schedule(static) num_threads(parts) if (parts > 1)
+#endif
+  for (int64_t part = 0; part < parts; ++part) {
+    int64_t begin = part * blocks / parts, end = (part + 1) * blocks / parts;
+    for (int64_t n = begin; n < end; ++n) {
+      int64_t number = order == ascending ? n : begin + end - 1 - n, first = number * Lanes<S>::count;
+      run(number, Block{first, std::min<int64_t>(Lanes<S>::count, batch - first)});
+    }
+  }
+}
+
+}  // namespace fused

@@ -1,0 +1,255 @@
+// Fast weights in the attention form, over one chunk of steps. k counts the states h(0) ... h(T) of the chunk, h(0)
+// being the state before it, A_0 the fast weights before it. For the step to h(k + 1):
+//
+//     z        = W h(k) + p                               the boundary condition
+//     q_0      = f(z)                                     or f(LN_0(z))
+//     a_s      = (z or q_s) + sum_{j <= k} c_j h(j) + λ^{k+1} A_0 q_s,     c_j = η λ^{k-j} h(j)·q_s
+//     q_{s+1}  = f(LN(a_s)),   s = 0 ... S-1              h(k + 1) = q_S
+//
+// Backward, with x' the gradient of the loss with respect to x, from the last step to the first. A state is read by
+// every later step, so h(j)' collects what they add before its own step is reached:
+//
+//     h(k+1)' += y(k+1)'                                  = q_S'
+//     a_s'     = J_LN^T (f'(LN(a_s)) q_{s+1}')
+//     z'      += a_s'   (or q_s' += a_s' where q_s takes the place of z)
+//     e_j      = η λ^{k-j} h(j)·a_s'
+//     q_s'    += sum_j e_j h(j) + λ^{k+1} A_0^T a_s'
+//     h(j)'   += c_j a_s' + e_j q_s
+//     A_0'    += λ^{k+1} a_s' q_s^T
+//     z'      += f'(z) q_0'   (through LN_0),             p' = z',   h(k)' += W^T z',   W' += z' h(k)^T
+#pragma once
+
+#include "gradients.h"
+
+namespace fused {
+
+template <class S>
+struct FastWeights {
+  int64_t batch, time, units;
+  int threads, nonlinearity;
+  int64_t inner_steps;
+  bool sustained;
+  double decay, fast_lr;
+  const S *weight, *gain, *bias;     // gain is null without layer norm
+  const S *first_gain, *first_bias;  // of the layer norm on the preliminary state, or null
+  const S* initial;                  // [batch, units], or null for zeros
+  const S* fast;                     // A_0 [batch, units, units], or null for zeros
+
+  // Kept of a block: h(0) ... h(T), then of every step q_0 ... q_{S-1}; with layer norm x_s and its scale for every s
+  // and for LN_0; c_j for every s.
+  int64_t norms() const { return (gain ? inner_steps : 0) + (first_gain ? 1 : 0); }
+  int64_t queries() const { return std::max<int64_t>(inner_steps, 1); }
+  int64_t saved_per_step() const { return queries() * units + norms() * (units + 1) + inner_steps * time; }
+  int64_t saved_per_block() const { return (time + 1) * padded(units) + time * saved_per_step(); }
+
+  struct Kept {
+    const FastWeights& cell;
+    Vector<S>* saved;
+    Vector<S>* h(int64_t k) const { return saved + k * padded(cell.units); }
+    Vector<S>* q(int64_t k, int64_t s) const { return h(cell.time + 1) + k * cell.saved_per_step() + s * cell.units; }
+    Vector<S>* x(int64_t k, int64_t n) const { return q(k, cell.queries()) + n * (cell.units + 1); }
+    Vector<S>* c(int64_t k, int64_t s) const { return x(k, cell.norms()) + s * cell.time; }
+  };
+
+  void forward(Rows<S> inputs, Outputs<S> outputs, S* kept_or_null) const {
+    Packed<S> recurrent(weight, units, units, units, 1);
+    LayerNorm<S> norm{gain, bias, units}, first_norm{first_gain, first_bias, units};
+    std::vector<S> ages = powers(fast_lr), left = powers(decay);
+    for_each_block<S>(batch, threads, ascending, [&](int64_t number, Block block) {
+      Buffer<S> own(kept_or_null ? 0 : saved_per_block()), z(padded(units)), a(units);
+      Kept saved{*this,
+                kept_or_null ? reinterpret_cast<Vector<S>*>(kept_or_null) + number * saved_per_block() : own.data()};
+      Room room(fast ? units : 0);
+      std::vector<S> transposed = fast ? fast_transposed(block) : std::vector<S>();
+      std::fill(saved.h(0), saved.h(0) + padded(units), Vector<S>{});
+      if (initial) block.load(Rows<S>{initial, nullptr, 1, units}, 0, saved.h(0));
+      for (int64_t k = 0; k < time; ++k) {
+        block.load(inputs, k, z.data());
+        if (k >= first_state()) recurrent.multiply_add(saved.h(k), z.data());
+        Vector<S>* q = saved.q(k, 0);
+        std::copy(z.data(), z.data() + units, a.data());
+        activate_normalized(first_norm, a.data(), saved.x(k, norms() - 1), q);
+        for (int64_t s = 0; s < inner_steps; ++s) {
+          q = saved.q(k, s);
+          std::copy(sustained ? z.data() : q, (sustained ? z.data() : q) + units, a.data());
+          read_states(saved, k, q, ages.data(), saved.c(k, s), a.data());
+          if (fast) add_product(block, transposed.data(), left[k], q, a.data(), room);
+          activate_normalized(norm, a.data(), saved.x(k, s), s + 1 < inner_steps ? saved.q(k, s + 1) : saved.h(k + 1));
+        }
+        if (inner_steps == 0) std::copy(q, q + units, saved.h(k + 1));
+        outputs.store(block, saved.h(k + 1), k);
+      }
+    });
+  }
+
+  void backward(S* kept_of_all, OutputGradients<S> d_outputs, InputGradients<S> d_inputs, S* d_initial, S* d_fast,
+                S* d_weight, S* d_gain, S* d_bias, S* d_first_gain, S* d_first_bias) const {
+    Packed<S> transposed(weight, units, units, 1, units);
+    LayerNorm<S> norm{gain, bias, units}, first_norm{first_gain, first_bias, units};
+    std::vector<S> ages = powers(fast_lr), left = powers(decay);
+    int64_t blocks = num_blocks<S>(batch);
+    BlockGradients<S> weights(blocks, units, units, serial(threads));
+    BlockGradients<S> states(fast ? batch : 0, units, units, false);
+    std::vector<S> norms_gradients(blocks * 4 * units);
+    for_each_block<S>(batch, threads, descending, [&](int64_t number, Block block) {
+      Kept saved{*this, reinterpret_cast<Vector<S>*>(kept_of_all) + number * saved_per_block()};
+      Buffer<S> d_h((time + 1) * padded(units)), g(units), d_z(padded(units)), d_q(units), e(time);
+      Buffer<S> sums(4 * units);
+      Room room(fast ? units : 0);
+      Block own{0, block.lanes};
+      S* rows = d_inputs.rows(block);
+      int64_t readings = time * inner_steps;
+      std::vector<S> d_a_rows(fast ? block.lanes * readings * units : 0);
+      WideRows<S> q_rows(fast ? block.lanes * readings : 0, units);
+      for (int64_t k = time - 1; k >= 0; --k) {
+        d_outputs.load(block, k, g.data());
+        Vector<S>* later = d_h.data() + (k + 1) * padded(units);
+        for (int64_t i = 0; i < units; ++i) g[i] += later[i];
+        std::fill(d_z.data(), d_z.data() + units, Vector<S>{});
+        for (int64_t s = inner_steps - 1; s >= 0; --s) {
+          const Vector<S>* q = saved.q(k, s);
+          const Vector<S>* next = s + 1 < inner_steps ? saved.q(k, s + 1) : saved.h(k + 1);
+          for (int64_t i = 0; i < units; ++i) g[i] *= derivative<S>(nonlinearity, next[i]);
+          if (gain) norm.backward(g.data(), saved.x(k, s), &sums[0], &sums[units]);
+          // g is the gradient of a_s
+          for (int64_t i = 0; i < units; ++i) {
+            d_q[i] = sustained ? Vector<S>{} : g[i];
+            if (sustained) d_z[i] += g[i];
+          }
+          read_states(saved, k, g.data(), ages.data(), e.data(), d_q.data());
+          add_to_states(k, saved.c(k, s), g.data(), e.data(), q, d_h.data());
+          if (fast) {
+            add_product(block, fast + block.first * units * units, left[k], g.data(), d_q.data(), room);
+            for (int64_t i = 0; i < units; ++i) g[i] *= left[k];
+            own.store(g.data(), d_a_rows.data(), readings, units, k * inner_steps + s);
+            q_rows.store(block, q, readings, k * inner_steps + s);
+          }
+          std::swap(g, d_q);
+        }
+        const Vector<S>* q = saved.q(k, 0);
+        for (int64_t i = 0; i < units; ++i) g[i] *= derivative<S>(nonlinearity, q[i]);
+        if (first_gain) first_norm.backward(g.data(), saved.x(k, norms() - 1), &sums[2 * units], &sums[3 * units]);
+        for (int64_t i = 0; i < units; ++i) d_z[i] += g[i];
+        own.store(d_z.data(), rows, time, units, k);
+        if (k > 0 || d_initial) transposed.multiply_add(d_z.data(), d_h.data() + k * padded(units));
+      }
+      if (d_initial) block.store(d_h.data(), d_initial, 1, units, 0);
+      for (int64_t lane = 0; fast && lane < block.lanes; ++lane)
+        states.add(block.first + lane, d_a_rows.data() + lane * readings * units, units, q_rows.row(lane * readings), 1,
+                   readings, 0);
+      for (int64_t i = gain ? 0 : 2 * units; i < (first_gain ? 4 : 2) * units; ++i)
+        norms_gradients[number * 4 * units + i] = sum_of_lanes<S>(sums[i], block.lanes);
+      weights.add_recurrent(number, block, time, rows, first_state(), [&](int64_t k) { return saved.h(k); });
+      d_inputs.finish(block);
+    });
+    d_inputs.finish();
+    weights.sum_to(d_weight);
+    if (fast) states.copy_to(d_fast);
+    std::vector<S> total(4 * units);
+    add_blocks(norms_gradients, blocks, 4 * units, total.data());
+    if (gain) {
+      std::copy(total.data(), total.data() + units, d_gain);
+      std::copy(total.data() + units, total.data() + 2 * units, d_bias);
+    }
+    if (first_gain) {
+      std::copy(total.data() + 2 * units, total.data() + 3 * units, d_first_gain);
+      std::copy(total.data() + 3 * units, total.data() + 4 * units, d_first_bias);
+    }
+  }
+
+ private:
+  // h(0) = 0 is not worth reading.
+  int64_t first_state() const { return initial ? 0 : 1; }
+
+  // factor * decay^n for n = 0 ... T-1.
+  std::vector<S> powers(double factor) const {
+    std::vector<S> all(time);
+    for (auto& value : all) {
+      value = S(factor);
+      factor *= decay;
+    }
+    return all;
+  }
+
+  // f(LN(a)), or f(a) where there is no layer norm; keeps x and its scale, and uses up a.
+  void activate_normalized(const LayerNorm<S>& norm, Vector<S>* a, Vector<S>* x, Vector<S>* to) const {
+    if (!norm.gain) return activate<S>(nonlinearity, a, units, to);
+    norm.normalize(a, x);
+    norm.activate(nonlinearity, x, to);
+  }
+
+  // c_j = η λ^{k-j} h(j)·v, and to += sum_j c_j h(j), over all states j <= k. Four states at a time, which are still in
+  // the cache when they are added.
+  void read_states(const Kept& saved, int64_t k, const Vector<S>* v, const S* ages, Vector<S>* c, Vector<S>* to) const {
+    in_fours(first_state(), k + 1, [&](auto count, int64_t j) {
+      const Vector<S>* h = saved.h(j);
+      int64_t next = padded(units);
+      Vector<S> factors[count];
+      dot_products<S, count>(h, next, v, units, factors);
+      for (int n = 0; n < count; ++n) c[j + n] = factors[n] *= ages[k - j - n];
+      for (int64_t i = 0; i < units; ++i) {
+        Vector<S> sum = factors[0] * h[i];
+        for (int n = 1; n < count; ++n) sum += factors[n] * h[n * next + i];
+        to[i] += sum;
+      }
+    });
+  }
+
+  // h(j)' += c_j a_s' + e_j q_s for all states j <= k, h' being [state, unit].
+  void add_to_states(int64_t k, const Vector<S>* c, const Vector<S>* d_a, const Vector<S>* e, const Vector<S>* q,
+                     Vector<S>* d_h) const {
+    in_fours(first_state(), k + 1, [&](auto count, int64_t j) {
+      int64_t next = padded(units);
+      Vector<S>* d = d_h + j * next;
+      Vector<S> of_a[count], of_q[count];
+      for (int n = 0; n < count; ++n) {
+        of_a[n] = c[j + n];
+        of_q[n] = e[j + n];
+      }
+      for (int64_t i = 0; i < units; ++i) {
+        Vector<S> d_a_i = d_a[i], q_i = q[i];
+        for (int n = 0; n < count; ++n) d[n * next + i] += of_a[n] * d_a_i + of_q[n] * q_i;
+      }
+    });
+  }
+
+  // Room for the products below: a row of units for every lane, twice, and a vector for every unit.
+  struct Room {
+    explicit Room(int64_t units) : left(Lanes<S>::count * units), products(left.size()), sums(units) {}
+    std::vector<S> left, products;
+    Buffer<S> sums;
+  };
+
+  // A_0^T of every sequence of a block.
+  std::vector<S> fast_transposed(Block block) const {
+    std::vector<S> matrices(block.lanes * units * units);
+    const S* from = fast + block.first * units * units;
+    for (int64_t lane = 0; lane < block.lanes; ++lane)
+      for (int64_t row = 0; row < units; ++row)
+        for (int64_t column = 0; column < units; ++column) matrices[(lane * units + column) * units + row] = *from++;
+    return matrices;
+  }
+
+  // to += factor M^T v, with a matrix M of its own for every sequence of the block.
+  void add_product(Block block, const S* matrices, S factor, const Vector<S>* v, Vector<S>* to, Room& room) const {
+    Block own{0, block.lanes};
+    own.store(v, room.left.data(), 1, units, 0);
+    std::fill(room.products.begin(), room.products.end(), S(0));
+    for (int64_t lane = 0; lane < block.lanes; ++lane) {
+      const S *matrix = matrices + lane * units * units, *values = &room.left[lane * units];
+      S* __restrict product = &room.products[lane * units];
+      int64_t row = 0;
+      for (; row + 4 <= units; row += 4) {
+        const S *m0 = matrix + row * units, *m1 = m0 + units, *m2 = m1 + units, *m3 = m2 + units;
+        S v0 = values[row], v1 = values[row + 1], v2 = values[row + 2], v3 = values[row + 3];
+        for (int64_t i = 0; i < units; ++i) product[i] += (v0 * m0[i] + v1 * m1[i]) + (v2 * m2[i] + v3 * m3[i]);
+      }
+      for (; row < units; ++row)
+        for (int64_t i = 0; i < units; ++i) product[i] += values[row] * matrix[row * units + i];
+    }
+    own.load(Rows<S>{room.products.data(), nullptr, 1, units}, 0, room.sums.data());
+    for (int64_t i = 0; i < units; ++i) to[i] += factor * room.sums[i];
+  }
+};
+
+}  // namespace fused

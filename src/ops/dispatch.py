@@ -1,0 +1,55 @@
+"""The choice of the form that computes a sequence.
+
+A core has several forms of the same recurrence. Each says which inputs it serves, and `choose` takes the fastest one
+that serves the given inputs. Nothing else in the project decides this.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+from src.ops.inputs import Inputs
+from src.specs import State
+
+Kernel = Literal["auto", "fused", "vectorized", "reference"]
+FASTEST_FIRST: tuple[Kernel, ...] = ("fused", "vectorized", "reference")
+
+Compute = Callable[[Inputs, State | None, bool, bool], tuple[Tensor, State | None]]
+"""(inputs, initial state, return_state, return_sequence) -> (outputs [B, T, H], or the last one [B, H], state).
+
+Without `return_state`, the state may be None."""
+
+
+def everything(inputs: Inputs) -> bool:
+    """Serves any inputs."""
+    return True
+
+
+class Form(NamedTuple):
+    """One way to compute a sequence."""
+
+    kernel: Kernel
+    """"fused": a compiled kernel; "vectorized": plain PyTorch, faster than step by step; "reference": the scan."""
+    compute: Compute
+    serves: Callable[[Inputs], bool] = everything
+    """Whether it can compute these inputs (device, dtype, sizes), and is worth using."""
+
+
+def choose(forms: Iterable[Form], kernel: Kernel, inputs: Inputs) -> Form:
+    """The fastest form that serves the inputs and is no faster than `kernel` ("auto": any form)."""
+    fastest = 0 if kernel == "auto" else FASTEST_FIRST.index(kernel)
+    allowed = FASTEST_FIRST[fastest:]
+    return next(form for form in forms if form.kernel in allowed and form.serves(inputs))
+
+
+def plain(function: Callable[[Any, State | None], tuple[Tensor, State]]) -> Compute:
+    """Make a form of a function of the vectors that always returns all outputs and the state."""
+
+    def compute(
+        inputs: Inputs, state: State | None, return_state: bool, return_sequence: bool
+    ) -> tuple[Tensor, State | None]:
+        y_BTH, state = function(inputs.vectors, state)
+        return (y_BTH if return_sequence else y_BTH[:, -1]), state
+
+    return compute

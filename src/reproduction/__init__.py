@@ -1,0 +1,1 @@
+"""Reproducing a table or figure: train, report, record, check."""

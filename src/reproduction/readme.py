@@ -1,0 +1,50 @@
+"""The tables of the README that follow from the committed results.
+
+In the README such a table stands between `<!-- table ba2016/table1 -->`, or `<!-- claims ba2016/table1 -->`, and
+`<!-- end -->`.
+"""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from src.config.errors import UserError
+from src.config.paths import PROJECT, REFERENCE
+from src.reproduction.report import markdown
+from src.utils.files import write_whole
+
+README = PROJECT / "README.md"
+BLOCK = re.compile(r"<!-- (table|claims) (\S+) -->\n.*?<!-- end -->", re.DOTALL)
+OF_A_CLAIM = ["claim", "measured", "verdict"]
+
+
+def renewed(text: str, reference: Path) -> str:
+    """A text with its tables made anew from the reports in a folder.
+
+    Raises:
+        UserError: there is no report of that name.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        kind, name = match.groups()
+        try:
+            frame = pd.read_csv(reference / name / f"{kind}.csv", dtype=str)
+        except FileNotFoundError:
+            raise UserError(f"{match[0].splitlines()[0]}: {reference / name} holds no report") from None
+        if kind == "claims":
+            frame = frame[OF_A_CLAIM]
+        return f"<!-- {kind} {name} -->\n{markdown(frame).strip()}\n<!-- end -->"
+
+    return BLOCK.sub(block, text)
+
+
+def renew() -> None:
+    """Write the README with its tables made anew from the committed results."""
+    write_whole(README, renewed(README.read_text(), REFERENCE).encode())
+
+
+def holds() -> bool:
+    """Whether the README says what the committed results say."""
+    text = README.read_text()
+    return text == renewed(text, REFERENCE)

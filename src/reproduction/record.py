@@ -1,0 +1,111 @@
+"""The record of a reproduction: every run that was made for it, so that others can continue from it.
+
+Run folders are large and not committed. A line of `results.jsonl` has what selection and reports need of one of
+them: its result and its validation curves.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from src.config.errors import UserError
+from src.config.fingerprint import decisive_keys
+from src.config.paths import METRICS, RESULT
+from src.config.schema import SearchSettings
+from src.results.curves import read_curves
+from src.results.manifest import write_manifest
+from src.results.result import read_result
+from src.results.runs import load_runs
+from src.utils.files import write_whole
+from src.utils.jsonl import to_line
+
+RECORD = "results.jsonl"
+
+
+class Recorded(NamedTuple):
+    """One run.
+
+    Attributes:
+        sweep: the name of the folder that holds the runs of its experiment.
+        run: the name of its own.
+        result: its `result.json`.
+        curves: metrics on the validation set by update, {"val/error": {0: 0.9, 500: 0.6, ...}, ...}.
+    """
+
+    sweep: str
+    run: str
+    result: dict[str, Any]
+    curves: dict[str, dict[int, float]]
+
+
+def gather(folders: Iterable[Path], tags: Sequence[str], settings: Mapping[str, Any]) -> list[Recorded]:
+    """The runs in the folders of some sweeps that have ended and have these settings, in the order of the sweeps."""
+    found = []
+    for folder in folders:
+        for run in load_runs(folder):
+            result = read_result(folder / run.name)
+            if result and run.ended and settings.items() <= run.settings.items():
+                found.append(Recorded(folder.name, run.name, result, read_curves(folder / run.name, tags)))
+    return found
+
+
+def write_record(path: Path, runs: Iterable[Recorded]) -> None:
+    """Write a record."""
+    lines = []
+    for run in runs:
+        curves = {tag: {at: float(f"{value:.6g}") for at, value in curve.items()} for tag, curve in run.curves.items()}
+        lines.append(json.dumps(run._replace(curves=curves)._asdict(), separators=(",", ":")))
+    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def read_record(path: Path) -> list[Recorded]:
+    """The runs of a record.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no runs are recorded") from None
+    runs = []
+    for line in lines:
+        run = Recorded(**json.loads(line))
+        curves = {tag: {int(update): value for update, value in curve.items()} for tag, curve in run.curves.items()}
+        runs.append(run._replace(curves=curves))
+    return runs
+
+
+def restore(runs: Iterable[Recorded], sweeps: Mapping[str, Path]) -> list[Path]:
+    """Put recorded runs where they would be if they had been made here, and return the folders that are new.
+
+    They have their results and their curves, not their weights.
+
+    Args:
+        runs: of a record.
+        sweeps: the folder of each sweep, by its name.
+    """
+    made = []
+    for sweep, group in groupby(runs, key=lambda run: run.sweep):
+        recorded = list(group)
+        settings = {run.run: decisive_keys(run.result["config"]) for run in recorded}
+        write_manifest(sweeps[sweep], SearchSettings(**recorded[0].result["config"]["search"]), settings)
+        for run in recorded:
+            folder = sweeps[sweep] / run.run
+            if not folder.exists():
+                _restore(run, folder)
+                made.append(folder)
+    return made
+
+
+def _restore(run: Recorded, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    by_update: dict[int, dict[str, float]] = {}
+    for tag, points in run.curves.items():
+        for update, value in points.items():
+            by_update.setdefault(update, {})[tag] = value
+    lines = [to_line({"update": update} | by_update[update]) for update in sorted(by_update)]
+    write_whole(folder / METRICS, "".join(lines).encode())
+    write_whole(folder / RESULT, json.dumps(run.result, indent=2).encode())

@@ -1,0 +1,36 @@
+"""The first updates of a recorded run, repeated."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from src.results.curves import read_curves
+from src.running.build import build_trainer
+from src.running.load import stored_config
+from src.training.curves import Curves
+from src.training.progress import RunProgress
+
+UPDATES, EVERY = 100, 20
+"""How much of a run is repeated, and how often it is evaluated meanwhile."""
+
+
+def first_updates(config: Mapping[str, Any], tag: str) -> "pd.Series[float]":
+    """A validation curve of the first updates of a run, by update."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        often = {"trainer": {"eval_every": EVERY, "log_every": EVERY}}
+        merged = OmegaConf.merge(stored_config(config), often)
+        assert isinstance(merged, DictConfig)
+        trainer = build_trainer(merged, folder)
+
+        def stop() -> None:
+            trainer.stop_requested = trainer.update >= UPDATES
+
+        with Curves(folder, 0) as curves, RunProgress(UPDATES, 0, seconds_between_lines=1e9) as progress:
+            trainer.fit(curves, progress, stop)
+        points = read_curves(folder, [tag])[tag]
+    return pd.Series(points, name=tag).rename_axis("update")

@@ -1,0 +1,138 @@
+"""The report of a reproduction: tables, figures and verdicts, and where the numbers come from."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from src.config.errors import UserError
+from src.reports.tables import to_markdown
+from src.reproduction.base import MEASURED, Evidence, Reproduction
+from src.reproduction.record import RECORD, gather, write_record
+from src.reproduction.replay import first_updates
+from src.reproduction.reproduce import Budget, evidence_of_runs, find, folders_of
+from src.utils.files import write_whole
+
+FIRST_UPDATES = "first_updates.csv"
+DIGITS = "%.7g"
+
+
+def claims_table(reproduction: Reproduction, evidence: Evidence) -> pd.DataFrame:
+    """Every claim with its test, what was measured, and the verdict."""
+    rows = []
+    for claim in reproduction.claims:
+        verdict, measured = claim.judge(evidence)
+        row = {"claim": claim.statement, "source": claim.source, "holds if": claim.criterion}
+        rows.append(row | {"measured": measured, "verdict": verdict})
+    return pd.DataFrame(rows)
+
+
+def make_report(name: str, budget: Budget, folder: Path) -> None:
+    """Write the report of the runs in the output folder, with the data that it rests on.
+
+    Files: `report.md`; `table.csv` and `claims.csv`; `runs.csv` and `curves.csv` of the runs that count, from which
+    these can be made again; `provenance.json`; the figures; `results.jsonl`, all runs, see `src.reproduction.record`;
+    and for `check` the first updates of some runs, `first_updates.csv`.
+    """
+    reproduction = find(name)
+    evidence = evidence_of_runs(name, budget)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "runs.csv", evidence.runs.to_csv(index=False, float_format=DIGITS).encode())
+    write_whole(folder / "curves.csv", evidence.curves.to_csv(index=False, float_format=DIGITS).encode())
+    if not evidence.measured.empty:
+        write_whole(folder / MEASURED, evidence.measured.to_csv(index=False, float_format=DIGITS).encode())
+    recorded = gather(
+        dict.fromkeys(folders_of(reproduction, budget).values()), reproduction.curves, reproduction.settings
+    )
+    write_record(folder / RECORD, recorded)
+    provenance = _provenance(name, budget, len(evidence.runs), [run.result for run in recorded])
+    write_whole(folder / "provenance.json", json.dumps(provenance, indent=2).encode())
+    configs = {run.run: run.result["config"] for run in recorded}
+    tag = reproduction.replayed_curve
+    repeated = [
+        first_updates(configs[run], tag).reset_index().assign(run=run) for run in replayed(reproduction, evidence)
+    ]
+    if repeated:
+        write_whole(folder / FIRST_UPDATES, pd.concat(repeated).to_csv(index=False, float_format=DIGITS).encode())
+    write_tables(name, folder)
+    for title, draw in reproduction.figures.items():
+        draw(evidence).savefig(folder / f"{title}.png", dpi=200)
+
+
+def read_evidence(folder: Path) -> Evidence:
+    """What the runs of a written report show.
+
+    Raises:
+        UserError: there is no report.
+    """
+    try:
+        measured = pd.read_csv(folder / MEASURED) if (folder / MEASURED).exists() else pd.DataFrame()
+        return Evidence(pd.read_csv(folder / "runs.csv"), pd.read_csv(folder / "curves.csv"), measured)
+    except FileNotFoundError:
+        raise UserError(f"{folder}: holds no report") from None
+
+
+def write_tables(name: str, folder: Path) -> None:
+    """Make the tables and the text of a report from its data."""
+    reproduction, evidence = find(name), read_evidence(folder)
+    table, claims = reproduction.table(evidence), claims_table(reproduction, evidence)
+    write_whole(folder / "table.csv", table.to_csv(index=False).encode())
+    write_whole(folder / "claims.csv", claims.to_csv(index=False).encode())
+    write_whole(folder / "report.md", _text(name, reproduction, table, claims, folder).encode())
+
+
+def replayed(reproduction: Reproduction, evidence: Evidence) -> list[str]:
+    """The runs whose first updates `check` repeats, as far as they exist."""
+    runs = evidence.runs
+    names = []
+    for settings in reproduction.replayed:
+        matching = runs[[all(row[key] == value for key, value in settings.items()) for _, row in runs.iterrows()]]
+        names += matching["run"].tolist()[:1]
+    return names
+
+
+def _text(name: str, reproduction: Reproduction, table: pd.DataFrame, claims: pd.DataFrame, folder: Path) -> str:
+    provenance = json.loads((folder / "provenance.json").read_text())
+    parts = [f"# {reproduction.title}", _origin(name, provenance), markdown(table)]
+    if len(claims):
+        parts += ["## Claims", markdown(claims)]
+    parts += [f"![{title.replace('_', ' ')}]({title}.png)" for title in reproduction.figures]
+    if reproduction.notes is not None:
+        parts.append(reproduction.notes.read_text().strip())
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _origin(name: str, provenance: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{package} {version}" for package, version in provenance["versions"].items())
+    commits = ", ".join(commit[:10] for commit in provenance["commits"])
+    return (
+        f"`{provenance['command']}`: {provenance['runs']} runs, of which {provenance['runs_that_count']} count, at the "
+        f"settings chosen on the validation set; {provenance['hours']:.1f} hours of training, one thread each, "
+        f"{provenance['first']} to {provenance['last']}, at commit {commits}, on {provenance['processor']} "
+        f"({versions}). Errors are those on the test set with the weights that were best on the validation set, mean ± "
+        "standard deviation over n seeds."
+    )
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A table for a page; what is missing is left empty."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return to_markdown([{str(key): value for key, value in row.items()} for row in rows])
+
+
+def _provenance(name: str, budget: Budget, num_counting: int, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    origins = [result["provenance"] for result in results]
+    return {
+        "command": f"python scripts/reproduce.py run {name} --budget {budget}",
+        "runs": len(results),
+        "runs_that_count": num_counting,
+        "hours": sum(result["seconds"] for result in results) / 3600,
+        "first": min(origin["date"] for origin in origins)[:10],
+        "last": max(origin["date"] for origin in origins)[:10],
+        "commits": sorted({origin["git_commit"] + "+" * origin["git_dirty"] for origin in origins}),
+        "processor": ", ".join(sorted({origin["processor"] for origin in origins})),
+        "threads": sorted({origin["threads"] for origin in origins}),
+        "versions": origins[-1]["versions"] | {"python": origins[-1]["python"]},
+    }

@@ -1,0 +1,152 @@
+"""Run a reproduction and gather what its runs show."""
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from omegaconf import DictConfig
+
+from src.config.compose import compose
+from src.config.errors import UserError, choose
+from src.config.paths import CHECKPOINTS, PROJECT, REFERENCE
+from src.config.schema import SearchSettings
+from src.reproduction.base import MEASURED, Evidence, Measure, Reproduction
+from src.results.curves import read_curves
+from src.results.runs import load_runs, varied_settings
+from src.results.selection import cells
+
+Budget = Literal["quick", "full"]
+ALWAYS_KEPT = ("model", "model.hidden_size", "optimizer.lr", "trainer.max_updates", "seed")
+"""Settings that evidence has a column for even if they do not vary."""
+PAPERS = PROJECT / "src" / "papers"
+NUMBERS = ("selected_update", "updates", "seconds", "num_parameters", "state_size")
+
+
+def reproductions() -> dict[str, Reproduction]:
+    """Every table and figure by its name: "ba2016/table1"."""
+    found = {}
+    for path in sorted(PAPERS.glob("*/*.py")):
+        if path.stem != "__init__":
+            name = f"{path.parent.name}/{path.stem}"
+            found[name] = importlib.import_module(f"src.papers.{name.replace('/', '.')}").REPRODUCTION
+    return found
+
+
+def find(name: str) -> Reproduction:
+    """The reproduction of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = reproductions()
+    if name not in known:
+        raise UserError(f"{name} is not a table or figure{choose(name, known)}")
+    return known[name]
+
+
+def configuration(experiment: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration of an experiment; settings that it varies are at their defaults."""
+    single = [override for override in overrides if "," not in override]
+    return compose([f"experiment={experiment}", *single])
+
+
+def experiments_of(reproduction: Reproduction, budget: Budget) -> list[str]:
+    """The experiments of a budget."""
+    left_out = reproduction.only_in_full if budget == "quick" else ()
+    return [experiment for experiment in reproduction.experiments if experiment not in left_out]
+
+
+def overrides_of(reproduction: Reproduction, experiment: str, budget: Budget) -> list[str]:
+    """What a budget changes; the quick one keeps its runs in folders of its own."""
+    if budget == "full":
+        return []
+    return [f"name={configuration(experiment).name}-quick", *reproduction.quick]
+
+
+def folders_of(reproduction: Reproduction, budget: Budget) -> dict[str, Path]:
+    """Where the runs of each experiment are."""
+    folders = {}
+    for experiment in experiments_of(reproduction, budget):
+        config = configuration(experiment, overrides_of(reproduction, experiment, budget))
+        folders[experiment] = Path(config.run.root) / config.name
+    return folders
+
+
+def run(name: str, budget: Budget, further: Sequence[str] = ()) -> int:
+    """Launch the runs that are missing, several at a time if joblib's launcher is installed; the exit status."""
+    reproduction = find(name)
+    parallel = ["hydra/launcher=joblib"] if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") else []
+    status = 0
+    experiments = experiments_of(reproduction, budget)
+    for number, experiment in enumerate(experiments, start=1):
+        print(f"{experiment} ({number} of {len(experiments)})", flush=True)
+        overrides = [*overrides_of(reproduction, experiment, budget), *parallel, *further]
+        command = [sys.executable, "-m", "src.train", "-m", f"experiment={experiment}", *overrides]
+        ended = subprocess.run(command, check=False).returncode
+        if ended in (130, -2):
+            return 130
+        status = status or ended
+    return status
+
+
+def evidence_of_runs(name: str, budget: Budget) -> Evidence:
+    """What the runs in the output folder show so far.
+
+    Raises:
+        UserError: there are none.
+    """
+    reproduction = find(name)
+    rows: list[dict[str, Any]] = []
+    curves, measured = [], [pd.DataFrame()]
+    for experiment, folder in folders_of(reproduction, budget).items():
+        wanted = configuration(experiment)
+        counting = runs_that_count(folder, SearchSettings.of(wanted), reproduction.settings)
+        for row in counting:
+            rows.append({"name": wanted.name} | row)
+            curve = read_curves(folder / row["run"], reproduction.curves)
+            curves.append(pd.DataFrame(curve).rename_axis("update").reset_index().assign(run=row["run"]))
+        if counting and reproduction.measure is not None:
+            measured.append(_measured(name, reproduction.measure, folder, pd.DataFrame(counting)))
+    if not rows:
+        raise UserError(f"{name}: no run has finished; start them with: python scripts/reproduce.py run {name}")
+    points = pd.concat(curves, ignore_index=True)[["run", "update", *reproduction.curves]]
+    return Evidence(pd.DataFrame(rows), points, pd.concat(measured, ignore_index=True))
+
+
+def _measured(name: str, measure: Measure, folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
+    """What is measured on runs; of restored ones, which have no weights, the committed measurements."""
+    path = REFERENCE / name / MEASURED
+    committed = pd.read_csv(path) if path.exists() else pd.DataFrame({"run": []})
+    trained = pd.Series([(folder / run / CHECKPOINTS).exists() for run in runs["run"]], runs.index)
+    restored = runs.loc[~trained, "run"]
+    if num_unknown := int((~restored.isin(committed["run"])).sum()):
+        print(f"{name}: {num_unknown} restored runs are not measured, since they have no weights", flush=True)
+    tables = [committed[committed["run"].isin(restored)]]
+    if trained.any():
+        tables.append(measure(folder, runs[trained]))
+    return pd.concat(tables, ignore_index=True)
+
+
+def runs_that_count(folder: Path, search: SearchSettings, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The runs of a folder with these settings, at the grid point chosen on the validation set, as rows of evidence.
+
+    These are the finished ones, and those that diverged, whose metrics are those of the best weights before that. In a
+    cell of which no run has finished there is no choice, and all its runs that diverged count.
+    """
+    runs = [run for run in load_runs(folder) if settings.items() <= run.settings.items()]
+    keys = [*dict.fromkeys([*ALWAYS_KEPT, *varied_settings(runs)])]
+    tags = dict.fromkeys(tag for run in runs for tag in run.metrics)
+    rows = []
+    for cell in cells(runs, search):
+        num_points = sum(any(run.ended for run in at_point) for at_point in cell.searched.values())
+        for run in cell.chosen if cell.choice else cell.runs:
+            if run.ended:
+                row: dict[str, Any] = {"run": run.name, "status": run.status, "grid_points": num_points}
+                row |= {key: run.settings.get(key) for key in keys} | {tag: run.metrics.get(tag) for tag in tags}
+                rows.append(row | {name: getattr(run, name) for name in NUMBERS})
+    return rows

@@ -1,0 +1,41 @@
+"""The learning curves of runs, from their `metrics.jsonl`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from src.config.paths import METRICS
+from src.results.runs import Run
+from src.utils.jsonl import read_lines
+
+
+def read_curves(folder: Path, tags: Sequence[str]) -> dict[str, dict[int, float]]:
+    """The points {update: value} of some tags of one run, such as "val/error". It may be called while the run goes on.
+
+    A number that was not finite is nan.
+    """
+    curves: dict[str, dict[int, float]] = {tag: {} for tag in tags}
+    for record in read_lines(folder / METRICS):
+        update = record.get("update")
+        for tag in curves.keys() & record.keys():
+            if isinstance(update, int):
+                value = record[tag]
+                curves[tag][update] = float(value) if isinstance(value, int | float) else float("nan")
+    return curves
+
+
+def learning_curves(folder: Path, runs: Sequence[Run], tag: str) -> pd.DataFrame:
+    """The curve of a tag for each run, as a long table with columns run, update, value.
+
+    Args:
+        folder: the one that holds the runs' folders.
+        runs: from `load_runs`.
+        tag: of a scalar, such as "val/error" or "train/loss".
+    """
+    rows = [
+        (run.name, update, value)
+        for run in runs
+        for update, value in read_curves(folder / run.name, [tag])[tag].items()
+    ]
+    return pd.DataFrame(rows, columns=["run", "update", "value"]).astype({"update": int, "value": float})

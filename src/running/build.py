@@ -1,0 +1,102 @@
+"""From a configuration to what it names: task, model, optimizer, trainer; and the check that all of it can be built."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from src.config.errors import UserError
+from src.config.fingerprint import fingerprint
+from src.config.schema import Settings, TrainerSettings, check_keys
+from src.config.settings import without_hydra
+from src.models.base import Core
+from src.models.sequence import SequenceModel
+from src.tasks.base import Task
+from src.training.fast_updates import flat_parameters
+from src.training.trainer import Trainer
+
+
+def check(config: DictConfig) -> None:
+    """Raise `UserError` if a composed configuration cannot be run: wrong keys, types, values or combinations."""
+    config = without_hydra(config)
+    check_keys(config, Settings, "")
+    check_device(config.device)
+    _check_combination(config)
+
+
+def check_device(name: str) -> None:
+    """Raise `UserError` if this machine does not have the device."""
+    backend: Any = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(name)
+    if backend is not None and not backend.is_available():
+        raise UserError(f"device={name}: there is none here; legal: auto, cpu")
+
+
+def choose_device(name: str) -> torch.device:
+    """The named device; "auto" is a GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def build_task(config: DictConfig) -> Task:
+    """The task of a configuration, with the data of its seed."""
+    return instantiate(config.task, config.seed, _convert_="all")
+
+
+def build_model(config: DictConfig, task: Task) -> SequenceModel:
+    """The model of a configuration, with the encoder and the head that the task asks for."""
+
+    def make_core(size: int) -> Core:
+        return instantiate(config.model, size, _convert_="all")
+
+    return instantiate(config.network, task.input_spec, task.output_spec, make_core, _convert_="all")
+
+
+def build_trainer(config: DictConfig, folder: Path) -> Trainer:
+    """The trainer of a configuration, before its first update, with its task and a new model."""
+    settings = TrainerSettings(**OmegaConf.to_container(config.trainer, resolve=True))  # type: ignore[arg-type]
+    device = choose_device(config.device)
+    torch.set_num_threads(settings.threads)
+    torch.set_flush_denormal(True)  # gradients that vanish over hundreds of steps make some processors far slower
+    if settings.deterministic != torch.are_deterministic_algorithms_enabled():  # setting it takes a second of imports
+        torch.use_deterministic_algorithms(settings.deterministic)
+    torch.autograd.set_detect_anomaly(settings.detect_anomaly)
+
+    task = build_task(config).to(device)
+    torch.manual_seed(config.seed)
+    model = build_model(config, task).to(device)
+    optimizer = instantiate(config.optimizer, [flat_parameters(model)], _convert_="all")
+    scheduler = instantiate(config.scheduler, optimizer, settings.max_updates)
+    return Trainer(model, task, optimizer, scheduler, settings, folder, fingerprint(config))
+
+
+def _check_combination(config: DictConfig) -> None:
+    """Build what is cheap to build, so that rules across settings speak before the run."""
+    with _named("task"):
+        task = build_task(config)
+    # not on the meta device, whose first random number imports torch's compiler, which takes a second
+    with _named("model"), torch.random.fork_rng(devices=[]):
+        build_model(config, task)
+    with _named("optimizer"):
+        optimizer = instantiate(config.optimizer, [torch.nn.Parameter(torch.zeros(()))], _convert_="all")
+    with _named("scheduler"):
+        instantiate(config.scheduler, optimizer, config.trainer.max_updates)
+
+
+@contextmanager
+def _named(node: str) -> Iterator[None]:
+    """Say to which node a constructor's ValueError belongs: "task.num_pairs=12: ..."."""
+    try:
+        yield
+    except (InstantiationException, ValueError) as error:
+        cause: BaseException | None = error
+        while isinstance(cause, InstantiationException):  # a core is built by the constructor of its network
+            cause = cause.__cause__
+        if not isinstance(cause, ValueError):
+            raise
+        raise UserError(f"{node}.{cause}") from None

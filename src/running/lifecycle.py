@@ -1,0 +1,168 @@
+"""One run from its configuration to its `result.json`: skip, lock, resume, fail.
+
+A folder with the result of the same run is left as it is; a run with checkpoints is resumed.
+"""
+
+import json
+import logging
+import shutil
+import sys
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from src.config.errors import explain
+from src.config.fingerprint import decisive_keys, fingerprint
+from src.config.paths import CHECKPOINTS, EVENT_FILES, LOG, METRICS, RESULT
+from src.config.schema import RunSettings
+from src.reports.hparams import update_hparams_page
+from src.reports.tables import one_line, show_run
+from src.results.result import ENDED, read_result, stands
+from src.running.build import build_trainer, choose_device
+from src.running.examples import show_examples
+from src.running.profiler import profiled
+from src.running.provenance import provenance
+from src.running.signals import stopping_on_signals
+from src.training.curves import Curves
+from src.training.progress import RunProgress
+from src.training.trainer import StopRule
+from src.utils.files import FolderInUseError, locked, write_whole
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DictConfig) -> float:
+    """Bring the run of Hydra's folder to its end and return its test objective.
+
+    In a sweep a failure is recorded and nan returned, so that the other runs go on; a single run ends the command.
+    """
+    folder = _relative(Path(HydraConfig.get().runtime.output_dir))
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    return _conclude(run_in(folder, config, patience=10 if in_sweep else 0.3), folder, in_sweep)
+
+
+def run_in(folder: Path, config: DictConfig, patience: float, stop_rule: StopRule | None = None) -> dict[str, Any]:
+    """Bring the run of a folder to its end and return its result, or the one that exists.
+
+    Args:
+        folder: an existing one.
+        config: of the run, checked.
+        patience: seconds to wait for another process with the same run.
+        stop_rule: may stop the run, see `src.training.trainer`.
+    """
+    try:
+        with locked(folder, patience):
+            return _existing(folder, RunSettings(**config.run)) or _execute(config, folder, stop_rule)
+    except FolderInUseError as error:
+        log.error("%s", error)
+        return {"status": "in use", "reason": str(error)}
+
+
+def _existing(folder: Path, settings: RunSettings) -> dict[str, Any] | None:
+    """The result of a run that need not be run again."""
+    if settings.fresh:
+        clear(folder)
+        return None
+    result = read_result(folder)
+    if not stands(result, settings):
+        return None
+    log.info("%s has already %s; run.fresh=true starts over", folder, result["status"])
+    return dict(result)
+
+
+def _execute(config: DictConfig, folder: Path, stop_rule: StopRule | None) -> dict[str, Any]:
+    """Train and write the result, whatever it is."""
+    started = time.perf_counter()
+    result: dict[str, Any] = {"status": "failed", "reason": "", "metrics": {}, "fingerprint": fingerprint(config)}
+    result["config"] = OmegaConf.to_container(config, resolve=True)
+    try:
+        _train(config, folder, result, stop_rule)
+    except Exception as error:
+        result["reason"] = explain(error)
+        result["traceback"] = traceback.format_exc()
+        with suppress(OSError), open(folder / LOG, "a") as file:
+            file.write(result["traceback"])
+    result["wall_seconds"] = time.perf_counter() - started
+    try:
+        write_whole(folder / RESULT, json.dumps(result, indent=2).encode())
+    except OSError as error:
+        result |= {"status": "failed", "reason": explain(error)}
+    return result
+
+
+def _train(config: DictConfig, folder: Path, result: dict[str, Any], stop_rule: StopRule | None) -> None:
+    """Fill in the result of a run, new or resumed."""
+    result["provenance"] = provenance(config.trainer.threads, str(choose_device(config.device)), _command(folder))
+    trainer = build_trainer(config, folder)
+    trainer.stop_rule = stop_rule
+    model, objective = trainer.model, trainer.task.objective
+    result |= {"num_parameters": model.num_parameters, "state_size": model.core.state_size, "floors": trainer.floors}
+    result |= {"objective": objective.metric, "higher_is_better": objective.higher_is_better}
+
+    resumed = trainer.resume()
+    log.info("%s %s", folder, f"resumes from update {trainer.update}" if resumed else "starts")
+    shown = decisive_keys(config)
+    with Curves(folder, first_update=trainer.update + 1 if resumed else 0) as curves, stopping_on_signals(trainer):
+        curves.describe(OmegaConf.to_yaml(config, resolve=True), shown, list(next(iter(trainer.floors.values()))))
+        with (
+            RunProgress(trainer.settings.max_updates, trainer.update) as progress,
+            profiled(trainer.settings.profile_updates, folder) as after_update,
+        ):
+            outcome = trainer.fit(curves, progress, after_update)
+        if outcome.status in ENDED:
+            show_examples(trainer, curves)
+        curves.end(shown)
+    result |= {
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "metrics": outcome.metrics,
+        "selected_update": None if trainer.selected is None else trainer.selected.update,
+        "updates": trainer.update,
+        "seconds": trainer.seconds,
+        "updates_per_second": trainer.update / trainer.seconds if trainer.seconds else 0.0,
+    }
+
+
+def _command(folder: Path) -> list[str] | None:
+    """The command for this run alone, whichever sweep or process it belongs to; None where Hydra keeps nothing."""
+    overrides = folder / ".hydra" / "overrides.yaml"
+    return ["python", "-m", "src.train", *OmegaConf.load(overrides)] if overrides.exists() else None
+
+
+def _conclude(result: dict[str, Any], folder: Path, in_sweep: bool) -> float:
+    """Say how the run ended, and end the command unless the run is part of a sweep."""
+    status = result["status"]
+    if status == "interrupted":
+        log.info("%s; the same command resumes it", result["reason"])
+        if in_sweep:
+            raise KeyboardInterrupt
+        sys.exit(130)
+    if status not in ENDED:
+        if in_sweep:
+            log.error("%s", one_line(result, folder))
+            return float("nan")
+        sys.exit(f"error: {result['reason']}" + (f" (see {folder}/{LOG})" if "traceback" in result else ""))
+    if in_sweep:
+        log.info("%s", one_line(result, folder))
+    else:
+        update_hparams_page(folder.parent)
+        show_run(result, folder)
+    return next((value for tag, value in result["metrics"].items() if tag.startswith("test/")), float("nan"))
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier attempt left."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    for path in [folder / RESULT, folder / METRICS, *folder.glob(EVENT_FILES)]:
+        path.unlink(missing_ok=True)
+
+
+def _relative(path: Path) -> Path:
+    """Relative to the current folder if it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,96 @@
+"""A run read back: its configuration and its network."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from src.config.compose import register_resolvers
+from src.config.errors import UserError
+from src.config.paths import CHECKPOINTS
+from src.config.schema import current_target, later_keys
+from src.models.sequence import SequenceModel
+from src.results.result import read_result
+from src.running.build import build_model, build_task, check
+from src.specs import Split
+from src.tasks.base import Task
+from src.training import checkpoint
+from src.training.trainer import evaluate
+
+
+def read_config(folder: Path) -> DictConfig:
+    """The configuration of a run, checked and with the keys that were added later.
+
+    It is that of its result where Hydra kept none, and in a restored run.
+
+    Raises:
+        UserError: the folder is not that of a run, or its configuration is not one of this project.
+    """
+    register_resolvers()
+    path = folder / ".hydra" / "config.yaml"
+    result = read_result(folder)
+    if path.exists():
+        return stored_config(OmegaConf.to_container(OmegaConf.load(path), resolve=True))
+    if result is None:
+        raise UserError(f"run={folder}: not the folder of a run")
+    return stored_config(result["config"])
+
+
+def stored_config(settings: Any) -> DictConfig:
+    """A stored configuration as one of today: on any device, with keys added later, and modules where they are now.
+
+    Raises:
+        UserError: it is not one of this project.
+    """
+    config = dict(settings) | {"device": "auto"}  # the device that it was trained on may not exist here
+    for group, node in config.items():
+        if isinstance(node, Mapping) and "_target_" in node:
+            config[group] = dict(node) | {"_target_": current_target(str(node["_target_"]), group)}
+    for (group, key), neutral in later_keys(config).items():
+        config[group] = {key: neutral} | dict(config[group])
+    whole = OmegaConf.create(config)
+    check(whole)
+    return whole
+
+
+def load_model(folder: Path, config: DictConfig, device: torch.device) -> tuple[SequenceModel, int]:
+    """The network of a run with the selected weights, and the update that they are of.
+
+    Raises:
+        UserError: there is no checkpoint yet.
+    """
+    content = checkpoint.load_newest(folder / CHECKPOINTS, device)
+    if content is None or content["selected"] is None:
+        raise UserError(f"run={folder}: has no checkpoint yet")
+    model = build_model(config, build_task(config)).to(device)
+    update, _, weights = content["selected"]
+    model.load_state_dict(weights)
+    return model, update
+
+
+def with_changes(config: DictConfig, changes: Mapping[str, Any], seed: int | None = None) -> DictConfig:
+    """The configuration of a run with some settings of its task changed, and another seed if there is one.
+
+    Raises:
+        UserError: the settings are wrong.
+    """
+    changed = config.copy()
+    OmegaConf.set_struct(changed, False)
+    changed.task = OmegaConf.merge(config.task, changes)
+    changed.seed = config.seed if seed is None else seed
+    check(changed)
+    return changed
+
+
+def evaluate_on(model: SequenceModel, task: Task, split: Split) -> dict[str, float]:
+    """The metrics of a network on a task that need not be the one it was trained on.
+
+    Raises:
+        UserError: it does not take the inputs of the task, or give its outputs.
+    """
+    for learned, changed_to in ((model.input_spec, task.input_spec), (model.output_spec, task.output_spec)):
+        if learned != changed_to:
+            raise UserError(f"the network was built for {learned}, the changed task has {changed_to}")
+    return evaluate(model, task, split)

@@ -1,0 +1,81 @@
+"""Runs of version 0.1 in the form of today: the name and fingerprint, `metrics.jsonl`, checkpoints.
+
+Version 0.1 named a run after the modules of its model, task and optimizer, so that none could move, and read its curves
+from TensorBoard's event files.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from src.config.fingerprint import fingerprint, run_name
+from src.config.paths import CHECKPOINTS, EVENT_FILES, MANIFEST, METRICS, RESULT
+from src.results.manifest import read_manifest, write_manifest
+from src.running.load import read_config, stored_config
+from src.training import checkpoint
+from src.utils.files import write_whole
+from src.utils.jsonl import to_line
+
+CURVES = ("train/", "val/", "val_selected/", "test/")
+
+
+def upgrade(folder: Path) -> dict[str, str]:
+    """Upgrade all runs in a folder, and its manifest; returns {old name: new name}. What is upgraded stays as it is."""
+    names = {path.parent.name: _upgrade_run(path.parent) for path in sorted(folder.glob(f"*/{RESULT}"))}
+    unfinished = [path.parents[1] for path in sorted(folder.glob("*/.hydra/config.yaml"))]
+    names |= {path.name: _upgrade_run(path) for path in unfinished if path.exists()}
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        renamed = {names.get(name, name): settings for name, settings in manifest.runs.items()}
+        (folder / MANIFEST).unlink()
+        write_manifest(folder, replace(manifest.search), renamed)
+    return {old: new for old, new in names.items() if old != new}
+
+
+def upgrade_result(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name of a run today, and its result with its fingerprint."""
+    config = stored_config(result["config"])
+    kept = {key: value for key, value in result.items() if key != "identity"}
+    settings = OmegaConf.to_container(config) | {"device": result["config"]["device"]}  # type: ignore[operator]
+    return run_name(config), kept | {"fingerprint": fingerprint(config), "config": settings}
+
+
+def _upgrade_run(folder: Path) -> str:
+    """Upgrade one run and rename its folder; its new name."""
+    path = folder / RESULT
+    if path.exists():
+        name, result = upgrade_result(json.loads(path.read_text()))
+        write_whole(path, json.dumps(result, indent=2).encode())
+    else:
+        name = run_name(read_config(folder))
+    if not (folder / METRICS).exists():
+        _write_metrics(folder)
+    for saved in sorted((folder / CHECKPOINTS).glob("update-*.pt")):
+        content = torch.load(saved, weights_only=True)
+        if "identity" in content:
+            del content["identity"]
+            content |= {"fingerprint": name.rpartition("-")[2], "sum_of_norms": torch.zeros(())}
+            checkpoint.save(folder / CHECKPOINTS, content["update"], content)
+            saved.unlink(missing_ok=True)
+    folder.rename(folder.with_name(name))
+    return name
+
+
+def _write_metrics(folder: Path) -> None:
+    """The scalars of the event files as `metrics.jsonl`."""
+    if not list(folder.glob(EVENT_FILES)):
+        return
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    by_update: dict[int, dict[str, float]] = {}
+    for tag in events.Tags()["scalars"]:
+        if tag.startswith(CURVES):
+            for point in events.Scalars(tag):
+                by_update.setdefault(point.step, {})[tag] = point.value
+    lines = [to_line({"update": update} | by_update[update]) for update in sorted(by_update)]
+    write_whole(folder / METRICS, "".join(lines).encode())

@@ -1,0 +1,127 @@
+"""Types shared by models and tasks. Reading results needs some of them but not torch, so torch is not imported.
+
+Shapes: B sequences in a batch, T time steps, H hidden units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+State = Any
+"""What a core carries from one step to the next: tensors, batch first, in any nesting of (named) tuples, lists and
+dictionaries."""
+
+
+def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
+    """Apply `function` to every tensor of a state."""
+    import optree
+
+    return optree.tree_map(function, state)
+
+
+def state_tensors(state: State) -> list[Tensor]:
+    """The tensors of a state, in a fixed order."""
+    import optree
+
+    return optree.tree_leaves(state)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The input at every step: one of `size` symbols, or a vector of `size` numbers."""
+
+    kind: Literal["tokens", "vectors"]
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.size}"
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """The answer: one of `size` classes, `size` numbers, or `size` bits; at the last step or at every step."""
+
+    kind: Literal["class", "value", "bits"]
+    size: int
+    every_step: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.size} at {'every' if self.every_step else 'the last'} step"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The metric by which models are selected on the validation set, and its direction."""
+
+    metric: str
+    higher_is_better: bool = False
+
+    def improves(self, value: float, best: float) -> bool:
+        """Whether a value is strictly better than the best so far; nan never is."""
+        return value > best if self.higher_is_better else value < best
+
+    def reached(self, value: float, goal: float) -> bool:
+        """Whether a value is at least as good as a goal."""
+        return value >= goal if self.higher_is_better else value <= goal
+
+
+class Batch(NamedTuple):
+    """A batch of examples, batch first."""
+
+    inputs: Tensor
+    """Symbols [B, T] (int64) or vectors [B, T, size] (float32)."""
+    targets: Tensor
+    """Classes [B] (int64), or values or bits [B, size] (float32); with a T after B if asked at every step."""
+    mask: Tensor | None = None
+    """Steps that count [B, T] (bool); None for all. Only for tasks that ask at every step."""
+    lengths: Tensor | None = None
+    """Length of each sequence [B] (int64), from 1 to T; None if all are T. Later steps are padding."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def take(self, rows: Tensor | slice) -> Batch:
+        """A subset of the examples."""
+        if isinstance(rows, slice):  # twice as fast as indexing with a tensor
+            return self._map(lambda tensor: tensor[rows])
+        return self._map(lambda tensor: tensor.index_select(0, rows))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(*(None if tensor is None else function(tensor) for tensor in self))  # type: ignore[arg-type]
+
+
+class Output(NamedTuple):
+    """The output of a network for a batch of sequences."""
+
+    prediction: Tensor
+    """Logits or values: [B, size], or [B, T, size] if the task asks at every step."""
+    hidden_BTH: Tensor
+    """Outputs of the core at every step; [B, H] of the last step if only that one is needed."""
+    state: State | None
+    """The state after the last step, if requested."""
+
+
+class Step(NamedTuple):
+    """The result of one pass over a batch, for the trainer."""
+
+    losses: dict[str, Tensor]
+    """The parts of the loss by name, such as {"nll": ...}; their sum is minimized."""
+    output: Output
+
+    @property
+    def loss(self) -> Tensor:
+        """The sum of the parts."""
+        total, *others = self.losses.values()
+        for part in others:
+            total = total + part
+        return total

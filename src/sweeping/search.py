@@ -1,0 +1,219 @@
+"""A search over continuous or discrete ranges with a fixed budget: Optuna proposes, ordinary runs answer.
+
+Every trial is a run of its own folder, by its identity, as `python -m src.train` would make it. What was proposed, and
+what came of it, is in `optuna.journal` in the folder of the runs, so that the same command goes on where it was
+stopped. A study is a set of ranges with its fixed settings, sampler and seed; several may share a folder.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from omegaconf import DictConfig
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, Trial, TrialState
+from rich import get_console
+
+from src.config.errors import UserError
+from src.config.fingerprint import decisive_keys, run_name
+from src.config.schema import SearchSettings
+from src.reports.report import end_sweep
+from src.results.manifest import read_manifest, write_manifest
+from src.running.build import build_task
+from src.specs import Objective
+from src.sweeping.trial import composed, run_trial, storage_of, workers
+from src.utils import lifeline
+from src.utils.files import locked
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to search.
+
+    Attributes:
+        trials: the budget, trials of earlier calls included.
+        sampler: independent draws, or the tree-structured Parzen estimator of Optuna.
+        seed: of the proposals. Those at random depend on nothing else.
+        workers: trials at a time.
+        prune: whether to stop runs that are worse than the median of the others at the same update.
+    """
+
+    trials: int
+    sampler: Literal["random", "tpe"] = "random"
+    seed: int = 0
+    workers: int = 1
+    prune: bool = False
+
+
+def search(overrides: Sequence[str], options: Options) -> int:
+    """Run what is left of the budget, and end in the table of all runs of the folder; the exit status."""
+    fixed, space = split(overrides)
+    config = composed([*fixed, *(f"{key}={_example(distribution)}" for key, distribution in space.items())])
+    _check(config, space)
+    folder = Path(config.run.root, config.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    status = 0
+    with locked(folder):
+        lifeline.hold(folder)
+        try:
+            _Search(folder, fixed, space, options, build_task(config).objective).run()
+        except KeyboardInterrupt:
+            status = 130
+        except BrokenProcessPool:
+            get_console().print("a worker was killed; the same command goes on", style="red")
+            status = 1
+    manifest = read_manifest(folder)
+    statuses = end_sweep(folder, manifest.runs if manifest else {})
+    return status or int("failed" in statuses)
+
+
+def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, BaseDistribution]]:
+    """The fixed settings, as they are spelled, and the ranges: `interval`, `choice`, `range`, `tag(log, ...)`."""
+    fixed, space = [], {}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.is_sweep_override():
+            space[override.get_key_element()] = _distribution(override)
+        else:
+            fixed.append(str(override.input_line))
+    return fixed, space
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    values = override.value()
+    if not isinstance(values, IntervalSweep):
+        return CategoricalDistribution(list(override.sweep_string_iterator()))
+    if values.start is None or values.end is None or not values.start < values.end:
+        raise UserError(f"{override.input_line}: an interval goes from a lower to a higher number")
+    logarithmic = "log" in values.tags
+    if logarithmic and values.start <= 0:
+        raise UserError(f"{override.input_line}: a logarithmic interval lies above 0")
+    if isinstance(values.start, int) and isinstance(values.end, int):
+        return IntDistribution(values.start, values.end, log=logarithmic)
+    return FloatDistribution(values.start, values.end, log=logarithmic)
+
+
+def _example(distribution: Any) -> Any:
+    return distribution.choices[0] if isinstance(distribution, CategoricalDistribution) else distribution.low
+
+
+def _check(config: DictConfig, space: dict[str, BaseDistribution]) -> None:
+    if not space:
+        raise UserError(
+            "there is nothing to search; give a range, such as 'optimizer.lr=tag(log, interval(1e-4, 1e-2))'"
+        )
+    for key in space:
+        if key in config.search.repeated:
+            raise UserError(f"{key} is repeated, not searched; sweep over it at the chosen point")
+    if config.run.fresh:
+        raise UserError("run.fresh=true: a search goes on from its journal; give it another name=")
+
+
+def proposal(space: dict[str, BaseDistribution], seed: int, index: int) -> dict[str, Any]:
+    """The settings of a random trial, which depend on the seed and its number alone."""
+    sampler = optuna.samplers.RandomSampler(seed=int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
+    return optuna.create_study(sampler=sampler).ask(space).params
+
+
+class _Search:
+    """One study and the runs of its trials."""
+
+    def __init__(
+        self,
+        folder: Path,
+        fixed: list[str],
+        space: dict[str, BaseDistribution],
+        options: Options,
+        objective: Objective,
+    ):
+        self.folder = folder
+        self.fixed = fixed
+        self.space = space
+        self.options = options
+        self.worst = -math.inf if objective.higher_is_better else math.inf
+        ranges = {key: repr(distribution) for key, distribution in space.items()}
+        described = json.dumps([sorted(fixed), sorted(ranges.items()), options.sampler, options.seed])
+        self.name = hashlib.sha256(described.encode()).hexdigest()[:8]
+        samplers = optuna.samplers
+        self.study = optuna.create_study(
+            storage=storage_of(folder),
+            study_name=self.name,
+            load_if_exists=True,
+            direction="maximize" if objective.higher_is_better else "minimize",
+            sampler=samplers.TPESampler(seed=options.seed, constant_liar=options.workers > 1)
+            if options.sampler == "tpe"
+            else samplers.RandomSampler(seed=options.seed),
+        )
+
+    def run(self) -> None:
+        """All trials of the budget that have not ended, those that were interrupted first."""
+        left = self._left()
+        with workers(self.options.workers) as start:
+            running: dict[Future, Trial] = {}
+            trial = next(left, None)
+            while trial is not None or running:
+                while trial is not None and len(running) < self.options.workers:
+                    study = (self.name, trial._trial_id) if self.options.prune else None
+                    running[start(run_trial, self._expect(trial), study)] = trial
+                    if len(running) < self.options.workers:
+                        trial = next(left, None)
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    self._tell(running.pop(future), future.result())
+                trial = next(left, None) if len(running) < self.options.workers else None
+
+    def _left(self) -> Iterator[Trial]:
+        for trial in self.study.get_trials(states=[TrialState.RUNNING]):
+            if len(trial.params) == len(self.space):
+                yield Trial(self.study, trial._trial_id)
+            else:  # it was stopped while it was being proposed
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        while (index := len(self._proposed())) < self.options.trials:
+            if self.options.sampler == "random" and not self.study.get_trials(states=[TrialState.WAITING]):
+                self.study.enqueue_trial(proposal(self.space, self.options.seed, index))
+            yield self.study.ask(self.space)
+
+    def _proposed(self) -> list[FrozenTrial]:
+        return [trial for trial in self.study.get_trials(deepcopy=False) if len(trial.params) == len(self.space)]
+
+    def _expect(self, trial: Trial) -> list[str]:
+        """Put the run of a trial into the folder's manifest; its overrides."""
+        overrides = self.fixed + [f"{key}={trial.params[key]}" for key in self.space]
+        config = composed(overrides)
+        plan, before = SearchSettings.of(config), read_manifest(self.folder)
+        grid = list(dict.fromkeys([*(before.search.grid if before else ()), *plan.grid, *self.space]))
+        write_manifest(self.folder, replace(plan, grid=grid), {run_name(config): decisive_keys(config)})
+        return overrides
+
+    def _tell(self, trial: Trial, given: dict[str, Any]) -> None:
+        """Record what came of a trial; one that was interrupted stays as it is and is gone on with next time."""
+        status, value = given["status"], given["objective"]
+        trial.set_user_attr("run", given["run"])
+        trial.set_user_attr("reason", given["reason"])
+        if status == "finished" and math.isfinite(value):
+            self.study.tell(trial, value)
+        elif status in ("finished", "diverged"):
+            self.study.tell(trial, self.worst)
+        elif given["pruned"]:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        elif status == "failed":
+            self.study.tell(trial, state=TrialState.FAIL)
+        else:
+            raise KeyboardInterrupt
+        settings = "  ".join(f"{key}={_short(value)}" for key, value in trial.params.items())
+        ended = f"{given['tag']} {value:.4g}" if status == "finished" else f"{status}, {given['reason']}"
+        line = f"trial {trial.number + 1} of {self.options.trials}: {settings}  {ended}"
+        get_console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

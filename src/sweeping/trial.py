@@ -1,0 +1,121 @@
+"""One trial of a search: an ordinary run, in whichever process."""
+
+import logging
+import math
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from omegaconf import DictConfig, OmegaConf
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import Trial
+
+from src.config.compose import compose
+from src.config.fingerprint import decisive_keys, run_name
+from src.results.runs import as_run
+from src.running.build import check
+from src.running.lifecycle import run_in
+from src.utils import lifeline
+
+JOURNAL = "optuna.journal"
+FOREVER = 1e9
+"""Seconds that a trial waits for another one that happens to be the same run."""
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The checked configuration of one run."""
+    config = compose(overrides)
+    check(config)
+    return config
+
+
+def storage_of(folder: Path) -> JournalStorage:
+    """The journal of a folder's searches."""
+    lock: Any = FileLock(folder / f".{JOURNAL}.lock")  # released when a process is killed; Optuna's own would stay
+    return JournalStorage(JournalFileBackend(str(folder / JOURNAL), lock_obj=lock))
+
+
+def run_trial(overrides: list[str], study: tuple[str, int] | None) -> dict[str, Any]:
+    """The run of a trial, in whichever process: how it ended.
+
+    Args:
+        overrides: of the run.
+        study: its name and the trial's id, if the trial may be pruned.
+    """
+    lifeline.follow()
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    given: dict[str, Any] = {"pruned": False, "objective": math.nan, "reason": "", "tag": "", "run": ""}
+    try:
+        config = composed(overrides)
+        folder = Path(config.run.root, config.name, run_name(config))
+        (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+        OmegaConf.save(OmegaConf.create(overrides), folder / ".hydra" / "overrides.yaml")
+        pruning = Pruning(folder.parent, *study, config.trainer.max_updates // 5) if study else None
+        with _logged(folder):
+            result = run_in(folder, config, FOREVER, pruning)
+    except KeyboardInterrupt:
+        return given | {"status": "interrupted"}
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    ended = as_run(folder.name, {"metrics": {}} | result, decisive_keys(config))
+    given |= {"status": ended.status, "reason": result["reason"], "run": folder.name, "tag": ended.objective_tag}
+    objective = ended.metrics.get(ended.objective_tag, math.nan)
+    return given | {"objective": objective, "pruned": bool(pruning and pruning.pruned)}
+
+
+class Pruning:
+    """Stops a run that is worse than the median of the study's trials at the same update."""
+
+    def __init__(self, folder: Path, study: str, trial_id: int, first_update: int):
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=first_update)
+        self.trial = Trial(optuna.load_study(study_name=study, storage=storage_of(folder), pruner=pruner), trial_id)
+        self.pruned = False
+
+    def __call__(self, update: int, objective: float) -> str | None:
+        self.trial.report(objective, update)
+        if not self.trial.should_prune():
+            return None
+        self.pruned = True
+        return f"pruned at update {update}: worse than the median of the other trials there"
+
+
+@contextmanager
+def _logged(folder: Path) -> Iterator[None]:
+    """Log messages go to the run's `train.log`, as under Hydra."""
+    root = logging.getLogger()
+    level = root.level
+    handler = logging.FileHandler(folder / "train.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
+
+
+@contextmanager
+def workers(number: int) -> Iterator[Any]:
+    """A function that starts a call and returns its future: in other processes, or in this one if one is enough."""
+    if number == 1:
+        yield _now
+        return
+    ignoring = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(number, get_context("spawn"), initializer=signal.signal, initargs=ignoring) as pool:
+        yield pool.submit
+
+
+def _now(function: Any, *arguments: Any) -> Future:
+    future: Future = Future()
+    future.set_result(function(*arguments))
+    return future

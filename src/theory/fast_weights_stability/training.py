@@ -1,0 +1,260 @@
+"""Fast weights before and after training: how their dynamics change, and which settings can be trained.
+
+Shapes: G settings of (λ, η), L decays, E fast learning rates, T time steps, B sequences, H hidden units.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from src.config.errors import UserError
+from src.models.fastweights import FastWeights
+from src.models.sequence import SequenceModel
+from src.tasks.associative_retrieval import AssociativeRetrieval
+from src.theory.base import Claim
+from src.theory.claims import at_least, at_most
+from src.theory.fast_weights_stability import dynamics
+from src.theory.fast_weights_stability.dynamics import Array
+from src.theory.figures import COLORS, LIMIT, heading, new_figure
+from src.theory.networks import Trained, evaluated, in_double, load_run, train_briefly
+
+ROBUST = "Ba et al. 2016, section 3.2, on layer norm; the question of Wayman & Mathew, report, section 5"
+
+
+def retrieval_model(task: AssociativeRetrieval, num_units: int, seed: int, **settings) -> SequenceModel:
+    """A fast-weights model for associative retrieval, in float32."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return SequenceModel(
+            task.input_spec,
+            task.output_spec,
+            lambda size: FastWeights(size, hidden_size=num_units, **settings),
+            embedding_size=32,
+        )
+
+
+@dataclass
+class BeforeAndAfter:
+    """Maps over (λ, η) for a network at initialization and after training at one of these settings."""
+
+    claims: list[Claim]
+    name: str
+    decay_L: Array
+    fast_lr_E: Array
+    trained_at: tuple[float, float]
+    exponent_LE: tuple[Array, Array]
+    """Largest Lyapunov exponents under a stream of test sequences, before and after."""
+    error_LE: Array
+    """Test error of the trained network with λ and η changed after training."""
+    metric: str
+    """Of `error_LE`."""
+    own_exponents: tuple[float, float]
+    """At the training setting, before and after."""
+
+
+def compare_before_and_after(
+    run: str | None = None, num_updates: int = 700, num_decays: int = 7, num_lrs: int = 8, num_steps: int = 120
+) -> BeforeAndAfter:
+    """Measure a network trained here on associative retrieval, or that of a finished run, at many λ and η.
+
+    Args:
+        run: folder of a run with fast weights; None to train a small network here.
+        num_updates: updates of the small network.
+        num_decays: rows of the maps.
+        num_lrs: columns of the maps.
+        num_steps: length of the stream of test sequences that exponents are measured on.
+    """
+    if run:
+        network = load_run(run)
+    else:
+        task = AssociativeRetrieval(0, num_pairs=2, train_size=None, val_size=64, test_size=256)
+        network = train_briefly("retrieval of 2 pairs", retrieval_model(task, 30, 0, decay=0.9), task, num_updates)
+    core = network.end.core
+    if not isinstance(core, FastWeights):
+        raise UserError(f"run={run}: not a network with fast weights")
+    decay_L, fast_lr_E = 1 - np.geomspace(0.5, 0.01, num_decays), np.geomspace(1e-2, 20.0, num_lrs)
+    decay_G, fast_lr_G = (a.ravel() for a in np.meshgrid(decay_L, fast_lr_E, indexing="ij"))
+    shape = num_decays, num_lrs
+    batch = in_double(next(iter(network.task.evaluation("test"))).take(slice(0, 256)))
+
+    def exponents(model: SequenceModel, decay_G: Array, fast_lr_G: Array) -> Array:
+        assert isinstance(model.core, FastWeights)
+        with torch.no_grad():
+            stream_TH = model.project(batch.inputs).vectors.flatten(0, 1)[:num_steps]
+            p_TGH = stream_TH[:, None].expand(-1, len(decay_G), -1)
+            return dynamics.lyapunov_exponents(dynamics.on_grid(model.core, decay_G, fast_lr_G), p_TGH, num_steps // 6)
+
+    def error(decay: float, fast_lr: float) -> float:
+        return evaluated(dynamics.with_settings(network.end, decay, fast_lr), network.task, batch)
+
+    before_LE, after_LE = (
+        exponents(model, decay_G, fast_lr_G).reshape(shape) for model in (network.start, network.end)
+    )
+    error_LE = np.array([error(*setting) for setting in zip(decay_G, fast_lr_G, strict=True)]).reshape(shape)
+    at = float(core.decay), float(core.fast_lr)
+    before, after = (float(exponents(model, *np.array(at)[:, None])[0]) for model in (network.start, network.end))
+    claims = _bounded(network, core, batch.inputs)
+    if not run:
+        claims += _trained_here(network.name, at, (before, after), error(*at), error_LE)
+    return BeforeAndAfter(claims, network.name, decay_L, fast_lr_E, at, (before_LE, after_LE), error_LE,
+                          network.task.objective.metric, (before, after))  # fmt: skip
+
+
+def _bounded(network: Trained, core: FastWeights, inputs: torch.Tensor) -> list[Claim]:
+    """The bound on the state with the learned gains and biases."""
+    if not isinstance(core.norm, torch.nn.LayerNorm):
+        return []
+    with torch.no_grad():
+        h_BTH, _ = core.scan(network.end.project(inputs).vectors)
+        bound = core.norm.weight.abs().max() * core.hidden_size**0.5 + core.norm.bias.norm()
+    return [
+        at_most(
+            f"{network.name}: after training ‖h_t‖ ≤ max|g| √H + ‖b‖ on test sequences: largest ‖h_t‖",
+            "‖g ⊙ n + b‖ with ‖n‖ ≤ √H, and ReLU does not increase the norm",
+            float(bound),
+            float(h_BTH.norm(dim=2).max()),
+            "a theorem, no tolerance",
+        )
+    ]
+
+
+def _trained_here(
+    name: str, at: tuple[float, float], exponents: tuple[float, float], error: float, error_LE: Array
+) -> list[Claim]:
+    """The exponent at the training setting, and the cost of changing λ and η."""
+    return [
+        at_most(
+            f"{name}: the recurrence is nearly neutral where it was trained: larger modulus of the Lyapunov exponents "
+            f"before, {exponents[0]:.3f}, and after, {exponents[1]:.3f}",
+            "Measured; over the 7 steps of a sequence a factor of at most e^0.7",
+            0.1,
+            max(map(abs, exponents)),
+            "the fluctuation over a path of this length",
+        ),
+        at_least(
+            f"{name}: the state stays bounded for other λ and η, but what was learned is lost: ratio of the largest "
+            f"error with them changed to the error of {error:.3f} at λ = {at[0]:g}, η = {at[1]:g}",
+            ROBUST,
+            1.5,
+            float(error_LE.max()) / error,
+            "50 % more is 2.5 standard errors for 256 sequences",
+        ),
+    ]
+
+
+def draw_before_and_after(result: BeforeAndAfter) -> Figure:
+    """Exponents before and after training, and the error with changed settings."""
+    figure, (all_axes,) = new_figure(1, 3, panel_width=3.7, panel_height=3.3, sharey=True)
+    edge = max(float(np.abs(exponent).max()) for exponent in result.exponent_LE)
+    maps = (*result.exponent_LE, result.error_LE)
+    before, after = result.own_exponents
+    titles = (
+        f"before training, {before:.3f} at ★",
+        f"after training, {after:.3f} at ★",
+        f"test {result.metric}, λ and η changed",
+    )
+    for index, (axes, values_LE, title) in enumerate(zip(all_axes, maps, titles, strict=True)):
+        scale = {"cmap": "PuOr_r", "vmin": -edge, "vmax": edge} if index < 2 else {"cmap": "cividis", "vmin": 0}
+        mesh = dynamics.draw_map(axes, result.decay_L, result.fast_lr_E, values_LE, **scale)
+        axes.plot(result.trained_at[1], 1 - result.trained_at[0], "*", color="white", markeredgecolor="black",
+                  markersize=14)  # fmt: skip
+        heading(axes, title)
+        if index:
+            figure.colorbar(mesh, ax=axes, label=("", "largest Lyapunov exponent", result.metric)[index])
+    all_axes[0].set_ylabel("decay λ")
+    figure.set_layout_engine("constrained", wspace=0.1)
+    figure.supxlabel(f"★: where it was trained ({result.name})", fontsize=10)
+    return figure
+
+
+@dataclass
+class Learning:
+    """Test losses after the same short training, with and without layer norm."""
+
+    claims: list[Claim]
+    decays: tuple[float, ...]
+    fast_lrs: tuple[float, ...]
+    loss: dict[tuple[bool, float, float], float]
+    """Test loss by layer norm, λ and η; nan where the first loss or gradient was not finite."""
+    floor: float
+
+
+def train_across_settings(
+    num_updates: int = 200,
+    decays: tuple[float, ...] = (0.5, 0.95),
+    fast_lrs: tuple[float, ...] = (0.01, 0.5, 10.0),
+    num_units: int = 20,
+    seed: int = 0,
+) -> Learning:
+    """Test the claim that layer norm makes fast weights robust to λ and η by training on retrieval of two pairs."""
+    task = AssociativeRetrieval(seed, num_pairs=2, train_size=None, val_size=64, test_size=512)
+    test = in_double(next(iter(task.evaluation("test"))))
+    floor = min(values["nll"] for values in task.floors.values())
+    loss = {}
+    for layer_norm in (True, False):
+        for decay in decays:
+            for fast_lr in fast_lrs:
+                settings = {"decay": decay, "fast_lr": fast_lr, "layer_norm": layer_norm}
+                model = retrieval_model(task, num_units, seed, **settings)
+                trained = train_briefly("", model, task, num_updates, lr=1e-2)
+                with torch.no_grad():
+                    loss[layer_norm, decay, fast_lr] = (
+                        float(task.criterion(trained.end(test.inputs).prediction, test))
+                        if trained.update == num_updates
+                        else float("nan")
+                    )
+    normalized = [value for (layer_norm, *_), value in loss.items() if layer_norm]
+    broken = [key for key, value in loss.items() if np.isnan(value)]
+    strong = [key for key in loss if not key[0] and key[2] >= 0.5]
+    claims = [
+        at_most(
+            "With layer norm every setting trains without overflow: number of settings that do not",
+            ROBUST,
+            0,
+            sum(key[0] for key in broken),
+            "none",
+        ),
+        at_least(
+            "Without layer norm, settings with η ≥ 0.5 overflow before the first update: share that do",
+            "Inputs of norm 3 are far beyond c/√κ = 0.14 for λ = 0.95, η = 0.5",
+            1.0,
+            float(np.mean([key in broken for key in strong])),
+            "all",
+        ),
+        at_least(
+            "But robust does not mean insensitive: ratio of largest to smallest test loss with layer norm after "
+            f"{num_updates} updates",
+            ROBUST,
+            1.5,
+            max(normalized) / min(normalized),
+            "the standard error of a mean over 512 sequences is below 10 %",
+        ),
+    ]
+    return Learning(claims, decays, fast_lrs, loss, floor)
+
+
+def draw_learning(result: Learning) -> Figure:
+    """Losses by η, with the settings that fail at once on a line above."""
+    figure, ((axes,),) = new_figure(1, 1, panel_width=6, panel_height=3.4)
+    failed = 1.15 * max(value for value in result.loss.values() if np.isfinite(value))
+    styles = {True: "-", False: "--"}
+    markers = dict(zip(result.decays, "os^", strict=False))
+    for layer_norm in (True, False):
+        for decay in result.decays:
+            values = np.array([result.loss[layer_norm, decay, fast_lr] for fast_lr in result.fast_lrs])
+            shift = 1 + 0.06 * (result.decays.index(decay) - 0.5) * (1 if layer_norm else -1)
+            x = np.array(result.fast_lrs) * shift
+            color = COLORS[0 if layer_norm else 2]
+            label = f"{'layer norm' if layer_norm else 'no layer norm'}, λ = {decay}"
+            axes.plot(x, values, styles[layer_norm], color=color, marker=markers[decay], label=label)
+            gone = np.isnan(values)
+            axes.plot(x[gone], np.full(gone.sum(), failed), "x", color=color, markersize=9, markeredgewidth=2)
+    axes.axhline(result.floor, **LIMIT)
+    axes.text(result.fast_lrs[0], result.floor - 0.04, "without binding", va="top", fontsize=9)
+    axes.text(result.fast_lrs[-1], failed + 0.17, "×: overflow before the first update", ha="right", fontsize=9)
+    axes.set(xscale="log", xlabel="fast learning rate η", ylabel="test loss (nats)", ylim=(0, failed * 1.22))
+    figure.legend(loc="outside right center", frameon=False)
+    heading(axes, "layer norm lets every η train, not every η learn")
+    return figure

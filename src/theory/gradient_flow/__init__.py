@@ -1,0 +1,320 @@
+"""Vanishing and exploding gradients of every architecture before and after training, with the known bounds.
+
+Shapes: B sequences, T time steps, X input features, H hidden units, L lags from 0.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from src.models.alstm import ALSTM
+from src.models.base import Core
+from src.models.fastweights import FastWeights
+from src.models.gru import GRU
+from src.models.irnn import IRNN
+from src.models.lstm import LSTM
+from src.models.nprnn import NPRNN
+from src.models.rnn import RNN
+from src.models.sequence import SequenceModel
+from src.specs import Batch
+from src.tasks.addition import Addition
+from src.tasks.associative_retrieval import AssociativeRetrieval
+from src.tasks.base import Task
+from src.theory.base import Claim, Demonstration
+from src.theory.claims import at_least, at_most, near
+from src.theory.figures import COLORS, LIMIT, MARKERS, heading, line, new_figure
+from src.theory.gradient_flow import error_carousel, limits
+from src.theory.gradient_flow.norms import Array, loss_gradient_by_lag, norms_by_lag, state_jacobians
+from src.theory.networks import Trained, evaluated, in_double, load_run, seeded_float64, train_briefly
+
+REPORT, MATHEWS = "Wayman & Mathew, report", "Mathews, report, section 2.1.2"
+ROUNDING = "products of fifty matrices in float64, each rounded to 1e-16"
+LOWEST = 1e-14
+"""The bottom of the logarithmic axes; exact zeros are drawn there."""
+
+
+def tanh_rnn(scale: float, num_units: int) -> RNN:
+    """W is `scale` times an orthogonal matrix."""
+    return RNN(num_units, hidden_size=num_units, recurrent_scale=scale)
+
+
+def irnn(scale: float, num_units: int) -> IRNN:
+    """W = scale I."""
+    return IRNN(num_units, hidden_size=num_units, recurrent_scale=scale)
+
+
+def fast_weights(layer_norm: bool, fast_lr: float, num_units: int) -> FastWeights:
+    """λ = 0.95, the project's default."""
+    return FastWeights(num_units, hidden_size=num_units, layer_norm=layer_norm, fast_lr=fast_lr)
+
+
+@dataclass
+class Initial:
+    """Norms of ∂h_T/∂s_{T-l} by lag l, medians over the sequences, by panel and architecture."""
+
+    claims: list[Claim]
+    panels: dict[str, dict[str, Array]]
+    bounds: dict[str, Array]
+
+
+def measure_at_start(num_units: int = 20, num_steps: int = 51, num_sequences: int = 8, seed: int = 0) -> Initial:
+    """Measure every architecture at initialization under N(0, 1) inputs; the IRNN without, from a positive state."""
+
+    def core_of(make: Callable[[], Core]) -> Core:
+        with seeded_float64(seed):
+            return make()
+
+    with seeded_float64(seed):
+        contracting = tanh_rnn(0.9, num_units)
+    generator = torch.Generator().manual_seed(seed)
+    x_BTX = torch.randn(num_sequences, num_steps, num_units, generator=generator, dtype=torch.float64)
+    positive_BH = torch.rand(num_sequences, num_units, generator=generator, dtype=torch.float64) + 0.1
+
+    def norms(core: Core, scale: float = 1.0) -> Array:
+        return norms_by_lag(core, core.project(scale * x_BTX))
+
+    def norms_without_input(core: Core) -> Array:
+        return norms_by_lag(core, 0 * x_BTX, positive_BH)
+
+    lag_L = np.arange(num_steps, dtype=float)
+    one_matrix = {f"tanh, ‖W‖ = {g}": norms(core_of(partial(tanh_rnn, g, num_units))) for g in (1.5, 0.9)}
+    one_matrix["np-RNN"] = norms(core_of(partial(NPRNN, num_units, hidden_size=num_units)))
+    for s in (1.0, 0.5, 0.05):
+        one_matrix[f"IRNN, W = {s} I"] = norms_without_input(core_of(partial(irnn, s, num_units)))
+    gates = {
+        f"LSTM, forget bias {b}": norms(core_of(partial(LSTM, num_units, hidden_size=num_units, forget_bias=b)))
+        for b in (4, 1, 0)
+    }
+    gates["GRU"] = norms(core_of(partial(GRU, num_units, hidden_size=num_units)))
+    gates["A-LSTM"] = norms(core_of(partial(ALSTM, num_units, hidden_size=num_units, num_heads=1)))
+    fast = {
+        "layer norm": norms(core_of(partial(fast_weights, True, 0.5, num_units))),
+        "no norm, inputs × 0.1": norms(core_of(partial(fast_weights, False, 0.5, num_units)), 0.1),
+        "layer norm, η = 0": norms(core_of(partial(fast_weights, True, 0.0, num_units))),
+    }
+    bounds = {f"tanh, ‖W‖ = {0.9}": 0.9**lag_L, "np-RNN": np.ones(num_steps)}
+    claims = [
+        _jacobian_product(contracting, x_BTX),
+        *(
+            at_most(
+                f"{name}: ‖∂h_T/∂h_t‖ stays below γ^lag: largest ratio to the bound",
+                f"Submultiplicative norm, |f'| ≤ 1; {REPORT}, section 5.3; Hochreiter et al. 2001",
+                1 + 1e-9,
+                float((one_matrix[name] / bound_L[:, None]).max()),
+                "1, and rounding",
+            )
+            for name, bound_L in bounds.items()
+        ),
+        *(
+            near(
+                f"IRNN, W = {s} I, no input, h_0 > 0: ‖∂h_T/∂h_t‖ is {s}^lag exactly, largest relative error",
+                "Le, Jaitly & Hinton 2015, section 3",
+                0,
+                float(np.abs(one_matrix[f"IRNN, W = {s} I"] / (s**lag_L)[:, None] - 1).max()),
+                0.0 if s == 1 else 1e-10,
+                "products of 1 are exact" if s == 1 else ROUNDING,
+                '"the effect of h(t-T) on h(t) is negligible" because of T multiplications by U (section 3)'
+                if s == 1
+                else "",
+            )
+            for s in (1.0, 0.5, 0.05)
+        ),
+        *_gated(gates, fast, num_steps),
+    ]
+    panels = {"one matrix": one_matrix, "gates": gates, "fast weights, λ = 0.95": fast}
+    medians = {title: {name: np.median(v, axis=1) for name, v in panel.items()} for title, panel in panels.items()}
+    return Initial(claims, medians, bounds)
+
+
+def _jacobian_product(core: RNN, x_BTX: torch.Tensor) -> Claim:
+    """The product of diag(f'(a)) W with the latest factor leftmost, and with the latest factor rightmost."""
+    p_BTH = core.project(x_BTX).detach()
+    with torch.no_grad():
+        h_BTH, _ = core.scan(p_BTH)
+    W_HH = core.recurrent.weight.detach()
+    exact_TBHH = state_jacobians(core, p_BTH)
+    left = right = torch.eye(len(W_HH), dtype=W_HH.dtype).expand(len(h_BTH), -1, -1)
+    errors, reversed_errors = [], []
+    for t in range(h_BTH.shape[1] - 1, 0, -1):
+        factor_BHH = (1 - h_BTH[:, t] ** 2)[:, :, None] * W_HH
+        left, right = left @ factor_BHH, factor_BHH @ right
+        exact_BHH = exact_TBHH[t - 1]
+        errors.append(float((left - exact_BHH).norm() / exact_BHH.norm()))
+        reversed_errors.append(float((right - exact_BHH).norm() / exact_BHH.norm()))
+    return near(
+        "∂h_T/∂h_t = Π diag(f'(a_τ)) W with the latest factor leftmost: largest relative error against autograd",
+        f"{MATHEWS}, equation 2.2; {REPORT}, section 5.3",
+        0,
+        max(errors),
+        1e-10,
+        ROUNDING,
+        f"Π over k = i+1 ... j in ascending order from the left: relative error {max(reversed_errors):.2g}",
+    )
+
+
+def _gated(gates: dict[str, Array], fast: dict[str, Array], num_steps: int) -> list[Claim]:
+    """How much of the gradient gates and fast weights retain."""
+    last = {name: float(np.median(v[-1])) for name, v in (gates | fast).items()}
+    middle = min(20, num_steps - 1)
+    return [
+        at_least(
+            f"A larger forget bias retains more of the gradient over {num_steps - 1} steps: smaller of the ratios "
+            "b = 4 to 1, and 1 to 0",
+            "Le, Jaitly & Hinton 2015, section 4; Gers et al. 2000",
+            10.0,
+            min(
+                last["LSTM, forget bias 4"] / last["LSTM, forget bias 1"],
+                last["LSTM, forget bias 1"] / last["LSTM, forget bias 0"],
+            ),
+            "along the cell state the ratios are (σ(4)/σ(1))^lag and (σ(1)/σ(0))^lag, above 1e6 for 50 steps; paths "
+            "through h add to all of them",
+        ),
+        at_least(
+            f"Fast weights with layer norm retain a gradient over {middle} steps that W = 0.05 I alone loses",
+            "Ba et al. 2016, equation 4: the path through A has the weight η λ^(lag-1)",
+            1e-3,
+            float(np.median(fast["layer norm"][middle])),
+            f"η λ^{middle - 1} = {0.5 * 0.95 ** (middle - 1):.2f}, times two derivatives of the layer norm; "
+            f"0.05^{middle} = {0.05**middle:.0e}",
+        ),
+        at_most(
+            f"Without fast weights (η = 0) the gradient has vanished after {middle} steps",
+            "W = 0.05 I, divided by the standard deviation of a sum of order 1",
+            1e-10,
+            float(np.median(fast["layer norm, η = 0"][middle])),
+            "factors of about 0.05/0.6",
+        ),
+    ]
+
+
+def draw_initial(result: Initial) -> Figure:
+    """Three panels with a shared logarithmic axis."""
+    figure, (all_axes,) = new_figure(1, 3, panel_height=4.2, sharey=True)
+    for axes, (title, panel) in zip(all_axes, result.panels.items(), strict=True):
+        for index, (name, norm_L) in enumerate(panel.items()):
+            lag_L = np.arange(len(norm_L))
+            axes.plot(lag_L, norm_L, label=name, markevery=(3 + index, 8), **line(index, marker=True))
+        axes.set(yscale="log", ylim=(LOWEST, 1e2), xlabel="lag $T - t$")
+        axes.axhline(1, **LIMIT)
+        axes.legend(
+            frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(-0.1, -0.17), ncols=2, columnspacing=1
+        )
+        heading(axes, title)
+    all_axes[0].set_ylabel(r"$\|\partial h_T\,/\,\partial s_t\|$ at initialization")
+    return figure
+
+
+@dataclass
+class Training:
+    """Norms by lag before and after training, medians over test sequences, by network."""
+
+    claims: list[Claim]
+    jacobian_L: dict[str, tuple[Array, Array]]
+    loss_gradient_L: dict[str, tuple[Array, Array]]
+
+
+def measure_after_training(
+    run: str | None = None, num_updates: int = 300, num_sequences: int = 16, seed: int = 0
+) -> Training:
+    """Measure the network of a finished run on its test data, or four small ones trained within seconds.
+
+    Args:
+        run: folder of the run; None to train the small networks.
+        num_updates: updates of the small networks.
+        num_sequences: number of test sequences to take the median of.
+        seed: seed of the small networks and their data.
+    """
+    networks = [load_run(run)] if run else list(train_small_networks(num_updates, seed))
+    result = Training([], {}, {})
+    for network in networks:
+        test = next(iter(network.task.evaluation("test"))).take(slice(0, num_sequences))
+        batch = in_double(test)
+        jacobians, gradients = [], []
+        for model in (network.start, network.end):
+            jacobians.append(np.median(norms_by_lag(model.core, model.project(batch.inputs).vectors), axis=1))
+            gradients.append(np.median(loss_gradient_by_lag(model, network.task, batch), axis=1))
+        result.jacobian_L[network.name] = jacobians[0], jacobians[1]
+        result.loss_gradient_L[network.name] = gradients[0], gradients[1]
+        result.claims.append(
+            _training_claim(network, batch, jacobians[0][-1], jacobians[1][-1], len(jacobians[0]) - 1, run is not None)
+        )
+    return result
+
+
+def _training_claim(network: Trained, batch: Batch, before: float, after: float, longest: int, is_run: bool) -> Claim:
+    """Claim that a network that learned its task preserves the first state; for any other, state what was measured.
+
+    Nothing is expected of a run either, since its task may not need memory.
+    """
+    metric, best = network.task.objective.metric, max if network.task.objective.higher_is_better else min
+    reached = evaluated(network.end, network.task, batch)
+    floor = best((values[metric] for values in network.task.floors.values() if metric in values), default=np.nan)
+    source = f"{REPORT}, section 5.3: whether the weights come to preserve a dependency"
+    what = f"{network.name} ({metric} {reached:.2g} after {network.update} updates, best floor {floor:.2g})"
+    far_before, far_after = (abs(float(np.log(max(norm, 1e-300)))) for norm in (before, after))
+    moved = f"‖∂h_T/∂s_t‖ at lag {longest}"
+    learned = not is_run and reached < 0.8 * floor
+    if far_after > far_before and not learned:
+        statement = f"{what}: training moves {moved} away from 1, from {before:.2g} to {after:.2g}: |ln| after"
+        return at_least(statement, source, far_before, far_after, "|ln| before")
+    statement = f"{what}: training moves {moved} toward 1, from {before:.2g} to {after:.2g}: |ln| after"
+    return at_most(statement, source, far_before, far_after, "|ln| before")
+
+
+def train_small_networks(num_updates: int, seed: int) -> Iterator[Trained]:
+    """Two gated networks and a tanh RNN on addition over 30 steps, fast weights on retrieval of 3 pairs."""
+    addition = Addition(seed, sequence_length=30, train_size=None, val_size=64, test_size=64)
+    retrieval = AssociativeRetrieval(seed, num_pairs=3, train_size=None, val_size=64, test_size=64)
+    small: tuple[tuple[str, Task, Callable[[int], Core], float, int], ...] = (
+        ("LSTM, addition", addition, lambda size: LSTM(size, hidden_size=20), 1e-2, 1),
+        ("GRU, addition", addition, lambda size: GRU(size, hidden_size=20), 1e-2, 1),
+        ("tanh RNN, addition", addition, lambda size: RNN(size, hidden_size=20, recurrent_scale=0.9), 3e-3, 1),
+        ("fast weights, retrieval", retrieval, lambda size: FastWeights(size, hidden_size=30, decay=0.9), 5e-3, 2),
+    )
+    for name, task, make_core, lr, times in small:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = SequenceModel(task.input_spec, task.output_spec, make_core, embedding_size=32)
+        yield train_briefly(name, model, task, times * num_updates, lr=lr)
+
+
+def draw_training(result: Training) -> Figure:
+    """Hollow and dashed before training, filled and solid after it."""
+    figure, (all_axes,) = new_figure(1, 2, panel_width=4.6, panel_height=3.6)
+    for axes, panel in zip(all_axes, (result.jacobian_L, result.loss_gradient_L), strict=True):
+        for index, (name, norms) in enumerate(panel.items()):
+            for norm_L, style, face in zip(norms, ("--", "-"), ("white", COLORS[index]), strict=True):
+                axes.plot(np.maximum(norm_L, LOWEST), style, color=COLORS[index], marker=MARKERS[index], markersize=4.5,
+                          markerfacecolor=face, markevery=max(1, len(norm_L) // 10))  # fmt: skip
+            axes.plot([], [], "-", color=COLORS[index], marker=MARKERS[index], label=name)
+        # whole decades, even if the curves hardly change
+        shown = np.maximum(np.concatenate([norm_L for norms in panel.values() for norm_L in norms]), LOWEST)
+        decades = np.floor(np.log10(shown.min())), np.ceil(np.log10(shown.max()) + 0.01)
+        axes.set(yscale="log", xlabel="lag $T - t$", ylim=np.power(10.0, decades))
+    _name_styles(all_axes[0])
+    all_axes[0].axhline(1, **LIMIT)
+    all_axes[0].set_ylabel(r"$\|\partial h_T\,/\,\partial s_t\|$")
+    all_axes[1].set_ylabel(r"$\|\partial E\,/\,\partial s_t\|$")
+    heading(all_axes[0], "what remains of a state")
+    heading(all_axes[1], "what reaches it from the loss")
+    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def _name_styles(axes: Axes) -> None:
+    axes.plot([], [], "--", color="0.4", marker="o", markerfacecolor="white", label="at initialization")
+    axes.plot([], [], "-", color="0.4", marker="o", label="after training")
+
+
+DEMONSTRATIONS = (
+    Demonstration("gradient_norms_at_initialization", measure_at_start, draw_initial),
+    Demonstration("gradient_norms_after_training", measure_after_training, draw_training),
+    Demonstration("powers_of_a_matrix", limits.compare_powers, limits.draw_powers),
+    Demonstration("conditions_on_the_largest_singular_value", limits.compare_conditions, limits.draw_conditions),
+    Demonstration("constant_error_carousel", error_carousel.ride_carousel, error_carousel.draw_carousel),
+)

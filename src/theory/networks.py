@@ -1,0 +1,85 @@
+"""Networks that several topics measure: seeded in float64, loaded from a run, or trained here within seconds."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from src.models.sequence import SequenceModel
+from src.running.build import build_model, build_task
+from src.running.load import load_model, read_config
+from src.specs import Batch
+from src.tasks.base import Task
+
+
+@contextmanager
+def seeded_float64(seed: int) -> Iterator[None]:
+    """Weights created in this context are drawn in float64 from this seed; no global state changes."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def in_double(batch: Batch) -> Batch:
+    """The batch with its values in float64; ids and classes stay integers."""
+    inputs, targets = (part.double() if part.is_floating_point() else part for part in (batch.inputs, batch.targets))
+    return batch._replace(inputs=inputs, targets=targets)
+
+
+def evaluated(model: SequenceModel, task: Task, batch: Batch) -> float:
+    """The objective of the task for this model on a batch."""
+    with torch.no_grad():
+        output = model(batch.inputs, lengths=batch.lengths, return_state=False)
+        total, count = task.metrics(output, batch)[task.objective.metric]
+    return float(total) / count
+
+
+class Trained(NamedTuple):
+    """A network at initialization and after training, and the task it was trained on."""
+
+    name: str
+    start: SequenceModel
+    end: SequenceModel
+    task: Task
+    update: int
+
+
+def load_run(folder: str) -> Trained:
+    """The network of a finished run at initialization and with the selected weights of its newest checkpoint."""
+    config = read_config(Path(folder))
+    end, update = load_model(Path(folder), config, torch.device("cpu"))
+    task = build_task(config)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        start = build_model(config, task)
+    return Trained(Path(folder).name, start.double().eval(), end.double().eval(), task, update)
+
+
+def train_briefly(
+    name: str, model: SequenceModel, task: Task, num_updates: int, batch_size: int = 64, lr: float = 5e-3
+) -> Trained:
+    """Train with Adam and gradient clipping, like the project's trainer but without logs and checkpoints.
+
+    Training stops when the loss or its gradient is not finite; `update` is the number of updates made.
+    """
+    start = copy.deepcopy(model).double().eval()
+    optimizer = torch.optim.Adam(model.parameters(), lr)
+    update = 0
+    while update < num_updates:
+        optimizer.zero_grad()
+        loss = task.loss(model, task.batch("train", update, batch_size)).loss
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        if not bool((loss.detach() + norm).isfinite()):
+            break
+        optimizer.step()
+        update += 1
+    return Trained(name, start, model.double().eval(), task, update)

@@ -1,0 +1,108 @@
+"""What a run shows while it is trained: TensorBoard's event files, and the same scalars as lines of JSON."""
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from src.config.paths import EVENT_FILES, METRICS
+from src.utils.files import write_whole
+from src.utils.jsonl import read_lines, to_line
+
+HISTOGRAM_BINS = 40
+
+
+class Curves:
+    """The curves of one run. Every x axis is the update.
+
+    Scalars go to the event file and to `metrics.jsonl`, a line for each call: {"update": 500, "val/error": 0.6, ...}.
+
+    Args:
+        folder: of the run.
+        first_update: points of an earlier attempt from here on are dropped. TensorBoard has to be told at every start,
+            the first one included.
+    """
+
+    def __init__(self, folder: Path, first_update: int):
+        # TensorBoard reads a folder's files in the order of their names, which begin with the second they were made in
+        while any(path.name.split(".")[3] == f"{int(time.time()):010d}" for path in folder.glob(EVENT_FILES)):
+            time.sleep(0.05)
+        self.writer = SummaryWriter(str(folder), purge_step=first_update)
+        _drop_from(folder / METRICS, first_update)
+        self.lines = open(folder / METRICS, "a")  # noqa: SIM115 - closed by __exit__
+
+    def __enter__(self) -> "Curves":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.close()
+        self.lines.close()
+
+    def scalars(self, group: str, values: Mapping[str, float], update: int) -> None:
+        """Points of the curves `group/name`."""
+        tagged = {f"{group}/{name}": value for name, value in values.items()}
+        for tag, value in tagged.items():
+            self.writer.add_scalar(tag, value, update)
+        self.lines.write(to_line({"update": update} | tagged))
+
+    def floors(self, floors: Mapping[str, Mapping[str, float]], update: int) -> None:
+        """The same values at every evaluation, so that they are horizontal lines."""
+        for description, metrics in floors.items():
+            for metric, value in metrics.items():
+                self.writer.add_scalar(f"val_floor/{metric}/{description}", value, update)
+
+    def weights(self, model: nn.Module, update: int) -> None:
+        """Norms and histograms of all weights and of their last gradients."""
+        for name, parameter in model.named_parameters():
+            for kind, values in (("weight", parameter.detach()), ("gradient", parameter.grad if update else None)):
+                if values is not None and bool(values.isfinite().all()):
+                    self.writer.add_scalar(f"weights/{kind}_norm/{name}", values.norm(), update)
+                    self.writer.add_histogram(f"{kind}/{name}", values, update, bins=HISTOGRAM_BINS)
+
+    def describe(self, configuration: str, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """The configuration as text and on the HParams page, and a page of curves with the task's floors."""
+        indented = "\n".join(f"    {line}" for line in configuration.splitlines())
+        self.writer.add_text("configuration", indented)
+        _, session_start, _ = hparams(dict(settings), {})
+        assert self.writer.file_writer is not None
+        self.writer.file_writer.add_summary(session_start, 0)
+        layout = {metric: ["Multiline", [rf"^val/{metric}$", rf"^val_floor/{metric}/.*"]] for metric in metrics}
+        self.writer.add_custom_scalars({"learning curves and floors": layout})
+
+    def text(self, tag: str, lines: Sequence[str], update: int) -> None:
+        """Lines of text in a fixed-width font."""
+        self.writer.add_text(tag, "\n".join(f"    {line}" for line in lines), update)
+
+    def figure(self, tag: str, figure: Any, update: int) -> None:
+        """A matplotlib figure, which is closed."""
+        self.writer.add_figure(tag, figure, update, close=True)
+
+    def flush(self) -> None:
+        """Everything written so far is on disk."""
+        self.writer.flush()
+        self.lines.flush()
+        os.fsync(self.lines.fileno())
+
+    def end(self, settings: Mapping[str, Any]) -> None:
+        """End the session of the HParams page."""
+        _, _, session_end = hparams(dict(settings), {})
+        assert self.writer.file_writer is not None
+        self.writer.file_writer.add_summary(session_end, 0)
+
+
+def _drop_from(path: Path, first_update: int) -> None:
+    """Drop the points of later updates, and a line that was cut off."""
+    if path.exists():
+        kept = [record for record in read_lines(path) if _update_of(record) < first_update]
+        write_whole(path, "".join(map(to_line, kept)).encode())
+
+
+def _update_of(record: Mapping[str, Any]) -> float:
+    update = record.get("update")
+    return update if isinstance(update, int) else math.inf

@@ -1,0 +1,80 @@
+"""What an update does besides the forward and backward pass, for networks of half a millisecond an update.
+
+Each of the three saves more than 5 % of an update of fast weights with 50 units (batches of 128, one thread; the
+figures are shares of such an update):
+
+- all weights are one vector, so that the optimizer, clipping and zeroing take one operation each, not one per weight;
+- AdamW calls torch's fused kernel directly, without the record for the profiler, the hooks and the grouping of tensors
+  that torch puts around it (0.15 ms, about a quarter);
+- clipping looks at the norm instead of always scaling (0.1 ms, about a sixth).
+"""
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def flat_parameters(model: nn.Module) -> nn.Parameter:
+    """Move all trainable parameters of a model, and their gradients, into one vector, of which they become views.
+
+    The model works as before; an optimizer of the vector updates it. The gradient has to be set to zero in place. A
+    parameter that plays no part in the loss has the gradient zero.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    vector = nn.Parameter(torch.cat([parameter.flatten() for parameter in parameters]))
+    vector.grad = torch.zeros_like(vector)
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, value, gradient in zip(parameters, vector.split(sizes), vector.grad.split(sizes), strict=True):
+        parameter.data = value.view_as(parameter)
+        parameter.grad = gradient.view_as(parameter)
+    return vector
+
+
+class FusedAdamW(torch.optim.AdamW):
+    """torch's AdamW, whose step is its fused kernel and nothing else.
+
+    `torch._fused_adamw_` and `_init_group` are private; a test holds this class to `torch.optim.AdamW`. The other
+    methods are unwrapped, since their wrapper imports torch's compiler, which takes a second.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+
+    @staticmethod
+    def profile_hook_step(func: Callable) -> Callable:
+        """The step as it is."""
+        return func
+
+    def step(self) -> None:  # type: ignore[override]
+        """One step of AdamW."""
+        for group in self.param_groups:
+            lr, (beta1, beta2), decay, eps = group["lr"], group["betas"], group["weight_decay"], group["eps"]
+            for weights in group["params"]:
+                state = self.state[weights]
+                if not state:
+                    self._init_group(group, [], [], [], [], [], [])
+                state["step"].add_(_ONE)
+                torch._fused_adamw_(
+                    [weights.detach()], [weights.grad], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
+                    lr=lr, beta1=beta1, beta2=beta2, weight_decay=decay, eps=eps, amsgrad=False, maximize=False,
+                )  # fmt: skip
+
+
+_ONE = torch.ones(())  # a number would be converted to a tensor at every step
+
+
+def clip_norm_(gradient: Tensor, bound: float | None) -> Tensor:
+    """Scale a gradient to a norm of at most `bound` (Pascanu et al., 2013) and return the norm before.
+
+    The same as `torch.nn.utils.clip_grad_norm_`. Most gradients need no scaling, and on a CPU looking at the norm takes
+    less time than operations that would scale by 1; on another device it would mean waiting for the norm.
+    """
+    norm = torch.linalg.vector_norm(gradient)
+    if bound is None or (gradient.is_cpu and norm.item() + 1e-6 <= bound):  # which nan is not
+        return norm
+    gradient.mul_((bound / (norm + 1e-6)).clamp_(max=1.0))
+    return norm

@@ -1,0 +1,33 @@
+"""JSON Lines files: one JSON object per line."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def to_line(record: Mapping[str, Any]) -> str:
+    """A record as a line; non-finite numbers, which JSON cannot represent, become null."""
+    plain = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
+    }
+    return json.dumps(plain) + "\n"
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file, up to the first truncated or damaged line; none if the file is missing."""
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError:
+        return []
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not line.endswith(b"\n") or not isinstance(record, dict):
+            break
+        records.append(record)
+    return records

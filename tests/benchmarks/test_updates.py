@@ -1,0 +1,231 @@
+"""The benchmark: its output, its ratios, and the operations and bytes that it counts."""
+
+import io
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from statistics import median
+from time import thread_time
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from scripts import benchmark
+from src.benchmarks.updates import PausingClock, saved_bytes
+from src.models.alstm import ALSTM
+from src.models.fastweights import FastWeights
+from src.models.gru import GRU
+from src.models.lstm import LSTM
+from src.models.rnn import RNN
+from src.ops.cpu import bindings
+from src.ops.inputs import Inputs
+
+MODELS = ("fastweights", "gru", "rnn")
+
+
+def run(*arguments):
+    """The command in this process: how it ended, and what it printed."""
+    out, error, status = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(error):
+        patch.setattr("sys.argv", ["benchmark.py", *map(str, arguments)])
+        patch.setattr("src.benchmarks.updates.MATRIX_SIZE", 64)
+        try:
+            benchmark.main()
+        except SystemExit as ended:
+            status = ended.code
+    return status, out.getvalue(), error.getvalue()
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A small grid: its tables, its figure's path and its file."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    grid = "--models", *MODELS, "--kernels", "auto", "vectorized", "--hidden-sizes", 4, "--lengths", 11, 22
+    how = "--batch-size", 16, "--seconds", 0.02, "--rounds", 3
+    status, tables, error = run(*grid, *how, "--json", folder / "all.json", "--figure", folder / "all.png")
+    assert (status, error) == (0, "")
+    return tables, folder / "all.png", json.loads((folder / "all.json").read_text())
+
+
+def test_everything_is_written(measured):
+    table, figure, everything = measured
+    assert "Updates of 16 sequences" in table
+    assert ("The fused kernel alone" in table) == bindings.available(torch.empty(0))
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert {"versions", "processor", "threads", "date"} <= set(everything["provenance"])
+
+    rows = everything["rows"]
+    cells = [(row["length"], row["model"], row["kernel"]) for row in rows]
+    assert cells == [(t, model, kernel) for t in (11, 22) for model in MODELS for kernel in ("auto", "vectorized")]
+    always = {"model", "kernel", "hidden_size", "length", "threads", "batch_size", "dtype", "rounds_ms", "state_size"}
+    always |= {"update_ms", "update_iqr_ms", "sequences_per_second", "saved_bytes_per_sequence", "nn.LSTM_ms"}
+    always |= {"own_layer", "ratio_to_own_layer", "ratio_to_lstm"}
+    of_kernel = {"kernel_ms", "kernel_gflop", "kernel_gflop_per_second", "sgemm_ms", "sgemm_gflop_per_second"}
+    of_kernel |= {"kernel_share_of_sgemm", "outside_ms", "plain_ms", "ratio_outside_to_plain"}
+    of_kernel |= {"paused_ms", "ratio_outside_to_paused"}
+    for row in rows:
+        fused = row["kernel"] == "auto" and bindings.available(torch.empty(0))
+        own = {f"{row['own_layer']}_ms"} if row["own_layer"] else set()
+        assert set(row) == always | own | (of_kernel if fused else set())
+
+
+def test_ratios_are_those_of_the_times(measured):
+    for row in measured[2]["rows"]:
+        rounds = row["rounds_ms"]
+        assert {len(values) for values in rounds.values()} == {3}
+        assert min(rounds["update"]) <= row["update_ms"] <= max(rounds["update"])
+        assert row["sequences_per_second"] == pytest.approx(16 / (1e-3 * row["update_ms"]))
+        lstm = median(a / b for a, b in zip(rounds["update"], rounds["nn.LSTM"], strict=True))
+        assert row["ratio_to_lstm"] == pytest.approx(lstm)
+
+        assert row["own_layer"] == {"fastweights": None, "gru": "nn.GRU", "rnn": "nn.RNN"}[row["model"]]
+        if row["own_layer"] is None:
+            assert row["ratio_to_own_layer"] is None
+        else:
+            own = median(a / b for a, b in zip(rounds["update"], rounds[row["own_layer"]], strict=True))
+            assert row["ratio_to_own_layer"] == pytest.approx(own)
+
+        if "kernel_ms" in row:
+            assert row["outside_ms"] == pytest.approx(median(rounds["outside"]))
+            for below in ("plain", "paused"):
+                ratio = median(a / b for a, b in zip(rounds["outside"], rounds[below], strict=True))
+                assert row[f"ratio_outside_to_{below}"] == pytest.approx(ratio)
+            assert row["kernel_gflop_per_second"] == pytest.approx(1e3 * row["kernel_gflop"] / row["kernel_ms"])
+
+
+def test_the_clock_leaves_out_what_it_is_told_to():
+    clock = PausingClock()
+
+    def work(seconds):
+        end = thread_time() + seconds
+        while thread_time() < end:
+            pass
+
+    def nested():
+        work(0.05)
+        clock.without(work)(0.05)
+
+    started, all_started = clock(), thread_time()
+    work(0.02)
+    clock.without(nested)()
+    assert 0.02 <= clock() - started < 0.05
+    assert thread_time() - all_started >= 0.12
+
+
+def test_memory_grows_with_the_length(measured):
+    rows = {(row["length"], row["model"], row["kernel"]): row for row in measured[2]["rows"]}
+    for model in MODELS:
+        for kernel in ("auto", "vectorized"):
+            short, long = (rows[length, model, kernel]["saved_bytes_per_sequence"] for length in (11, 22))
+            assert long > short
+    # the outputs h(1) ... h(T), 4 units of 4 bytes, are saved in any case
+    assert rows[22, "fastweights", "vectorized"]["saved_bytes_per_sequence"] > 22 * 4 * 4
+
+
+def test_bytes_are_counted_once_and_without_parameters():
+    linear = torch.nn.Linear(3, 5)
+    x, scale = torch.randn(7, 3), torch.randn(7, 5)
+
+    def loss():
+        y = linear(x)
+        return (y * scale + y[1:].exp().sum()).sum()
+
+    # x, the factor `scale` of y, exp(y)
+    assert saved_bytes(linear, loss) == 4 * (7 * 3 + 7 * 5 + 6 * 5)
+
+
+def counted(run):
+    """The operations of the matrix products that torch really does in a forward and backward pass."""
+    with FlopCounterMode(display=False) as counter:
+        run().sum().backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("kind", [RNN, LSTM, GRU, ALSTM])
+def test_operations_of_recurrent_products(kind):
+    """From a state that is not known to be 0, T steps are what the benchmark counts for T + 1."""
+    core = kind(2, hidden_size=4)
+    for length in (1, 2, 5):
+        size = core.project(torch.randn(2)).shape[0]
+        inputs, state = torch.randn(1, length, size), core.initial_state(1)
+        h = (state[0] if isinstance(state, tuple) else state).requires_grad_()
+        state = type(state)(h, *state[1:]) if isinstance(state, tuple) else h
+        assert core.flops(length + 1) == counted(lambda i=inputs, s=state: core.scan(i, s)[0])
+    assert core.flops(1) == 0
+
+
+def literal_fast_weights(core, length, chunk):
+    """One sequence in the attention form, product by product, none of them with what is 0."""
+    states, before = [], None
+    for k in range(length):
+        if k and k % chunk == 0:
+            past_kH = torch.cat(states[-chunk:][:-1] if before is None else states[-chunk - 1 : -1])
+            written_HH = past_kH.t().clone() @ past_kH
+            before = written_HH if before is None else before + written_HH
+        start = max(k // chunk * chunk - 1, 0)  # a later chunk can attend to the last state of the one before it
+        z_1H = torch.randn(1, core.hidden_size, requires_grad=True)
+        if k:
+            z_1H = z_1H + states[-1] @ core.recurrent.weight.t()
+        h_1H = z_1H.tanh()
+        for _ in range(core.num_inner_steps):
+            a_1H = z_1H
+            if states[start:]:
+                past_kH = torch.cat(states[start:])
+                a_1H = a_1H + (h_1H @ past_kH.t()) @ past_kH
+            if before is not None:
+                a_1H = a_1H + h_1H @ before
+            h_1H = a_1H.tanh()
+        states.append(h_1H)
+    return torch.cat(states)
+
+
+@pytest.mark.parametrize(("inner_steps", "length"), [(0, 4), (1, 1), (1, 2), (1, 6), (3, 5), (1, 64), (2, 150)])
+def test_operations_of_fast_weights(inner_steps, length):
+    core = FastWeights(2, hidden_size=3, num_inner_steps=inner_steps)
+    assert core.flops(length) == counted(lambda: literal_fast_weights(core, length, 64))
+
+
+@pytest.mark.parametrize("units", [3, 70])
+def test_chunks_are_those_of_the_model(units, monkeypatch):
+    """The count of operations repeats how long the pieces are that the kernel works through."""
+    lengths = []
+    split = Inputs.split
+    monkeypatch.setattr(Inputs, "split", lambda self, num_steps: lengths.append(num_steps) or split(self, num_steps))
+    core = FastWeights(2, hidden_size=units)
+    if not bindings.available(torch.empty(0)):
+        pytest.skip("no compiler")
+    core(torch.randn(1, 2, units))
+    assert lengths == [max(64, units)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--models", "transformer"], "--models"),
+        (["--kernels", "fast"], "--kernels"),
+        (["--hidden-sizes", "0"], "above 0"),
+        (["--lengths", "eleven"], "--lengths"),
+        (["--seconds", "-1"], "above 0"),
+        (["--json", "missing/folder/all.json"], "missing/folder"),
+        (["--no-such-thing"], "--no-such-thing"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, said):
+    status, out, error = run(*arguments)
+    assert (status, out) == (2, "")
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_help_explains_itself():
+    status, out, _ = run("--help")
+    assert status == 0
+    assert all(word in out for word in ("--quick", "seconds", "saved_tensors_hooks", "sgemm"))
+
+
+def test_quick_leaves_what_was_asked_for(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["benchmark.py", "--quick", "--hidden-sizes", "7"])
+    arguments = benchmark.parse()
+    assert arguments.hidden_size == [7]
+    assert arguments.model == benchmark.QUICK["model"]

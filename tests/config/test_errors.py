@@ -1,0 +1,206 @@
+"""Every mistake ends in one line that names the culprit and what is legal, before any folder is made."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+import torch
+from annotated_types import Ge, Gt, Le, Len, Lt, MinLen
+from omegaconf import OmegaConf
+
+from src.config.errors import UserError, choose
+from src.config.paths import PROJECT
+from src.config.schema import PlainName, check_keys, describe
+
+MISTAKES = {
+    "unknown group": ("modell=lstm", ["modell is not a setting; did you mean model?", "legal: device, model, name"]),
+    "unknown option": ("model=lstmm", ["model=lstmm does not exist; did you mean lstm?", "legal: alstm, fastweights"]),
+    "option of an empty group": ("debug=shrt", ["debug=shrt does not exist; did you mean short?"]),
+    "no option": ("model=", ["model= needs a value", "legal: alstm, fastweights, gru"]),
+    "an option that is no file": ("trainer=fast", ["trainer=fast: must be a group of settings"]),
+    "unknown key": ("sed=1", ["sed is not a setting; did you mean seed?", "legal: device, model"]),
+    "unknown key with +": ("+sed=1", ["sed is not a setting; did you mean seed?"]),
+    "unknown key with ++": ("++sed=1", ["sed is not a setting; did you mean seed?"]),
+    "unknown nested key": ("model.hiden_size=8", ["model.hiden_size is not a setting of model", "mean hidden_size?"]),
+    "unknown nested key with +": (
+        "+trainer.max_update=5",
+        ["trainer.max_update is not a setting of trainer; did you mean max_updates?", "batch_size, checkpoint_every"],
+    ),
+    "unknown nested key with ++": ("++optimizer.lrr=1", ["optimizer.lrr is not a setting of optimizer", "mean lr?"]),
+    "key below an unknown one": ("++foo.bar=1", ["foo is not a setting", "legal: device, model"]),
+    "key of Hydra's": ("hydra.foo=1", ["hydra.foo is not a setting of hydra", "legal: callbacks"]),
+    "key taken away": ("~trainer.max_updates", ["trainer.max_updates is missing"]),
+    "word for a number": ("model.hidden_size=many", ["model.hidden_size=many: must be an integer, at least 1"]),
+    "fraction for an integer": ("task.num_pairs=4.5", ["task.num_pairs=4.5: must be an integer, at least 1"]),
+    "number for a switch": ("model.layer_norm=1", ["model.layer_norm=1: must be true or false"]),
+    "switch for a number": ("trainer.max_updates=true", ["trainer.max_updates=true: must be an integer, at least 1"]),
+    "null for a number": ("model.hidden_size=null", ["model.hidden_size=null: must be an integer, at least 1"]),
+    "short list": ("optimizer.betas=[0.9]", ["optimizer.betas=[0.9]: must be a list", "exactly 2 items"]),
+    "value for a group": ("run=1", ["run=1: must be a group of settings"]),
+    "unknown choice": ("model.nonlinearity=rellu", ["model.nonlinearity=rellu: must be relu, tanh or linear", "relu?"]),
+    "too small": ("model.hidden_size=0", ["model.hidden_size=0: must be an integer, at least 1"]),
+    "too large": ("task.num_pairs=27", ["task.num_pairs=27: must be an integer, at least 1, at most 26"]),
+    "outside of an interval": ("model.decay=1.5", ["model.decay=1.5: must be a number, at least 0, at most 1"]),
+    "negative": ("trainer.max_updates=-1", ["trainer.max_updates=-1: must be an integer, at least 1"]),
+    "zero or null": ("network.head_size=0", ["network.head_size=0: must be an integer, at least 1, or null"]),
+    "not a number": ("trainer.stop_at=nan", ["trainer.stop_at=nan: must be a number, or null"]),
+    "infinite": ("optimizer.lr=inf", ["optimizer.lr=inf: must be a number, at least 0"]),
+    "seed beyond 63 bits": (f"seed={2**63}", [f"seed={2**63}: must be an integer, at least 0, below {2**63}"]),
+    "name that is a path": ("name=../x", ["name=../x: must be", "letters, digits, dots, hyphens and underscores"]),
+    "empty name": ("name=", ["name=: must be", "letters, digits, dots, hyphens and underscores"]),
+    "root of the file system by accident": ("run.root=", ["run.root=: must be a string, not empty"]),
+    "no such device": ("device=gpu", ["device=gpu: must be auto, cpu, cuda or mps"]),
+    "device that is not here": ("device=cuda", ["device=cuda: there is none here; legal: auto, cpu"]),
+    "class that cannot be imported": ("model._target_=src.models.lstm.X", ["model._target_=", "cannot be imported"]),
+    "sweep without -m": ("model=irnn,lstm", ["model=irnn,lstm gives several values; add -m to run them all"]),
+    "range without -m": ("seed=range(3)", ["seed=range(3)", "--multirun"]),
+    "rule across a task's keys": (
+        "task.replace_digits=false task.num_pairs=12",
+        ["task.num_pairs=12: at most 10 pairs while replace_digits is false"],
+    ),
+    "rule across an optimizer's keys": (
+        "optimizer=sgd optimizer.nesterov=true",
+        ["optimizer.nesterov=true: needs a momentum above 0"],
+    ),
+    "one bad combination in a sweep": (
+        "-m task.replace_digits=true,false task.num_pairs=4,12",
+        ["task.num_pairs=12: at most 10 pairs while replace_digits is false"],
+    ),
+    "one bad value in a sweep": ("-m model.hidden_size=4,0", ["model.hidden_size=0: must be an integer, at least 1"]),
+    "one bad option in a sweep": ("-m model=irnn,lstmm", ["model=lstmm does not exist; did you mean lstm?"]),
+    "key that one model lacks": ("-m model=fastweights,lstm model.decay=0.9", ["model.decay is not a setting"]),
+    "file for a folder": ("run.root=file", ["file/runs", "Not a directory"]),
+    "folder below a file": ("run.root=file/below", ["file/below", "Not a directory"]),
+    "folder of a sweep below a file": ("-m run.root=file/below seed=0,1", ["file/below", "Not a directory"]),
+}  # fmt: skip
+
+
+def one_line(ended):
+    assert ended.status == 1
+    assert ended.err.startswith("error: ")
+    assert ended.err.count("\n") == 1
+    assert "Traceback" not in ended.out + ended.err
+    return ended.err
+
+
+@pytest.mark.parametrize(("command", "says"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_that_names_it_and_nothing_is_launched(command, says, train, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (tmp_path / "file").touch()
+    ended = train(*command.split())
+    line = one_line(ended)
+    for part in says:
+        assert part in line
+    assert ended.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("hiden_size: 8", "model.hiden_size is not a setting of model; did you mean hidden_size?"),
+        ("hidden_size: 0", "model.hidden_size=0: must be an integer, at least 1"),
+        ("hidden_size: ???", "model.hidden_size is missing"),
+    ],
+)
+@pytest.mark.parametrize("where", ["--config-dir={}", "hydra.searchpath=[file://{}]"])
+def test_a_mistake_in_a_file_is_found_as_on_the_command_line(content, says, where, train, tmp_path):
+    (tmp_path / "extra" / "model").mkdir(parents=True)
+    (tmp_path / "extra" / "model" / "mine.yaml").write_text(f"_target_: src.models.lstm.LSTM\n{content}\n")
+    assert says in one_line(train(where.format(tmp_path / "extra"), "model=mine"))
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_file_that_is_not_yaml_is_named(train, tmp_path):
+    (tmp_path / "extra" / "model").mkdir(parents=True)
+    (tmp_path / "extra" / "model" / "mine.yaml").write_text("hidden_size: [8\n")
+    assert "mine.yaml" in one_line(train(f"--config-dir={tmp_path / 'extra'}", "model=mine"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES], ids=errno.errorcode.get)
+def test_a_folder_that_cannot_be_made_is_named(number, train, monkeypatch):
+    def refuse(path, *arguments, **keywords):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    line = one_line(train())
+    assert "outputs/runs" in line
+    assert os.strerror(number) in line
+
+
+def test_the_command_itself_prints_one_line_and_a_traceback_when_asked(tmp_path):
+    def run(**environment):
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-m", "src.train", "model=lstmm"],
+            cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PROJECT)} | environment, capture_output=True, text=True,
+        )  # fmt: skip
+
+    short = run(HYDRA_FULL_ERROR="0")
+    assert (short.returncode, short.stdout, short.stderr.count("\n")) == (1, "", 1)
+    assert short.stderr.startswith("error: model=lstmm does not exist; did you mean lstm?")
+    long = run(HYDRA_FULL_ERROR="1")
+    assert long.returncode == 1
+    assert "Traceback" in long.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_choose_offers_the_nearest_spelling_only_if_one_is_near():
+    assert choose("lstn", ["gru", "lstm"]) == "; did you mean lstm? legal: gru, lstm"
+    assert choose("xyz", ["gru", "lstm"]) == "; legal: gru, lstm"
+    assert choose("xyz", []) == "; legal: nothing"
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        (int, "an integer"),
+        (float, "a number"),
+        (bool, "true or false"),
+        (str, "a string"),
+        (Annotated[int, Ge(1)], "an integer, at least 1"),
+        (Annotated[float, Gt(0), Le(1)], "a number, above 0, at most 1"),
+        (Annotated[float, Ge(0), Lt(1)], "a number, at least 0, below 1"),
+        (Annotated[int, Ge(1)] | None, "an integer, at least 1, or null"),
+        (float | None, "a number, or null"),
+        (Literal["a"], "a"),
+        (Literal["a", "b"], "a or b"),
+        (Literal["a", "b", "c"], "a, b or c"),
+        (Literal["a", "b"] | None, "a or b, or null"),
+        (list[int], "a list, each item an integer"),
+        (Annotated[list[float], Len(2, 2)], "a list, each item a number, exactly 2 items"),
+        (Annotated[str, MinLen(1)], "a string, not empty"),
+        (Annotated[str, MinLen(3)], "a string, at least 3 characters"),
+        (PlainName, "a string, letters, digits, dots, hyphens and underscores only"),
+    ],
+    ids=str,
+)
+def test_legal_values_are_described_in_words(hint, words):
+    assert describe(hint) == words
+
+
+def test_keys_are_the_keyword_only_parameters_and_those_without_a_default_are_required():
+    def receiver(size, *, needed: int, choice: Literal["a", "b"] = "a"):
+        pass
+
+    check_keys(OmegaConf.create({"needed": 1}), receiver, "x")
+    for content, says in {
+        "{}": "x.needed is missing",
+        "{needed: 1, size: 2}": "x.size is not a setting of x; legal: choice, needed",
+        "{needed: 1, choice: c}": "x.choice=c: must be a or b",
+        "{needed: '1'}": "x.needed=1: must be an integer",
+        "[1]": "x=[1]: must be a group of settings",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            check_keys(OmegaConf.create(content), receiver, "x")
+        assert str(caught.value) == says
+
+
+def test_an_integer_will_do_where_a_number_is_asked_for():
+    def receiver(*, rate: Annotated[float, Ge(0)]):
+        pass
+
+    check_keys(OmegaConf.create({"rate": 1}), receiver, "")

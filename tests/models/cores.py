@@ -1,0 +1,154 @@
+"""The cores that are held to the contract: every file in configs/model, and two that are written here.
+
+Shapes: B sequences, T time steps, X input features, H hidden units.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from src.models.base import Core, last_step
+from src.models.fastweights import FastWeights
+from src.models.gru import GRU
+from src.ops.dispatch import Form, Kernel
+from src.ops.inputs import Inputs
+from src.specs import map_state
+
+FILES = sorted((Path(__file__).parents[2] / "configs" / "model").glob("*.yaml"))
+B, T, X, H = 3, 7, 4, 6
+
+
+class Projected(NamedTuple):
+    """What an input contributes: a vector, and a matrix to be written."""
+
+    vector_BH: Tensor
+    matrix_BHH: Tensor
+
+
+class Pair(NamedTuple):
+    """An output, and a matrix."""
+
+    h_BH: Tensor
+    M_BHH: Tensor
+
+
+class Nested(Core):
+    """A core with everything that the contract allows: several projected tensors, and a nested state with an integer.
+
+    M_t = 0.9 M_{t-1} + tanh(P x_t), s_t = (s_{t-1} + h_{t-1}) / 2, h_t = tanh(W h_{t-1} + cos(t) M_t h_{t-1} + s_t +
+    V x_t), where the matrices P x_t and V x_t are what the input contributes.
+    """
+
+    def __init__(self, input_size: int, *, hidden_size: int = 50, kernel: Kernel = "auto"):
+        super().__init__(input_size, hidden_size, kernel)
+        self.vector = nn.Linear(input_size, hidden_size)
+        self.matrix = nn.Linear(input_size, hidden_size**2)
+        self.recurrent = nn.Linear(hidden_size, hidden_size, bias=False)
+
+    def project(self, x: Tensor) -> Projected:
+        return Projected(self.vector(x), self.matrix(x).tanh().unflatten(-1, (self.hidden_size, self.hidden_size)))
+
+    def initial_state(self, batch_size: int) -> dict[str, Any]:
+        size = self.hidden_size
+        pair = Pair(self.zeros(batch_size, size), self.zeros(batch_size, size, size))
+        return {"slow": self.zeros(batch_size, size), "rest": [pair, pair.h_BH.new_zeros(batch_size).long()]}
+
+    def step(self, p: Projected, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        (h_BH, M_BHH), position_B = state["rest"]
+        s_BH = (state["slow"] + h_BH) / 2
+        M_BHH = 0.9 * M_BHH + p.matrix_BHH
+        read_BH = torch.cos(position_B.to(h_BH.dtype))[:, None] * torch.einsum("bij,bj->bi", M_BHH, h_BH)
+        h_BH = torch.tanh(self.recurrent(h_BH) + read_BH + s_BH + p.vector_BH)
+        return h_BH, {"slow": s_BH, "rest": [Pair(h_BH, M_BHH), position_B + 1]}
+
+
+class Stack(Core):
+    """Fast weights on top of a GRU; the state is that of both, and the fast form is one layer after the other."""
+
+    def __init__(self, input_size: int, *, hidden_size: int = 50, kernel: Kernel = "auto"):
+        super().__init__(input_size, hidden_size, kernel)
+        self.first = GRU(input_size, hidden_size=hidden_size)
+        self.second = FastWeights(hidden_size, hidden_size=hidden_size)
+
+    def project(self, x: Tensor) -> Tensor:
+        return self.first.project(x)
+
+    def initial_state(self, batch_size: int) -> tuple:
+        return self.first.initial_state(batch_size), self.second.initial_state(batch_size)
+
+    def step(self, p_BP: Tensor, state: tuple) -> tuple[Tensor, tuple]:
+        y_BH, first = self.first.step(p_BP, state[0])
+        y_BH, second = self.second.step(self.second.project(y_BH), state[1])
+        return y_BH, (first, second)
+
+    def forms(self) -> tuple[Form, ...]:
+        return (Form("vectorized", self._layer_by_layer), *super().forms())
+
+    def _layer_by_layer(
+        self, inputs: Inputs, state: tuple | None, return_state: bool, return_sequence: bool
+    ) -> tuple[Tensor, tuple | None]:
+        first, second = (None, None) if state is None else state
+        y_BTH, first = self.first(inputs, first, return_state=return_state)
+        y_BTH, second = self.second(self.second.project(y_BTH), second, return_state=return_state)
+        return y_BTH if return_sequence else last_step(y_BTH), (first, second) if return_state else None
+
+
+@dataclass(frozen=True)
+class Made:
+    """A core by its name, and how it is built."""
+
+    name: str
+    build: Callable[..., Core]
+
+    def __call__(self, input_size: int = X, **settings: Any) -> Core:
+        return self.build(input_size, **{"hidden_size": H, **settings})
+
+
+def of_file(file: Path, **variant: Any) -> Made:
+    """The model of a file, with some settings changed."""
+
+    def build(input_size: int, **settings: Any) -> Core:
+        return instantiate(OmegaConf.load(file), input_size, **{**variant, **settings})
+
+    return Made("-".join([file.stem, *(f"{key}={value}" for key, value in variant.items())]), build)
+
+
+def keywords(file: Path) -> dict[str, Any]:
+    """The keyword-only parameters of the constructor that a file names, with their defaults."""
+    signature = inspect.signature(get_class(OmegaConf.load(file)["_target_"]))
+    return {name: p.default for name, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def variants(file: Path) -> list[Made]:
+    """The file as it is, then every other legal value of every choice, switch and optional key, one at a time."""
+    hints = get_type_hints(get_class(OmegaConf.load(file)["_target_"]).__init__)
+    made = [of_file(file)]
+    for name, default in keywords(file).items():
+        values: list[Any] = []
+        for hint in (hints[name], *get_args(hints[name])):
+            values += get_args(hint) if get_origin(hint) is Literal else []
+            values += [False, True] if hint is bool else []
+            values += [None] if hint is NoneType else []
+        made += [of_file(file, **{name: value}) for value in values if value != default]
+    return made
+
+
+WRITTEN_HERE = [Made("nested", Nested), Made("stack", Stack)]
+MODELS = [*(of_file(file) for file in FILES), *WRITTEN_HERE]
+VARIANTS = [*(made for file in FILES for made in variants(file)), *WRITTEN_HERE]
+
+
+def random_state(core: Core, batch_size: int = B) -> Any:
+    """A state in the middle of a sequence."""
+    return map_state(
+        lambda tensor: tensor + (0.3 * torch.randn_like(tensor) if tensor.is_floating_point() else 2),
+        core.initial_state(batch_size),
+    )

@@ -1,0 +1,195 @@
+"""Which form is chosen: the fastest that serves the inputs and is allowed, and in one place only.
+
+Shapes: B sequences, T time steps, X input features, H hidden units.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from src.models.fastweights import FastWeights
+from src.ops.cpu import bindings
+from src.ops.dispatch import FASTEST_FIRST, Form, choose, plain
+from src.ops.inputs import Inputs
+from tests.models.cores import MODELS, B, H, Nested, T, X
+
+SRC = Path(__file__).resolve().parents[2] / "src"
+INPUTS = Inputs(torch.zeros(B, T, 2))
+
+each_model = pytest.mark.parametrize("make", MODELS, ids=lambda make: make.name)
+
+
+def never(inputs):
+    return False
+
+
+def nothing(inputs, state, return_state, return_sequence):
+    raise AssertionError("only chosen, not computed")
+
+
+def forms(**serves):
+    """Fastest first."""
+    return [
+        Form(kernel, nothing, serves[kernel]) if kernel in serves else Form(kernel, nothing) for kernel in FASTEST_FIRST
+    ]
+
+
+def chosen(core, kernel, length=T, dtype=torch.float32, device="cpu"):
+    """The kernel of the form that a core takes."""
+    core = core.to(device=device, dtype=dtype)
+    x_BTX = torch.zeros(B, length, X, dtype=dtype, device=device)
+    return choose(core.forms(), kernel, Inputs(core.project(x_BTX))).kernel
+
+
+@pytest.fixture
+def _compiled():
+    if not bindings.available(torch.empty(0)):
+        pytest.skip("no compiler")
+
+
+@pytest.mark.parametrize("kernel", ["auto", *FASTEST_FIRST])
+def test_the_kernel_caps_the_speed(kernel):
+    assert choose(forms(), kernel, INPUTS).kernel == ("fused" if kernel == "auto" else kernel)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "expected"), [("auto", "vectorized"), ("fused", "vectorized"), ("reference", "reference")]
+)
+def test_a_form_that_does_not_serve_is_passed_over(kernel, expected):
+    assert choose(forms(fused=never), kernel, INPUTS).kernel == expected
+
+
+@pytest.mark.parametrize("kernel", ["auto", *FASTEST_FIRST])
+def test_the_definition_is_always_left(kernel):
+    assert choose(forms(fused=never, vectorized=never), kernel, INPUTS).kernel == "reference"
+
+
+def test_where_a_kernel_is_missing_the_next_slower_one_takes_over():
+    without = [form for form in forms() if form.kernel != "vectorized"]
+    assert choose(without, "vectorized", INPUTS).kernel == "reference"
+
+
+def test_of_two_forms_of_a_kernel_the_first_that_serves_is_taken():
+    first, second = Form("vectorized", nothing, never), Form("vectorized", nothing)
+    assert choose([first, second, *forms()], "auto", INPUTS) is second
+
+
+def test_only_allowed_forms_are_asked_and_about_these_inputs():
+    asked = []
+
+    def serves(inputs):
+        asked.append(inputs)
+        return False
+
+    assert choose(forms(fused=serves), "vectorized", INPUTS).kernel == "vectorized"
+    assert asked == []
+    choose(forms(fused=serves), "auto", INPUTS)
+    assert len(asked) == 1
+    assert asked[0] is INPUTS
+
+
+@each_model
+def test_the_forms_of_every_model_are_fastest_first_and_end_in_the_definition(make):
+    kernels = [form.kernel for form in make().forms()]
+    assert kernels == sorted(kernels, key=FASTEST_FIRST.index)
+    assert kernels[-1] == "reference"
+    assert make().forms()[-1].serves(INPUTS)
+
+
+@each_model
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_on_the_cpu_the_fastest_form_of_every_model_is_taken(make, dtype):
+    assert chosen(make(), "auto", dtype=dtype) == make().forms()[0].kernel
+
+
+@each_model
+@pytest.mark.parametrize(
+    ("dtype", "device"), [(torch.float16, "cpu"), (torch.bfloat16, "cpu"), (torch.float32, "meta")]
+)
+def test_other_numbers_and_devices_fall_to_a_slower_form(make, dtype, device):
+    slower = [form.kernel for form in make().forms() if form.kernel != "fused"]
+    for kernel in ("auto", "fused"):
+        assert chosen(make(), kernel, dtype=dtype, device=device) == slower[0]
+
+
+@each_model
+def test_without_compiled_kernels_a_slower_form_is_taken(make, monkeypatch):
+    monkeypatch.setattr(bindings, "library", lambda: None)
+    assert chosen(make(), "auto") != "fused"
+
+
+@each_model
+def test_half_precision_gives_nearly_the_same(make):
+    core = make()
+    x_BTX = torch.randn(B, T, X)
+    expected_BTH, _ = core(core.project(x_BTX))
+    core = core.half()
+    y_BTH, _ = core(core.project(x_BTX.half()))
+    assert y_BTH.dtype == torch.float16
+    assert_close(y_BTH.float(), expected_BTH, rtol=0, atol=0.05)
+
+
+@each_model
+def test_a_device_without_kernels_gives_outputs_of_the_same_shape(make):
+    core = make().to("meta")
+    y_BTH, _ = core(core.project(torch.zeros(B, T, X, device="meta")))
+    assert y_BTH.is_meta
+    assert y_BTH.shape == (B, T, core.output_size)
+
+
+@pytest.mark.parametrize("write", ["late", "preliminary"])
+@pytest.mark.parametrize("kernel", ["auto", *FASTEST_FIRST])
+def test_fast_weights_written_in_another_way_are_computed_step_by_step(write, kernel):
+    assert chosen(FastWeights(X, hidden_size=H, write=write), kernel) == "reference"
+
+
+@pytest.mark.parametrize(("length", "expected"), [(1, "vectorized"), (2 * H, "vectorized"), (2 * H + 1, "reference")])
+def test_fast_weights_attend_as_long_as_that_is_faster(length, expected):
+    assert chosen(FastWeights(X, hidden_size=H), "vectorized", length) == expected
+    assert chosen(FastWeights(X, hidden_size=H), "auto", length, torch.float16) == expected
+
+
+@pytest.mark.usefixtures("_compiled")
+def test_fast_weights_are_fused_at_any_length():
+    assert {chosen(FastWeights(X, hidden_size=H), "auto", length) for length in (1, 2 * H, 2 * H + 1)} == {"fused"}
+
+
+def test_the_choice_by_dtype_and_device_works_for_several_projected_tensors():
+    core = Nested(X, hidden_size=H)
+    inputs = Inputs(core.project(torch.zeros(B, T, X)))
+    assert bindings.available(inputs) == bindings.available(torch.empty(0))
+    assert not bindings.available(Inputs(core.half().project(torch.zeros(B, T, X, dtype=torch.float16))))
+
+
+@pytest.mark.parametrize("state", [None, torch.ones(B, 2)])
+def test_a_plain_function_gives_the_last_output_where_no_other_is_asked_for(state):
+    def running_sum(p_BTH, state):
+        y_BTH = p_BTH.cumsum(1) + (0 if state is None else state[:, None])
+        return y_BTH, y_BTH[:, -1]
+
+    inputs = Inputs(torch.randn(5, 2), torch.randint(5, (B, T)))
+    compute = plain(running_sum)
+    expected_BTH, _ = running_sum(inputs.vectors, state)
+    for return_state in (False, True):
+        assert torch.equal(compute(inputs, state, return_state, True)[0], expected_BTH)
+        assert torch.equal(compute(inputs, state, return_state, False)[0], expected_BTH[:, -1])
+        assert torch.equal(compute(inputs, state, True, return_state)[1], expected_BTH[:, -1])
+
+
+def test_no_model_decides_by_itself_what_computes_it():
+    sources = {path.name: path.read_text() for path in (SRC / "models").glob("*.py")}
+    assert {"base.py", "fastweights.py", "sequence.py"} <= sources.keys()
+    for name, source in sources.items():
+        for word in ("is_cpu", "is_cuda", "device.type", ".dtype ==", ".dtype in"):
+            assert word not in source, (name, word)
+        assert name == "base.py" or "self.kernel" not in source, name
+
+
+def test_choose_is_called_by_the_core_and_the_benchmark_alone():
+    called = re.compile(r"from src\.ops\.dispatch import .*\bchoose\b|dispatch\.choose")
+    callers = [path.relative_to(SRC).as_posix() for path in SRC.rglob("*.py") if called.search(path.read_text())]
+    assert sorted(callers) == ["benchmarks/updates.py", "models/base.py"]

@@ -1,0 +1,270 @@
+"""From runs to a report, and from the report back to its runs."""
+
+import json
+import math
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.config.errors import UserError
+from src.config.paths import EVENT_FILES
+from src.reproduction import check as checking
+from src.reproduction import command
+from src.reproduction.base import Claim, Finding, Reproduction
+from src.reproduction.check import check
+from src.reproduction.record import RECORD, read_record, restore, write_record
+from src.reproduction.report import FIRST_UPDATES, make_report, write_tables
+from src.reproduction.reproduce import evidence_of_runs
+from src.results.curves import read_curves
+from src.results.result import read_result
+
+EXPERIMENT = "ba2016/time_to_two_percent"
+QUICK = "ba2016-time-to-two-percent-quick"
+
+
+@pytest.fixture
+def reproduction(monkeypatch, tiny):
+    """An experiment of two short runs, the learning rate chosen on validation, as the only reproduction."""
+
+    def error(evidence):
+        errors = evidence.values("test/error", model="fastweights")
+        return Finding(f"{errors.mean():.6f}", bool(errors.mean() <= 1))
+
+    made = Reproduction(
+        title="A title",
+        experiments=(EXPERIMENT,),
+        claims=(Claim("It errs.", "Section 1", "at most 1", error),),
+        table=lambda evidence: evidence.runs[["model", "optimizer.lr", "seed", "test/error"]],
+        quick=(*tiny, "optimizer.lr=1e-3,1e-2", "seed=0"),
+        replayed=({"model": "fastweights", "seed": 0}, {"model": "lstm"}),
+    )
+    monkeypatch.setattr("src.reproduction.reproduce.reproductions", lambda: {"paper/table": made})
+    monkeypatch.setattr("src.reproduction.command.reproductions", lambda: {"paper/table": made})
+    return made
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Keeps the runs and their report, which take seconds to make, for the tests that follow."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture
+def report(reproduction, train, tmp_path, monkeypatch, kept):
+    """The report of its runs, in the place of a committed one."""
+    folder = tmp_path / "reference" / "paper" / "table"
+    if (kept / "reference").exists():
+        shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+    else:
+        assert train("-m", f"experiment={EXPERIMENT}", f"name={QUICK}", *reproduction.quick).status == 0
+        make_report("paper/table", "quick", folder)
+        for name in ("outputs", "reference"):
+            shutil.copytree(tmp_path / name, kept / name)
+    readme = tmp_path / "README.md"
+    readme.write_text("Nothing yet.\n")
+    monkeypatch.setattr("src.reproduction.readme.README", readme)
+    for module in ("readme", "check", "command"):
+        monkeypatch.setattr(f"src.reproduction.{module}.REFERENCE", tmp_path / "reference")
+    return folder
+
+
+def test_a_report_holds_its_numbers_and_where_they_come_from(report):
+    runs = pd.read_csv(report / "runs.csv")
+    assert len(runs) == 1, "only the learning rate that was chosen on validation counts"
+    result = json.loads((Path("outputs") / QUICK / runs["run"][0] / "result.json").read_text())
+    assert runs["test/error"][0] == pytest.approx(result["metrics"]["test/error"], rel=1e-6)
+    curves = pd.read_csv(report / "curves.csv")
+    assert curves["update"].tolist() == [0, 3, 6]
+    assert curves["val/error"].min() == pytest.approx(result["metrics"]["val/error"], rel=1e-6)
+    text = (report / "report.md").read_text()
+    for part in ("# A title", "--budget quick", "It errs.", "reproduced", result["provenance"]["processor"]):
+        assert part in text
+
+
+def test_if_all_runs_diverged_they_are_the_evidence(report):
+    for path in (Path("outputs") / QUICK).glob("*/result.json"):
+        path.write_text(path.read_text().replace('"status": "finished"', '"status": "diverged"'))
+    evidence = evidence_of_runs("paper/table", "quick")
+    assert evidence.runs["status"].tolist() == ["diverged"] * 2, "both grid points, since none can be chosen"
+    assert evidence.runs["grid_points"].tolist() == [2, 2]
+    assert "2 of 2 diverged" in evidence.errors(model="fastweights")
+
+
+def test_all_runs_are_recorded_and_can_be_restored(report, monkeypatch, tmp_path):
+    before = evidence_of_runs("paper/table", "quick")
+    recorded = read_record(report / RECORD)
+    assert len(recorded) == 2, "also the run that was not chosen"
+    assert json.loads((report / "provenance.json").read_text())["runs"] == 2
+
+    monkeypatch.chdir(tmp_path / "reference")  # another machine
+    folder = Path("outputs") / QUICK
+    assert len(restore(recorded, {folder.name: folder})) == 2
+    assert not restore(recorded, {folder.name: folder}), "nothing is overwritten"
+    after = evidence_of_runs("paper/table", "quick")
+    pd.testing.assert_frame_equal(before.runs, after.runs)
+    pd.testing.assert_frame_equal(before.curves, after.curves, rtol=1e-5)
+
+
+def test_the_curves_of_restored_runs_are_exactly_those_of_the_record(report, tmp_path):
+    recorded = read_record(report / RECORD)
+    assert set(recorded[0].curves) == {"val/error", "val/nll"}
+    # curves of other tags, at other updates, one of which was not finite
+    curves = recorded[0].curves | {"train/return": {2: -1.5, 3: math.nan, 1000: 1e-7}, "train/none": {}}
+    sweep = tmp_path / "restored"
+    restore([recorded[0]._replace(curves=curves), recorded[1]], {QUICK: sweep})
+    for run, was in zip(recorded, (curves, recorded[1].curves), strict=True):
+        folder = sweep / run.run
+        np.testing.assert_equal(read_curves(folder, list(was)), was)
+        assert list(read_curves(folder, ["val/nll"])["val/nll"]) == [0, 3, 6]
+        assert read_result(folder) == run.result
+        assert not list(folder.glob(EVENT_FILES))
+
+
+def test_records_of_earlier_versions_are_read(report, monkeypatch, tmp_path):
+    before = evidence_of_runs("paper/table", "quick")
+    recorded = read_record(report / RECORD)
+    for run in recorded:
+        assert run.result.pop("higher_is_better") is False
+        assert run.result.pop("objective") == "error"
+    write_record(tmp_path / "old.jsonl", recorded)
+    monkeypatch.chdir(tmp_path / "reference")
+    restore(read_record(tmp_path / "old.jsonl"), {QUICK: Path("outputs") / QUICK})
+    pd.testing.assert_frame_equal(before.runs, evidence_of_runs("paper/table", "quick").runs)
+
+
+def test_restored_runs_are_not_run_again(report, reproduction, train, tmp_path, monkeypatch):
+    name = QUICK
+    elsewhere = tmp_path / "elsewhere"
+    restored = restore(read_record(report / RECORD)[:1], {name: elsewhere / name})
+    command = ["-m", f"experiment={EXPERIMENT}", f"name={name}", f"run.root={elsewhere}", *reproduction.quick]
+    assert train(*command).status == 0
+    made = sorted(path.parent for path in (elsewhere / name).glob("*/train.log"))
+    assert len(made) == 1
+    assert restored[0] not in made
+
+
+def test_the_restore_command_restores_a_record(report, reproduction, capsys, monkeypatch):
+    shutil.rmtree("outputs")
+    monkeypatch.setattr("src.reproduction.command.folders_of", lambda *_: {EXPERIMENT: Path("outputs") / QUICK})
+    assert command.run_command(command.parser("").parse_args(["restore", "paper/table"])) == 0
+    assert "2 of 2 recorded runs restored" in capsys.readouterr().out
+    assert len(list((Path("outputs") / QUICK).glob("*/result.json"))) == 2
+
+
+def test_a_check_replays_the_recorded_runs(report, capsys):
+    found = list(check("paper/table"))
+    assert len(found) == 4
+    assert all(agrees for _, agrees in found), found
+    assert command.run_command(command.parser("").parse_args(["check"])) == 0
+    assert capsys.readouterr().out.count("agrees") == 4 + 1  # and the README
+
+
+@pytest.mark.parametrize("file", ["table.csv", "claims.csv", FIRST_UPDATES, RECORD])
+def test_a_check_fails_if_something_disagrees(report, file):
+    path = report / file
+    if file == FIRST_UPDATES:
+        curves = pd.read_csv(path)
+        curves["val/nll"] += checking.TOLERANCE * 1.1
+        curves.to_csv(path, index=False)
+    elif file == RECORD:
+        path.write_text(re.sub(r'"lr":[\d.]+', '"lr":0.3', path.read_text()))
+    else:
+        path.write_text(path.read_text().replace("0.", "0.1"))
+    found = dict(check("paper/table"))
+    assert list(found.values()).count(False) == 1, found
+    assert command.run_command(command.parser("").parse_args(["check", "paper/table"])) == 1
+
+
+@pytest.mark.parametrize("lost", ["the file", "all runs", "the curve", "an update", "a number"])
+def test_a_check_fails_if_first_updates_are_missing(report, lost):
+    path = report / FIRST_UPDATES
+    recorded = pd.read_csv(path)
+    if lost == "a number":
+        recorded.loc[1, "val/nll"] = math.nan
+    remaining = {
+        "all runs": recorded[:0],
+        "the curve": recorded.drop(columns="val/nll"),
+        "an update": recorded[:-1],
+        "a number": recorded,
+    }
+    if lost == "the file":
+        path.unlink()
+    else:
+        remaining[lost].to_csv(path, index=False)
+    found = dict(check("paper/table"))
+    assert list(found.values()).count(False) == 1, found
+    assert command.run_command(command.parser("").parse_args(["check", "paper/table"])) == 1
+
+
+def test_a_check_fails_if_one_of_the_replayed_runs_is_not_in_the_first_updates(report):
+    # the reproduction replays an LSTM too, if there is one
+    runs = pd.read_csv(report / "runs.csv")
+    runs = pd.concat([runs, runs.assign(run="an-lstm", model="lstm")])
+    runs.to_csv(report / "runs.csv", index=False)
+    write_tables("paper/table", report)
+    found = dict(check("paper/table"))
+    assert [what for what, agrees in found.items() if not agrees] == [
+        f"{FIRST_UPDATES} has the runs that are replayed, but not an-lstm"
+    ]
+
+
+def test_a_reproduction_names_the_curves_that_are_recorded_and_replayed(report, reproduction, monkeypatch):
+    other = replace(reproduction, curves=("val/nll", "train/loss"), replayed_curve="val/error")
+    monkeypatch.setattr("src.reproduction.reproduce.reproductions", lambda: {"paper/table": other})
+    (run,) = pd.read_csv(report / "runs.csv")["run"]
+    assert dict(check("paper/table"))[f"{FIRST_UPDATES} has the runs that are replayed, but not {run}"] is False
+    make_report("paper/table", "quick", report)
+    assert list(pd.read_csv(report / "curves.csv")) == ["run", "update", "val/nll", "train/loss"]
+    assert set(read_record(report / RECORD)[0].curves) == {"val/nll", "train/loss"}
+    assert list(pd.read_csv(report / FIRST_UPDATES)) == ["update", "val/error", "run"]
+    found = list(check("paper/table"))
+    assert all(agrees for _, agrees in found), found
+    assert "val/error within 0.0000" in found[-1][0]
+
+
+def test_the_list_says_how_many_runs_have_ended(report, capsys):
+    capsys.readouterr()
+    assert command.run_command(command.parser("").parse_args(["list"])) == 0
+    out = capsys.readouterr().out
+    assert "paper/table\n    A title" in out
+    assert "quick: 2 of 2 runs have ended; full: not run" in out
+
+
+def test_mistakes_are_explained(reproduction, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments, says in (
+        (["report", "paper/tabel"], "did you mean paper/table?"),
+        (["report", "paper/table"], "no run has finished"),
+        (["run", "nothing"], "legal: paper/table"),
+        (["check", "paper/table"], "holds no report"),
+    ):
+        monkeypatch.setattr("src.reproduction.check.REFERENCE", tmp_path)
+        with pytest.raises(UserError, match=says.replace("?", r"\?")):
+            command.run_command(command.parser("").parse_args(arguments))
+
+
+def test_the_readme_has_the_tables_of_the_committed_results(report, capsys, tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(
+        "Before\n<!-- table paper/table -->\nold\n<!-- end -->\nbetween\n<!-- claims paper/table -->\n<!-- end -->\n"
+    )
+
+    def run(*arguments):
+        return command.run_command(command.parser("").parse_args(arguments))
+
+    assert run("check") == 1
+    assert "DISAGREES  README.md" in capsys.readouterr().out
+    assert run("readme") == 0
+    assert run("check") == 0
+    text = path.read_text()
+    assert "old" not in text
+    assert "| fastweights | 0.001 | 0 |" in text
+    assert "| It errs. | " in text
+    path.write_text(text.replace("paper/table", "paper/other"))
+    with pytest.raises(UserError, match=r"paper/other -->: .* holds no report"):
+        run("readme")

@@ -1,0 +1,133 @@
+"""Every run of a folder is loaded, whatever became of it."""
+
+import fcntl
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from src.results.manifest import read_manifest
+from src.results.runs import DEFAULT_SEARCH, load_runs, search_settings, varied_settings
+from src.specs import Objective
+
+
+def test_runs_of_every_status_are_loaded_in_the_order_of_the_sweep(folder):
+    folder.add(seed=3, val=0.25, test=0.26)
+    folder.add(seed=2, status="diverged", reason="the gradient is not finite")
+    folder.add(seed=1, status="failed", reason="RuntimeError: broken")
+    folder.add(seed=0, status=None)
+    killed = folder.add(seed=5, status=None)
+    in_progress = folder.add(seed=6, status=None)
+    folder.expect_all()
+    for name in (killed, in_progress):
+        (folder.path / name).mkdir()
+        (folder.path / name / ".lock").write_text("123")
+    with open(folder.path / in_progress / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        runs = load_runs(folder.path)
+    assert varied_settings(runs) == ["seed"]
+    assert [(run.settings["seed"], run.status, run.reason) for run in runs] == [
+        (3, "finished", ""),
+        (2, "diverged", "the gradient is not finite"),
+        (1, "failed", "RuntimeError: broken"),
+        (0, "missing", ""),
+        (5, "interrupted", "ended without a result"),
+        (6, "running", ""),
+    ]
+    assert [run.finished for run in runs] == [True] + [False] * 5
+    assert [run.ended for run in runs] == [True, True] + [False] * 4
+    first = runs[0]
+    assert (first.metrics["val/error"], first.metrics["test/error"]) == (0.25, 0.26)
+    assert (first.updates, first.selected_update, first.seconds) == (100, 90, 1.25)
+    assert (first.num_parameters, first.state_size, first.name) == (7, 5, "lstm50-lr0.01-s3")
+    assert first.floors == {"chance": {"error": 0.9, "nll": 2.3}}
+    assert all(run.metrics == {} for run in runs[2:])
+
+
+def test_runs_are_found_at_any_depth_and_sorted_by_the_numbers_in_their_names(folder):
+    for width in (100, 20, 3):
+        folder.add(width=width)
+    assert [run.name for run in load_runs(folder.path.parent)] == [
+        f"made-up/lstm{width}-lr0.01-s0" for width in (3, 20, 100)
+    ]
+    assert load_runs(folder.path / "nothing") == []
+
+
+def test_a_result_that_is_being_written_does_not_count(folder):
+    name = folder.add()
+    (folder.path / name / "result.json").write_text('{"status": "fini')
+    folder.expect_all()
+    assert [run.status for run in load_runs(folder.path)] == ["missing"]
+
+
+def test_a_configuration_that_is_being_written_does_not_stop_the_others_from_being_loaded(folder):
+    name = folder.add(seed=7, val=0.25)
+    result = json.loads((folder.path / name / "result.json").read_text())
+    started = folder.path / "started"
+    (started / ".hydra").mkdir(parents=True)
+    text = OmegaConf.to_yaml(OmegaConf.create(result["config"]))
+    whole = None
+    for length in range(len(text) + 1):
+        (started / ".hydra" / "config.yaml").write_text(text[:length])
+        first, second = load_runs(folder.path)
+        assert first.metrics["val/error"] == 0.25
+        assert second.status == "missing"
+        whole = second.settings
+    assert whole == first.settings
+
+
+def test_runs_that_the_manifest_does_not_name_come_after_those_that_it_does(folder):
+    folder.add(seed=9)
+    folder.expect_all()
+    folder.add(seed=1)
+    assert [run.settings["seed"] for run in load_runs(folder.path)] == [9, 1]
+    assert [run.settings["seed"] for run in load_runs(folder.path, folder.expected)] == [9, 1]
+    only = {name: settings for name, settings in folder.expected.items() if settings["seed"] == 1}
+    assert [run.settings["seed"] for run in load_runs(folder.path, only)] == [1]
+
+
+def test_what_is_searched_is_read_from_the_manifest_or_else_from_a_result(folder):
+    name = folder.add()
+    runs = load_runs(folder.path)
+    assert search_settings(folder.path, runs) == folder.search
+    config = json.loads((folder.path / name / "result.json").read_text())["config"]
+    other = {"grid": ["model.decay"], "repeated": [], "columns": ["seed"], "two_stage": True}
+    folder.change(name, config=config | {"search": other})
+    assert search_settings(folder.path, runs).grid == ["model.decay"]
+    folder.expect_all(two_stage=True)
+    assert read_manifest(folder.path).search == search_settings(folder.path, runs)
+    assert search_settings(folder.path, runs).two_stage is True
+    assert search_settings(folder.path, runs).grid == ["optimizer.lr"]
+    assert search_settings(folder.path / "nothing", []) == DEFAULT_SEARCH
+
+
+def test_a_run_knows_the_metric_it_was_selected_on_and_its_direction(folder):
+    folder.add(val=-3.0, test=-2.5, objective="return", higher_is_better=True)
+    (run,) = load_runs(folder.path)
+    assert run.objective == Objective("return", higher_is_better=True)
+    assert (run.objective_tag, run.test_tag) == ("val/return", "test/return")
+    assert run.validation_objective == -3.0
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed", "missing"])
+def test_only_a_finished_run_has_a_validation_objective(folder, status):
+    folder.add(val=0.1, status=None if status == "missing" else status)
+    folder.expect_all()
+    (run,) = load_runs(folder.path)
+    assert run.status == status
+    assert run.validation_objective is None
+
+
+def test_the_results_of_earlier_versions_are_read(folder):
+    name = folder.add(val=0.25)
+    folder.change(name, higher_is_better=None)
+    (run,) = load_runs(folder.path)
+    assert run.objective == Objective("error", higher_is_better=False)
+    assert run.validation_objective == 0.25
+
+    # the oldest do not name their objective either: it is the error, or the first metric if there is no error
+    folder.change(name, objective=None)
+    assert load_runs(folder.path)[0].objective == Objective("error")
+    folder.change(name, metrics={"val/mse": 0.5, "val/nll": 2.0, "test/mse": 0.75})
+    (run,) = load_runs(folder.path)
+    assert (run.objective, run.validation_objective) == (Objective("mse"), 0.5)

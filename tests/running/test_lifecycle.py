@@ -1,0 +1,303 @@
+"""The life of a run: finished, repeated, interrupted, damaged, locked, failed, diverged."""
+
+import errno
+import fcntl
+import json
+import os
+import shlex
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from src.training import checkpoint
+from src.training.trainer import Trainer
+from src.utils import files
+
+
+def only_run(name="runs"):
+    """The one folder of a run below outputs."""
+    (folder,) = (path for path in Path("outputs", name).iterdir() if path.is_dir())
+    return folder
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def newest(folder):
+    return checkpoint.load_newest(folder / "checkpoints", torch.device("cpu"))
+
+
+def scalars(folder):
+    """Every point of every curve, as TensorBoard shows them."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def same_weights(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """Send a signal when a run has reached an update, once."""
+
+    def arrange(update, number=signal.SIGINT):
+        original = Trainer._train
+        pending = [True]
+
+        def interrupted(trainer):
+            done = original(trainer)
+            if trainer.update == update and pending.pop() is True:
+                pending.append(False)
+                signal.raise_signal(number)
+            return done
+
+        monkeypatch.setattr(Trainer, "_train", interrupted)
+
+    return arrange
+
+
+def test_result_has_all_keys_and_the_metrics_of_the_selected_weights(train, tiny):
+    assert train(*tiny).status == 0
+    kept = result(only_run())
+    assert kept["status"] == "finished"
+    assert set(kept) >= {
+        "status", "reason", "metrics", "selected_update", "updates", "seconds", "updates_per_second",
+        "num_parameters", "state_size", "fingerprint", "config", "provenance", "floors",
+    }  # fmt: skip
+    assert set(kept["metrics"]) == {"val/error", "val/nll", "test/error", "test/nll"}
+    assert set(kept["provenance"]) >= {"command", "git_commit", "git_dirty", "versions", "processor", "threads", "date"}
+    errors = dict(scalars(only_run())["val/error"])
+    assert errors[kept["selected_update"]] == min(errors.values())
+    assert kept["metrics"]["val/error"] == pytest.approx(errors[kept["selected_update"]])
+    assert only_run().name.endswith(kept["fingerprint"])
+
+
+def test_the_recorded_command_of_a_run_in_a_sweep_is_that_run_alone(train, tiny):
+    assert train("-m", *tiny, "task.num_pairs=2,3").status == 0
+    for folder in Path("outputs/runs").glob("*/"):
+        program, *arguments = shlex.split(result(folder)["provenance"]["command"])
+        assert (program, arguments[:2]) == ("python", ["-m", "src.train"])
+        ended = train(*arguments[2:])
+        assert f"{folder.name} has already finished" in ended.out
+
+
+def test_a_run_takes_denormal_numbers_as_zero(train, tiny):
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor has no such setting")
+    assert torch.tensor(1e-38) * 0.1 > 0
+    assert train(*tiny).status == 0
+    assert torch.tensor(1e-38) * 0.1 == 0
+
+
+def test_a_run_does_without_the_files_of_hydra(train, tiny):
+    assert train(*tiny, "hydra.output_subdir=null").status == 0
+    assert not (only_run() / ".hydra").exists()
+    assert result(only_run())["provenance"]["command"]
+
+
+def test_a_finished_run_is_not_run_again(train, tiny, monkeypatch):
+    train(*tiny)
+    before = result(only_run())
+    monkeypatch.setattr(Trainer, "fit", None)
+    again = train(*tiny, "trainer.log_every=3")
+    assert again.status == 0
+    assert "has already finished" in again.out
+    assert result(only_run()) == before
+
+
+def test_fresh_starts_over_and_gives_the_same_result_to_the_last_bit(train, tiny):
+    train(*tiny)
+    first, curves, weights = result(only_run()), scalars(only_run()), newest(only_run())["model"]
+    assert train(*tiny, "run.fresh=true").status == 0
+    second = result(only_run())
+    assert second["provenance"]["date"] >= first["provenance"]["date"]
+    assert second["wall_seconds"] != first["wall_seconds"]
+    assert second["metrics"] == first["metrics"]
+    assert same_weights(newest(only_run())["model"], weights)
+    assert scalars(only_run()) == curves
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(train, tiny, interrupt_at, number):
+    noisy = [*tiny, "trainer.weight_noise=0.01", "network.input_dropout=0.2", "scheduler=cosine"]
+    train(*noisy, "name=whole")
+    interrupt_at(5, number)
+    stopped = train(*noisy, "name=stopped")
+    assert stopped.status == 130
+    assert "stopped at update 5; the same command resumes it" in stopped.out
+    assert result(only_run("stopped"))["status"] == "interrupted"
+
+    resumed = train(*noisy, "name=stopped")
+    assert resumed.status == 0
+    assert "resumes from update 5" in resumed.out
+    whole, stopped = only_run("whole"), only_run("stopped")
+    assert whole.name == stopped.name
+    assert result(whole)["metrics"] == result(stopped)["metrics"]
+    assert scalars(whole) == scalars(stopped)
+    assert same_weights(newest(whole)["model"], newest(stopped)["model"])
+
+
+def test_a_run_killed_after_its_last_checkpoint_only_writes_its_result(train, tiny, monkeypatch):
+    train(*tiny)
+    before, curves = result(only_run()), scalars(only_run())
+    (only_run() / "result.json").unlink()
+    monkeypatch.setattr(Trainer, "_train", None)
+    assert train(*tiny).status == 0
+    assert result(only_run())["metrics"] == before["metrics"]
+    assert scalars(only_run()) == curves
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(train, tiny, interrupt_at):
+    train(*tiny, "name=whole")
+    interrupt_at(5)
+    train(*tiny)
+    last, before = sorted((only_run() / "checkpoints").iterdir(), reverse=True)
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1
+    last.write_bytes(data)
+
+    resumed = train(*tiny)
+    assert resumed.status == 0
+    assert f"warning: checkpoint {last} is damaged; using the one before" in resumed.out
+    assert "resumes from update 4" in resumed.out
+    assert before.name.startswith("update-00000004")
+    assert result(only_run())["metrics"] == result(only_run("whole"))["metrics"]
+    assert scalars(only_run()) == scalars(only_run("whole"))
+
+
+def test_with_all_checkpoints_damaged_the_run_starts_over(train, tiny, interrupt_at):
+    interrupt_at(5)
+    train(*tiny)
+    for path in (only_run() / "checkpoints").iterdir():
+        path.write_bytes(b"")
+    again = train(*tiny)
+    assert again.status == 0
+    assert f"{only_run()} starts" in again.out
+    assert [step for step, _ in scalars(only_run())["val/error"]] == [0, 3, 6]
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(train, tiny, interrupt_at):
+    train(*tiny, "seed=1")
+    other = only_run()
+    interrupt_at(5)
+    train(*tiny)
+    (mine,) = set(Path("outputs/runs").glob("*-s0-*"))
+    for path in (mine / "checkpoints").iterdir():
+        path.unlink()
+    for path in (other / "checkpoints").iterdir():
+        path.rename(mine / "checkpoints" / path.name)
+    ended = train(*tiny)
+    assert ended.status == 1
+    assert ended.err.count("\n") == 1
+    assert "belong to another configuration" in ended.err
+    assert "run.fresh=true" in ended.err
+
+
+def test_a_folder_in_use_turns_a_second_process_away(train, tiny):
+    train(*tiny)
+    with open(only_run() / ".lock", "r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        turned_away = train(*tiny, "run.fresh=true")
+    assert turned_away.status == 1
+    assert turned_away.err == f"error: {only_run()} is in use by process {os.getpid()}\n"
+    assert result(only_run())["status"] == "finished"
+
+
+def test_divergence_is_a_result(train, tiny):
+    ended = train(*tiny, "model=irnn", "optimizer=sgd", "optimizer.lr=1e30", "trainer.clip_norm=null")
+    assert ended.status == 0
+    kept = result(only_run())
+    assert kept["status"] == "diverged"
+    assert kept["reason"] == "a gradient between updates 1 and 3 is not finite"
+    assert kept["selected_update"] == 0
+    assert kept["metrics"]["test/error"] > 0.5
+    assert "has already diverged" in train(
+        *tiny, "model=irnn", "optimizer=sgd", "optimizer.lr=1e30", "trainer.clip_norm=null"
+    ).out  # fmt: skip
+
+
+def test_a_failure_is_recorded_with_its_traceback_and_run_again(train, tiny, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(Trainer, "_train", lambda trainer: 1 / 0)
+        ended = train(*tiny)
+    assert ended.status == 1
+    assert ended.err == f"error: ZeroDivisionError: division by zero (see {only_run()}/train.log)\n"
+    assert "Traceback" not in ended.out
+    kept = result(only_run())
+    assert kept["status"] == "failed"
+    assert "ZeroDivisionError" in kept["traceback"]
+    assert "ZeroDivisionError" in (only_run() / "train.log").read_text()
+    assert train(*tiny, "run.retry_failed=false").status == 1
+    assert train(*tiny).status == 0
+    assert result(only_run())["status"] == "finished"
+
+
+def test_a_full_disk_ends_in_one_line_and_loses_nothing(train, tiny, monkeypatch):
+    train(*tiny, "name=whole")
+    calls = []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        ended = train(*tiny)
+    assert ended.status == 1
+    assert ended.err.count("\n") == 1
+    assert "No space left on device" in ended.err
+    assert not list(only_run().rglob("*.tmp"))
+
+    assert train(*tiny).status == 0
+    assert result(only_run())["metrics"] == result(only_run("whole"))["metrics"]
+
+
+def test_a_file_is_whole_or_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    files.write_whole(path, b"old")
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "replace", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            files.write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_debug_overfit_learns_its_one_batch(train, tiny):
+    small = [item for item in tiny if not item.startswith(("trainer", "model"))]
+    assert train(*small, "debug=overfit", "trainer.batch_size=8", "trainer.max_updates=150").status == 0
+    assert scalars(only_run("debug"))["train/error"][-1][1] == 0
+
+
+@pytest.mark.parametrize("debug", ["short", "anomaly"])
+def test_debug_modes_run(train, tiny, debug):
+    ended = train(*tiny, f"debug={debug}")
+    assert ended.status == 0
+    assert result(only_run("debug"))["status"] == "finished"
+
+
+def test_debug_profile_says_where_the_time_goes(train, tiny):
+    ended = train(*tiny, "debug=profile", "trainer.profile_updates=3", "trainer.max_updates=15")
+    assert ended.status == 0
+    assert "aten::" in ended.out
+    assert (only_run("debug") / "trace.json").exists()
+
+
+def test_debug_anomaly_names_the_operation_that_made_a_nan(train, tiny, monkeypatch, recwarn):
+    def nan_loss(task, model, batch, state=None):
+        step = original(task, model, batch, state)
+        return step._replace(losses=step.losses | {"nan": (step.output.hidden_BTH.sum() * 0).sqrt()})
+
+    from src.tasks.base import Task
+
+    original = Task.loss
+    monkeypatch.setattr(Task, "loss", nan_loss)
+    monkeypatch.setattr("warnings.warn", lambda *args, **kwargs: None)
+    ended = train(*tiny, "debug=anomaly")
+    assert ended.status == 1
+    assert "returned nan values" in ended.err

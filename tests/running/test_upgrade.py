@@ -1,0 +1,74 @@
+"""Runs of version 0.1 are found, resumed and reported after an upgrade."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.results.curves import read_curves
+from src.results.manifest import read_manifest
+from src.results.runs import load_runs
+from src.running.upgrade import upgrade
+from src.training import checkpoint
+
+TAGS = ("train/loss", "val/error", "val_selected/error", "test/error")
+
+
+def as_of_version_0_1(folder):
+    """Turn a run into what version 0.1 would have left."""
+    old = folder.with_name(folder.name.rpartition("-")[0] + "-0123abcd")
+    folder.rename(old)
+    (old / "metrics.jsonl").unlink()
+    for path in (old / "result.json", old / ".hydra" / "config.yaml"):
+        if path.exists():
+            text = re.sub(r"src\.training\.(optimizers|schedulers)", r"src.\1", path.read_text())
+            path.write_text(re.sub(r'"fingerprint": "\w+"', '"identity": "0123abcd"', text))
+    for path in (old / "checkpoints").glob("*.pt"):
+        content = torch.load(path, weights_only=True)
+        del content["fingerprint"], content["sum_of_norms"]
+        path.unlink()
+        checkpoint.save(old / "checkpoints", content["update"], content | {"identity": "0123abcd"})
+    return old
+
+
+@pytest.fixture
+def sweep(train, tiny):
+    """A folder with two finished runs of a sweep, and one that was interrupted, as version 0.1 left them."""
+    assert train("-m", "name=old", "seed=0,1", "model=lstm", *tiny).status == 0
+    assert train("name=old", "seed=2", "model=lstm", *tiny).status == 0
+    folder = Path("outputs/old")
+    names = sorted(path.parent.name for path in folder.glob("*/result.json"))
+    curves = {name: read_curves(folder / name, TAGS) for name in names}
+    results = {name: json.loads((folder / name / "result.json").read_text()) for name in names}
+    old = {name: as_of_version_0_1(folder / name) for name in names}
+    (old[names[2]] / "result.json").unlink()
+    manifest = json.loads((folder / "sweep.json").read_text())
+    manifest["runs"] = {old[name].name: settings for name, settings in manifest["runs"].items()}
+    (folder / "sweep.json").write_text(json.dumps(manifest))
+    return folder, names, curves, results
+
+
+def test_upgraded_runs_are_what_they_would_be_today(sweep):
+    folder, names, curves, results = sweep
+    assert not {path.name for path in folder.iterdir()} & set(names)
+    assert sorted(upgrade(folder).values()) == names
+    assert sorted(read_manifest(folder).runs) == names[:2]
+    for name in names[:2]:
+        assert json.loads((folder / name / "result.json").read_text()) == results[name]
+    for name in names:
+        for tag, points in read_curves(folder / name, TAGS).items():
+            assert points == pytest.approx(curves[name][tag], rel=1e-6)
+    assert [run.status for run in load_runs(folder)] == ["finished", "finished", "interrupted"]
+    assert upgrade(folder) == {}
+    assert sorted(path.name for path in folder.glob("lstm*")) == names
+
+
+def test_the_same_command_finds_upgraded_runs_and_resumes_the_interrupted_one(sweep, train, tiny):
+    folder, names, _, results = sweep
+    upgrade(folder)
+    assert "2 of 2 runs have ended already" in train("-m", "name=old", "seed=0,1", "model=lstm", *tiny).out
+    resumed = train("name=old", "seed=2", "model=lstm", *tiny)
+    assert (resumed.status, "resumes from update 6" in resumed.out) == (0, True)
+    assert json.loads((folder / names[2] / "result.json").read_text())["metrics"] == results[names[2]]["metrics"]

@@ -1,0 +1,155 @@
+"""How far a sweep is, told from its folder; and what its workers do when it is gone."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from src.config.paths import PROJECT, RESULT
+from src.sweeping.progress import SweepProgress
+from src.training.progress import ConsoleHandler
+from src.utils import lifeline
+from src.utils.files import FolderInUseError, is_locked, locked, write_whole
+
+
+def write(folder, status, value):
+    folder.mkdir(exist_ok=True)
+    metrics = {"val/error": value} if value is not None else {}
+    result = {"status": status, "reason": "", "objective": "error", "metrics": metrics}
+    write_whole(folder / RESULT, json.dumps(result).encode())
+
+
+@pytest.fixture
+def progress(tmp_path):
+    write(tmp_path / "a", "finished", 0.5)
+    write(tmp_path / "b", "failed", None)
+    progress = SweepProgress(tmp_path, seconds_between_looks=60)
+    progress.expect(["a"], ["b", "c", "d", "e"], num_later=3)
+    yield progress
+    progress.end()
+
+
+def test_the_line_counts_what_the_folder_holds(progress, tmp_path):
+    assert progress.line() == "1 of 8 done, 0 running, 0 failed, 7 left; best val/error 0.5: a"
+    for name in "cde":
+        (tmp_path / name).mkdir()
+    write(tmp_path / "c", "diverged", None)
+    write(tmp_path / "d", "finished", 0.25)
+    with locked(tmp_path / "e"):
+        progress.started -= 48
+        assert progress.look()
+        line = progress.line()
+    assert line == "3 of 8 done (1 diverged), 1 running, 0 failed, 4 left, about 2 min to go; best val/error 0.25: d"
+    write(tmp_path / "b", "failed", None)
+    write(tmp_path / "e", "interrupted", None)
+    assert progress.look()
+    assert progress.line().startswith("3 of 8 done (1 diverged), 0 running, 1 failed, 4 left")
+
+
+def test_the_line_comes_when_a_run_has_ended_and_not_too_often(tmp_path, capsys):
+    progress = SweepProgress(tmp_path, seconds_between_lines=0.5, seconds_between_looks=0.01)
+    progress.expect([], map(str, range(10)))
+    for index in range(10):
+        write(tmp_path / str(index), "finished", 1.0 - index / 10)
+        time.sleep(0.1)
+    progress.end()
+    lines = capsys.readouterr().out.splitlines()
+    assert 2 <= len(lines) <= 4
+    assert lines[-1] == "10 of 10 done, 0 running, 0 failed, 0 left; best val/error 0.1: 9"
+
+
+def test_looking_at_a_lock_turns_nobody_away(tmp_path):
+    ended = threading.Event()
+
+    def look():
+        while not ended.wait(0.001):
+            is_locked(tmp_path)
+
+    watching = threading.Thread(target=look)
+    watching.start()
+    try:
+        for _ in range(300):
+            with locked(tmp_path, patience=0.3):
+                assert is_locked(tmp_path)
+    finally:
+        ended.set()
+        watching.join()
+    assert not is_locked(tmp_path)
+    assert not is_locked(tmp_path / "missing")
+    with locked(tmp_path), pytest.raises(FolderInUseError), locked(tmp_path):
+        pass
+
+
+def test_a_reader_sees_whole_files_only(tmp_path):
+    ended = threading.Event()
+
+    def rewrite():
+        while not ended.is_set():
+            write(tmp_path, "finished", [0.5] * 5000)
+
+    write(tmp_path, "finished", [0.5])
+    writing = threading.Thread(target=rewrite)
+    writing.start()
+    try:
+        for _ in range(300):
+            assert json.loads((tmp_path / RESULT).read_text())["status"] == "finished"
+    finally:
+        ended.set()
+        writing.join()
+
+
+def test_workers_say_how_their_runs_end_and_not_how_far_they_are(monkeypatch, capsys):
+    handler = ConsoleHandler()
+    said = [logging.LogRecord(name, logging.INFO, "", 0, name, (), None) for name in ("src.training.progress", "other")]
+    monkeypatch.setenv(lifeline.VARIABLE, f"{os.getpid()}:0:/nowhere")
+    list(map(handler.emit, said))
+    assert capsys.readouterr().out == "src.training.progress\nother\n"
+    monkeypatch.setenv(lifeline.VARIABLE, "0:0:/nowhere")
+    list(map(handler.emit, said))
+    assert capsys.readouterr().out == "other\n"
+
+
+PARENT = """
+import subprocess, sys, time
+from pathlib import Path
+from src.utils import lifeline
+lifeline.hold(Path(sys.argv[1]))
+assert not lifeline.in_worker()
+between = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+subprocess.Popen([sys.executable, "-c", between, sys.argv[2]])
+time.sleep(60)
+"""
+WORKER = """
+import os, time
+from pathlib import Path
+from src.utils import lifeline
+assert lifeline.in_worker()
+lifeline.follow()
+Path("{folder}", "alive").write_text(str(os.getpid()))
+time.sleep(60)
+"""
+
+
+def test_a_worker_ends_with_its_sweep_though_it_is_not_its_child(tmp_path):
+    worker = WORKER.format(folder=tmp_path)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path), worker], cwd=PROJECT)
+    alive = tmp_path / "alive"
+    while not (alive.exists() and alive.read_text()):
+        assert parent.poll() is None
+        time.sleep(0.01)
+    process = Path("/proc", alive.read_text())
+    time.sleep(0.2)
+    assert process.exists()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while process.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

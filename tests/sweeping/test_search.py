@@ -1,0 +1,253 @@
+"""A search: the budget is spent once, whatever happens, on the points that the seed stands for."""
+
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from src.config.errors import explain
+from src.config.paths import PROJECT
+from src.sweeping.search import Options, proposal, search, split
+from src.sweeping.trial import Pruning, storage_of
+from src.training.trainer import Trainer
+
+LR = "optimizer.lr=tag(log, interval(1e-4, 1e-2))"
+WIDTH = "model.hidden_size=choice(4, 8)"
+
+
+@pytest.fixture
+def look(monkeypatch, tmp_path, tiny):
+    """Search in `tmp_path` for a moment."""
+    monkeypatch.chdir(tmp_path)
+    settings = [item for item in tiny if "hidden_size" not in item]
+
+    def run(*ranges, trials=2, **options):
+        torch.set_num_threads(1)
+        return search(["name=s", "model=irnn", *settings, *ranges], Options(trials=trials, **options))
+
+    return run
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The first update of every training, in order."""
+    starts = []
+    original = Trainer.fit
+
+    def recorded(trainer, *arguments):
+        starts.append(trainer.update)
+        return original(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "fit", recorded)
+    return starts
+
+
+def rows():
+    with open("outputs/s/summary.csv") as file:
+        return [row | {"seconds": ""} for row in csv.DictReader(file)]
+
+
+def studies():
+    storage = storage_of(Path("outputs/s"))
+    return [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
+
+
+def test_ranges_are_hydras():
+    fixed, space = split(
+        [
+            "model=lstm", LR, WIDTH, "a=interval(0, 1)", "b=int(interval(1, 5))", "c=range(1, 8, 3)", "d=x,y",
+            "e=[1,2]", "f=int(tag(log, interval(2, 64)))",
+        ]
+    )  # fmt: skip
+    assert fixed == ["model=lstm", "e=[1,2]"]
+    assert space == {
+        "optimizer.lr": FloatDistribution(1e-4, 1e-2, log=True),
+        "model.hidden_size": CategoricalDistribution(["4", "8"]),
+        "a": FloatDistribution(0.0, 1.0),
+        "b": IntDistribution(1, 5),
+        "c": CategoricalDistribution(["1", "4", "7"]),
+        "d": CategoricalDistribution(["x", "y"]),
+        "f": IntDistribution(2, 64, log=True),
+    }
+
+
+def test_a_random_point_depends_on_the_seed_and_its_number_alone():
+    _, space = split([LR, WIDTH])
+    points = [proposal(space, 0, index) for index in range(40)]
+    assert points[7] == proposal(space, 0, 7)
+    assert points[7] != proposal(space, 1, 7)
+    assert len({point["optimizer.lr"] for point in points}) == 40
+    assert all(1e-4 <= point["optimizer.lr"] <= 1e-2 for point in points)
+    below = sum(point["optimizer.lr"] < 1e-3 for point in points)
+    assert 10 < below < 30  # half of them on a logarithmic scale
+    assert {point["model.hidden_size"] for point in points} == {"4", "8"}
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        ([], "there is nothing to search"),
+        (["seed=0,1"], "seed is repeated, not searched"),
+        (["optimizer.lrr=interval(0,1)"], "optimizer.lrr"),
+        (["optimizer.lr=tag(log, interval(0, 1))"], "a logarithmic interval lies above 0"),
+        (["optimizer.lr=interval(1, 0)"], "goes from a lower to a higher number"),
+        (["optimizer.lr=interval(-1, 1)"], "optimizer.lr=-1.0: must be a number, at least 0"),
+        ([LR, "run.fresh=true"], "give it another name="),
+    ],
+)
+def test_a_mistake_is_found_before_there_is_a_folder(look, ranges, message):
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - in one line by src.config.errors
+        look(*ranges)
+    assert message in explain(caught.value)
+    assert not Path("outputs").exists()
+
+
+def test_the_budget_is_spent_once_and_can_be_raised(look, trained):
+    assert look(LR, WIDTH, trials=2) == 0
+    assert trained == [0, 0]
+    table = rows()
+    _, space = split([LR, WIDTH])
+    for index, row in enumerate(table):
+        drawn = proposal(space, 0, index)
+        assert (float(row["optimizer.lr"]), row["model.hidden_size"]) == tuple(drawn[key] for key in space)
+        assert row["status"] == "finished"
+        assert (Path("outputs/s") / row["run"] / ".hydra" / "config.yaml").exists()
+        assert "starts" in (Path("outputs/s") / row["run"] / "train.log").read_text()
+    (study,) = studies()
+    assert [trial.value for trial in study.trials] == [float(row["val/error"]) for row in table]
+
+    assert look(LR, WIDTH, trials=2) == 0
+    assert len(trained) == 2
+    assert rows() == table
+    assert look(LR, WIDTH, trials=3) == 0
+    assert len(trained) == 3
+    assert rows()[:2] == table
+
+
+def test_an_interrupted_trial_goes_on_with_its_own_settings(look, trained, monkeypatch):
+    original = Trainer._train
+
+    def interrupted(trainer):
+        done = original(trainer)
+        if trainer.update == 4 and len(trained) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return done
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_train", interrupted)
+        assert look(LR) == 130
+    assert [row["status"] for row in rows()] == ["finished", "interrupted"]
+    assert look(LR) == 0
+    assert trained == [0, 0, 4]
+    went_on = rows()
+    (study,) = studies()
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+    Path("outputs").rename("before")
+    assert look(LR) == 0
+    assert rows() == went_on
+
+
+def test_failed_and_diverged_trials_are_part_of_the_budget(look, trained, monkeypatch):
+    original = Trainer._train
+
+    def fails(trainer):
+        if len(trained) == 1:
+            raise RuntimeError("broken on purpose")
+        if len(trained) == 2:
+            trainer.gradient.fill_(math.nan)
+            trainer.weights.data.fill_(math.nan)
+        return original(trainer)
+
+    monkeypatch.setattr(Trainer, "_train", fails)
+    assert look(LR, trials=3) == 1
+    assert [row["status"] for row in rows()] == ["failed", "diverged", "finished"]
+    (study,) = studies()
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+    assert study.trials[1].value == math.inf
+    assert study.best_trial.number == 2
+    assert study.trials[0].user_attrs["reason"] == "RuntimeError: broken on purpose"
+    assert look(LR, trials=3) == 1
+    assert len(trained) == 3
+    assert "RuntimeError: broken on purpose" in Path("outputs/s/summary.md").read_text()
+
+
+def test_a_pruned_run_is_shown_with_its_reason_and_not_taken_up_again(look, trained, monkeypatch):
+    monkeypatch.setattr(
+        "optuna.pruners.MedianPruner", lambda **_: optuna.pruners.ThresholdPruner(upper=0, n_warmup_steps=3)
+    )
+    assert look(LR, prune=True, sampler="tpe") == 0
+    assert [(row["status"], row["reason"]) for row in rows()] == [
+        ("interrupted", "pruned at update 3: worse than the median of the other trials there")
+    ] * 2
+    (study,) = studies()
+    assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 2
+    assert look(LR, prune=True, sampler="tpe") == 0
+    assert len(trained) == 2
+
+
+def test_pruning_goes_by_the_median_of_the_other_trials(tmp_path):
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(storage=storage_of(tmp_path), study_name="study")
+    for value in (0.1, 0.2, 0.3, 0.4):
+        trial = study.ask()
+        for update in (0, 100, 200):
+            trial.report(value, update)
+        study.tell(trial, value)
+    better, worse = (Pruning(tmp_path, "study", study.ask()._trial_id, first_update=100) for _ in range(2))
+    assert [better(update, 0.24) for update in (0, 100, 200)] == [None] * 3
+    assert worse(0, 0.26) is None
+    assert worse(100, 0.26).startswith("pruned at update 100")
+
+
+def test_searches_in_one_folder_are_compared(look, trained):
+    assert look(LR) == 0
+    assert look(LR, "model=rnn") == 0
+    assert len(studies()) == 2
+    assert [row["model"] for row in rows()] == ["irnn", "irnn", "rnn", "rnn"]
+    selection = Path("outputs/s/summary.md").read_text().partition("## Runs")[0]
+    assert [line.split(" | ")[0] for line in selection.splitlines() if line.startswith("| ")][2:] == ["| irnn", "| rnn"]
+
+
+@pytest.mark.slow
+def test_a_search_with_two_workers_that_is_killed_ends_as_if_it_had_not_been(tmp_path, tiny):
+    settings = [item for item in tiny if "hidden_size" not in item and "max_updates" not in item]
+    command = [sys.executable, str(PROJECT / "scripts" / "search.py"), "model=irnn", LR, WIDTH, *settings]
+    command += ["trainer.max_updates=600", "trainer.checkpoint_every=100", "--trials", "5", "--workers", "2"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    quiet["env"] = os.environ | {"PYTHONPATH": str(PROJECT)}
+
+    def results(name):
+        return len(list(tmp_path.glob(f"outputs/{name}/*/result.json")))
+
+    for least in (1, 3):
+        process = subprocess.Popen([*command, "name=killed"], **quiet)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if results("killed") >= least and list(tmp_path.glob("outputs/killed/*/checkpoints/*")):
+                break
+            time.sleep(0.02)
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+        time.sleep(1)
+    for name in ("killed", "calm"):
+        assert subprocess.run([*command, f"name={name}"], **quiet).returncode == 0
+    killed, calm = (
+        sorted(
+            (path.parent.name, path.read_text().partition('"fingerprint"')[0])
+            for path in tmp_path.glob(f"outputs/{name}/*/result.json")
+        )
+        for name in ("killed", "calm")
+    )
+    assert len(calm) == 5
+    assert killed == calm

@@ -1,0 +1,197 @@
+"""A sweep: known before it starts, complete whatever happens to a run, and a table at the end."""
+
+import csv
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from src.results.manifest import read_manifest, write_manifest
+from src.results.runs import DEFAULT_SEARCH
+from src.training.trainer import Trainer
+
+SIX = ["-m", "model=irnn,lstm,fastweights", "seed=0,1"]
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The runs that were trained, in order."""
+    names = []
+    original = Trainer.fit
+
+    def recorded(trainer, *arguments):
+        names.append(trainer.folder.name)
+        return original(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "fit", recorded)
+    return names
+
+
+def rows():
+    return list(csv.DictReader(Path("outputs/runs/summary.csv").read_text().splitlines()))
+
+
+def test_six_runs_and_a_table_then_nothing_then_only_the_missing_one(train, tiny, trained):
+    ended = train(*SIX, *tiny)
+    assert ended.status == 0
+    assert len(trained) == len(set(trained)) == 6
+    table = rows()
+    assert [(row["model"], row["seed"], row["status"]) for row in table] == [
+        (model, seed, "finished") for model in ("irnn", "lstm", "fastweights") for seed in "01"
+    ]
+    for row in table:
+        kept = json.loads(Path("outputs/runs", row["run"], "result.json").read_text())
+        assert float(row["test/error"]) == kept["metrics"]["test/error"]
+    markdown = Path("outputs/runs/summary.md").read_text()
+    assert all(row["run"] in markdown for row in table)
+    assert "fastweights" in ended.out.splitlines()[-4]
+
+    trained.clear()
+    ended = train(*SIX, *tiny)
+    assert ended.status == 0
+    assert "6 of 6 runs have ended already" in ended.out
+    assert trained == []
+    assert rows() == table
+
+    missing = Path("outputs/runs", table[3]["run"])
+    (missing / "result.json").unlink()
+    for path in (missing / "checkpoints").iterdir():
+        path.unlink()
+    assert train(*SIX, *tiny).status == 0
+    assert trained == [missing.name]
+    assert [row | {"seconds": ""} for row in rows()] == [row | {"seconds": ""} for row in table]
+
+
+def test_the_columns_are_what_varies(train, tiny):
+    train("-m", "model=irnn,lstm", "optimizer.lr=1e-3,1e-2", *tiny)
+    assert list(rows()[0]) == [
+        "model", "optimizer.lr", "status", "val/error", "val/nll", "test/error", "test/nll", "updates",
+        "selected_update", "seconds", "num_parameters", "state_size", "run",
+    ]  # fmt: skip
+
+
+def test_a_failure_is_in_the_table_and_the_rest_goes_on(train, tiny, monkeypatch):
+    original = Trainer._train
+
+    def fails_for_lstm(trainer):
+        if "lstm" in trainer.folder.name:
+            raise RuntimeError("broken on purpose")
+        return original(trainer)
+
+    monkeypatch.setattr(Trainer, "_train", fails_for_lstm)
+    ended = train("-m", "model=irnn,lstm,gru", *tiny)
+    assert ended.status == 1
+    assert [(row["model"], row["status"], row["reason"]) for row in rows()] == [
+        ("irnn", "finished", ""),
+        ("lstm", "failed", "RuntimeError: broken on purpose"),
+        ("gru", "finished", ""),
+    ]
+    assert "broken on purpose" in ended.out
+    assert "Traceback" not in ended.out + ended.err
+
+
+def test_a_diverged_run_is_a_result(train, tiny):
+    ended = train("-m", "optimizer.lr=1e-2,1e30", "model=irnn", "optimizer=sgd", "trainer.clip_norm=null", *tiny)
+    assert ended.status == 0
+    assert [row["status"] for row in rows()] == ["finished", "diverged"]
+
+
+def test_ctrl_c_ends_the_sweep_and_the_same_command_goes_on(train, tiny, trained, monkeypatch):
+    import signal
+
+    original = Trainer._train
+
+    def interrupted(trainer):
+        done = original(trainer)
+        if trainer.update == 5 and len(trained) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return done
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_train", interrupted)
+        ended = train(*SIX, *tiny)
+    assert ended.status == 130
+    assert [row["status"] for row in rows()] == ["finished", "interrupted"] + ["missing"] * 4
+    trained.clear()
+    assert train(*SIX, *tiny).status == 0
+    assert len(trained) == 5
+    assert {row["status"] for row in rows()} == {"finished"}
+
+
+def test_a_bad_job_is_found_before_the_first_one_starts(train, tiny):
+    ended = train("-m", "model=irnn,lstm", "task.num_pairs=4,27", *[item for item in tiny if "pairs" not in item])
+    assert ended.status == 1
+    assert ended.err == "error: task.num_pairs=27: must be an integer, at least 1, at most 26\n"
+    assert not Path("outputs").exists()
+
+
+def test_the_same_run_alone_and_in_a_sweep_is_one_run(train, tiny, trained):
+    train("model=lstm", "seed=1", *tiny)
+    ended = train(*SIX, *tiny)
+    assert ended.status == 0
+    assert len(trained) == 6
+
+
+def test_the_manifest_knows_the_runs_of_all_sweeps_of_a_folder(train, tiny):
+    assert read_manifest(Path("outputs/runs")) is None
+    train("-m", "model=irnn,lstm", *tiny)
+    train("-m", "model=lstm,gru", "search.columns=[model]", *tiny)
+    manifest = read_manifest(Path("outputs/runs"))
+    assert [settings["model"] for settings in manifest.runs.values()] == ["irnn", "lstm", "gru"]
+    assert all(Path("outputs/runs", name).is_dir() for name in manifest.runs)
+    assert manifest.search == replace(DEFAULT_SEARCH, columns=["model"])
+
+
+def test_the_manifest_loses_no_run_of_sweeps_that_start_at_once(tmp_path):
+    names = [f"run{number}" for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:  # a file's lock holds between threads that opened it each, as between processes
+        list(pool.map(lambda name: write_manifest(tmp_path / "sweep", DEFAULT_SEARCH, {name: {}}), names))
+    assert sorted(read_manifest(tmp_path / "sweep").runs) == sorted(names)
+
+
+def test_two_stages_run_the_grid_once_and_repeat_what_was_chosen(train, tiny, trained):
+    grid = ["-m", "model=irnn,lstm", "optimizer.lr=1e-3,1e-1", "seed=0,1,2", "search.two_stage=true", *tiny]
+    ended = train(*grid)
+    assert ended.status == 0
+    folder = Path("outputs/runs")
+    manifest = read_manifest(folder)
+    assert trained == list(manifest.runs)
+    assert sorted(trained) == sorted(path.name for path in folder.iterdir() if path.is_dir())
+    settings = [manifest.runs[name] for name in trained]
+    points = [(flat["model"], flat["optimizer.lr"], flat["seed"]) for flat in settings]
+    assert points[:4] == [(model, lr, 0) for model in ("irnn", "lstm") for lr in (1e-3, 1e-1)]
+    for model, repeated in (("irnn", points[4:6]), ("lstm", points[6:])):
+        objectives = {
+            flat["optimizer.lr"]: json.loads((folder / name / "result.json").read_text())["metrics"]["val/error"]
+            for name, flat in list(manifest.runs.items())[:4]
+            if flat["model"] == model
+        }
+        lr = min(objectives, key=objectives.get)
+        assert repeated == [(model, lr, 1), (model, lr, 2)]
+        assert f"model={model}: chosen optimizer.lr={lr}" in ended.out
+    assert "8 of 8 done, 0 running, 0 failed, 0 left; best val/error" in ended.out
+
+    trained.clear()
+    assert train(*grid).status == 0
+    assert trained == []
+    assert train(*grid, "search.two_stage=false").status == 0
+    assert len(trained) == 4
+
+
+def test_failures_are_tried_again_unless_told_otherwise(train, tiny, trained, monkeypatch):
+    def fails(trainer):
+        raise RuntimeError("broken on purpose")
+
+    two = ["-m", "model=irnn,lstm", *tiny]
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_train", fails)
+        ended = train(*two)
+    assert ended.status == 1
+    assert "0 of 2 done, 0 running, 2 failed, 0 left" in ended.out
+    trained.clear()
+    assert train(*two, "run.retry_failed=false").status == 1
+    assert trained == []
+    assert train(*two).status == 0
+    assert len(trained) == 2

@@ -1,0 +1,8 @@
+"""Metrics as they are reported."""
+
+from src.tasks.base import Metrics
+
+
+def averages(metrics: Metrics) -> dict[str, float]:
+    """Each sum divided by its count."""
+    return {name: float(total) / count for name, (total, count) in metrics.items()}

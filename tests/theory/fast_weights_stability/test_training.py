@@ -1,0 +1,47 @@
+"""Fast weights before and after training, of networks trained here and of a run."""
+
+import math
+
+import numpy as np
+import pytest
+
+from src.config.errors import UserError
+from src.models.gru import GRU
+from src.models.sequence import SequenceModel
+from src.tasks.associative_retrieval import AssociativeRetrieval
+from src.theory.fast_weights_stability import training
+from src.theory.networks import Trained
+
+
+def test_maps_before_and_after_training():
+    result = training.compare_before_and_after(num_updates=60, num_decays=2, num_lrs=2, num_steps=40)
+    assert result.claims[0].holds
+    for values_LE in (*result.exponent_LE, result.error_LE):
+        assert values_LE.shape == (2, 2)
+        assert np.isfinite(values_LE).all()
+    assert not np.allclose(*result.exponent_LE)
+    assert training.draw_before_and_after(result).axes
+
+
+def test_maps_of_a_run(train, tiny, tmp_path):
+    assert train("model=fastweights", *tiny).status == 0
+    (folder,) = (path.parent for path in tmp_path.rglob("result.json"))
+    result = training.compare_before_and_after(run=str(folder), num_decays=2, num_lrs=2, num_steps=30)
+    assert result.trained_at == (0.95, 0.5)
+    assert [claim.holds for claim in result.claims] == [True]
+
+
+def test_a_run_without_fast_weights_is_refused(monkeypatch):
+    task = AssociativeRetrieval(0, num_pairs=1)
+    model = SequenceModel(task.input_spec, task.output_spec, lambda size: GRU(size, hidden_size=4))
+    monkeypatch.setattr(training, "load_run", lambda run: Trained("gru", model, model, task, 1))
+    with pytest.raises(UserError, match="run=here: not a network with fast weights"):
+        training.compare_before_and_after(run="here")
+
+
+def test_without_layer_norm_training_fails_at_once():
+    result = training.train_across_settings(num_updates=5, decays=(0.95,), fast_lrs=(0.5,), num_units=8)
+    assert math.isnan(result.loss[False, 0.95, 0.5])
+    assert math.isfinite(result.loss[True, 0.95, 0.5])
+    assert result.floor == pytest.approx(0.624, abs=0.001)
+    assert training.draw_learning(result).axes

@@ -1,0 +1,59 @@
+"""Gradients before and after training, of networks trained here and of a run."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from src.config.errors import UserError
+from src.models.gru import GRU
+from src.models.sequence import SequenceModel
+from src.tasks.addition import Addition
+from src.theory import gradient_flow
+from src.theory.gradient_flow.norms import norms_by_lag
+from src.theory.networks import in_double, train_briefly
+
+
+def test_norms_at_initialization():
+    result = gradient_flow.measure_at_start(num_units=8, num_steps=31, num_sequences=4)
+    failed = [claim.statement for claim in result.claims if not claim.holds]
+    assert not failed
+    one_matrix, gates, fast = result.panels.values()
+    assert (one_matrix["IRNN, W = 1.0 I"] == 1).all()
+    np.testing.assert_allclose(one_matrix["IRNN, W = 0.05 I"], 0.05 ** np.arange(31.0))
+    assert (one_matrix["tanh, ‖W‖ = 0.9"] <= 0.9 ** np.arange(31.0) * (1 + 1e-9)).all()
+    assert gates["LSTM, forget bias 4"][-1] > gates["LSTM, forget bias 1"][-1] > gates["LSTM, forget bias 0"][-1]
+    assert fast["layer norm"][-1] > 1e-3
+    assert len(gradient_flow.draw_initial(result).axes) == 3
+
+
+def test_training_a_gated_network_preserves_the_gradient():
+    task = Addition(0, sequence_length=12, train_size=None, val_size=64, test_size=64)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = SequenceModel(task.input_spec, task.output_spec, lambda size: GRU(size, hidden_size=12))
+    trained = train_briefly("GRU", model, task, num_updates=120, lr=2e-2)
+    assert trained.update == 120
+    batch = in_double(next(iter(task.evaluation("test"))).take(slice(0, 8)))
+    before, after = (
+        np.median(norms_by_lag(m.core, m.project(batch.inputs).vectors.detach())[-1])
+        for m in (trained.start, trained.end)
+    )
+    assert abs(math.log(after)) < abs(math.log(before))
+
+
+def test_a_run_is_measured_from_its_checkpoint(train, tiny, tmp_path):
+    assert train("task=addition", "task.sequence_length=8", "model=gru", *tiny).status == 0
+    (folder,) = (path.parent for path in tmp_path.rglob("result.json"))
+    result = gradient_flow.measure_after_training(run=str(folder), num_sequences=4)
+    ((before_L, after_L),) = result.jacobian_L.values()
+    assert before_L.shape == after_L.shape == (8,)
+    assert before_L[0] == after_L[0] == pytest.approx(1)
+    assert (before_L[1:] != after_L[1:]).all()
+    (claim,) = result.claims
+    assert claim.holds
+    assert f"from {before_L[-1]:.2g} to {after_L[-1]:.2g}" in claim.statement
+    assert len(gradient_flow.draw_training(result).axes) == 2
+    with pytest.raises(UserError, match="not the folder of a run"):
+        gradient_flow.measure_after_training(run=str(tmp_path / "none"))

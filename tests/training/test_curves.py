@@ -1,0 +1,200 @@
+"""What TensorBoard finds in the folder of a run and in the folder of all runs."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from src.config.fingerprint import decisive_keys
+from src.config.paths import EVENT_FILES
+from src.reports.hparams import SHOWN_OF_ONE_RUN
+from src.results.curves import read_curves
+from src.results.result import read_result
+from src.training.curves import Curves
+
+
+def events(folder):
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0, "histograms": 0})
+    return accumulator.Reload()
+
+
+def hparams(accumulator, tag):
+    content = accumulator.summary_metadata[f"_hparams_/{tag}"].plugin_data.content
+    return getattr(plugin_data_pb2.HParamsPluginData.FromString(content), tag)
+
+
+def text(accumulator, tag):
+    return accumulator.Tensors(f"{tag}/text_summary")[-1].tensor_proto.string_val[0].decode()
+
+
+@pytest.fixture
+def trained(train, tiny, tmp_path):
+    """Launch a command; the folders of all runs so far."""
+
+    def launch(*arguments):
+        ended = train(*arguments, *tiny)
+        assert ended.status == 0, ended.err
+        return sorted(path.parent for path in tmp_path.glob("outputs/runs/*/result.json"))
+
+    return launch
+
+
+def test_curves_have_a_point_per_log_and_per_evaluation_and_end_in_the_result(trained):
+    (folder,) = trained()
+    run, result = events(folder), read_result(folder)
+    scalars = run.Tags()["scalars"]
+    points = {tag: {event.step: event.value for event in run.Scalars(tag)} for tag in scalars}
+    for name in ("loss", "error", "nll", "lr", "gradient_norm"):
+        assert list(points[f"train/{name}"]) == [2, 4, 6]
+    for name in ("error", "nll"):
+        assert list(points[f"val/{name}"]) == [0, 3, 6]
+        assert points[f"val/{name}"][result["selected_update"]] == pytest.approx(result["metrics"][f"val/{name}"])
+        assert points[f"test/{name}"] == {6: pytest.approx(result["metrics"][f"test/{name}"])}
+        assert points[f"val_selected/{name}"] == {6: pytest.approx(result["metrics"][f"val/{name}"])}
+    assert points["val_selected/update"] == {6: result["selected_update"]}
+    cosine = {update: 5e-4 * (1 + math.cos(math.pi * (update - 1) / 6)) for update in (2, 4, 6)}
+    assert points["train/lr"] == pytest.approx(cosine)
+
+
+def test_metrics_jsonl_has_the_same_points(trained):
+    (folder,) = trained()
+    run = events(folder)
+    tags = [tag for tag in run.Tags()["scalars"] if not tag.startswith(("weights/", "val_floor/"))]
+    assert len(tags) > 10
+    in_single_precision = {
+        tag: {update: float(np.float32(value)) for update, value in points.items()}
+        for tag, points in read_curves(folder, tags).items()
+    }
+    assert in_single_precision == {tag: {event.step: event.value for event in run.Scalars(tag)} for tag in tags}
+
+
+def test_points_of_an_earlier_attempt_are_dropped_with_a_line_that_was_cut_off(tmp_path):
+    with Curves(tmp_path, first_update=0) as first:
+        for update in range(5):
+            first.scalars("val", {"error": 0.5, "nll": float("inf")}, update)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"update": 5, "val/er')
+    with Curves(tmp_path, first_update=3) as second:
+        second.scalars("val", {"error": 0.25}, 3)
+    curves = read_curves(tmp_path, ["val/error", "val/nll"])
+    assert curves["val/error"] == {0: 0.5, 1: 0.5, 2: 0.5, 3: 0.25}
+    assert list(curves["val/nll"]) == [0, 1, 2]
+    assert all(math.isnan(value) for value in curves["val/nll"].values())
+
+
+def test_every_weight_has_a_norm_and_a_histogram_and_so_has_its_gradient(trained):
+    (folder,) = trained("model=lstm")
+    run = events(folder)
+    weights = [tag.removeprefix("weight/") for tag in run.Tags()["histograms"] if tag.startswith("weight/")]
+    assert len(weights) > 4
+    # There is no gradient yet when the first evaluation is made.
+    for kind, steps in {"weight": [0, 3, 6], "gradient": [3, 6]}.items():
+        for name in weights:
+            assert [event.step for event in run.Scalars(f"weights/{kind}_norm/{name}")] == steps
+            assert [event.step for event in run.Histograms(f"{kind}/{name}")] == steps
+
+
+def test_floors_are_horizontal_lines_with_a_point_at_each_evaluation(trained):
+    (folder,) = trained("model=rnn")
+    run = events(folder)
+    floors = read_result(folder)["floors"]
+    expected = {f"val_floor/{name}/{words}": value for words, floor in floors.items() for name, value in floor.items()}
+    assert {tag for tag in run.Tags()["scalars"] if "floor" in tag} == set(expected)
+    for tag, value in expected.items():
+        points = {event.step: event.value for event in run.Scalars(tag)}
+        assert points == pytest.approx(dict.fromkeys((0, 3, 6), value))
+
+
+@pytest.mark.parametrize("task", ["associative_retrieval", "addition"])
+def test_the_page_of_curves_and_floors_names_curves_that_exist(task, trained):
+    (folder,) = trained("model=rnn", f"task={task}")
+    run = events(folder)
+    content = run.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    (category,) = layout_pb2.Layout.FromString(content).category
+    scalars = run.Tags()["scalars"]
+    shown = set()
+    for chart in category.chart:
+        for pattern in chart.multiline.tag:
+            matched = {tag for tag in scalars if re.search(pattern, tag)}
+            assert matched, pattern
+            assert not shown & matched
+            shown |= matched
+    assert shown == {tag for tag in scalars if re.match("val/|val_floor/", tag)}
+
+
+def test_the_whole_configuration_can_be_read(trained):
+    (folder,) = trained("model=gru", "seed=3")
+    shown = text(events(folder), "configuration")
+    for part in ("_target_: src.models.gru.GRU", "seed: 3", "hidden_size: 8", "max_updates: 6"):
+        assert f"    {part}" in shown
+    assert "${" not in shown
+    assert "hydra" not in shown
+
+
+def test_examples_and_what_the_memory_looks_at_are_shown_at_the_end(trained):
+    (folder,) = trained("model=fastweights")
+    run = events(folder)
+    lines = text(run, "examples").splitlines()
+    assert len(lines) == 12
+    assert all(re.fullmatch(r"    \S{11} -> \d   predicted \d \(p=[\d.]+\)   (right|WRONG)", line) for line in lines)
+    assert len(run.Tags()["images"]) == 2
+    for tag in run.Tags()["images"]:
+        assert tag.startswith("memory/")
+        (image,) = run.Images(tag)
+        assert image.step == 6
+        assert image.encoded_image_string.startswith(b"\x89PNG")
+
+
+def test_a_model_without_a_memory_matrix_shows_no_figure(trained):
+    (folder,) = trained("model=lstm")
+    assert events(folder).Tags()["images"] == []
+
+
+def test_a_run_is_a_session_with_all_its_settings(trained):
+    (folder,) = trained("model=lstm", "seed=2")
+    run = events(folder)
+    shown = hparams(run, "session_start_info").hparams
+    settings = decisive_keys(read_result(folder)["config"])
+    assert set(shown) == set(settings)
+    assert shown["model"].string_value == "lstm"
+    assert shown["seed"].number_value == 2
+    assert shown["optimizer.lr"].number_value == 1e-3
+    assert hparams(run, "session_end_info").status == 1  # success
+
+
+def columns(folder):
+    """The settings and metrics of the HParams page, from the one event file of a folder."""
+    assert len(list(folder.glob(EVENT_FILES))) == 1
+    experiment = hparams(events(folder), "experiment")
+    return [info.name for info in experiment.hparam_infos], [info.name.tag for info in experiment.metric_infos]
+
+
+def test_the_hparams_page_has_a_column_for_what_varies_and_for_the_final_metrics(trained):
+    final = {"val_selected/error", "val_selected/nll", "test/error", "test/nll"}
+    (folder,) = trained("model=rnn")
+    settings, metrics = columns(folder.parent)
+    assert settings == list(SHOWN_OF_ONE_RUN)
+    assert set(metrics) == final
+
+    folders = trained("-m", "model=rnn", "trainer.clip_norm=2,3", "model.nonlinearity=relu,tanh")
+    assert len(folders) == 5
+    settings, metrics = columns(folder.parent)
+    assert set(settings) == {"trainer.clip_norm", "model.nonlinearity"}
+    assert len(settings) == len(set(settings))
+    assert set(metrics) == final
+    for run in map(events, folders):
+        assert final <= set(run.Tags()["scalars"])
+        assert set(settings) <= set(hparams(run, "session_start_info").hparams)
+
+
+def test_the_hparams_page_covers_runs_of_different_tasks(trained):
+    trained("model=rnn")
+    folder = trained("model=lstm", "task=addition")[0].parent
+    settings, metrics = columns(folder)
+    assert {"model", "task"} <= set(settings)
+    assert not {"model.forget_bias", "task.num_pairs", "task.sequence_length"} & set(settings)
+    assert {"test/error", "test/mse"} <= set(metrics)

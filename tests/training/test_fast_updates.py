@@ -1,0 +1,81 @@
+"""One vector of all weights trains a model as its separate weights do."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from src.training.fast_updates import FusedAdamW, clip_norm_, flat_parameters
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2, bias=False)).double()
+
+
+def train(network, parameters, num_updates=20):
+    optimizer = torch.optim.Adam(parameters, lr=0.1)
+    for x in torch.randn(num_updates, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)):
+        optimizer.zero_grad(set_to_none=False)
+        network(x).square().mean().backward()
+        nn.utils.clip_grad_norm_(parameters, 0.1)
+        optimizer.step()
+
+
+def test_training_the_vector_trains_the_weights():
+    separate, flat = model(), model()
+    vector = flat_parameters(flat)
+    train(separate, list(separate.parameters()))
+    train(flat, [vector])
+    for name, weight in separate.state_dict().items():
+        torch.testing.assert_close(flat.state_dict()[name], weight, rtol=1e-9, atol=1e-12)
+    assert not torch.equal(next(flat.parameters()), next(model().parameters()))
+
+
+def test_loaded_weights_are_those_of_the_vector():
+    flat = model()
+    vector = flat_parameters(flat)
+    flat.load_state_dict({name: torch.full_like(weight, 2.0) for name, weight in flat.state_dict().items()})
+    assert torch.equal(vector, torch.full_like(vector, 2.0))
+    assert vector.numel() == sum(parameter.numel() for parameter in flat.parameters())
+
+
+def test_frozen_weights_stay_outside():
+    flat = model()
+    flat[0].bias.requires_grad_(False)
+    assert flat_parameters(flat).numel() == 12 + 8
+
+
+def test_the_fused_step_is_that_of_torch_and_resumes_from_its_state():
+    mine, theirs = (nn.Parameter(torch.linspace(-1, 1, 7, dtype=torch.float64)) for _ in range(2))
+    settings = {"lr": 0.1, "betas": (0.8, 0.99), "eps": 1e-3, "weight_decay": 0.1}
+    optimizer, other = FusedAdamW([mine], **settings, fused=True), torch.optim.AdamW([theirs], **settings)
+    for update in range(10):
+        for weight in (mine, theirs):
+            weight.grad = torch.sin(3 * weight.detach())
+        optimizer.step()
+        other.step()
+        if update == 4:
+            state = optimizer.state_dict()
+            optimizer = FusedAdamW([mine], **settings, fused=True)
+            optimizer.load_state_dict(state)
+    torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_clipping_is_that_of_torch():
+    gradient = torch.randn(50, dtype=torch.float64)
+    for bound in (0.1, 1e3, None):
+        clipped, theirs = gradient.clone(), nn.Parameter(torch.zeros(50, dtype=torch.float64))
+        theirs.grad = gradient.clone()
+        norm = clip_norm_(clipped, bound)
+        expected = nn.utils.clip_grad_norm_([theirs], float("inf") if bound is None else bound)
+        torch.testing.assert_close(norm, expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(clipped, theirs.grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("spoilt", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_neither_hidden_nor_scaled_away(spoilt):
+    gradient = torch.tensor([1.0, spoilt])
+    assert not math.isfinite(clip_norm_(gradient, 1.0))
+    assert gradient[1].isnan()

@@ -1,0 +1,286 @@
+"""The loop: what is selected, when it stops, what it reports, what it carries."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from src.config.schema import TrainerSettings
+from src.models.base import Core
+from src.models.sequence import SequenceModel
+from src.ops.dispatch import Form, plain
+from src.specs import Batch, InputSpec, Objective, Output, OutputSpec
+from src.tasks.base import Task
+from src.training.fast_updates import flat_parameters
+from src.training.optimizers import adam, rmsprop, sgd
+from src.training.schedulers import constant
+from src.training.trainer import Trainer, evaluate
+
+SETTINGS = TrainerSettings(
+    max_updates=20, batch_size=4, eval_every=5, log_every=1, checkpoint_every=5, clip_norm=None, norm_stabilizer=0.0,
+    weight_noise=0.0, stop_at=None, patience=None, threads=1, deterministic=False, overfit_one_batch=False,
+    detect_anomaly=False, profile_updates=0,
+)  # fmt: skip
+
+
+class Recorder:
+    """Stands in for the curves and the progress bar."""
+
+    def __init__(self):
+        self.points = {}
+
+    def scalars(self, group, values, update):
+        for name, value in values.items():
+            self.points.setdefault(f"{group}/{name}", []).append((update, value))
+
+    def __getattr__(self, name):
+        return lambda *arguments: None
+
+
+class Sums(Task):
+    """The sum of the numbers seen so far, also over the batches before when the state is carried along."""
+
+    input_spec = InputSpec("vectors", 1)
+    output_spec = OutputSpec("value", 1, every_step=True)
+    objective = Objective("mse")
+    floors = {"always 0": {"mse": 1.0}}  # noqa: RUF012
+
+    def __init__(self, seed=0, num_examples=8, carries_state=False):
+        super().__init__(seed, train_size=None, val_size=num_examples, test_size=num_examples)
+        self.carries_state = carries_state
+
+    def generate(self, num_examples, generator):
+        inputs = torch.randn(num_examples, 3, 1, generator=generator)
+        return Batch(inputs, inputs.cumsum(1))
+
+    def render(self, batch, row, output):
+        return ""
+
+
+class Accumulator(Core):
+    """h_t = w h_{t-1} + x_t."""
+
+    def __init__(self, input_size):
+        super().__init__(input_size, 1)
+        self.weight = nn.Parameter(torch.tensor(0.5))
+        self.starts = []
+
+    def initial_state(self, batch_size):
+        return self.zeros(batch_size, 1)
+
+    def forms(self):
+        return (Form("vectorized", plain(self.recorded_scan)),)
+
+    def recorded_scan(self, p_BTP, state):
+        self.starts.append(None if state is None else state.detach().clone())
+        return self.scan(p_BTP, state)
+
+    def step(self, p_BP, state):
+        h_BH = self.weight * state + p_BP
+        return h_BH, h_BH
+
+
+def trainer_of(task, tmp_path, lr=0.1, make_optimizer=sgd, **changes):
+    torch.manual_seed(0)
+    model = SequenceModel(task.input_spec, task.output_spec, Accumulator)
+    optimizer = make_optimizer([flat_parameters(model)], lr=lr)
+    settings = dataclasses.replace(SETTINGS, **changes)
+    return Trainer(model, task, optimizer, constant(optimizer, settings.max_updates), settings, tmp_path, "00000000")
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Let the validation objective take given values, one per evaluation; the test set answers with its size."""
+
+    def arrange(values):
+        remaining = iter(values)
+        monkeypatch.setattr(
+            "src.training.trainer.evaluate",
+            lambda model, task, split: {"mse": next(remaining) if split == "val" else 99.0},
+        )
+
+    return arrange
+
+
+def test_the_selected_weights_are_those_of_the_first_best_validation(tmp_path, scripted):
+    scripted([5.0, 3.0, 2.0, 2.0, 4.0])
+    trainer = trainer_of(Sums(), tmp_path)
+    at_update = {0: float(trainer.model.core.weight.detach())}
+    outcome = trainer.fit(
+        Recorder(), Recorder(), lambda: at_update.update({trainer.update: float(trainer.model.core.weight.detach())})
+    )
+    assert trainer.selected.update == 10
+    assert float(trainer.model.core.weight.detach()) == at_update[10] != at_update[20]
+    assert outcome.metrics == {"val/mse": 2.0, "test/mse": 99.0}
+    assert outcome.reason == "all 20 updates done"
+
+
+def test_stop_at_ends_the_run_at_the_evaluation_that_reaches_it(tmp_path, scripted):
+    scripted([5.0, 3.0, 1.0, 0.5, 0.1])
+    trainer = trainer_of(Sums(), tmp_path, stop_at=1.0)
+    assert trainer.fit(Recorder(), Recorder()).status == "finished"
+    assert trainer.update == trainer.selected.update == 10
+
+
+def test_patience_counts_evaluations_since_the_best_one(tmp_path, scripted):
+    scripted([5.0, 3.0, 4.0, 3.0, 1.0])
+    trainer = trainer_of(Sums(), tmp_path, patience=2)
+    outcome = trainer.fit(Recorder(), Recorder())
+    assert (trainer.update, trainer.selected.update) == (15, 5)
+    assert outcome.reason == "no better val/mse since update 5"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("make_optimizer", [adam, rmsprop, sgd])
+def test_a_single_gradient_that_is_not_finite_is_found_at_the_next_evaluation(
+    tmp_path, make_optimizer, clip_norm, value
+):
+    trainer = trainer_of(Sums(), tmp_path, make_optimizer=make_optimizer, clip_norm=clip_norm)
+    trainer.model.core.weight.register_hook(lambda g: torch.full_like(g, value) if trainer.update == 6 else g)
+    outcome = trainer.fit(Recorder(), Recorder())
+    assert outcome.status == "diverged"
+    assert outcome.reason == "a gradient between updates 6 and 10 is not finite"
+
+
+@pytest.mark.parametrize("log_every", [1, 3, 20])
+@pytest.mark.parametrize("stop", [None, 6, 7, 9])
+def test_neither_logging_nor_an_interruption_moves_a_divergence(tmp_path, log_every, stop):
+    """The gradient of update 7 is not finite; the run may be stopped and resumed before that is noticed."""
+
+    def made():
+        trainer = trainer_of(Sums(), tmp_path, log_every=log_every, checkpoint_every=2)
+        trainer.model.core.weight.register_hook(
+            lambda g: torch.full_like(g, float("nan")) if trainer.update == 6 else g.nan_to_num()
+        )
+        return trainer
+
+    trainer = made()
+    trainer.resume()
+    trainer.fit(Recorder(), Recorder(), lambda: setattr(trainer, "stop_requested", trainer.update == stop))
+    if stop is not None:
+        trainer = made()
+        assert trainer.resume()
+        assert trainer.update == stop
+    outcome = trainer.fit(Recorder(), Recorder())
+    assert (outcome.status, trainer.update) == ("diverged", 10)
+    assert outcome.reason == "a gradient between updates 6 and 10 is not finite"
+
+
+def test_a_higher_objective_is_better_if_the_task_says_so(tmp_path, scripted, monkeypatch):
+    monkeypatch.setattr(Sums, "objective", Objective("mse", higher_is_better=True))
+    scripted([1.0, 3.0, float("nan"), 3.0, 2.0])
+    trainer = trainer_of(Sums(), tmp_path)
+    trainer.fit(Recorder(), Recorder())
+    assert trainer.selected.update == 5
+    scripted([1.0, 3.0, 4.0, 5.0, 6.0])
+    trainer = trainer_of(Sums(), tmp_path, stop_at=3.5)
+    trainer.fit(Recorder(), Recorder())
+    assert (trainer.update, trainer.outcome.metrics["val/mse"]) == (10, 4.0)
+
+
+def test_the_parts_of_the_loss_are_logged_by_name(tmp_path):
+    single, several = Recorder(), Recorder()
+    trainer_of(Sums(), tmp_path / "single").fit(single, Recorder())
+    trainer_of(Sums(), tmp_path / "several", norm_stabilizer=2.0).fit(several, Recorder())
+    assert not [tag for tag in single.points if tag.startswith("train/loss/")]
+    parts = [several.points[f"train/loss/{name}"] for name in ("mse", "norm_stabilizer")]
+    for (_, total), *values in zip(several.points["train/loss"], *parts, strict=True):
+        assert total == pytest.approx(sum(value for _, value in values))
+
+
+def test_the_logged_gradient_norm_is_that_before_clipping(tmp_path):
+    free, clipped = Recorder(), Recorder()
+    trainer_of(Sums(), tmp_path / "free", lr=0.0).fit(free, Recorder())
+    trainer_of(Sums(), tmp_path / "clipped", lr=0.0, clip_norm=1e-6).fit(clipped, Recorder())
+    assert clipped.points["train/gradient_norm"] == free.points["train/gradient_norm"]
+    assert min(norm for _, norm in free.points["train/gradient_norm"]) > 1e-3
+
+
+def test_clipping_bounds_the_step(tmp_path):
+    trainer = trainer_of(Sums(), tmp_path, lr=1.0, clip_norm=1e-3)
+    before = trainer.weights.detach().clone()
+    trainer._train()
+    moved = (trainer.weights.detach() - before).norm()
+    assert float(moved) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_batch_is_seen_once_at_its_own_update(tmp_path, monkeypatch):
+    task = Sums()
+    asked = []
+    original = task.batch
+    monkeypatch.setattr(task, "batch", lambda *arguments: asked.append(arguments) or original(*arguments))
+    trainer_of(task, tmp_path).fit(Recorder(), Recorder())
+    assert asked == [("train", index, 4) for index in range(20)]
+
+
+def test_overfitting_sees_one_batch(tmp_path, monkeypatch):
+    task = Sums()
+    asked = []
+    original = task.batch
+    monkeypatch.setattr(task, "batch", lambda *arguments: asked.append(arguments) or original(*arguments))
+    trainer_of(task, tmp_path, overfit_one_batch=True).fit(Recorder(), Recorder())
+    assert set(asked) == {("train", 0, 4)}
+
+
+def test_the_state_is_carried_from_batch_to_batch_only_if_the_task_says_so(tmp_path):
+    alone = trainer_of(Sums(), tmp_path / "alone", lr=0.0)
+    alone._train()
+    alone._train()
+    assert alone.model.core.starts == [None, None]
+
+    carried = trainer_of(Sums(carries_state=True), tmp_path / "carried", lr=0.0)
+    _, step, _ = carried._train()
+    carried._train()
+    assert carried.model.core.starts[0] is None
+    torch.testing.assert_close(carried.model.core.starts[1], step.output.state.detach())
+
+
+def test_a_carried_state_survives_a_resume(tmp_path):
+    whole = trainer_of(Sums(carries_state=True), tmp_path / "whole")
+    whole.fit(Recorder(), Recorder())
+
+    first = trainer_of(Sums(carries_state=True), tmp_path / "parts")
+    first.fit(Recorder(), Recorder(), lambda: setattr(first, "stop_requested", first.update == 7))
+    second = trainer_of(Sums(carries_state=True), tmp_path / "parts")
+    assert second.resume()
+    assert second.update == 7
+    torch.testing.assert_close(second.state, first.state, rtol=0, atol=0)
+    second.fit(Recorder(), Recorder())
+    assert second.outcome == whole.outcome
+
+
+def test_evaluation_weighs_examples_equally_whatever_the_batches(monkeypatch):
+    task = Sums(num_examples=7)
+    model = SequenceModel(task.input_spec, task.output_spec, Accumulator)
+    at_once = evaluate(model, task, "val")["mse"]
+    task.evaluation_batch_size = 3
+    assert [len(batch.inputs) for batch in task.evaluation("val")] == [3, 3, 1]
+    assert evaluate(model, task, "val")["mse"] == pytest.approx(at_once, rel=1e-6)
+
+
+def test_evaluation_leaves_dropout_and_mode_alone():
+    task = Sums()
+    model = SequenceModel(task.input_spec, task.output_spec, Accumulator, input_dropout=0.5)
+    model.train()
+    assert evaluate(model, task, "val") == evaluate(model, task, "val")
+    assert model.training
+
+
+def test_the_norm_stabilizer_adds_to_the_loss(tmp_path):
+    plain, penalized = (trainer_of(Sums(), tmp_path, norm_stabilizer=beta, lr=0.0) for beta in (0.0, 10.0))
+    _, without, _ = plain._train()
+    _, with_penalty, _ = penalized._train()
+    norms = without.output.hidden_BTH.norm(dim=2)
+    expected = without.loss + 10 * norms.diff(dim=1).square().mean()
+    torch.testing.assert_close(with_penalty.loss, expected)
+
+
+def test_output_has_the_shape_the_task_asks_for():
+    task = Sums()
+    output = SequenceModel(task.input_spec, task.output_spec, Accumulator)(torch.randn(2, 3, 1))
+    assert isinstance(output, Output)
+    assert output.prediction.shape == (2, 3, 1)
+    last = SequenceModel(task.input_spec, OutputSpec("value", 5), Accumulator)(torch.randn(2, 3, 1))
+    assert last.prediction.shape == (2, 5)
