@@ -5,18 +5,52 @@
     python scripts/reproduce.py report ba2016/table1 --budget quick
     python scripts/reproduce.py check
 
-Runs and their budgets are in configs/experiment; what the papers printed and claimed in src/papers.
+Runs and their budgets are in configs/experiment; the numbers and claims of the papers are in src/papers.
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from src.config.errors import in_one_line
-from src.reproduction.command import parser, run_command
+from src.reproduction.command import run_command
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="list | run | report | restore | readme | check"
+    )
+
+    def add(name: str, does: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=does, description=does)
+
+    add("list", "every table and figure, and how many of its runs have ended")
+    for name, does in (
+        ("run", "train missing runs, then report; the same command resumes"),
+        ("report", "report the existing runs"),
+    ):
+        command = add(name, does)
+        command.add_argument("name", help="such as ba2016/table1")
+        command.add_argument("--budget", choices=["quick", "full"], default="quick", help="default: quick")
+        command.add_argument(
+            "--output", type=Path, help="folder of the report (default: outputs/reports/<name>-<budget>)"
+        )
+        if name == "run":
+            command.add_argument("overrides", nargs="*", help="further settings, such as seed=0,1")
+    command = add("restore", "copy committed results to the output folder, so that `run` only trains missing runs")
+    command.add_argument("names", nargs="+", help="such as ba2016/table1")
+    add("readme", "regenerate the tables of the README from the committed results")
+    command = add("check", "repeat the first updates of some recorded runs, and compare with the committed results")
+    command.add_argument("names", nargs="*", help="such as ba2016/table1 (default: all committed)")
+    return parser.parse_args(arguments)
 
 
 def main() -> None:
     """The command."""
-    arguments = parser(__doc__ or "").parse_args()
+    arguments = parse()
     with in_one_line():
         status = run_command(arguments)
     sys.exit(status)

@@ -116,7 +116,7 @@ def test_the_command_prints_the_metrics_beside_the_floors_and_examples(run, monk
         ("task.num_pairs=27", "task.num_pairs=27: must be an integer, at least 1, at most 26"),
         (
             "task.num_pairs=12 task.replace_digits=false",
-            "task.num_pairs=12: at most 10 pairs while replace_digits is false",
+            "task.num_pairs=12: must be at most 10 with replace_digits=false",
         ),
     ],
 )

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -30,6 +30,22 @@ def fingerprint(config: DictConfig) -> str:
     """
     text = json.dumps(_canonical(decisive_settings(config)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+class Described(NamedTuple):
+    """A configuration as it is stored and shown with a run."""
+
+    fingerprint: str
+    settings: dict[str, Any]
+    """The decisive settings by full key."""
+    config: dict[str, Any]
+    """All settings, as nested dictionaries."""
+
+
+def describe(config: DictConfig) -> Described:
+    """The fingerprint and settings of a configuration, to be stored and shown."""
+    whole: Any = OmegaConf.to_container(config, resolve=True)
+    return Described(fingerprint(config), decisive_keys(config), whole)
 
 
 def decisive_settings(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Recurrent cores, one file per architecture; `base` holds the contract, `sequence` joins encoder, core and head."""
+"""Recurrent cores, one file per architecture; `base` defines the contract, `sequence` joins encoder, core and head."""

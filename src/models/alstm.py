@@ -1,8 +1,8 @@
 """The associative LSTM of Danihelka et al. (2016), "Associative Long Short-Term Memory", arXiv 1602.03032.
 
 Shapes: B sequences, X input features, P projected features, H real numbers of a copy, N = H/2 complex entries, S
-copies, K heads, D = K H outputs, R sums that the last output enters, G those of gates and V those of complex vectors. A
-2 before N is the real and the imaginary part.
+copies, K heads, D = K H outputs, R sums that depend on the last output, G sums of gates, V sums of complex vectors. A 2
+before N stands for real and imaginary part.
 """
 
 import math
@@ -19,40 +19,40 @@ from src.ops.inputs import Inputs
 
 
 class ALSTMState(NamedTuple):
-    """The outputs of all heads in the last step, and the copies of the memory."""
+    """The outputs of all heads at the last step, and the copies of the memory."""
 
     h_BD: Tensor
     c_BSH: Tensor
 
 
 class ALSTM(Core):
-    r"""A recurrent network whose cell is a memory of bound pairs, kept in several copies and read by content.
+    r"""A recurrent network with a memory of bound pairs, stored in several copies and read by content.
 
     Vectors are complex, N = H/2 entries stored as H real numbers, first the real parts, then the imaginary ones. Gates
-    are real, one for each entry. ⊙ is the product of entries, and of complex ones where both are. Each of K heads
-    writes its content u under a key r and reads with a key q; copy s has the entries of all keys in an order P_s:
+    are real, one for each entry. ⊙ is the entrywise product, complex if both factors are. Each of K heads writes its
+    content u under a key r and reads with a key q; copy s permutes the entries of all keys by P_s:
 
-        bound(v)  = v / max(1, |v|)                        entry by entry: no modulus above 1, and every phase kept
+        bound(v)  = v / max(1, |v|)                        entrywise: no modulus above 1, phases unchanged
         f, i, o   = σ(W_g h_{t-1} + V_g x_t + b_g)         the forget, input and output gate
         r_k, q_k  = bound(W_r h_{t-1} + V_r x_t + b_r)     for k = 1 ... K, likewise W_q, V_q, b_q
         u_k       = bound(V_u x_t + b_u)                   + W_u h_{t-1} inside, if `recurrent_content`
         c_t^s     = f ⊙ c_{t-1}^s + Σ_k P_s r_k ⊙ (i ⊙ u_k)        for s = 1 ... S
         h_t^k     = o ⊙ bound(1/S Σ_s P_s q_k ⊙ c_t^s)     h_0 = c_0 = 0
 
-    Of M pairs in a copy, the conjugate of one key brings back its content and the contents of the others with random
-    phases: a noise of variance M - 1. The noise of copies with differently ordered keys is nearly independent, and
-    their mean has 1/S of it, with the parameters of one. No conjugate is taken here: q learns to be one.
+    With M pairs in a copy, the conjugate of one key retrieves its content plus the other contents with random phases:
+    noise of variance M - 1. The noise of copies with differently ordered keys is nearly independent, so the noise of
+    their mean has 1/S of the variance, with the parameters of one copy. No conjugate is taken here: q learns to be one.
 
-    The paper leaves open how several heads share a memory. Here all write to the same one, each a content of its own,
-    and the output is what they read side by side, K H numbers, all of which enter the next step. P_1 is the identity,
-    since only the order of one copy relative to another matters; the others are random, drawn once, and a part of the
-    state dict. `project` gives V x + b of the three gates, of all r, of all q and of all u in this order,
-    [..., 3N + 3K H]. V starts from U(-1/sqrt(H), 1/sqrt(H)) and W from U(-1/sqrt(K H), 1/sqrt(K H)), b_f from
-    `forget_bias`, the other biases from 0.
+    The paper leaves open how several heads share a memory. Here all write to the same one, each its own content, and
+    the output is the concatenation of what they read, K H numbers, all of which enter the next step. P_1 is the
+    identity, since only the relative order of copies matters; the others are random, drawn once, and part of the state
+    dict. `project` gives V x + b of the three gates, of all r, of all q and of all u in this order,
+    [..., 3N + 3K H]. V is drawn from U(-1/sqrt(H), 1/sqrt(H)) and W from U(-1/sqrt(K H), 1/sqrt(K H)); b_f
+    starts at `forget_bias`, the other biases at 0.
 
     Args:
         input_size: features X of one input vector.
-        hidden_size: real numbers H of a copy; even.
+        hidden_size: real numbers H per copy; even.
         num_copies: S.
         num_heads: K.
         recurrent_content: whether u depends on the output of the last step as well.
@@ -74,7 +74,7 @@ class ALSTM(Core):
         kernel: Kernel = "auto",
     ):
         if hidden_size % 2:
-            raise ValueError(f"hidden_size={hidden_size}: must be even, real and imaginary parts of complex entries")
+            raise ValueError(f"hidden_size={hidden_size}: must be even, for real and imaginary parts")
         super().__init__(input_size, hidden_size, kernel)
         self.num_copies = num_copies
         self.num_heads = num_heads
@@ -105,7 +105,7 @@ class ALSTM(Core):
 
     @property
     def output_size(self) -> int:
-        """D, what all heads read."""
+        """D, the outputs of all heads."""
         return self.num_heads * self.hidden_size
 
     def step(self, p_BP: Tensor, state: ALSTMState) -> tuple[Tensor, ALSTMState]:
@@ -146,7 +146,7 @@ class ALSTM(Core):
 def bound(v_2N: Tensor) -> Tensor:
     """v / max(1, |v|) of complex entries [..., 2, N].
 
-    The square is kept from below 1 before its root is taken, whose derivative is infinite at 0.
+    The square is clamped to at least 1 before taking its root, whose derivative is infinite at 0.
     """
     return v_2N / v_2N.square().sum(-2, keepdim=True).clamp(min=1).sqrt()
 

@@ -22,22 +22,22 @@ NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def last_step(y: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """The last of the outputs [B, T, H] of each sequence, at its length; outputs of one step [B, H] as they are."""
+    """The last output of each sequence of outputs [B, T, H], at its length; outputs of one step [B, H] unchanged."""
     if y.ndim == 2:
         return y
     return y[:, -1] if lengths is None else y[torch.arange(len(y), device=y.device), lengths - 1]
 
 
 class Core(nn.Module):
-    """A recurrent network without its encoder and its head.
+    """A recurrent network without encoder and head.
 
-    A subclass defines `initial_state`, `step` and, where the input has weights of its own, `project`:
+    A subclass defines `initial_state`, `step` and, if the input has its own weights, `project`:
 
         p_t = project(x_t)                    position by position
         y_t, state_t = step(p_t, state_{t-1})
 
-    That is enough for a working model. A core with a faster form for the whole sequence names it in `forms`, and the
-    shared tests hold each form to this definition: outputs, final state and all gradients.
+    That is enough for a working model. A core with a faster form for the whole sequence lists it in `forms`, and
+    the shared tests compare each form with this definition: outputs, final state and all gradients.
 
     The constructor takes `input_size` from the code and everything else as annotated keyword-only parameters; these
     are the keys of the model's configuration file, and their annotations are its schema.
@@ -46,7 +46,7 @@ class Core(nn.Module):
         input_size: features X of one input vector.
         hidden_size: units H, the features of the output y_t unless `output_size` says otherwise.
         kernel: the fastest form that may be used: "fused", a compiled kernel; "vectorized", plain PyTorch;
-            "reference", the scan of the definition; "auto" for any. Where it cannot be used, a slower one takes over.
+            "reference", the scan of the definition; "auto" for any. If it cannot be used, a slower one is.
     """
 
     def __init__(self, input_size: int, hidden_size: int, kernel: Kernel = "auto"):
@@ -56,7 +56,7 @@ class Core(nn.Module):
         self.kernel = kernel
 
     def project(self, x: Tensor) -> Any:
-        """What the input contributes, one position at a time: [..., X] -> [..., P], or several named tensors.
+        """The contribution of the input, position by position: [..., X] -> [..., P], or several named tensors.
 
         The identity by default.
         """
@@ -88,19 +88,19 @@ class Core(nn.Module):
         Args:
             inputs: projected inputs [B, T, P], or `Inputs` with a table of them; T >= 1.
             state: the state to start from; `initial_state` if None.
-            lengths: steps of each sequence [B], where what follows is padding; the last output is that of this step.
+            lengths: length of each sequence [B], the rest being padding; the last output is the one at this step.
             return_state: whether the state after the last step is needed; if not, None may be returned for it.
             return_sequence: whether all outputs are needed; if not, those of the last step are returned, [B, H].
 
         Raises:
-            ValueError: both `lengths` and the state are asked for, which would be that after the padding.
+            ValueError: `lengths` is given and the state requested, which would be the one after the padding.
         """
         inputs = inputs if isinstance(inputs, Inputs) else Inputs(inputs)
         compute = choose(self.forms(), self.kernel, inputs).compute
         if lengths is None:
             return compute(inputs, state, return_state, return_sequence)
         if return_state:
-            raise ValueError("return_state: sequences of several lengths have no common last step; leave it out")
+            raise ValueError("return_state: must be false with lengths, since the sequences end at different steps")
         y_BTH, _ = compute(inputs, state, False, True)
         return (y_BTH if return_sequence else last_step(y_BTH, lengths)), None
 
@@ -116,11 +116,11 @@ class Core(nn.Module):
         return torch.stack(outputs, dim=1), state
 
     def attention(self, p_BTP: Any) -> Tensor | None:
-        """How strongly the last step looks at each step before it, [B, T-1]; None for cores that do not attend."""
+        """How strongly the last step attends to each earlier step, [B, T-1]; None for cores without attention."""
         return None
 
     def memory(self, p_BTP: Any) -> Tensor | None:
-        """The matrix that the core holds as its memory at the last step, [B, rows, columns]; None without one."""
+        """The memory matrix of the core at the last step, [B, rows, columns]; None if it has none."""
         return None
 
     @property
@@ -136,7 +136,7 @@ class Core(nn.Module):
     def flops(self, length: int) -> int:
         """Floating-point operations of one sequence, forward and backward: two for each multiply-add of its products.
 
-        A recurrent matrix takes part three times a step: in the product, the transposed product and its own gradient;
+        A recurrent matrix is used three times per step: in the product, the transposed product and its own gradient;
         not in the first step, since h(0) = 0.
         """
         weights = sum(weight.numel() for name, weight in self.named_parameters() if name.startswith("recurrent"))
@@ -148,5 +148,5 @@ class Core(nn.Module):
 
 
 def gain_and_bias(norm: nn.Module) -> tuple[Tensor | None, Tensor | None]:
-    """The parameters of a layer norm; (None, None) for the identity in its place."""
+    """The parameters of a layer norm; (None, None) for an identity instead."""
     return (norm.weight, norm.bias) if isinstance(norm, nn.LayerNorm) else (None, None)

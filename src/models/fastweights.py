@@ -18,7 +18,7 @@ from src.ops.inputs import Inputs
 
 
 def chunk_length(hidden_size: int) -> int:
-    """Steps of a long sequence that the kernel takes at a time: attention within them, the matrix before them."""
+    """Steps of a long sequence per kernel call: attention within these steps, the matrix A for earlier ones."""
     return max(64, hidden_size)
 
 
@@ -30,7 +30,7 @@ class FastWeightsState(NamedTuple):
 
 
 class FastWeights(Core):
-    r"""A recurrent network whose second set of weights is written by its own recent states.
+    r"""A recurrent network with a second set of weights, written by its own recent states.
 
     From one time step to the next (the equations of the paper, `f` the nonlinearity, `LN` layer normalization):
 
@@ -45,12 +45,12 @@ class FastWeights(Core):
 
         A(t) h_s  = η Σ_{τ<=t} λ^(t-τ) h(τ) [h(τ)ᵀ h_s]          (4)
 
-    `step` is the matrix form. In plain PyTorch the attention form keeps T²H/2 numbers per sequence for the backward
-    pass and the matrix form T H²; each is taken where it is the faster one. The kernel keeps T H. It works through a
-    long sequence in chunks: attention within a chunk, and the matrix that the chunks before it have left.
+    `step` is the matrix form. In plain PyTorch the attention form saves T²H/2 numbers per sequence for the backward
+    pass and the matrix form T H²; the faster of the two is used. The kernel saves T H. It processes a long sequence in
+    chunks: attention within a chunk, and the matrix A for all earlier chunks.
 
-    The paper leaves open: the layer norm has one gain and bias for all steps; there is none on the preliminary state;
-    `z` has a bias only where there is no layer norm, whose own bias serves otherwise. With S = 0 nothing is read.
+    Choices that the paper leaves open: the layer norm has one gain and bias for all steps; there is none on the
+    preliminary state; `z` has a bias only without layer norm, which has its own. With S = 0 nothing is read.
 
     Args:
         input_size: features X of one input vector.
@@ -59,11 +59,11 @@ class FastWeights(Core):
         fast_lr: η, the fast learning rate; 0 switches the memory off.
         num_inner_steps: S, how often the fast weights are read per time step.
         layer_norm: normalize the summed input of every inner step (equation 5).
-        layer_norm_preliminary: normalize `z` in the preliminary state as well, with a gain and bias of its own.
+        layer_norm_preliminary: normalize `z` in the preliminary state as well, with its own gain and bias.
         boundary: "sustained" as above; "identity" is the second method of appendix B, h_s+1 = f(LN[(I + A) h_s]).
-        write: what enters A. "state" as above; the other two are found in public re-implementations, and serve to see
-            what they cost: "late" writes h(t) only after h(t+1) has been computed, "preliminary" writes the preliminary
-            state h_0(t+1) in its place, just before the reading. Both are computed step by step, without the kernel.
+        write: what enters A. "state" as above; the other two are found in public re-implementations, and are here to
+            measure what they cost: "late" writes h(t) only after h(t+1) has been computed, "preliminary" writes the
+            preliminary state h_0(t+1) instead, just before the read. Both are computed step by step, without kernel.
         nonlinearity: f.
         recurrent_scale: W starts as this multiple of the identity.
         kernel: see `Core`.
@@ -104,7 +104,7 @@ class FastWeights(Core):
         scaled_identity_(self.recurrent.weight, recurrent_scale)
 
     def project(self, x: Tensor) -> Tensor:
-        """C x, with a bias where there is no layer norm."""
+        """C x, plus a bias without layer norm."""
         return self.input(x)
 
     def initial_state(self, batch_size: int) -> FastWeightsState:
@@ -131,15 +131,15 @@ class FastWeights(Core):
         """The inner loop: from the boundary condition z to the next hidden state; `read(h_s)` is A h_s."""
         h_s_BH = self._preliminary(z_BH)
         for _ in range(self.num_inner_steps):
-            kept_BH = z_BH if self.sustained else h_s_BH
-            h_s_BH = self._f(self.norm(kept_BH + read(h_s_BH)))
+            boundary_BH = z_BH if self.sustained else h_s_BH
+            h_s_BH = self._f(self.norm(boundary_BH + read(h_s_BH)))
         return h_s_BH
 
     def _f(self, a: Tensor) -> Tensor:
         return NONLINEARITIES[self.nonlinearity](a)
 
     def forms(self) -> tuple[Form, ...]:
-        """The matrix form is faster than `attend` from about T = 2H on, as measured."""
+        """As measured, the matrix form is faster than `attend` from about T = 2H on."""
 
         def fused_serves(inputs: Inputs) -> bool:
             return self.write == "state" and bindings.available(inputs)
@@ -151,13 +151,13 @@ class FastWeights(Core):
         return (fused, Form("vectorized", plain(self.attend), attend_serves), *super().forms())
 
     def attend(self, p_BTH: Tensor, state: FastWeightsState | None) -> tuple[Tensor, FastWeightsState]:
-        """Equation 4 in place of 1 and 2; a given state adds what is left of its fast weights, λ^t A_0 h_s."""
+        """Equation 4 instead of 1 and 2; a given state adds its decayed fast weights, λ^t A_0 h_s."""
         h_BH, carried_BHH = (self.zeros(p_BTH.shape[0], self.hidden_size), None) if state is None else state
         weights_T = self._past_weights(p_BTH.shape[1])
         past_BtH = h_BH[:, None]
         outputs = []
         for t, p_BH in enumerate(p_BTH.unbind(1), start=1):
-            # products and sums take half the time of batched matrix-vector products of this size
+            # products and sums are twice as fast as batched matrix-vector products of this size
             def read(h_s_BH: Tensor, past_BtH=past_BtH, weights_t1=weights_T[-t:, None], left=self.decay**t) -> Tensor:
                 scores_Bt1 = (past_BtH * h_s_BH[:, None]).sum(2, keepdim=True) * weights_t1
                 read_BH = (past_BtH * scores_Bt1).sum(1)
@@ -202,7 +202,7 @@ class FastWeights(Core):
         return y_BTH, FastWeightsState(last_step(y_BTH), A_BHH) if return_state and A_BHH is not None else None
 
     def _written(self, past_BtH: Tensor, carried_BHH: Tensor | None) -> Tensor:
-        """The closed sum of equation 1 over the states of the past, and what is left of A before them."""
+        """Equation 1 in closed form: the sum over the past states, plus the decayed A from before them."""
         num_steps = past_BtH.shape[1]
         weighted_BtH = past_BtH * self._past_weights(num_steps)[:, None]
         if carried_BHH is None:
@@ -216,7 +216,7 @@ class FastWeights(Core):
 
     @torch.no_grad()
     def attention(self, p_BTH: Tensor) -> Tensor | None:
-        """η λ^(t-τ) h(τ)ᵀ h_0: how much the last step's first reading takes from each state τ = 1 ... T-1."""
+        """η λ^(t-τ) h(τ)ᵀ h_0: how much the last step's first read takes from each state τ = 1 ... T-1."""
         if self.write != "state":
             return None
         if p_BTH.shape[1] == 1:
@@ -232,7 +232,7 @@ class FastWeights(Core):
         return state.A_BHH
 
     def flops(self, length: int) -> int:
-        """As in `Core`; states and matrices that are read take part three times as well."""
+        """As in `Core`; states and matrices that are read are used three times as well."""
         size, products = self.hidden_size, 0
         chunk = chunk_length(size)
         for start in range(0, length, chunk):

@@ -17,7 +17,7 @@ from src.ops.inputs import Inputs
 
 
 class GRU(Core):
-    r"""A recurrent network that keeps its state through one gate and hides it from itself through another.
+    r"""A recurrent network whose update gate retains the state and whose reset gate hides it from the candidate.
 
         r_t = σ(W_r h_{t-1} + V_r x_t + b_r)                   the reset gate
         u_t = σ(W_u h_{t-1} + V_u x_t + b_u)                   the update gate
@@ -25,11 +25,11 @@ class GRU(Core):
         h_t = u_t ⊙ h_{t-1} + (1 - u_t) ⊙ c_t                  h_0 = 0
 
     (arXiv 1406.1078). With `reset` "after", c_t = tanh(r_t ⊙ (W_c h_{t-1}) + V_c x_t + b_c). `project` gives V x + b of
-    r, u and c in this order, [..., 3H]. Weights start from U(-1/sqrt(H), 1/sqrt(H)), b_r and b_u from `gate_bias`, b_c
-    from 0; the paper has no biases.
+    r, u and c in this order, [..., 3H]. Weights are drawn from U(-1/sqrt(H), 1/sqrt(H)); b_r and b_u start at
+    `gate_bias`, b_c at 0; the paper has no biases.
 
-    `torch.nn.GRU` always resets after, and has a bias b_hn inside that product, r_t ⊙ (W_c h_{t-1} + b_hn), beside a
-    second bias in both gates (3H parameters more). Its biases start from the distribution of the weights.
+    `torch.nn.GRU` always resets after, and has a bias b_hn inside that product, r_t ⊙ (W_c h_{t-1} + b_hn), besides a
+    second bias in both gates (3H more parameters). Its biases are drawn from the distribution of the weights.
 
     Args:
         input_size: features X of one input vector.

@@ -14,13 +14,13 @@ from src.ops.dispatch import Kernel
 
 
 class IRNN(RNN):
-    r"""A recurrent network of rectified linear units that starts by keeping its state (arXiv 1504.00941).
+    r"""A recurrent network of rectified linear units that initially preserves its state (arXiv 1504.00941).
 
         h_t = relu(W h_{t-1} + V x_t + b)             W = s I and b = 0 at the start, h_0 = 0
 
-    With s = 1 and no input a state that is positive stays as it is, and so does the gradient. The paper draws V from
+    With s = 1 and no input, a positive state stays unchanged, and so does the gradient. The paper draws V from
     N(0, 0.001²), and takes s = 0.01 for speech (the "iRNN"); Ba et al. (2016) take s = 0.5 and draw V from a uniform
-    distribution. With layer normalization h_t = relu(LN[W h_{t-1} + V x_t]), which does not keep the state.
+    distribution. With layer normalization h_t = relu(LN[W h_{t-1} + V x_t]), which does not preserve the state.
 
     Args:
         input_size: features of one input vector.

@@ -17,27 +17,27 @@ from src.ops.inputs import Inputs
 
 
 class LSTMState(NamedTuple):
-    """The output of the last step, and the cell."""
+    """The output of the last step, and the cell state."""
 
     h_BH: Tensor
     c_BH: Tensor
 
 
 class LSTM(Core):
-    r"""A recurrent network with a cell that is written, kept and read through gates.
+    r"""A recurrent network with a cell state that is written, retained and read through gates.
 
         i_t = σ(W_i h_{t-1} + V_i x_t + b_i)           the input gate
         f_t = σ(W_f h_{t-1} + V_f x_t + b_f)           the forget gate
         o_t = σ(W_o h_{t-1} + V_o x_t + b_o)           the output gate
         g_t = tanh(W_g h_{t-1} + V_g x_t + b_g)
-        c_t = f_t ⊙ c_{t-1} + i_t ⊙ g_t                along the cell, ∂c_t/∂c_{t-1} = diag(f_t)
+        c_t = f_t ⊙ c_{t-1} + i_t ⊙ g_t                along the cell state, ∂c_t/∂c_{t-1} = diag(f_t)
         h_t = o_t ⊙ tanh(c_t)                          h_0 = c_0 = 0
 
-    There are no peepholes: no gate sees the cell. `project` gives V x + b of i, f, o and g in this order, [..., 4H].
-    Weights start from U(-1/sqrt(H), 1/sqrt(H)), b_f from `forget_bias`, the other biases from 0.
+    There are no peepholes: no gate sees c. `project` gives V x + b of i, f, o and g in this order, [..., 4H].
+    Weights are drawn from U(-1/sqrt(H), 1/sqrt(H)); b_f starts at `forget_bias`, the other biases at 0.
 
     `torch.nn.LSTM` computes the same with its gates in the order i, f, g, o. It adds two biases to every gate (4H
-    parameters more), and all of them start from the distribution of the weights.
+    more parameters), and all of them are drawn from the distribution of the weights.
 
     Args:
         input_size: features X of one input vector.

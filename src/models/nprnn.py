@@ -16,15 +16,15 @@ from src.ops.dispatch import Kernel
 
 
 class NPRNN(RNN):
-    r"""A recurrent network whose matrix starts normalized and positive definite (arXiv 1511.03771).
+    r"""A recurrent network whose initial recurrent matrix is normalized and positive definite (arXiv 1511.03771).
 
-        h_t = f(W h_{t-1} + V x_t + b)             h_0 = 0, and at the start b = 0,
+        h_t = f(W h_{t-1} + V x_t + b)             h_0 = 0; initially b = 0,
 
         W = (A + I) / e      A = Rᵀ R / H, R from N(0, 1), e the largest eigenvalue of A + I
         V = α V'             α = √2 exp(1.2 / (max(H, 6) - 2.4)), V' from N(0, 1/H)
 
-    So W is symmetric, one eigenvalue is 1 and the others lie between 0 and 1: without input, and as long as f is linear
-    where the state moves, it collapses to the eigenline of 1 and stays there. With layer normalization
+    So W is symmetric, one eigenvalue is 1 and the others lie between 0 and 1: without input, and as long as the state
+    stays where f is linear, it collapses to the eigenline of eigenvalue 1 and remains there. With layer normalization
     h_t = f(LN[W h_{t-1} + V x_t]).
 
     Args:
@@ -53,7 +53,7 @@ class NPRNN(RNN):
 
 @torch.no_grad()
 def normalized_positive_definite_(weight: Tensor) -> Tensor:
-    """W above."""
+    """Fill with W above."""
     size = weight.shape[0]
     r = weight.normal_()
     shifted = r.T @ r / size + torch.eye(size, dtype=weight.dtype, device=weight.device)
@@ -61,5 +61,5 @@ def normalized_positive_definite_(weight: Tensor) -> Tensor:
 
 
 def input_gain(hidden_size: int) -> float:
-    """α above: the input weighs more where there are few units."""
+    """α above: the input has more weight in small networks."""
     return math.sqrt(2) * math.exp(1.2 / (max(hidden_size, 6) - 2.4))

@@ -22,24 +22,24 @@ class RNN(Core):
 
         h_t = f(W h_{t-1} + V x_t + b)             V x + b = `project`, h_0 = 0
 
-    With layer normalization (arXiv 1607.06450, section 3.1), whose own bias takes the place of b:
+    With layer normalization (arXiv 1607.06450, section 3.1), whose own bias replaces b:
 
         h_t = f(LN[W h_{t-1} + V x_t])
 
-    V starts from U(-1/sqrt(H), 1/sqrt(H)), b from 0. W starts from one of
+    V is drawn from U(-1/sqrt(H), 1/sqrt(H)), b starts at 0. W starts as one of
 
         orthogonal         g Q, with Q orthogonal: all singular values are g = `recurrent_scale`
         normal             N(0, g²/H): the spectral radius is about g
         spectral_radius    g R / ρ(R), with R from N(0, 1) and ρ its spectral radius: the spectral radius is g
 
-    A subclass that differs only in where the weights start calls this constructor and then sets them.
+    A subclass that differs only in its initialization calls this constructor and then sets the weights.
 
     Args:
         input_size: features X of one input vector.
         hidden_size: units H.
         nonlinearity: f.
         layer_norm: normalize the summed input of every step.
-        init: where W starts.
+        init: how W is initialized.
         recurrent_scale: g.
         kernel: see `Core`.
     """
@@ -73,7 +73,7 @@ class RNN(Core):
             spectral_radius_(self.recurrent.weight, recurrent_scale)
 
     def project(self, x: Tensor) -> Tensor:
-        """V x, with b where there is no layer norm."""
+        """V x, plus b without layer norm."""
         return self.input(x)
 
     def initial_state(self, batch_size: int) -> Tensor:

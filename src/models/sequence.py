@@ -19,21 +19,21 @@ from src.specs import InputSpec, Output, OutputSpec, State
 class SequenceModel(nn.Module):
     """encoder -> core -> head, with every size taken from the task.
 
-    Tokens are embedded, vectors enter as they are; either can be expanded by one more layer (Ba et al. go from a
+    Tokens are embedded, vectors enter unchanged; either can be expanded by a further layer (Ba et al. expand a
     50-dimensional embedding to 100). The head is linear, or has one layer of ReLU units before it.
 
-    The embedding starts from N(0, 1): the input has to dominate W h at the start, or fast weights sit on the floor
-    of associative retrieval for thousands of updates. All other weights here start from U(-1/sqrt(n), 1/sqrt(n)), n
-    their outgoing connections; biases from 0.
+    The embedding is drawn from N(0, 1): the input has to dominate W h at the start, or fast weights stay at the floor
+    of associative retrieval for thousands of updates. All other weights here are drawn from U(-1/sqrt(n), 1/sqrt(n)),
+    n being the number of outgoing connections; biases start at 0.
 
-    Where the task asks for the last step only, so does the output have its hidden state only, unless `return_sequence`
-    is set, which a regularizer of the hidden states needs.
+    If the task asks for the last step only, the output contains only that hidden state, unless `return_sequence` is
+    set, as a regularizer of the hidden states requires.
 
     Args:
-        input_spec: what the task feeds in.
-        output_spec: what the task asks for.
+        input_spec: the inputs of the task.
+        output_spec: the outputs of the task.
         make_core: builds the core for a given number of input features.
-        embedding_size: features of a token's embedding; not used for vectors.
+        embedding_size: features of a token's embedding; unused if the inputs are vectors.
         expansion_size: units of a layer between the input or embedding and the core; null for none.
         expansion_nonlinearity: of that layer.
         head_size: ReLU units between the core and the output; null for a linear head.
@@ -86,9 +86,9 @@ class SequenceModel(nn.Module):
         """Run sequences of tokens [B, T] or of vectors [B, T, size] from `state`, or from the start.
 
         Args:
-            inputs: what the task feeds in.
+            inputs: the inputs of the task.
             state: of the core, before the first step.
-            lengths: steps of each sequence [B], where some are padded; see `Core.forward`.
+            lengths: length of each sequence [B], if some are padded; see `Core.forward`.
             return_state: whether the state after the last step is needed.
         """
         projected = self.project(inputs)
@@ -99,10 +99,10 @@ class SequenceModel(nn.Module):
         return Output(self.head(asked), hidden_BTH, state)
 
     def project(self, inputs: Tensor) -> Inputs:
-        """What the inputs contribute to the core at every step.
+        """The contribution of the inputs to the core at every step.
 
-        Without dropout a token's contribution is always the same, so where the batch holds more tokens than there
-        are symbols, the whole table is projected once.
+        Without dropout a token's contribution is always the same, so if a batch has more tokens than there are
+        symbols, the whole table is projected once.
         """
         dropping = self.training and self.input_dropout > 0
         core, embedding = self.core, self.embedding
@@ -120,7 +120,7 @@ class SequenceModel(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Trainable numbers."""
+        """The number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
 

@@ -1,1 +1,1 @@
-"""The papers' tables and figures: what they printed, what they claimed, and what our runs say to it."""
+"""Tables and figures of papers: printed numbers, claims, and what our runs show."""

@@ -1,1 +1,1 @@
-"""Tables and figures from runs."""
+"""Tables and figures of runs."""

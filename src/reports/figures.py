@@ -13,11 +13,11 @@ LONGEST_LABELED = 40
 
 
 def attention_figure(attention_BT: Tensor, labels: Sequence[Sequence[str]]) -> Figure:
-    """How strongly the last step looks at each step before it, one row per example.
+    """How strongly the last step attends to each earlier step, one row per example.
 
     Args:
-        attention_BT: one weight for each step but the last.
-        labels: a label for every step of every example, the last one included.
+        attention_BT: a weight for each step except the last.
+        labels: of every step of each example, including the last.
     """
     num_examples, num_steps = attention_BT.shape
     share_BT = (attention_BT / attention_BT.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)).numpy(force=True)
@@ -38,7 +38,7 @@ def attention_figure(attention_BT: Tensor, labels: Sequence[Sequence[str]]) -> F
 
 
 def memory_figure(memory_BRC: Tensor, titles: Sequence[str], num_examples: int = 4) -> Figure:
-    """The matrix that a model holds as its memory at the last step, for a few examples on one scale.
+    """The memory matrix of a model at the last step, for a few examples on a common scale.
 
     The scale ends at the 99.5th percentile, so that a few large entries do not hide the others.
     """

@@ -1,4 +1,4 @@
-"""The report on a folder of runs: tables, figures, and TensorBoard's page of the folder."""
+"""The report on a folder of runs: tables, figures, and its page in TensorBoard."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -24,17 +24,17 @@ def write_report(
     *,
     figures: bool = True,
 ) -> list[Run]:
-    """Print and write all tables of a folder, and draw its figures; the runs are returned.
+    """Print and write all tables of a folder, draw its figures, and return its runs.
 
     Args:
         folder: of runs.
-        search: what the settings that vary are for; None for what the folder itself says.
-        changes: to that.
+        search: which settings are searched and repeated; None to read it from the folder.
+        changes: to `search`.
         figures: whether to draw them.
     """
     runs = load_runs(folder)
     if not runs:
-        raise UserError(f"{folder}: there are no runs in it")
+        raise UserError(f"{folder}: contains no runs")
     _check(changes or {}, runs)
     search = replace(search or search_settings(folder, runs), **(changes or {}))
     print_summary(runs, search)
@@ -52,11 +52,11 @@ def write_report(
 
 
 def end_sweep(folder: Path, configurations: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Print the table of a sweep and write it, without figures, which take longer; the status of each of its runs.
+    """Print and write the tables of a sweep, without figures, which take longer; return the status of each run.
 
     Args:
         folder: of the sweep.
-        configurations: {run: flat settings} of the runs that it asked for.
+        configurations: {run: flat settings} of its runs.
     """
     runs = load_runs(folder, configurations)
     search = search_settings(folder, runs)
@@ -71,7 +71,7 @@ def end_sweep(folder: Path, configurations: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def _draw(folder: Path, runs: Sequence[Run], search: SearchSettings) -> list[str]:
-    """Write the figures in the place of those of an earlier report; their names."""
+    """Write the figures, replacing those of an earlier report, and return their names."""
     from src.reports.sweep_figures import draw_all  # imports matplotlib, which takes half a second
 
     figures = draw_all(folder, runs, search)
@@ -88,11 +88,10 @@ def _draw(folder: Path, runs: Sequence[Run], search: SearchSettings) -> list[str
 
 
 def _check(changes: Mapping[str, list[str]], runs: Sequence[Run]) -> None:
-    """Refuse settings that do not exist, which would pass for compared ones."""
+    """Reject settings that do not exist."""
     known = {key for run in runs for key in run.settings}
-    for purpose in changes:
-        for key in changes[purpose]:
+    for purpose, keys in changes.items():
+        for key in keys:
             if key not in known:
-                raise UserError(
-                    f"{purpose}: no run has a setting {key}{choose(key, set(varied_settings(runs)) or known)}"
-                )
+                legal = choose(key, set(varied_settings(runs)) or known)
+                raise UserError(f"{purpose}: no run has a setting {key}{legal}")

@@ -1,4 +1,4 @@
-"""How figures look: one color, line style and marker per model everywhere, sizes for print."""
+"""The style of figures: a fixed color, line style and marker per model, and sizes for print."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 FLOOR: dict[str, Any] = {"color": "0.5", "linewidth": 1.0, "zorder": 1}
 LOST_LABEL = "diverged or failed"
-"""The label of the crosses where a run has no number."""
+"""Label of the crosses that mark runs without a result."""
 FLOOR_LINES: tuple[Any, ...] = ((0, (1, 1.5)), (0, (5, 2)), (0, (10, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
-"""A task's floors: thin grey lines, one style each."""
+"""Line styles of a task's floors, one each."""
 RC: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -25,7 +25,7 @@ RC: Any = {
     "legend.handlelength": 3.2,
     "savefig.dpi": 200,
 }
-"""For `matplotlib.rc_context`; a panel is 3.3 inches wide, so that two stand side by side on a page."""
+"""For `matplotlib.rc_context`; a panel is 3.3 inches wide, so that two fit side by side on a page."""
 
 _STYLES: dict[str, tuple[str, Any, str]] = {
     "fastweights": ("#D55E00", "-", "o"),
@@ -36,23 +36,23 @@ _STYLES: dict[str, tuple[str, Any, str]] = {
     "rnn": ("#000000", ":", "v"),
     "nprnn": ("#E69F00", (0, (8, 2)), "P"),
 }
-"""Okabe and Ito's colors, distinct for color-blind readers, which alone would not do in grey."""
+"""The color-blind safe colors of Okabe and Ito; line styles and markers tell models apart in grey."""
 _COLORS = ("#332288", "#882255", "#117733", "#AA4499", "#999933", "#661100", "#6699CC", "#44AA99")
 _LINES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (4, 1, 1, 1)), (0, (2, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p")
 
 
 def style_of(model: str) -> dict[str, Any]:
-    """Color, line style and marker of a model: the fixed ones, or some that its name alone decides."""
+    """Color, line style and marker of a model: fixed ones, or ones derived from its name."""
     number = zlib.crc32(model.encode())
     own = _COLORS[number % 8], _LINES[number // 8 % 7], _MARKERS[number // 56 % 11]
     return _style(_STYLES.get(model, own))
 
 
 def styles_of(labels: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The styles of the series of a figure, {label: model}: those of the models, where each has one series.
+    """The styles of the series of a figure, {label: model}.
 
-    Variants of one model follow one another in a fixed order.
+    They are those of the models if each has one series, else assigned in a fixed order.
     """
     if len(set(labels.values())) == len(labels):
         return {label: style_of(model) for label, model in labels.items()}
@@ -66,7 +66,7 @@ def _style(parts: tuple[str, Any, str]) -> dict[str, Any]:
 
 
 def panels(titles: Sequence[str], **subplots: Any) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel for each title, at most three side by side, that belongs to no window and no list."""
+    """A figure outside pyplot with a panel per title, at most three side by side."""
     columns = 1 if len(titles) == 1 else 3 if len(titles) in (3, 5, 6) or len(titles) > 8 else 2
     rows = -(-len(titles) // columns)
     width = 4.8 if columns == 1 else 3.3 * columns
@@ -80,7 +80,7 @@ def panels(titles: Sequence[str], **subplots: Any) -> tuple[Figure, list[Axes]]:
 
 
 def legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
-    """One legend below the panels for all of them: the series, then the floors; it makes the figure higher."""
+    """One legend below all panels, series first, then floors; it makes the figure taller."""
     handles: dict[str, Any] = {}
     for axes in all_axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -99,4 +99,4 @@ def legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
 
 
 def _is_floor(handle: Any) -> bool:
-    return hasattr(handle, "get_zorder") and handle.get_zorder() == FLOOR["zorder"]
+    return getattr(handle, "zorder", None) == FLOOR["zorder"]

@@ -1,12 +1,11 @@
-"""The tables of a folder of runs: selection, all runs, what did not finish; for a terminal, as Markdown, as CSV."""
+"""Tables of a folder of runs: selection, all runs, and unfinished ones; for the terminal, in Markdown and CSV."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box, get_console
-from rich.table import Column, Table
+from rich import get_console
 
 from src.config.schema import SearchSettings
 from src.reports.tables import sweep_table, to_csv, to_markdown
@@ -18,7 +17,7 @@ Row = dict[str, Any]
 
 
 def write_summary(folder: Path, runs: Sequence[Run], search: SearchSettings) -> None:
-    """Write `summary.csv`, a row per run, and `summary.md`: the selection, the runs, what did not finish."""
+    """Write `summary.csv`, a row per run, and `summary.md`: selection, runs, and unfinished runs."""
     write_whole(folder / "summary.csv", to_csv(run_rows(runs)).encode())
     parts = [f"# {folder.name}\n"]
     if chosen_from_several(runs, search):
@@ -37,17 +36,12 @@ def write_summary(folder: Path, runs: Sequence[Run], search: SearchSettings) -> 
 
 
 def print_summary(runs: Sequence[Run], search: SearchSettings) -> None:
-    """The selection where something is searched or repeated, else the runs; then what did not finish."""
+    """Print the selection if anything is searched or repeated, else the runs; then the unfinished runs."""
     console = get_console()
     if chosen_from_several(runs, search):
         summaries = select(runs, search)
-        rows = selection_rows(summaries, search, short=True)
-        headers = (Column(name.replace("_", "_\n").replace("/", "/\n"), no_wrap=True) for name in rows[0])
-        shown = Table(*headers, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for row in rows:
-            shown.add_row(*map(_text, row.values()))
         console.print(f"{caption(summaries, runs, search)}\n", markup=False, highlight=False)
-        console.print(shown)
+        console.print(sweep_table(selection_rows(summaries, search, short=True), breaks="_/"))
         for summary in summaries:
             if summary.notes:
                 line = ": ".join(filter(None, [label_of(summary.cell.settings), summary.notes]))
@@ -64,7 +58,7 @@ def print_summary(runs: Sequence[Run], search: SearchSettings) -> None:
 
 
 def run_rows(runs: Sequence[Run]) -> list[Row]:
-    """A row per run: the settings that vary, how it ended, its metrics and sizes."""
+    """A row per run: settings that vary, status, metrics and sizes."""
     keys = varied_settings(runs)
     tags = list(dict.fromkeys(tag for run in runs for tag in run.metrics))
     reasons = any(run.reason for run in runs)
@@ -81,7 +75,7 @@ def run_rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def _short(rows: Sequence[Row], runs: Sequence[Run]) -> list[Row]:
-    """Settings and seconds as texts, so that they have no more digits than they need."""
+    """Format settings and seconds, so that they have no more digits than needed."""
     keys = {*varied_settings(runs), "seconds"}
     return [{key: _text(value) if key in keys else value for key, value in row.items()} for row in rows]
 
@@ -92,17 +86,15 @@ def chosen_from_several(runs: Sequence[Run], search: SearchSettings) -> bool:
 
 
 def select(runs: Sequence[Run], search: SearchSettings) -> list[Summary]:
-    """What each cell reached."""
+    """The results of each cell."""
     return [summarize(cell) for cell in cells(runs, search)]
 
 
 def selection_csv(runs: Sequence[Run], search: SearchSettings) -> str:
     """A row per compared cell, with all digits.
 
-    Columns: the compared settings, the chosen grid settings, `metric` (the test metric of the same name as the
-    validation objective), `mean`, `sd` (of a sample), `ci95` (half the width of the 95 % interval of the mean, by
-    Student's t), `n` (finished runs at the chosen point), `val` (the objective that the choice went by), the minimum,
-    median and maximum of the objective over the grid's points, `points`, `runs` (of the whole cell), `notes`.
+    Columns: the compared and the chosen settings; the attributes of `Summary`, with `spread` as `grid_min`,
+    `grid_median` and `grid_max`; the number of `points` and of `runs` in the cell.
     """
     summaries = select(runs, search)
     rows = []
@@ -116,7 +108,7 @@ def selection_csv(runs: Sequence[Run], search: SearchSettings) -> str:
 
 
 def _settings(summaries: Sequence[Summary]) -> list[Row]:
-    """The compared and the chosen settings of each cell, with the same keys in all rows."""
+    """The compared and chosen settings of each cell, with the same keys in all rows."""
     compared = dict.fromkeys(key for summary in summaries for key, _ in summary.cell.settings)
     searched = dict.fromkeys(key for summary in summaries for point in summary.cell.points for key, _ in point)
     return [
@@ -129,7 +121,7 @@ def _settings(summaries: Sequence[Summary]) -> list[Row]:
 
 
 def caption(summaries: Sequence[Summary], runs: Sequence[Run], search: SearchSettings) -> str:
-    """What the numbers of the selection table are."""
+    """What the selection table shows."""
     keys = varied_settings(runs)
     grid, repeated = (", ".join(key for key in keys if key in names) for names in (search.grid, search.repeated))
     text = metrics = " and ".join(_metrics(summaries))
@@ -145,18 +137,18 @@ def caption(summaries: Sequence[Summary], runs: Sequence[Run], search: SearchSet
 
 
 def _metrics(summaries: Sequence[Summary]) -> list[str]:
-    """The metrics in the table. A cell without a finished run may not know its own."""
+    """The metrics in the table; a cell without a finished run may not know its own."""
     known = [summary for summary in summaries if summary.cell.choice] or summaries
     return list(dict.fromkeys(summary.metric for summary in known))
 
 
 def selection_rows(summaries: Sequence[Summary], search: SearchSettings, *, short: bool = False) -> list[Row]:
-    """The selection as its readers see it, a row per cell.
+    """The selection formatted for reading, a row per cell.
 
     Args:
         summaries: of the cells.
-        search: what the settings that vary are for.
-        short: narrow, for a terminal, and without the notes.
+        search: which settings are searched.
+        short: narrow, for the terminal, and without notes.
     """
     settings = _settings(summaries)
     keys = [key for key in settings[0] if any(row[key] is not None for row in settings)]
@@ -179,7 +171,7 @@ def selection_rows(summaries: Sequence[Summary], search: SearchSettings, *, shor
 
 
 def pivot(summaries: Sequence[Summary], search: SearchSettings) -> list[Row] | None:
-    """The means with the settings of `search.columns` across; None if there are none among the compared ones."""
+    """The means, with the settings of `search.columns` across; None if none of them is compared."""
     compared = dict.fromkeys(key for summary in summaries for key, _ in summary.cell.settings)
     across = [key for key in search.columns if key in compared]
     if not across:
@@ -194,7 +186,7 @@ def pivot(summaries: Sequence[Summary], search: SearchSettings) -> list[Row] | N
         row[head] = f"{row[head]} and {shown}" if row[head] else shown
     ranks = [list(dict.fromkeys(values)) for values in zip(*rows, strict=True)]
     in_blocks = sorted(rows, key=lambda values: [rank.index(value) for rank, value in zip(ranks, values, strict=True)])
-    return [rows[values] for values in in_blocks]  # rows with the same first setting stand together
+    return [rows[values] for values in in_blocks]  # rows with the same first setting are adjacent
 
 
 def _label(summary: Summary, keys: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Figures of a folder of runs: learning curves, and the final metric against every number that varies."""
+"""Figures of a folder of runs: learning curves, and the final metric against every numeric setting that varies."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,11 +23,11 @@ LOG_FROM = 20
 """An axis is logarithmic if its largest number is this many times its smallest."""
 NAMES = {"optimizer.lr": "learning rate", "model.hidden_size": "units"}
 NEAREST_TICKS = 0.09
-"""Share of an axis between two labeled ticks."""
+"""Minimum distance between labeled ticks, as a share of the axis."""
 
 
 class Value(NamedTuple):
-    """One point of a series: a mean, and a standard deviation where there are several runs."""
+    """One point of a series: a mean, and a standard deviation if there are several runs."""
 
     x: float
     mean: float
@@ -35,7 +35,7 @@ class Value(NamedTuple):
 
 
 def draw_all(folder: Path, runs: Sequence[Run], search: SearchSettings) -> dict[str, Figure]:
-    """All figures that a folder's runs call for, by name."""
+    """All figures of a folder of runs, by name."""
     by_objective: dict[str, list[Cell]] = {}
     for cell in cells(runs, search):
         if cell.choice is not None:
@@ -76,15 +76,14 @@ def compared_figure(cells: Sequence[Cell], key: str, search: SearchSettings) -> 
     series = []
     for cell in cells:
         summary = summarize(cell)
-        several = summary.n > 1
-        series.append([Value(_number(dict(cell.settings)[key]), summary.mean, summary.sd if several else None)])
+        series.append([Value(float(dict(cell.settings)[key]), summary.mean, summary.sd if summary.n > 1 else None)])
     return _against(cells, series, key, f"test/{cells[0].objective.metric}", search)
 
 
 def grid_figure(cells: Sequence[Cell], key: str, search: SearchSettings) -> Figure:
-    """The validation objective against a searched number, the chosen one circled.
+    """The validation objective against a searched number, with the chosen one circled.
 
-    Where several are searched, a point is the best over the others.
+    If several settings are searched, each point is the best over the others.
     """
     tag = f"val/{cells[0].objective.metric}"
     sign = -1 if cells[0].objective.higher_is_better else 1
@@ -94,7 +93,7 @@ def grid_figure(cells: Sequence[Cell], key: str, search: SearchSettings) -> Figu
         for point, runs in cell.searched.items():
             values = [run.metrics[tag] for run in runs if run.finished and np.isfinite(run.metrics.get(tag, np.nan))]
             if key in dict(point) and values:
-                x = _number(dict(point)[key])
+                x = float(dict(point)[key])
                 value = Value(x, fmean(values), stdev(values) if len(values) > 1 else None)
                 best[x] = min(best.get(x, value), value, key=lambda found: sign * found.mean)
         series.append(list(best.values()))
@@ -135,17 +134,13 @@ def _against(
     return figure
 
 
-def _number(value: Any) -> float:
-    return float(value)
-
-
 def _is_number(cells: Sequence[Cell], key: str) -> bool:
     values = {run.settings[key] for cell in cells for run in cell.runs if key in run.settings}
     return len(values) > 1 and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def _places(cells: Sequence[Cell], search: SearchSettings, drawn: str | None = None) -> list[tuple[str, str]]:
-    """The panel and the label of each cell: a panel for each value of what the table has across, else of the width."""
+    """Panel and label of each cell: a panel per value of the settings across the table, else per width."""
     keys = [key for key in search.columns or ["model.hidden_size"] if key != drawn]
     if len({tuple(item for item in cell.settings if item[0] in keys) for cell in cells}) > MOST_PANELS:
         keys = []
@@ -183,7 +178,7 @@ def _finish(
     metric: str,
     values: np.ndarray,
 ) -> None:
-    """Floors, the vertical scale and the legend."""
+    """Draw the floors, the vertical scale and the legend."""
     floors = dict.fromkeys(words for cell in cells for run in cell.runs for words in run.floors)
     lines = dict(zip(floors, FLOOR_LINES * len(floors), strict=False))
     for panel, axes in axes_of.items():
@@ -195,12 +190,12 @@ def _finish(
 
 
 def _mark_choice(axes: Axes, cell: Cell, values: Sequence[Value], key: str, color: str) -> None:
-    """A ring around the chosen point, and a cross at the top for every number at which no run finished."""
+    """Circle the chosen point, and mark each number without a finished run by a cross at the top."""
     chosen = [value for value in values if cell.choice and value.x == dict(cell.choice.point).get(key)]
     x, means = [value.x for value in chosen], [value.mean for value in chosen]
     axes.plot(x, means, "o", fillstyle="none", markersize=10, color=color)
     lost = {
-        _number(dict(point)[key])
+        float(dict(point)[key])
         for point, runs in cell.searched.items()
         if key in dict(point) and any(run.status in LOST for run in runs)
     }
@@ -213,7 +208,7 @@ def _mark_choice(axes: Axes, cell: Cell, values: Sequence[Value], key: str, colo
 
 
 def _draw_curves(axes: Axes, curves: pd.DataFrame, label: str, style: Mapping[str, Any]) -> None:
-    """A run that ended early, since it had solved the task or no longer improved, stays at its last value."""
+    """Draw mean and range; a run that stopped early keeps its last value."""
     wide = curves.pivot(index="update", columns="run", values="value").ffill()
     if wide.empty:
         return
@@ -224,7 +219,7 @@ def _draw_curves(axes: Axes, curves: pd.DataFrame, label: str, style: Mapping[st
 
 
 def _draw_floors(axes: Axes, cells: Sequence[Cell], metric: str, lines: Mapping[str, Any]) -> None:
-    """Analytic baselines of the tasks, as horizontal lines."""
+    """Draw the analytic baselines of the tasks as horizontal lines."""
     floors = {
         words: values[metric]
         for cell in cells
@@ -237,7 +232,7 @@ def _draw_floors(axes: Axes, cells: Sequence[Cell], metric: str, lines: Mapping[
 
 
 def _drawn_at_random(values: np.ndarray) -> bool:
-    """Numbers drawn by a search, so that neighbors have nothing in common."""
+    """Whether numbers were drawn at random, so that neighboring points are unrelated."""
     return any(float(f"{value:.3g}") != value for value in values)
 
 
@@ -262,7 +257,7 @@ def _scale_x(axes: Axes, values: np.ndarray, logarithmic: bool) -> None:
 
 
 def _scale_y(axes: Axes, values: np.ndarray) -> None:
-    """Logarithmic if the numbers are of different sizes, with a place for 0 if one is 0; linear if one is negative."""
+    """Logarithmic if the numbers differ widely, linear around 0 if one is 0; linear throughout if one is negative."""
     values = values[np.isfinite(values)]
     positive = values[values > 0]
     if (values < 0).any():
@@ -272,7 +267,7 @@ def _scale_y(axes: Axes, values: np.ndarray) -> None:
     elif len(positive) < len(values):
         threshold = 10 ** np.floor(np.log10(positive.min()))
         axes.set_yscale("symlog", linthresh=threshold)
-        axes.set_ylim(bottom=-0.15 * threshold)  # so that a marker at 0 is whole
+        axes.set_ylim(bottom=-0.15 * threshold)  # so that a marker at 0 is not cut off
     else:
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())

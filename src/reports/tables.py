@@ -1,7 +1,8 @@
-"""Tables of runs: one at the end of a run, one at the end of a sweep."""
+"""Tables at the end of a run and of a sweep."""
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rich.table import Column, Table
 def show_metrics(
     splits: Mapping[str, Mapping[str, float]], floors: Mapping[str, Mapping[str, float]], title: str
 ) -> None:
-    """Metrics of some splits above the task's floors."""
+    """Print the metrics of some splits above the floors of the task."""
     names = list(dict.fromkeys(name for metrics in splits.values() for name in metrics))
     table = Table("", *names, title=title, title_justify="left")
     for split, metrics in splits.items():
@@ -25,14 +26,14 @@ def show_metrics(
 
 
 def show_run(result: Mapping[str, Any], folder: Path) -> None:
-    """Metrics beside the floors, and what else one wants to know of a finished run."""
+    """Print the metrics, floors, sizes and speed of a finished run."""
     splits: dict[str, dict[str, float]] = {}
     for tag, value in result["metrics"].items():
         split, _, name = tag.partition("/")
         splits.setdefault(split, {})[name] = value
     show_metrics(splits, result["floors"], f"{result['status']}: {result['reason']}")
     get_console().print(
-        f"{result['num_parameters']} parameters, {result['state_size']} numbers of state; weights of update "
+        f"{result['num_parameters']} parameters, state size {result['state_size']}; weights of update "
         f"{result['selected_update']} of {result['updates']}; {result['seconds']:.1f} s of training "
         f"({result['updates_per_second']:.0f} updates/s)\n"
         f"{folder}\ntensorboard --logdir {folder.parent}",
@@ -48,10 +49,10 @@ def one_line(result: Mapping[str, Any], folder: Path) -> str:
     return f"{folder.name}: {result['status']}, {result['reason']}"
 
 
-def sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The rows of a sweep for a terminal."""
+def sweep_table(rows: Sequence[Mapping[str, Any]], breaks: str = "/.") -> Table:
+    """The rows of a sweep for the terminal, with line breaks in headers after some characters."""
     columns = _columns(rows)
-    headers = [column.replace("/", "/\n").replace(".", ".\n") for column in columns]
+    headers = [re.sub(f"([{breaks}])", r"\1\n", column) for column in columns]
     table = Table(*(Column(header, no_wrap=True) for header in headers), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for row in rows:
         table.add_row(*(_number(row.get(column)) for column in columns))

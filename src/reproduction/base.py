@@ -1,4 +1,4 @@
-"""What a reproduction of a table or figure consists of: experiments, printed numbers, and claims with their tests."""
+"""The parts of a reproduction: experiments, evidence from their runs, and claims with their tests."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,11 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 Verdict = Literal["reproduced", "not reproduced", "not run"]
-
-
 Measure = Callable[[Path, pd.DataFrame], pd.DataFrame]
 MEASURED = "measured.csv"
-"""The file of a report with what was measured on the finished networks."""
+"""File of a report with measurements on the trained networks."""
 
 
 class NotRunError(Exception):
@@ -23,16 +21,16 @@ class NotRunError(Exception):
 
 @dataclass(frozen=True)
 class Evidence:
-    """The runs that count, at the settings chosen on validation, and their learning curves."""
+    """The runs that count, at the settings chosen on the validation set, and their learning curves."""
 
     runs: pd.DataFrame
-    """One row per run: `run`, `status`, its settings by their full keys, its metrics, `updates`, `seconds`; and
-    `grid_points`, from how many points of the grid its settings were chosen. A diverged run has the metrics of its best
-    weights before that."""
+    """One row per run: `run`, `status`, settings by full keys, metrics, `updates`, `seconds`, and `grid_points`, the
+    number of grid points its settings were chosen from. A diverged run has the metrics of its best weights before it
+    diverged."""
     curves: pd.DataFrame
     """One row per run and evaluation: `run`, `update`, and the metrics on the validation set."""
     measured: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """What a reproduction measured on the networks afterwards."""
+    """Measurements on the trained networks: `run`, settings, and numbers."""
 
     def select(self, **settings: Any) -> pd.DataFrame:
         """The runs with these settings, with a double underscore for a dot: `model__hidden_size=20`.
@@ -42,30 +40,24 @@ class Evidence:
         Raises:
             NotRunError: there are none.
         """
-        chosen = self.runs
-        for name, value in settings.items():
-            key = name.replace("__", ".")
-            if key not in chosen:
-                raise NotRunError(f"no run has {key}")
-            null = pd.isna(value)
-            chosen = chosen[chosen[key].isna() if null else chosen[key].map(lambda found, value=value: found == value)]
-        if chosen.empty:
-            asked = ", ".join(f"{name.replace('__', '.')}={value}" for name, value in settings.items())
-            raise NotRunError(f"no run with {asked}")
-        return chosen
+        return _select(self.runs, settings)
+
+    def select_measured(self, **settings: Any) -> pd.DataFrame:
+        """The same for measurements."""
+        return _select(self.measured, settings)
 
     def values(self, metric: str, **settings: Any) -> np.ndarray:
         """A metric of the runs with these settings, one number per seed."""
         return self.select(**settings)[metric].to_numpy(float)
 
     def errors(self, **settings: Any) -> str:
-        """The test errors of the runs with these settings in words: "1.23 ± 0.04 %, 1 of 3 diverged"."""
+        """The test errors of the runs with these settings as text: "1.23 ± 0.04 %, 1 of 3 diverged"."""
         runs = self.select(**settings)
         diverged = int((runs["status"] == "diverged").sum())
         return percent(runs["test/error"].to_numpy(float)) + f", {diverged} of {len(runs)} diverged" * (diverged > 0)
 
     def updates_until(self, metric: str, bound: float, **settings: Any) -> np.ndarray:
-        """The first evaluated update at which a validation metric is at or below a bound; inf where it never is."""
+        """The first evaluated update at which a validation metric is at or below a bound; inf if it never is."""
         found = []
         for run in self.select(**settings)["run"]:
             curve = self.curves[self.curves["run"] == run]
@@ -74,9 +66,9 @@ class Evidence:
         return np.array(found)
 
     def mean_curve(self, metric: str, **settings: Any) -> pd.DataFrame:
-        """The mean and standard deviation of a validation metric over the seeds, by update.
+        """Mean and standard deviation of a validation metric over seeds, by update.
 
-        A run that stopped early, because it had solved the task, keeps its last value.
+        A run that stopped early, having solved the task, keeps its last value.
         """
         runs = self.select(**settings)["run"]
         curves = self.curves[self.curves["run"].isin(runs)]
@@ -84,8 +76,20 @@ class Evidence:
         return pd.DataFrame({"mean": by_run.mean(axis=1), "sd": by_run.std(axis=1)})
 
 
+def _select(runs: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    keys = {name.replace("__", "."): value for name, value in settings.items()}
+    for key, value in keys.items():
+        if key not in runs:
+            raise NotRunError(f"no run has {key}")
+        null = pd.isna(value)
+        runs = runs[runs[key].isna() if null else runs[key].map(lambda found, value=value: found == value)]
+    if runs.empty:
+        raise NotRunError(f"no run with {', '.join(f'{key}={value}' for key, value in keys.items())}")
+    return runs
+
+
 class Finding(NamedTuple):
-    """What the runs show about a claim."""
+    """What was measured for a claim, and whether the claim holds."""
 
     measured: str
     holds: bool
@@ -93,7 +97,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of a paper, and the test that decides whether our runs reproduce it."""
+    """A statement, mostly of a paper, and the test that decides whether our runs reproduce it."""
 
     statement: str
     source: str
@@ -112,42 +116,42 @@ class Claim:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """One table or figure of a paper. Its module in `src.papers.<paper>` holds it as `REPRODUCTION`."""
+    """One table or figure of a paper: `REPRODUCTION` in a module of `src.papers.<paper>`."""
 
     title: str
-    """What it shows, in a line."""
+    """What it shows, in one line."""
     experiments: tuple[str, ...]
-    """The files in `configs/experiment` that it needs."""
+    """The files of `configs/experiment` that it needs."""
     claims: tuple[Claim, ...]
     table: Callable[[Evidence], pd.DataFrame]
-    """Printed beside measured."""
+    """Printed next to measured numbers."""
     only_in_full: tuple[str, ...] = ()
-    """Those of the experiments that the quick budget leaves out."""
+    """Experiments that the quick budget omits."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of its runs, by their full keys, if their folder has others too."""
+    """Settings of its runs, by full keys, if their folder contains others."""
     measure: Measure | None = None
-    """Measures the finished networks: from the folder of the runs and those of them that count."""
+    """Measures trained networks, given the folder of the runs and the rows of those that count."""
     figures: Mapping[str, Callable[[Evidence], Figure]] = field(default_factory=dict)
     quick: tuple[str, ...] = ()
-    """Overrides that make the quick budget."""
+    """Overrides of the quick budget."""
     curves: tuple[str, ...] = ("val/error", "val/nll")
     """Tags of the learning curves that are recorded."""
     replayed: tuple[Mapping[str, Any], ...] = ()
     """Settings of the runs whose first updates `check` repeats."""
     replayed_curve: str = "val/nll"
-    """The curve that `check` compares; a smooth one, not an error rate."""
+    """The curve that `check` compares; smooth, so not an error rate."""
     notes: Path | None = None
-    """What differs from the paper, and why: Markdown."""
+    """Markdown file on what differs from the paper, and why."""
 
 
 def percent(values: np.ndarray) -> str:
-    """A mean and standard deviation of errors: "1.23 ± 0.04 %"."""
+    """Mean and standard deviation of errors: "1.23 ± 0.04 %"."""
     mean = f"{100 * values.mean():.2f}"
     return f"{mean} ± {100 * values.std(ddof=1):.2f} %" if len(values) > 1 else f"{mean} %"
 
 
 def thousands(updates: np.ndarray) -> str:
-    """A median number of updates, and its range: "1,500 (1,000 to 2,250)"; "never" for inf."""
+    """Median number of updates, and range: "1,500 (1,000 to 2,250)"; "never" for inf."""
     shown = [
         "never" if np.isinf(value) else f"{value:,.0f}" for value in (np.median(updates), *np.sort(updates)[[0, -1]])
     ]

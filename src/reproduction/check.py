@@ -1,4 +1,4 @@
-"""Whether committed results still hold: tables follow from the data, and runs start as they were recorded."""
+"""Checks committed results: tables follow from the data, and recorded runs repeat their first updates."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +12,12 @@ from src.reproduction.report import FIRST_UPDATES, claims_table, read_evidence, 
 from src.reproduction.reproduce import find
 
 TOLERANCE = 0.01
-"""Of the curve that is compared, in its units. Kernels that round differently are within 0.005 nats so early; later
-rounding grows until two runs of fast weights are no more alike than two seeds, and a check would say nothing."""
+"""In the units of the compared curve. Kernels that round differently stay within 0.005 nats this early; later rounding
+errors grow until two runs of fast weights differ as much as two seeds, and comparing them says nothing."""
 
 
 def check(name: str) -> Iterator[tuple[str, bool]]:
-    """Each thing that was checked, and whether it agrees."""
+    """A description of each check, and whether it agrees."""
     folder = REFERENCE / name
     reproduction, evidence = find(name), read_evidence(folder)
     for file, table in (
@@ -40,7 +40,7 @@ def check(name: str) -> Iterator[tuple[str, bool]]:
 
 
 def read_first_updates(folder: Path, tag: str) -> dict[str, "pd.Series[float]"]:
-    """A validation curve of the first updates of some runs, as it was recorded."""
+    """The recorded curves of the first updates, by run."""
     if not (folder / FIRST_UPDATES).exists():
         return {}
     recorded = pd.read_csv(folder / FIRST_UPDATES, index_col="update")

@@ -1,7 +1,6 @@
 """The tables of the README that follow from the committed results.
 
-In the README such a table stands between `<!-- table ba2016/table1 -->`, or `<!-- claims ba2016/table1 -->`, and
-`<!-- end -->`.
+Each is between `<!-- table ba2016/table1 -->`, or `<!-- claims ba2016/table1 -->`, and `<!-- end -->`.
 """
 
 import re
@@ -20,10 +19,10 @@ OF_A_CLAIM = ["claim", "measured", "verdict"]
 
 
 def renewed(text: str, reference: Path) -> str:
-    """A text with its tables made anew from the reports in a folder.
+    """A text with its tables regenerated from the reports in a folder.
 
     Raises:
-        UserError: there is no report of that name.
+        UserError: a table names a report that does not exist.
     """
 
     def block(match: re.Match[str]) -> str:
@@ -31,7 +30,7 @@ def renewed(text: str, reference: Path) -> str:
         try:
             frame = pd.read_csv(reference / name / f"{kind}.csv", dtype=str)
         except FileNotFoundError:
-            raise UserError(f"{match[0].splitlines()[0]}: {reference / name} holds no report") from None
+            raise UserError(f"{match[0].splitlines()[0]}: {reference / name} contains no report") from None
         if kind == "claims":
             frame = frame[OF_A_CLAIM]
         return f"<!-- {kind} {name} -->\n{markdown(frame).strip()}\n<!-- end -->"
@@ -40,11 +39,11 @@ def renewed(text: str, reference: Path) -> str:
 
 
 def renew() -> None:
-    """Write the README with its tables made anew from the committed results."""
+    """Regenerate the tables of the README from the committed results."""
     write_whole(README, renewed(README.read_text(), REFERENCE).encode())
 
 
 def holds() -> bool:
-    """Whether the README says what the committed results say."""
+    """Whether the README agrees with the committed results."""
     text = README.read_text()
     return text == renewed(text, REFERENCE)

@@ -1,7 +1,7 @@
-"""The record of a reproduction: every run that was made for it, so that others can continue from it.
+"""The record of a reproduction: all of its runs, so that others can continue from them.
 
-Run folders are large and not committed. A line of `results.jsonl` has what selection and reports need of one of
-them: its result and its validation curves.
+Run folders are too large to commit. A line of `results.jsonl` has what selection and reports need of a run: its result
+and its validation curves.
 """
 
 import json
@@ -28,10 +28,10 @@ class Recorded(NamedTuple):
     """One run.
 
     Attributes:
-        sweep: the name of the folder that holds the runs of its experiment.
-        run: the name of its own.
+        sweep: name of the folder of its experiment.
+        run: name of its own folder.
         result: its `result.json`.
-        curves: metrics on the validation set by update, {"val/error": {0: 0.9, 500: 0.6, ...}, ...}.
+        curves: validation metrics by update, {"val/error": {0: 0.9, 500: 0.6, ...}, ...}.
     """
 
     sweep: str
@@ -41,7 +41,7 @@ class Recorded(NamedTuple):
 
 
 def gather(folders: Iterable[Path], tags: Sequence[str], settings: Mapping[str, Any]) -> list[Recorded]:
-    """The runs in the folders of some sweeps that have ended and have these settings, in the order of the sweeps."""
+    """The runs of some sweeps that have ended and have these settings, in sweep order."""
     found = []
     for folder in folders:
         for run in load_runs(folder):
@@ -52,7 +52,7 @@ def gather(folders: Iterable[Path], tags: Sequence[str], settings: Mapping[str, 
 
 
 def write_record(path: Path, runs: Iterable[Recorded]) -> None:
-    """Write a record."""
+    """Write a record; curves keep six digits."""
     lines = []
     for run in runs:
         curves = {tag: {at: float(f"{value:.6g}") for at, value in curve.items()} for tag, curve in run.curves.items()}
@@ -64,7 +64,7 @@ def read_record(path: Path) -> list[Recorded]:
     """The runs of a record.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no record.
     """
     try:
         lines = path.read_text().splitlines()
@@ -79,13 +79,13 @@ def read_record(path: Path) -> list[Recorded]:
 
 
 def restore(runs: Iterable[Recorded], sweeps: Mapping[str, Path]) -> list[Path]:
-    """Put recorded runs where they would be if they had been made here, and return the folders that are new.
+    """Write recorded runs to the output folder as if they had been trained here; return the new folders.
 
-    They have their results and their curves, not their weights.
+    They have results and curves, but no weights.
 
     Args:
         runs: of a record.
-        sweeps: the folder of each sweep, by its name.
+        sweeps: {name: folder} of each sweep.
     """
     made = []
     for sweep, group in groupby(runs, key=lambda run: run.sweep):

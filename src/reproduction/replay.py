@@ -1,4 +1,4 @@
-"""The first updates of a recorded run, repeated."""
+"""Repeats the first updates of a recorded run."""
 
 import tempfile
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
+from src.config.fingerprint import fingerprint
 from src.results.curves import read_curves
 from src.running.build import build_trainer
 from src.running.load import stored_config
@@ -15,7 +16,7 @@ from src.training.curves import Curves
 from src.training.progress import RunProgress
 
 UPDATES, EVERY = 100, 20
-"""How much of a run is repeated, and how often it is evaluated meanwhile."""
+"""How many updates are repeated, and how often they are evaluated."""
 
 
 def first_updates(config: Mapping[str, Any], tag: str) -> "pd.Series[float]":
@@ -25,7 +26,7 @@ def first_updates(config: Mapping[str, Any], tag: str) -> "pd.Series[float]":
         often = {"trainer": {"eval_every": EVERY, "log_every": EVERY}}
         merged = OmegaConf.merge(stored_config(config), often)
         assert isinstance(merged, DictConfig)
-        trainer = build_trainer(merged, folder)
+        trainer = build_trainer(merged, folder, fingerprint(merged))
 
         def stop() -> None:
             trainer.stop_requested = trainer.update >= UPDATES

@@ -1,4 +1,4 @@
-"""The report of a reproduction: tables, figures and verdicts, and where the numbers come from."""
+"""The report of a reproduction: tables, figures, verdicts, and the provenance of the numbers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,11 +30,11 @@ def claims_table(reproduction: Reproduction, evidence: Evidence) -> pd.DataFrame
 
 
 def make_report(name: str, budget: Budget, folder: Path) -> None:
-    """Write the report of the runs in the output folder, with the data that it rests on.
+    """Write the report of the runs in the output folder, with its data.
 
-    Files: `report.md`; `table.csv` and `claims.csv`; `runs.csv` and `curves.csv` of the runs that count, from which
-    these can be made again; `provenance.json`; the figures; `results.jsonl`, all runs, see `src.reproduction.record`;
-    and for `check` the first updates of some runs, `first_updates.csv`.
+    Files: `report.md`; `table.csv` and `claims.csv`; `runs.csv` and `curves.csv` of the runs that count, and
+    `measured.csv`, from which the others follow; the figures; `provenance.json`; `results.jsonl`, all runs, see
+    `src.reproduction.record`; `first_updates.csv`, the first updates of some runs, for `check`.
     """
     reproduction = find(name)
     evidence = evidence_of_runs(name, budget)
@@ -62,7 +62,7 @@ def make_report(name: str, budget: Budget, folder: Path) -> None:
 
 
 def read_evidence(folder: Path) -> Evidence:
-    """What the runs of a written report show.
+    """The evidence in a written report.
 
     Raises:
         UserError: there is no report.
@@ -71,11 +71,11 @@ def read_evidence(folder: Path) -> Evidence:
         measured = pd.read_csv(folder / MEASURED) if (folder / MEASURED).exists() else pd.DataFrame()
         return Evidence(pd.read_csv(folder / "runs.csv"), pd.read_csv(folder / "curves.csv"), measured)
     except FileNotFoundError:
-        raise UserError(f"{folder}: holds no report") from None
+        raise UserError(f"{folder}: contains no report") from None
 
 
 def write_tables(name: str, folder: Path) -> None:
-    """Make the tables and the text of a report from its data."""
+    """Write the tables and the text of a report from its data."""
     reproduction, evidence = find(name), read_evidence(folder)
     table, claims = reproduction.table(evidence), claims_table(reproduction, evidence)
     write_whole(folder / "table.csv", table.to_csv(index=False).encode())
@@ -84,7 +84,7 @@ def write_tables(name: str, folder: Path) -> None:
 
 
 def replayed(reproduction: Reproduction, evidence: Evidence) -> list[str]:
-    """The runs whose first updates `check` repeats, as far as they exist."""
+    """The existing runs whose first updates `check` repeats."""
     runs = evidence.runs
     names = []
     for settings in reproduction.replayed:
@@ -117,7 +117,7 @@ def _origin(name: str, provenance: Mapping[str, Any]) -> str:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A table for a page; what is missing is left empty."""
+    """A table in Markdown; missing values are left empty."""
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return to_markdown([{str(key): value for key, value in row.items()} for row in rows])
 

@@ -1,4 +1,4 @@
-"""Run a reproduction and gather what its runs show."""
+"""Runs a reproduction and gathers its evidence."""
 
 import importlib
 import importlib.util
@@ -22,13 +22,13 @@ from src.results.selection import cells
 
 Budget = Literal["quick", "full"]
 ALWAYS_KEPT = ("model", "model.hidden_size", "optimizer.lr", "trainer.max_updates", "seed")
-"""Settings that evidence has a column for even if they do not vary."""
+"""Settings with a column in the evidence even if they do not vary."""
 PAPERS = PROJECT / "src" / "papers"
 NUMBERS = ("selected_update", "updates", "seconds", "num_parameters", "state_size")
 
 
 def reproductions() -> dict[str, Reproduction]:
-    """Every table and figure by its name: "ba2016/table1"."""
+    """Every reproduction by name, such as "ba2016/table1"."""
     found = {}
     for path in sorted(PAPERS.glob("*/*.py")):
         if path.stem != "__init__":
@@ -50,7 +50,7 @@ def find(name: str) -> Reproduction:
 
 
 def configuration(experiment: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration of an experiment; settings that it varies are at their defaults."""
+    """The configuration of an experiment, with the settings that it varies at their defaults."""
     single = [override for override in overrides if "," not in override]
     return compose([f"experiment={experiment}", *single])
 
@@ -62,14 +62,14 @@ def experiments_of(reproduction: Reproduction, budget: Budget) -> list[str]:
 
 
 def overrides_of(reproduction: Reproduction, experiment: str, budget: Budget) -> list[str]:
-    """What a budget changes; the quick one keeps its runs in folders of its own."""
+    """The overrides of a budget; quick runs have separate folders."""
     if budget == "full":
         return []
     return [f"name={configuration(experiment).name}-quick", *reproduction.quick]
 
 
 def folders_of(reproduction: Reproduction, budget: Budget) -> dict[str, Path]:
-    """Where the runs of each experiment are."""
+    """The folder of the runs of each experiment."""
     folders = {}
     for experiment in experiments_of(reproduction, budget):
         config = configuration(experiment, overrides_of(reproduction, experiment, budget))
@@ -78,7 +78,7 @@ def folders_of(reproduction: Reproduction, budget: Budget) -> dict[str, Path]:
 
 
 def run(name: str, budget: Budget, further: Sequence[str] = ()) -> int:
-    """Launch the runs that are missing, several at a time if joblib's launcher is installed; the exit status."""
+    """Launch missing runs, several at a time if the joblib launcher is installed; return the exit status."""
     reproduction = find(name)
     parallel = ["hydra/launcher=joblib"] if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") else []
     status = 0
@@ -95,7 +95,7 @@ def run(name: str, budget: Budget, further: Sequence[str] = ()) -> int:
 
 
 def evidence_of_runs(name: str, budget: Budget) -> Evidence:
-    """What the runs in the output folder show so far.
+    """The evidence of the runs in the output folder so far.
 
     Raises:
         UserError: there are none.
@@ -119,13 +119,13 @@ def evidence_of_runs(name: str, budget: Budget) -> Evidence:
 
 
 def _measured(name: str, measure: Measure, folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """What is measured on runs; of restored ones, which have no weights, the committed measurements."""
+    """Measure runs; for restored ones, which have no weights, take the committed measurements."""
     path = REFERENCE / name / MEASURED
     committed = pd.read_csv(path) if path.exists() else pd.DataFrame({"run": []})
     trained = pd.Series([(folder / run / CHECKPOINTS).exists() for run in runs["run"]], runs.index)
     restored = runs.loc[~trained, "run"]
     if num_unknown := int((~restored.isin(committed["run"])).sum()):
-        print(f"{name}: {num_unknown} restored runs are not measured, since they have no weights", flush=True)
+        print(f"{name}: {num_unknown} restored runs have no weights and cannot be measured", flush=True)
     tables = [committed[committed["run"].isin(restored)]]
     if trained.any():
         tables.append(measure(folder, runs[trained]))
@@ -135,8 +135,8 @@ def _measured(name: str, measure: Measure, folder: Path, runs: pd.DataFrame) -> 
 def runs_that_count(folder: Path, search: SearchSettings, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The runs of a folder with these settings, at the grid point chosen on the validation set, as rows of evidence.
 
-    These are the finished ones, and those that diverged, whose metrics are those of the best weights before that. In a
-    cell of which no run has finished there is no choice, and all its runs that diverged count.
+    These are the runs that finished or diverged; a diverged run has the metrics of its best weights before it diverged.
+    In a cell without a finished run nothing can be chosen, and all its diverged runs count.
     """
     runs = [run for run in load_runs(folder) if settings.items() <= run.settings.items()]
     keys = [*dict.fromkeys([*ALWAYS_KEPT, *varied_settings(runs)])]

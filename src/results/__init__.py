@@ -1,1 +1,1 @@
-"""What runs leave on disk, read back and validated."""
+"""Reads what runs leave on disk."""

@@ -1,4 +1,4 @@
-"""The learning curves of runs, from their `metrics.jsonl`."""
+"""Learning curves of runs, from their `metrics.jsonl`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +11,9 @@ from src.utils.jsonl import read_lines
 
 
 def read_curves(folder: Path, tags: Sequence[str]) -> dict[str, dict[int, float]]:
-    """The points {update: value} of some tags of one run, such as "val/error". It may be called while the run goes on.
+    """The points {update: value} of each tag, such as "val/error". The run may still be writing.
 
-    A number that was not finite is nan.
+    Values that were not finite are nan.
     """
     curves: dict[str, dict[int, float]] = {tag: {} for tag in tags}
     for record in read_lines(folder / METRICS):
@@ -26,12 +26,12 @@ def read_curves(folder: Path, tags: Sequence[str]) -> dict[str, dict[int, float]
 
 
 def learning_curves(folder: Path, runs: Sequence[Run], tag: str) -> pd.DataFrame:
-    """The curve of a tag for each run, as a long table with columns run, update, value.
+    """The curves of a tag, such as "val/error", as a long table with columns run, update, value.
 
     Args:
-        folder: the one that holds the runs' folders.
+        folder: parent of the run folders.
         runs: from `load_runs`.
-        tag: of a scalar, such as "val/error" or "train/loss".
+        tag: of a scalar.
     """
     rows = [
         (run.name, update, value)

@@ -1,4 +1,4 @@
-"""The `sweep.json` of a folder of runs: what it was made for."""
+"""The `sweep.json` of a folder of runs: the runs it should contain."""
 
 import json
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from src.utils.files import changing, write_whole
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder of runs was made for, so that one sees what is missing.
+    """The runs that a folder should contain, so that missing ones show.
 
     Attributes:
-        search: of the newest sweep in the folder.
-        runs: the settings, by full keys, of each run that any sweep of the folder asks for, by name, in order. The runs
-            of the second stage of a search are there once they have been chosen.
+        search: of the latest sweep in the folder.
+        runs: {name: settings by full keys} of the runs of all sweeps in the folder, in order. Runs of the second stage
+            of a search are added once they have been chosen.
     """
 
     search: SearchSettings
@@ -35,7 +35,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def write_manifest(folder: Path, search: SearchSettings, runs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write the manifest of a folder, which keeps the runs of its earlier sweeps and of those that start with this."""
+    """Add runs to the manifest of a folder, under a lock, since several sweeps may start at once."""
     folder.mkdir(parents=True, exist_ok=True)
     with changing(folder / MANIFEST):
         earlier = read_manifest(folder)

@@ -12,7 +12,7 @@ ENDED = ("finished", "diverged")
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The `result.json` of a run, or None if there is none that can be read."""
+    """The `result.json` of a run; None if it is missing or unreadable."""
     try:
         return json.loads((folder / RESULT).read_text())
     except (OSError, json.JSONDecodeError):
@@ -20,7 +20,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def stands(result: Mapping[str, Any] | None, settings: RunSettings) -> TypeGuard[Mapping[str, Any]]:
-    """Whether a result is there to stay, so that the run need not be run again."""
+    """Whether a result is final, so that the run is skipped."""
     if result is None or settings.fresh:
         return False
     return result["status"] in ENDED or (result["status"] == "failed" and not settings.retry_failed)

@@ -1,4 +1,4 @@
-"""All runs of a folder, whatever became of them."""
+"""All runs of a folder, whatever their status."""
 
 import math
 import os
@@ -23,23 +23,23 @@ from src.specs import Objective
 from src.utils.files import is_locked
 
 LOST = ("diverged", "failed")
-"""How a run can end without a usable result."""
+"""Statuses of runs that ended without a usable result."""
 DEFAULT_SEARCH = SearchSettings(grid=["optimizer.lr"], repeated=["seed"], columns=[], two_stage=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run, as far as it has come."""
+    """One run and its state so far."""
 
     name: str
-    """Its folder, below the one that was asked for."""
+    """Path of its folder, relative to the folder that was loaded."""
     settings: Mapping[str, Any]
-    """All that decide its result, by full keys."""
+    """Every setting that can change its result, by full key."""
     status: str = "missing"
     """finished, diverged, failed, interrupted, running or missing."""
     reason: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """By tag: "val/error" and "test/error", of the weights selected on the validation set."""
+    """By tag, such as "test/error": those of the weights selected on the validation set."""
     objective: Objective = Objective("error")  # noqa: RUF009 - it is frozen
     floors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     updates: int | None = None
@@ -50,39 +50,34 @@ class Run:
 
     @property
     def objective_tag(self) -> str:
-        """The metric that the run was selected on: "val/error"."""
+        """Tag of the metric that weights and settings are selected on, such as "val/error"."""
         return f"val/{self.objective.metric}"
 
     @property
-    def test_tag(self) -> str:
-        """The test metric of the same name."""
-        return f"test/{self.objective.metric}"
-
-    @property
     def finished(self) -> bool:
-        """Whether it came to its end."""
+        """Whether training completed."""
         return self.status == "finished"
 
     @property
     def ended(self) -> bool:
-        """Whether it has a result that stays."""
+        """Whether it has a final result."""
         return self.status in ENDED
 
     @property
     def validation_objective(self) -> float | None:
-        """What selection goes by; None for a run that did not finish."""
+        """The value that selection compares; None if the run did not finish or it is not finite."""
         value = self.metrics.get(self.objective_tag, math.nan)
         return value if self.finished and math.isfinite(value) else None
 
 
 def load_runs(folder: Path, only: Mapping[str, Mapping[str, Any]] | None = None) -> list[Run]:
-    """The runs at any depth below a folder, with those that are missing or have no result.
+    """The runs at any depth below a folder, including those that are missing or have no result.
 
-    What the manifest of a sweep names comes first, in its order. It may be called while runs are being written.
+    Runs in the manifest of a sweep come first, in its order. Runs may still be writing.
 
     Args:
         folder: of runs.
-        only: the runs to load, {name: flat settings}, instead of all.
+        only: load these runs, {name: flat settings}, instead of all.
     """
     if only is not None:
         return [load_run(folder, name, settings) for name, settings in only.items()]
@@ -92,21 +87,17 @@ def load_runs(folder: Path, only: Mapping[str, Mapping[str, Any]] | None = None)
 
 
 def load_run(folder: Path, name: str, settings: Mapping[str, Any] | None = None) -> Run:
-    """One run of a folder; its settings are those of its result or its configuration, unless given."""
+    """One run of a folder; unless given, its settings come from its result or its configuration."""
     result = read_result(folder / name)
-    if result is None:
-        status, reason = _without_result(folder / name)
-        return Run(
-            name=name,
-            settings=_stored_settings(folder / name) if settings is None else settings,
-            status=status,
-            reason=reason,
-        )
-    return as_run(name, result, settings)
+    if result is not None:
+        return as_run(name, result, settings)
+    status, reason = _without_result(folder / name)
+    settings = _stored_settings(folder / name) if settings is None else settings
+    return Run(name=name, settings=settings, status=status, reason=reason)
 
 
 def as_run(name: str, result: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> Run:
-    """The run that a result is of."""
+    """The run that a result belongs to."""
     return Run(
         name=name,
         settings=decisive_keys(result["config"]) if settings is None else settings,
@@ -129,7 +120,7 @@ def varied_settings(runs: Sequence[Run]) -> list[str]:
 
 
 def search_settings(folder: Path, runs: Sequence[Run]) -> SearchSettings:
-    """What the settings that vary are for: as the newest sweep of the folder said, else as in `configs/train.yaml`."""
+    """Which settings are searched and repeated: as in the latest sweep or run of the folder, else the default."""
     manifest = read_manifest(folder)
     if manifest is not None:
         return manifest.search
@@ -141,7 +132,7 @@ def search_settings(folder: Path, runs: Sequence[Run]) -> SearchSettings:
 
 
 def _objective(result: Mapping[str, Any]) -> Objective:
-    """What a run was selected on; of a result that does not say, the first metric."""
+    """What a run was selected on; if its result does not say, the error, or else its first metric."""
     name = result.get("objective", "error")
     tags = [tag for tag in result["metrics"] if tag.startswith("val/")]
     if tags and f"val/{name}" not in tags:
@@ -150,7 +141,7 @@ def _objective(result: Mapping[str, Any]) -> Objective:
 
 
 def _expected(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """The runs that the sweeps of this folder, or else of those in it, should contain."""
+    """The runs in the manifest of the folder, or else in those of its subfolders."""
     folders = [folder] if (folder / MANIFEST).exists() else sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
     return {
         (path / name).relative_to(folder).as_posix(): settings
@@ -169,12 +160,12 @@ def _run_folders(folder: Path) -> Iterator[str]:
 
 
 def _by_numbers(name: str) -> list[tuple[int, str]]:
-    """For sorting: lstm20 before lstm100."""
+    """A sort key: lstm20 before lstm100."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _without_result(run: Path) -> tuple[str, str]:
-    """Status and reason of a run that has not written a result."""
+    """Status and reason of a run without a result."""
     if is_locked(run):
         return "running", ""
     if not (run / ".lock").exists():
@@ -183,10 +174,10 @@ def _without_result(run: Path) -> tuple[str, str]:
 
 
 def _stored_settings(run: Path) -> dict[str, Any]:
-    """The settings in the configuration that Hydra wrote when the run began."""
+    """The settings in the configuration that Hydra wrote when the run started."""
     register_resolvers()
     try:
         config: Any = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "config.yaml"), resolve=True)
         return decisive_keys(config)
-    except (OSError, OmegaConfBaseException, yaml.YAMLError, AttributeError):  # not there, or not whole yet
+    except (OSError, OmegaConfBaseException, yaml.YAMLError, AttributeError):  # missing or incomplete
         return {}

@@ -1,27 +1,28 @@
-"""Selection on the validation set: what a run is for in a search, which grid point counts, and what it reached."""
+"""Selection on the validation set: cells of compared runs, the grid point chosen in each, and its test metric."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, median, stdev
+from typing import Any
 
 from src.config.schema import SearchSettings
 from src.results.runs import LOST, Run, varied_settings
 from src.specs import Objective
 
-Pairs = tuple[tuple[str, object], ...]
-"""Settings as (key, value) pairs, so that they can be compared."""
+Pairs = tuple[tuple[str, Any], ...]
+"""Settings as hashable (key, value) pairs."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The grid point that was chosen.
+    """The chosen grid point.
 
     Attributes:
         point: its settings.
-        objective: its validation objective, the mean over its finished runs.
-        tied: points further on in the grid with exactly the same objective.
+        objective: its mean validation objective over finished runs.
+        tied: later grid points with exactly the same objective.
     """
 
     point: Pairs
@@ -35,10 +36,10 @@ class Cell:
 
     Attributes:
         settings: the compared settings.
-        runs: all of them, in the order of the sweep.
-        points: the runs of each grid point, one for each repetition, in the order of the sweep.
+        runs: all of them, in sweep order.
+        points: the runs at each grid point, one per repetition, in sweep order.
         two_stage: whether the grid was searched with the first repetition only.
-        repeated: the keys that tell repetitions apart.
+        repeated: the keys that distinguish repetitions.
     """
 
     settings: Pairs
@@ -49,14 +50,14 @@ class Cell:
 
     @property
     def objective(self) -> Objective:
-        """What the choice goes by: the most frequent one, of finished runs if possible, else of those that ended."""
+        """The most common objective of the finished runs, else of those that ended, else of all."""
         runs = [run for run in self.runs if run.finished] or [run for run in self.runs if run.ended] or self.runs
         objectives = [run.objective for run in runs]
         return max(objectives, key=objectives.count)
 
     @cached_property
     def searched(self) -> Mapping[Pairs, Sequence[Run]]:
-        """The runs that the choice is made from."""
+        """The runs that the choice is based on, by grid point."""
         if not self.two_stage:
             return self.points
         first = self.repetition(self.runs[0])
@@ -75,12 +76,12 @@ class Cell:
 
     @property
     def measured(self) -> list[Run]:
-        """The runs at the chosen point that have finished: those that the mean is over."""
+        """The finished runs at the chosen point, over which means are taken."""
         return [run for run in self.chosen if run.finished]
 
     @property
     def means(self) -> dict[Pairs, float]:
-        """The mean validation objective of each grid point that has a finished run."""
+        """The mean validation objective of each grid point with a finished run."""
         return {point: mean for point, runs in self.searched.items() if (mean := _mean_objective(runs)) is not None}
 
     def repetition(self, run: Run) -> Pairs:
@@ -90,18 +91,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a cell reached at its chosen point, as numbers; nan where there is none.
+    """The results of a cell at its chosen point; nan for a missing number.
 
     Attributes:
         cell: the cell.
-        metric: the test metric of the same name as the validation objective.
+        metric: the test metric with the name of the validation objective.
         mean: over the finished runs at the chosen point.
-        sd: standard deviation, of a sample.
+        sd: sample standard deviation.
         ci95: half the width of the 95 % interval of the mean, by Student's t.
-        n: how many runs these are.
-        val: the validation objective that the choice went by.
-        spread: minimum, median and maximum of the objective over the grid's points.
-        notes: what has to be said besides.
+        n: number of these runs.
+        val: the mean validation objective that the choice was based on.
+        spread: minimum, median and maximum of the validation objective over the grid points.
+        notes: on ties and on runs that did not finish.
     """
 
     cell: Cell
@@ -116,27 +117,21 @@ class Summary:
 
 
 def cells(runs: Sequence[Run], search: SearchSettings) -> list[Cell]:
-    """The cells of some runs, in their order. What varies and is neither searched nor repeated is compared."""
+    """Group runs into cells, in order. Settings that vary and are neither searched nor repeated are compared."""
     keys = varied_settings(runs)
     compared = [key for key in keys if key not in {*search.grid, *search.repeated}]
     searched = [key for key in keys if key in search.grid]
-    by_cell: dict[Pairs, list[Run]] = {}
-    for run in runs:
-        by_cell.setdefault(_pairs(run, compared), []).append(run)
     repeated = tuple(key for key in keys if key in search.repeated and key not in search.grid)
-    found = []
-    for settings, of_cell in by_cell.items():
-        points: dict[Pairs, list[Run]] = {}
-        for run in of_cell:
-            points.setdefault(_pairs(run, searched), []).append(run)
-        found.append(Cell(settings, of_cell, points, search.two_stage, repeated))
-    return found
+    return [
+        Cell(settings, of_cell, _grouped(of_cell, searched), search.two_stage, repeated)
+        for settings, of_cell in _grouped(runs, compared).items()
+    ]
 
 
 def choose(points: Mapping[Pairs, Sequence[Run]], objective: Objective) -> Choice | None:
-    """The point with the best mean validation objective, the first of equals; None if no run has finished.
+    """The point with the best mean validation objective, the first of tied ones; None if no run has finished.
 
-    A point with a run that diverged or failed is chosen only if there is no point without.
+    A point with a diverged or failed run is chosen only if there is no other.
     """
     sign = -1 if objective.higher_is_better else 1
     ranked: dict[Pairs, tuple[bool, float]] = {}
@@ -152,7 +147,7 @@ def choose(points: Mapping[Pairs, Sequence[Run]], objective: Objective) -> Choic
 
 
 def summarize(cell: Cell) -> Summary:
-    """What a cell reached."""
+    """The results of a cell at its chosen point."""
     metric = f"test/{cell.objective.metric}"
     values = [run.metrics[metric] for run in cell.measured if not math.isnan(run.metrics.get(metric, math.nan))]
     several = len(values) > 1 and all(map(math.isfinite, values))
@@ -176,7 +171,7 @@ def summarize(cell: Cell) -> Summary:
 
 
 def first_stage(runs: Sequence[Run], search: SearchSettings) -> list[Run]:
-    """The runs to begin with: all, or in a two-stage search the first repetition of every grid point."""
+    """The runs to start with: all, or in a two-stage search the first repetition of every grid point."""
     if not search.two_stage:
         return list(runs)
     first = {points[0].name for cell in cells(runs, search) for points in cell.points.values()}
@@ -184,10 +179,10 @@ def first_stage(runs: Sequence[Run], search: SearchSettings) -> list[Run]:
 
 
 def second_stage(runs: Sequence[Run], search: SearchSettings) -> tuple[list[Run], list[str]]:
-    """The other repetitions of each cell's chosen grid point, and what has to be said of the choice.
+    """The remaining repetitions at the grid point chosen in each cell, and a note on each choice.
 
     Args:
-        runs: all that the sweep may come to ask for; those of the first stage with their results.
+        runs: all that the sweep may launch; those of the first stage with their results.
         search: of the sweep.
     """
     chosen: set[str] = set()
@@ -198,33 +193,33 @@ def second_stage(runs: Sequence[Run], search: SearchSettings) -> tuple[list[Run]
         choice = choose(first, cell.objective)
         title = spelled(cell.settings) or "all"
         if open_points:
-            notes.append(f"{title}: no second stage before {spelled(open_points[0])} has ended")
+            notes.append(f"{title}: no second stage until {spelled(open_points[0])} has ended")
         elif choice is None:
             notes.append(f"{title}: no second stage, since no run of the first has finished")
         else:
             chosen.update(run.name for run in cell.points[choice.point][1:])
-            tied = f", first of equals: {', '.join(map(spelled, choice.tied))}" if choice.tied else ""
+            tied = f", tied with {', '.join(map(spelled, choice.tied))}" if choice.tied else ""
             point = spelled(choice.point) or "the only point"
             notes.append(f"{title}: chosen {point} (validation {choice.objective:.4g}{tied})")
     return [run for run in runs if run.name in chosen], notes
 
 
 def num_of_second_stage(runs: Sequence[Run], search: SearchSettings) -> int:
-    """How many runs the second stage will have, whatever is chosen."""
+    """The number of runs in the second stage, whatever is chosen."""
     return sum(len(next(iter(cell.points.values()))) - 1 for cell in cells(runs, search))
 
 
 def spelled(pairs: Pairs) -> str:
-    """Settings as one would type them: "model=lstm model.hidden_size=20"."""
+    """Settings as on the command line: "model=lstm model.hidden_size=20"."""
     return " ".join(f"{key}={value}" for key, value in pairs)
 
 
-def label_of(pairs: Iterable[tuple[str, object]]) -> str:
-    """Settings in words: "lstm, 50 units, decay 0.9"."""
+def label_of(pairs: Iterable[tuple[str, Any]]) -> str:
+    """Settings as a label: "lstm, 50 units, decay 0.9"."""
     return ", ".join(_words(key, value) for key, value in pairs)
 
 
-def _words(key: str, value: object) -> str:
+def _words(key: str, value: Any) -> str:
     if key == "model.hidden_size":
         return f"{value} units"
     if "." not in key and key != "seed":  # which model, task, optimizer or schedule
@@ -232,8 +227,13 @@ def _words(key: str, value: object) -> str:
     return f"{key.rpartition('.')[2]} {value:g}" if isinstance(value, float) else f"{key.rpartition('.')[2]} {value}"
 
 
-def _pairs(run: Run, keys: Iterable[str]) -> Pairs:
-    return tuple((key, run.settings[key]) for key in keys if key in run.settings)
+def _grouped(runs: Sequence[Run], keys: Sequence[str]) -> dict[Pairs, list[Run]]:
+    """The runs by their values of some settings."""
+    groups: dict[Pairs, list[Run]] = {}
+    for run in runs:
+        pairs = tuple((key, run.settings[key]) for key in keys if key in run.settings)
+        groups.setdefault(pairs, []).append(run)
+    return groups
 
 
 def _mean_objective(runs: Iterable[Run]) -> float | None:
@@ -243,7 +243,7 @@ def _mean_objective(runs: Iterable[Run]) -> float | None:
 
 
 def _notes(cell: Cell) -> list[str]:
-    """Whatever a reader has to know about a cell besides its numbers."""
+    """Remarks on ties and on runs that did not finish."""
     notes = []
     if cell.choice is None:
         notes.append("nothing to choose from")

@@ -11,7 +11,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from src.config.errors import UserError
-from src.config.fingerprint import fingerprint
 from src.config.schema import Settings, TrainerSettings, check_keys
 from src.config.settings import without_hydra
 from src.models.base import Core
@@ -57,7 +56,7 @@ def build_model(config: DictConfig, task: Task) -> SequenceModel:
     return instantiate(config.network, task.input_spec, task.output_spec, make_core, _convert_="all")
 
 
-def build_trainer(config: DictConfig, folder: Path) -> Trainer:
+def build_trainer(config: DictConfig, folder: Path, fingerprint: str) -> Trainer:
     """The trainer of a configuration, before its first update, with its task and a new model."""
     settings = TrainerSettings(**OmegaConf.to_container(config.trainer, resolve=True))  # type: ignore[arg-type]
     device = choose_device(config.device)
@@ -72,7 +71,7 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
     model = build_model(config, task).to(device)
     optimizer = instantiate(config.optimizer, [flat_parameters(model)], _convert_="all")
     scheduler = instantiate(config.scheduler, optimizer, settings.max_updates)
-    return Trainer(model, task, optimizer, scheduler, settings, folder, fingerprint(config))
+    return Trainer(model, task, optimizer, scheduler, settings, folder, fingerprint)
 
 
 def _check_combination(config: DictConfig) -> None:

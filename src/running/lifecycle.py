@@ -6,7 +6,6 @@ A folder with the result of the same run is left as it is; a run with checkpoint
 import json
 import logging
 import shutil
-import sys
 import time
 import traceback
 from contextlib import suppress
@@ -18,13 +17,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from src.config.errors import explain
-from src.config.fingerprint import decisive_keys, fingerprint
+from src.config.fingerprint import Described, describe
 from src.config.paths import CHECKPOINTS, EVENT_FILES, LOG, METRICS, RESULT
 from src.config.schema import RunSettings
-from src.reports.hparams import update_hparams_page
-from src.reports.tables import one_line, show_run
 from src.results.result import ENDED, read_result, stands
 from src.running.build import build_trainer, choose_device
+from src.running.conclusion import conclude
 from src.running.examples import show_examples
 from src.running.profiler import profiled
 from src.running.provenance import provenance
@@ -44,7 +42,8 @@ def run(config: DictConfig) -> float:
     """
     folder = _relative(Path(HydraConfig.get().runtime.output_dir))
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    return _conclude(run_in(folder, config, patience=10 if in_sweep else 0.3), folder, in_sweep)
+    result = run_in(folder, config, patience=10 if in_sweep else 0.3)
+    return conclude(result, folder, in_sweep)
 
 
 def run_in(folder: Path, config: DictConfig, patience: float, stop_rule: StopRule | None = None) -> dict[str, Any]:
@@ -79,10 +78,11 @@ def _existing(folder: Path, settings: RunSettings) -> dict[str, Any] | None:
 def _execute(config: DictConfig, folder: Path, stop_rule: StopRule | None) -> dict[str, Any]:
     """Train and write the result, whatever it is."""
     started = time.perf_counter()
-    result: dict[str, Any] = {"status": "failed", "reason": "", "metrics": {}, "fingerprint": fingerprint(config)}
-    result["config"] = OmegaConf.to_container(config, resolve=True)
+    described = describe(config)
+    result: dict[str, Any] = {"status": "failed", "reason": "", "metrics": {}}
+    result |= {"fingerprint": described.fingerprint, "config": described.config}
     try:
-        _train(config, folder, result, stop_rule)
+        _train(config, described, folder, result, stop_rule)
     except Exception as error:
         result["reason"] = explain(error)
         result["traceback"] = traceback.format_exc()
@@ -96,10 +96,12 @@ def _execute(config: DictConfig, folder: Path, stop_rule: StopRule | None) -> di
     return result
 
 
-def _train(config: DictConfig, folder: Path, result: dict[str, Any], stop_rule: StopRule | None) -> None:
+def _train(
+    config: DictConfig, described: Described, folder: Path, result: dict[str, Any], stop_rule: StopRule | None
+) -> None:
     """Fill in the result of a run, new or resumed."""
     result["provenance"] = provenance(config.trainer.threads, str(choose_device(config.device)), _command(folder))
-    trainer = build_trainer(config, folder)
+    trainer = build_trainer(config, folder, described.fingerprint)
     trainer.stop_rule = stop_rule
     model, objective = trainer.model, trainer.task.objective
     result |= {"num_parameters": model.num_parameters, "state_size": model.core.state_size, "floors": trainer.floors}
@@ -107,17 +109,17 @@ def _train(config: DictConfig, folder: Path, result: dict[str, Any], stop_rule: 
 
     resumed = trainer.resume()
     log.info("%s %s", folder, f"resumes from update {trainer.update}" if resumed else "starts")
-    shown = decisive_keys(config)
-    with Curves(folder, first_update=trainer.update + 1 if resumed else 0) as curves, stopping_on_signals(trainer):
-        curves.describe(OmegaConf.to_yaml(config, resolve=True), shown, list(next(iter(trainer.floors.values()))))
-        with (
-            RunProgress(trainer.settings.max_updates, trainer.update) as progress,
-            profiled(trainer.settings.profile_updates, folder) as after_update,
-        ):
+    with (
+        stopping_on_signals(trainer),
+        profiled(trainer.settings.profile_updates, folder) as after_update,
+        Curves(folder, first_update=trainer.update + 1 if resumed else 0) as curves,
+    ):
+        curves.describe(described.config, described.settings, list(next(iter(trainer.floors.values()))))
+        with RunProgress(trainer.settings.max_updates, trainer.update) as progress:
             outcome = trainer.fit(curves, progress, after_update)
         if outcome.status in ENDED:
             show_examples(trainer, curves)
-        curves.end(shown)
+        curves.end(described.settings)
     result |= {
         "status": outcome.status,
         "reason": outcome.reason,
@@ -133,27 +135,6 @@ def _command(folder: Path) -> list[str] | None:
     """The command for this run alone, whichever sweep or process it belongs to; None where Hydra keeps nothing."""
     overrides = folder / ".hydra" / "overrides.yaml"
     return ["python", "-m", "src.train", *OmegaConf.load(overrides)] if overrides.exists() else None
-
-
-def _conclude(result: dict[str, Any], folder: Path, in_sweep: bool) -> float:
-    """Say how the run ended, and end the command unless the run is part of a sweep."""
-    status = result["status"]
-    if status == "interrupted":
-        log.info("%s; the same command resumes it", result["reason"])
-        if in_sweep:
-            raise KeyboardInterrupt
-        sys.exit(130)
-    if status not in ENDED:
-        if in_sweep:
-            log.error("%s", one_line(result, folder))
-            return float("nan")
-        sys.exit(f"error: {result['reason']}" + (f" (see {folder}/{LOG})" if "traceback" in result else ""))
-    if in_sweep:
-        log.info("%s", one_line(result, folder))
-    else:
-        update_hparams_page(folder.parent)
-        show_run(result, folder)
-    return next((value for tag, value in result["metrics"].items() if tag.startswith("test/")), float("nan"))
 
 
 def clear(folder: Path) -> None:

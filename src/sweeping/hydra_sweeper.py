@@ -1,7 +1,7 @@
-"""Hydra's own sweeper: which jobs a command asks it for, and having it launch some of them only.
+"""Expands the jobs of Hydra's basic sweeper, and makes it launch only some of them.
 
-The sweeper knows the product of all values and nothing else: it can neither leave out what has been done nor wait for
-results before it decides. Both happen where it asks for its batches of jobs.
+The sweeper launches the product of all values: it can neither skip finished runs nor wait for results before deciding
+what to run. Replacing its batches of jobs does both.
 """
 
 import copy
@@ -21,8 +21,7 @@ Job = list[str]
 def expand(config: DictConfig) -> Iterator[tuple[Job, DictConfig]]:
     """Every job of a sweep with its configuration, in the order of the sweeper.
 
-    Composing takes a tenth of a second: it is done once for each combination of files, and other settings are applied
-    to a copy.
+    Composing takes 0.1 s, so each combination of files is composed once, and other settings are applied to a copy.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -33,7 +32,7 @@ def expand(config: DictConfig) -> Iterator[tuple[Job, DictConfig]]:
     parser = OverridesParser.create(config_loader=loader)
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     sweep = parser.parse_overrides(parameters + list(config.hydra.overrides.task))
-    # None: a group whose files are all in folders of their own, such as experiment, is one too
+    # None: include groups whose files are all in subfolders, such as experiment
     groups = {override.key_or_group for override in sweep if loader.get_group_options(override.key_or_group, None)}
     composed: dict[tuple[str, ...], DictConfig] = {}
     for job in BasicSweeper.split_arguments(sweep, None)[0]:
@@ -49,7 +48,7 @@ def expand(config: DictConfig) -> Iterator[tuple[Job, DictConfig]]:
 
 
 class Batches:
-    """Batches of jobs, the next of which is decided when Hydra's sweeper asks whether there is one."""
+    """Batches of jobs; each is decided only when Hydra's sweeper checks whether there is a next one."""
 
     def __init__(self, batches: Iterator[list[Job]]):
         self.batches = batches
@@ -70,9 +69,9 @@ _replaced: dict[str, Any] = {}
 
 
 def redirect(batches: Iterator[list[Job]] | None) -> None:
-    """Have the sweeper launch these batches instead of the product of all values; None for the product again.
+    """Make the sweeper launch these batches instead of the product of all values; None restores the product.
 
-    It need not compose them in order to see that they can be composed, a tenth of a second each: `expand` has.
+    Its check that every job can be composed, 0.1 s each, is skipped: `expand` has composed them.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 

@@ -1,4 +1,4 @@
-"""What the launchers of Hydra's plugins need to know of this machine and of these runs."""
+"""Adapts the launchers of Hydra's plugins to this machine and to the threads of a run."""
 
 import os
 
@@ -11,7 +11,7 @@ def num_cores() -> int:
 
 
 def outlives_the_sweep(launcher: DictConfig) -> bool:
-    """Whether the jobs belong to a queue, which goes on when the sweep is stopped."""
+    """Whether the jobs belong to a queue, and continue when the sweep is stopped."""
     return _kind(launcher) == "SlurmLauncher"
 
 
@@ -19,11 +19,11 @@ def fit(launcher: DictConfig, threads: int) -> int | None:
     """Keep the processes of a launcher, times the threads of a run, within the cores.
 
     Args:
-        launcher: the launcher's settings, which are changed.
+        launcher: its settings, modified in place.
         threads: of one run.
 
     Returns:
-        How many jobs to hand over at a time; None for all, where the launcher keeps to the limit by itself.
+        How many jobs to submit at a time; None for all, if the launcher limits them itself.
     """
     at_once = max(1, num_cores() // threads)
     with open_dict(launcher):
@@ -36,9 +36,9 @@ def fit(launcher: DictConfig, threads: int) -> int | None:
                 launcher.cpus_per_task = launcher.cpus_per_task or threads
             case "RayLauncher":
                 launcher.ray.remote.setdefault("num_cpus", threads)
-                if launcher.ray.init.get("address"):  # the size of a cluster's store is not the sweep's to say
+                if launcher.ray.init.get("address"):  # a cluster sets the size of its own store
                     launcher.ray.init.setdefault("object_store_memory", None)
-                else:  # a dozen processes
+                else:  # it would start a dozen processes
                     launcher.ray.init.setdefault("include_dashboard", False)
     return None
 

@@ -1,4 +1,4 @@
-"""How far a sweep is, from what its runs have written, whichever launcher runs them."""
+"""Progress of a sweep, read from the files of its runs, whichever launcher runs them."""
 
 import threading
 import time
@@ -15,12 +15,12 @@ from src.utils.files import is_locked
 
 
 class SweepProgress:
-    """A line now and then, when a run has ended, and one at the end.
+    """Prints a line every so often when runs have ended, and one at the end.
 
     Args:
         folder: of the sweep.
-        seconds_between_lines: at least.
-        seconds_between_looks: at the folder.
+        seconds_between_lines: minimum time between lines.
+        seconds_between_looks: time between reads of the folder.
     """
 
     def __init__(self, folder: Path, seconds_between_lines: float = 10.0, seconds_between_looks: float = 1.0):
@@ -37,7 +37,7 @@ class SweepProgress:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def expect(self, kept: Iterable[str], left: Iterable[str], num_later: int = 0) -> None:
-        """Name the runs: those whose results stay, those to be launched, and how many more will be named later."""
+        """Add runs: those whose results are kept, those left to launch, and how many more will be added later."""
         for name in kept:
             self._read(name)
         self.num_ended_before = len(self.runs)
@@ -47,7 +47,7 @@ class SweepProgress:
             self._thread.start()
 
     def end(self) -> None:
-        """Stop watching and say how far it got."""
+        """Stop polling and print the final line."""
         if self._thread.is_alive():
             self._ended.set()
             self._thread.join()
@@ -55,7 +55,7 @@ class SweepProgress:
             self.say()
 
     def look(self) -> bool:
-        """Read the results that are new; whether there are any."""
+        """Read new results; whether there are any."""
         new = [name for name, written in self.before.items() if _written(self.folder / name) not in (0, written)]
         for name in new:
             if self._read(name):
@@ -63,7 +63,7 @@ class SweepProgress:
         return bool(new)
 
     def _read(self, name: str) -> bool:
-        """Take in the result of a run; whether there is one that is not just an interruption."""
+        """Read the result of a run; whether there is one and the run was not merely interrupted."""
         result = read_result(self.folder / name)
         if result is None or result["status"] == "interrupted":
             return False
@@ -71,14 +71,14 @@ class SweepProgress:
         return True
 
     def say(self) -> None:
-        """Print the line, unless it is the last one again."""
+        """Print the line, unless it has not changed."""
         line = self.line()
         if line != self.shown:
             get_console().print(line, markup=False, highlight=False, soft_wrap=True)
         self.shown, self.last_line = line, time.monotonic()
 
     def line(self) -> str:
-        """Done, running, failed, left; time left; the best so far."""
+        """Numbers of runs done, running, failed and left; time left; the best so far."""
         counts = Counter(run.status for run in self.runs.values())
         done = sum(run.ended for run in self.runs.values())
         running = sum(is_locked(self.folder / name) for name in list(self.before))
@@ -93,7 +93,7 @@ class SweepProgress:
         return ", ".join(parts) + "".join(self._best())
 
     def _best(self) -> Iterator[str]:
-        """The best run on each metric that runs are selected on."""
+        """The best run on each objective."""
         best: dict[str, tuple[float, Run]] = {}
         for run in self.runs.values():
             value, tag = run.validation_objective, run.objective_tag

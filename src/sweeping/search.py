@@ -1,8 +1,8 @@
-"""A search over continuous or discrete ranges with a fixed budget: Optuna proposes, ordinary runs answer.
+"""A search over continuous or discrete ranges with a fixed budget: Optuna proposes settings, ordinary runs train them.
 
-Every trial is a run of its own folder, by its identity, as `python -m src.train` would make it. What was proposed, and
-what came of it, is in `optuna.journal` in the folder of the runs, so that the same command goes on where it was
-stopped. A study is a set of ranges with its fixed settings, sampler and seed; several may share a folder.
+Every trial is the run that `python -m src.train` would make. Proposals and their results are in `optuna.journal` in the
+folder of the runs, from which the same command resumes. A study is a set of ranges with its fixed settings, sampler and
+seed; several may share a folder.
 """
 
 import hashlib
@@ -41,9 +41,9 @@ class Options:
     """How to search.
 
     Attributes:
-        trials: the budget, trials of earlier calls included.
-        sampler: independent draws, or the tree-structured Parzen estimator of Optuna.
-        seed: of the proposals. Those at random depend on nothing else.
+        trials: the budget, including trials of earlier calls.
+        sampler: independent draws, or Optuna's tree-structured Parzen estimator.
+        seed: of the proposals; random ones depend on nothing else.
         workers: trials at a time.
         prune: whether to stop runs that are worse than the median of the others at the same update.
     """
@@ -56,7 +56,7 @@ class Options:
 
 
 def search(overrides: Sequence[str], options: Options) -> int:
-    """Run what is left of the budget, and end in the table of all runs of the folder; the exit status."""
+    """Run the rest of the budget, print and write the tables of the folder, and return the exit status."""
     fixed, space = split(overrides)
     config = composed([*fixed, *(f"{key}={_example(distribution)}" for key, distribution in space.items())])
     _check(config, space)
@@ -71,7 +71,7 @@ def search(overrides: Sequence[str], options: Options) -> int:
         except KeyboardInterrupt:
             status = 130
         except BrokenProcessPool:
-            get_console().print("a worker was killed; the same command goes on", style="red")
+            get_console().print("a worker was killed; run the same command to resume", style="red")
             status = 1
     manifest = read_manifest(folder)
     statuses = end_sweep(folder, manifest.runs if manifest else {})
@@ -79,7 +79,7 @@ def search(overrides: Sequence[str], options: Options) -> int:
 
 
 def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, BaseDistribution]]:
-    """The fixed settings, as they are spelled, and the ranges: `interval`, `choice`, `range`, `tag(log, ...)`."""
+    """Separate fixed settings, kept as typed, from ranges: `interval`, `choice`, `range`, `tag(log, ...)`."""
     fixed, space = [], {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         if override.is_sweep_override():
@@ -94,10 +94,10 @@ def _distribution(override: Override) -> BaseDistribution:
     if not isinstance(values, IntervalSweep):
         return CategoricalDistribution(list(override.sweep_string_iterator()))
     if values.start is None or values.end is None or not values.start < values.end:
-        raise UserError(f"{override.input_line}: an interval goes from a lower to a higher number")
+        raise UserError(f"{override.input_line}: an interval must go from a lower to a higher number")
     logarithmic = "log" in values.tags
     if logarithmic and values.start <= 0:
-        raise UserError(f"{override.input_line}: a logarithmic interval lies above 0")
+        raise UserError(f"{override.input_line}: a logarithmic interval must be above 0")
     if isinstance(values.start, int) and isinstance(values.end, int):
         return IntDistribution(values.start, values.end, log=logarithmic)
     return FloatDistribution(values.start, values.end, log=logarithmic)
@@ -109,54 +109,47 @@ def _example(distribution: Any) -> Any:
 
 def _check(config: DictConfig, space: dict[str, BaseDistribution]) -> None:
     if not space:
-        raise UserError(
-            "there is nothing to search; give a range, such as 'optimizer.lr=tag(log, interval(1e-4, 1e-2))'"
-        )
+        raise UserError("nothing to search; give a range, such as 'optimizer.lr=tag(log, interval(1e-4, 1e-2))'")
     for key in space:
         if key in config.search.repeated:
             raise UserError(f"{key} is repeated, not searched; sweep over it at the chosen point")
     if config.run.fresh:
-        raise UserError("run.fresh=true: a search goes on from its journal; give it another name=")
+        raise UserError("run.fresh=true: a search resumes from its journal; give it another name=")
 
 
 def proposal(space: dict[str, BaseDistribution], seed: int, index: int) -> dict[str, Any]:
-    """The settings of a random trial, which depend on the seed and its number alone."""
+    """The settings of a random trial, a function of the seed and the number of the trial."""
     sampler = optuna.samplers.RandomSampler(seed=int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
     return optuna.create_study(sampler=sampler).ask(space).params
 
 
+@dataclass
 class _Search:
     """One study and the runs of its trials."""
 
-    def __init__(
-        self,
-        folder: Path,
-        fixed: list[str],
-        space: dict[str, BaseDistribution],
-        options: Options,
-        objective: Objective,
-    ):
-        self.folder = folder
-        self.fixed = fixed
-        self.space = space
-        self.options = options
-        self.worst = -math.inf if objective.higher_is_better else math.inf
-        ranges = {key: repr(distribution) for key, distribution in space.items()}
-        described = json.dumps([sorted(fixed), sorted(ranges.items()), options.sampler, options.seed])
+    folder: Path
+    fixed: list[str]
+    space: dict[str, BaseDistribution]
+    options: Options
+    objective: Objective
+
+    def __post_init__(self) -> None:
+        ranges = {key: repr(distribution) for key, distribution in self.space.items()}
+        seed, samplers = self.options.seed, optuna.samplers
+        described = json.dumps([sorted(self.fixed), sorted(ranges.items()), self.options.sampler, seed])
         self.name = hashlib.sha256(described.encode()).hexdigest()[:8]
-        samplers = optuna.samplers
         self.study = optuna.create_study(
-            storage=storage_of(folder),
+            storage=storage_of(self.folder),
             study_name=self.name,
             load_if_exists=True,
-            direction="maximize" if objective.higher_is_better else "minimize",
-            sampler=samplers.TPESampler(seed=options.seed, constant_liar=options.workers > 1)
-            if options.sampler == "tpe"
-            else samplers.RandomSampler(seed=options.seed),
+            direction="maximize" if self.objective.higher_is_better else "minimize",
+            sampler=samplers.TPESampler(seed=seed, constant_liar=self.options.workers > 1)
+            if self.options.sampler == "tpe"
+            else samplers.RandomSampler(seed=seed),
         )
 
     def run(self) -> None:
-        """All trials of the budget that have not ended, those that were interrupted first."""
+        """Run the trials of the budget that have not ended, interrupted ones first."""
         left = self._left()
         with workers(self.options.workers) as start:
             running: dict[Future, Trial] = {}
@@ -175,7 +168,7 @@ class _Search:
         for trial in self.study.get_trials(states=[TrialState.RUNNING]):
             if len(trial.params) == len(self.space):
                 yield Trial(self.study, trial._trial_id)
-            else:  # it was stopped while it was being proposed
+            else:  # stopped while being proposed
                 self.study.tell(trial.number, state=TrialState.FAIL)
         while (index := len(self._proposed())) < self.options.trials:
             if self.options.sampler == "random" and not self.study.get_trials(states=[TrialState.WAITING]):
@@ -186,7 +179,7 @@ class _Search:
         return [trial for trial in self.study.get_trials(deepcopy=False) if len(trial.params) == len(self.space)]
 
     def _expect(self, trial: Trial) -> list[str]:
-        """Put the run of a trial into the folder's manifest; its overrides."""
+        """Add the run of a trial to the manifest of the folder, and return its overrides."""
         overrides = self.fixed + [f"{key}={trial.params[key]}" for key in self.space]
         config = composed(overrides)
         plan, before = SearchSettings.of(config), read_manifest(self.folder)
@@ -195,14 +188,14 @@ class _Search:
         return overrides
 
     def _tell(self, trial: Trial, given: dict[str, Any]) -> None:
-        """Record what came of a trial; one that was interrupted stays as it is and is gone on with next time."""
+        """Record how a trial ended; an interrupted one stays open and is resumed next time."""
         status, value = given["status"], given["objective"]
         trial.set_user_attr("run", given["run"])
         trial.set_user_attr("reason", given["reason"])
         if status == "finished" and math.isfinite(value):
             self.study.tell(trial, value)
         elif status in ("finished", "diverged"):
-            self.study.tell(trial, self.worst)
+            self.study.tell(trial, -math.inf if self.objective.higher_is_better else math.inf)
         elif given["pruned"]:
             self.study.tell(trial, state=TrialState.PRUNED)
         elif status == "failed":

@@ -1,9 +1,10 @@
-"""What a sweep adds to its runs: all are known and checked before the first starts, and a table ends it."""
+"""A sweep: all runs are checked before the first one starts, only missing ones are launched, and a table follows."""
 
 import logging
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,46 +26,41 @@ from src.utils import lifeline
 log = logging.getLogger(__name__)
 
 
+@dataclass
 class Sweep:
-    """The runs that a command asks for, and the launching of those that are left.
+    """The runs of a command, and the launching of those that are left.
 
-    Args:
+    Attributes:
         folder: of its runs.
-        jobs: the overrides of every run that it may come to ask for, by name.
-        settings: the settings, by full keys, of the same runs.
-        search: what the settings that vary are for.
-        run: which results stand.
-        batch_size: how many jobs to hand over at a time; None for all.
+        jobs: {name: overrides} of every run that it may launch.
+        settings: {name: settings by full keys} of the same runs.
+        search: which settings are searched and repeated.
+        run: decides which results are final.
+        batch_size: how many jobs to launch at a time; None for all.
+        configurations: `settings` of the runs requested so far.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        jobs: dict[str, Job],
-        settings: dict[str, dict[str, Any]],
-        search: SearchSettings,
-        run: RunSettings,
-        batch_size: int | None,
-    ):
-        self.folder = folder
-        self.jobs = jobs
-        self.settings = settings
-        self.search = search
-        self.run = run
-        self.batch_size = batch_size
-        self.progress = SweepProgress(folder)
-        self.configurations: dict[str, dict[str, Any]] = {}
-        self.planned = [Run(name=name, settings=settings[name]) for name in jobs]
-        self.ask_for(first_stage(self.planned, search))
+    folder: Path
+    jobs: dict[str, Job]
+    settings: dict[str, dict[str, Any]]
+    search: SearchSettings
+    run: RunSettings
+    batch_size: int | None
+    configurations: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.progress = SweepProgress(self.folder)
+        self.planned = [Run(name=name, settings=self.settings[name]) for name in self.jobs]
+        self.ask_for(first_stage(self.planned, self.search))
 
     def ask_for(self, runs: Iterable[Run]) -> None:
-        """Put runs into the manifest and into the table; those of a second stage come once they are chosen."""
+        """Add runs to the manifest and to the table; those of a second stage once they have been chosen."""
         asked = {run.name: self.settings[run.name] for run in runs}
         self.configurations |= asked
         write_manifest(self.folder, self.search, asked)
 
     def batches(self) -> Iterator[list[Job]]:
-        """The jobs that are left, batch after batch; the second stage is chosen when the first has ended."""
+        """Batches of the jobs that are left; the second stage is chosen when the first has ended."""
         first = list(self.configurations)
         if not self.search.two_stage:
             yield from self._left(first)
@@ -76,7 +72,7 @@ class Sweep:
         yield from self._left([run.name for run in chosen])
 
     def _left(self, names: list[str], num_later: int = 0) -> Iterator[list[Job]]:
-        """The jobs of runs without a result that stands."""
+        """Batches of jobs of the runs without a final result."""
         kept = [name for name in names if stands(read_result(self.folder / name), self.run)]
         left = [name for name in names if name not in set(kept)]
         self.progress.expect(kept, left, num_later)
@@ -87,18 +83,18 @@ class Sweep:
 
 
 _sweep: Sweep | None = None
-"""The sweep that this process has started."""
+"""The sweep started by this process."""
 
 
 class Checks(Callback):
-    """Checks every run before the first folder is made."""
+    """Checks every run before any folder is created."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """A single run."""
+        """Check a single run."""
         exit_on_user_error(lambda: _check(config))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """All runs of a sweep; then have Hydra launch those that are left."""
+        """Check all runs of a sweep, then make Hydra launch those that are left."""
         exit_on_user_error(lambda: _start(config))
 
 
@@ -117,7 +113,7 @@ def _start(config: DictConfig) -> None:
         jobs[run_name(job)] = overrides
         configurations[run_name(job)] = job
     if not jobs:
-        raise UserError("these settings give no run; a glob that matches nothing?")
+        raise UserError("these settings give no runs; does a glob match nothing?")
 
     launcher = config.hydra.launcher
     at_once = fit(launcher, max(job.trainer.threads for job in configurations.values()))
@@ -139,7 +135,7 @@ def _start(config: DictConfig) -> None:
 
 @contextmanager
 def ending_in_a_table() -> Iterator[None]:
-    """After Hydra has returned or raised: the table of the sweep, if there was one, and the exit status."""
+    """Once Hydra has returned or raised, print the table of the sweep, if any, and exit with its status."""
     global _sweep
     _sweep = None
     status: Any = 0
@@ -153,7 +149,7 @@ def ending_in_a_table() -> Iterator[None]:
         redirect(None)
     if _sweep is not None:
         _sweep.progress.end()
-        from src.reports.report import end_sweep  # imports what draws tables
+        from src.reports.report import end_sweep  # imports rich.table
 
         statuses = end_sweep(_sweep.folder, _sweep.configurations)
         if not status and not set(ENDED).issuperset(statuses):

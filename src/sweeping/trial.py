@@ -1,4 +1,4 @@
-"""One trial of a search: an ordinary run, in whichever process."""
+"""One trial of a search: an ordinary run, in this or a worker process."""
 
 import logging
 import math
@@ -26,7 +26,7 @@ from src.utils import lifeline
 
 JOURNAL = "optuna.journal"
 FOREVER = 1e9
-"""Seconds that a trial waits for another one that happens to be the same run."""
+"""Seconds to wait for another trial that happens to be the same run."""
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
@@ -37,17 +37,17 @@ def composed(overrides: Sequence[str]) -> DictConfig:
 
 
 def storage_of(folder: Path) -> JournalStorage:
-    """The journal of a folder's searches."""
-    lock: Any = FileLock(folder / f".{JOURNAL}.lock")  # released when a process is killed; Optuna's own would stay
+    """The journal of the searches in a folder."""
+    lock: Any = FileLock(folder / f".{JOURNAL}.lock")  # released when a process is killed, unlike Optuna's own
     return JournalStorage(JournalFileBackend(str(folder / JOURNAL), lock_obj=lock))
 
 
 def run_trial(overrides: list[str], study: tuple[str, int] | None) -> dict[str, Any]:
-    """The run of a trial, in whichever process: how it ended.
+    """Run a trial, in any process, and return how it ended.
 
     Args:
         overrides: of the run.
-        study: its name and the trial's id, if the trial may be pruned.
+        study: name of the study and id of the trial, if it may be pruned.
     """
     lifeline.follow()
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -72,7 +72,7 @@ def run_trial(overrides: list[str], study: tuple[str, int] | None) -> dict[str, 
 
 
 class Pruning:
-    """Stops a run that is worse than the median of the study's trials at the same update."""
+    """Stops a run that is worse than the median of the other trials at the same update."""
 
     def __init__(self, folder: Path, study: str, trial_id: int, first_update: int):
         pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=first_update)
@@ -89,7 +89,7 @@ class Pruning:
 
 @contextmanager
 def _logged(folder: Path) -> Iterator[None]:
-    """Log messages go to the run's `train.log`, as under Hydra."""
+    """Write log messages to `train.log`, as under Hydra."""
     root = logging.getLogger()
     level = root.level
     handler = logging.FileHandler(folder / "train.log")
@@ -106,7 +106,7 @@ def _logged(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def workers(number: int) -> Iterator[Any]:
-    """A function that starts a call and returns its future: in other processes, or in this one if one is enough."""
+    """A function that starts a call and returns its future: in a pool of processes, or in this one if number is 1."""
     if number == 1:
         yield _now
         return

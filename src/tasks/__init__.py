@@ -1,1 +1,1 @@
-"""Tasks that show what a memory can do, one file each; `base` holds the contract."""
+"""Tasks that test what a memory can do, one file each; `base` defines the contract."""

@@ -1,4 +1,4 @@
-"""Addition and multiplication of two marked numbers, the tasks of Hochreiter and Schmidhuber (1997) and their heirs."""
+"""Addition and multiplication of two marked numbers, the tasks of Hochreiter and Schmidhuber (1997) and variants."""
 
 import math
 from typing import Annotated, Literal
@@ -13,7 +13,7 @@ from src.tasks.base import RIGHT, WRONG, Metrics, Task, fraction
 TOLERANCE = 0.04
 """An answer is right if it is at most this far off (Hochreiter and Schmidhuber 1997; Talathi and Vartak 2015)."""
 FIRST_STEPS = 10
-"""The first mark of the 1997 task stands among so many steps."""
+"""The first mark of the 1997 task is within this many steps of the start."""
 
 
 class Addition(Task):
@@ -22,13 +22,13 @@ class Addition(Task):
         value   .31  .72  .05  .48  .90  .16
         marker   0    1    0    0    1    0    ->   .72 + .90 = 1.62
 
-    Two numbers enter at every step, a random value and a marker that is 1 at two steps and 0 elsewhere; the answer
-    is asked for at the last step. Where the marks stand depends on the variant:
+    Each step has two inputs, a random value and a marker that is 1 at two steps and 0 elsewhere; the answer is asked
+    for at the last step. The positions of the marks depend on the variant:
 
     - `halves`: one uniform in the first half [0, T // 2), the other uniform in the second [T // 2, T).
     - `anywhere`: any two different steps.
     - `hochreiter1997`: one uniform in the first 10 steps, the other uniform in the rest of the first T // 2. Values
-      are uniform in [-1, 1] and the target is 0.5 + (x1 + x2) / 4. Unlike in the paper all sequences are T long, and
+      are uniform in [-1, 1] and the target is 0.5 + (x1 + x2) / 4. Unlike in the paper, all sequences are T long, and
       the first and last steps carry no marker of -1.
 
     Values are uniform in [0, 1] otherwise. Le, Jaitly and Hinton (2015) print 0.1767 for always answering 1; it is
@@ -38,7 +38,7 @@ class Addition(Task):
         seed: of all data.
         sequence_length: T, in steps.
         operation: what to do with the two numbers.
-        variant: where the marks stand, and for `hochreiter1997` the range of the values.
+        variant: the positions of the marks, and for `hochreiter1997` the range of the values.
         train_size: training sequences (100,000 in the papers); null for fresh ones at every update.
         val_size: validation sequences.
         test_size: test sequences (10,000 in the papers).
@@ -62,10 +62,10 @@ class Addition(Task):
         super().__init__(seed, train_size=train_size, val_size=val_size, test_size=test_size)
         if variant == "hochreiter1997":
             if operation == "product":
-                raise ValueError("operation=product: only sum with variant=hochreiter1997")
+                raise ValueError("operation=product: must be sum with variant=hochreiter1997")
             if sequence_length < 2 * FIRST_STEPS:
                 raise ValueError(
-                    f"sequence_length={sequence_length}: at least {2 * FIRST_STEPS} with variant=hochreiter1997"
+                    f"sequence_length={sequence_length}: must be at least {2 * FIRST_STEPS} with variant=hochreiter1997"
                 )
         self.sequence_length = sequence_length
         self.operation = operation
@@ -108,7 +108,7 @@ class Addition(Task):
 
     @property
     def floors(self) -> dict[str, dict[str, float]]:
-        """Of the best answers in squared error; the marks' places do not matter."""
+        """Of the answers with the least squared error; the positions of the marks do not matter."""
         if self.operation == "product":
             mean, one = _product_floors()
         else:
@@ -136,7 +136,7 @@ def _sum_floors(scale: float) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def _product_floors() -> tuple[dict[str, float], dict[str, float]]:
-    """For targets u v, with P(u v < z) = z - z ln z; who knows u answers u / 2 and is off by u |v - 1/2|."""
+    """For targets u v, with P(u v < z) = z - z ln z; with u known, the answer is u / 2, off by u |v - 1/2|."""
 
     def below(z: float) -> float:
         return z - z * math.log(z)

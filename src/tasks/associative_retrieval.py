@@ -17,13 +17,13 @@ SYMBOLS = LETTERS + DIGITS + "?"
 
 
 class AssociativeRetrieval(Task):
-    """Which digit stood beside the letter?
+    """Which digit came with the letter?
 
         c 9 k 8 j 3 f 1 ? ? c   ->   9
 
     `num_pairs` pairs of a letter and a digit, two question marks and one of the letters: 2K + 3 tokens. The letters
-    of a sequence are distinct, the digits need not be, and every pair is asked for equally often. The paper does not
-    state K; its failed runs sit at 61.65 % error, which is the floor of K = 4 with repeated digits.
+    of a sequence are distinct, the digits need not be, and each pair is equally likely to be asked for. The paper does
+    not state K; its failed runs stay at 61.65 % error, which is the floor of K = 4 with repeated digits.
 
     Args:
         seed: of all data.
@@ -49,7 +49,7 @@ class AssociativeRetrieval(Task):
     ):
         super().__init__(seed, train_size=train_size, val_size=val_size, test_size=test_size)
         if not replace_digits and num_pairs > len(DIGITS):
-            raise ValueError(f"num_pairs={num_pairs}: at most {len(DIGITS)} pairs while replace_digits is false")
+            raise ValueError(f"num_pairs={num_pairs}: must be at most {len(DIGITS)} with replace_digits=false")
         self.num_pairs = num_pairs
         self.replace_digits = replace_digits
 
@@ -116,7 +116,7 @@ def _repetitions(num_pairs: int) -> Iterator[tuple[tuple[int, ...], float]]:
 
 
 def _bayes_floor(num_pairs: int) -> dict[str, float]:
-    """Predict each digit by its share among the digits seen: the best without the binding."""
+    """Predict each digit with its frequency among the digits seen: the best without the binding."""
     error = nll = 0.0
     for counts, probability in _repetitions(num_pairs):
         shares = [count / num_pairs for count in counts]

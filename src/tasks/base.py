@@ -1,4 +1,4 @@
-"""The contract of a task: its data, its loss, its metrics, its floors and its picture.
+"""The contract of a task: data, loss, metrics, floors and how an example is shown.
 
 Shapes: N examples, B of them in a batch, T time steps.
 """
@@ -19,24 +19,24 @@ RIGHT, WRONG = "right", "WRONG"
 
 
 Metrics = dict[str, tuple[Tensor, int]]
-"""The sum of each metric over a batch, and over how many examples, positions, ... it is: (sum, count)."""
+"""Each metric over a batch as (sum, count), the count being that of examples, positions, ..."""
 
 
 def fraction(flags: Tensor) -> tuple[Tensor, int]:
-    """How many of some flags are set, as a metric."""
+    """The fraction of flags that are set, as a metric (sum, count)."""
     return flags.sum(), flags.numel()
 
 
 class Task(ABC):
     """Examples as a pure function of (settings, seed, split, index), and what is asked about them.
 
-    A subclass sets `input_spec` and `output_spec`, generates examples, and may refine everything else. Its
+    A subclass sets `input_spec` and `output_spec`, generates examples, and may override everything else. Its
     constructor takes the seed from the code and everything else as annotated keyword-only parameters, which are the
-    keys of its configuration file. It must be cheap: data are made when first asked for.
+    keys of its configuration file. It must be cheap: data are generated when first needed.
 
     Args:
         seed: of all its data.
-        train_size: examples in the training set, visited in a new order every epoch; None to draw endlessly.
+        train_size: examples in the training set, reshuffled every epoch; None for fresh ones at every update.
         val_size: examples in the validation set.
         test_size: examples in the test set.
     """
@@ -46,7 +46,7 @@ class Task(ABC):
     objective: Objective = Objective("error")
     """The metric for selection, patience and `trainer.stop_at`, and whether higher or lower is better."""
     carries_state: bool = False
-    """Whether each batch continues the one before it, from the recurrent state after it."""
+    """Whether each batch continues the previous one, from the recurrent state at its end."""
     evaluation_batch_size: int = 1000
 
     def __init__(self, seed: int, *, train_size: int | None, val_size: int, test_size: int):
@@ -63,25 +63,25 @@ class Task(ABC):
     @property
     @abstractmethod
     def floors(self) -> dict[str, dict[str, float]]:
-        """What a model reaches that knows only this much: {"description": {metric: value}}, worst first."""
+        """What predictors of limited knowledge reach: {"description": {metric: value}}, worst first."""
 
     @abstractmethod
     def render(self, batch: Batch, row: int, output: Output) -> str:
-        """One example, its target and the model's prediction as a line that ends in RIGHT or WRONG, if it can."""
+        """One example, its target and the prediction as a line, ending in RIGHT or WRONG if it can be judged."""
 
     def examples(self, batch: Batch, output: Output, num_examples: int) -> list[int]:
-        """Rows worth showing: the first wrong answers for half of them, and the first others."""
+        """Rows to show: the first wrong answers, at most half of them, and the first others."""
         rows = range(len(batch.inputs))
         wrong = [row for row in rows if self.render(batch, row, output).endswith(WRONG)][: num_examples // 2]
         others = [row for row in rows if row not in wrong][: num_examples - len(wrong)]
         return sorted(wrong + others)
 
     def labels(self, batch: Batch, row: int) -> list[str]:
-        """A short label for every step of one example; the steps' numbers by default."""
+        """A short label for every step of one example; the step number by default."""
         return [str(t) for t in range(batch.inputs.shape[1])]
 
     def to(self, device: torch.device) -> "Task":
-        """Hand out batches on this device from now on."""
+        """Put all batches on this device from now on."""
         self.device = device
         self._datasets.clear()
         self._order = None
@@ -90,7 +90,7 @@ class Task(ABC):
     def batch(self, split: Split, index: int, batch_size: int) -> Batch:
         """Batch number `index` of an endless sequence, always the same for the same settings and seed.
 
-        A set of fixed size is passed through epoch after epoch, each in a random order of its own and without a
+        A set of fixed size is traversed epoch after epoch, each in its own random order and without dropping a
         remainder: a batch may end one epoch and begin the next.
         """
         size = self.sizes[split]
@@ -120,7 +120,7 @@ class Task(ABC):
 
     @property
     def loss_name(self) -> str:
-        """What `criterion` is called: `mse` (mean squared error) for values, `nll` (nats) for classes and bits."""
+        """The name of `criterion`: `mse` (mean squared error) for values, `nll` (nats) for classes and bits."""
         return "mse" if self.output_spec.kind == "value" else "nll"
 
     def criterion(self, prediction: Tensor, batch: Batch) -> Tensor:
@@ -147,11 +147,11 @@ class Task(ABC):
         return totals
 
     def count(self, batch: Batch) -> int:
-        """How much a batch weighs in an average: its examples, or the steps that count where there is a mask."""
+        """The weight of a batch in an average: its number of examples, or with a mask the steps that count."""
         return len(batch.inputs) if batch.mask is None else int(batch.mask.sum())
 
     def _counted(self, prediction: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Predictions and targets of the positions that count, with all positions in one dimension."""
+        """Predictions and targets of the positions that count, flattened into one dimension."""
         if not self.output_spec.every_step:
             return prediction, batch.targets
         if batch.mask is not None:
@@ -166,7 +166,7 @@ class Task(ABC):
         return self._datasets[split]
 
     def _epoch_order(self, split: Split, epoch: int) -> Tensor:
-        """The order of one epoch, the last one asked for being kept."""
+        """The order of one epoch; the last one used is cached."""
         if self._order is None or self._order[0] != (split, epoch):
             size = self.sizes[split]
             assert size is not None

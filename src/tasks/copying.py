@@ -1,4 +1,4 @@
-"""Copying after a delay, the task of Hochreiter and Schmidhuber (1997) as Arjovsky, Shah and Bengio (2016) set it."""
+"""Copying after a delay, the task of Hochreiter and Schmidhuber (1997) as posed by Arjovsky, Shah and Bengio (2016)."""
 
 import math
 from typing import Annotated
@@ -20,13 +20,13 @@ class Copying(Task):
         input    3 7 1 _ _ _ _ > _ _ _
         target   _ _ _ _ _ _ _ _ 3 7 1
 
-    Drawn with 3 symbols and a delay of T = 5; the papers have 10 symbols out of 8. Symbols are followed by T - 1
-    blanks, the sign to go, and as many blanks as symbols: T + 20 steps in the papers. The answer is a symbol or a
-    blank at every step, and all steps count in the loss.
+    Shown with 3 symbols and a delay of T = 5; the papers copy 10 symbols from an alphabet of 8. The symbols are
+    followed by T - 1 blanks, the go signal, and as many blanks as symbols: T + 20 steps in the papers. The answer is
+    a symbol or a blank at every step, and all steps count in the loss.
 
     Args:
         seed: of all data.
-        sequence_length: T, the steps from the last symbol to the sign to go; a sequence is T + 2 copy_length long.
+        sequence_length: T, the steps from the last symbol to the go signal; a sequence is T + 2 copy_length long.
         num_symbols: different symbols.
         copy_length: symbols to copy.
         train_size: training sequences; null for fresh ones at every update.

@@ -1,4 +1,4 @@
-"""Variable binding, the task of Mathews (2016): keep patterns apart by when they came and which flag came with them.
+"""Variable binding, the task of Mathews (2016): tell patterns apart by when and with which flag they came.
 
 Shapes: N examples, T time steps, K items, D bits of a pattern, C = K + 1 counts.
 """
@@ -16,10 +16,10 @@ from src.tasks.base import RIGHT, WRONG, Metrics, Task, fraction
 
 
 class VariableBinding(Task):
-    """Which pattern stood at which flag?
+    """Which pattern came with which flag?
 
-    At every step enter the D bits of a pattern and K flags, the flag of item i being number K - 1 - i of them. With
-    D = 3 bits, K = 2 items and no noise:
+    The input at every step is the D bits of a pattern and K flags; the flag of item i has index K - 1 - i. With D = 3
+    bits, K = 2 items and no noise:
 
         recall        bits   000 101 000 011 000 000
                       flags   00  01  00  10  00  01   ->   101, the pattern of the item flagged at the last step
@@ -30,14 +30,14 @@ class VariableBinding(Task):
                       target 000 000 000 101 011 000   (asked at every step)
 
     - `recall` and `order`: the items are flagged at different steps, uniform in all but the last step, and each is
-      asked for equally often. The pattern stands at the flagged step, or right after it with offset = 1; then flags
-      are never side by side. In `order` the patterns of an example are different.
-    - `continuous`: each flag goes on at one of the first T // 2 steps, no two at the same one, and stays on for a
-      random time. Its pattern comes at the second step of the flag and is asked for at the first step without it; at
-      all other steps the target is 0. Flags that are still on go off at the last step, so some go off together:
-      then the target is the patterns' OR (for real patterns their sum, at most 1).
+      equally likely to be asked for. The pattern is at the flagged step, or right after it with offset = 1; then flags
+      are never at adjacent steps. In `order` the patterns of an example are different.
+    - `continuous`: each flag turns on at one of the first T // 2 steps, no two at the same step, and stays on for a
+      random time. Its pattern comes at the second step of the flag and is asked for at the first step after it; at
+      all other steps the target is 0. Flags that are still on turn off at the last step, so several may do so at
+      once: then the target is the OR of their patterns (for real patterns the sum, at most 1).
 
-    Real patterns are uniform in [0, 1] and go with the squared error.
+    Real patterns are uniform in [0, 1] and use the squared error.
 
     Args:
         seed: of all data.
@@ -46,11 +46,11 @@ class VariableBinding(Task):
         num_items: K.
         num_bits: D.
         offset: steps from the flag to the pattern; recall and order only.
-        noise: a random pattern at every step instead of zeros where there is no item.
+        noise: random patterns instead of zeros at all steps without an item.
         real_patterns: numbers instead of bits.
-        min_keep: steps between a pattern's coming and its recall, at least, if the sequence's end allows it; a flag
-            is then on for at least two steps more. Continuous only.
-        max_keep: steps for which a flag is on, at most; null for T. Continuous only.
+        min_keep: least number of steps between a pattern and its recall, unless the sequence ends first; a flag is on
+            for at least two steps more. Continuous only.
+        max_keep: largest number of steps for which a flag is on; null for T. Continuous only.
         train_size: training sequences; null for fresh ones at every update.
         val_size: validation sequences.
         test_size: test sequences.
@@ -77,23 +77,23 @@ class VariableBinding(Task):
         if variant == "continuous":
             most_items = sequence_length // 2
             if offset != 0:
-                raise ValueError(f"offset={offset}: has no meaning with variant=continuous, leave it 0")
+                raise ValueError(f"offset={offset}: must be 0 with variant=continuous")
             if max_keep is not None and max_keep < min_keep + 2:
-                raise ValueError(f"max_keep={max_keep}: at least min_keep + 2 = {min_keep + 2}")
+                raise ValueError(f"max_keep={max_keep}: must be at least min_keep + 2 = {min_keep + 2}")
             if sequence_length < min_keep + 2:
-                raise ValueError(f"sequence_length={sequence_length}: at least min_keep + 2 = {min_keep + 2}")
+                raise ValueError(f"sequence_length={sequence_length}: must be at least min_keep + 2 = {min_keep + 2}")
         else:
             most_items = sequence_length - 1 if offset == 0 else (sequence_length - 1) // 2
             if min_keep != 1:
-                raise ValueError(f"min_keep={min_keep}: has a meaning with variant=continuous only, leave it 1")
+                raise ValueError(f"min_keep={min_keep}: must be 1 unless variant=continuous")
             if max_keep is not None:
-                raise ValueError(f"max_keep={max_keep}: has a meaning with variant=continuous only, leave it null")
+                raise ValueError(f"max_keep={max_keep}: must be null unless variant=continuous")
         if num_items > most_items:
-            raise ValueError(f"num_items={num_items}: at most {most_items} while sequence_length={sequence_length}")
+            raise ValueError(f"num_items={num_items}: at most {most_items} with sequence_length={sequence_length}")
         if variant == "order" and num_items == 1:
-            raise ValueError(f"num_items={num_items}: at least 2 with variant=order, which asks for one of them")
+            raise ValueError(f"num_items={num_items}: must be at least 2 with variant=order")
         if variant == "order" and not real_patterns and num_items > 2**num_bits:
-            raise ValueError(f"num_items={num_items}: only {2**num_bits} different patterns while num_bits={num_bits}")
+            raise ValueError(f"num_items={num_items}: must be at most {2**num_bits} with num_bits={num_bits}")
         self.variant = variant
         self.sequence_length = sequence_length
         self.num_items = num_items
@@ -101,7 +101,7 @@ class VariableBinding(Task):
         self.offset = offset
         self.noise = noise
         self.real_patterns = real_patterns
-        # The steps for which a flag stays on after its first.
+        # The number of steps for which a flag stays on after its first.
         self.shortest_delay = min_keep + 1
         self.longest_delay = (max_keep or sequence_length) - 1
 
@@ -155,10 +155,10 @@ class VariableBinding(Task):
         return Batch(torch.cat([bits_NTD, flags_NTK.float()], dim=2), targets_NTD)
 
     def _flagged(self, num_examples: int, generator: torch.Generator) -> Tensor:
-        """A step for every item, [N, K], all sets of steps being equally likely."""
+        """A step for every item, [N, K]; all sets of steps are equally likely."""
         if self.offset == 0:
             return torch.rand(num_examples, self.sequence_length - 1, generator=generator).topk(self.num_items).indices
-        # Sets without neighbours are sets of any steps with one step inserted after each but the last.
+        # Sets without adjacent steps are arbitrary sets with one step inserted after each but the last.
         num_steps = self.sequence_length - 2 - (self.num_items - 1)
         flagged_NK = torch.rand(num_examples, num_steps, generator=generator).topk(self.num_items).indices
         return flagged_NK + flagged_NK.argsort(1).argsort(1)
@@ -222,7 +222,7 @@ class VariableBinding(Task):
         }
 
     def _bit_floors(self, ended_TC: np.ndarray) -> dict[str, dict[str, float]]:
-        """Of the best constant rate, and of the best rate for every number of patterns asked for together."""
+        """Of the best constant probability, and of the best one for each number of patterns asked for at once."""
         size = self.sequence_length * self.num_bits
         zero_C = 0.5 ** np.arange(ended_TC.shape[1])
         asked_C = ended_TC[:, 1:].sum(0) / ended_TC[:, 1:].sum()
@@ -268,7 +268,7 @@ class VariableBinding(Task):
 
 
 def _different_codes(num_examples: int, num_items: int, num_codes: int, generator: torch.Generator) -> Tensor:
-    """Different numbers below `num_codes`, [N, K]: item i is drawn among those that items before it have left."""
+    """Different numbers below `num_codes`, [N, K]: item i is drawn from those not taken by earlier items."""
     codes_NK = torch.empty(num_examples, 0, dtype=torch.int64)
     for i in range(num_items):
         code_N = torch.randint(num_codes - i, (num_examples,), generator=generator)
@@ -279,10 +279,10 @@ def _different_codes(num_examples: int, num_items: int, num_codes: int, generato
 
 
 def _ended_together(length: int, num_items: int, shortest: int, longest: int) -> np.ndarray:
-    """The probability that c items are asked for at step t, [T, C], exactly.
+    """The exact probability that c items are asked for at step t, [T, C].
 
-    The first T // 2 steps are passed one by one. Each is the start of an item with the probability that those before
-    it leave (K starts, no two the same), and the item started there is asked for at step t with probability q_t.
+    The first T // 2 steps are visited in turn. Each is the start of an item with its conditional probability given
+    the earlier ones (K different starts), and that item is asked for at step t with probability q_t.
     """
     num_starts = length // 2
     delays = np.arange(shortest, longest + 1)
@@ -324,7 +324,7 @@ def _real_floors(ended_TC: np.ndarray) -> dict[str, dict[str, float]]:
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
-    """Of a bit that is 1 with probability p, in nats."""
+    """The entropy of a bit that is 1 with probability p, in nats."""
     from scipy.special import entr
 
     return entr(p) + entr(1 - p)

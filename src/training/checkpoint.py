@@ -1,6 +1,6 @@
-"""Checkpoints that are whole, verified and never unpickle code.
+"""Checkpoints, written atomically, verified by a hash and loaded without unpickling code.
 
-A file's name holds the update and the beginning of the SHA-256 of its content: `update-00001500.1f0c....pt`.
+A file's name holds the update and the first digits of the SHA-256 of its content: `update-00001500.1f0c....pt`.
 """
 
 import hashlib
@@ -31,12 +31,12 @@ def save(folder: Path, update: int, content: dict[str, Any]) -> None:
 
 
 def load_newest(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The newest checkpoint that is undamaged, or None; a damaged one is named in a warning."""
+    """The newest undamaged checkpoint, or None; damaged ones are named in a warning."""
     for path in _newest_first(folder):
         data = path.read_bytes()
         if _digest(data) == path.suffixes[-2][1:]:
             return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
-        log.warning("checkpoint %s is damaged; using the one before", path)
+        log.warning("checkpoint %s is damaged; using the previous one", path)
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a run shows while it is trained: TensorBoard's event files, and the same scalars as lines of JSON."""
+"""The curves of a run during training: TensorBoard event files, and the same scalars as JSON lines."""
 
 import math
 import os
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -25,12 +26,12 @@ class Curves:
 
     Args:
         folder: of the run.
-        first_update: points of an earlier attempt from here on are dropped. TensorBoard has to be told at every start,
-            the first one included.
+        first_update: points of an earlier attempt from this update on are dropped. TensorBoard has to be told at every
+            start, including the first.
     """
 
     def __init__(self, folder: Path, first_update: int):
-        # TensorBoard reads a folder's files in the order of their names, which begin with the second they were made in
+        # TensorBoard reads a folder's files in order of name, and names begin with the time of creation in seconds
         while any(path.name.split(".")[3] == f"{int(time.time()):010d}" for path in folder.glob(EVENT_FILES)):
             time.sleep(0.05)
         self.writer = SummaryWriter(str(folder), purge_step=first_update)
@@ -52,7 +53,7 @@ class Curves:
         self.lines.write(to_line({"update": update} | tagged))
 
     def floors(self, floors: Mapping[str, Mapping[str, float]], update: int) -> None:
-        """The same values at every evaluation, so that they are horizontal lines."""
+        """The same values at every evaluation, so that they appear as horizontal lines."""
         for description, metrics in floors.items():
             for metric, value in metrics.items():
                 self.writer.add_scalar(f"val_floor/{metric}/{description}", value, update)
@@ -65,10 +66,9 @@ class Curves:
                     self.writer.add_scalar(f"weights/{kind}_norm/{name}", values.norm(), update)
                     self.writer.add_histogram(f"{kind}/{name}", values, update, bins=HISTOGRAM_BINS)
 
-    def describe(self, configuration: str, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+    def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """The configuration as text and on the HParams page, and a page of curves with the task's floors."""
-        indented = "\n".join(f"    {line}" for line in configuration.splitlines())
-        self.writer.add_text("configuration", indented)
+        self.text("configuration", OmegaConf.to_yaml(OmegaConf.create(dict(config))).splitlines(), 0)
         _, session_start, _ = hparams(dict(settings), {})
         assert self.writer.file_writer is not None
         self.writer.file_writer.add_summary(session_start, 0)
@@ -84,7 +84,7 @@ class Curves:
         self.writer.add_figure(tag, figure, update, close=True)
 
     def flush(self) -> None:
-        """Everything written so far is on disk."""
+        """Write everything so far to disk."""
         self.writer.flush()
         self.lines.flush()
         os.fsync(self.lines.fileno())
@@ -97,7 +97,7 @@ class Curves:
 
 
 def _drop_from(path: Path, first_update: int) -> None:
-    """Drop the points of later updates, and a line that was cut off."""
+    """Drop the points from `first_update` on, and a truncated line."""
     if path.exists():
         kept = [record for record in read_lines(path) if _update_of(record) < first_update]
         write_whole(path, "".join(map(to_line, kept)).encode())

@@ -1,12 +1,12 @@
-"""What an update does besides the forward and backward pass, for networks of half a millisecond an update.
+"""Faster versions of what an update does besides the forward and backward pass, for updates of half a millisecond.
 
 Each of the three saves more than 5 % of an update of fast weights with 50 units (batches of 128, one thread; the
 figures are shares of such an update):
 
 - all weights are one vector, so that the optimizer, clipping and zeroing take one operation each, not one per weight;
-- AdamW calls torch's fused kernel directly, without the record for the profiler, the hooks and the grouping of tensors
-  that torch puts around it (0.15 ms, about a quarter);
-- clipping looks at the norm instead of always scaling (0.1 ms, about a sixth).
+- AdamW calls torch's fused kernel directly, without the profiler record, the hooks and the tensor grouping that torch
+  wraps around it (0.15 ms, about a quarter);
+- clipping checks the norm instead of always scaling (0.1 ms, about a sixth).
 """
 
 import inspect
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 def flat_parameters(model: nn.Module) -> nn.Parameter:
     """Move all trainable parameters of a model, and their gradients, into one vector, of which they become views.
 
-    The model works as before; an optimizer of the vector updates it. The gradient has to be set to zero in place. A
-    parameter that plays no part in the loss has the gradient zero.
+    The model works as before; an optimizer of the vector updates it. The gradient has to be zeroed in place. A
+    parameter that does not affect the loss has a gradient of zero.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     vector = nn.Parameter(torch.cat([parameter.flatten() for parameter in parameters]))
@@ -34,9 +34,9 @@ def flat_parameters(model: nn.Module) -> nn.Parameter:
 
 
 class FusedAdamW(torch.optim.AdamW):
-    """torch's AdamW, whose step is its fused kernel and nothing else.
+    """torch's AdamW, with a step that calls only the fused kernel.
 
-    `torch._fused_adamw_` and `_init_group` are private; a test holds this class to `torch.optim.AdamW`. The other
+    `torch._fused_adamw_` and `_init_group` are private; a test compares this class with `torch.optim.AdamW`. The other
     methods are unwrapped, since their wrapper imports torch's compiler, which takes a second.
     """
 
@@ -46,7 +46,7 @@ class FusedAdamW(torch.optim.AdamW):
 
     @staticmethod
     def profile_hook_step(func: Callable) -> Callable:
-        """The step as it is."""
+        """The step unchanged."""
         return func
 
     def step(self) -> None:  # type: ignore[override]
@@ -70,11 +70,11 @@ _ONE = torch.ones(())  # a number would be converted to a tensor at every step
 def clip_norm_(gradient: Tensor, bound: float | None) -> Tensor:
     """Scale a gradient to a norm of at most `bound` (Pascanu et al., 2013) and return the norm before.
 
-    The same as `torch.nn.utils.clip_grad_norm_`. Most gradients need no scaling, and on a CPU looking at the norm takes
-    less time than operations that would scale by 1; on another device it would mean waiting for the norm.
+    The same as `torch.nn.utils.clip_grad_norm_`. Most gradients need no scaling, and on a CPU checking the norm takes
+    less time than scaling by 1; on another device it would mean waiting for the norm.
     """
     norm = torch.linalg.vector_norm(gradient)
-    if bound is None or (gradient.is_cpu and norm.item() + 1e-6 <= bound):  # which nan is not
+    if bound is None or (gradient.is_cpu and norm.item() + 1e-6 <= bound):  # False for nan
         return norm
     gradient.mul_((bound / (norm + 1e-6)).clamp_(max=1.0))
     return norm

@@ -1,4 +1,4 @@
-"""torch's optimizers with their settings annotated, so that a wrong one is found before a run starts."""
+"""torch's optimizers with annotated settings, so that wrong values are found before a run starts."""
 
 from collections.abc import Iterable
 from typing import Annotated
@@ -48,5 +48,5 @@ def sgd(
 ) -> torch.optim.Optimizer:
     """Stochastic gradient descent, with optional (Nesterov) momentum."""
     if nesterov and momentum == 0:
-        raise ValueError("nesterov=true: needs a momentum above 0")
+        raise ValueError("nesterov=true: requires momentum above 0")
     return torch.optim.SGD(parameters, lr, momentum, weight_decay=weight_decay, nesterov=nesterov)

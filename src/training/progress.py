@@ -1,4 +1,4 @@
-"""What a run says while it runs: a bar on a terminal, a plain line every so often elsewhere."""
+"""Progress of a run on the console: a bar on a terminal, a plain line every few seconds elsewhere."""
 
 import logging
 import time
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 class ConsoleHandler(logging.Handler):
     """Log messages above the progress bar, unchanged and unwrapped; warnings and errors name their level.
 
-    The workers of a sweep share a terminal: how far each one is stays in its `train.log`.
+    The workers of a sweep share a terminal, so the progress of each goes to its `train.log` only.
     """
 
     def __init__(self, stream: None = None):
@@ -29,12 +29,12 @@ class ConsoleHandler(logging.Handler):
 
 
 class RunProgress:
-    """The progress of one run, to be told about losses and evaluations.
+    """The progress of one run, updated with losses and evaluations.
 
     Args:
         max_updates: the last update.
         update: the update to start from.
-        seconds_between_lines: where there is no terminal.
+        seconds_between_lines: without a terminal.
     """
 
     def __init__(self, max_updates: int, update: int, seconds_between_lines: float = 10.0):
@@ -69,7 +69,7 @@ class RunProgress:
             self.bar.stop()
 
     def advance(self, update: int, metrics: dict[str, float]) -> None:
-        """Tell where the training stands: metrics of the last batch."""
+        """Report the current update and the metrics of its batch."""
         self.update = update
         now = time.monotonic()
         speed = (update - self.first_update) / max(now - self.started, 1e-9)
@@ -86,7 +86,7 @@ class RunProgress:
             )  # fmt: skip
 
     def evaluated(self, update: int, metrics: dict[str, float]) -> None:
-        """Tell the result of an evaluation."""
+        """Report the result of an evaluation."""
         self.evaluation = _joined("val", metrics)
         log.info("update %d  %s", update, self.evaluation)
 

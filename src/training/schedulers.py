@@ -24,7 +24,7 @@ def step(
     every: Annotated[int, Ge(1)] = 10_000,
     factor: Annotated[float, Gt(0), Le(1)] = 0.1,
 ) -> LRScheduler:
-    """Multiply the learning rate by `factor` every so many updates."""
+    """Multiply the learning rate by `factor` after every `every` updates."""
     return lr_scheduler.StepLR(optimizer, step_size=every, gamma=factor)
 
 
@@ -35,5 +35,5 @@ def exponential(
     every: Annotated[int, Ge(1)] = 10_000,
     factor: Annotated[float, Gt(0), Le(1)] = 0.5,
 ) -> LRScheduler:
-    """Let the learning rate fall smoothly by `factor` over every so many updates."""
+    """Decay the learning rate smoothly, by `factor` per `every` updates."""
     return lr_scheduler.ExponentialLR(optimizer, gamma=factor ** (1 / every))

@@ -1,8 +1,8 @@
 """The training loop: update, log, evaluate, select, checkpoint, stop.
 
-Time is counted in updates, one step of the optimizer each. Batch number `update` is a pure function of the task's
-settings and seed, so the counter is the whole position in the data, and a run that is resumed from a checkpoint is the
-same run to the last bit.
+Time is counted in updates, one optimizer step each. Batch number `update` is a pure function of the task's settings and
+seed, so the counter alone gives the position in the data, and a run resumed from a checkpoint has the same result as an
+uninterrupted one, to the last bit.
 """
 
 import math
@@ -32,7 +32,7 @@ StopRule = Callable[[int, float], str | None]
 
 
 class Outcome(NamedTuple):
-    """How a run ended, with the metrics of the selected weights where there are any."""
+    """How a run ended, with the metrics of the selected weights, if any."""
 
     status: Literal["finished", "diverged", "interrupted"]
     reason: str
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 
 
 class Selected(NamedTuple):
-    """The weights that were best on the validation set, the first of equals."""
+    """The weights that were best on the validation set, the earliest in a tie."""
 
     update: int
     metrics: dict[str, float]
@@ -78,7 +78,7 @@ class Trainer:
         optimizer: of the model's weights as one vector, see `flat_parameters`.
         scheduler: of the optimizer, stepped once per update.
         settings: of the loop.
-        folder: checkpoints go to `checkpoints` in it.
+        folder: of the run; checkpoints go to its subfolder `checkpoints`.
         fingerprint: of the run; a checkpoint with another one is refused.
     """
 
@@ -116,11 +116,11 @@ class Trainer:
         self.stop_requested = False
         self.stop_rule: StopRule | None = None
         self.stop_reason = ""
-        # of the gradients since the start: not finite once one was not, and read only at evaluations
+        # of all gradients so far: not finite once any of them was not; read only at evaluations
         self.sum_of_norms = torch.zeros((), device=self.device)
 
     def fit(self, curves: Curves, progress: RunProgress, after_update: Callable[[], None] | None = None) -> Outcome:
-        """Train to the end, or until `stop_requested`; a run that had already ended returns its outcome.
+        """Train to the end, or until `stop_requested`; a run that has already ended returns its outcome.
 
         Args:
             curves: where scalars and histograms go.
@@ -215,7 +215,7 @@ class Trainer:
         return None
 
     def _finish(self, ended: Outcome, curves: Curves) -> Outcome:
-        """Load the selected weights, test them, and keep the outcome in the last checkpoint."""
+        """Load the selected weights, test them, and store the outcome in the last checkpoint."""
         assert self.selected is not None
         self.model.load_state_dict(self.selected.weights)
         test = evaluate(self.model, self.task, "test")
@@ -228,7 +228,7 @@ class Trainer:
         return self.outcome
 
     def save(self, curves: Curves) -> None:
-        """Write a checkpoint; the curves are on disk before it, so that none of their points is lost."""
+        """Write a checkpoint, after flushing the curves to disk, so that none of their points is lost."""
         curves.flush()
         content: dict[str, Any] = {
             "fingerprint": self.fingerprint,
@@ -248,7 +248,7 @@ class Trainer:
         checkpoint.save(self.folder / CHECKPOINTS, self.update, content)
 
     def resume(self) -> bool:
-        """Take up the newest whole checkpoint; False if there is none.
+        """Resume from the newest undamaged checkpoint; False if there is none.
 
         Raises:
             WrongCheckpointError: it was written by a run with other settings.

@@ -1,1 +1,1 @@
-"""Helpers of the runner that know nothing of the experiment: files, locks and workers."""
+"""Helpers of the runner, independent of the experiment: files, locks and workers."""

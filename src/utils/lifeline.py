@@ -20,15 +20,15 @@ def hold(folder: Path) -> None:
 
     On a file system without locks nothing is announced.
     """
-    place = secrets.randbelow(2**62)
+    offset = secrets.randbelow(2**62)
     path = (folder / ".sweep.lock").absolute()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
     except OSError:
         release()
         return
-    os.environ[VARIABLE] = f"{os.getpid()}:{place}:{path}"
+    os.environ[VARIABLE] = f"{os.getpid()}:{offset}:{path}"
 
 
 def release() -> None:
@@ -47,14 +47,14 @@ def follow() -> None:
     if not in_worker() or told in _followed:
         return
     _followed.add(told)
-    _, place, path = told.split(":", 2)
-    threading.Thread(target=_end_with, args=(path, int(place)), daemon=True).start()
+    _, offset, path = told.split(":", 2)
+    threading.Thread(target=_end_with, args=(path, int(offset)), daemon=True).start()
 
 
-def _end_with(path: str, place: int) -> None:
+def _end_with(path: str, offset: int) -> None:
     try:
         descriptor = os.open(path, os.O_RDONLY)
-        fcntl.lockf(descriptor, fcntl.LOCK_SH, 1, place)
+        fcntl.lockf(descriptor, fcntl.LOCK_SH, 1, offset)
     except OSError:
         return
     os._exit(1)

@@ -60,15 +60,15 @@ MISTAKES = {
     "range without -m": ("seed=range(3)", ["seed=range(3)", "--multirun"]),
     "rule across a task's keys": (
         "task.replace_digits=false task.num_pairs=12",
-        ["task.num_pairs=12: at most 10 pairs while replace_digits is false"],
+        ["task.num_pairs=12: must be at most 10 with replace_digits=false"],
     ),
     "rule across an optimizer's keys": (
         "optimizer=sgd optimizer.nesterov=true",
-        ["optimizer.nesterov=true: needs a momentum above 0"],
+        ["optimizer.nesterov=true: requires momentum above 0"],
     ),
     "one bad combination in a sweep": (
         "-m task.replace_digits=true,false task.num_pairs=4,12",
-        ["task.num_pairs=12: at most 10 pairs while replace_digits is false"],
+        ["task.num_pairs=12: must be at most 10 with replace_digits=false"],
     ),
     "one bad value in a sweep": ("-m model.hidden_size=4,0", ["model.hidden_size=0: must be an integer, at least 1"]),
     "one bad option in a sweep": ("-m model=irnn,lstmm", ["model=lstmm does not exist; did you mean lstm?"]),

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scripts.reproduce import parse
 from src.config.errors import UserError
 from src.config.paths import EVENT_FILES
 from src.reproduction import check as checking
@@ -151,7 +152,7 @@ def test_restored_runs_are_not_run_again(report, reproduction, train, tmp_path, 
 def test_the_restore_command_restores_a_record(report, reproduction, capsys, monkeypatch):
     shutil.rmtree("outputs")
     monkeypatch.setattr("src.reproduction.command.folders_of", lambda *_: {EXPERIMENT: Path("outputs") / QUICK})
-    assert command.run_command(command.parser("").parse_args(["restore", "paper/table"])) == 0
+    assert command.run_command(parse(["restore", "paper/table"])) == 0
     assert "2 of 2 recorded runs restored" in capsys.readouterr().out
     assert len(list((Path("outputs") / QUICK).glob("*/result.json"))) == 2
 
@@ -160,7 +161,7 @@ def test_a_check_replays_the_recorded_runs(report, capsys):
     found = list(check("paper/table"))
     assert len(found) == 4
     assert all(agrees for _, agrees in found), found
-    assert command.run_command(command.parser("").parse_args(["check"])) == 0
+    assert command.run_command(parse(["check"])) == 0
     assert capsys.readouterr().out.count("agrees") == 4 + 1  # and the README
 
 
@@ -177,7 +178,7 @@ def test_a_check_fails_if_something_disagrees(report, file):
         path.write_text(path.read_text().replace("0.", "0.1"))
     found = dict(check("paper/table"))
     assert list(found.values()).count(False) == 1, found
-    assert command.run_command(command.parser("").parse_args(["check", "paper/table"])) == 1
+    assert command.run_command(parse(["check", "paper/table"])) == 1
 
 
 @pytest.mark.parametrize("lost", ["the file", "all runs", "the curve", "an update", "a number"])
@@ -198,7 +199,7 @@ def test_a_check_fails_if_first_updates_are_missing(report, lost):
         remaining[lost].to_csv(path, index=False)
     found = dict(check("paper/table"))
     assert list(found.values()).count(False) == 1, found
-    assert command.run_command(command.parser("").parse_args(["check", "paper/table"])) == 1
+    assert command.run_command(parse(["check", "paper/table"])) == 1
 
 
 def test_a_check_fails_if_one_of_the_replayed_runs_is_not_in_the_first_updates(report):
@@ -229,7 +230,7 @@ def test_a_reproduction_names_the_curves_that_are_recorded_and_replayed(report, 
 
 def test_the_list_says_how_many_runs_have_ended(report, capsys):
     capsys.readouterr()
-    assert command.run_command(command.parser("").parse_args(["list"])) == 0
+    assert command.run_command(parse(["list"])) == 0
     out = capsys.readouterr().out
     assert "paper/table\n    A title" in out
     assert "quick: 2 of 2 runs have ended; full: not run" in out
@@ -241,11 +242,11 @@ def test_mistakes_are_explained(reproduction, tmp_path, monkeypatch):
         (["report", "paper/tabel"], "did you mean paper/table?"),
         (["report", "paper/table"], "no run has finished"),
         (["run", "nothing"], "legal: paper/table"),
-        (["check", "paper/table"], "holds no report"),
+        (["check", "paper/table"], "contains no report"),
     ):
         monkeypatch.setattr("src.reproduction.check.REFERENCE", tmp_path)
         with pytest.raises(UserError, match=says.replace("?", r"\?")):
-            command.run_command(command.parser("").parse_args(arguments))
+            command.run_command(parse(arguments))
 
 
 def test_the_readme_has_the_tables_of_the_committed_results(report, capsys, tmp_path):
@@ -255,7 +256,7 @@ def test_the_readme_has_the_tables_of_the_committed_results(report, capsys, tmp_
     )
 
     def run(*arguments):
-        return command.run_command(command.parser("").parse_args(arguments))
+        return command.run_command(parse(arguments))
 
     assert run("check") == 1
     assert "DISAGREES  README.md" in capsys.readouterr().out
@@ -266,5 +267,5 @@ def test_the_readme_has_the_tables_of_the_committed_results(report, capsys, tmp_
     assert "| fastweights | 0.001 | 0 |" in text
     assert "| It errs. | " in text
     path.write_text(text.replace("paper/table", "paper/other"))
-    with pytest.raises(UserError, match=r"paper/other -->: .* holds no report"):
+    with pytest.raises(UserError, match=r"paper/other -->: .* contains no report"):
         run("readme")

@@ -105,7 +105,7 @@ def test_a_run_knows_the_metric_it_was_selected_on_and_its_direction(folder):
     folder.add(val=-3.0, test=-2.5, objective="return", higher_is_better=True)
     (run,) = load_runs(folder.path)
     assert run.objective == Objective("return", higher_is_better=True)
-    assert (run.objective_tag, run.test_tag) == ("val/return", "test/return")
+    assert run.objective_tag == "val/return"
     assert run.validation_objective == -3.0
 
 

@@ -128,18 +128,18 @@ def test_the_second_stage_repeats_the_points_with_the_highest_return():
     assert second == ["irnn-2-1", "irnn-2-2", "lstm-1-1", "lstm-1-2"]
     assert notes == [
         "model=irnn: chosen optimizer.lr=2 (validation -2.5)",
-        "model=lstm: chosen optimizer.lr=1 (validation 10, first of equals: optimizer.lr=2)",
+        "model=lstm: chosen optimizer.lr=1 (validation 10, tied with optimizer.lr=2)",
     ]
 
 
 def test_ties_diverged_runs_and_missing_runs_are_reported():
     second, notes = two_stages(run(0.5), run(0.5), run(0.1, "diverged"), run(0.9))
     assert second == ["irnn-1-1", "irnn-1-2", "lstm-2-1", "lstm-2-2"]
-    assert notes[0] == "model=irnn: chosen optimizer.lr=1 (validation 0.5, first of equals: optimizer.lr=2)"
+    assert notes[0] == "model=irnn: chosen optimizer.lr=1 (validation 0.5, tied with optimizer.lr=2)"
     second, notes = two_stages(run(0.5), MISSING, run(0.1, "failed"), run(0.1, "diverged"))
     assert second == []
     assert notes == [
-        "model=irnn: no second stage before optimizer.lr=2 has ended",
+        "model=irnn: no second stage until optimizer.lr=2 has ended",
         "model=lstm: no second stage, since no run of the first has finished",
     ]
 
@@ -148,7 +148,7 @@ def test_ties_diverged_runs_and_missing_runs_are_reported():
 def test_there_is_no_second_stage_before_the_first_has_ended(status):
     second, notes = two_stages(run(0.5), run(status=status), run(0.1), run(0.2))
     assert second == ["lstm-1-1", "lstm-1-2"]
-    assert notes[0] == "model=irnn: no second stage before optimizer.lr=2 has ended"
+    assert notes[0] == "model=irnn: no second stage until optimizer.lr=2 has ended"
 
 
 def test_a_search_in_one_stage_runs_everything_at_once():

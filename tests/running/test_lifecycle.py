@@ -163,7 +163,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(train, tiny, interrupt
 
     resumed = train(*tiny)
     assert resumed.status == 0
-    assert f"warning: checkpoint {last} is damaged; using the one before" in resumed.out
+    assert f"warning: checkpoint {last} is damaged; using the previous one" in resumed.out
     assert "resumes from update 4" in resumed.out
     assert before.name.startswith("update-00000004")
     assert result(only_run())["metrics"] == result(only_run("whole"))["metrics"]

@@ -96,11 +96,11 @@ def test_a_random_point_depends_on_the_seed_and_its_number_alone():
 @pytest.mark.parametrize(
     ("ranges", "message"),
     [
-        ([], "there is nothing to search"),
+        ([], "nothing to search"),
         (["seed=0,1"], "seed is repeated, not searched"),
         (["optimizer.lrr=interval(0,1)"], "optimizer.lrr"),
-        (["optimizer.lr=tag(log, interval(0, 1))"], "a logarithmic interval lies above 0"),
-        (["optimizer.lr=interval(1, 0)"], "goes from a lower to a higher number"),
+        (["optimizer.lr=tag(log, interval(0, 1))"], "a logarithmic interval must be above 0"),
+        (["optimizer.lr=interval(1, 0)"], "must go from a lower to a higher number"),
         (["optimizer.lr=interval(-1, 1)"], "optimizer.lr=-1.0: must be a number, at least 0"),
         ([LR, "run.fresh=true"], "give it another name="),
     ],

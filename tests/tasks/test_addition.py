@@ -106,8 +106,8 @@ def test_an_answer_is_wrong_if_more_than_four_hundredths_off():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"operation": "product"}, r"^operation=product: only sum with variant=hochreiter1997$"),
-        ({"sequence_length": 19}, r"^sequence_length=19: at least 20 with variant=hochreiter1997$"),
+        ({"operation": "product"}, r"^operation=product: must be sum with variant=hochreiter1997$"),
+        ({"sequence_length": 19}, r"^sequence_length=19: must be at least 20 with variant=hochreiter1997$"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(settings, message):

@@ -96,7 +96,7 @@ def test_the_best_slope_on_the_counts_reaches_its_floor():
 
 
 def test_too_many_pairs_for_distinct_digits_are_refused():
-    with pytest.raises(ValueError, match=r"^num_pairs=12: at most 10 pairs while replace_digits is false$"):
+    with pytest.raises(ValueError, match=r"^num_pairs=12: must be at most 10 with replace_digits=false$"):
         make(num_pairs=12, replace_digits=False)
 
 

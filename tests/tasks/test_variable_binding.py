@@ -280,13 +280,13 @@ def test_the_picture_shows_what_was_asked_and_both_answers():
         ({"num_items": 12}, "num_items=12: at most 11 "),
         ({"num_items": 6, "offset": 1}, "num_items=6: at most 5 "),
         ({"num_items": 7, "variant": "continuous"}, "num_items=7: at most 6 "),
-        ({"num_items": 1, "variant": "order"}, "num_items=1: at least 2 "),
-        ({"num_items": 3, "num_bits": 1, "variant": "order"}, "num_items=3: only 2 different patterns "),
+        ({"num_items": 1, "variant": "order"}, "num_items=1: must be at least 2 "),
+        ({"num_items": 3, "num_bits": 1, "variant": "order"}, "num_items=3: must be at most 2 "),
         ({"offset": 1, "variant": "continuous"}, "offset=1: "),
         ({"min_keep": 2}, "min_keep=2: "),
         ({"max_keep": 5}, "max_keep=5: "),
-        ({"max_keep": 5, "min_keep": 4, "variant": "continuous"}, r"max_keep=5: at least min_keep \+ 2 = 6"),
-        ({"min_keep": 11, "variant": "continuous"}, r"sequence_length=12: at least min_keep \+ 2 = 13"),
+        ({"max_keep": 5, "min_keep": 4, "variant": "continuous"}, r"max_keep=5: must be at least min_keep \+ 2 = 6"),
+        ({"min_keep": 11, "variant": "continuous"}, r"sequence_length=12: must be at least min_keep \+ 2 = 13"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(settings, message):

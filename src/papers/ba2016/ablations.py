@@ -1,5 +1,6 @@
-"""What the paper left out: what each part of the fast-weights RNN is worth, and how much it can bind."""
+"""Beyond the paper: ablations of the fast-weights RNN."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +24,18 @@ VARIED = {
     "ba2016-embedding": ("network.embedding_size", "network.expansion_size"),
     "ba2016-digits": ("task.replace_digits",),
 }
-"""What each experiment varies, by the name of its folder."""
+"""The settings that each experiment varies, by the name of its folder."""
 
 
 def _errors(evidence: Evidence, name: str, **settings: Any) -> np.ndarray:
     return evidence.values("test/error", name=f"ba2016-{name}", **settings)
 
 
-def _layer_norm_is_needed(evidence: Evidence) -> Finding:
-    return _worth(evidence, "layer norm", {"model__layer_norm": True}, {"model__layer_norm": False})
-
-
-def _memory_is_needed(evidence: Evidence) -> Finding:
-    return _worth(evidence, "memory", {"model__fast_lr": 0.5}, {"model__fast_lr": 0})
-
-
-def _worth(evidence: Evidence, part: str, having: dict[str, Any], lacking: dict[str, Any]) -> Finding:
-    """Whether runs without a part of the model err on at least a tenth of the test set more than runs with it."""
-    common = {"name": "ba2016-layer-norm", "model__layer_norm": True, "model__fast_lr": 0.5}
-    measured = f"with {part}: {evidence.errors(**common | having)}; without: {evidence.errors(**common | lacking)}"
-    means = [evidence.values("test/error", **common | settings).mean() for settings in (having, lacking)]
+def _is_needed(evidence: Evidence, part: str, **lacking: Any) -> Finding:
+    """Whether without a part of the model the mean test error is more than 10 points higher."""
+    having: dict[str, Any] = {"name": "ba2016-layer-norm", "model__layer_norm": True, "model__fast_lr": 0.5}
+    measured = f"with {part}: {evidence.errors(**having)}; without: {evidence.errors(**having | lacking)}"
+    means = [evidence.values("test/error", **settings).mean() for settings in (having, having | lacking)]
     return Finding(measured, bool(means[1] > means[0] + 0.1))
 
 
@@ -73,10 +66,9 @@ def _robust(evidence: Evidence) -> Finding:
 
 
 def _sustained_is_better(evidence: Evidence) -> Finding:
+    one_step = {"name": "ba2016-boundary", "model__num_inner_steps": 1}
     until = {
-        boundary: evidence.updates_until(
-            "val/error", 0.02, name="ba2016-boundary", model__boundary=boundary, model__num_inner_steps=1
-        )
+        boundary: evidence.updates_until("val/error", 0.02, model__boundary=boundary, **one_step)
         for boundary in ("sustained", "identity")
     }
     measured = "2 % validation error at " + "; ".join(f"{name}: {thousands(values)}" for name, values in until.items())
@@ -84,7 +76,7 @@ def _sustained_is_better(evidence: Evidence) -> Finding:
 
 
 def draw_decay_and_fast_lr(evidence: Evidence) -> Figure:
-    """Mean test error for every λ and η, in %."""
+    """Mean test error in % against λ and η."""
     with rc_context(RC | {"axes.grid": False}):
         figure, (axes,) = panels([""])
         try:
@@ -105,29 +97,24 @@ def draw_decay_and_fast_lr(evidence: Evidence) -> Figure:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """One row per setting: error, and how fast it was reached."""
+    """One row per setting: test error, and updates to 2 % validation error."""
     rows: list[dict[str, Any]] = []
     for name, keys in VARIED.items():
+        row = {"ablation": name.removeprefix("ba2016-")}
         try:
             runs = evidence.select(name=name)
         except NotRunError:
-            rows.append({"ablation": name.removeprefix("ba2016-"), "setting": "not run"})
+            rows.append(row | {"setting": "not run"})
             continue
-        for values, _ in runs.groupby(list(keys), dropna=False, sort=False):
+        for values, chosen in runs.groupby(list(keys), dropna=False, sort=False):
             cell = dict(zip(keys, values, strict=True))
-            settings = {key.replace(".", "__"): value for key, value in cell.items()}
-            chosen = evidence.select(name=name, **settings)
+            settings = {"name": name} | {key.replace(".", "__"): value for key, value in cell.items()}
+            until = evidence.updates_until("val/error", 0.02, **settings)
             rows.append(
-                {
-                    "ablation": name.removeprefix("ba2016-"),
-                    "setting": ", ".join(f"{key.partition('.')[2]}={_shown(value)}" for key, value in cell.items()),
-                    "test error": evidence.errors(name=name, **settings),
-                    "updates to 2 % validation error": thousands(
-                        evidence.updates_until("val/error", 0.02, name=name, **settings)
-                    ),
-                    "lr": f"{chosen['optimizer.lr'].iloc[0]:g} of {chosen['grid_points'].iloc[0]}",
-                    "n": str(len(chosen)),
-                }
+                row
+                | {"setting": ", ".join(f"{key.partition('.')[2]}={_shown(value)}" for key, value in cell.items())}
+                | {"test error": evidence.errors(**settings), "updates to 2 % validation error": thousands(until)}
+                | {"lr": f"{chosen['optimizer.lr'].iloc[0]:g} of {chosen['grid_points'].iloc[0]}", "n": str(len(chosen))}
             )
     return pd.DataFrame(rows)
 
@@ -137,20 +124,20 @@ def _shown(value: Any) -> str:
 
 
 REPRODUCTION = Reproduction(
-    title="Ba et al. 2016, what the paper left out: nine ablations of the fast-weights RNN",
+    title="Ba et al. 2016, beyond the paper: nine ablations of the fast-weights RNN",
     experiments=tuple(f"ba2016/ablations/{name.removeprefix('ba2016-').replace('-', '_')}" for name in VARIED),
     claims=(
         Claim(
             "Layer normalization is needed.",
             "Section 3.2",
             "without it the mean test error is more than 10 points higher, each at its own best learning rate",
-            _layer_norm_is_needed,
+            partial(_is_needed, part="layer norm", model__layer_norm=False),
         ),
         Claim(
             "The memory does the work, not the layer normalization.",
             "not in the paper",
             "with η=0 the mean test error is more than 10 points higher, each at its own best learning rate",
-            _memory_is_needed,
+            partial(_is_needed, part="memory", model__fast_lr=0),
         ),
         Claim(
             "More inner steps give similar results.",
@@ -159,7 +146,7 @@ REPRODUCTION = Reproduction(
             _more_inner_steps_are_similar,
         ),
         Claim(
-            "With a weaker memory networks leave the floor with more inner steps, too.",
+            "With a weaker memory, networks with more inner steps leave the floor too.",
             "not in the paper",
             "S=2, 3: with η=0.02 the mean test error is more than 10 points lower, each at its best learning rate",
             _weaker_memory_helps_further_steps,
@@ -173,7 +160,7 @@ REPRODUCTION = Reproduction(
         Claim(
             "The sustained boundary condition is slightly better than adding the identity.",
             "Appendix B",
-            "S=1: smaller median update of the first validation error at or below 2 %",
+            "S=1: smaller median of the first update with a validation error at or below 2 %",
             _sustained_is_better,
         ),
     ),

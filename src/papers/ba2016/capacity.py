@@ -1,4 +1,4 @@
-"""How many pairs fast weights of a given width can bind: that the capacity grows with R, the paper only says."""
+"""Beyond the paper: how many pairs fast weights of a given width bind."""
 
 import itertools
 from pathlib import Path
@@ -7,17 +7,17 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from src.papers.ba2016.table1 import floor_of
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, styles_of
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent
-from src.tasks.associative_retrieval import AssociativeRetrieval
 
 BOUND = 0.1
-"""The test error up to which pairs count as bound."""
+"""Test error up to which pairs count as bound."""
 
 
 def _capacities(evidence: Evidence) -> dict[int, int]:
-    """For each width the most pairs, of those tried, up to which the mean test error is at most 10 %; 0 for none."""
+    """For each width, the most pairs tried up to which the mean test error stays at or below 10 %; 0 if none."""
     runs = evidence.select(model="fastweights")
     found = {}
     for width, of_width in runs.groupby("model.hidden_size"):
@@ -36,7 +36,7 @@ def _capacity_grows(evidence: Evidence) -> Finding:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """Test error against the number of pairs, a line for each width, and the floor of who knows the digits only."""
+    """Test error against the number of pairs, a line per width, and the floor of knowing only the digits."""
     with rc_context(RC):
         figure, (axes,) = panels([""])
         try:
@@ -49,40 +49,34 @@ def draw(evidence: Evidence) -> Figure:
             by_pairs = runs[runs["model.hidden_size"] == width].groupby("task.num_pairs")["test/error"]
             axes.errorbar(by_pairs.mean().index, by_pairs.mean(), by_pairs.std(), label=label, capsize=2, **style)
         pairs = sorted(runs["task.num_pairs"].unique())
-        floors = [_floor(int(num_pairs)) for num_pairs in pairs]
-        axes.plot(pairs, floors, label="knows the digits only", **FLOOR_LINE)
+        axes.plot(pairs, [floor_of(int(num_pairs)) for num_pairs in pairs], label="knows the digits only", **FLOOR_LINE)
         axes.axhline(BOUND, **(FLOOR_LINE | {"linestyle": ":"}))
         axes.set(xlabel="pairs", ylabel="test error", xticks=pairs)
         legend(figure, [axes])
     return figure
 
 
-def _floor(num_pairs: int) -> float:
-    task = AssociativeRetrieval(0, num_pairs=num_pairs, train_size=None, val_size=1, test_size=1)
-    return task.floors["knows the digits, not the binding"]["error"]
-
-
 def table(evidence: Evidence) -> pd.DataFrame:
-    """Test error in %, a row per number of pairs and a column per width; the floor."""
+    """Test error in %, a row per number of pairs and a column per width, and the floor."""
     runs = evidence.select(model="fastweights")
     rows = []
     for num_pairs, of_pairs in runs.groupby("task.num_pairs"):
         row = {"pairs": str(num_pairs)}
         for width, of_width in of_pairs.groupby("model.hidden_size"):
             row[f"{width} units, %"] = percent(of_width["test/error"].to_numpy(float)).removesuffix(" %")
-        rows.append(row | {"floor, %": f"{100 * _floor(int(num_pairs)):.2f}"})
+        rows.append(row | {"floor, %": f"{100 * floor_of(int(num_pairs)):.2f}"})
     return pd.DataFrame(rows)
 
 
 REPRODUCTION = Reproduction(
-    title="Ba et al. 2016, what the paper left out: how many pairs networks of 10 to 100 units bind",
+    title="Ba et al. 2016, beyond the paper: how many pairs networks of 10 to 100 units bind",
     experiments=("ba2016/ablations/capacity",),
     claims=(
         Claim(
             "A wider network binds more pairs.",
             "Section 4.1 leaves open how the capacity grows with R",
-            f"the most pairs up to which the mean test error is at most {100 * BOUND:g} %: never fewer with more units "
-            "than with less, and more with the most units than with the fewest",
+            f"the most pairs up to which the mean test error is at most {100 * BOUND:g} %: never fewer with more units, "
+            "and more with the most units than with the fewest",
             _capacity_grows,
         ),
     ),

@@ -1,5 +1,6 @@
 """Figure 2: learning curves with 50 units."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reprodu
 PRINTED = pd.read_csv(Path(__file__).with_name("figure2.csv"), index_col="update")
 """Test negative log-likelihood, read from the vector paths of the paper's figure."""
 FLOORS = {"linear in the digit counts": 1.426, "uniform over the digits seen": 1.217, "knows the digits": 1.187}
-"""Negative log-likelihoods that need no binding, see `src.tasks.associative_retrieval`."""
+"""Negative log-likelihoods reached without binding, see `src.tasks.associative_retrieval`."""
 LEFT = 1.1
-"""A negative log-likelihood below every one of these."""
+"""A negative log-likelihood below all of these."""
 
 
 def _leaving(evidence: Evidence, model: str) -> np.ndarray:
@@ -50,7 +51,7 @@ def _fast_weights_converge_fastest(evidence: Evidence) -> Finding:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """When each curve passes a level, in print and here."""
+    """The update at which each curve reaches a level, printed and ours."""
     rows = []
     for model, label in MODELS.items():
         for level in (LEFT, 0.5, 0.1):
@@ -59,19 +60,17 @@ def table(evidence: Evidence) -> pd.DataFrame:
                 "model": label,
                 "nll at or below": f"{level:g}",
                 "paper, updates": f"{passed[0]:,}" if len(passed) else "never",
+                "ours, updates: median (range)": "not run",
             }
-            try:
-                row["ours, updates: median (range)"] = thousands(
-                    evidence.updates_until("val/nll", level, model=model, model__hidden_size=50)
-                )
-            except NotRunError:
-                row["ours, updates: median (range)"] = "not run"
+            with suppress(NotRunError):
+                until = evidence.updates_until("val/nll", level, model=model, model__hidden_size=50)
+                row["ours, updates: median (range)"] = thousands(until)
             rows.append(row)
     return pd.DataFrame(rows)
 
 
 def draw(evidence: Evidence) -> Figure:
-    """The paper's curves, thin, beside ours: mean and standard deviation over seeds."""
+    """The printed curves, thin, and ours: mean and standard deviation over seeds."""
     with rc_context(RC):
         figure, (axes,) = panels([""])
         figure.set_size_inches(7.2, 4.0)
@@ -106,23 +105,23 @@ REPRODUCTION = Reproduction(
         Claim(
             "Fast weights converge fastest.",
             "Section 4.1, Figure 2",
-            "smallest median update of the first validation error at or below 10 %",
+            "smallest median of the first update with a validation error at or below 10 %",
             _fast_weights_converge_fastest,
         ),
         Claim(
             "The LSTM leaves its plateau late.",
             "Figure 2: after some 45,000 updates",
-            "median update of the first validation error below 0.9 of the floor is 20,000 or more",
+            "median of the first update with a validation error at or below 0.9 of the floor: 20,000 or more",
             _lstm_leaves_late,
         ),
         Claim(
             "The associative LSTM leaves the plateau later than the LSTM and ends slightly lower.",
             "Figure 2 (125,000 against 45,000 updates); Table 1 (1.62 against 1.85 %)",
-            "larger median update of leaving, smaller mean test error",
+            "larger median update of leaving the plateau, smaller mean test error",
             _alstm_leaves_later_and_ends_lower,
         ),
         Claim(
-            "The IRNN falls to the floor of who knows the digits only, and stays there.",
+            "The IRNN falls to the floor of knowing only the digits, and stays there.",
             "Figure 2: 1.19 to 1.21 nats from update 80,000 on",
             "mean validation negative log-likelihood at the end between 1.15 and 1.23",
             _irnn_stays,

@@ -1,4 +1,4 @@
-"""How long fast weights with 50 units take to 2 % error, on one core."""
+"""How long fast weights with 50 units take to reach 2 % error on one core."""
 
 import pandas as pd
 

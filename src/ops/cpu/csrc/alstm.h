@@ -1,22 +1,22 @@
-// The associative LSTM, of complex vectors, with bound(v) = v / max(1, |v|) and conj the conjugate, entry by entry:
+// The associative LSTM, on complex vectors, with bound(v) = v / max(1, |v|) and conj the conjugate, entrywise:
 //
-//     f, i, o = σ(·), r_k, q_k = bound(·) of W h_{t-1} + p_t;   u_k = bound(p_t), or of W h_{t-1} + p_t as well
+//     f, i, o = σ(·), r_k, q_k = bound(·) of W h_{t-1} + p_t;   u_k = bound(p_t) or bound(W h_{t-1} + p_t)
 //     w_k = i u_k;   c_t^s = f c_{t-1}^s + sum_k (P_s r_k) w_k
-//     v_k = (1/S) sum_s (P_s q_k) c_t^s;   b_k = bound(v_k);   h_t = o (b_1 ... b_K) side by side
+//     v_k = (1/S) sum_s (P_s q_k) c_t^s;   b_k = bound(v_k);   h_t = o (b_1 ... b_K) concatenated
 //
 // Backward, with x' the gradient of the loss with respect to x (of a complex x that of its real part, plus i times that
 // of its imaginary part). Then z = x y gives x' = z' conj(y) and y' = z' conj(x), and x' = Re(z' conj(y)) if x is real.
-// Of y = bound(v) only what moves the phase counts once the modulus is clipped: with d = max(1, |v|)
+// In y = bound(v) only changes of the phase have an effect once the modulus is clipped: with d = max(1, |v|)
 //
 //     v' = (y' - [d > 1] Re(y' conj(y)) y) / d
 //
-// and a product by P_s sums back through its transpose. From the last step to the first:
+// and the gradient of a product with P_s is multiplied by its transpose. From the last step to the first:
 //
 //     h_t' = y_t' + W^T p_{t+1}'                          o' = sum_k Re(h_k' conj(b_k)),  b_k' = o h_k'
 //     q_k' = (1/S) sum_s P_s^T (v_k' conj(c_t^s))         c_t^s' = f_{t+1} c_{t+1}^s' + (1/S) sum_k v_k' conj(P_s q_k)
 //     r_k' = sum_s P_s^T (c_t^s' conj(w_k))               w_k' = sum_s c_t^s' conj(P_s r_k)
 //     f' = sum_s Re(c_t^s' conj(c_{t-1}^s))               i' = sum_k Re(w_k' conj(u_k)),  u_k' = i w_k'
-//     p_t' = those through σ and bound,   W' = sum_t p_t' h_{t-1}^T over the rows of p that W reaches
+//     p_t' = these through σ and bound,   W' = sum_t p_t' h_{t-1}^T over the rows of p that W feeds
 #pragma once
 
 #include "gradients.h"
@@ -25,7 +25,7 @@ namespace fused {
 
 template <class S>
 struct ALSTM {
-  int64_t batch, time, entries, copies, heads, reached;  // complex entries N of a vector; the sums that W reaches
+  int64_t batch, time, entries, copies, heads, reached;  // entries N per complex vector; the sums that W feeds
   int threads;
   const S* weight;                         // [reached, 2 heads entries], rows in the order f, i, o, r, q, u
   const int64_t* permutations;             // [copies, entries]: entry n of P_s r is entry permutations[s, n] of r
@@ -35,13 +35,13 @@ struct ALSTM {
   int64_t outputs_size() const { return 2 * heads * entries; }
   int64_t cell_size() const { return 2 * copies * entries; }
 
-  // Kept of a step for the backward pass: the gates, then real part, imaginary part and 1/d of every r, q, u and b,
-  // then the memory; of a block also the memory before the first step.
+  // Saved for the backward pass: per step the gates, then real part, imaginary part and 1/d of every r, q, u and b,
+  // then the memory; per block the memory before the first step.
   int64_t bounded_size() const { return 3 * heads * entries; }
   int64_t saved_per_step() const { return 3 * entries + 4 * bounded_size() + cell_size(); }
   int64_t saved_per_block() const { return cell_size() + time * saved_per_step(); }
 
-  // The parts of what is kept of a step, and of what precedes it.
+  // The parts of what is saved per step.
   template <class V>
   struct Step {
     V *gates, *r, *q, *u, *b, *c;
@@ -59,17 +59,17 @@ struct ALSTM {
     Packed<S> recurrent(weight, reached, outputs_size(), outputs_size(), 1);
     for_each_block<S>(batch, threads, ascending, [&](int64_t number, Block block) {
       Buffer<S> h(outputs_size()), first(cell_size()), scratch(saved ? 0 : saved_per_step());
-      // the product writes whole tiles: where it ends before the contents do, it adds zeros to some of them
+      // the product writes whole tiles: if it ends before the contents do, it adds zeros to some of them
       Buffer<S> a(std::max(features(), padded(reached))), w(2 * heads * entries);
       if (initial_hidden) block.load(Rows<S>{initial_hidden, nullptr, 1, outputs_size()}, 0, h.data());
       if (initial_cell) block.load(Rows<S>{initial_cell, nullptr, 1, cell_size()}, 0, first.data());
-      auto* keep = saved ? reinterpret_cast<Vector<S>*>(saved) + number * saved_per_block() : nullptr;
-      if (keep) keep = std::copy(first.data(), first.data() + cell_size(), keep);
+      auto* save = saved ? reinterpret_cast<Vector<S>*>(saved) + number * saved_per_block() : nullptr;
+      if (save) save = std::copy(first.data(), first.data() + cell_size(), save);
       const Vector<S>* c = first.data();
       for (int64_t t = 0; t < time; ++t) {
         block.load(inputs, t, a.data());
         if (t > 0 || initial_hidden) recurrent.multiply_add(h.data(), a.data());
-        Step<Vector<S>> step(keep ? keep + t * saved_per_step() : scratch.data(), *this);
+        Step<Vector<S>> step(save ? save + t * saved_per_step() : scratch.data(), *this);
         for (int64_t n = 0; n < 3 * entries; ++n) step.gates[n] = sigmoid<S>(a[n]);
         bound(a.data() + 3 * entries, 3 * heads, step.r);
         const Vector<S>*f = step.gates, *i = f + entries, *o = i + entries;
@@ -132,7 +132,7 @@ struct ALSTM {
   }
 
  private:
-  // From complex vectors, real and imaginary parts, to those of bound(v) and 1/d.
+  // Computes the real and imaginary parts of bound(v), and 1/d, from those of complex vectors v.
   void bound(const Vector<S>* from, int64_t vectors, Vector<S>* to) const {
     for (int64_t k = 0; k < vectors; ++k, from += 2 * entries, to += 3 * entries) {
       const Vector<S>*re = from, *im = re + entries;
@@ -141,7 +141,7 @@ struct ALSTM {
         Vector<S> square = re[n] * re[n] + im[n] * im[n];
         scale[n] = square < S(1) ? all<S>(1) : square;
       }
-      S* numbers = reinterpret_cast<S*>(scale);  // there is no root of a whole vector
+      S* numbers = reinterpret_cast<S*>(scale);  // vector types have no square root
       for (int64_t n = 0; n < entries * Lanes<S>::count; ++n) numbers[n] = S(1) / std::sqrt(numbers[n]);
       for (int64_t n = 0; n < entries; ++n) {
         to[n] = re[n] * scale[n];
@@ -150,7 +150,7 @@ struct ALSTM {
     }
   }
 
-  // From the gradient of bound(v) to that of v.
+  // Computes the gradient of v from that of bound(v).
   void bound_backward(const Vector<S>* y, const Vector<S>* d_y, int64_t vectors, Vector<S>* d_v) const {
     for (int64_t k = 0; k < vectors; ++k, y += 3 * entries, d_y += 2 * entries, d_v += 2 * entries)
       for (int64_t n = 0; n < entries; ++n) {
@@ -162,7 +162,7 @@ struct ALSTM {
       }
   }
 
-  // c_t^s from c_{t-1}^s, and v_k in the place of w_k.
+  // Computes c_t^s from c_{t-1}^s; v_k replaces w_k.
   void write_and_read(const Vector<S>* f, const Vector<S>* i, const Vector<S>* c_before, Step<Vector<S>> step,
                       Vector<S>* w) const {
     for (int64_t n = 0; n < entries; ++n) {
@@ -196,8 +196,8 @@ struct ALSTM {
     }
   }
 
-  // From h_t' in d_h and what later steps say of c_t in d_c, to p_t' in d_a and the latter of c_{t-1}; d_v and w are
-  // for its own use.
+  // From h_t' in d_h and the later steps' part of c_t' in d_c, computes p_t' in d_a and the same part of c_{t-1}' in
+  // d_c; d_v and w are scratch memory.
   void backward_step(Step<const Vector<S>> step, const Vector<S>* c_before, Vector<S>* d_h, Vector<S>* d_c,
                      Vector<S>* d_v, Vector<S>* w, Vector<S>* d_a) const {
     const Vector<S>*f = step.gates, *i = f + entries, *o = i + entries;

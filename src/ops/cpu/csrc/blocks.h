@@ -1,20 +1,20 @@
-// From tensors to blocks, 16 or 8 sequences each, and back; the loop over the blocks.
+// Conversion between tensors and blocks of 16 or 8 sequences, and the loop over the blocks.
 #pragma once
 
 #include "lanes.h"
 
 namespace fused {
 
-// Rows of numbers, one per sequence and time step: vectors [batch, time, units], or symbols and a table of rows.
+// One row of numbers per sequence and time step: from a table [V, units] by id, or without ids [batch, time, units].
 template <class S>
 struct Rows {
-  const S* data;
+  const S* table;
   const int64_t* ids;
   int64_t time, units;
 
   const S* row(int64_t sequence, int64_t t) const {
     int64_t position = sequence * time + t;
-    return data + (ids ? ids[position] : position) * units;
+    return table + (ids ? ids[position] : position) * units;
   }
 };
 
@@ -41,7 +41,7 @@ inline void interleave(Vector<double> a, Vector<double> b, Vector<double>& low, 
   high = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
 }
 
-// The transpose of a square of numbers: as many perfect shuffles of its two halves as a lane's number has bits.
+// Transposes a square of numbers with log2(count) perfect shuffles of its two halves.
 template <class S>
 inline void transpose(Vector<S>* square) {
   constexpr int count = Lanes<S>::count;
@@ -81,7 +81,7 @@ struct Block {
     }
   }
 
-  // Rows lie `width` apart, which is `units` unless said otherwise.
+  // Rows are `width` numbers apart, by default `units`.
   template <class S>
   void store(const Vector<S>* from, S* rows, int64_t time, int64_t units, int64_t t, int64_t width = 0) const {
     if (width == 0) width = units;
@@ -109,7 +109,7 @@ inline int64_t num_blocks(int64_t batch) {
   return (batch + Lanes<S>::count - 1) / Lanes<S>::count;
 }
 
-// What every step gives out, [batch, time, units], or what the last one does, [batch, units].
+// The outputs of every step, [batch, time, units], or of the last one, [batch, units].
 template <class S>
 struct Outputs {
   S* data;
@@ -141,7 +141,7 @@ struct OutputGradients {
   }
 };
 
-// Whether blocks are done one after the other, so that what one leaves behind can be added to a sum at once.
+// Whether blocks run one after another, so that the result of each can be added to a shared sum immediately.
 inline bool serial([[maybe_unused]] int threads) {
 #ifdef _OPENMP
   return threads == 1;
@@ -152,9 +152,9 @@ inline bool serial([[maybe_unused]] int threads) {
 
 enum Order { ascending, descending };
 
-// Calls run(block number, block) for every block. What a block writes is its own, so the number of threads cannot
-// change a result. A backward pass begins with the blocks that the forward pass ended with: what they have saved may
-// still be in the cache.
+// Calls run(block number, block) for every block. No two blocks write to the same place, so the number of
+// threads cannot change a result. A backward pass begins with the blocks that the forward pass ended with: their saved
+// tensors may still be in the cache.
 template <class S, class Run>
 void for_each_block(int64_t batch, int threads, Order order, Run run) {
   int64_t blocks = num_blocks<S>(batch), parts = serial(threads) ? 1 : std::min<int64_t>(threads, blocks);

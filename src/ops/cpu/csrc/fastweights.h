@@ -7,11 +7,11 @@
 //     q_{s+1}  = f(LN(a_s)),   s = 0 ... S-1              h(k + 1) = q_S
 //
 // Backward, with x' the gradient of the loss with respect to x, from the last step to the first. A state is read by
-// every later step, so h(j)' collects what they add before its own step is reached:
+// every later step, so h(j)' accumulates their contributions before its own step is reached:
 //
 //     h(k+1)' += y(k+1)'                                  = q_S'
 //     a_s'     = J_LN^T (f'(LN(a_s)) q_{s+1}')
-//     z'      += a_s'   (or q_s' += a_s' where q_s takes the place of z)
+//     z'      += a_s'   (or q_s' += a_s' if q_s replaces z)
 //     e_j      = η λ^{k-j} h(j)·a_s'
 //     q_s'    += sum_j e_j h(j) + λ^{k+1} A_0^T a_s'
 //     h(j)'   += c_j a_s' + e_j q_s
@@ -35,31 +35,31 @@ struct FastWeights {
   const S* initial;                  // [batch, units], or null for zeros
   const S* fast;                     // A_0 [batch, units, units], or null for zeros
 
-  // Kept of a block: h(0) ... h(T), then of every step q_0 ... q_{S-1}; with layer norm x_s and its scale for every s
+  // Saved per block: h(0) ... h(T), then for every step q_0 ... q_{S-1}; with layer norm x_s and its scale for every s
   // and for LN_0; c_j for every s.
   int64_t norms() const { return (gain ? inner_steps : 0) + (first_gain ? 1 : 0); }
   int64_t queries() const { return std::max<int64_t>(inner_steps, 1); }
   int64_t saved_per_step() const { return queries() * units + norms() * (units + 1) + inner_steps * time; }
   int64_t saved_per_block() const { return (time + 1) * padded(units) + time * saved_per_step(); }
 
-  struct Kept {
+  struct Saved {
     const FastWeights& cell;
-    Vector<S>* saved;
-    Vector<S>* h(int64_t k) const { return saved + k * padded(cell.units); }
+    Vector<S>* data;
+    Vector<S>* h(int64_t k) const { return data + k * padded(cell.units); }
     Vector<S>* q(int64_t k, int64_t s) const { return h(cell.time + 1) + k * cell.saved_per_step() + s * cell.units; }
     Vector<S>* x(int64_t k, int64_t n) const { return q(k, cell.queries()) + n * (cell.units + 1); }
     Vector<S>* c(int64_t k, int64_t s) const { return x(k, cell.norms()) + s * cell.time; }
   };
 
-  void forward(Rows<S> inputs, Outputs<S> outputs, S* kept_or_null) const {
+  void forward(Rows<S> inputs, Outputs<S> outputs, S* all_saved) const {
     Packed<S> recurrent(weight, units, units, units, 1);
     LayerNorm<S> norm{gain, bias, units}, first_norm{first_gain, first_bias, units};
     std::vector<S> ages = powers(fast_lr), left = powers(decay);
     for_each_block<S>(batch, threads, ascending, [&](int64_t number, Block block) {
-      Buffer<S> own(kept_or_null ? 0 : saved_per_block()), z(padded(units)), a(units);
-      Kept saved{*this,
-                kept_or_null ? reinterpret_cast<Vector<S>*>(kept_or_null) + number * saved_per_block() : own.data()};
-      Room room(fast ? units : 0);
+      Buffer<S> own(all_saved ? 0 : saved_per_block()), z(padded(units)), a(units);
+      Saved saved{*this,
+                  all_saved ? reinterpret_cast<Vector<S>*>(all_saved) + number * saved_per_block() : own.data()};
+      Scratch scratch(fast ? units : 0);
       std::vector<S> transposed = fast ? fast_transposed(block) : std::vector<S>();
       std::fill(saved.h(0), saved.h(0) + padded(units), Vector<S>{});
       if (initial) block.load(Rows<S>{initial, nullptr, 1, units}, 0, saved.h(0));
@@ -73,7 +73,7 @@ struct FastWeights {
           q = saved.q(k, s);
           std::copy(sustained ? z.data() : q, (sustained ? z.data() : q) + units, a.data());
           read_states(saved, k, q, ages.data(), saved.c(k, s), a.data());
-          if (fast) add_product(block, transposed.data(), left[k], q, a.data(), room);
+          if (fast) add_product(block, transposed.data(), left[k], q, a.data(), scratch);
           activate_normalized(norm, a.data(), saved.x(k, s), s + 1 < inner_steps ? saved.q(k, s + 1) : saved.h(k + 1));
         }
         if (inner_steps == 0) std::copy(q, q + units, saved.h(k + 1));
@@ -82,7 +82,7 @@ struct FastWeights {
     });
   }
 
-  void backward(S* kept_of_all, OutputGradients<S> d_outputs, InputGradients<S> d_inputs, S* d_initial, S* d_fast,
+  void backward(S* all_saved, OutputGradients<S> d_outputs, InputGradients<S> d_inputs, S* d_initial, S* d_fast,
                 S* d_weight, S* d_gain, S* d_bias, S* d_first_gain, S* d_first_bias) const {
     Packed<S> transposed(weight, units, units, 1, units);
     LayerNorm<S> norm{gain, bias, units}, first_norm{first_gain, first_bias, units};
@@ -92,10 +92,10 @@ struct FastWeights {
     BlockGradients<S> states(fast ? batch : 0, units, units, false);
     std::vector<S> norms_gradients(blocks * 4 * units);
     for_each_block<S>(batch, threads, descending, [&](int64_t number, Block block) {
-      Kept saved{*this, reinterpret_cast<Vector<S>*>(kept_of_all) + number * saved_per_block()};
+      Saved saved{*this, reinterpret_cast<Vector<S>*>(all_saved) + number * saved_per_block()};
       Buffer<S> d_h((time + 1) * padded(units)), g(units), d_z(padded(units)), d_q(units), e(time);
       Buffer<S> sums(4 * units);
-      Room room(fast ? units : 0);
+      Scratch scratch(fast ? units : 0);
       Block own{0, block.lanes};
       S* rows = d_inputs.rows(block);
       int64_t readings = time * inner_steps;
@@ -119,7 +119,7 @@ struct FastWeights {
           read_states(saved, k, g.data(), ages.data(), e.data(), d_q.data());
           add_to_states(k, saved.c(k, s), g.data(), e.data(), q, d_h.data());
           if (fast) {
-            add_product(block, fast + block.first * units * units, left[k], g.data(), d_q.data(), room);
+            add_product(block, fast + block.first * units * units, left[k], g.data(), d_q.data(), scratch);
             for (int64_t i = 0; i < units; ++i) g[i] *= left[k];
             own.store(g.data(), d_a_rows.data(), readings, units, k * inner_steps + s);
             q_rows.store(block, q, readings, k * inner_steps + s);
@@ -158,7 +158,7 @@ struct FastWeights {
   }
 
  private:
-  // h(0) = 0 is not worth reading.
+  // The first state to read: h(0) = 0 is skipped.
   int64_t first_state() const { return initial ? 0 : 1; }
 
   // factor * decay^n for n = 0 ... T-1.
@@ -171,16 +171,17 @@ struct FastWeights {
     return all;
   }
 
-  // f(LN(a)), or f(a) where there is no layer norm; keeps x and its scale, and uses up a.
+  // f(LN(a)), or f(a) without layer norm; writes x and its scale, and overwrites a.
   void activate_normalized(const LayerNorm<S>& norm, Vector<S>* a, Vector<S>* x, Vector<S>* to) const {
     if (!norm.gain) return activate<S>(nonlinearity, a, units, to);
     norm.normalize(a, x);
     norm.activate(nonlinearity, x, to);
   }
 
-  // c_j = η λ^{k-j} h(j)·v, and to += sum_j c_j h(j), over all states j <= k. Four states at a time, which are still in
-  // the cache when they are added.
-  void read_states(const Kept& saved, int64_t k, const Vector<S>* v, const S* ages, Vector<S>* c, Vector<S>* to) const {
+  // c_j = η λ^{k-j} h(j)·v, and to += sum_j c_j h(j), over all states j <= k. Four states at a time, so that they are
+  // still in the cache when they are added.
+  void read_states(const Saved& saved, int64_t k, const Vector<S>* v, const S* ages, Vector<S>* c,
+                   Vector<S>* to) const {
     in_fours(first_state(), k + 1, [&](auto count, int64_t j) {
       const Vector<S>* h = saved.h(j);
       int64_t next = padded(units);
@@ -213,9 +214,9 @@ struct FastWeights {
     });
   }
 
-  // Room for the products below: a row of units for every lane, twice, and a vector for every unit.
-  struct Room {
-    explicit Room(int64_t units) : left(Lanes<S>::count * units), products(left.size()), sums(units) {}
+  // Memory for the products below: two rows of units for every lane, and a vector for every unit.
+  struct Scratch {
+    explicit Scratch(int64_t units) : left(Lanes<S>::count * units), products(left.size()), sums(units) {}
     std::vector<S> left, products;
     Buffer<S> sums;
   };
@@ -230,14 +231,15 @@ struct FastWeights {
     return matrices;
   }
 
-  // to += factor M^T v, with a matrix M of its own for every sequence of the block.
-  void add_product(Block block, const S* matrices, S factor, const Vector<S>* v, Vector<S>* to, Room& room) const {
+  // to += factor M^T v, with a different matrix M for every sequence of the block.
+  void add_product(Block block, const S* matrices, S factor, const Vector<S>* v, Vector<S>* to,
+                   Scratch& scratch) const {
     Block own{0, block.lanes};
-    own.store(v, room.left.data(), 1, units, 0);
-    std::fill(room.products.begin(), room.products.end(), S(0));
+    own.store(v, scratch.left.data(), 1, units, 0);
+    std::fill(scratch.products.begin(), scratch.products.end(), S(0));
     for (int64_t lane = 0; lane < block.lanes; ++lane) {
-      const S *matrix = matrices + lane * units * units, *values = &room.left[lane * units];
-      S* __restrict product = &room.products[lane * units];
+      const S *matrix = matrices + lane * units * units, *values = &scratch.left[lane * units];
+      S* __restrict product = &scratch.products[lane * units];
       int64_t row = 0;
       for (; row + 4 <= units; row += 4) {
         const S *m0 = matrix + row * units, *m1 = m0 + units, *m2 = m1 + units, *m3 = m2 + units;
@@ -247,8 +249,8 @@ struct FastWeights {
       for (; row < units; ++row)
         for (int64_t i = 0; i < units; ++i) product[i] += values[row] * matrix[row * units + i];
     }
-    own.load(Rows<S>{room.products.data(), nullptr, 1, units}, 0, room.sums.data());
-    for (int64_t i = 0; i < units; ++i) to[i] += factor * room.sums[i];
+    own.load(Rows<S>{scratch.products.data(), nullptr, 1, units}, 0, scratch.sums.data());
+    for (int64_t i = 0; i < units; ++i) to[i] += factor * scratch.sums[i];
   }
 };
 

@@ -1,11 +1,11 @@
-// What the blocks of a backward pass add up: the gradients of weights, of inputs and of tables of inputs.
+// Sums over the blocks of a backward pass: the gradients of weights, of inputs and of input tables.
 #pragma once
 
 #include "blocks.h"
 
 namespace fused {
 
-// A matrix whose rows are whole vectors, zero at first.
+// A matrix with rows padded to whole vectors, initially zero.
 template <class S>
 class WideRows {
  public:
@@ -16,7 +16,7 @@ class WideRows {
   const S* numbers(int64_t i) const { return reinterpret_cast<const S*>(data_.data() + i * vectors_); }
   int64_t vectors() const { return vectors_; }
 
-  // Row t of the `time` rows of every lane.
+  // Stores row t of the `time` rows of every lane.
   void store(Block block, const Vector<S>* from, int64_t time, int64_t t) {
     S* rows = reinterpret_cast<S*>(data_.data());
     Block{0, block.lanes}.store(from, rows, time, columns_, t, vectors_ * Lanes<S>::count);
@@ -28,16 +28,16 @@ class WideRows {
 };
 
 // to[i, j] += sum over rows of left[row, i] right[row, j] for i < high. Rows of `right` and `to` are `vectors` long,
-// those of `left` lie `left_width` numbers apart. They come in groups; the first `left_out` rows of each do not count.
+// those of `left` are `left_width` numbers apart. Rows come in groups; the first `skipped` of each are left out.
 template <class S>
 struct OuterProducts {
   const S* left;
   int64_t left_width, high;
   const Vector<S>* right;
-  int64_t vectors, groups, rows, left_out;
+  int64_t vectors, groups, rows, skipped;
   Vector<S>* to;
 
-  // Columns are the outer loop, so that what is read again and again is narrow enough for the cache.
+  // Columns are the outer loop, so that what is read repeatedly is narrow enough for the cache.
   void add() const {
     int64_t j = 0;
     for (; j + 2 <= vectors; j += 2) add_columns<2>(j);
@@ -57,7 +57,7 @@ struct OuterProducts {
   void add_tile(int64_t i, int64_t j) const {
     Vector<S> sums[tall][wide] = {};
     for (int64_t group = 0; group < groups; ++group)
-      for (int64_t row = group * rows + left_out; row < (group + 1) * rows; ++row) {
+      for (int64_t row = group * rows + skipped; row < (group + 1) * rows; ++row) {
         const S* factors = left + row * left_width + i;
         const Vector<S>* values = right + row * vectors + j;
         for (int k = 0; k < tall; ++k)
@@ -68,24 +68,24 @@ struct OuterProducts {
   }
 };
 
-// Gradients of a matrix [rows, columns] that every block adds up for itself. Blocks that come one by one share a single
-// matrix, which stays in the cache: it is the same sum in the same order, to the last bit.
+// Gradients of a matrix [rows, columns], one sum per block. Serial blocks share a single matrix, which stays in the
+// cache: it is the same sum in the same order, to the last bit.
 template <class S>
 class BlockGradients {
  public:
   BlockGradients(int64_t blocks, int64_t rows, int64_t columns, bool shared)
       : blocks_(shared ? 1 : blocks), rows_(rows), columns_(columns), data_(blocks_ * rows, columns) {}
 
-  // Adds left^T right, which have a row for every step of every sequence; in the first `left_out` steps of a sequence
+  // Adds left^T right, both with a row for every step of every sequence; in the first `skipped` steps of a sequence
   // right is zero.
   void add(int64_t block, const S* left, int64_t left_width, const Vector<S>* right, int64_t sequences, int64_t steps,
-           int64_t left_out) {
+           int64_t skipped) {
     Vector<S>* own = data_.row(blocks_ == 1 ? 0 : block * rows_);
-    OuterProducts<S>{left, left_width, rows_, right, data_.vectors(), sequences, steps, left_out, own}.add();
+    OuterProducts<S>{left, left_width, rows_, right, data_.vectors(), sequences, steps, skipped, own}.add();
   }
 
-  // Adds the sum over steps of (gradient of the sums at t) (hidden state before t)^T; `before(t)` is that state, from
-  // the first step at which it is not zero.
+  // Adds the sum over steps of (gradient of the sums at t) (hidden state before t)^T; `before(t)` is that state;
+  // `first` is the first step at which it is not zero.
   template <class Before>
   void add_recurrent(int64_t number, Block block, int64_t time, const S* d_sums, int64_t first, Before before) {
     WideRows<S> states(block.lanes * time, columns_);
@@ -93,13 +93,13 @@ class BlockGradients {
     add(number, d_sums, rows_, states.row(0), block.lanes, time, first);
   }
 
-  // The gradients of all blocks as they are, [blocks, rows, columns].
+  // Copies the gradients of all blocks, [blocks, rows, columns].
   void copy_to(S* to) const {
     for (int64_t row = 0; row < blocks_ * rows_; ++row)
       to = std::copy(data_.numbers(row), data_.numbers(row) + columns_, to);
   }
 
-  // The sum over the blocks, in the order in which blocks that share a matrix are added to it.
+  // Writes the sum over the blocks, in the order in which serial blocks are added.
   void sum_to(S* to) const {
     std::fill(to, to + rows_ * columns_, S(0));
     for (int64_t block = blocks_ - 1; block >= 0; --block)
@@ -113,8 +113,8 @@ class BlockGradients {
   WideRows<S> data_;
 };
 
-// The gradient of the inputs: of every position, or, where a table is given with ids, the sum over the positions of
-// each symbol, block by block. Then the rows of blocks that come one by one share the room of one block, in the cache.
+// The gradient of the inputs: of every position or, with ids, of every row of the table, which sums over the positions
+// with its id, block by block. Serial blocks then share one buffer of rows, which stays in the cache.
 template <class S>
 class InputGradients {
  public:
@@ -128,7 +128,7 @@ class InputGradients {
   // Where a block writes its gradients, [lanes, time, units].
   S* rows(Block block) { return (ids_ ? rows_.get() : to_) + (ids_ && shared_ ? 0 : first(block) * units_); }
 
-  // To be called when a block has written all of them, and has no more use for them.
+  // To be called when a block has written all its gradients and no longer needs them.
   void finish(Block block) {
     if (ids_ && shared_) add(first(block), block.lanes * time_, rows_.get());
   }
@@ -136,7 +136,7 @@ class InputGradients {
   // To be called after all blocks.
   void finish() {
     if (!ids_ || shared_) return;
-    for (int64_t end = batch_; end > 0;) {  // the same order
+    for (int64_t end = batch_; end > 0;) {  // the order of serial blocks
       int64_t begin = (end - 1) / Lanes<S>::count * Lanes<S>::count;
       add(begin * time_, (end - begin) * time_, rows_.get() + begin * time_ * units_);
       end = begin;
@@ -147,8 +147,8 @@ class InputGradients {
   int64_t first(Block block) const { return block.first * time_; }
 
   void add(int64_t first, int64_t positions, const S* rows) {
-    for (const int64_t* token = ids_ + first; token < ids_ + first + positions; ++token, rows += units_) {
-      S* row = to_ + *token * units_;
+    for (const int64_t* id = ids_ + first; id < ids_ + first + positions; ++id, rows += units_) {
+      S* row = to_ + *id * units_;
       for (int64_t i = 0; i < units_; ++i) row[i] += rows[i];
     }
   }
@@ -160,7 +160,7 @@ class InputGradients {
   std::unique_ptr<S[]> rows_;
 };
 
-// Sums what the blocks have left, always in the same order.
+// Sums the partial results of the blocks, always in the same order.
 template <class S>
 void add_blocks(const std::vector<S>& partial, int64_t blocks, int64_t size, S* to) {
   std::fill(to, to + size, S(0));

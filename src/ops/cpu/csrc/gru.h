@@ -21,13 +21,13 @@ struct GRU {
   const S *gates, *candidate;  // W [2 units, units], gates in the order r, u; U [units, units]
   const S* initial;            // [batch, units], or null for zeros
 
-  // Kept of a step for the backward pass: r, u, c, h_{t-1}, and U h_{t-1} where the reset gate acts after.
+  // Saved per step for the backward pass: r, u, c, h_{t-1}, and U h_{t-1} if the reset gate acts after.
   int64_t saved_per_step() const { return (reset_before ? 4 : 5) * units; }
 
   void forward(Rows<S> inputs, Outputs<S> outputs, S* saved) const {
     Packed<S> to_gates(gates, 2 * units, units, units, 1), to_candidate(candidate, units, units, units, 1);
     for_each_block<S>(batch, threads, ascending, [&](int64_t number, Block block) {
-      // the products write whole tiles, so what follows a group of sums must be read before it is written over
+      // the products write whole tiles, so what follows a group of sums must be read before it is overwritten
       Buffer<S> h(units), p(3 * units), a(padded(2 * units)), m(padded(units)), reset(units);
       if (initial) block.load(Rows<S>{initial, nullptr, 1, units}, 0, h.data());
       for (int64_t t = 0; t < time; ++t) {
@@ -40,15 +40,15 @@ struct GRU {
         std::fill(m.data(), m.data() + padded(units), Vector<S>{});
         for (int64_t n = 0; n < units; ++n) reset[n] = reset_before ? r[n] * h[n] : h[n];
         if (!from_zero) to_candidate.multiply_add(reset.data(), m.data());
-        auto* keep = saved ? reinterpret_cast<Vector<S>*>(saved) + (number * time + t) * saved_per_step() : nullptr;
+        auto* save = saved ? reinterpret_cast<Vector<S>*>(saved) + (number * time + t) * saved_per_step() : nullptr;
         for (int64_t n = 0; n < units; ++n) {
           Vector<S> c = hyperbolic_tangent<S>(p[2 * units + n] + (reset_before ? m[n] : r[n] * m[n]));
-          if (keep) {
-            keep[n] = r[n];
-            keep[units + n] = u[n];
-            keep[2 * units + n] = c;
-            keep[3 * units + n] = h[n];
-            if (!reset_before) keep[4 * units + n] = m[n];
+          if (save) {
+            save[n] = r[n];
+            save[units + n] = u[n];
+            save[2 * units + n] = c;
+            save[3 * units + n] = h[n];
+            if (!reset_before) save[4 * units + n] = m[n];
           }
           h[n] = c + u[n] * (h[n] - c);
         }

@@ -1,8 +1,8 @@
-// Sequences side by side in the lanes of a vector: functions, sums, products with a matrix and layer norm.
+// One sequence per lane of a SIMD vector: functions, sums, products with a matrix and layer norm.
 //
 // A block is one vector of sequences. A quantity of n units at one time step is n vectors, [unit, lane]: no sum over
-// units crosses a lane, and no width has to be padded. Only the compiler's vector types are used, so that the same
-// source serves every processor.
+// units crosses lanes, and no width has to be padded. Only the compiler's vector types are used, so that the same
+// source works on every processor.
 #pragma once
 
 #include <algorithm>
@@ -55,7 +55,7 @@ constexpr int tile_rows = 4;
 
 inline int64_t padded(int64_t rows) { return (rows + tile_rows - 1) / tile_rows * tile_rows; }
 
-// Vectors at addresses that are multiples of 64 bytes, zero at first.
+// Vectors aligned to 64 bytes, initially zero.
 template <class S>
 class Buffer {
  public:
@@ -77,7 +77,7 @@ inline Vector<S> all(S value) {
   return value - Vector<S>{};
 }
 
-// Only of the lanes in use: what runs in the others may overflow.
+// The sum of the lanes in use: values in the others may have overflowed.
 template <class S>
 inline S sum_of_lanes(Vector<S> x, int64_t lanes) {
   S sum = 0;
@@ -133,7 +133,7 @@ inline Vector<S> derivative(int nonlinearity, Vector<S> y) {
   return all<S>(1);
 }
 
-// The sum of term(i) over i = 0 ... n-1, as four sums side by side, none of which waits for another.
+// The sum of term(i) over i = 0 ... n-1, as four independent partial sums.
 template <class S, class Term>
 inline Vector<S> sum_over(int64_t n, Term term) {
   Vector<S> sums[4] = {};
@@ -144,7 +144,7 @@ inline Vector<S> sum_over(int64_t n, Term term) {
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
-// Of `count` vectors of units, `next` apart, the products with v; eight sums side by side.
+// The dot products of v with `count` vectors of units, `next` apart; eight independent partial sums.
 template <class S, int count>
 inline void dot_products(const Vector<S>* x, int64_t next, const Vector<S>* v, int64_t units, Vector<S>* to) {
   constexpr int parts = 8 / count;
@@ -161,8 +161,8 @@ inline void dot_products(const Vector<S>* x, int64_t next, const Vector<S>* v, i
   }
 }
 
-// Calls run(count, j) for begin <= j < end in steps of four, and then for the one to three that are left; `count` is
-// known to the compiler.
+// Calls run(count, j) for begin <= j < end in steps of four, and then for the remaining one to three; `count` is a
+// compile-time constant.
 template <class Run>
 inline void in_fours(int64_t begin, int64_t end, Run run) {
   int64_t j = begin;
@@ -177,7 +177,7 @@ inline void activate(int nonlinearity, const Vector<S>* a, int64_t units, Vector
   for (int64_t i = 0; i < units; ++i) to[i] = apply<S>(nonlinearity, a[i]);
 }
 
-// A matrix [rows, columns] with given strides, packed so that a tile of rows is read in order.
+// A matrix [rows, columns] with given strides, packed so that a tile of rows is read sequentially.
 template <class S>
 class Packed {
  public:
@@ -215,7 +215,7 @@ struct LayerNorm {
   const S* bias;
   int64_t units;
 
-  // Writes x, and 1 / sqrt(variance + epsilon) behind it; a is used up.
+  // Writes x, followed by 1 / sqrt(variance + epsilon); overwrites a.
   void normalize(Vector<S>* a, Vector<S>* x) const {
     Vector<S> mean = sum_over<S>(units, [&](int64_t i) { return a[i]; }) / S(units);
     Vector<S> squares = sum_over<S>(units, [&](int64_t i) {
@@ -233,7 +233,7 @@ struct LayerNorm {
     for (int64_t i = 0; i < units; ++i) to[i] = apply<S>(nonlinearity, x[i] * gain[i] + bias[i]);
   }
 
-  // From the gradient g of LN(a) to that of a, in place; adds to the gradients of gain and bias.
+  // Turns the gradient g of LN(a) into that of a, in place; adds to the gradients of gain and bias.
   void backward(Vector<S>* g, const Vector<S>* x, Vector<S>* d_gain, Vector<S>* d_bias) const {
     Vector<S> sum{}, along{};
     for (int64_t i = 0; i < units; ++i) {

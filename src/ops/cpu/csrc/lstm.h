@@ -18,7 +18,7 @@ struct LSTM {
   const S* weight;                         // [4 units, units], gates in the order i, f, o, g
   const S *initial_hidden, *initial_cell;  // [batch, units], or null for zeros
 
-  // Kept of a step for the backward pass: the four gates and c; of a block also the cell before the first.
+  // Saved for the backward pass: per step the four gates and c; per block the cell state before the first step.
   int64_t saved_per_step() const { return 5 * units; }
   int64_t saved_per_block() const { return units + time * saved_per_step(); }
 
@@ -28,8 +28,8 @@ struct LSTM {
       Buffer<S> h(units), c(units), a(padded(4 * units));
       if (initial_hidden) block.load(Rows<S>{initial_hidden, nullptr, 1, units}, 0, h.data());
       if (initial_cell) block.load(Rows<S>{initial_cell, nullptr, 1, units}, 0, c.data());
-      auto* keep = saved ? reinterpret_cast<Vector<S>*>(saved) + number * saved_per_block() : nullptr;
-      if (keep) keep = std::copy(c.data(), c.data() + units, keep);
+      auto* save = saved ? reinterpret_cast<Vector<S>*>(saved) + number * saved_per_block() : nullptr;
+      if (save) save = std::copy(c.data(), c.data() + units, save);
       Vector<S>*i = a.data(), *f = i + units, *o = f + units, *g = o + units;
       for (int64_t t = 0; t < time; ++t) {
         block.load(inputs, t, a.data());
@@ -40,9 +40,9 @@ struct LSTM {
           c[n] = f[n] * c[n] + i[n] * g[n];
           h[n] = o[n] * hyperbolic_tangent<S>(c[n]);
         }
-        if (keep) {
-          keep = std::copy(a.data(), a.data() + 4 * units, keep);
-          keep = std::copy(c.data(), c.data() + units, keep);
+        if (save) {
+          save = std::copy(a.data(), a.data() + 4 * units, save);
+          save = std::copy(c.data(), c.data() + units, save);
         }
         outputs.store(block, h.data(), t);
       }
@@ -62,16 +62,16 @@ struct LSTM {
       if (d_last_cell) block.load(Rows<S>{d_last_cell, nullptr, 1, units}, 0, d_c.data());
       Vector<S>*d_i = d_a.data(), *d_f = d_i + units, *d_o = d_f + units, *d_g = d_o + units;
       for (int64_t t = time - 1; t >= 0; --t) {
-        auto* previous_c = reinterpret_cast<const Vector<S>*>(saved) + number * saved_per_block() + t * saved_per_step();
-        const Vector<S>*i = previous_c + units, *f = i + units, *o = f + units, *g = o + units, *c = g + units;
+        auto* c_before = reinterpret_cast<const Vector<S>*>(saved) + number * saved_per_block() + t * saved_per_step();
+        const Vector<S>*i = c_before + units, *f = i + units, *o = f + units, *g = o + units, *c = g + units;
         d_outputs.load(block, t, d_h.data());
         for (int64_t n = 0; n < units; ++n) {
           Vector<S> of_h = d_h[n] + from_next[n];
-          Vector<S> tanh_c = hyperbolic_tangent<S>(c[n]);  // as fast as to have saved it, and a sixth less memory
+          Vector<S> tanh_c = hyperbolic_tangent<S>(c[n]);  // as fast as saving it, and a sixth less memory
           Vector<S> of_c = d_c[n] + o[n] * of_h * (S(1) - tanh_c * tanh_c);
           h[n] = o[n] * tanh_c;
           d_i[n] = i[n] * (S(1) - i[n]) * g[n] * of_c;
-          d_f[n] = f[n] * (S(1) - f[n]) * previous_c[n] * of_c;
+          d_f[n] = f[n] * (S(1) - f[n]) * c_before[n] * of_c;
           d_o[n] = o[n] * (S(1) - o[n]) * tanh_c * of_h;
           d_g[n] = (S(1) - g[n] * g[n]) * i[n] * of_c;
           d_c[n] = f[n] * of_c;

@@ -2,7 +2,7 @@
 //
 // Backward, with x' the gradient of the loss with respect to x, from the last step to the first:
 //
-//     h_t'    = y_t' + W^T a_{t+1}'        what the output asks for, and what the next step does
+//     h_t'    = y_t' + W^T a_{t+1}'        from the output, and from the next step
 //     LN_t'   = f'(a_t) h_t'
 //     a_t'    = J_LN^T LN_t'               (or LN_t' without layer norm), and p_t' = a_t'
 //     W'      = sum_t a_t' h_{t-1}^T
@@ -19,7 +19,7 @@ struct RNN {
   const S *weight, *gain, *bias;  // gain is null without layer norm
   const S* initial;               // [batch, units], or null for zeros
 
-  // What is kept of a step for the backward pass: h, and with layer norm the normalized sum and its scale.
+  // Saved per step for the backward pass: h, and with layer norm the normalized sum and its scale.
   int64_t saved_per_step() const { return gain ? 2 * units + 1 : units; }
 
   void forward(Rows<S> inputs, Outputs<S> outputs, S* saved) const {
@@ -38,9 +38,9 @@ struct RNN {
           activate<S>(nonlinearity, a.data(), units, h.data());
         }
         if (saved) {
-          auto* keep = reinterpret_cast<Vector<S>*>(saved) + (number * time + t) * saved_per_step();
-          std::copy(h.data(), h.data() + units, keep);
-          if (gain) std::copy(x.data(), x.data() + units + 1, keep + units);
+          auto* save = reinterpret_cast<Vector<S>*>(saved) + (number * time + t) * saved_per_step();
+          std::copy(h.data(), h.data() + units, save);
+          if (gain) std::copy(x.data(), x.data() + units + 1, save + units);
         }
         outputs.store(block, h.data(), t);
       }
