@@ -1,31 +1,30 @@
-"""Time, memory and arithmetic of every model, compared with torch's own recurrent networks in one process.
+"""Time, memory and arithmetic of every model, compared with torch's recurrent layers in the same process.
 
     python scripts/benchmark.py                                             every model at 50 and 100 units
     python scripts/benchmark.py --quick                                     a first look, within a minute
     python scripts/benchmark.py --models gru --lengths 11 50 200 --kernels fused vectorized --figure gru.png
 
 An update is the forward and backward pass of one batch, gradient clipping and a step of Adam. Every network has an
-embedding of size 100 in front, and 100 ReLU units and 10 classes after the last step. A length of 11 is associative
+embedding of size 100 before it, and 100 ReLU units and 10 classes after the last step. Length 11 is associative
 retrieval; other lengths are random sequences of its 37 symbols. Everything is in float32, and times are medians (IQR:
 interquartile range).
 
-Ratios compare a model with torch's own layer of the same kind (/own: nn.RNN with relu, nn.LSTM, nn.GRU) and with
-nn.LSTM, at the same width. rnn is given relu too; gru resets before its product, nn.GRU after it. Other work on the
-machine slows everything down for a while, so all functions take turns for several rounds, and a ratio is the median of
-the rounds' ratios.
+Ratios compare a model with torch's layer of the same kind (/own: nn.RNN with relu, nn.LSTM, nn.GRU) and with nn.LSTM,
+at the same width. rnn also uses relu here; gru resets before the recurrent product, nn.GRU after it. Since the load on
+the machine varies, all functions are interleaved over several rounds, and a ratio is the median over rounds.
 
 kernel      the fused recurrence alone, forward and backward, on a table with ids; GFLOP/s counts `Core.flops`
-of_sgemm    its rate as a share of that of a square float32 matrix product on as many threads
+of_sgemm    this rate as a share of that of a square float32 matrix product on the same number of threads
 outside     an update as in training, timed by a clock that stops while compiled code of src/ops runs; this and the next
             two are processor time, so time taken by other processes does not count
-            (for fast weights on sequences of several chunks it includes what torch computes between the chunks)
+            (for fast weights on sequences of several chunks it includes what torch computes between chunks)
 plain       an update in plain PyTorch of the same network without its recurrence, on the last symbol, with
             torch.optim.Adam and clip_grad_norm_ over all parameters. It projects to as many features as the model
             (P = 4H for an LSTM), of which the first H enter the head. /plain: outside relative to it
 paused      the same as plain, except that the fused kernel runs, untimed, where the recurrence would be. This is the
-            fair comparison: after a pause, whether busy or idle, everything is slower. /paused: outside relative to it
+            fair comparison: after a pause, busy or idle, everything is slower. /paused: outside relative to it
 memory      bytes saved for the backward pass per sequence, counted with torch.autograd.graph.saved_tensors_hooks: every
-            storage that autograd saves in a forward pass, once each, without the parameters, divided by the batch size
+            storage that autograd saves in a forward pass, counted once, without parameters, divided by the batch size
 """
 
 import argparse
@@ -61,7 +60,7 @@ FUSED = """ms=kernel_ms GFLOP/s=kernel_gflop_per_second of_sgemm=kernel_share_of
 
 
 def make_table(title: str, columns: str, rows: Sequence[dict[str, Any]]) -> Table:
-    """A table that fits into 80 characters."""
+    """A table that fits in 80 columns."""
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     headers, keys = zip(*(column.split("=") for column in columns.split()), strict=True)
     for header in headers:

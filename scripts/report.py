@@ -1,12 +1,12 @@
-"""Tables and figures of a folder of runs, at any time, also while they are being made.
+"""Tables and figures of a folder of runs, at any time, even while they are running.
 
     python scripts/report.py outputs/compare
-    python scripts/report.py ba2016/table1                      an experiment: the folder that it writes to
+    python scripts/report.py ba2016/table1                      the folder of an experiment
     python scripts/report.py outputs/compare --columns model.hidden_size --grid optimizer.lr model.decay
 
-It writes into the folder: summary.md (the selection, all runs, what did not finish), summary.csv (a row per run),
-selection.csv (a row per compared cell) and figures/*.png, which TensorBoard shows too. What the settings that vary are
-for is taken from the sweep, or from the experiment's file; the options say it anew.
+It writes to the folder: summary.md (the selection, all runs, unfinished runs), summary.csv (a row per run),
+selection.csv (a row per compared cell) and figures/*.png, which TensorBoard shows too. The options override which
+settings are searched, repeated and across columns, as set by the sweep or the experiment.
 """
 
 import argparse
@@ -25,15 +25,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", help="a folder of runs, or an experiment in configs/experiment")
-    parser.add_argument("--grid", nargs="*", metavar="KEY", help="settings that are chosen on the validation set")
-    parser.add_argument("--repeated", nargs="*", metavar="KEY", help="settings that are averaged over")
-    parser.add_argument("--columns", nargs="*", metavar="KEY", help="compared settings across the table, and per panel")
+    parser.add_argument("--grid", nargs="*", metavar="KEY", help="settings chosen on the validation set")
+    parser.add_argument("--repeated", nargs="*", metavar="KEY", help="settings averaged over")
+    parser.add_argument("--columns", nargs="*", metavar="KEY", help="compared settings across columns and panels")
     parser.add_argument("--no-figures", action="store_true", help="tables only")
     return parser.parse_args(arguments)
 
 
 def folder_of(name: str) -> tuple[Path, SearchSettings | None]:
-    """The folder that a name stands for, and what the experiment says about its search if it is one."""
+    """The folder of a name, and the search settings of the experiment if it is one."""
     if Path(name).is_dir():
         return Path(name), None
     known = [path.relative_to(EXPERIMENTS).with_suffix("").as_posix() for path in EXPERIMENTS.rglob("*.yaml")]
@@ -43,7 +43,7 @@ def folder_of(name: str) -> tuple[Path, SearchSettings | None]:
     config = compose([f"experiment={name}"])
     folder = Path(config.run.root, config.name)
     if not folder.is_dir():
-        raise UserError(f"{name} has no runs yet, there is no folder {folder}; python -m src.train experiment={name}")
+        raise UserError(f"{name} has no runs in {folder} yet; start them with python -m src.train experiment={name}")
     return folder, SearchSettings.of(config)
 
 

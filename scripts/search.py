@@ -1,14 +1,14 @@
-"""Search over ranges with a fixed budget, in Hydra's own grammar.
+"""Search over ranges with a fixed budget, in Hydra's notation.
 
     python scripts/search.py name=lr model=lstm 'optimizer.lr=tag(log, interval(1e-4, 1e-2))' --trials 20
     python scripts/search.py name=gru model=gru 'optimizer.lr=tag(log, interval(1e-4, 1e-2))' \\
         'model.hidden_size=choice(20, 50)' 'trainer.batch_size=int(interval(16, 256))' \\
         --trials 50 --sampler tpe --seed 1 --workers 2 --prune
 
-Every trial is an ordinary run in outputs/<name>/. The same command again goes on: what has ended is kept, what was
-interrupted goes on from its checkpoint, and --trials counts those of earlier calls, so that more can be added. A
-diverged run counts as the worst, a failed one as one of the budget. It ends in the table of `scripts/report.py`, which
-draws figures too.
+Every trial is an ordinary run in outputs/<name>/. The same command resumes: ended runs are kept, interrupted ones
+continue from their checkpoint, and --trials includes those of earlier calls, so a larger number adds more. A diverged
+run counts as the worst result; a failed one only counts toward the budget. At the end the table of `scripts/report.py`
+is printed, which also draws figures.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="+", metavar="key=value", help="settings and ranges, as for src.train")
-    parser.add_argument("--trials", type=_positive, required=True, help="the budget, runs of earlier calls included")
+    parser.add_argument("--trials", type=_positive, required=True, help="the budget, including runs of earlier calls")
     parser.add_argument("--sampler", choices=["random", "tpe"], default="random", help="(default: random)")
     parser.add_argument("--seed", type=int, default=0, help="of the proposals (default: 0)")
     parser.add_argument("--workers", type=_positive, default=1, help="runs at a time (default: 1)")

@@ -1,7 +1,7 @@
 #!/bin/bash
-# A SLURM of one node on this machine, to try the submitit_slurm launcher: scripts/slurm_one_node.sh start|check|stop
-# As root, with Debian's packages: apt-get install slurmctld slurmd slurm-client munge
-# `check` runs a sweep of four short runs through the queue with the Python that $PYTHON names (python by default).
+# A one-node SLURM on this machine, to try the submitit_slurm launcher: scripts/slurm_one_node.sh start|check|stop
+# Run as root, with Debian's packages: apt-get install slurmctld slurmd slurm-client munge
+# `check` runs a sweep of four short runs through the queue with $PYTHON (python by default).
 set -euo pipefail
 
 state=${SLURM_ONE_NODE:-/var/tmp/slurm_one_node}

@@ -1,4 +1,4 @@
-"""Every statement of the theory as a program: see `python scripts/theory.py --help`."""
+"""Checks every claim of the theory: see `python scripts/theory.py --help`."""
 
 from src.theory.run import main
 

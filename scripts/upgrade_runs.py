@@ -1,8 +1,8 @@
-"""Give runs of version 0.1 the names and files of today, so that sweeps and reports find them.
+"""Upgrade the names and files of runs of version 0.1, so that sweeps and reports find them.
 
     python scripts/upgrade_runs.py outputs/runs outputs/compare
 
-Each folder holds runs. Upgraded runs are left as they are. TensorBoard's files stay, and so does everything else.
+Each folder contains runs. Runs that are already upgraded, TensorBoard's files and all other files stay unchanged.
 """
 
 import argparse

@@ -10,7 +10,7 @@ Settings:
     examples   how many examples to show (default 8)
     device     auto, cpu, cuda, mps (default auto)
     task.*     any setting of the run's task
-    seed       of the data (default: the run's own)
+    seed       of the data (default: that of the run)
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from src.config.schema import Seed, check_keys
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """What the command takes besides `task.*`."""
+    """The settings of the command, except `task.*`."""
 
     run: str
     split: Literal["train", "val", "test"] = "test"
@@ -38,7 +38,7 @@ class EvaluateSettings:
 
 
 def evaluate_run(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
-    """Metrics and rendered examples of a run's selected weights on its task with some settings changed."""
+    """Metrics and rendered examples of the selected weights of a run, on its task with changed settings."""
     from src.reports.tables import show_metrics
     from src.running.build import build_task, check_device, choose_device
     from src.running.examples import examples

@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 
 from src.config.paths import CONFIGS
 from src.running.build import build_model, build_task, check
-from src.training.trainer import evaluate
+from src.training.evaluation import evaluate
 
 MODELS = [file.stem for file in sorted((CONFIGS / "model").glob("*.yaml"))]
 TASKS = [file.stem for file in sorted((CONFIGS / "task").glob("*.yaml"))]

@@ -1,1 +1,1 @@
-"""What `scripts/benchmark.py` times."""
+"""The measurements of `scripts/benchmark.py`."""

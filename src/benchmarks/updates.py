@@ -1,7 +1,4 @@
-"""What the benchmark measures: updates, the kernels alone, everything outside them, arithmetic and memory.
-
-The columns are explained in scripts/benchmark.py.
-"""
+"""Measures updates, the kernels alone, everything outside them, arithmetic and memory; see scripts/benchmark.py."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
@@ -36,18 +33,18 @@ MATRIX_SIZE = 1024  # large enough for a product at full speed
 
 
 class Yardstick(Core):
-    """torch's own layer in place of a core; it projects its inputs itself."""
+    """A recurrent layer of torch in place of a core; it projects its inputs itself."""
 
     def __init__(self, input_size: int, *, layer: Callable[..., nn.RNNBase], hidden_size: int):
         super().__init__(input_size, hidden_size)
         self.layer = layer(input_size, hidden_size, batch_first=True)
 
-    def forms(self) -> tuple[Form, ...]:
-        return (Form("vectorized", plain(self.layer)),)
+    def forms(self) -> Iterator[Form]:
+        yield Form("vectorized", plain(self.layer))
 
 
 class Sequences(AssociativeRetrieval):
-    """Associative retrieval at length 11; at other lengths, random sequences of its symbols with nothing to learn."""
+    """Associative retrieval at length 11; random sequences of its symbols at other lengths."""
 
     def __init__(self, length: int):
         super().__init__(0, train_size=100_000 if length == 11 else 10_000)
@@ -82,9 +79,9 @@ def plain_update_of(
     hidden_size: int,
     pauses: tuple[Callable[[], Any], Callable[[], Any]] | None = None,
 ) -> Callable:
-    """The same without any recurrence, on the last symbol, as one would write it in plain PyTorch.
+    """An update of the same network without its recurrence, on the last symbol, in plain PyTorch.
 
-    `pauses` are called where the forward and the backward pass of the recurrence would be.
+    `pauses` are called where the forward and backward pass of the recurrence would be.
     """
     encoder = nn.Sequential(nn.Embedding(37, 100), nn.Linear(100, features))
     head = nn.Sequential(nn.Linear(hidden_size, 100), nn.ReLU(), nn.Linear(100, 10))
@@ -113,7 +110,7 @@ def plain_update_of(
 
 
 def passes_of(model: SequenceModel, ids_BT: Tensor) -> tuple[Callable[[], None], Callable[[], None]]:
-    """The forward pass of the fused recurrence alone, and the backward pass that must follow it."""
+    """The forward pass of the fused recurrence alone, and the backward pass, to be called after it."""
     core = model.core
     table_VP = core.project(torch.randn(model.input_spec.size, core.input_size)).detach().requires_grad_()
     inputs = Inputs(table_VP, ids_BT)
@@ -126,15 +123,15 @@ def passes_of(model: SequenceModel, ids_BT: Tensor) -> tuple[Callable[[], None],
         outputs.append(fused.compute(inputs, None, False, False)[0])
 
     def backward() -> None:
-        torch.autograd.grad(outputs.pop(), wanted, d_BH, allow_unused=True)  # the input's weights take no part
+        torch.autograd.grad(outputs.pop(), wanted, d_BH, allow_unused=True)  # the input weights are unused
 
     return forward, backward
 
 
 def saved_bytes(model: SequenceModel, loss: Callable[[], Tensor]) -> int:
-    """What a forward pass saves for the backward pass, without the parameters."""
+    """Bytes that a forward pass saves for the backward pass, without parameters."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    storages: dict[int, torch.UntypedStorage] = {}  # by address; kept alive, so that no address is reused
+    storages: dict[int, torch.UntypedStorage] = {}  # by address; kept alive so that no address is reused
 
     def pack(tensor: Tensor) -> Tensor:
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
@@ -146,7 +143,7 @@ def saved_bytes(model: SequenceModel, loss: Callable[[], Tensor]) -> int:
 
 
 class PausingClock:
-    """Processor time, leaving out the functions wrapped in `without`."""
+    """Processor time, excluding functions wrapped by `without`."""
 
     def __init__(self) -> None:
         self.paused = 0.0
@@ -157,7 +154,7 @@ class PausingClock:
         return thread_time() - self.paused
 
     def without(self, function: Callable) -> Callable:
-        """The function; this clock stands still while it runs."""
+        """The function, wrapped to stop this clock while it runs."""
 
         def run(*arguments: Any) -> Any:
             started = thread_time()
@@ -166,7 +163,7 @@ class PausingClock:
                 return function(*arguments)
             finally:
                 self.depth -= 1
-                if self.depth == 0:  # a function inside another is already counted
+                if self.depth == 0:  # not for a call inside another
                     self.paused += thread_time() - started
 
         return run
@@ -175,7 +172,7 @@ class PausingClock:
 def in_turns(
     functions: dict[str, Callable], clock: PausingClock, threads: int, rounds: int, seconds: float
 ) -> dict[str, list[Measurement]]:
-    """Measure every function once per round, some by the clock that leaves out the kernels."""
+    """Measure every function once per round, interleaved; some by the clock that excludes the kernels."""
     compiled = bindings._function
     with patch.object(bindings, "_function", cache(lambda *which: clock.without(compiled(*which)))):
         clocks = dict.fromkeys(("outside", "plain", "paused"), clock)
@@ -192,7 +189,7 @@ def in_turns(
 
 
 def measure(cell: dict[str, Any], batch_size: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """Everything in one row."""
+    """All measurements of one row."""
     torch.set_num_threads(cell["threads"])
     torch.set_flush_denormal(True)  # as a run does
     torch.manual_seed(0)

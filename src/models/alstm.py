@@ -6,6 +6,7 @@ before N stands for real and imaginary part.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, NamedTuple
 
 import torch
@@ -126,8 +127,9 @@ class ALSTM(Core):
         h_BD = (o_B11N * bound(read_BKS2N.mean(2))).flatten(1)
         return h_BD, ALSTMState(h_BD, c_BS2N.flatten(2))
 
-    def forms(self) -> tuple[Form, ...]:
-        return (Form("fused", self._fused, bindings.available), *super().forms())
+    def forms(self) -> Iterator[Form]:
+        yield Form("fused", self._fused, bindings.available)
+        yield from super().forms()
 
     def _fused(
         self, inputs: Inputs, state: ALSTMState | None, return_state: bool, return_sequence: bool

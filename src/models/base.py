@@ -3,7 +3,7 @@
 Shapes: B sequences, T time steps, X input features, P projected features, H hidden units.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -70,9 +70,9 @@ class Core(nn.Module):
         """One time step, as the paper defines it: the output y [B, H] and the next state."""
         raise NotImplementedError
 
-    def forms(self) -> tuple[Form, ...]:
+    def forms(self) -> Iterator[Form]:
         """The forms in which a sequence can be computed, fastest first. The last is the definition."""
-        return (Form("reference", plain(self.scan)),)
+        yield Form("reference", plain(self.scan))
 
     def forward(
         self,

@@ -3,7 +3,7 @@
 Shapes: B sequences, T time steps, t steps past, X input features, H hidden units.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -138,7 +138,7 @@ class FastWeights(Core):
     def _f(self, a: Tensor) -> Tensor:
         return NONLINEARITIES[self.nonlinearity](a)
 
-    def forms(self) -> tuple[Form, ...]:
+    def forms(self) -> Iterator[Form]:
         """As measured, the matrix form is faster than `attend` from about T = 2H on."""
 
         def fused_serves(inputs: Inputs) -> bool:
@@ -147,8 +147,9 @@ class FastWeights(Core):
         def attend_serves(inputs: Inputs) -> bool:
             return self.write == "state" and inputs.batch_and_time[1] <= 2 * self.hidden_size
 
-        fused = Form("fused", self._fused, fused_serves)
-        return (fused, Form("vectorized", plain(self.attend), attend_serves), *super().forms())
+        yield Form("fused", self._fused, fused_serves)
+        yield Form("vectorized", plain(self.attend), attend_serves)
+        yield from super().forms()
 
     def attend(self, p_BTH: Tensor, state: FastWeightsState | None) -> tuple[Tensor, FastWeightsState]:
         """Equation 4 instead of 1 and 2; a given state adds its decayed fast weights, λ^t A_0 h_s."""

@@ -4,6 +4,7 @@ Shapes: B sequences, X input features, H hidden units.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import torch
@@ -81,8 +82,9 @@ class GRU(Core):
         h_BH = torch.lerp(torch.tanh(sum_BH), h_BH, u_BH)
         return h_BH, h_BH
 
-    def forms(self) -> tuple[Form, ...]:
-        return (Form("fused", self._fused, bindings.available), *super().forms())
+    def forms(self) -> Iterator[Form]:
+        yield Form("fused", self._fused, bindings.available)
+        yield from super().forms()
 
     def _fused(
         self, inputs: Inputs, state: Tensor | None, return_state: bool, return_sequence: bool

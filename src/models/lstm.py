@@ -4,6 +4,7 @@ Shapes: B sequences, X input features, H hidden units.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, NamedTuple
 
 import torch
@@ -82,8 +83,9 @@ class LSTM(Core):
         h_BH = o_BH * torch.tanh(c_BH)
         return h_BH, LSTMState(h_BH, c_BH)
 
-    def forms(self) -> tuple[Form, ...]:
-        return (Form("fused", self._fused, bindings.available), *super().forms())
+    def forms(self) -> Iterator[Form]:
+        yield Form("fused", self._fused, bindings.available)
+        yield from super().forms()
 
     def _fused(
         self, inputs: Inputs, state: LSTMState | None, return_state: bool, return_sequence: bool

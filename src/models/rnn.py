@@ -4,6 +4,7 @@ Shapes: B sequences, X input features, H hidden units.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import torch
@@ -85,8 +86,9 @@ class RNN(Core):
         h_BH = NONLINEARITIES[self.nonlinearity](self.norm(torch.addmm(p_BH, state, self.recurrent.weight.t())))
         return h_BH, h_BH
 
-    def forms(self) -> tuple[Form, ...]:
-        return (Form("fused", self._fused, bindings.available), *super().forms())
+    def forms(self) -> Iterator[Form]:
+        yield Form("fused", self._fused, bindings.available)
+        yield from super().forms()
 
     def _fused(
         self, inputs: Inputs, state: Tensor | None, return_state: bool, return_sequence: bool

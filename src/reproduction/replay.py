@@ -29,7 +29,7 @@ def first_updates(config: Mapping[str, Any], tag: str) -> "pd.Series[float]":
         trainer = build_trainer(merged, folder, fingerprint(merged))
 
         def stop() -> None:
-            trainer.stop_requested = trainer.update >= UPDATES
+            trainer.stop_requested = trainer.state.update >= UPDATES
 
         with Curves(folder, 0) as curves, RunProgress(UPDATES, 0, seconds_between_lines=1e9) as progress:
             trainer.fit(curves, progress, stop)

@@ -109,10 +109,10 @@ def _origin(name: str, provenance: Mapping[str, Any]) -> str:
     commits = ", ".join(commit[:10] for commit in provenance["commits"])
     return (
         f"`{provenance['command']}`: {provenance['runs']} runs, of which {provenance['runs_that_count']} count, at the "
-        f"settings chosen on the validation set; {provenance['hours']:.1f} hours of training, one thread each, "
+        f"settings chosen on the validation set; {provenance['hours']:.1f} hours of training, one thread per run, "
         f"{provenance['first']} to {provenance['last']}, at commit {commits}, on {provenance['processor']} "
-        f"({versions}). Errors are those on the test set with the weights that were best on the validation set, mean ± "
-        "standard deviation over n seeds."
+        f"({versions}). Errors are test errors with the weights that were best on the validation set, mean ± standard "
+        "deviation over n seeds."
     )
 
 

@@ -25,15 +25,15 @@ def show_examples(trainer: Trainer, curves: Curves, num_examples: int = 12) -> N
     task, core = trainer.task, trainer.model.core
     batch, output = examples(trainer.model, task, "test", num_examples)
     lines = [task.render(batch, row, output) for row in range(len(batch.inputs))]
-    curves.text("examples", lines, trainer.update)
+    curves.text("examples", lines, trainer.state.update)
     projected = trainer.model.project(batch.inputs).vectors
     attention, memory = core.attention(projected), core.memory(projected)
     if attention is not None:
         from src.reports.figures import attention_figure
 
         labels = [task.labels(batch, row) for row in range(len(batch.inputs))]
-        curves.figure("memory/attention", attention_figure(attention, labels), trainer.update)
+        curves.figure("memory/attention", attention_figure(attention, labels), trainer.state.update)
     if memory is not None:
         from src.reports.figures import memory_figure
 
-        curves.figure("memory/matrix", memory_figure(memory, lines), trainer.update)
+        curves.figure("memory/matrix", memory_figure(memory, lines), trainer.state.update)

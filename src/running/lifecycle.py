@@ -24,11 +24,11 @@ from src.results.result import ENDED, read_result, stands
 from src.running.build import build_trainer, choose_device
 from src.running.conclusion import conclude
 from src.running.examples import show_examples
-from src.running.profiler import profiled
 from src.running.provenance import provenance
-from src.running.signals import stopping_on_signals
 from src.training.curves import Curves
+from src.training.profiler import profiled
 from src.training.progress import RunProgress
+from src.training.signals import stopping_on_signals
 from src.training.trainer import StopRule
 from src.utils.files import FolderInUseError, locked, write_whole
 
@@ -107,15 +107,15 @@ def _train(
     result |= {"num_parameters": model.num_parameters, "state_size": model.core.state_size, "floors": trainer.floors}
     result |= {"objective": objective.metric, "higher_is_better": objective.higher_is_better}
 
-    resumed = trainer.resume()
-    log.info("%s %s", folder, f"resumes from update {trainer.update}" if resumed else "starts")
+    resumed, state = trainer.resume(), trainer.state
+    log.info("%s %s", folder, f"resumes from update {state.update}" if resumed else "starts")
     with (
         stopping_on_signals(trainer),
         profiled(trainer.settings.profile_updates, folder) as after_update,
-        Curves(folder, first_update=trainer.update + 1 if resumed else 0) as curves,
+        Curves(folder, first_update=state.update + 1 if resumed else 0) as curves,
     ):
         curves.describe(described.config, described.settings, list(next(iter(trainer.floors.values()))))
-        with RunProgress(trainer.settings.max_updates, trainer.update) as progress:
+        with RunProgress(trainer.settings.max_updates, state.update) as progress:
             outcome = trainer.fit(curves, progress, after_update)
         if outcome.status in ENDED:
             show_examples(trainer, curves)
@@ -124,10 +124,10 @@ def _train(
         "status": outcome.status,
         "reason": outcome.reason,
         "metrics": outcome.metrics,
-        "selected_update": None if trainer.selected is None else trainer.selected.update,
-        "updates": trainer.update,
-        "seconds": trainer.seconds,
-        "updates_per_second": trainer.update / trainer.seconds if trainer.seconds else 0.0,
+        "selected_update": None if state.selected is None else state.selected.update,
+        "updates": state.update,
+        "seconds": state.seconds,
+        "updates_per_second": state.update / state.seconds if state.seconds else 0.0,
     }
 
 

@@ -17,7 +17,7 @@ from src.running.build import build_model, build_task, check
 from src.specs import Split
 from src.tasks.base import Task
 from src.training import checkpoint
-from src.training.trainer import evaluate
+from src.training.evaluation import evaluate
 
 
 def read_config(folder: Path) -> DictConfig:

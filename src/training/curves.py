@@ -52,19 +52,19 @@ class Curves:
             self.writer.add_scalar(tag, value, update)
         self.lines.write(to_line({"update": update} | tagged))
 
-    def floors(self, floors: Mapping[str, Mapping[str, float]], update: int) -> None:
-        """The same values at every evaluation, so that they appear as horizontal lines."""
-        for description, metrics in floors.items():
-            for metric, value in metrics.items():
+    def evaluated(
+        self, metrics: Mapping[str, float], floors: Mapping[str, Mapping[str, float]], model: nn.Module, update: int
+    ) -> None:
+        """An evaluation on the validation set; floors, which appear as horizontal lines; weights and last gradients."""
+        self.scalars("val", metrics, update)
+        for description, values in floors.items():
+            for metric, value in values.items():
                 self.writer.add_scalar(f"val_floor/{metric}/{description}", value, update)
-
-    def weights(self, model: nn.Module, update: int) -> None:
-        """Norms and histograms of all weights and of their last gradients."""
         for name, parameter in model.named_parameters():
-            for kind, values in (("weight", parameter.detach()), ("gradient", parameter.grad if update else None)):
-                if values is not None and bool(values.isfinite().all()):
-                    self.writer.add_scalar(f"weights/{kind}_norm/{name}", values.norm(), update)
-                    self.writer.add_histogram(f"{kind}/{name}", values, update, bins=HISTOGRAM_BINS)
+            for kind, tensor in (("weight", parameter.detach()), ("gradient", parameter.grad if update else None)):
+                if tensor is not None and bool(tensor.isfinite().all()):
+                    self.writer.add_scalar(f"weights/{kind}_norm/{name}", tensor.norm(), update)
+                    self.writer.add_histogram(f"{kind}/{name}", tensor, update, bins=HISTOGRAM_BINS)
 
     def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """The configuration as text and on the HParams page, and a page of curves with the task's floors."""

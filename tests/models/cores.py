@@ -4,7 +4,7 @@ Shapes: B sequences, T time steps, X input features, H hidden units.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -89,8 +89,9 @@ class Stack(Core):
         y_BH, second = self.second.step(self.second.project(y_BH), state[1])
         return y_BH, (first, second)
 
-    def forms(self) -> tuple[Form, ...]:
-        return (Form("vectorized", self._layer_by_layer), *super().forms())
+    def forms(self) -> Iterator[Form]:
+        yield Form("vectorized", self._layer_by_layer)
+        yield from super().forms()
 
     def _layer_by_layer(
         self, inputs: Inputs, state: tuple | None, return_state: bool, return_sequence: bool

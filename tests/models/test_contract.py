@@ -38,7 +38,7 @@ def sequence_model(make, num_symbols, num_classes, embedding_size, hidden_size):
 
 def form_of(core, number, length):
     """A run of one of the core's forms, which is left out where it does not serve sequences of this length."""
-    form = core.forms()[number]
+    form = tuple(core.forms())[number]
     if not form.serves(Inputs(core.project(torch.zeros(B, length, X)))):
         pytest.skip(f"{form.kernel} does not serve these inputs")
 
@@ -122,7 +122,7 @@ def test_every_form_may_be_asked_for_less(make, number):
     """Without the sequence the last output is left, and without the state the outputs are the same."""
     core = make()
     form_of(core, number, 11)
-    form, p = core.forms()[number], core.project(torch.randn(B, 11, X))
+    form, p = tuple(core.forms())[number], core.project(torch.randn(B, 11, X))
     for state in (None, random_state(core)):
         y_BTH, end = form.compute(Inputs(p), state, True, True)
         last_BH, last_end = form.compute(Inputs(p), state, True, False)

@@ -149,7 +149,7 @@ def test_a_report_without_figures_leaves_those_that_are_there(small, report):
     [
         (["nowhere"], "nowhere is neither a folder nor an experiment; legal: ba2016/"),
         (["ba2016/tabel1"], "did you mean ba2016/table1?"),
-        (["ba2016/table1"], "ba2016/table1 has no runs yet, there is no folder outputs/ba2016-table1"),
+        (["ba2016/table1"], "ba2016/table1 has no runs in outputs/ba2016-table1 yet"),
         (["empty"], "empty: contains no runs"),
         (
             ["made-up", "--grid", "optimizer.lrr"],

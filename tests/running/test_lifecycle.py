@@ -51,7 +51,7 @@ def interrupt_at(monkeypatch):
 
         def interrupted(trainer):
             done = original(trainer)
-            if trainer.update == update and pending.pop() is True:
+            if trainer.state.update == update and pending.pop() is True:
                 pending.append(False)
                 signal.raise_signal(number)
             return done

@@ -45,7 +45,7 @@ def trained(monkeypatch):
     original = Trainer.fit
 
     def recorded(trainer, *arguments):
-        starts.append(trainer.update)
+        starts.append(trainer.state.update)
         return original(trainer, *arguments)
 
     monkeypatch.setattr(Trainer, "fit", recorded)
@@ -139,7 +139,7 @@ def test_an_interrupted_trial_goes_on_with_its_own_settings(look, trained, monke
 
     def interrupted(trainer):
         done = original(trainer)
-        if trainer.update == 4 and len(trained) == 2:
+        if trainer.state.update == 4 and len(trained) == 2:
             signal.raise_signal(signal.SIGINT)
         return done
 

@@ -105,7 +105,7 @@ def test_ctrl_c_ends_the_sweep_and_the_same_command_goes_on(train, tiny, trained
 
     def interrupted(trainer):
         done = original(trainer)
-        if trainer.update == 5 and len(trained) == 2:
+        if trainer.state.update == 5 and len(trained) == 2:
             signal.raise_signal(signal.SIGINT)
         return done
 

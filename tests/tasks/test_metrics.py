@@ -15,7 +15,7 @@ from src.models.rnn import RNN
 from src.models.sequence import SequenceModel
 from src.specs import Batch, InputSpec, Output, OutputSpec
 from src.tasks.base import Task, fraction
-from src.training.trainer import evaluate
+from src.training.evaluation import evaluate
 from tests.tasks.averages import averages
 from tests.tasks.files import FILES, make, variants
 

@@ -12,10 +12,11 @@ from src.models.sequence import SequenceModel
 from src.ops.dispatch import Form, plain
 from src.specs import Batch, InputSpec, Objective, Output, OutputSpec
 from src.tasks.base import Task
+from src.training.evaluation import evaluate
 from src.training.fast_updates import flat_parameters
 from src.training.optimizers import adam, rmsprop, sgd
 from src.training.schedulers import constant
-from src.training.trainer import Trainer, evaluate
+from src.training.trainer import Trainer
 
 SETTINGS = TrainerSettings(
     max_updates=20, batch_size=4, eval_every=5, log_every=1, checkpoint_every=5, clip_norm=None, norm_stabilizer=0.0,
@@ -33,6 +34,11 @@ class Recorder:
     def scalars(self, group, values, update):
         for name, value in values.items():
             self.points.setdefault(f"{group}/{name}", []).append((update, value))
+
+    def evaluated(self, *arguments):
+        """As the curves; the progress bar is given less."""
+        if len(arguments) == 4:
+            self.scalars("val", arguments[0], arguments[3])
 
     def __getattr__(self, name):
         return lambda *arguments: None
@@ -70,7 +76,7 @@ class Accumulator(Core):
         return self.zeros(batch_size, 1)
 
     def forms(self):
-        return (Form("vectorized", plain(self.recorded_scan)),)
+        yield Form("vectorized", plain(self.recorded_scan))
 
     def recorded_scan(self, p_BTP, state):
         self.starts.append(None if state is None else state.detach().clone())
@@ -108,9 +114,11 @@ def test_the_selected_weights_are_those_of_the_first_best_validation(tmp_path, s
     trainer = trainer_of(Sums(), tmp_path)
     at_update = {0: float(trainer.model.core.weight.detach())}
     outcome = trainer.fit(
-        Recorder(), Recorder(), lambda: at_update.update({trainer.update: float(trainer.model.core.weight.detach())})
+        Recorder(),
+        Recorder(),
+        lambda: at_update.update({trainer.state.update: float(trainer.model.core.weight.detach())}),
     )
-    assert trainer.selected.update == 10
+    assert trainer.state.selected.update == 10
     assert float(trainer.model.core.weight.detach()) == at_update[10] != at_update[20]
     assert outcome.metrics == {"val/mse": 2.0, "test/mse": 99.0}
     assert outcome.reason == "all 20 updates done"
@@ -120,14 +128,14 @@ def test_stop_at_ends_the_run_at_the_evaluation_that_reaches_it(tmp_path, script
     scripted([5.0, 3.0, 1.0, 0.5, 0.1])
     trainer = trainer_of(Sums(), tmp_path, stop_at=1.0)
     assert trainer.fit(Recorder(), Recorder()).status == "finished"
-    assert trainer.update == trainer.selected.update == 10
+    assert trainer.state.update == trainer.state.selected.update == 10
 
 
 def test_patience_counts_evaluations_since_the_best_one(tmp_path, scripted):
     scripted([5.0, 3.0, 4.0, 3.0, 1.0])
     trainer = trainer_of(Sums(), tmp_path, patience=2)
     outcome = trainer.fit(Recorder(), Recorder())
-    assert (trainer.update, trainer.selected.update) == (15, 5)
+    assert (trainer.state.update, trainer.state.selected.update) == (15, 5)
     assert outcome.reason == "no better val/mse since update 5"
 
 
@@ -138,7 +146,7 @@ def test_a_single_gradient_that_is_not_finite_is_found_at_the_next_evaluation(
     tmp_path, make_optimizer, clip_norm, value
 ):
     trainer = trainer_of(Sums(), tmp_path, make_optimizer=make_optimizer, clip_norm=clip_norm)
-    trainer.model.core.weight.register_hook(lambda g: torch.full_like(g, value) if trainer.update == 6 else g)
+    trainer.model.core.weight.register_hook(lambda g: torch.full_like(g, value) if trainer.state.update == 6 else g)
     outcome = trainer.fit(Recorder(), Recorder())
     assert outcome.status == "diverged"
     assert outcome.reason == "a gradient between updates 6 and 10 is not finite"
@@ -152,19 +160,19 @@ def test_neither_logging_nor_an_interruption_moves_a_divergence(tmp_path, log_ev
     def made():
         trainer = trainer_of(Sums(), tmp_path, log_every=log_every, checkpoint_every=2)
         trainer.model.core.weight.register_hook(
-            lambda g: torch.full_like(g, float("nan")) if trainer.update == 6 else g.nan_to_num()
+            lambda g: torch.full_like(g, float("nan")) if trainer.state.update == 6 else g.nan_to_num()
         )
         return trainer
 
     trainer = made()
     trainer.resume()
-    trainer.fit(Recorder(), Recorder(), lambda: setattr(trainer, "stop_requested", trainer.update == stop))
+    trainer.fit(Recorder(), Recorder(), lambda: setattr(trainer, "stop_requested", trainer.state.update == stop))
     if stop is not None:
         trainer = made()
         assert trainer.resume()
-        assert trainer.update == stop
+        assert trainer.state.update == stop
     outcome = trainer.fit(Recorder(), Recorder())
-    assert (outcome.status, trainer.update) == ("diverged", 10)
+    assert (outcome.status, trainer.state.update) == ("diverged", 10)
     assert outcome.reason == "a gradient between updates 6 and 10 is not finite"
 
 
@@ -173,11 +181,11 @@ def test_a_higher_objective_is_better_if_the_task_says_so(tmp_path, scripted, mo
     scripted([1.0, 3.0, float("nan"), 3.0, 2.0])
     trainer = trainer_of(Sums(), tmp_path)
     trainer.fit(Recorder(), Recorder())
-    assert trainer.selected.update == 5
+    assert trainer.state.selected.update == 5
     scripted([1.0, 3.0, 4.0, 5.0, 6.0])
     trainer = trainer_of(Sums(), tmp_path, stop_at=3.5)
     trainer.fit(Recorder(), Recorder())
-    assert (trainer.update, trainer.outcome.metrics["val/mse"]) == (10, 4.0)
+    assert (trainer.state.update, trainer.state.outcome.metrics["val/mse"]) == (10, 4.0)
 
 
 def test_the_parts_of_the_loss_are_logged_by_name(tmp_path):
@@ -242,13 +250,13 @@ def test_a_carried_state_survives_a_resume(tmp_path):
     whole.fit(Recorder(), Recorder())
 
     first = trainer_of(Sums(carries_state=True), tmp_path / "parts")
-    first.fit(Recorder(), Recorder(), lambda: setattr(first, "stop_requested", first.update == 7))
+    first.fit(Recorder(), Recorder(), lambda: setattr(first, "stop_requested", first.state.update == 7))
     second = trainer_of(Sums(carries_state=True), tmp_path / "parts")
     assert second.resume()
-    assert second.update == 7
-    torch.testing.assert_close(second.state, first.state, rtol=0, atol=0)
+    assert second.state.update == 7
+    torch.testing.assert_close(second.state.recurrent, first.state.recurrent, rtol=0, atol=0)
     second.fit(Recorder(), Recorder())
-    assert second.outcome == whole.outcome
+    assert second.state.outcome == whole.state.outcome
 
 
 def test_evaluation_weighs_examples_equally_whatever_the_batches(monkeypatch):

@@ -107,14 +107,14 @@ def table(evidence: Evidence) -> pd.DataFrame:
             rows.append(row | {"setting": "not run"})
             continue
         for values, chosen in runs.groupby(list(keys), dropna=False, sort=False):
-            cell = dict(zip(keys, values, strict=True))
+            cell, first = dict(zip(keys, values, strict=True)), chosen.iloc[0]
             settings = {"name": name} | {key.replace(".", "__"): value for key, value in cell.items()}
             until = evidence.updates_until("val/error", 0.02, **settings)
             rows.append(
                 row
                 | {"setting": ", ".join(f"{key.partition('.')[2]}={_shown(value)}" for key, value in cell.items())}
                 | {"test error": evidence.errors(**settings), "updates to 2 % validation error": thousands(until)}
-                | {"lr": f"{chosen['optimizer.lr'].iloc[0]:g} of {chosen['grid_points'].iloc[0]}", "n": str(len(chosen))}
+                | {"lr": f"{first['optimizer.lr']:g} of {first['grid_points']}", "n": str(len(chosen))}
             )
     return pd.DataFrame(rows)
 

@@ -75,8 +75,8 @@ REPRODUCTION = Reproduction(
         Claim(
             "A wider network binds more pairs.",
             "Section 4.1 leaves open how the capacity grows with R",
-            f"the most pairs up to which the mean test error is at most {100 * BOUND:g} %: never fewer with more units, "
-            "and more with the most units than with the fewest",
+            f"the most pairs up to which the mean test error is at most {100 * BOUND:g} %: never fewer with more "
+            "units, and more with the most units than with the fewest",
             _capacity_grows,
         ),
     ),
