@@ -29,6 +29,8 @@ memory      bytes saved for the backward pass per sequence, counted with torch.a
 
 import argparse
 import json
+import math
+import sys
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
@@ -39,13 +41,16 @@ from typing import Any
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from rich import box, get_console
+from rich import box
 from rich.progress import track
 from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whichever one is installed
 
 from src.benchmarks.updates import MODELS, measure
 from src.ops.cpu import bindings
 from src.running.provenance import provenance
+from src.utils.console import print_table, printing
 
 NAMES = sorted(path.stem for path in MODELS.glob("*.yaml"))
 STYLES = {"auto": "-", "fused": "--", "vectorized": "-.", "reference": ":"}  # line style of each kernel
@@ -116,8 +121,10 @@ def parse() -> argparse.Namespace:
         parser.set_defaults(**QUICK)
         arguments = parser.parse_args()
     numbers = *arguments.hidden_size, *arguments.length, *arguments.threads, arguments.batch_size, arguments.rounds
-    if not min(*numbers, arguments.seconds) > 0:
-        parser.error("units, lengths, threads, batch size, rounds and seconds must be above 0")
+    if not min(numbers) > 0:
+        parser.error("units, lengths, threads, batch size and rounds must be above 0")
+    if not 0 < arguments.seconds < math.inf:
+        parser.error(f"--seconds {arguments.seconds}: must be a number above 0")
     if "fused" in arguments.kernel and not bindings.available(torch.empty(0)):
         parser.error("--kernels: the fused kernels cannot be compiled here")
     for path in filter(None, (arguments.json, arguments.figure)):
@@ -126,14 +133,15 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
+@printing()
 def main() -> None:
     arguments = parse()
     cells = [dict(zip(AXES, values, strict=True)) for values in product(*(getattr(arguments, axis) for axis in AXES))]
     how = arguments.batch_size, arguments.rounds, arguments.seconds
     rows = [measure(cell, *how) for cell in track(cells, transient=True)]
-    get_console().print(make_table(f"Updates of {arguments.batch_size} sequences", CELL + UPDATES, rows))
+    print_table(make_table(f"Updates of {arguments.batch_size} sequences", CELL + UPDATES, rows))
     if fused := [row for row in rows if "kernel_ms" in row]:
-        get_console().print(make_table("The fused kernel alone, and everything outside it", CELL + FUSED, fused))
+        print_table(make_table("The fused kernel alone, and everything outside it", CELL + FUSED, fused))
     if arguments.json:
         origin = provenance(max(arguments.threads), "cpu")
         arguments.json.write_text(json.dumps({"provenance": origin, "rows": rows}, indent=2) + "\n")

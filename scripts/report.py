@@ -10,13 +10,17 @@ settings are searched, repeated and across columns, as set by the sweep or the e
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whichever one is installed
 
 from src.config.compose import compose
 from src.config.errors import UserError, choose, in_one_line
 from src.config.paths import CONFIGS
 from src.config.schema import SearchSettings
+from src.utils.console import printing
 
 EXPERIMENTS = CONFIGS / "experiment"
 
@@ -47,6 +51,7 @@ def folder_of(name: str) -> tuple[Path, SearchSettings | None]:
     return folder, SearchSettings.of(config)
 
 
+@printing()
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     options = parse(arguments)

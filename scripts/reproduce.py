@@ -13,8 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whichever one is installed
+
 from src.config.errors import in_one_line
 from src.reproduction.command import run_command
+from src.utils.console import printing
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -48,6 +51,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@printing()
 def main() -> None:
     """The command."""
     arguments = parse()

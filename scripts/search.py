@@ -12,12 +12,16 @@ is printed, which also draws figures.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whichever one is installed
 
 from src.config import errors
 from src.config.errors import UserError
+from src.utils.console import printing
+from src.utils.machine import num_cores
 
 MISSING = "this needs Optuna: pip install -e '.[optuna]'"
 
@@ -28,23 +32,32 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="+", metavar="key=value", help="settings and ranges, as for src.train")
     parser.add_argument("--trials", type=_positive, required=True, help="the budget, including runs of earlier calls")
     parser.add_argument("--sampler", choices=["random", "tpe"], default="random", help="(default: random)")
-    parser.add_argument("--seed", type=int, default=0, help="of the proposals (default: 0)")
+    parser.add_argument("--seed", type=_seed, default=0, help="of the proposals (default: 0)")
     parser.add_argument("--workers", type=_positive, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--prune", action="store_true", help="stop runs that are worse than the median of the others")
     return parser.parse_intermixed_args(arguments)
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be an integer, at least 1")
+    return _at_least(1, text)
+
+
+def _seed(text: str) -> int:
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    if not text.isdecimal() or not least <= int(text) < 2**32:
+        raise argparse.ArgumentTypeError(f"{text}: must be an integer, at least {least}, below {2**32}")
     return int(text)
 
 
+@printing()
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     options = vars(parse(arguments))
-    if options["workers"] > (os.cpu_count() or 1):
-        sys.exit(f"error: --workers {options['workers']}: this machine has {os.cpu_count()} cores")
+    if options["workers"] > num_cores():
+        sys.exit(f"error: --workers {options['workers']}: must be at most {num_cores()}, the cores that there are here")
     with errors.in_one_line():
         try:
             import optuna  # noqa: F401

@@ -6,11 +6,16 @@ Each folder contains runs. Runs that are already upgraded, TensorBoard's files a
 """
 
 import argparse
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whichever one is installed
+
 from src.config.errors import UserError, in_one_line
+from src.utils.console import printing
 
 
+@printing()
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 
 from src.config.errors import UserError, in_one_line
 from src.config.schema import Seed, check_keys
+from src.utils.console import printing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,14 +44,17 @@ def evaluate_run(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tupl
     from src.running.build import build_task, check_device, choose_device
     from src.running.examples import examples
     from src.running.load import evaluate_on, load_model, read_config, with_changes
+    from src.running.sizes import check_data
 
     check_device(settings.device)
     folder = Path(settings.run)
-    device = choose_device(settings.device)
     config = read_config(folder)
+    config.device = settings.device
+    device = choose_device(config)
     changed = with_changes(config, changes, settings.seed)
     model, update = load_model(folder, config, device)
     task = build_task(changed).to(device)
+    check_data(changed, task, [settings.split])
     metrics = evaluate_on(model, task, settings.split)
     lines = []
     if settings.examples:
@@ -60,6 +64,7 @@ def evaluate_run(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tupl
     return metrics, lines
 
 
+@printing()
 def main() -> None:
     """The command."""
     arguments = sys.argv[1:]

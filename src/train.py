@@ -1,15 +1,18 @@
 """Train: `python -m src.train model=fastweights`, or a sweep with `-m`. See `--help`."""
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
-from src.config.compose import register_resolvers
-from src.config.errors import in_one_line
+from src.config.compose import for_hydra, prepare_hydra
+from src.config.errors import in_one_line, raised_by_hydra
 from src.config.paths import CONFIGS
 from src.sweeping.sweep import ending_in_a_table
 from src.utils import lifeline
+from src.utils.console import printing
 
-register_resolvers()
+prepare_hydra()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
@@ -23,7 +26,8 @@ def launch(config: DictConfig) -> float:
 
 def main() -> None:
     """The command."""
-    with ending_in_a_table(), in_one_line():
+    sys.argv[1:] = for_hydra(sys.argv[1:])
+    with printing(), ending_in_a_table(), in_one_line(), raised_by_hydra():
         launch()
 
 

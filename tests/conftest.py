@@ -1,6 +1,7 @@
 """The command in this process, in an empty folder; its configuration; settings for a run of a second."""
 
 import logging
+import signal
 from dataclasses import dataclass
 
 import pytest
@@ -73,6 +74,7 @@ def train(monkeypatch, tmp_path, capsys):
                 handler.close()
             root.handlers[:] = handlers
             root.setLevel(level)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             torch.set_num_threads(1)
             torch.use_deterministic_algorithms(False)
             torch.autograd.set_detect_anomaly(False)

@@ -1,22 +1,35 @@
-"""A finished run on any split, or on changed settings of its task."""
+"""A finished run is evaluated on any split, or with changed task settings."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from src.config.errors import UserError
 from src.evaluate import EvaluateSettings, evaluate_run, main
+from src.reports.hparams import update_hparams_page
+from src.results.result import read_result
+from src.results.runs import load_runs
+from src.running.load import stored_config
+from tests.results.made_up import Folder
 
 PROJECT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
+def folder(tmp_path):
+    """A folder of made-up runs, empty."""
+    return Folder(tmp_path / "made-up")
+
+
+@pytest.fixture
 def run(train, tiny, tmp_path):
-    """The folder of a finished run of a given model and task."""
+    """Train a run with some overrides and return its folder."""
 
     def folder(*overrides):
         assert train(*tiny, "model=rnn", "trainer.eval_every=2", *overrides).status == 0
@@ -30,7 +43,7 @@ def evaluated(folder, *changes, **settings):
     return evaluate_run(EvaluateSettings(run=str(folder), **settings), OmegaConf.from_dotlist(list(changes)))
 
 
-def test_a_run_is_evaluated_to_exactly_its_stored_metrics(run):
+def test_evaluating_a_run_gives_exactly_its_stored_metrics(run):
     folder = run("optimizer.lr=0.01")
     stored = json.loads((folder / "result.json").read_text())["metrics"]
     for split in ("val", "test"):
@@ -39,20 +52,20 @@ def test_a_run_is_evaluated_to_exactly_its_stored_metrics(run):
         assert len(metrics) == 2
 
 
-def test_a_run_whose_settings_follow_one_another_is_read_by_another_process(run):
-    """An experiment's file may use resolvers of this project, and Hydra stores what it says."""
+def test_a_run_whose_settings_depend_on_others_is_read_by_another_process(run):
+    """Experiments may use this project's resolvers, and Hydra stores them unresolved."""
     folder = run()
     stored = folder / ".hydra" / "config.yaml"
-    follows = "max_updates: ${by:${model.hidden_size},{16:12,8:${by:${model._target_},{src.models.rnn.RNN:3},6}}}"
-    stored.write_text(stored.read_text().replace("max_updates: 6", follows))
-    assert follows in stored.read_text()
+    dependent = "max_updates: ${by:${model.hidden_size},{16:12,8:${by:${model._target_},{src.models.rnn.RNN:3},6}}}"
+    stored.write_text(stored.read_text().replace("max_updates: 6", dependent))
+    assert dependent in stored.read_text()
     command = [sys.executable, "-m", "src.evaluate", f"run={folder}", "examples=0"]
     ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert "knows the digits" in ended.stdout
 
 
-def test_changed_settings_split_and_seed_are_other_data(run, capsys):
+def test_changed_settings_split_and_seed_give_other_data(run, capsys):
     folder = run()
     same, examples = evaluated(folder, examples=3)
     longer, longer_examples = evaluated(folder, "num_pairs=6", examples=3)
@@ -64,7 +77,7 @@ def test_changed_settings_split_and_seed_are_other_data(run, capsys):
     assert "knows the digits, not the binding" in capsys.readouterr().out
 
 
-def test_more_examples_of_the_test_set_agree_with_the_few(run):
+def test_a_larger_test_set_gives_similar_metrics(run):
     folder = run()
     assert evaluated(folder, "test_size=500", examples=0)[1] == []
     few, many = evaluated(folder)[0], evaluated(folder, "test_size=500")[0]
@@ -93,7 +106,7 @@ def command(monkeypatch, capsys, *arguments):
     return code, capsys.readouterr().out
 
 
-def test_the_command_prints_the_metrics_beside_the_floors_and_examples(run, monkeypatch, capsys):
+def test_the_command_prints_metrics_floors_and_examples(run, monkeypatch, capsys):
     folder = run()
     code, out = command(monkeypatch, capsys, f"run={folder}", "task.num_pairs=6", "examples=3")
     assert code == 0
@@ -120,7 +133,7 @@ def test_the_command_prints_the_metrics_beside_the_floors_and_examples(run, monk
         ),
     ],
 )
-def test_a_mistake_is_one_line(arguments, says, tiny, composed, tmp_path, monkeypatch, capsys):
+def test_a_mistake_gives_one_line(arguments, says, tiny, composed, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save(composed(*tiny), tmp_path / ".hydra" / "config.yaml")
@@ -138,7 +151,7 @@ def test_a_mistake_is_one_line(arguments, says, tiny, composed, tmp_path, monkey
         (["run"], "run=null: must be a string"),
     ],
 )
-def test_a_run_has_to_be_named(arguments, says, monkeypatch, capsys):
+def test_a_run_must_be_given(arguments, says, monkeypatch, capsys):
     assert command(monkeypatch, capsys, *arguments) == (f"error: {says}", "")
 
 
@@ -155,3 +168,101 @@ def test_the_help_names_every_setting(arguments, monkeypatch, capsys):
     assert code == 0
     for setting in [*EvaluateSettings.__dataclass_fields__, "task.*"]:
         assert f"\n    {setting} " in out
+
+
+def test_a_run_without_the_files_of_hydra_is_evaluated_from_its_result(train, tiny):
+    assert train(*tiny, "hydra.output_subdir=null", "model=lstm").status == 0
+    (folder,) = Path("outputs/runs").glob("lstm*")
+    metrics, _ = evaluate_run(EvaluateSettings(run=str(folder), examples=0), {})
+    assert metrics == pytest.approx(
+        {name: read_result(folder)["metrics"][f"test/{name}"] for name in metrics}, rel=1e-6
+    )
+
+
+def test_checkpoints_of_another_run_are_refused(train, tiny):
+    assert train("-m", *tiny, "model=lstm", "seed=0,1").status == 0
+    first, second = sorted(Path("outputs/runs").glob("lstm*"))
+    shutil.rmtree(first / "checkpoints")
+    shutil.copytree(second / "checkpoints", first / "checkpoints")
+    with pytest.raises(UserError, match="its checkpoints are of another run"):
+        evaluate_run(EvaluateSettings(run=str(first), examples=0), {})
+
+
+def touching(node):
+    """A node that touches the file `touched` when it is built."""
+    return {"_target_": "pathlib.Path.touch", "_args_": [{"_target_": "pathlib.Path", "_args_": ["touched"]}]} | node
+
+
+def hostile():
+    """Changes to a stored configuration, each of which touches a file, or reads one, if anything of it is executed."""
+    groups = ("model", "task", "network", "optimizer", "scheduler")
+    for group in groups:
+        yield f"{group}._target_", {group: touching({})}
+        yield f"{group} by its short name", {group: {"_target_": f"touch.{group}", "self": "touched"}}
+    for target in ("pandas.read_pickle", "joblib.load", "torch.load", "numpy.load", "runpy.run_path", "hostile.Model"):
+        yield target, {"model": {"_target_": target, "_args_": ["payload"]}}
+    yield "nested in a setting", {"model": {"hidden_size": touching({})}}
+    yield "nested in a list", {"optimizer": {"betas": [touching({}), 0.9]}}
+    yield "arguments", {"model": {"_args_": [touching({})]}}
+    yield "a part of a group", {"task": {"_partial_": True, "anything": touching({})}}
+    yield "a group of its own", {"hostile": touching({})}
+    yield "the trainer", {"trainer": touching({})}
+    yield "the run", {"run": touching({})}
+    yield "a resolver", {"name": "${touch:}"}
+    yield "a resolver in a target", {"model": {"_target_": "src.models.${touch:}"}}
+    yield "a resolver behind a backslash", {"name": r"\${touch:}"}
+    yield "a resolver behind another", {"name": "${by:${touch:},{a:b}}"}
+
+
+HOSTILE = dict(hostile())
+
+
+def test_there_are_enough_hostile_configurations():
+    assert len(HOSTILE) >= 25
+
+
+@pytest.mark.parametrize("stored_in", ["config.yaml", "result.json"])
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_configuration_executes_nothing(
+    change, stored_in, tiny, composed, folder, tmp_path, monkeypatch, capsys
+):
+    """It is refused in one line, with and without changed settings, and left out of reports."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    touched = tmp_path / "touched"
+    (tmp_path / "hostile.py").write_text("import pathlib\npathlib.Path('touched').touch()\nModel = dict\n")
+    (tmp_path / "payload").write_bytes(b"cpathlib\nPath.touch\n(cpathlib\nPath\n(Vtouched\ntRtR.")
+    OmegaConf.register_new_resolver("touch", lambda: touched.touch() or "x", replace=True)
+    config = OmegaConf.to_container(composed(*tiny), resolve=False)
+    config.pop("hydra", None)
+    for key, value in change.items():
+        config[key] = config[key] | value if isinstance(value, dict) and key in config else value
+    run = folder.path / folder.add()
+    if stored_in == "config.yaml":
+        (run / "result.json").unlink()
+        (run / ".hydra").mkdir()
+        (run / ".hydra" / "config.yaml").write_text(yaml.dump(config))
+    else:
+        folder.change(run.name, config=config)
+    try:
+        for changes in ([], ["task.num_pairs=3"]):
+            code, out = command(monkeypatch, capsys, f"run={run}", *changes)
+            assert code.startswith("error: ")
+            assert "\n" not in code
+            assert out == ""
+        load_runs(folder.path)
+        update_hparams_page(folder.path)
+        with pytest.raises(UserError):
+            stored_config(config)
+    finally:
+        OmegaConf.clear_resolver("touch")
+    assert not touched.exists()
+    assert "hostile" not in sys.modules
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_one_without(run):
+    folder = run()
+    for path in (folder / "checkpoints").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"^run=.*: all checkpoints are damaged$"):
+        evaluated(folder)

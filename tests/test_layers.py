@@ -1,4 +1,4 @@
-"""Imports go downward only, those under TYPE_CHECKING and inside functions too."""
+"""Imports only go downward, including those under TYPE_CHECKING and inside functions."""
 
 import ast
 from functools import cache
@@ -13,7 +13,7 @@ CHAINS = (
     ["utils config specs", "results", "reports", "running"],
     ["running", "sweeping reproduction", "papers theory benchmarks", "train evaluate"],
 )
-"""What stands further left may be imported by what stands further right, not the other way round."""
+"""Packages may import those further left in a chain, not those further right."""
 
 
 def files(folder="src"):
@@ -26,7 +26,7 @@ def module_of(path):
 
 
 def imports(path, modules):
-    """The modules of the project that a file names in an import statement, wherever it stands."""
+    """The modules of the project that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules)
@@ -44,14 +44,14 @@ def graph():
     return {module_of(path): set(imports(path, modules)) - {module_of(path)} for path in files()}
 
 
-def room(module):
-    """The package or command that a module belongs to."""
+def package_of(module):
+    """The package or command of a module."""
     return module.split(".")[1] if "." in module else ""
 
 
 @cache
 def below():
-    """For each room, the rooms that it may import."""
+    """For each package, those that it may import."""
     found = {}
     for chain in CHAINS:
         lower = set()
@@ -67,7 +67,7 @@ def below():
     return found
 
 
-def test_every_room_has_its_place():
+def test_every_package_is_in_a_chain():
     folders = {path.name for path in (PROJECT / "src").iterdir() if path.is_dir() and list(path.glob("*.py"))}
     commands = {path.stem for path in (PROJECT / "src").glob("*.py")} - {"__init__"}
     planned = {"tensors", "data"}
@@ -75,19 +75,18 @@ def test_every_room_has_its_place():
 
 
 @pytest.mark.parametrize("module", sorted(graph()))
-def test_a_module_imports_what_stands_below_it(module):
-    allowed = below()
-    for imported in graph()[module]:
-        if imported != "src":
-            assert room(imported) == room(module) or room(imported) in allowed[room(module)], imported
+def test_a_module_imports_only_from_below(module):
+    own = package_of(module)
+    for imported in graph()[module] - {"src"}:
+        assert package_of(imported) in {own, *below()[own]}, imported
 
 
-def test_no_circle():
-    """Between files, counting a package's `__init__` as a file of its own."""
+def test_there_is_no_import_cycle():
+    """Between files, counting the `__init__` of a package separately."""
     list(TopologicalSorter(graph()).static_order())
 
 
-def test_scripts_import_what_exists_and_nothing_imports_a_script():
+def test_scripts_import_existing_modules_and_nothing_imports_a_script():
     modules = {module_of(path) for path in files()}
     for path in files("scripts"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -97,7 +96,7 @@ def test_scripts_import_what_exists_and_nothing_imports_a_script():
         assert "from scripts" not in path.read_text()
 
 
-def test_the_test_sees_an_arrow_upward_and_a_circle(tmp_path):
+def test_upward_imports_are_detected(tmp_path):
     path = tmp_path / "upward.py"
     path.write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from src.running.build import check\n")
     assert set(imports(path, {"src.running.build"})) == {"src.running.build"}

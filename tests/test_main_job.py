@@ -17,7 +17,7 @@ def test_fast_weights_solve_associative_retrieval(train):
     assert "knows the digits, not the binding" in ended.out
 
 
-def test_a_run_does_not_wait_for_the_import_of_what_it_does_not_use(tmp_path, tiny):
+def test_a_run_does_not_import_slow_packages_that_it_does_not_use(tmp_path, tiny):
     """torch's compiler takes a second, pandas and matplotlib half a second each."""
     program = "import sys; from src.train import main; main(); print(*sys.modules, file=sys.stderr)"
     arguments = ["model=lstm", f"run.root={tmp_path}", f"hydra.run.dir={tmp_path}/run", *tiny]

@@ -1,4 +1,4 @@
-"""The recipes of the README: its model and its task, as printed, run in a copy of the project."""
+"""The model and the task printed in the README run in a copy of the project."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_they_train(checkout):
 
 
 def test_they_pass_the_contract_tests(checkout):
-    """Those of every model, of every task and of every configuration file."""
+    """The contract tests of models, tasks and configuration files."""
     folders = ["tests/models/test_contract.py", "tests/models/test_lengths.py", "tests/tasks", "tests/config"]
     ended = python(checkout, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-k", "mine or first", *folders)
     assert ended.returncode == 0, ended.stdout[-5000:]
@@ -64,7 +64,7 @@ IMPORTS = "from src.config.compose import compose; from src.config.fingerprint i
 
 
 def run_names(folder, *overrides):
-    """The names of the runs of some commands, each a list of overrides with spaces between them."""
+    """The run names of some commands, each given as overrides separated by spaces."""
     prints = (f"print(run_name(compose({one.split()!r})))" for one in overrides)
     ended = python(folder, "-c", "; ".join([IMPORTS, *prints]))
     assert ended.returncode == 0, ended.stderr
@@ -72,7 +72,7 @@ def run_names(folder, *overrides):
 
 
 def test_a_key_can_be_added_and_a_class_moved_without_renaming_a_run(checkout):
-    """A key with a neutral value, and another module for the optimizers, in the copy."""
+    """In the copy, add a key with a neutral value and move the optimizers to another module."""
     models = ["model=mine", "model=lstm", "model=fastweights"]
     before = run_names(checkout, *models)
 

@@ -1,11 +1,15 @@
 """Composing a configuration from configs/, and the resolvers that its files use."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, Node, OmegaConf
+from omegaconf.basecontainer import BaseContainer
 
-from src.config.errors import UserError
+from src.config.errors import UserError, files_of
 from src.config.fingerprint import run_name
 from src.config.paths import CONFIGS
 from src.config.settings import short_name
@@ -21,6 +25,39 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         return hydra_compose("train", list(overrides))
 
 
+def prepare_hydra() -> None:
+    """Register the resolvers, and make Hydra complete and glob the files of a group in subfolders."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.object_type import ObjectType
+
+    register_resolvers()
+    direct = ConfigLoaderImpl.get_group_options
+
+    def at_any_depth(
+        loader: ConfigLoaderImpl, group_name: str, results_filter: Any = ObjectType.CONFIG, *rest: Any, **more: Any
+    ) -> list[str]:
+        found = direct(loader, group_name, results_filter, *rest, **more)
+        return found or (files_of(group_name) if results_filter == ObjectType.CONFIG else [])
+
+    ConfigLoaderImpl.get_group_options = at_any_depth  # type: ignore
+
+
+def for_hydra(arguments: Sequence[str]) -> list[str]:
+    """Arguments as Hydra takes them: `~/` is the home folder, and a setting of a group that varies goes to every run.
+
+    Hydra would apply `optimizer.momentum=0.9` of `optimizer=sgd,rmsprop` to the default optimizer first, which may lack
+    it; as a sweep over one value it is applied to the runs only.
+    """
+    arguments = [re.sub(r"^([\w.]+=)~(?=/|$)", rf"\1{Path.home()}", argument) for argument in arguments]
+    pairs = [argument.partition("=") for argument in arguments]
+    varied = {key for key, _, value in pairs if re.search(r"[,(]", value) and (CONFIGS / key).is_dir()}
+    if varied and {"-m", "--multirun"}.intersection(arguments):
+        fixed = re.compile(rf"((?:{'|'.join(varied)})\.[\w.]+)=([^,(]+|\[.*\])")
+        found = {argument: fixed.fullmatch(argument) for argument in arguments}
+        return [f"{match[1]}=choice({match[2]})" if match else argument for argument, match in found.items()]
+    return arguments
+
+
 def register_resolvers() -> None:
     """Register ${run_name:} and ${run_dir:}, and ${by:} for a setting that depends on another.
 
@@ -30,6 +67,18 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("by", _resolve_by, replace=True)
     OmegaConf.register_new_resolver("run_name", _resolve_run_name, replace=True)
     OmegaConf.register_new_resolver("run_dir", _resolve_run_dir, replace=True)
+
+
+@contextmanager
+def by_is_the_only_resolver() -> Iterator[None]:
+    """Know no resolver but ${by:} meanwhile, so that a stored file can read neither the environment nor other files."""
+    register_resolvers()
+    every = BaseContainer._resolvers
+    BaseContainer._resolvers = {"by": every["by"]}
+    try:
+        yield
+    finally:
+        BaseContainer._resolvers = every
 
 
 def _resolve_run_name(*, _root_: DictConfig) -> str:

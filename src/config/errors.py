@@ -5,12 +5,18 @@ Set HYDRA_FULL_ERROR=1 to see the traceback instead.
 
 import difflib
 import os
+import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from src.config.paths import CONFIGS
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class UserError(Exception):
@@ -27,19 +33,38 @@ def choose(name: str, legal: Iterable[str]) -> str:
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """Turn the exceptions of a command into one line on stderr and exit status 1."""
+    """Turn the exceptions of a command into one line on stderr and exit status 1, and Ctrl-C into 130."""
+    threading.excepthook = _of_other_threads
+    try:
+        yield
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends what is left to do at once
+        sys.exit(130)
+    except Exception as error:
+        if _full_error() or isinstance(error, BrokenPipeError):  # nobody reads what is printed
+            raise
+        sys.exit(f"error: {explain(error)}")
+    finally:
+        threading.excepthook = threading.__excepthook__
+
+
+@contextmanager
+def raised_by_hydra() -> Iterator[None]:
+    """Make `hydra.main` pass exceptions on unchanged; processes started meanwhile are told so, too."""
     if _full_error():
         yield
         return
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra pass exceptions on unchanged
-    threading.excepthook = lambda _: None  # TensorBoard's thread re-raises in the main thread
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
-    except Exception as error:
-        sys.exit(f"error: {explain(error)}")
     finally:
         os.environ.pop("HYDRA_FULL_ERROR", None)
-        threading.excepthook = threading.__excepthook__
+
+
+def _of_other_threads(ended: threading.ExceptHookArgs) -> None:
+    """Say why a thread died, except TensorBoard's, whose exception is raised again in the main thread."""
+    if not type(ended.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(ended)
 
 
 def exit_on_user_error(check: Callable[[], None]) -> None:
@@ -48,8 +73,6 @@ def exit_on_user_error(check: Callable[[], None]) -> None:
         check()
     except Exception as error:
         if _full_error() and not isinstance(error, UserError):
-            import traceback
-
             traceback.print_exc()
         sys.exit(f"error: {explain(error)}")
 
@@ -63,7 +86,7 @@ def _full_error() -> bool:
 
 def explain(error: BaseException) -> str:
     """One line for an exception, from the most informative one in its chain."""
-    from hydra.errors import MissingConfigException
+    from hydra.errors import MissingConfigException, OverrideParseException
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
 
     chain = list(_chain(error))
@@ -72,21 +95,42 @@ def explain(error: BaseException) -> str:
             return str(link)
         if isinstance(link, MissingConfigException):
             return _missing_file(link)
+        if isinstance(link, OverrideParseException):
+            return f"{link.override}: not key=value; a value with special characters needs quotes: 'key=\"value\"'"
         if isinstance(link, ConfigKeyError | ConfigAttributeError):
             return _unknown_key(link)
         if isinstance(link, ValidationError):
             return _single_line(f"{link.full_key}: {link.msg}" if link.full_key else str(link))
         if isinstance(link, OSError) and link.strerror:
             return f"{link.filename}: {link.strerror}" if link.filename else link.strerror
-    if type(chain[0]).__name__ in ("TerminatedWorkerError", "UncompletedJobError", "WorkerCrashedError"):
-        return "a worker was killed, perhaps for lack of memory; run the same command again to resume"
+    if died(error):
+        return f"{DIED}; run the same command again to resume"
     text = _single_line(str(chain[0]))
-    if "Ambiguous value for argument" in text:
+    if "Ambiguous value for argument" in text or "requires --multirun" in text:
         argument = text.split("'")[1]
         return f"{argument} gives several values; add -m to run them all"
+    if argument := _argument(chain[0]):
+        options = files_of(argument.partition("=")[0].strip("+~"))
+        return f"{argument}{choose('', options)}" if options else f"{argument}: {text}"
     if type(chain[0]).__module__.partition(".")[0] in ("hydra", "omegaconf"):
         return text
     return f"{type(chain[0]).__name__}: {text}".removesuffix(": ")
+
+
+def _argument(error: BaseException) -> str:
+    """The argument that Hydra was working on, if the message does not name it."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    override = frames[-1].f_locals.get("override") if frames else None
+    argument = str(getattr(override, "input_line", None) or "")
+    return "" if str(getattr(override, "key_or_group", "")) in str(error).split("'") else argument
+
+
+DIED = "a worker was killed, perhaps for lack of memory"
+
+
+def died(error: BaseException) -> bool:
+    """Whether a launcher says by this exception that a process of its own has died."""
+    return type(error).__name__ in ("TerminatedWorkerError", "UncompletedJobError", "WorkerCrashedError")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -101,22 +145,38 @@ def _unknown_key(error) -> str:
     full_key = str(error.full_key or error.key)
     parent, _, key = full_key.rpartition(".")
     node = error.parent_node
-    legal = [str(name) for name in node if name not in ("_target_", "hydra")] if OmegaConf.is_dict(node) else []
-    return f"{full_key} is not a setting{f' of {parent}' if parent else ''}{choose(key, legal)}"
+    if not OmegaConf.is_dict(node):
+        return f"{full_key} is not a setting{choose(key, [])}"
+    groups = {str(name): group for name, group in node._get_root().items_ex(resolve=False) if OmegaConf.is_dict(group)}
+    elsewhere = [f"{name}.{key}" for name, group in groups.items() if key in group and name != "hydra"]
+    legal = [str(name) for name in node if name not in ("_target_", "hydra")]
+    hint = f"; did you mean {elsewhere[0]}?" if elsewhere else choose(key, legal)
+    return f"{full_key} is not a setting{f' of {parent}' if parent else ''}{hint}"
 
 
 def _missing_file(error) -> str:
     group, _, name = str(error.missing_cfg_file or "").strip("/").rpartition("/")
     options = error.options
+    if not group and not (CONFIGS / name).is_dir():
+        return f"--config-name={name} does not exist{choose(name, (path.stem for path in CONFIGS.glob('*.yaml')))}"
     if group == "hydra/launcher" and name.partition("_")[0] in ("joblib", "submitit", "ray"):
         return f"{group}={name} needs a plugin: pip install -e '.[{name.partition('_')[0]}]'"
-    if not options:
-        options = [path.relative_to(CONFIGS / group).with_suffix("") for path in (CONFIGS / group).rglob("*.yaml")]
-    if group and name:
-        return f"{group}={name} does not exist{choose(name, map(str, options))}"
-    if group or name:
-        return f"{group or name}= needs a value{choose(name, map(str, options))}"
-    return _single_line(str(error))
+    options = options or files_of(group or name)
+    wrong = f"{group}={name} does not exist" if group else f"{name}= needs a value"
+    return wrong + choose(name if group else "", options)
+
+
+def files_of(group: str) -> list[str]:
+    """The files of a group, at any depth."""
+    folder = CONFIGS / group
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")) if group else []
+
+
+def what_is_wrong(error: "ValidationError") -> str:
+    """The first fault that pydantic found: "metrics.val/error: input should be a valid number"."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    return ": ".join(filter(None, [".".join(map(str, first["loc"])), message[:1].lower() + message[1:]]))
 
 
 def _single_line(text: str) -> str:

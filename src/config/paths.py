@@ -8,6 +8,7 @@ REFERENCE = PROJECT / "outputs" / "reference"
 """Committed results."""
 
 RESULT = "result.json"
+STORED = ".hydra/config.yaml"
 METRICS = "metrics.jsonl"
 EVENT_FILES = "events.out.tfevents.*"
 CHECKPOINTS = "checkpoints"

@@ -10,7 +10,7 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -87,6 +87,13 @@ class SearchSettings:
         """The search settings of a configuration."""
         return cls(**OmegaConf.to_container(config.search, resolve=True))  # type: ignore[arg-type]
 
+    def check(self, known: Iterable[str]) -> None:
+        """Raise `UserError` if a key is not among those of the runs: it would be ignored."""
+        for name in ("grid", "repeated", "columns"):
+            for key in getattr(self, name):
+                if key not in known:
+                    raise UserError(f"search.{name}=[{key}]: no run has this setting{choose(key, known)}")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -108,19 +115,21 @@ class Settings:
 def check_keys(node: Any, receiver: Any, path: str) -> None:
     """Check the keys and values of a node against the annotations of what receives them."""
     if not OmegaConf.is_dict(node):
-        raise UserError(f"{path}={node}: must be a group of settings")
+        raise UserError(f"{path}={_as_typed(node)}: must be a group of settings")
     annotations, required = signature(receiver)
     for key in node:
         if key != "_target_" and key not in annotations:
             full_key = f"{path}.{key}" if path else str(key)
             of = f" of {path}" if path else ""
+            if receiver is Settings and key in ("debug", "experiment", "local"):
+                raise UserError(f"configs/{key}: the first line of a file there must be: # @package _global_")
             raise UserError(f"{full_key} is not a setting{of}{choose(str(key), annotations)}")
-    for key in annotations:
-        if OmegaConf.is_missing(node, key) or (key in required and key not in node):
-            raise UserError(f"{path}.{key}".lstrip(".") + " is missing")
     for key, hint in annotations.items():
+        full_key = f"{path}.{key}".lstrip(".")
+        if OmegaConf.is_missing(node, key) or (key not in node and (path or key in required)):
+            raise UserError(f"{full_key} is missing")
         if key in node:
-            _check_value(node[key], hint, f"{path}.{key}".lstrip("."))
+            _check_value(node[key], hint, full_key)
 
 
 def _check_value(value: Any, hint: Any, path: str) -> None:
@@ -132,13 +141,27 @@ def _check_value(value: Any, hint: Any, path: str) -> None:
         check_keys(value, locate(str(value["_target_"]), path), path)
     else:
         plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-        try:
-            TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(plain, strict=True)
-        except ValidationError:
-            nearest = difflib.get_close_matches(str(plain), _names(hint), n=1)
+        if not _is_legal(plain, hint):
+            nearest = difflib.get_close_matches(_MEANT.get(str(plain), str(plain)), _names(hint), n=1)
             did_you_mean = f"; did you mean {nearest[0]}?" if nearest else ""
-            shown = "null" if plain is None else str(plain).lower() if isinstance(plain, bool) else plain
-            raise UserError(f"{path}={shown}: must be {describe(hint)}{did_you_mean}") from None
+            if isinstance(plain, float) and plain.is_integer() and _is_legal(int(plain), hint):
+                did_you_mean = f"; write {int(plain)}"
+            raise UserError(f"{path}={_as_typed(plain)}: must be {describe(hint)}{did_you_mean}")
+
+
+_MEANT = {"gpu": "cuda"}
+
+
+def _is_legal(value: Any, hint: Any) -> bool:
+    try:
+        TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+def _as_typed(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def describe(hint: Any) -> str:
@@ -206,7 +229,11 @@ def signature(receiver: Any) -> tuple[dict[str, Any], list[str]]:
 
 @cache
 def locate(target: str, path: str) -> Any:
-    """The class or function named by a `_target_`."""
+    """The class or function named by a `_target_`, if a file in configs/ names it too: nothing else is imported."""
+    known = known_targets(path.partition(".")[0])
+    if known.get(short_name(target)) != target:
+        legal = choose(target, known.values())
+        raise UserError(f"{path}._target_={target}: no file in configs/{path} names it{legal}")
     module, _, name = target.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
@@ -217,7 +244,8 @@ def locate(target: str, path: str) -> Any:
 @cache
 def known_targets(group: str) -> dict[str, str]:
     """The `_target_` of each short name of a group, from the files in configs/."""
-    files = sorted((CONFIGS / group).rglob("*.yaml")) or [CONFIGS / "train.yaml"]
+    files = sorted((CONFIGS / group).rglob("*.yaml")) if group.isidentifier() else []
+    files = files or [CONFIGS / "train.yaml"]
     found = re.findall(r"^\s*_target_:\s*([\w.]+)", "\n".join(path.read_text() for path in files), re.MULTILINE)
     return {short_name(target): target for target in found}
 

@@ -8,6 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 
 def without_hydra(config: DictConfig) -> DictConfig:
     """The configuration of a run, without Hydra's own settings."""
+    if "hydra" not in config:
+        return config
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 

@@ -124,6 +124,12 @@ class Core(nn.Module):
         return None
 
     @property
+    def is_fused(self) -> bool:
+        """Whether a compiled kernel computes sequences on the device of the parameters."""
+        inputs = Inputs(self.project(self.zeros(1, 1, self.input_size)))
+        return choose(self.forms(), self.kernel, inputs).kernel == "fused"
+
+    @property
     def state_size(self) -> int:
         """Numbers passed from one step to the next, per sequence."""
         return sum(tensor[0].numel() for tensor in state_tensors(self.initial_state(1)))

@@ -79,7 +79,7 @@ class GRU(Core):
             sum_BH = torch.addmm(p_c_BH, r_BH * h_BH, self.recurrent_candidate.weight.t())
         else:
             sum_BH = torch.addcmul(p_c_BH, r_BH, self.recurrent_candidate(h_BH))
-        h_BH = torch.lerp(torch.tanh(sum_BH), h_BH, u_BH)
+        h_BH = torch.lerp(torch.tanh(sum_BH).type_as(h_BH), h_BH, u_BH.type_as(h_BH))  # autocast leaves lerp as it is
         return h_BH, h_BH
 
     def forms(self) -> Iterator[Form]:

@@ -22,20 +22,22 @@ def update_hparams_page(folder: Path) -> None:
     results = [result for path in sorted(folder.iterdir()) if (result := read_result(path)) and result["metrics"]]
     if not results:
         return
-    from torch.utils.tensorboard import SummaryWriter  # imports torch
-    from torch.utils.tensorboard.summary import hparams
+    from torch.utils.tensorboard.summary import hparams  # imports torch
+
+    from src.utils.events import event_writer
 
     configurations = [decisive_keys(result["config"]) for result in results]
     columns = varied(configurations) or SHOWN_OF_ONE_RUN
-    examples = {key: next((c[key] for c in configurations if key in c), "") for key in columns}
+    examples = {key: next((c[key] for c in configurations if c.get(key, "None") != "None"), "") for key in columns}
     tags = (tag.replace("val/", "val_selected/") for result in results for tag in result["metrics"])
     experiment, _, _ = hparams(examples, dict.fromkeys(tags, 0.0))
     old = list(folder.glob(EVENT_FILES))
-    with SummaryWriter(str(folder)) as writer:
+    with event_writer(folder) as writer:
         assert writer.file_writer is not None
         writer.file_writer.add_summary(experiment, 0)
         for path in sorted((folder / FIGURES).glob("*.png")):
-            writer.file_writer.add_summary(_image(f"{FIGURES}/{path.stem}", path.read_bytes()), 0)
+            if path.is_file() and (png := path.read_bytes()).startswith(b"\x89PNG") and len(png) >= 24:
+                writer.file_writer.add_summary(_image(f"{FIGURES}/{path.stem}", png), 0)
     for path in old:
         path.unlink(missing_ok=True)
 

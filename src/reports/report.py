@@ -1,6 +1,7 @@
 """The report on a folder of runs: tables, figures, and its page in TensorBoard."""
 
 import io
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,21 +24,16 @@ def write_report(
     changes: Mapping[str, Any] | None = None,
     *,
     figures: bool = True,
-) -> list[Run]:
-    """Print and write all tables of a folder, draw its figures, and return its runs.
+) -> None:
+    """Print and write all tables of a folder, and draw its figures.
 
-    Args:
-        folder: of runs.
-        search: which settings are searched and repeated; None to read it from the folder.
-        changes: to `search`.
-        figures: whether to draw them.
+    Without `search`, which settings are searched and repeated is read from the folder; `changes` override it.
     """
     runs = load_runs(folder)
     if not runs:
         raise UserError(f"{folder}: contains no runs")
     _check(changes or {}, runs)
     search = replace(search or search_settings(folder, runs), **(changes or {}))
-    print_summary(runs, search)
     write_summary(folder, runs, search)
     written = ["summary.md", "summary.csv"]
     if chosen_from_several(runs, search):
@@ -46,25 +42,24 @@ def write_report(
     if figures:
         written += _draw(folder, runs, search)
     update_hparams_page(folder)
+    print_summary(runs, search)
     shown = "\n".join(f"{folder}/{name}" for name in written)
     get_console().print(shown, markup=False, highlight=False, soft_wrap=True)
-    return runs
 
 
 def end_sweep(folder: Path, configurations: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Print and write the tables of a sweep, without figures, which take longer; return the status of each run.
 
-    Args:
-        folder: of the sweep.
-        configurations: {run: flat settings} of its runs.
+    `configurations` are {run: flat settings}.
     """
     runs = load_runs(folder, configurations)
     search = search_settings(folder, runs)
-    print_summary(runs, search)
     write_summary(folder, runs, search)
     update_hparams_page(folder)
+    print_summary(runs, search)
+    quoted = shlex.quote(str(folder))
     shown = (
-        f"{folder}/summary.md, summary.csv; figures: python scripts/report.py {folder}\ntensorboard --logdir {folder}"
+        f"{folder}/summary.md, summary.csv; figures: python scripts/report.py {quoted}\ntensorboard --logdir {quoted}"
     )
     get_console().print(shown, markup=False, highlight=False, soft_wrap=True)
     return [run.status for run in runs]
@@ -88,7 +83,7 @@ def _draw(folder: Path, runs: Sequence[Run], search: SearchSettings) -> list[str
 
 
 def _check(changes: Mapping[str, list[str]], runs: Sequence[Run]) -> None:
-    """Reject settings that do not exist."""
+    """Reject settings that do not exist, which would be ignored."""
     known = {key for run in runs for key in run.settings}
     for purpose, keys in changes.items():
         for key in keys:

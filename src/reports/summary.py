@@ -8,9 +8,10 @@ from typing import Any
 from rich import get_console
 
 from src.config.schema import SearchSettings
-from src.reports.tables import sweep_table, to_csv, to_markdown
+from src.reports.tables import escaped, sweep_table, to_csv, to_markdown
 from src.results.runs import Run, varied_settings
 from src.results.selection import Summary, cells, label_of, summarize
+from src.utils.console import print_table
 from src.utils.files import write_whole
 
 Row = dict[str, Any]
@@ -19,7 +20,7 @@ Row = dict[str, Any]
 def write_summary(folder: Path, runs: Sequence[Run], search: SearchSettings) -> None:
     """Write `summary.csv`, a row per run, and `summary.md`: selection, runs, and unfinished runs."""
     write_whole(folder / "summary.csv", to_csv(run_rows(runs)).encode())
-    parts = [f"# {folder.name}\n"]
+    parts = [f"# {escaped(folder.name)}\n"]
     if chosen_from_several(runs, search):
         summaries = select(runs, search)
         parts.append(f"## Selection\n\n{caption(summaries, runs, search)}\n")
@@ -41,20 +42,17 @@ def print_summary(runs: Sequence[Run], search: SearchSettings) -> None:
     if chosen_from_several(runs, search):
         summaries = select(runs, search)
         console.print(f"{caption(summaries, runs, search)}\n", markup=False, highlight=False)
-        console.print(sweep_table(selection_rows(summaries, search, short=True), breaks="_/"))
-        for summary in summaries:
-            if summary.notes:
-                line = ": ".join(filter(None, [label_of(summary.cell.settings), summary.notes]))
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_table(sweep_table(selection_rows(summaries, search, short=True), breaks="_/"))
+        lines = [": ".join(filter(None, [label_of(s.cell.settings), s.notes])) for s in summaries if s.notes]
     else:
+        lines = []
         hidden = {"run", "reason", "selected_update", "num_parameters", "state_size"}
         hidden |= {"updates"} if len({run.updates for run in runs}) == 1 else set()
         shown_rows = _short(run_rows(runs), runs)
-        console.print(sweep_table([{key: row[key] for key in row if key not in hidden} for row in shown_rows]))
-    for run in runs:
-        if not run.finished:
-            line = f"{run.name}: {run.status}" + (f", {run.reason}" if run.reason else "")
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_table(sweep_table([{key: row[key] for key in row if key not in hidden} for row in shown_rows]))
+    lines += [f"{run.name}: {run.status}" + f", {run.reason}" * bool(run.reason) for run in runs if not run.finished]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def run_rows(runs: Sequence[Run]) -> list[Row]:
@@ -143,13 +141,7 @@ def _metrics(summaries: Sequence[Summary]) -> list[str]:
 
 
 def selection_rows(summaries: Sequence[Summary], search: SearchSettings, *, short: bool = False) -> list[Row]:
-    """The selection formatted for reading, a row per cell.
-
-    Args:
-        summaries: of the cells.
-        search: which settings are searched.
-        short: narrow, for the terminal, and without notes.
-    """
+    """The selection formatted for reading, a row per cell; `short` for the terminal, narrow and without notes."""
     settings = _settings(summaries)
     keys = [key for key in settings[0] if any(row[key] is not None for row in settings)]
     tails = [key.rpartition(".")[2] for key in keys]

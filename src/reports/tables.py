@@ -3,12 +3,16 @@
 import csv
 import io
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich import box, get_console
+from rich.markup import escape
 from rich.table import Column, Table
+
+from src.utils.console import print_table
 
 
 def show_metrics(
@@ -16,13 +20,13 @@ def show_metrics(
 ) -> None:
     """Print the metrics of some splits above the floors of the task."""
     names = list(dict.fromkeys(name for metrics in splits.values() for name in metrics))
-    table = Table("", *names, title=title, title_justify="left")
+    table = Table("", *map(escape, names), title=escape(title), title_justify="left")
     for split, metrics in splits.items():
         table.add_row(split, *(_number(metrics.get(name)) for name in names), style="bold")
     table.add_section()
     for description, floor in floors.items():
-        table.add_row(description, *(_number(floor.get(name)) for name in names))
-    get_console().print(table)
+        table.add_row(escape(description), *(_number(floor.get(name)) for name in names))
+    print_table(table)
 
 
 def show_run(result: Mapping[str, Any], folder: Path) -> None:
@@ -36,7 +40,7 @@ def show_run(result: Mapping[str, Any], folder: Path) -> None:
         f"{result['num_parameters']} parameters, state size {result['state_size']}; weights of update "
         f"{result['selected_update']} of {result['updates']}; {result['seconds']:.1f} s of training "
         f"({result['updates_per_second']:.0f} updates/s)\n"
-        f"{folder}\ntensorboard --logdir {folder.parent}",
+        f"{folder}\ntensorboard --logdir {shlex.quote(str(folder.parent))}",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
 
@@ -52,10 +56,10 @@ def one_line(result: Mapping[str, Any], folder: Path) -> str:
 def sweep_table(rows: Sequence[Mapping[str, Any]], breaks: str = "/.") -> Table:
     """The rows of a sweep for the terminal, with line breaks in headers after some characters."""
     columns = _columns(rows)
-    headers = [re.sub(f"([{breaks}])", r"\1\n", column) for column in columns]
+    headers = [escape(re.sub(f"([{breaks}])", r"\1\n", column)) for column in columns]
     table = Table(*(Column(header, no_wrap=True) for header in headers), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for row in rows:
-        table.add_row(*(_number(row.get(column)) for column in columns))
+        table.add_row(*(escape(_number(row.get(column))) for column in columns))
     return table
 
 
@@ -71,9 +75,15 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows of a sweep as a Markdown table."""
     columns = _columns(rows)
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[_number(row.get(column)).replace("|", "\\|") for column in columns] for row in rows]
+    lines = [list(map(escaped, columns)), ["---"] * len(columns)]
+    lines += [[escaped(_number(row.get(column))) for column in columns] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def escaped(text: str) -> str:
+    """A text in one line of Markdown that shows as it is: no cells, tags or entities of its own."""
+    text = " ".join(text.splitlines()).replace("|", "\\|")
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", re.sub(r"&(?=#?\w+;)", "&amp;", text))
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -9,8 +9,7 @@ from rich import get_console
 from src.config.errors import UserError
 from src.config.paths import REFERENCE
 from src.reproduction.base import Reproduction
-from src.reproduction.reproduce import Budget, find, folders_of, reproductions, run
-from src.results.runs import load_runs
+from src.reproduction.reproduce import Budget, find, folders_of, reproductions, run, runs_of
 
 
 def run_command(arguments: argparse.Namespace) -> int:
@@ -43,8 +42,9 @@ def _list() -> int:
 
 def _progress(reproduction: Reproduction, budget: Budget) -> str:
     """How many of the runs known so far have ended."""
-    folders = set(folders_of(reproduction, budget).values())
-    runs = [run for folder in folders if folder.exists() for run in load_runs(folder)]
+    folders = folders_of(reproduction, budget).items()
+    found = [runs_of(reproduction, name, budget, folder)[0] for name, folder in folders if folder.exists()]
+    runs = list(chain.from_iterable(found))
     return f"{sum(run.ended for run in runs)} of {len(runs)} runs have ended" if runs else "not run"
 
 

@@ -17,7 +17,7 @@ from src.config.schema import SearchSettings
 from src.results.curves import read_curves
 from src.results.manifest import write_manifest
 from src.results.result import read_result
-from src.results.runs import load_runs
+from src.results.runs import Run
 from src.utils.files import write_whole
 from src.utils.jsonl import to_line
 
@@ -40,14 +40,13 @@ class Recorded(NamedTuple):
     curves: dict[str, dict[int, float]]
 
 
-def gather(folders: Iterable[Path], tags: Sequence[str], settings: Mapping[str, Any]) -> list[Recorded]:
-    """The runs of some sweeps that have ended and have these settings, in sweep order."""
+def gather(folder: Path, runs: Iterable[Run], tags: Sequence[str]) -> list[Recorded]:
+    """Those of the runs in a folder that have ended."""
     found = []
-    for folder in folders:
-        for run in load_runs(folder):
-            result = read_result(folder / run.name)
-            if result and run.ended and settings.items() <= run.settings.items():
-                found.append(Recorded(folder.name, run.name, result, read_curves(folder / run.name, tags)))
+    for run in runs:
+        result = read_result(folder / run.name)
+        if result and run.ended:
+            found.append(Recorded(folder.name, run.name, result, read_curves(folder / run.name, tags)))
     return found
 
 
@@ -79,13 +78,9 @@ def read_record(path: Path) -> list[Recorded]:
 
 
 def restore(runs: Iterable[Recorded], sweeps: Mapping[str, Path]) -> list[Path]:
-    """Write recorded runs to the output folder as if they had been trained here; return the new folders.
+    """Write recorded runs to `sweeps`, {name: folder}, as if they had been trained here; return the new folders.
 
     They have results and curves, but no weights.
-
-    Args:
-        runs: of a record.
-        sweeps: {name: folder} of each sweep.
     """
     made = []
     for sweep, group in groupby(runs, key=lambda run: run.sweep):

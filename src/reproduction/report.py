@@ -12,7 +12,7 @@ from src.reports.tables import to_markdown
 from src.reproduction.base import MEASURED, Evidence, Reproduction
 from src.reproduction.record import RECORD, gather, write_record
 from src.reproduction.replay import first_updates
-from src.reproduction.reproduce import Budget, evidence_of_runs, find, folders_of
+from src.reproduction.reproduce import Budget, evidence_of_runs, find, folders_of, runs_of
 from src.utils.files import write_whole
 
 FIRST_UPDATES = "first_updates.csv"
@@ -43,9 +43,10 @@ def make_report(name: str, budget: Budget, folder: Path) -> None:
     write_whole(folder / "curves.csv", evidence.curves.to_csv(index=False, float_format=DIGITS).encode())
     if not evidence.measured.empty:
         write_whole(folder / MEASURED, evidence.measured.to_csv(index=False, float_format=DIGITS).encode())
-    recorded = gather(
-        dict.fromkeys(folders_of(reproduction, budget).values()), reproduction.curves, reproduction.settings
-    )
+    recorded = []
+    for experiment, sweep in folders_of(reproduction, budget).items():
+        runs, _ = runs_of(reproduction, experiment, budget, sweep)
+        recorded += gather(sweep, runs, reproduction.curves)
     write_record(folder / RECORD, recorded)
     provenance = _provenance(name, budget, len(evidence.runs), [run.result for run in recorded])
     write_whole(folder / "provenance.json", json.dumps(provenance, indent=2).encode())

@@ -2,9 +2,10 @@
 
 import importlib
 import importlib.util
+import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +14,13 @@ from omegaconf import DictConfig
 
 from src.config.compose import compose
 from src.config.errors import UserError, choose
+from src.config.fingerprint import run_name
+from src.config.jobs import jobs_of
 from src.config.paths import CHECKPOINTS, PROJECT, REFERENCE
 from src.config.schema import SearchSettings
 from src.reproduction.base import MEASURED, Evidence, Measure, Reproduction
 from src.results.curves import read_curves
-from src.results.runs import load_runs, varied_settings
+from src.results.runs import Run, load_runs, varied_settings
 from src.results.selection import cells
 
 Budget = Literal["quick", "full"]
@@ -81,13 +84,14 @@ def run(name: str, budget: Budget, further: Sequence[str] = ()) -> int:
     """Launch missing runs, several at a time if the joblib launcher is installed; return the exit status."""
     reproduction = find(name)
     parallel = ["hydra/launcher=joblib"] if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") else []
+    this_clone = os.environ | {"PYTHONPATH": str(PROJECT)}  # whichever one is installed or current
     status = 0
     experiments = experiments_of(reproduction, budget)
     for number, experiment in enumerate(experiments, start=1):
         print(f"{experiment} ({number} of {len(experiments)})", flush=True)
         overrides = [*overrides_of(reproduction, experiment, budget), *parallel, *further]
-        command = [sys.executable, "-m", "src.train", "-m", f"experiment={experiment}", *overrides]
-        ended = subprocess.run(command, check=False).returncode
+        command = [sys.executable, "-P", "-m", "src.train", "-m", f"experiment={experiment}", *overrides]
+        ended = subprocess.run(command, check=False, env=this_clone).returncode
         if ended in (130, -2):
             return 130
         status = status or ended
@@ -105,7 +109,10 @@ def evidence_of_runs(name: str, budget: Budget) -> Evidence:
     curves, measured = [], [pd.DataFrame()]
     for experiment, folder in folders_of(reproduction, budget).items():
         wanted = configuration(experiment)
-        counting = runs_that_count(folder, SearchSettings.of(wanted), reproduction.settings)
+        runs, others = runs_of(reproduction, experiment, budget, folder)
+        if others:
+            print(f"{experiment}: runs with other settings do not count: {', '.join(others)}", flush=True)
+        counting = runs_that_count(runs, SearchSettings.of(wanted))
         for row in counting:
             rows.append({"name": wanted.name} | row)
             curve = read_curves(folder / row["run"], reproduction.curves)
@@ -132,13 +139,20 @@ def _measured(name: str, measure: Measure, folder: Path, runs: pd.DataFrame) -> 
     return pd.concat(tables, ignore_index=True)
 
 
-def runs_that_count(folder: Path, search: SearchSettings, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The runs of a folder with these settings, at the grid point chosen on the validation set, as rows of evidence.
+def runs_of(reproduction: Reproduction, experiment: str, budget: Budget, folder: Path) -> tuple[list[Run], list[str]]:
+    """The runs of a folder that belong to an experiment, and the names of others with the reproduction's settings."""
+    jobs = jobs_of([f"experiment={experiment}", *overrides_of(reproduction, experiment, budget)])
+    wanted = {run_name(config) for _, config in jobs}
+    found = [run for run in load_runs(folder) if reproduction.settings.items() <= run.settings.items()]
+    return [run for run in found if run.name in wanted], [run.name for run in found if run.name not in wanted]
+
+
+def runs_that_count(runs: Sequence[Run], search: SearchSettings) -> list[dict[str, Any]]:
+    """The runs at the grid point chosen on the validation set, as rows of evidence.
 
     These are the runs that finished or diverged; a diverged run has the metrics of its best weights before it diverged.
     In a cell without a finished run nothing can be chosen, and all its diverged runs count.
     """
-    runs = [run for run in load_runs(folder) if settings.items() <= run.settings.items()]
     keys = [*dict.fromkeys([*ALWAYS_KEPT, *varied_settings(runs)])]
     tags = dict.fromkeys(tag for run in runs for tag in run.metrics)
     rows = []

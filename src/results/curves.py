@@ -26,13 +26,7 @@ def read_curves(folder: Path, tags: Sequence[str]) -> dict[str, dict[int, float]
 
 
 def learning_curves(folder: Path, runs: Sequence[Run], tag: str) -> pd.DataFrame:
-    """The curves of a tag, such as "val/error", as a long table with columns run, update, value.
-
-    Args:
-        folder: parent of the run folders.
-        runs: from `load_runs`.
-        tag: of a scalar.
-    """
+    """The curves of a tag, such as "val/error", of runs in a folder: a long table with columns run, update, value."""
     rows = [
         (run.name, update, value)
         for run in runs

@@ -4,11 +4,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from src.config.paths import MANIFEST
 from src.config.schema import SearchSettings
+from src.results.stored import read_json
 from src.utils.files import changing, write_whole
+
+RunFolder = Annotated[str, Field(pattern=r"^[^/.\x00][^/\x00]*$")]
+"""The name of a folder next to the manifest, not a path to another one."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +28,16 @@ class Manifest:
     """
 
     search: SearchSettings
-    runs: dict[str, dict[str, Any]]
+    runs: dict[RunFolder, dict[str, bool | int | float | str]]
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder of runs; None if no sweep has run in it."""
-    try:
-        content = json.loads((folder / MANIFEST).read_text())
-        return Manifest(SearchSettings(**content["search"]), content["runs"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+    """The manifest of a folder of runs; None if no sweep has run in it or, after a warning, if it is damaged."""
+    return read_json(folder / MANIFEST, MANIFESTS, MOST_BYTES)
+
+
+MANIFESTS = TypeAdapter(Manifest)
+MOST_BYTES = 2**28
 
 
 def write_manifest(folder: Path, search: SearchSettings, runs: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,22 +1,58 @@
 """The `result.json` of a run."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Annotated, Any, Literal, Required, TypeGuard
+
+from annotated_types import Ge, Lt
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, with_config
+from typing_extensions import TypedDict
 
 from src.config.paths import RESULT
 from src.config.schema import RunSettings
+from src.results.stored import Config, read_json
 
 ENDED = ("finished", "diverged")
+MOST_BYTES = 2**24
+Count = Annotated[int, Ge(0), Lt(2**63)]
+
+
+@with_config(ConfigDict(extra="allow"))
+class Result(TypedDict, total=False):
+    """What a result holds, at least."""
+
+    status: Required[Literal["finished", "diverged", "failed", "interrupted"]]
+    reason: Required[str]
+    metrics: Required[dict[str, float]]
+    config: Required[Config]
+    fingerprint: str
+    objective: str
+    higher_is_better: bool
+    floors: dict[str, dict[str, float]]
+    updates: Count
+    selected_update: Count | None
+    seconds: float
+    updates_per_second: float
+    num_parameters: Count
+    state_size: Count
+    provenance: dict[str, Any]
+
+
+def _with_its_numbers(result: Result) -> Result:
+    """A result of a run that has ended has the numbers that are shown of it."""
+    numbers = ("floors", "updates", "selected_update", "seconds", "num_parameters", "state_size")
+    absent = [key for key in numbers if key not in result]
+    if absent and result["status"] in ENDED:
+        raise ValueError(f"{result['status']} without {', '.join(absent)}")
+    return result
+
+
+RESULTS: TypeAdapter = TypeAdapter(Annotated[Result, AfterValidator(_with_its_numbers)])
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The `result.json` of a run; None if it is missing or unreadable."""
-    try:
-        return json.loads((folder / RESULT).read_text())
-    except (OSError, json.JSONDecodeError):
-        return None
+    """The `result.json` of a run; None if it is missing or, after a warning, if it is damaged."""
+    return read_json(folder / RESULT, RESULTS, MOST_BYTES)
 
 
 def stands(result: Mapping[str, Any] | None, settings: RunSettings) -> TypeGuard[Mapping[str, Any]]:

@@ -1,5 +1,6 @@
 """All runs of a folder, whatever their status."""
 
+import logging
 import math
 import os
 import re
@@ -8,20 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from src.config.compose import register_resolvers
+from src.config.errors import UserError
 from src.config.fingerprint import decisive_keys
-from src.config.paths import MANIFEST, RESULT
+from src.config.paths import MANIFEST, RESULT, STORED
 from src.config.schema import SearchSettings
 from src.config.settings import varied
 from src.results.manifest import read_manifest
 from src.results.result import ENDED, read_result
+from src.results.stored import read_yaml, warn
 from src.specs import Objective
 from src.utils.files import is_locked
 
+log = logging.getLogger(__name__)
+_HAS_FINGERPRINT = re.compile(r".*-[0-9a-f]{8}").fullmatch
+"""Whether a folder has the name of a run."""
 LOST = ("diverged", "failed")
 """Statuses of runs that ended without a usable result."""
 DEFAULT_SEARCH = SearchSettings(grid=["optimizer.lr"], repeated=["seed"], columns=[], two_stage=False)
@@ -71,29 +72,39 @@ class Run:
 
 
 def load_runs(folder: Path, only: Mapping[str, Mapping[str, Any]] | None = None) -> list[Run]:
-    """The runs at any depth below a folder, including those that are missing or have no result.
+    """The runs at any depth below a folder, or `only` some, {name: flat settings}; also missing ones.
 
     Runs in the manifest of a sweep come first, in its order. Runs may still be writing.
-
-    Args:
-        folder: of runs.
-        only: load these runs, {name: flat settings}, instead of all.
     """
     if only is not None:
         return [load_run(folder, name, settings) for name, settings in only.items()]
     wanted = _expected(folder)
     names = dict.fromkeys([*wanted, *sorted(_run_folders(folder), key=_by_numbers)])
-    return [load_run(folder, name, wanted.get(name)) for name in names]
+    return _each_once([load_run(folder, name, wanted.get(name)) for name in names])
+
+
+def _each_once(runs: Sequence[Run]) -> list[Run]:
+    """The runs without copies in other folders, which are named in a warning; a copy that has ended is preferred."""
+    by_name: dict[str, list[Run]] = {}
+    for run in runs:
+        by_name.setdefault(Path(run.name).name if _HAS_FINGERPRINT(run.name) else run.name, []).append(run)
+    for name, copies in by_name.items():
+        if len(copies) > 1:
+            log.warning("%s counts once: it is in %s", name, " and ".join(str(Path(run.name).parent) for run in copies))
+    return [max(copies, key=lambda run: run.ended) for copies in by_name.values()]
 
 
 def load_run(folder: Path, name: str, settings: Mapping[str, Any] | None = None) -> Run:
     """One run of a folder; unless given, its settings come from its result or its configuration."""
     result = read_result(folder / name)
-    if result is not None:
-        return as_run(name, result, settings)
-    status, reason = _without_result(folder / name)
-    settings = _stored_settings(folder / name) if settings is None else settings
-    return Run(name=name, settings=settings, status=status, reason=reason)
+    if result is None:
+        status, reason = _without_result(folder / name)
+        settings = _stored_settings(folder / name) if settings is None else settings
+        return Run(name=name, settings=settings, status=status, reason=reason)
+    suffix = name.rpartition("-")[2]
+    if _HAS_FINGERPRINT(name) and result.get("fingerprint", suffix) != suffix:
+        return Run(name=name, settings=settings or {}, reason=f"its result is of another run ({result['fingerprint']})")
+    return as_run(name, result, settings)
 
 
 def as_run(name: str, result: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> Run:
@@ -168,6 +179,8 @@ def _without_result(run: Path) -> tuple[str, str]:
     """Status and reason of a run without a result."""
     if is_locked(run):
         return "running", ""
+    if (run / RESULT).exists():
+        return "missing", f"{RESULT} is damaged"
     if not (run / ".lock").exists():
         return "missing", ""
     return "interrupted", "ended without a result"
@@ -175,9 +188,10 @@ def _without_result(run: Path) -> tuple[str, str]:
 
 def _stored_settings(run: Path) -> dict[str, Any]:
     """The settings in the configuration that Hydra wrote when the run started."""
-    register_resolvers()
     try:
-        config: Any = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "config.yaml"), resolve=True)
-        return decisive_keys(config)
-    except (OSError, OmegaConfBaseException, yaml.YAMLError, AttributeError):  # missing or incomplete
+        return decisive_keys(read_yaml(run / STORED))
+    except FileNotFoundError:
+        return {}
+    except UserError as error:
+        warn(f"{error}; it counts as missing")
         return {}

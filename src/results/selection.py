@@ -79,11 +79,6 @@ class Cell:
         """The finished runs at the chosen point, over which means are taken."""
         return [run for run in self.chosen if run.finished]
 
-    @property
-    def means(self) -> dict[Pairs, float]:
-        """The mean validation objective of each grid point with a finished run."""
-        return {point: mean for point, runs in self.searched.items() if (mean := _mean_objective(runs)) is not None}
-
     def repetition(self, run: Run) -> Pairs:
         """Which repetition a run is."""
         return tuple((key, run.settings.get(key)) for key in self.repeated)
@@ -151,7 +146,7 @@ def summarize(cell: Cell) -> Summary:
     metric = f"test/{cell.objective.metric}"
     values = [run.metrics[metric] for run in cell.measured if not math.isnan(run.metrics.get(metric, math.nan))]
     several = len(values) > 1 and all(map(math.isfinite, values))
-    means = list(cell.means.values())
+    means = [mean for at_point in cell.searched.values() if (mean := _mean_objective(at_point)) is not None]
     ci95 = math.nan
     if several:
         from scipy import stats  # takes half a second to import
@@ -181,9 +176,7 @@ def first_stage(runs: Sequence[Run], search: SearchSettings) -> list[Run]:
 def second_stage(runs: Sequence[Run], search: SearchSettings) -> tuple[list[Run], list[str]]:
     """The remaining repetitions at the grid point chosen in each cell, and a note on each choice.
 
-    Args:
-        runs: all that the sweep may launch; those of the first stage with their results.
-        search: of the sweep.
+    `runs` are all that the sweep may launch; those of the first stage have their results.
     """
     chosen: set[str] = set()
     notes = []

@@ -1,5 +1,6 @@
 """From a configuration to what it names: task, model, optimizer, trainer; and the check that all of it can be built."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,17 +16,23 @@ from src.config.schema import Settings, TrainerSettings, check_keys
 from src.config.settings import without_hydra
 from src.models.base import Core
 from src.models.sequence import SequenceModel
+from src.running.sizes import check_sizes, integers, made
 from src.tasks.base import Task
 from src.training.fast_updates import flat_parameters
 from src.training.trainer import Trainer
 
+log = logging.getLogger(__name__)
 
-def check(config: DictConfig) -> None:
-    """Raise `UserError` if a composed configuration cannot be run: wrong keys, types, values or combinations."""
+
+def check(config: DictConfig, to_run: bool = False) -> None:
+    """Raise `UserError` if a composed configuration cannot be run: wrong keys, types, values or combinations.
+
+    With `to_run`, also if it cannot be trained here: more memory or threads than there are.
+    """
     config = without_hydra(config)
     check_keys(config, Settings, "")
     check_device(config.device)
-    _check_combination(config)
+    _check_combination(config, to_run)
 
 
 def check_device(name: str) -> None:
@@ -35,10 +42,15 @@ def check_device(name: str) -> None:
         raise UserError(f"device={name}: there is none here; legal: auto, cpu")
 
 
-def choose_device(name: str) -> torch.device:
-    """The named device; "auto" is a GPU where there is one."""
+def choose_device(config: DictConfig) -> torch.device:
+    """The device of a configuration; "auto" is a GPU where there is one, unless a fused kernel serves the model.
+
+    The kernels run on the CPU, where an update of these networks takes far less time than on a GPU.
+    """
+    name = config.device
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        on_gpu = torch.cuda.is_available() and not build_model(config, build_task(config)).core.is_fused
+        name = "cuda" if on_gpu else "cpu"
     return torch.device(name)
 
 
@@ -59,7 +71,10 @@ def build_model(config: DictConfig, task: Task) -> SequenceModel:
 def build_trainer(config: DictConfig, folder: Path, fingerprint: str) -> Trainer:
     """The trainer of a configuration, before its first update, with its task and a new model."""
     settings = TrainerSettings(**OmegaConf.to_container(config.trainer, resolve=True))  # type: ignore[arg-type]
-    device = choose_device(config.device)
+    device = choose_device(config)
+    if config.device == "auto" and torch.cuda.is_available():
+        reason = "has no fused kernel" if device.type == "cuda" else "has a fused kernel; device=cuda takes the GPU"
+        log.info("device=auto takes %s: this model %s", device, reason)
     torch.set_num_threads(settings.threads)
     torch.set_flush_denormal(True)  # gradients that vanish over hundreds of steps make some processors far slower
     if settings.deterministic != torch.are_deterministic_algorithms_enabled():  # setting it takes a second of imports
@@ -74,13 +89,19 @@ def build_trainer(config: DictConfig, folder: Path, fingerprint: str) -> Trainer
     return Trainer(model, task, optimizer, scheduler, settings, folder, fingerprint)
 
 
-def _check_combination(config: DictConfig) -> None:
+def _check_combination(config: DictConfig, to_run: bool) -> None:
     """Build what is cheap to build, so that rules across settings speak before the run."""
     with _named("task"):
         task = build_task(config)
     # not on the meta device, whose first random number imports torch's compiler, which takes a second
     with _named("model"), torch.random.fork_rng(devices=[]):
-        build_model(config, task)
+        keys = integers(config, "model", "network")
+        if max(task.input_spec.size, task.output_spec.size) > max(keys.values(), default=0):
+            keys = integers(config, "task")
+        model = made("its weights", 3 if to_run else 1, keys, lambda: build_model(config, task))
+    with _named("task"):
+        if to_run:
+            check_sizes(config, task, model)
     with _named("optimizer"):
         optimizer = instantiate(config.optimizer, [torch.nn.Parameter(torch.zeros(()))], _convert_="all")
     with _named("scheduler"):

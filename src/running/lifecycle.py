@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from src.config.errors import explain
+from src.config.errors import UserError, explain
 from src.config.fingerprint import Described, describe
 from src.config.paths import CHECKPOINTS, EVENT_FILES, LOG, METRICS, RESULT
 from src.config.schema import RunSettings
@@ -24,6 +24,7 @@ from src.results.result import ENDED, read_result, stands
 from src.running.build import build_trainer, choose_device
 from src.running.conclusion import conclude
 from src.running.examples import show_examples
+from src.running.load import refuse_other_run
 from src.running.provenance import provenance
 from src.training.curves import Curves
 from src.training.profiler import profiled
@@ -57,9 +58,9 @@ def run_in(folder: Path, config: DictConfig, patience: float, stop_rule: StopRul
     """
     try:
         with locked(folder, patience):
+            refuse_other_run(folder, config)
             return _existing(folder, RunSettings(**config.run)) or _execute(config, folder, stop_rule)
-    except FolderInUseError as error:
-        log.error("%s", error)
+    except (FolderInUseError, UserError) as error:
         return {"status": "in use", "reason": str(error)}
 
 
@@ -78,9 +79,10 @@ def _existing(folder: Path, settings: RunSettings) -> dict[str, Any] | None:
 def _execute(config: DictConfig, folder: Path, stop_rule: StopRule | None) -> dict[str, Any]:
     """Train and write the result, whatever it is."""
     started = time.perf_counter()
+    for left in folder.rglob(".*.tmp"):  # of writes that were killed
+        left.unlink(missing_ok=True)
     described = describe(config)
-    result: dict[str, Any] = {"status": "failed", "reason": "", "metrics": {}}
-    result |= {"fingerprint": described.fingerprint, "config": described.config}
+    result = _failed(described)
     try:
         _train(config, described, folder, result, stop_rule)
     except Exception as error:
@@ -96,11 +98,22 @@ def _execute(config: DictConfig, folder: Path, stop_rule: StopRule | None) -> di
     return result
 
 
+def record_death(folder: Path, config: DictConfig, reason: str) -> None:
+    """Write the result of a run whose process died, so that it could not do so itself."""
+    write_whole(folder / RESULT, json.dumps(_failed(describe(config)) | {"reason": reason}, indent=2).encode())
+
+
+def _failed(described: Described) -> dict[str, Any]:
+    """The result of a run without an outcome."""
+    result: dict[str, Any] = {"status": "failed", "reason": "", "metrics": {}}
+    return result | {"fingerprint": described.fingerprint, "config": described.config}
+
+
 def _train(
     config: DictConfig, described: Described, folder: Path, result: dict[str, Any], stop_rule: StopRule | None
 ) -> None:
     """Fill in the result of a run, new or resumed."""
-    result["provenance"] = provenance(config.trainer.threads, str(choose_device(config.device)), _command(folder))
+    result["provenance"] = provenance(config.trainer.threads, str(choose_device(config)), _command(folder))
     trainer = build_trainer(config, folder, described.fingerprint)
     trainer.stop_rule = stop_rule
     model, objective = trainer.model, trainer.task.objective
@@ -133,17 +146,20 @@ def _train(
 
 def _command(folder: Path) -> list[str] | None:
     """The command for this run alone, whichever sweep or process it belongs to; None where Hydra keeps nothing."""
-    overrides = folder / ".hydra" / "overrides.yaml"
-    return ["python", "-m", "src.train", *OmegaConf.load(overrides)] if overrides.exists() else None
+    path = folder / ".hydra" / "overrides.yaml"
+    overrides: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if path.exists() else None
+    return None if overrides is None else ["python", "-m", "src.train", *overrides]
 
 
 def clear(folder: Path) -> None:
     """Remove what an earlier attempt left."""
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    for path in [folder / RESULT, folder / METRICS, *folder.glob(EVENT_FILES)]:
+    checkpoints = folder / CHECKPOINTS
+    if checkpoints.is_dir() and not checkpoints.is_symlink():
+        shutil.rmtree(checkpoints)
+    for path in [checkpoints, folder / RESULT, folder / METRICS, *folder.glob(EVENT_FILES)]:
         path.unlink(missing_ok=True)
 
 
 def _relative(path: Path) -> Path:
     """Relative to the current folder if it lies below it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return path.relative_to(Path.cwd()) if Path.cwd() in path.parents else path

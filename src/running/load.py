@@ -7,17 +7,19 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from src.config.compose import register_resolvers
 from src.config.errors import UserError
-from src.config.paths import CHECKPOINTS
+from src.config.fingerprint import fingerprint
+from src.config.paths import CHECKPOINTS, STORED
 from src.config.schema import current_target, later_keys
 from src.models.sequence import SequenceModel
 from src.results.result import read_result
+from src.results.stored import checked_config, read_yaml
 from src.running.build import build_model, build_task, check
 from src.specs import Split
 from src.tasks.base import Task
 from src.training import checkpoint
 from src.training.evaluation import evaluate
+from src.training.state import Selected, as_content, check_weights
 
 
 def read_config(folder: Path) -> DictConfig:
@@ -28,14 +30,17 @@ def read_config(folder: Path) -> DictConfig:
     Raises:
         UserError: the folder is not that of a run, or its configuration is not one of this project.
     """
-    register_resolvers()
-    path = folder / ".hydra" / "config.yaml"
-    result = read_result(folder)
-    if path.exists():
-        return stored_config(OmegaConf.to_container(OmegaConf.load(path), resolve=True))
-    if result is None:
-        raise UserError(f"run={folder}: not the folder of a run")
-    return stored_config(result["config"])
+    try:
+        settings = read_yaml(folder / STORED)
+    except FileNotFoundError:
+        result = read_result(folder)
+        if result is None:
+            raise UserError(f"run={folder}: not the folder of a run") from None
+        settings = result["config"]
+    try:
+        return stored_config(settings)
+    except UserError as error:
+        raise UserError(f"run={folder}: {error}") from None
 
 
 def stored_config(settings: Any) -> DictConfig:
@@ -44,7 +49,7 @@ def stored_config(settings: Any) -> DictConfig:
     Raises:
         UserError: it is not one of this project.
     """
-    config = dict(settings) | {"device": "auto"}  # the device that it was trained on may not exist here
+    config = checked_config(settings) | {"device": "auto"}  # the device that it was trained on may not exist here
     for group, node in config.items():
         if isinstance(node, Mapping) and "_target_" in node:
             config[group] = dict(node) | {"_target_": current_target(str(node["_target_"]), group)}
@@ -55,19 +60,39 @@ def stored_config(settings: Any) -> DictConfig:
     return whole
 
 
+def refuse_other_run(folder: Path, config: DictConfig) -> None:
+    """Raise `UserError` if a folder holds a run with other settings than these."""
+    result, wanted = read_result(folder), fingerprint(config)
+    try:
+        held = result["fingerprint"] if result and "fingerprint" in result else fingerprint(read_config(folder))
+    except UserError:
+        return
+    if held != wanted:
+        raise UserError(f"{folder} holds another run ({held}, this is {wanted}); choose another folder")
+
+
 def load_model(folder: Path, config: DictConfig, device: torch.device) -> tuple[SequenceModel, int]:
     """The network of a run with the selected weights, and the update that they are of.
 
     Raises:
-        UserError: there is no checkpoint yet.
+        UserError: there is no checkpoint of this run, or none that is undamaged.
     """
-    content = checkpoint.load_newest(folder / CHECKPOINTS, device)
-    if content is None or content["selected"] is None:
-        raise UserError(f"run={folder}: has no checkpoint yet")
     model = build_model(config, build_task(config)).to(device)
-    update, _, weights = content["selected"]
-    model.load_state_dict(weights)
-    return model, update
+
+    def take(loaded: Any) -> Selected | None:
+        content = as_content(loaded)
+        if content["fingerprint"] != fingerprint(config):
+            raise UserError(f"run={folder}: its checkpoints are of another run ({content['fingerprint']})")
+        if content["selected"] is not None:
+            check_weights(model, content["selected"].weights, "selected")
+        return content["selected"]
+
+    selected = checkpoint.load_newest(folder / CHECKPOINTS, device, take)
+    if selected is None:
+        damaged = checkpoint.newest_first(folder / CHECKPOINTS)
+        raise UserError(f"run={folder}: {'all checkpoints are damaged' if damaged else 'has no checkpoint yet'}")
+    model.load_state_dict(selected.weights)
+    return model, selected.update
 
 
 def with_changes(config: DictConfig, changes: Mapping[str, Any], seed: int | None = None) -> DictConfig:

@@ -5,8 +5,8 @@ from TensorBoard's event files.
 """
 
 import json
+import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src.config.fingerprint import fingerprint, run_name
 from src.config.paths import CHECKPOINTS, EVENT_FILES, MANIFEST, METRICS, RESULT
 from src.results.manifest import read_manifest, write_manifest
+from src.results.result import read_result
 from src.running.load import read_config, stored_config
 from src.training import checkpoint
 from src.utils.files import write_whole
 from src.utils.jsonl import to_line
 
+log = logging.getLogger(__name__)
 CURVES = ("train/", "val/", "val_selected/", "test/")
 
 
@@ -34,7 +36,7 @@ def upgrade(folder: Path) -> dict[str, str]:
     if manifest is not None:
         renamed = {names.get(name, name): settings for name, settings in manifest.runs.items()}
         (folder / MANIFEST).unlink()
-        write_manifest(folder, replace(manifest.search), renamed)
+        write_manifest(folder, manifest.search, renamed)
     return {old: new for old, new in names.items() if old != new}
 
 
@@ -48,20 +50,24 @@ def upgrade_result(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def _upgrade_run(folder: Path) -> str:
     """Upgrade one run and rename its folder; its new name."""
-    path = folder / RESULT
-    if path.exists():
-        name, result = upgrade_result(json.loads(path.read_text()))
-        write_whole(path, json.dumps(result, indent=2).encode())
+    result = read_result(folder)
+    if result is not None:
+        name, upgraded = upgrade_result(result)
+        write_whole(folder / RESULT, json.dumps(upgraded, indent=2).encode())
     else:
         name = run_name(read_config(folder))
     if not (folder / METRICS).exists():
         _write_metrics(folder)
-    for saved in sorted((folder / CHECKPOINTS).glob("update-*.pt")):
-        content = torch.load(saved, weights_only=True)
+    for saved in checkpoint.newest_first(folder / CHECKPOINTS):
+        try:
+            content = checkpoint.read(saved, torch.device("cpu"))
+        except ValueError as error:
+            log.warning("checkpoint %s is damaged: %s", saved, error)
+            continue
         if "identity" in content:
             del content["identity"]
             content |= {"fingerprint": name.rpartition("-")[2], "sum_of_norms": torch.zeros(())}
-            checkpoint.save(folder / CHECKPOINTS, content["update"], content)
+            checkpoint.write(folder / CHECKPOINTS, content["update"], content)
             saved.unlink(missing_ok=True)
     folder.rename(folder.with_name(name))
     return name

@@ -1,18 +1,19 @@
 """Adapts the launchers of Hydra's plugins to this machine and to the threads of a run."""
 
-import os
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from omegaconf import DictConfig, open_dict
-
-
-def num_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from src.config.errors import UserError
+from src.utils.machine import num_cores
 
 
 def outlives_the_sweep(launcher: DictConfig) -> bool:
     """Whether the jobs belong to a queue, and continue when the sweep is stopped."""
     return _kind(launcher) == "SlurmLauncher"
+
+
+def runs_here(launcher: DictConfig) -> bool:
+    """Whether the runs share this machine, rather than those of a queue or a cluster."""
+    return not (outlives_the_sweep(launcher) or OmegaConf.select(launcher, "ray.init.address"))
 
 
 def fit(launcher: DictConfig, threads: int) -> int | None:
@@ -29,6 +30,8 @@ def fit(launcher: DictConfig, threads: int) -> int | None:
     with open_dict(launcher):
         match _kind(launcher):
             case "JoblibLauncher":
+                if launcher.n_jobs < 1 and launcher.n_jobs != -1:
+                    raise UserError(f"hydra.launcher.n_jobs={launcher.n_jobs}: must be at least 1, or -1 for all cores")
                 launcher.n_jobs = min(launcher.n_jobs, at_once) if launcher.n_jobs > 0 else at_once
             case "LocalLauncher":
                 return at_once

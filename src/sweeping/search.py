@@ -20,18 +20,19 @@ import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich import get_console
 
-from src.config.errors import UserError
+from src.config.errors import DIED, UserError, explain
 from src.config.fingerprint import decisive_keys, run_name
 from src.config.schema import SearchSettings
 from src.reports.report import end_sweep
 from src.results.manifest import read_manifest, write_manifest
 from src.running.build import build_task
 from src.specs import Objective
-from src.sweeping.trial import composed, run_trial, storage_of, workers
+from src.sweeping.trial import NOTHING, composed, run_trial, storage_of, workers
 from src.utils import lifeline
 from src.utils.files import locked
 
@@ -63,16 +64,14 @@ def search(overrides: Sequence[str], options: Options) -> int:
     folder = Path(config.run.root, config.name)
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    status = 0
     with locked(folder):
         lifeline.hold(folder)
+        this = _Search(folder, fixed, space, options, build_task(config).objective)
         try:
-            _Search(folder, fixed, space, options, build_task(config).objective).run()
+            this.run()
+            status = int(bool(this.study.get_trials(deepcopy=False, states=[TrialState.FAIL])))
         except KeyboardInterrupt:
             status = 130
-        except BrokenProcessPool:
-            get_console().print("a worker was killed; run the same command to resume", style="red")
-            status = 1
     manifest = read_manifest(folder)
     statuses = end_sweep(folder, manifest.runs if manifest else {})
     return status or int("failed" in statuses)
@@ -92,8 +91,11 @@ def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, BaseDistributi
 def _distribution(override: Override) -> BaseDistribution:
     values = override.value()
     if not isinstance(values, IntervalSweep):
-        return CategoricalDistribution(list(override.sweep_string_iterator()))
-    if values.start is None or values.end is None or not values.start < values.end:
+        choices = list(override.sweep_string_iterator())
+        if not choices:
+            raise UserError(f"{override.input_line}: there is no such value")
+        return CategoricalDistribution(choices)
+    if values.start is None or values.end is None or not -math.inf < values.start < values.end < math.inf:
         raise UserError(f"{override.input_line}: an interval must go from a lower to a higher number")
     logarithmic = "log" in values.tags
     if logarithmic and values.start <= 0:
@@ -113,6 +115,7 @@ def _check(config: DictConfig, space: dict[str, BaseDistribution]) -> None:
     for key in space:
         if key in config.search.repeated:
             raise UserError(f"{key} is repeated, not searched; sweep over it at the chosen point")
+    SearchSettings.of(config).check(decisive_keys(config))
     if config.run.fresh:
         raise UserError("run.fresh=true: a search resumes from its journal; give it another name=")
 
@@ -151,18 +154,30 @@ class _Search:
     def run(self) -> None:
         """Run the trials of the budget that have not ended, interrupted ones first."""
         left = self._left()
-        with workers(self.options.workers) as start:
-            running: dict[Future, Trial] = {}
-            trial = next(left, None)
-            while trial is not None or running:
-                while trial is not None and len(running) < self.options.workers:
-                    study = (self.name, trial._trial_id) if self.options.prune else None
-                    running[start(run_trial, self._expect(trial), study)] = trial
-                    if len(running) < self.options.workers:
-                        trial = next(left, None)
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    self._tell(running.pop(future), future.result())
-                trial = next(left, None) if len(running) < self.options.workers else None
+        while under_way := self._run(left, self.options.workers):
+            for trial in under_way:  # one of them ended its process: each runs again, alone
+                if self._run(iter([trial]), 1):
+                    self._tell(trial, NOTHING | {"status": "failed", "reason": DIED})
+
+    def _run(self, trials: Iterator[Trial], number: int) -> list[Trial]:
+        """Run trials, a number at a time; those under way if a process of theirs died."""
+        running: dict[Future, Trial] = {}
+        trial: Trial | None = None
+        with workers(number, here=self.options.workers == 1) as start:
+            try:
+                while True:
+                    while len(running) < number and (trial := next(trials, None)) is not None:
+                        if (overrides := self._expect(trial)) is not None:
+                            study = (self.name, trial._trial_id) if self.options.prune else None
+                            running[start(run_trial, overrides, study)] = trial
+                    if not running:
+                        return []
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        self._tell(running[future], future.result())
+                        del running[future]
+            except BrokenProcessPool:
+                under_way = [*running.values(), *([trial] if trial else [])]
+                return list({trial.number: trial for trial in under_way}.values())
 
     def _left(self) -> Iterator[Trial]:
         for trial in self.study.get_trials(states=[TrialState.RUNNING]):
@@ -178,10 +193,14 @@ class _Search:
     def _proposed(self) -> list[FrozenTrial]:
         return [trial for trial in self.study.get_trials(deepcopy=False) if len(trial.params) == len(self.space)]
 
-    def _expect(self, trial: Trial) -> list[str]:
-        """Add the run of a trial to the manifest of the folder, and return its overrides."""
+    def _expect(self, trial: Trial) -> list[str] | None:
+        """Add the run of a trial to the manifest of the folder, and return its overrides; None if they are illegal."""
         overrides = self.fixed + [f"{key}={trial.params[key]}" for key in self.space]
-        config = composed(overrides)
+        try:
+            config = composed(overrides)
+        except (UserError, OmegaConfBaseException) as error:
+            self._tell(trial, NOTHING | {"status": "failed", "reason": explain(error)})
+            return None
         plan, before = SearchSettings.of(config), read_manifest(self.folder)
         grid = list(dict.fromkeys([*(before.search.grid if before else ()), *plan.grid, *self.space]))
         write_manifest(self.folder, replace(plan, grid=grid), {run_name(config): decisive_keys(config)})
@@ -200,6 +219,8 @@ class _Search:
             self.study.tell(trial, state=TrialState.PRUNED)
         elif status == "failed":
             self.study.tell(trial, state=TrialState.FAIL)
+        elif status == "in use":
+            raise UserError(given["reason"])
         else:
             raise KeyboardInterrupt
         settings = "  ".join(f"{key}={_short(value)}" for key, value in trial.params.items())

@@ -1,29 +1,35 @@
 """A sweep: all runs are checked before the first one starts, only missing ones are launched, and a table follows."""
 
 import logging
+import re
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from src.config.errors import UserError, exit_on_user_error
+from src.config.errors import DIED, UserError, died, exit_on_user_error, in_one_line
 from src.config.fingerprint import decisive_keys, run_name
+from src.config.jobs import Job, composed, expand
+from src.config.paths import RESULT
 from src.config.schema import RunSettings, SearchSettings
 from src.results.manifest import write_manifest
 from src.results.result import ENDED, read_result, stands
 from src.results.runs import Run, load_runs
 from src.results.selection import first_stage, num_of_second_stage, second_stage
-from src.sweeping.hydra_sweeper import Job, expand, redirect
-from src.sweeping.launchers import fit, outlives_the_sweep
+from src.sweeping.hydra_sweeper import redirect
+from src.sweeping.launchers import fit, outlives_the_sweep, runs_here
 from src.sweeping.progress import SweepProgress
 from src.utils import lifeline
 
 log = logging.getLogger(__name__)
+DIR, SUBDIR = "${run.root}/${name}", "${run_name:}"
+"""`hydra.sweep` in configs/train.yaml."""
 
 
 @dataclass
@@ -37,6 +43,7 @@ class Sweep:
         search: which settings are searched and repeated.
         run: decides which results are final.
         batch_size: how many jobs to launch at a time; None for all.
+        command: the configuration of the sweep itself.
         configurations: `settings` of the runs requested so far.
     """
 
@@ -46,6 +53,7 @@ class Sweep:
     search: SearchSettings
     run: RunSettings
     batch_size: int | None
+    command: DictConfig
     configurations: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -74,12 +82,51 @@ class Sweep:
     def _left(self, names: list[str], num_later: int = 0) -> Iterator[list[Job]]:
         """Batches of jobs of the runs without a final result."""
         kept = [name for name in names if stands(read_result(self.folder / name), self.run)]
-        left = [name for name in names if name not in set(kept)]
+        left = sorted(set(names) - set(kept), key=lambda name: (self._died(name), names.index(name)))
         self.progress.expect(kept, left, num_later)
         if kept:
             log.info("%d of %d runs have ended already; run.fresh=true starts them over", len(kept), len(names))
         for start in range(0, len(left), self.batch_size or max(len(left), 1)):
             yield [self.jobs[name] for name in left[start:][: self.batch_size]]
+
+    def _died(self, name: str) -> bool:
+        """Whether the process of a run ended before the run did; it may do so again, so the others come first."""
+        return (self.folder / name / ".lock").exists() and not (self.folder / name / RESULT).exists()
+
+    def launch(self, launch: Callable[..., list], jobs: Sequence[Job], initial_job_idx: int) -> list:
+        """Launch jobs; when a worker has died, launch those it may have died of one by one, and then the others.
+
+        A worker that dies of a single run is that run's failure.
+        """
+        started = time.time()
+        try:
+            return list(launch(jobs, initial_job_idx=initial_job_idx))
+        except Exception as error:
+            if not died(error) or outlives_the_sweep(self.command.hydra.launcher):
+                raise
+            log.warning("%s", DIED)
+            folders = {tuple(overrides): self.folder / name for name, overrides in self.jobs.items()}
+            left = [job for job in jobs if not _written_since(folders[tuple(job)] / RESULT, started)]
+            begun = [job for job in left if _written_since(folders[tuple(job)] / ".lock", started)]
+            if not begun:
+                raise
+        lifeline.hold(self.folder)
+        if len(jobs) == 1:
+            from src.running.lifecycle import record_death
+
+            record_death(folders[tuple(jobs[0])], composed(self.command, jobs[0]), DIED)
+            return []
+        others = [job for job in left if job not in begun]
+        return [
+            ended
+            for again in [*([job] for job in begun), others]
+            if again
+            for ended in self.launch(launch, again, initial_job_idx)
+        ]
+
+
+def _written_since(path: Path, moment: float) -> bool:
+    return path.exists() and path.stat().st_mtime >= moment
 
 
 _sweep: Sweep | None = None
@@ -91,46 +138,73 @@ class Checks(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a single run."""
-        exit_on_user_error(lambda: _check(config))
+        exit_on_user_error(lambda: _check_single(config))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check all runs of a sweep, then make Hydra launch those that are left."""
         exit_on_user_error(lambda: _start(config))
 
 
-def _check(config: DictConfig) -> None:
+def _check_single(config: DictConfig) -> None:
+    from src.running.load import refuse_other_run
+
+    _check(config, here=True)
+    SearchSettings.of(config).check(decisive_keys(config))
+    refuse_other_run(Path(config.hydra.run.dir), config)
+
+
+def _check(config: DictConfig, here: bool) -> None:
     from src.running.build import check
 
-    check(config)
+    check(config, to_run=here)
 
 
 def _start(config: DictConfig) -> None:
     global _sweep
+    folder, launcher = _folder(config), config.hydra.launcher
+    here = runs_here(launcher)
     jobs: dict[str, Job] = {}
-    configurations: dict[str, DictConfig] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    first: DictConfig | None = None
     for overrides, job in expand(config):
-        _check(job)
-        jobs[run_name(job)] = overrides
-        configurations[run_name(job)] = job
-    if not jobs:
-        raise UserError("these settings give no runs; does a glob match nothing?")
+        name, first = run_name(job), first or job
+        for group in ("name", "run", "search"):
+            if job[group] != first[group]:
+                which = _difference(next(iter(jobs.values())), overrides)
+                raise UserError(f"{which}: {group} differs, but a sweep has one folder and table; start one for each")
+        if name in jobs:
+            raise UserError(f"{_difference(jobs[name], overrides)}: these jobs are the same run, {name}")
+        if not stands(read_result(folder / name), RunSettings(**job.run)):
+            _check(job, here)
+        jobs[name], settings[name] = overrides, decisive_keys(job)
+    assert first is not None
+    search = SearchSettings.of(first)
+    search.check(set().union(*settings.values()))
 
-    launcher = config.hydra.launcher
-    at_once = fit(launcher, max(job.trainer.threads for job in configurations.values()))
+    at_once = fit(launcher, max(run["trainer.threads"] for run in settings.values()))
     limits = [limit for limit in (at_once, config.hydra.sweeper.get("max_batch_size")) if limit]
-    _sweep = Sweep(
-        Path(config.hydra.sweep.dir),
-        jobs,
-        {name: decisive_keys(job) for name, job in configurations.items()},
-        SearchSettings.of(job),
-        RunSettings(**job.run),
-        min(limits, default=None),
-    )
+    _sweep = Sweep(folder, jobs, settings, search, RunSettings(**first.run), min(limits, default=None), config)
     if outlives_the_sweep(launcher):
         lifeline.release()
     else:
         lifeline.hold(_sweep.folder)
-    redirect(_sweep.batches())
+    redirect(_sweep.batches(), _sweep.launch)
+
+
+def _folder(config: DictConfig) -> Path:
+    """The folder of a sweep, the same for all of its runs, each of which has a folder of its own there."""
+    given: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    if given["subdir"] != SUBDIR:
+        raise UserError(f"hydra.sweep.subdir={given['subdir']}: must be {SUBDIR}, a folder for each run")
+    if given["dir"] != DIR and re.search(r"\$\{(?!oc\.|now:)", given["dir"]):
+        raise UserError(f"hydra.sweep.dir={given['dir']}: must be the same for all runs")
+    return Path(config.hydra.sweep.dir)
+
+
+def _difference(one: Job, other: Job) -> str:
+    """The overrides that differ between two jobs: "seed=0 and seed=1"."""
+    differing = [pair for pair in zip(one, other, strict=True) if len(set(pair)) > 1] or [(" ".join(one), "")]
+    return " and ".join(filter(None, (" ".join(side) for side in zip(*differing, strict=True))))
 
 
 @contextmanager
@@ -140,11 +214,10 @@ def ending_in_a_table() -> Iterator[None]:
     _sweep = None
     status: Any = 0
     try:
-        yield
+        with in_one_line():
+            yield
     except SystemExit as ended:
         status = ended.code
-    except KeyboardInterrupt:
-        status = 130
     finally:
         redirect(None)
     if _sweep is not None:

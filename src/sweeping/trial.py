@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -23,8 +22,11 @@ from src.results.runs import as_run
 from src.running.build import check
 from src.running.lifecycle import run_in
 from src.utils import lifeline
+from src.utils.files import Lock
 
 JOURNAL = "optuna.journal"
+NOTHING: dict[str, Any] = {"pruned": False, "objective": math.nan, "reason": "", "tag": "", "run": ""}
+"""What is known of a trial that has not run."""
 FOREVER = 1e9
 """Seconds to wait for another trial that happens to be the same run."""
 
@@ -32,26 +34,24 @@ FOREVER = 1e9
 def composed(overrides: Sequence[str]) -> DictConfig:
     """The checked configuration of one run."""
     config = compose(overrides)
-    check(config)
+    check(config, to_run=True)
     return config
 
 
 def storage_of(folder: Path) -> JournalStorage:
     """The journal of the searches in a folder."""
-    lock: Any = FileLock(folder / f".{JOURNAL}.lock")  # released when a process is killed, unlike Optuna's own
+    lock: Any = Lock(folder / f".{JOURNAL}.lock")  # released when a process is killed, unlike Optuna's own
     return JournalStorage(JournalFileBackend(str(folder / JOURNAL), lock_obj=lock))
 
 
 def run_trial(overrides: list[str], study: tuple[str, int] | None) -> dict[str, Any]:
     """Run a trial, in any process, and return how it ended.
 
-    Args:
-        overrides: of the run.
-        study: name of the study and id of the trial, if it may be pruned.
+    `study` is the name of the study and the id of the trial, if it may be pruned.
     """
     lifeline.follow()
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    given: dict[str, Any] = {"pruned": False, "objective": math.nan, "reason": "", "tag": "", "run": ""}
+    given = NOTHING
     try:
         config = composed(overrides)
         folder = Path(config.run.root, config.name, run_name(config))
@@ -105,9 +105,9 @@ def _logged(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def workers(number: int) -> Iterator[Any]:
-    """A function that starts a call and returns its future: in a pool of processes, or in this one if number is 1."""
-    if number == 1:
+def workers(number: int, here: bool) -> Iterator[Any]:
+    """A function that starts a call and returns its future: `here`, in this process, or in a pool of processes."""
+    if here:
         yield _now
         return
     ignoring = (signal.SIGINT, signal.SIG_IGN)

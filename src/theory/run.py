@@ -29,8 +29,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 import src.theory
-from src.config.errors import UserError, choose, explain
+from src.config.errors import UserError, choose, explain, in_one_line
 from src.theory.base import Claim, Demonstration
+from src.utils.console import printing
 from src.utils.files import write_whole
 
 PAGES = Path(__file__).with_name("pages")
@@ -81,6 +82,9 @@ def parse_settings(texts: Mapping[str, str], topics: Mapping[str, Sequence[Demon
             values[name] = kind(text)
         except ValueError:
             raise UserError(f"{name}={text}: {kind.__name__} expected") from None
+        least = 0 if name == "seed" else 1
+        if kind is int and values[name] < least:
+            raise UserError(f"{name}={text}: at least {least} expected")
     return values
 
 
@@ -90,7 +94,13 @@ def run_topic(topic: str, settings: Mapping[str, Any], folder: Path) -> list[Fin
     for demonstration in demonstrations(topic):
         given = {name: settings[name] for name in settings_of(demonstration) if name in settings}
         start = time.perf_counter()
-        result = demonstration.run(**given)
+        try:
+            result = demonstration.run(**given)
+        except Exception as error:
+            if not given or isinstance(error, UserError | OSError):
+                raise
+            shown = " ".join(f"{name}={value}" for name, value in given.items())
+            raise UserError(f"{topic} {shown}: {explain(error)}") from error
         path = folder / f"{demonstration.name}.png"
         buffer = io.BytesIO()
         demonstration.draw(result).savefig(buffer, dpi=DOTS_PER_INCH, format="png", bbox_inches="tight")
@@ -230,11 +240,10 @@ def run(arguments: argparse.Namespace) -> bool:
     return not failed
 
 
+@printing()
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; exit status 1 if a claim does not hold or the command line is wrong."""
-    try:
+    with in_one_line():
         hold = run(parse(arguments))
-    except (UserError, OSError) as error:
-        sys.exit(f"error: {explain(error)}")
     if not hold:
         sys.exit(1)

@@ -6,42 +6,102 @@ A file's name holds the update and the first digits of the SHA-256 of its conten
 import hashlib
 import io
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from src.utils.files import write_whole
 
 log = logging.getLogger(__name__)
+Taken = TypeVar("Taken")
 KEPT = 2
 
 
 def save(folder: Path, update: int, content: dict[str, Any]) -> None:
-    """Write a checkpoint and remove all but the last two."""
+    """Write the newest checkpoint, and remove all but this one and the undamaged one before."""
+    path = write(folder, update, content)
+    kept = [path]
+    for other in newest_first(folder):
+        if len(kept) < KEPT and _update(other) < update and _is_whole(other):
+            kept.append(other)
+        elif other not in kept:  # a later one cannot be resumed from: this run did not
+            with suppress(OSError):  # a folder
+                other.unlink()
+
+
+def write(folder: Path, update: int, content: dict[str, Any]) -> Path:
+    """Write a checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     data = buffer.getvalue()
     path = folder / f"update-{update:08d}.{_digest(data)}.pt"
     write_whole(path, data)
-    for old in [other for other in _newest_first(folder) if other != path][KEPT - 1 :]:
-        old.unlink()
+    return path
 
 
-def load_newest(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The newest undamaged checkpoint, or None; damaged ones are named in a warning."""
-    for path in _newest_first(folder):
-        data = path.read_bytes()
-        if _digest(data) == path.suffixes[-2][1:]:
-            return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
-        log.warning("checkpoint %s is damaged; using the previous one", path)
+def load_newest(folder: Path, device: torch.device, take: Callable[[Any], Taken]) -> Taken | None:
+    """What `take` returns for the content of the newest checkpoint, or None; damaged ones are named in a warning.
+
+    A checkpoint also counts as damaged if `take` raises a ValueError.
+    """
+    paths = newest_first(folder)
+    for path in paths:
+        try:
+            return take(read(path, device))
+        except ValueError as error:
+            instead = "no other is left" if path == paths[-1] else "using the previous one"
+            log.warning("checkpoint %s is damaged: %s; %s", path, error, instead)
     return None
 
 
-def _newest_first(folder: Path) -> Iterator[Path]:
-    yield from sorted(folder.glob("update-*.pt"), reverse=True)
+def read(path: Path, device: torch.device) -> Any:
+    """The content of a checkpoint.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    data = _whole(path)
+    try:
+        return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    except Exception as error:  # whatever torch makes of it
+        raise ValueError(f"it cannot be loaded ({type(error).__name__})") from None
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """All checkpoints, including damaged ones."""
+    found = [path for path in folder.glob("update-*.pt") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (_update(path), path.name), reverse=True)
+
+
+_NAME = re.compile(r"update-(\d+)\.([0-9a-f]{16})\.pt", re.ASCII)
+
+
+def _update(path: Path) -> int:
+    return int(path.name.removeprefix("update-").partition(".")[0])
+
+
+def _whole(path: Path) -> bytes:
+    """The bytes of a file whose name holds their digest."""
+    if not path.is_file():
+        raise ValueError("it is not a file")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(str(error.strerror)) from None
+    if _digest(data) != path.suffixes[-2][1:]:
+        raise ValueError("its content is not what was written")
+    return data
+
+
+def _is_whole(path: Path) -> bool:
+    with suppress(ValueError):
+        return bool(_whole(path))
+    return False
 
 
 def _digest(data: bytes) -> str:

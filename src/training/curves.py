@@ -2,17 +2,16 @@
 
 import math
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from src.config.paths import EVENT_FILES, METRICS
+from src.config.paths import METRICS
+from src.utils.events import event_writer
 from src.utils.files import write_whole
 from src.utils.jsonl import read_lines, to_line
 
@@ -31,10 +30,7 @@ class Curves:
     """
 
     def __init__(self, folder: Path, first_update: int):
-        # TensorBoard reads a folder's files in order of name, and names begin with the time of creation in seconds
-        while any(path.name.split(".")[3] == f"{int(time.time()):010d}" for path in folder.glob(EVENT_FILES)):
-            time.sleep(0.05)
-        self.writer = SummaryWriter(str(folder), purge_step=first_update)
+        self.writer = event_writer(folder, purge_step=first_update)
         _drop_from(folder / METRICS, first_update)
         self.lines = open(folder / METRICS, "a")  # noqa: SIM115 - closed by __exit__
 
@@ -69,7 +65,7 @@ class Curves:
     def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """The configuration as text and on the HParams page, and a page of curves with the task's floors."""
         self.text("configuration", OmegaConf.to_yaml(OmegaConf.create(dict(config))).splitlines(), 0)
-        _, session_start, _ = hparams(dict(settings), {})
+        _, session_start, _ = hparams(_sortable(settings), {})
         assert self.writer.file_writer is not None
         self.writer.file_writer.add_summary(session_start, 0)
         layout = {metric: ["Multiline", [rf"^val/{metric}$", rf"^val_floor/{metric}/.*"]] for metric in metrics}
@@ -91,9 +87,14 @@ class Curves:
 
     def end(self, settings: Mapping[str, Any]) -> None:
         """End the session of the HParams page."""
-        _, _, session_end = hparams(dict(settings), {})
+        _, _, session_end = hparams(_sortable(settings), {})
         assert self.writer.file_writer is not None
         self.writer.file_writer.add_summary(session_end, 0)
+
+
+def _sortable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings for the HParams page without nulls, since TensorBoard cannot sort a column of texts and numbers."""
+    return {key: value for key, value in settings.items() if value != "None"}
 
 
 def _drop_from(path: Path, first_update: int) -> None:

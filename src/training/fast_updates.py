@@ -11,6 +11,7 @@ figures are shares of such an update):
 
 import inspect
 from collections.abc import Callable
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,8 @@ def flat_parameters(model: nn.Module) -> nn.Parameter:
     """Move all trainable parameters of a model, and their gradients, into one vector, of which they become views.
 
     The model works as before; an optimizer of the vector updates it. The gradient has to be zeroed in place. A
-    parameter that does not affect the loss has a gradient of zero.
+    parameter that does not affect the loss has a gradient of zero. Converting or moving the model or a part of it would
+    make parameters of their own, which the optimizer does not update, so it is an error from now on.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     vector = nn.Parameter(torch.cat([parameter.flatten() for parameter in parameters]))
@@ -30,7 +32,13 @@ def flat_parameters(model: nn.Module) -> nn.Parameter:
     for parameter, value, gradient in zip(parameters, vector.split(sizes), vector.grad.split(sizes), strict=True):
         parameter.data = value.view_as(parameter)
         parameter.grad = gradient.view_as(parameter)
+    for module in model.modules():
+        module._apply = _refuse  # type: ignore[method-assign]
     return vector
+
+
+def _refuse(*_: object, **__: object) -> NoReturn:
+    raise RuntimeError("an optimizer updates these weights as one vector: convert or move the model before that")
 
 
 class FusedAdamW(torch.optim.AdamW):

@@ -6,6 +6,7 @@ from types import TracebackType
 
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from src.utils.lifeline import in_worker
 
@@ -43,10 +44,10 @@ class RunProgress:
         self.seconds_between_lines = seconds_between_lines
         self.evaluation = ""
         self.bar = Progress(
-            MofNCompleteColumn(),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
             BarColumn(bar_width=20),
             TextColumn("{task.fields[loss]}  {task.fields[evaluation]}  {task.fields[speed]:.0f}/s"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=get_console(),
             transient=True,
         )

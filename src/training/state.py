@@ -1,13 +1,19 @@
 """Everything about a training run that changes, and so has to be in a checkpoint."""
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from annotated_types import Ge
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from typing_extensions import TypedDict
 
+from src.config.errors import what_is_wrong
 from src.models.sequence import SequenceModel
 from src.specs import State, map_state, state_tensors
 
@@ -26,6 +32,68 @@ class Selected(NamedTuple):
     update: int
     metrics: dict[str, float]
     weights: dict[str, Tensor]
+
+
+Count = Annotated[int, Ge(0)]
+
+
+@with_config(ConfigDict(arbitrary_types_allowed=True, extra="allow"))
+class Content(TypedDict):
+    """The content of a checkpoint: what `TrainState.to_checkpoint` gives, and whose it is."""
+
+    fingerprint: str
+    update: Count
+    seconds: Annotated[float, Ge(0)]
+    sum_of_norms: Tensor
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    rng: Tensor
+    device_rng: list[Tensor]
+    state: list[Tensor] | None
+    selected: Selected | None
+    evaluations_since_selected: Count
+    outcome: Outcome | None
+
+
+_CONTENT = TypeAdapter(Content)
+
+
+def as_content(loaded: Any) -> Content:
+    """What was loaded from a file as the content of a checkpoint.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        return _CONTENT.validate_python(loaded, strict=True)
+    except ValidationError as error:
+        raise ValueError(what_is_wrong(error)) from None
+
+
+def check_like(found: Any, wanted: Any, path: str) -> None:
+    """Raise a ValueError unless what was found has the shapes, types and keys of what is wanted."""
+    match wanted:
+        case Tensor():
+            fits = isinstance(found, Tensor) and (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
+        case Mapping():
+            fits = isinstance(found, Mapping) and found.keys() >= wanted.keys()
+        case list():
+            fits = isinstance(found, list) and len(found) == len(wanted)
+        case _:
+            fits = isinstance(found, type(wanted))
+    if not fits:
+        raise ValueError(f"{path} does not fit this run")
+    if isinstance(wanted, Mapping | list):
+        for key in wanted if isinstance(wanted, Mapping) else range(len(wanted)):
+            check_like(found[key], wanted[key], f"{path}.{key}")
+
+
+def check_weights(model: SequenceModel, weights: Mapping[str, Tensor], path: str) -> None:
+    """Raise a ValueError unless these are all weights of a model."""
+    own = model.state_dict()
+    check_like(weights, own, path)
+    check_like(own, dict(weights), path)
 
 
 @dataclass
@@ -73,8 +141,13 @@ class TrainState:
             "outcome": None if self.outcome is None else tuple(self.outcome),
         }
 
-    def load(self, content: dict[str, Any]) -> None:
-        """Become the state in the content of a checkpoint."""
+    def load(self, content: Content) -> None:
+        """Become the state in a checkpoint.
+
+        Raises:
+            ValueError: it is not of such a run; the state remains as it was.
+        """
+        self._check(content)
         self.update = content["update"]
         self.seconds = content["seconds"]
         self.sum_of_norms = content["sum_of_norms"]
@@ -87,6 +160,23 @@ class TrainState:
         if content["state"] is not None:
             tensors = iter(content["state"])
             self.recurrent = map_state(lambda _: next(tensors), self.model.core.initial_state(1))
-        self.selected = None if content["selected"] is None else Selected(*content["selected"])
+        self.selected = content["selected"]
         self.evaluations_since_selected = content["evaluations_since_selected"]
-        self.outcome = None if content["outcome"] is None else Outcome(*content["outcome"])
+        self.outcome = content["outcome"]
+
+    def _check(self, content: Content) -> None:
+        """Raise a ValueError unless all of a checkpoint can be loaded and gone on from."""
+        twin = copy.deepcopy(self.optimizer)
+        for weights in twin.param_groups[0]["params"]:
+            weights.grad = torch.zeros_like(weights)
+        twin.step()
+        moments = twin.state_dict()["state"] if content["update"] else {}
+        own = {"sum_of_norms": self.sum_of_norms, "rng": torch.get_rng_state(), "scheduler": {"last_epoch": 0}}
+        own["optimizer"] = {"state": moments, "param_groups": [{"lr": 0.0, "params": [0]}]}
+        for key, wanted in own.items():
+            check_like(content[key], wanted, key)  # type: ignore[literal-required]
+        check_weights(self.model, content["model"], "model")
+        if content["selected"] is not None:
+            check_weights(self.model, content["selected"].weights, "selected")
+        if content["state"] is not None:
+            check_like([one[:1] for one in content["state"]], state_tensors(self.model.core.initial_state(1)), "state")

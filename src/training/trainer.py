@@ -8,6 +8,7 @@ same run to the last bit.
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from src.training.evaluation import evaluate
 from src.training.fast_updates import clip_norm_
 from src.training.progress import RunProgress
 from src.training.regularizers import norm_stabilizer, weight_noise
-from src.training.state import Outcome, Selected, TrainState
+from src.training.state import Outcome, Selected, TrainState, as_content
 
 StopRule = Callable[[int, float], str | None]
 """Called with the update and the validation objective after each evaluation; stops the run by returning a reason."""
@@ -197,9 +198,10 @@ class Trainer:
         Raises:
             WrongCheckpointError: it was written by a run with other settings.
         """
-        content = checkpoint.load_newest(self.folder / CHECKPOINTS, self.device)
-        if content is None:
-            return False
+        return bool(checkpoint.load_newest(self.folder / CHECKPOINTS, self.device, self._take))
+
+    def _take(self, loaded: Any) -> bool:
+        content = as_content(loaded)
         if content["fingerprint"] != self.fingerprint:
             raise WrongCheckpointError(
                 f"{self.folder}/{CHECKPOINTS} belong to another configuration ({content['fingerprint']}, this is "

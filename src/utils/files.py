@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -34,6 +35,39 @@ def write_whole(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
+class Lock:
+    """The lock of a file, for at most one process; on a file system without locks, all hold it after a warning."""
+
+    def __init__(self, path: Path, patience: float = -1):
+        self.folder = path.parent
+        self.lock = FileLock(path, timeout=patience, fallback_to_soft=False)
+
+    def acquire(self) -> None:
+        """Take the lock, or raise `Timeout` after `patience` seconds, if it is not negative."""
+        try:
+            self.lock.acquire()
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            _warn(self.folder)
+
+    def release(self) -> None:
+        """Release the lock, if it is held."""
+        self.lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+@cache
+def _warn(folder: Path) -> None:
+    """Once for each folder, however often its locks are taken."""
+    log.warning("%s: this file system has no locks, so never start the same run twice at a time", folder)
+
+
 class FolderInUseError(Exception):
     """Another process holds the lock of a folder."""
 
@@ -51,7 +85,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """
     path = folder / ".lock"
     try:
-        with _lock(path, patience):
+        with Lock(path, patience):
             path.write_text(str(os.getpid()))
             yield
     except Timeout:
@@ -61,7 +95,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
 @contextmanager
 def changing(path: Path) -> Iterator[None]:
     """Hold the lock of a file while reading and rewriting it; waits for other processes."""
-    with _lock(path.with_name(f".{path.name}.lock"), patience=-1):
+    with Lock(path.with_name(f".{path.name}.lock")):
         yield
 
 
@@ -71,27 +105,9 @@ def is_locked(folder: Path) -> bool:
     if not path.exists():
         return False
     try:
-        with _lock(path, patience=0):
+        with Lock(path, patience=0):
             return False
     except Timeout:
         return True
     except OSError:
         return False
-
-
-@contextmanager
-def _lock(path: Path, patience: float) -> Iterator[None]:
-    """Hold a file lock; on a file system without locks, warn and proceed without one."""
-    lock = FileLock(path, timeout=patience, fallback_to_soft=False)
-    try:
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        if isinstance(error, Timeout) or (isinstance(error, OSError) and error.errno not in _NO_LOCKS):
-            raise
-        log.warning("%s: this file system has no locks; start each run only once", path.parent)
-        yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()

@@ -15,6 +15,10 @@ def to_line(record: Mapping[str, Any]) -> str:
     return json.dumps(plain) + "\n"
 
 
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) < 19 else float(digits)
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a file, up to the first truncated or damaged line; none if the file is missing."""
     try:
@@ -24,7 +28,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in lines:
         try:
-            record = json.loads(line)
+            record = json.loads(line, parse_int=_number)
         except (ValueError, RecursionError):
             break
         if not line.endswith(b"\n") or not isinstance(record, dict):

@@ -13,13 +13,15 @@ from pathlib import Path
 
 VARIABLE = "FASTWEIGHTS_SWEEP"
 _followed: set[str] = set()
+_held: list[int] = []
 
 
 def hold(folder: Path) -> None:
-    """Hold the lock until this process ends, and announce it to the workers started from now on.
+    """Hold the lock until this process ends, and announce it to the workers started from now on; earlier ones end.
 
     On a file system without locks nothing is announced.
     """
+    release()
     offset = secrets.randbelow(2**62)
     path = (folder / ".sweep.lock").absolute()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -28,11 +30,14 @@ def hold(folder: Path) -> None:
     except OSError:
         release()
         return
+    _held.append(descriptor)
     os.environ[VARIABLE] = f"{os.getpid()}:{offset}:{path}"
 
 
 def release() -> None:
-    """Let workers started from now on outlive this process."""
+    """End the workers started so far; those started from now on outlive this process."""
+    while _held:
+        os.close(_held.pop())
     os.environ.pop(VARIABLE, None)
 
 

@@ -1,4 +1,4 @@
-"""The benchmark: its output, its ratios, and the operations and bytes that it counts."""
+"""The benchmark: output, ratios, and the operations and bytes that it counts."""
 
 import io
 import json
@@ -24,7 +24,7 @@ MODELS = ("fastweights", "gru", "rnn")
 
 
 def run(*arguments):
-    """The command in this process: how it ended, and what it printed."""
+    """Run the command in this process: exit status, output, errors."""
     out, error, status = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(error):
         patch.setattr("sys.argv", ["benchmark.py", *map(str, arguments)])
@@ -38,7 +38,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A small grid: its tables, its figure's path and its file."""
+    """A small grid: printed tables, path of the figure, content of the file."""
     folder = tmp_path_factory.mktemp("benchmark")
     grid = "--models", *MODELS, "--kernels", "auto", "vectorized", "--hidden-sizes", 4, "--lengths", 11, 22
     how = "--batch-size", 16, "--seconds", 0.02, "--rounds", 3
@@ -93,7 +93,7 @@ def test_ratios_are_those_of_the_times(measured):
             assert row["kernel_gflop_per_second"] == pytest.approx(1e3 * row["kernel_gflop"] / row["kernel_ms"])
 
 
-def test_the_clock_leaves_out_what_it_is_told_to():
+def test_the_clock_excludes_wrapped_functions():
     clock = PausingClock()
 
     def work(seconds):
@@ -135,7 +135,7 @@ def test_bytes_are_counted_once_and_without_parameters():
 
 
 def counted(run):
-    """The operations of the matrix products that torch really does in a forward and backward pass."""
+    """The operations of the matrix products that torch executes in a forward and backward pass."""
     with FlopCounterMode(display=False) as counter:
         run().sum().backward()
     return counter.get_total_flops()
@@ -143,7 +143,7 @@ def counted(run):
 
 @pytest.mark.parametrize("kind", [RNN, LSTM, GRU, ALSTM])
 def test_operations_of_recurrent_products(kind):
-    """From a state that is not known to be 0, T steps are what the benchmark counts for T + 1."""
+    """T steps from a nonzero state take the operations that the benchmark counts for T + 1 steps from 0."""
     core = kind(2, hidden_size=4)
     for length in (1, 2, 5):
         size = core.project(torch.randn(2)).shape[0]
@@ -155,7 +155,7 @@ def test_operations_of_recurrent_products(kind):
 
 
 def literal_fast_weights(core, length, chunk):
-    """One sequence in the attention form, product by product, none of them with what is 0."""
+    """One sequence in the attention form, product by product, without products with 0."""
     states, before = [], None
     for k in range(length):
         if k and k % chunk == 0:
@@ -187,7 +187,7 @@ def test_operations_of_fast_weights(inner_steps, length):
 
 @pytest.mark.parametrize("units", [3, 70])
 def test_chunks_are_those_of_the_model(units, monkeypatch):
-    """The count of operations repeats how long the pieces are that the kernel works through."""
+    """The chunk length of the kernel is the one assumed when counting operations."""
     lengths = []
     split = Inputs.split
     monkeypatch.setattr(Inputs, "split", lambda self, num_steps: lengths.append(num_steps) or split(self, num_steps))
@@ -210,7 +210,7 @@ def test_chunks_are_those_of_the_model(units, monkeypatch):
         (["--no-such-thing"], "--no-such-thing"),
     ],
 )
-def test_mistakes_end_in_one_line(arguments, said):
+def test_mistakes_give_one_line(arguments, said):
     status, out, error = run(*arguments)
     assert (status, out) == (2, "")
     assert error.startswith("error: ")
@@ -218,13 +218,13 @@ def test_mistakes_end_in_one_line(arguments, said):
     assert error.count("\n") == 1
 
 
-def test_help_explains_itself():
+def test_help_explains_options_and_columns():
     status, out, _ = run("--help")
     assert status == 0
     assert all(word in out for word in ("--quick", "seconds", "saved_tensors_hooks", "sgemm"))
 
 
-def test_quick_leaves_what_was_asked_for(monkeypatch):
+def test_quick_keeps_given_options(monkeypatch):
     monkeypatch.setattr("sys.argv", ["benchmark.py", "--quick", "--hidden-sizes", "7"])
     arguments = benchmark.parse()
     assert arguments.hidden_size == [7]

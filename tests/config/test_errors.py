@@ -2,8 +2,10 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +14,7 @@ import torch
 from annotated_types import Ge, Gt, Le, Len, Lt, MinLen
 from omegaconf import OmegaConf
 
-from src.config.errors import UserError, choose
+from src.config.errors import UserError, choose, in_one_line
 from src.config.paths import PROJECT
 from src.config.schema import PlainName, check_keys, describe
 
@@ -34,6 +36,34 @@ MISTAKES = {
     "key below an unknown one": ("++foo.bar=1", ["foo is not a setting", "legal: device, model"]),
     "key of Hydra's": ("hydra.foo=1", ["hydra.foo is not a setting of hydra", "legal: callbacks"]),
     "key taken away": ("~trainer.max_updates", ["trainer.max_updates is missing"]),
+    "key with a default taken away": ("~optimizer.lr", ["optimizer.lr is missing"]),
+    "null for a group": ("task=null", ["task=null; legal: addition, associative_retrieval"]),
+    "number for a group": ("optimizer=5", ["optimizer=5; legal: adam, rmsprop, sgd"]),
+    "null for settings": ("trainer=null", ["trainer=null: must be a group of settings"]),
+    "half a list": ("seed=[", ["seed=[: not key=value", "quotes"]),
+    "special character": ("name=mine!", ["name=mine!: not key=value", "quotes"]),
+    "no value": ("seed", ["seed: not key=value"]),
+    "no such configuration": ("--config-name=nosuch", ["--config-name=nosuch does not exist; legal: train"]),
+    "no experiment": ("experiment=", ["experiment= needs a value; legal: ba2016/ablations/base"]),
+    "key of another group": ("lr=3", ["lr is not a setting; did you mean optimizer.lr?"]),
+    "nested key of another group": ("model.lr=3", ["model.lr is not a setting of model; did you mean optimizer.lr?"]),
+    "exponent for an integer": ("trainer.max_updates=1e4", ["must be an integer, at least 1; write 10000"]),
+    "GPU by another name": ("device=gpu", ["device=gpu: must be auto, cpu, cuda or mps; did you mean cuda?"]),
+    "unknown searched key": ("search.grid=[optimiser.lr]", ["search.grid=[optimiser.lr]", "mean optimizer.lr?"]),
+    "unknown column in a sweep": ("-m search.columns=[nokey] seed=0,1", ["search.columns=[nokey]: no run has this"]),
+    "a sweep over names": ("-m name=a,b", ["name=a and name=b: name differs", "start one for each"]),
+    "a sweep over roots": ("-m run.root=a,b seed=0,1", ["run.root=a and run.root=b: run differs"]),
+    "a sweep over plans": ("-m search.two_stage=true,false", ["search.two_stage=True and", "search differs"]),
+    "a sweep over sweeps": ("-m experiment=ba2016/table1,ba2016/figure2", ["experiment=ba2016/table1: is a sweep"]),
+    "sweeps by a glob": ("-m experiment=glob(ba2016/abl*)", ["experiment=ba2016/ablations/boundary: is a sweep"]),
+    "a glob without a match": ("-m experiment=glob(nosuch*)", ["experiment=glob(nosuch*): there is no such value"]),
+    "an empty range": ("-m seed=range(0,0)", ["seed=range(0,0): there is no such value"]),
+    "an interval in a sweep": ("-m optimizer.lr=interval(0,1)", ["optimizer.lr=interval(0,1): a sweep needs single"]),
+    "the same run under two intervals": ("-m trainer.log_every=1,2", ["trainer.log_every=1 and", "are the same run"]),
+    "the same run on two devices": ("-m device=cpu,auto", ["device=cpu and device=auto: these jobs are the same run"]),
+    "the same run twice": ("-m seed=0,0", ["seed=0: these jobs are the same run"]),
+    "one folder for all runs": ("-m hydra.sweep.subdir=x seed=0,1", ["hydra.sweep.subdir=x: must be ${run_name:}"]),
+    "several folders for a sweep": ("-m hydra.sweep.dir=${seed} seed=0,1", ["hydra.sweep.dir=${seed}: must be"]),
     "word for a number": ("model.hidden_size=many", ["model.hidden_size=many: must be an integer, at least 1"]),
     "fraction for an integer": ("task.num_pairs=4.5", ["task.num_pairs=4.5: must be an integer, at least 1"]),
     "number for a switch": ("model.layer_norm=1", ["model.layer_norm=1: must be true or false"]),
@@ -55,9 +85,12 @@ MISTAKES = {
     "root of the file system by accident": ("run.root=", ["run.root=: must be a string, not empty"]),
     "no such device": ("device=gpu", ["device=gpu: must be auto, cpu, cuda or mps"]),
     "device that is not here": ("device=cuda", ["device=cuda: there is none here; legal: auto, cpu"]),
-    "class that cannot be imported": ("model._target_=src.models.lstm.X", ["model._target_=", "cannot be imported"]),
+    "class that no file names": (
+        "model._target_=src.models.lstm.X",
+        ["model._target_=src.models.lstm.X: no file in configs/model names it; did you mean src.models.lstm.LSTM?"],
+    ),
     "sweep without -m": ("model=irnn,lstm", ["model=irnn,lstm gives several values; add -m to run them all"]),
-    "range without -m": ("seed=range(3)", ["seed=range(3)", "--multirun"]),
+    "range without -m": ("seed=range(3)", ["seed=range(3) gives several values; add -m"]),
     "rule across a task's keys": (
         "task.replace_digits=false task.num_pairs=12",
         ["task.num_pairs=12: must be at most 10 with replace_digits=false"],
@@ -148,6 +181,41 @@ def test_the_command_itself_prints_one_line_and_a_traceback_when_asked(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+def test_a_local_file_without_its_package_line(train, tmp_path):
+    (tmp_path / "extra" / "local").mkdir(parents=True)
+    (tmp_path / "extra" / "local" / "default.yaml").write_text("seed: 3\n")
+    line = one_line(train(f"--config-dir={tmp_path / 'extra'}"))
+    assert "configs/local: the first line of a file there must be: # @package _global_" in line
+
+
+def test_a_command_inside_another_gives_one_line_too():
+    with in_one_line():
+        assert os.environ.get("HYDRA_FULL_ERROR") != "1"
+
+
+@pytest.mark.parametrize(("module", "silent"), [("tensorboard.summary", True), ("src.sweeping", False)])
+def test_only_the_death_of_tensorboards_thread_is_silent(module, silent, capsys):
+    def fail():
+        raise RuntimeError("dead")
+
+    thread = type("Thread", (threading.Thread,), {"__module__": module})(target=fail)
+    with in_one_line():
+        thread.start()
+        thread.join()
+    assert ("RuntimeError: dead" in capsys.readouterr().err) is not silent
+
+
+def test_ctrl_c_in_any_command_is_status_130_and_the_next_one_ends_it():
+    previous = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as ended, in_one_line():
+            raise KeyboardInterrupt
+        assert ended.value.code == 130
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 def test_choose_offers_the_nearest_spelling_only_if_one_is_near():
     assert choose("lstn", ["gru", "lstm"]) == "; did you mean lstm? legal: gru, lstm"
     assert choose("xyz", ["gru", "lstm"]) == "; legal: gru, lstm"
@@ -182,13 +250,14 @@ def test_legal_values_are_described_in_words(hint, words):
     assert describe(hint) == words
 
 
-def test_keys_are_the_keyword_only_parameters_and_those_without_a_default_are_required():
+def test_keys_are_the_keyword_only_parameters_and_all_of_them_are_required():
     def receiver(size, *, needed: int, choice: Literal["a", "b"] = "a"):
         pass
 
-    check_keys(OmegaConf.create({"needed": 1}), receiver, "x")
+    check_keys(OmegaConf.create({"needed": 1, "choice": "b"}), receiver, "x")
     for content, says in {
         "{}": "x.needed is missing",
+        "{needed: 1}": "x.choice is missing",
         "{needed: 1, size: 2}": "x.size is not a setting of x; legal: choice, needed",
         "{needed: 1, choice: c}": "x.choice=c: must be a or b",
         "{needed: '1'}": "x.needed=1: must be an integer",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.testing import assert_close
 
 from src.models.fastweights import FastWeights
@@ -103,7 +104,7 @@ def test_the_forms_of_every_model_are_fastest_first_and_end_in_the_definition(ma
 @pytest.mark.usefixtures("_compiled")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_on_the_cpu_the_fastest_form_of_every_model_is_taken(make, dtype):
-    assert chosen(make(), "auto", dtype=dtype) == tuple(make().forms())[0].kernel
+    assert chosen(make(), "auto", dtype=dtype) == next(make().forms()).kernel
 
 
 @each_model
@@ -193,3 +194,47 @@ def test_choose_is_called_by_the_core_and_the_benchmark_alone():
     called = re.compile(r"from src\.ops\.dispatch import .*\bchoose\b|dispatch\.choose")
     callers = [path.relative_to(SRC).as_posix() for path in SRC.rglob("*.py") if called.search(path.read_text())]
     assert sorted(callers) == ["benchmarks/updates.py", "models/base.py"]
+
+
+@each_model
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch imports what it deprecates
+def test_transforms_and_forward_derivatives_take_a_form_that_has_them(make):
+    core = make().double()
+    x_BTX = torch.randn(B, T, X, dtype=torch.float64)
+
+    def outputs(x_BTX):
+        return core(core.project(x_BTX))[0]
+
+    expected_BTH = outputs(x_BTX)
+    (gradient_BTX,) = torch.autograd.grad(outputs(x := x_BTX.clone().requires_grad_()).sum(), x)
+    assert_close(torch.func.vmap(lambda x_TX: outputs(x_TX[None])[0])(x_BTX), expected_BTH)
+    assert_close(torch.func.grad(lambda x_BTX: outputs(x_BTX).sum())(x_BTX), gradient_BTX)
+    along_BTX = torch.randn_like(x_BTX)
+    _, change_BTH = torch.func.jvp(outputs, (x_BTX,), (along_BTX,))
+    assert_close(change_BTH.sum(), (gradient_BTX * along_BTX).sum())
+    with forward_ad.dual_level():
+        dual_BTH = outputs(forward_ad.make_dual(x_BTX, along_BTX))
+        assert_close(forward_ad.unpack_dual(dual_BTH).tangent, change_BTH)
+
+
+@each_model
+@pytest.mark.parametrize("kernel", ["auto", *FASTEST_FIRST])
+def test_mixed_precision_gives_nearly_the_same(make, kernel):
+    core = make()
+    core.kernel = kernel
+    x_BTX = torch.randn(B, T, X)
+    expected_BTH, _ = core(core.project(x_BTX))
+    with torch.autocast("cpu", torch.bfloat16):
+        y_BTH, _ = core(core.project(x_BTX))
+        y_BTH.sum().backward()
+    assert_close(y_BTH.float(), expected_BTH, rtol=0, atol=0.1)
+
+
+@each_model
+@pytest.mark.usefixtures("_compiled")
+def test_a_core_knows_whether_a_kernel_serves_it(make):
+    core = make()
+    assert core.is_fused == ("fused" in [form.kernel for form in core.forms()])
+    core.kernel = "vectorized"
+    assert not core.is_fused

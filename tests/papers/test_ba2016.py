@@ -1,4 +1,4 @@
-"""The claims hold for results as printed, and fail for results that contradict them."""
+"""The claims hold for the printed results, and fail for results that contradict them."""
 
 import json
 from dataclasses import replace
@@ -32,7 +32,7 @@ SEEDS = range(5)
 
 
 def as_printed():
-    """Runs that err as in Table 1, with the curves of Figure 2."""
+    """Runs with the errors of Table 1 and the curves of Figure 2."""
     rows, curves = [], []
     for model, errors in table1.PRINTED.items():
         for width, error in zip(table1.WIDTHS, errors, strict=True):
@@ -85,7 +85,7 @@ def test_swapping_the_models_refutes_the_claims(module):
 @pytest.mark.parametrize(
     "module", [table1, figure2, ablations, main_job, preliminary_norm, time_to_two_percent, generalization]
 )
-def test_without_its_runs_a_claim_is_not_judged_and_figures_are_still_drawn(module):
+def test_without_its_runs_a_claim_is_not_run_and_figures_are_still_drawn(module):
     nothing = Evidence(as_printed().runs.assign(model="gru", name="other"), as_printed().curves)
     for claim in module.REPRODUCTION.claims:
         assert claim.judge(nothing)[0] == "not run"
@@ -93,7 +93,7 @@ def test_without_its_runs_a_claim_is_not_judged_and_figures_are_still_drawn(modu
         draw(nothing)
 
 
-def test_the_table_shows_printed_beside_measured_numbers():
+def test_the_table_shows_printed_next_to_measured_numbers():
     table = table1.table(as_printed()).set_index(["model", "R"])
     assert len(table) == 14
     row = table.loc[("LSTM", 50)]
@@ -112,7 +112,7 @@ def test_the_floors_of_the_figure_are_those_of_the_task():
         assert figure2.FLOORS[name] == pytest.approx(computed[name], abs=1e-3)
 
 
-def test_every_named_experiment_exists_and_has_a_folder_of_its_own():
+def test_every_experiment_of_a_reproduction_exists_and_has_its_own_folder():
     named = {experiment for found in reproductions().values() for experiment in found.experiments}
     shared = {"ba2016/figure2", "ba2016/generalization"}  # with Table 1
     names = [configuration(experiment).name for experiment in sorted(named - shared)]
@@ -188,7 +188,7 @@ def test_the_memory_adds_what_attention_over_past_states_adds(train, tiny):
 @pytest.mark.parametrize("name", [name for name in reproductions() if (REFERENCE / name).is_dir()])
 def test_the_committed_runs_and_curves_follow_from_the_committed_record(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    reproduction = replace(reproductions()[name], measure=None)  # which needs the weights
+    reproduction = replace(reproductions()[name], measure=None)  # measuring needs the weights
     monkeypatch.setattr("src.reproduction.reproduce.find", lambda name: reproduction)
     sweeps = {folder.name: folder for folder in folders_of(reproduction, "full").values()}
     recorded = read_record(REFERENCE / name / RECORD)

@@ -1,9 +1,10 @@
-"""The report on a folder: its files, its figures, its page in TensorBoard, and how long it takes."""
+"""The report on a folder: files, figures, the page in TensorBoard, and run time."""
 
 import csv
 import importlib.util
 import json
 import os
+import re
 import shutil
 import time
 from itertools import product
@@ -32,7 +33,7 @@ def report():
 
 
 def write_curves(folder, last=10_000, every=250, level=0.1):
-    """The curves of a run as it records them: a line at every evaluation, and one every 50 updates in between."""
+    """Write curves as a run does: a line at every evaluation, and one every 50 updates in between."""
     lines = []
     for update in range(0, last + 1, every):
         error = level + (0.9 - level) * 0.5 ** (update / last * 10)
@@ -57,7 +58,7 @@ def small(folder):
 
 
 def page(folder):
-    """The columns of the HParams page, and the images beside it."""
+    """The columns of the HParams page, and the images."""
     (path,) = folder.glob(EVENT_FILES)
     events = EventAccumulator(str(path)).Reload()
     content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
@@ -66,7 +67,7 @@ def page(folder):
     return [info.name for info in experiment.hparam_infos], [info.name.tag for info in experiment.metric_infos], images
 
 
-def test_a_report_writes_tables_and_figures_which_tensorboard_shows_too(small, report, capsys):
+def test_a_report_writes_tables_and_figures_that_tensorboard_shows_too(small, report, capsys):
     report(small.path, "--columns", "model.hidden_size")
     markdown = (small.path / "summary.md").read_text()
     assert markdown.index("## Selection") < markdown.index("## Runs") < markdown.index("## Not finished")
@@ -110,6 +111,26 @@ def test_the_tables_of_a_folder_with_runs_of_every_status(folder, report):
         assert (folder.path / expected.name).read_bytes() == expected.read_bytes(), expected.name
 
 
+def test_nothing_in_a_run_breaks_the_tables(folder, report, capsys):
+    folder.add(lr=0.001, val=0.25, test=0.5, note="a\nb\r| c | <script>alert(1)</script> &lt;")
+    folder.add(lr=0.003, val=0.5, test=0.5, note="[/red] [bold] 1 < 2 & 3 <= 4")
+    folder.add(lr=0.01, status="failed", reason="Error:\n\n<b>|</b>\n# no title", note="x\\|")
+    folder.expect_all()
+    report(folder.path, "--no-figures")
+    markdown = (folder.path / "summary.md").read_text()
+    tables = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in tables[-7:-3]}) == 1
+    for part in (
+        "a b \\| c \\| &lt;script>alert(1)&lt;/script> &amp;lt;",
+        "[/red] [bold] 1 < 2 & 3 <= 4",
+        "Error:  &lt;b>\\|&lt;/b> # no title",
+    ):
+        assert part in markdown
+    assert re.search(r"<[a-z/!?]", markdown) is None
+    assert "\n#" not in markdown.replace("\n## ", "")
+    assert "[/red] [bold]" in capsys.readouterr().out
+
+
 def test_the_tables_of_runs_whose_objective_is_a_return(folder, report, capsys):
     for lr, vals in ((0.001, (-2.0, -4.0)), (0.003, (8.0, 10.0)), (0.01, (9.0, 9.0))):
         for seed, val in enumerate(vals):
@@ -133,7 +154,7 @@ def test_the_tables_of_runs_whose_objective_is_a_return(folder, report, capsys):
     assert "8.0 ± 1.4" in capsys.readouterr().out
 
 
-def test_a_report_without_figures_leaves_those_that_are_there(small, report):
+def test_a_report_without_figures_keeps_existing_ones(small, report):
     (small.path / "figures").mkdir()
     (small.path / "figures" / "old.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x07\0\0\0\x05")
     report(small.path, "--no-figures")
@@ -157,7 +178,7 @@ def test_a_report_without_figures_leaves_those_that_are_there(small, report):
         ),
     ],
 )
-def test_a_mistake_ends_in_a_message_of_one_line(arguments, message, folder, report, monkeypatch, tmp_path):
+def test_a_mistake_gives_a_one_line_message(arguments, message, folder, report, monkeypatch, tmp_path):
     folder.add(lr=1)
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -167,12 +188,10 @@ def test_a_mistake_ends_in_a_message_of_one_line(arguments, message, folder, rep
     assert "\n" not in str(ended.value)
 
 
-def test_the_name_of_an_experiment_stands_for_its_folder_and_for_what_it_searches(
-    folder, report, monkeypatch, tmp_path
-):
+def test_the_name_of_an_experiment_gives_its_folder_and_its_search_settings(folder, report, monkeypatch, tmp_path):
     for model, width, lr in product(("irnn", "lstm"), (20, 50), (1, 2)):
         folder.add(model, lr=lr, width=width)
-    folder.expect_all(grid=["seed"], columns=[])  # unlike the file of the experiment
+    folder.expect_all(grid=["seed"], columns=[])  # unlike in the experiment
     (tmp_path / "outputs").mkdir()
     folder.path.rename(tmp_path / "outputs" / "ba2016-table1")
     monkeypatch.chdir(tmp_path)
@@ -181,7 +200,7 @@ def test_the_name_of_an_experiment_stands_for_its_folder_and_for_what_it_searche
     assert "| model | 20 units | 50 units |" in Path("outputs/ba2016-table1/summary.md").read_text()
 
 
-def test_a_model_has_one_style_everywhere_and_no_two_models_share_one():
+def test_a_model_has_the_same_style_everywhere_and_shares_it_with_no_other():
     names = ["fastweights", "lstm", "irnn", "alstm", "gru", "rnn", "nprnn", "a_new_one"]
     styles = styles_of({name: name for name in names})
     assert styles == {name: style_of(name) for name in names}

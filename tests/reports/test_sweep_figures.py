@@ -23,7 +23,7 @@ def write_curve(folder, name, tag, values):
 
 
 def drawn(figure, label):
-    """The points of a series of error bars in the only panel of a figure."""
+    """The points of an error-bar series in the only panel of a figure."""
     (axes,) = figure.axes
     (container,) = (container for container in axes.containers if container.get_label() == label)
     return [tuple(point) for point in container.lines[0].get_xydata().tolist()]
@@ -36,7 +36,7 @@ def rings(figure):
 
 
 @pytest.mark.parametrize("higher_is_better", [False, True])
-def test_of_several_points_at_a_number_the_best_is_drawn_and_the_choice_circled(folder, higher_is_better):
+def test_the_best_of_several_points_at_a_number_is_drawn_and_the_choice_is_circled(folder, higher_is_better):
     values = {(1, 0.5): 10.0, (1, 0.9): 20.0, (2, 0.5): 40.0, (2, 0.9): 30.0}
     for (lr, decay), value in values.items():
         name = folder.add("fastweights", lr=lr, decay=decay, val=value, objective="return")

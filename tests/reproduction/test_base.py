@@ -34,7 +34,7 @@ def test_runs_are_selected_by_their_settings():
             evidence().select(**missing)
 
 
-def test_errors_in_words_say_how_many_runs_diverged():
+def test_errors_as_text_say_how_many_runs_diverged():
     assert evidence().errors(model="lstm") == "3.00 ± 1.41 %, 1 of 2 diverged"
     assert evidence().errors(model="fastweights") == "1.00 %"
 

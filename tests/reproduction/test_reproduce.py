@@ -51,13 +51,13 @@ def reproduction(monkeypatch, tiny):
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """Keeps the runs and their report, which take seconds to make, for the tests that follow."""
+    """A folder that keeps the runs and their report, which take seconds, for later tests."""
     return tmp_path_factory.mktemp("kept")
 
 
 @pytest.fixture
 def report(reproduction, train, tmp_path, monkeypatch, kept):
-    """The report of its runs, in the place of a committed one."""
+    """The report of its runs, in place of a committed one."""
     folder = tmp_path / "reference" / "paper" / "table"
     if (kept / "reference").exists():
         shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
@@ -74,7 +74,7 @@ def report(reproduction, train, tmp_path, monkeypatch, kept):
     return folder
 
 
-def test_a_report_holds_its_numbers_and_where_they_come_from(report):
+def test_a_report_has_its_numbers_and_their_provenance(report):
     runs = pd.read_csv(report / "runs.csv")
     assert len(runs) == 1, "only the learning rate that was chosen on validation counts"
     result = json.loads((Path("outputs") / QUICK / runs["run"][0] / "result.json").read_text())
@@ -114,7 +114,7 @@ def test_all_runs_are_recorded_and_can_be_restored(report, monkeypatch, tmp_path
 def test_the_curves_of_restored_runs_are_exactly_those_of_the_record(report, tmp_path):
     recorded = read_record(report / RECORD)
     assert set(recorded[0].curves) == {"val/error", "val/nll"}
-    # curves of other tags, at other updates, one of which was not finite
+    # curves of other tags, at other updates, with a non-finite value
     curves = recorded[0].curves | {"train/return": {2: -1.5, 3: math.nan, 1000: 1e-7}, "train/none": {}}
     sweep = tmp_path / "restored"
     restore([recorded[0]._replace(curves=curves), recorded[1]], {QUICK: sweep})
@@ -157,7 +157,7 @@ def test_the_restore_command_restores_a_record(report, reproduction, capsys, mon
     assert len(list((Path("outputs") / QUICK).glob("*/result.json"))) == 2
 
 
-def test_a_check_replays_the_recorded_runs(report, capsys):
+def test_a_check_repeats_the_recorded_runs(report, capsys):
     found = list(check("paper/table"))
     assert len(found) == 4
     assert all(agrees for _, agrees in found), found
@@ -202,8 +202,8 @@ def test_a_check_fails_if_first_updates_are_missing(report, lost):
     assert command.run_command(parse(["check", "paper/table"])) == 1
 
 
-def test_a_check_fails_if_one_of_the_replayed_runs_is_not_in_the_first_updates(report):
-    # the reproduction replays an LSTM too, if there is one
+def test_a_check_fails_if_a_replayed_run_is_not_in_the_first_updates(report):
+    # the reproduction also replays an LSTM, if there is one
     runs = pd.read_csv(report / "runs.csv")
     runs = pd.concat([runs, runs.assign(run="an-lstm", model="lstm")])
     runs.to_csv(report / "runs.csv", index=False)
@@ -214,7 +214,7 @@ def test_a_check_fails_if_one_of_the_replayed_runs_is_not_in_the_first_updates(r
     ]
 
 
-def test_a_reproduction_names_the_curves_that_are_recorded_and_replayed(report, reproduction, monkeypatch):
+def test_a_reproduction_chooses_the_curves_that_are_recorded_and_replayed(report, reproduction, monkeypatch):
     other = replace(reproduction, curves=("val/nll", "train/loss"), replayed_curve="val/error")
     monkeypatch.setattr("src.reproduction.reproduce.reproductions", lambda: {"paper/table": other})
     (run,) = pd.read_csv(report / "runs.csv")["run"]
@@ -269,3 +269,17 @@ def test_the_readme_has_the_tables_of_the_committed_results(report, capsys, tmp_
     path.write_text(text.replace("paper/table", "paper/other"))
     with pytest.raises(UserError, match=r"paper/other -->: .* contains no report"):
         run("readme")
+
+
+def test_only_runs_of_the_experiment_count(report, reproduction, train, capsys):
+    """A run in the same folder with another setting is named, and counts neither in the report nor in the list."""
+    before = (report / "table.csv").read_text()
+    other = [f"experiment={EXPERIMENT}", f"name={QUICK}", *reproduction.quick[:-2], "optimizer.lr=1e-3", "seed=0"]
+    assert train(*other, "trainer.max_updates=3").status == 0
+    assert len(list(Path("outputs", QUICK).glob("*/result.json"))) == 3
+    make_report("paper/table", "quick", report)
+    assert re.search(r"runs with other settings do not count: fastweights8-\S+-s0-\w{8}\n", capsys.readouterr().out)
+    assert (report / "table.csv").read_text() == before
+    assert len(read_record(report / RECORD)) == 2
+    command._list()
+    assert "quick: 2 of 2 runs have ended" in capsys.readouterr().out

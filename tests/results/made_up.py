@@ -1,4 +1,4 @@
-"""Folders of runs that were never run."""
+"""Folders of made-up runs."""
 
 import json
 from dataclasses import asdict, replace
@@ -32,7 +32,7 @@ class Folder:
         higher_is_better=False,
         **model_settings,
     ):
-        """Add a run and return its name; with status None it is missing. `val` and `test` are of its objective."""
+        """Add a run and return its name; status None makes it missing. `val` and `test` are of its objective."""
         name = "-".join([f"{model}{width}", f"lr{lr:g}", f"s{seed}", *(f"{k}{v}" for k, v in model_settings.items())])
         settings = {"model": model, "model.hidden_size": width, "optimizer.lr": lr, "seed": seed}
         settings |= {f"model.{key}": value for key, value in model_settings.items()}
@@ -58,11 +58,11 @@ class Folder:
         return name
 
     def change(self, name, **entries):
-        """Change entries of the result of a run; those that become None are removed."""
+        """Change entries of the result of a run; None removes an entry."""
         path = self.path / name / "result.json"
         result = json.loads(path.read_text()) | entries
         path.write_text(json.dumps({key: value for key, value in result.items() if value is not None}))
 
     def expect_all(self, **search):
-        """Write the manifest of a sweep that asks for all runs added so far."""
+        """Write the manifest of a sweep with all runs added so far."""
         write_manifest(self.path, replace(SEARCH, **search), self.expected)

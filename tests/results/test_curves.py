@@ -1,4 +1,4 @@
-"""Learning curves are read back as they were recorded, whatever happened to the run."""
+"""Learning curves are read as they were recorded, whatever happened to the run."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def errors_of(folder):
 
 def test_points_after_the_checkpoint_are_dropped_when_a_run_is_resumed(write, tmp_path):
     folder = tmp_path / "run"
-    # it got to update 40 with a checkpoint at 20, was resumed from there, and later from 30
+    # stopped at update 40 with a checkpoint at 20, resumed from there, and later from 30
     write(folder, 0, [0.9, 0.8, 0.7, 0.6, 0.5])
     write(folder, 21, [0.3, 0.2])
     write(folder, 31, [0.1])
@@ -46,7 +46,7 @@ def test_points_after_the_checkpoint_are_dropped_when_a_run_is_resumed(write, tm
     assert curves["val/error"] == pytest.approx({point.step: point.value for point in shown})
 
 
-def test_the_file_of_a_resumed_run_is_that_of_an_undisturbed_one(write, tmp_path):
+def test_the_file_of_a_resumed_run_equals_that_of_an_uninterrupted_one(write, tmp_path):
     write(tmp_path / "undisturbed", 0, [0.9, 0.8, 0.7, 0.6, math.nan])
     for lost in (b"", b'{"update": 30, "val/er', b"\x00\xff garbage\n"):
         resumed = tmp_path / f"resumed after {len(lost)} bytes"
@@ -57,7 +57,7 @@ def test_the_file_of_a_resumed_run_is_that_of_an_undisturbed_one(write, tmp_path
         assert (resumed / METRICS).read_bytes() == (tmp_path / "undisturbed" / METRICS).read_bytes()
 
 
-def test_a_run_that_lost_its_last_updates_ends_with_the_curves_of_an_undisturbed_one(train, tiny, tmp_path):
+def test_a_run_that_lost_its_last_updates_ends_with_the_curves_of_an_uninterrupted_one(train, tiny, tmp_path):
     tags = ["val/error", "val/nll", "train/loss", "test/error"]
     assert train(*tiny).status == 0
     (folder,) = (path.parent for path in tmp_path.glob("outputs/*/*/result.json"))
@@ -73,7 +73,7 @@ def test_a_run_that_lost_its_last_updates_ends_with_the_curves_of_an_undisturbed
     assert read_curves(folder, tags) == undisturbed
 
 
-def test_a_file_that_is_cut_off_anywhere_is_read_up_to_its_last_whole_line(write, tmp_path):
+def test_a_truncated_file_is_read_up_to_its_last_complete_line(write, tmp_path):
     write(tmp_path, 0, [0.9, 0.8, 0.7])
     whole = (tmp_path / METRICS).read_bytes()
     recorded = {0: 0.9, 10: 0.8, 20: 0.7}
@@ -86,13 +86,13 @@ def test_a_file_that_is_cut_off_anywhere_is_read_up_to_its_last_whole_line(write
     assert seen == {0, 1, 2, 3}
 
 
-def test_a_run_can_be_read_while_it_is_written(tmp_path):
+def test_a_run_can_be_read_while_it_is_being_written(tmp_path):
     written = {}
     with Curves(tmp_path, first_update=0) as curves:
         for update in range(0, 2000, 10):
             written[update] = 1 / (update + 1)
             curves.scalars("val", {"error": written[update]}, update)
-            points = errors_of(tmp_path)  # those that have reached the file so far
+            points = errors_of(tmp_path)  # those written to the file so far
             assert points == dict(list(written.items())[: len(points)])
             if update % 500 == 0:
                 curves.flush()
@@ -113,7 +113,7 @@ def test_nothing_is_read_after_a_damaged_line(write, tmp_path, damage):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_number_that_is_not_finite_is_null_in_the_file_and_read_as_nan(write, tmp_path, value):
+def test_a_non_finite_number_is_null_in_the_file_and_read_as_nan(write, tmp_path, value):
     write(tmp_path, 0, [0.9, value, 0.7])
     records = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
     assert [record["val/error"] for record in records if "val/error" in record] == [0.9, None, 0.7]

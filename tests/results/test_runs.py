@@ -1,4 +1,4 @@
-"""Every run of a folder is loaded, whatever became of it."""
+"""Every run of a folder is loaded, whatever its status."""
 
 import fcntl
 import json
@@ -9,9 +9,10 @@ from omegaconf import OmegaConf
 from src.results.manifest import read_manifest
 from src.results.runs import DEFAULT_SEARCH, load_runs, search_settings, varied_settings
 from src.specs import Objective
+from tests.results.made_up import Folder
 
 
-def test_runs_of_every_status_are_loaded_in_the_order_of_the_sweep(folder):
+def test_runs_of_every_status_are_loaded_in_sweep_order(folder):
     folder.add(seed=3, val=0.25, test=0.26)
     folder.add(seed=2, status="diverged", reason="the gradient is not finite")
     folder.add(seed=1, status="failed", reason="RuntimeError: broken")
@@ -60,7 +61,7 @@ def test_a_result_that_is_being_written_does_not_count(folder):
     assert [run.status for run in load_runs(folder.path)] == ["missing"]
 
 
-def test_a_configuration_that_is_being_written_does_not_stop_the_others_from_being_loaded(folder):
+def test_a_configuration_that_is_being_written_does_not_prevent_loading_other_runs(folder):
     name = folder.add(seed=7, val=0.25)
     result = json.loads((folder.path / name / "result.json").read_text())
     started = folder.path / "started"
@@ -76,7 +77,7 @@ def test_a_configuration_that_is_being_written_does_not_stop_the_others_from_bei
     assert whole == first.settings
 
 
-def test_runs_that_the_manifest_does_not_name_come_after_those_that_it_does(folder):
+def test_runs_outside_the_manifest_come_after_those_in_it(folder):
     folder.add(seed=9)
     folder.expect_all()
     folder.add(seed=1)
@@ -86,7 +87,7 @@ def test_runs_that_the_manifest_does_not_name_come_after_those_that_it_does(fold
     assert [run.settings["seed"] for run in load_runs(folder.path, only)] == [1]
 
 
-def test_what_is_searched_is_read_from_the_manifest_or_else_from_a_result(folder):
+def test_search_settings_are_read_from_the_manifest_or_else_from_a_result(folder):
     name = folder.add()
     runs = load_runs(folder.path)
     assert search_settings(folder.path, runs) == folder.search
@@ -125,9 +126,32 @@ def test_the_results_of_earlier_versions_are_read(folder):
     assert run.objective == Objective("error", higher_is_better=False)
     assert run.validation_objective == 0.25
 
-    # the oldest do not name their objective either: it is the error, or the first metric if there is no error
+    # the oldest results do not name their objective either: it is the error, or else the first metric
     folder.change(name, objective=None)
     assert load_runs(folder.path)[0].objective == Objective("error")
     folder.change(name, metrics={"val/mse": 0.5, "val/nll": 2.0, "test/mse": 0.75})
     (run,) = load_runs(folder.path)
     assert (run.objective, run.validation_objective) == (Objective("mse"), 0.5)
+
+
+def test_a_run_in_two_folders_counts_once(tmp_path, caplog):
+    """The same sweep under two names, in a report on the folder above."""
+    for name in ("x", "y"):
+        made = Folder(tmp_path / name)
+        for seed in (0, 1):
+            run = made.add(seed=seed)
+            (tmp_path / name / run).rename(tmp_path / name / f"{run}-0123456{seed}")
+    runs = load_runs(tmp_path)
+    assert [run.name for run in runs] == ["x/lstm50-lr0.01-s0-01234560", "x/lstm50-lr0.01-s1-01234561"]
+    assert [record.message for record in caplog.records] == [
+        f"lstm50-lr0.01-s{seed}-0123456{seed} counts once: it is in x and y" for seed in (0, 1)
+    ]
+
+
+def test_a_result_of_another_run_does_not_count(folder):
+    run = folder.add()
+    renamed = (folder.path / run).rename(folder.path / f"{run}-01234567")
+    result = json.loads((renamed / "result.json").read_text())
+    (renamed / "result.json").write_text(json.dumps(result | {"fingerprint": "89abcdef"}))
+    (found,) = load_runs(folder.path)
+    assert (found.status, found.reason) == ("missing", "its result is of another run (89abcdef)")

@@ -1,4 +1,4 @@
-"""Selection, compared with numbers worked out by hand."""
+"""Selection, compared with numbers computed by hand."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ def csv_rows(folder, **search):
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_the_point_with_the_best_mean_on_validation_is_tested(folder):
+def test_the_point_with_the_best_mean_validation_error_is_tested(folder):
     for lr, seed, val, test in [
         (1, 0, 0.1, 0.7),
         (1, 1, 0.3, 0.9),
@@ -34,11 +34,11 @@ def test_the_point_with_the_best_mean_on_validation_is_tested(folder):
     ]:
         folder.add(lr=lr, seed=seed, val=val, test=test)
     ((summary, chosen),) = summaries(folder)
-    # 0.2, 0.25 and 0.9 on average: the first, although the others are better on the test set
+    # means 0.2, 0.25 and 0.9: the first is chosen, although the others are better on the test set
     assert chosen == {"optimizer.lr": 1}
     assert summary.val == pytest.approx(0.2)
     assert (summary.metric, summary.mean, summary.n) == ("test/error", pytest.approx(0.8), 2)
-    assert summary.sd == pytest.approx(math.sqrt(0.02))  # of the sample: sum of squares 0.01 + 0.01 over n - 1
+    assert summary.sd == pytest.approx(math.sqrt(0.02))  # sample: sum of squares 0.01 + 0.01 over n - 1
     assert summary.ci95 == pytest.approx(12.706 * math.sqrt(0.02) / math.sqrt(2), rel=1e-4)
     assert summary.spread == pytest.approx((0.2, 0.25, 0.9))
     assert summary.notes == ""
@@ -54,7 +54,7 @@ def test_the_point_with_the_best_mean_on_validation_is_tested(folder):
     assert tuple(float(row[name]) for name in names) == numbers
 
 
-def test_the_point_with_the_highest_mean_return_on_validation_is_tested(folder):
+def test_the_point_with_the_highest_mean_validation_return_is_tested(folder):
     for lr, seed, val, test in [
         (1, 0, -4.0, 9.0),
         (1, 1, -2.0, 9.0),
@@ -68,7 +68,7 @@ def test_the_point_with_the_highest_mean_return_on_validation_is_tested(folder):
     folder.add(lr=6, status=None)
     folder.expect_all()
     ((summary, chosen),) = summaries(folder)
-    # -3, 1.5, 1 and 1.5 on average
+    # means -3, 1.5, 1 and 1.5
     assert summary.cell.objective == Objective("return", higher_is_better=True)
     assert chosen == {"optimizer.lr": 2}
     assert (summary.metric, summary.val, summary.mean, summary.n) == ("test/return", 1.5, -1.5, 2)
@@ -105,13 +105,13 @@ def test_diverged_failed_and_missing_runs_are_noted_with_their_points(folder):
     folder.add(lr=3, seed=1, status="failed", reason="ValueError: no")
     folder.expect_all()
     ((summary, chosen),) = summaries(folder)
-    # one of the runs at 2 diverged: a point without such a run is preferred
+    # a run at 2 diverged: a point without lost runs is preferred
     assert (chosen["optimizer.lr"], summary.mean, summary.n) == (1, 0.5, 1)
     assert (len(summary.cell.points), len(summary.cell.runs)) == (3, 6)
     assert summary.notes == "1 missing at lr 1; 1 diverged at lr 2; 2 failed at lr 3 (ValueError: no)"
 
 
-def test_notes_are_in_the_order_of_the_sweep_and_tell_pruned_runs_apart(folder):
+def test_notes_are_in_sweep_order_and_distinguish_pruned_runs(folder):
     folder.add(lr=1, seed=0)
     folder.add(lr=2, seed=0, status="diverged", reason="pruned at update 50")
     folder.add(lr=2, seed=1, status="failed", reason="ValueError: no")
@@ -146,13 +146,13 @@ def test_the_table_keeps_its_columns_while_no_run_has_finished(folder):
     }
 
 
-def test_two_stages_choose_with_the_first_repetition_alone(folder):
+def test_two_stages_choose_with_the_first_repetition_only(folder):
     for lr, val in ((1, 0.3), (2, 0.1)):
         folder.add(lr=lr, seed=7, val=val, test=val)
     folder.add(lr=2, seed=8, val=0.9, test=0.5)
     folder.expect_all(two_stage=True)
     ((_, chosen),) = summaries(folder)
-    assert chosen["optimizer.lr"] == 1  # 0.3 against 0.5 if all runs are taken together
+    assert chosen["optimizer.lr"] == 1  # 0.3 against 0.5 over all runs
     ((summary, chosen),) = summaries(folder, two_stage=True)
     assert (chosen["optimizer.lr"], summary.val, summary.n) == (2, 0.1, 2)
     assert summary.mean == pytest.approx(0.3)
@@ -178,7 +178,7 @@ def test_columns_go_across(folder):
     assert [row["notes"] for row in long] == ["", "", "", "1 failed (no)"]
 
 
-def test_rows_with_the_same_first_setting_stand_together_under_columns(folder):
+def test_rows_with_the_same_first_setting_are_adjacent(folder):
     for lr in (1, 2):
         for model in ("lstm", "irnn"):
             for width in (50, 20):
@@ -191,7 +191,7 @@ def test_rows_with_the_same_first_setting_stand_together_under_columns(folder):
     ]  # fmt: skip
 
 
-def test_a_model_without_the_setting_that_goes_across_has_a_column_of_its_own(folder):
+def test_a_model_without_the_setting_across_has_its_own_column(folder):
     folder.add("lstm", test=0.25)
     for decay in (0.9, 0.5):
         folder.add("fastweights", decay=decay, test=decay)
@@ -222,7 +222,7 @@ def test_the_objective_is_that_of_the_task(folder):
     assert csv_rows(folder)[0]["metric"] == "test/nll"
 
 
-def test_the_caption_names_the_metric_of_the_runs_that_have_finished(folder):
+def test_the_caption_names_the_metric_of_the_finished_runs(folder):
     folder.add("lstm", lr=1, val=3.0, test=2.0, objective="return", higher_is_better=True)
     for model, lr in (("lstm", 2), ("irnn", 1), ("irnn", 2)):
         folder.add(model, lr=lr, status=None)
@@ -236,7 +236,7 @@ def test_the_caption_names_the_metric_of_the_runs_that_have_finished(folder):
 
 
 @pytest.mark.parametrize(("values", "mean", "n"), [((0.5, math.nan), 0.5, 1), ((0.5, math.inf), math.inf, 2)])
-def test_an_infinite_test_metric_counts_and_one_that_is_not_a_number_does_not(folder, values, mean, n):
+def test_an_infinite_test_metric_counts_and_nan_does_not(folder, values, mean, n):
     for seed, test in enumerate(values):
         folder.add(seed=seed, test=test)
     ((summary, _),) = summaries(folder)
@@ -259,5 +259,5 @@ def test_an_infinite_test_metric_counts_and_one_that_is_not_a_number_does_not(fo
         (2.5e9, 1e9, "2.5e+09 ± 1e+09"),
     ],
 )
-def test_a_mean_and_its_deviation_have_the_digits_that_count(mean, sd, text):
+def test_a_mean_and_its_deviation_have_significant_digits_only(mean, sd, text):
     assert plus_minus(mean, sd) == text

@@ -44,7 +44,7 @@ def test_a_setting_that_varies_is_compared_searched_or_repeated():
     assert lstm.runs == runs[:4]
 
 
-def test_the_runs_of_a_cell_are_in_the_order_of_the_sweep():
+def test_the_runs_of_a_cell_are_in_sweep_order():
     runs = [run(0.5, name=f"{seed}-{lr}", seed=seed, **{"optimizer.lr": lr}) for seed in (1, 0) for lr in (3, 2)]
     (cell,) = cells(runs, SEARCH)
     assert [found.name for found in cell.runs] == ["1-3", "1-2", "0-3", "0-2"]
@@ -67,7 +67,7 @@ def test_the_point_with_the_highest_mean_return_is_chosen():
 
 
 @pytest.mark.parametrize("objective", [ERROR, RETURN])
-def test_of_tied_points_the_first_is_chosen_and_the_others_are_named(objective):
+def test_the_first_of_tied_points_is_chosen_and_the_others_are_named(objective):
     worse = -1.0 if objective.higher_is_better else 1.0
     values = {1: worse, 2: 0.25, 3: 0.25, 4: 0.25}
     points = {point(lr): [run(value, objective=objective)] for lr, value in values.items()}
@@ -85,7 +85,7 @@ def test_a_point_with_a_lost_run_is_chosen_only_if_there_is_no_other(objective, 
     assert choose({point(1): [without], point(2): [MISSING], point(3): [nan]}, objective) is None
 
 
-def test_a_cell_goes_by_the_objective_of_its_finished_runs():
+def test_the_objective_of_a_cell_is_that_of_its_finished_runs():
     lost = [run(status="missing", name=str(i), **{"optimizer.lr": i}) for i in range(3)]
     finished = run(2.0, objective=RETURN, name="finished", **{"optimizer.lr": 9})
     diverged = replace(finished, name="diverged", status="diverged")
@@ -95,7 +95,7 @@ def test_a_cell_goes_by_the_objective_of_its_finished_runs():
 
 
 def two_stages(*first_runs):
-    """What follows from the first stage of a search over two models, two learning rates and three seeds."""
+    """The second stage after given results of the first: two models, two learning rates, three seeds."""
     runs = [
         Run(name=f"{model}-{lr}-{seed}", settings={"model": model, "optimizer.lr": lr, "seed": seed})
         for model in ("irnn", "lstm")
@@ -145,12 +145,12 @@ def test_ties_diverged_runs_and_missing_runs_are_reported():
 
 
 @pytest.mark.parametrize("status", ["missing", "interrupted", "running"])
-def test_there_is_no_second_stage_before_the_first_has_ended(status):
+def test_there_is_no_second_stage_until_the_first_has_ended(status):
     second, notes = two_stages(run(0.5), run(status=status), run(0.1), run(0.2))
     assert second == ["lstm-1-1", "lstm-1-2"]
     assert notes[0] == "model=irnn: no second stage until optimizer.lr=2 has ended"
 
 
-def test_a_search_in_one_stage_runs_everything_at_once():
+def test_a_one_stage_search_runs_everything_at_once():
     runs = [run(status="missing", name=str(seed), seed=seed) for seed in range(3)]
     assert first_stage(runs, SEARCH) == runs

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shlex
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from src.results.stored import warn
 from src.training import checkpoint
 from src.training.trainer import Trainer
 from src.utils import files
@@ -28,7 +30,7 @@ def result(folder):
 
 
 def newest(folder):
-    return checkpoint.load_newest(folder / "checkpoints", torch.device("cpu"))
+    return checkpoint.load_newest(folder / "checkpoints", torch.device("cpu"), lambda content: content)
 
 
 def scalars(folder):
@@ -163,7 +165,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(train, tiny, interrupt
 
     resumed = train(*tiny)
     assert resumed.status == 0
-    assert f"warning: checkpoint {last} is damaged; using the previous one" in resumed.out
+    reason = "its content is not what was written"
+    assert f"warning: checkpoint {last} is damaged: {reason}; using the previous one" in resumed.out
     assert "resumes from update 4" in resumed.out
     assert before.name.startswith("update-00000004")
     assert result(only_run())["metrics"] == result(only_run("whole"))["metrics"]
@@ -177,8 +180,40 @@ def test_with_all_checkpoints_damaged_the_run_starts_over(train, tiny, interrupt
         path.write_bytes(b"")
     again = train(*tiny)
     assert again.status == 0
+    assert "it cannot be loaded" not in again.out
+    assert "its content is not what was written; no other is left" in again.out
     assert f"{only_run()} starts" in again.out
     assert [step for step, _ in scalars(only_run())["val/error"]] == [0, 3, 6]
+
+
+def test_fresh_removes_a_link_in_the_place_of_the_checkpoints_and_nothing_behind_it(train, tiny):
+    train(*tiny)
+    folder = only_run()
+    (folder / "checkpoints").rename("elsewhere")
+    (folder / "checkpoints").symlink_to(Path("elsewhere").absolute())
+    before = sorted(Path("elsewhere").iterdir())
+    again = train(*tiny, "run.fresh=true")
+    assert f"{folder} starts" in again.out
+    assert not (folder / "checkpoints").is_symlink()
+    assert sorted(Path("elsewhere").iterdir()) == before
+    assert [step for step, _ in scalars(folder)["val/error"]] == [0, 3, 6]
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"5", b"\xff", b"[" * 100_000, b"9" * 5000], ids=len)
+def test_a_damaged_result_is_run_again_and_spoils_no_other_run(train, tiny, content):
+    warn.cache_clear()
+    train(*tiny)
+    damaged = only_run()
+    before = result(damaged)
+    (damaged / "result.json").write_bytes(content)
+    (damaged.parent / "figures").mkdir()
+    (damaged.parent / "figures" / "cut_off.png").write_bytes(b"\x89PNG")
+    healthy = train(*tiny, "seed=1")
+    assert healthy.status == 0
+    assert healthy.err == ""
+    assert healthy.out.count(f"warning: {damaged}/result.json is damaged and counts as missing: ") == 1
+    assert train(*tiny).status == 0
+    assert result(damaged)["metrics"] == before["metrics"]
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(train, tiny, interrupt_at):
@@ -301,3 +336,67 @@ def test_debug_anomaly_names_the_operation_that_made_a_nan(train, tiny, monkeypa
     ended = train(*tiny, "debug=anomaly")
     assert ended.status == 1
     assert "returned nan values" in ended.err
+
+
+def test_a_folder_with_another_run_is_refused_before_anything_is_written(train, tiny):
+    folder = Path("mine")
+    assert train(*tiny, "hydra.run.dir=mine", "seed=0").status == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for more in ([], ["run.fresh=true"]):
+        other = train(*tiny, "hydra.run.dir=mine", "seed=1", *more)
+        assert other.status == 1
+        assert re.fullmatch(
+            r"error: mine holds another run \(\w{8}, this is \w{8}\); choose another folder\n", other.err
+        )
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    (folder / "result.json").unlink()  # known by its configuration, too
+    assert "holds another run" in train(*tiny, "hydra.run.dir=mine", "seed=1").err
+    assert train(*tiny, "hydra.run.dir=mine", "seed=0").status == 0
+
+
+def test_a_run_in_its_own_working_folder_shows_where_it_is(train, tiny, tmp_path):
+    ended = train(*tiny, "hydra.job.chdir=true", "model=lstm")
+    os.chdir(tmp_path)
+    assert ended.status == 0
+    assert f"tensorboard --logdir {tmp_path}/outputs/runs" in ended.out.replace("\n", "")
+    assert list(Path("outputs/runs").glob("events*"))  # the HParams page
+
+
+DIVERGING = [
+    "model=irnn",
+    "model.recurrent_scale=1.53",
+    "model.hidden_size=8",
+    "task=addition",
+    "task.sequence_length=50",
+    "task.train_size=1000",
+    "task.val_size=200",
+    "task.test_size=10",
+    "optimizer.lr=1e-9",
+    "trainer.batch_size=1",
+    "trainer.max_updates=30",
+    "trainer.eval_every=15",
+    "trainer.checkpoint_every=10",
+]
+
+
+def test_a_run_diverges_whether_or_not_it_is_interrupted(train, interrupt_at):
+    """Its weights stay finite, only a gradient does not: whether one was is part of the checkpoint."""
+    assert train(*DIVERGING, "trainer.log_every=30", "name=whole").status == 0
+    whole = result(only_run("whole"))
+    assert (whole["status"], whole["updates"]) == ("diverged", 15)
+    for update in (5, 12):
+        interrupt_at(update, signal.SIGINT)
+        assert train(*DIVERGING, "trainer.log_every=1", f"name=parts{update}").status == 130
+        train(*DIVERGING, "trainer.log_every=1", f"name=parts{update}")
+        parts = result(only_run(f"parts{update}"))
+        assert (parts["status"], parts["reason"], parts["updates"]) == ("diverged", whole["reason"], 15)
+
+
+def test_what_killed_writes_left_is_removed_at_the_next_start(train, tiny):
+    train(*tiny)
+    left = [only_run() / ".result.json.1.tmp", only_run() / "checkpoints" / ".update-00000002.0.pt.1.tmp"]
+    for path in left:
+        path.write_bytes(b"half")
+    (only_run() / "result.json").unlink()
+    assert train(*tiny).status == 0
+    assert not any(path.exists() for path in left)

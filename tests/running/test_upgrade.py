@@ -29,7 +29,7 @@ def as_of_version_0_1(folder):
         content = torch.load(path, weights_only=True)
         del content["fingerprint"], content["sum_of_norms"]
         path.unlink()
-        checkpoint.save(old / "checkpoints", content["update"], content | {"identity": "0123abcd"})
+        checkpoint.write(old / "checkpoints", content["update"], content | {"identity": "0123abcd"})
     return old
 
 

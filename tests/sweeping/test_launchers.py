@@ -1,4 +1,4 @@
-"""Every launcher really run, and killed: the same command goes on, and no worker goes on without its sweep."""
+"""Every launcher is run and killed: the same command resumes, and no worker outlives its sweep."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ import pytest
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
-from src.config.errors import explain
+from src.config.errors import UserError, explain
 from src.config.paths import PROJECT
 from src.results.manifest import MANIFEST
 from src.sweeping import launchers
@@ -58,6 +58,13 @@ def test_processes_times_threads_stay_within_the_cores(monkeypatch):
     assert launchers.outlives_the_sweep(slurm)
 
 
+@pytest.mark.parametrize("asked", [0, -2])
+def test_a_number_of_processes_that_joblib_would_read_otherwise_is_refused(asked):
+    settings = OmegaConf.create({"_target_": target("JoblibLauncher"), "n_jobs": asked})
+    with pytest.raises(UserError, match=f"hydra.launcher.n_jobs={asked}: must be at least 1, or -1 for all cores"):
+        launchers.fit(settings, 1)
+
+
 def test_ray_on_this_machine_and_on_a_cluster():
     ray = OmegaConf.create({"_target_": target("RayLauncher"), "ray": {"init": {"address": None}, "remote": {}}})
     launchers.fit(ray, 2)
@@ -92,7 +99,7 @@ def test_the_command_without_a_plugin(train, tiny):
 
 
 def require(launcher):
-    """Skip where the plugin, or the queue, is not there."""
+    """Skip if the plugin or the queue is missing."""
     if launcher != "basic" and not installed(launcher):
         pytest.skip(f"hydra-{PLUGINS[launcher]}-launcher is not installed")
     if launcher == "submitit_slurm":
@@ -114,7 +121,7 @@ def _no_sweep_is_left():
 
 
 def start(root, name, launcher, *arguments):
-    """A sweep in `root/name`, what it says in `root/name.log`."""
+    """Start a sweep in `root/name` that logs to `root/name.log`."""
     command = [sys.executable, "-m", "src.train", "-m", f"run.root={root}", f"name={name}"]
     with open(root / f"{name}.log", "a") as log:
         sweep = subprocess.Popen(
@@ -125,7 +132,7 @@ def start(root, name, launcher, *arguments):
 
 
 def finished(folder):
-    """What every finished run has come to, and when its result was written."""
+    """The metrics of every finished run, and when its result was written."""
     results = {path: json.loads(path.read_text()) for path in folder.glob("*/result.json")}
     return {
         path.parent.name: (result["metrics"], result["selected_update"], path.stat().st_mtime_ns)
@@ -139,16 +146,16 @@ def metrics(folder):
 
 
 def table(folder):
-    """The table without the columns that hold times."""
+    """The table without columns of times."""
     header, *rows = [line.split(",") for line in (folder / "summary.csv").read_text().splitlines()]
     kept = [index for index, key in enumerate(header) if "second" not in key]
     return [[row[index] for index in kept] for row in (header, *rows)]
 
 
 def processes(folder):
-    """The processes that belong to a sweep in this folder, its parent not among them, nor two of Ray's own.
+    """The processes of a sweep in this folder, except its parent and two agents of Ray.
 
-    Those two need a minute or two to see that Ray is gone, and do nothing.
+    The agents are idle, and take a minute or two to notice that Ray has gone.
     """
     found = []
     for path in Path("/proc").glob("[0-9]*"):
@@ -182,7 +189,7 @@ def checkpoints(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Four runs one after the other."""
+    """Four runs in sequence, not interrupted."""
     root = tmp_path_factory.mktemp("undisturbed")
     assert start(root, "four", "basic", *FOUR, *SHORT).wait() == 0
     return root / "four"
@@ -205,7 +212,7 @@ def test_four_runs_and_then_nothing_left_to_do(launcher, undisturbed, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local", "ray"])
-def test_a_killed_sweep_leaves_no_worker_and_goes_on(launcher, undisturbed, tmp_path):
+def test_a_killed_sweep_leaves_no_worker_and_resumes(launcher, undisturbed, tmp_path):
     require(launcher)
     folder = tmp_path / "four"
     sweep = start(tmp_path, "four", launcher, *FOUR, *SHORT)
@@ -220,7 +227,7 @@ def test_a_killed_sweep_leaves_no_worker_and_goes_on(launcher, undisturbed, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
-def test_a_killed_worker_costs_nothing_but_the_same_command_again(launcher, undisturbed, tmp_path):
+def test_after_a_killed_worker_the_same_command_resumes(launcher, undisturbed, tmp_path):
     require(launcher)
     folder = tmp_path / "four"
     sweep = start(tmp_path, "four", launcher, *FOUR, *SHORT)
@@ -277,7 +284,7 @@ def test_a_two_stage_search_killed_in_both_stages(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_five_times_at_random_is_that_of_an_undisturbed_one(tmp_path):
+def test_a_sweep_killed_five_times_at_random_equals_an_uninterrupted_one(tmp_path):
     require("joblib")
     grid = ["model=irnn,lstm,gru", "optimizer.lr=1e-4,1e-3,3e-3,1e-2", "seed=0,1", *SHORT]
     assert start(tmp_path, "whole", "joblib", *grid).wait() == 0
@@ -309,6 +316,7 @@ def test_a_sweep_killed_five_times_at_random_is_that_of_an_undisturbed_one(tmp_p
                 wait_for(lambda: workers(folder), 600, "no worker")
                 victim = moments.choice(workers(folder))
             os.kill(victim, signal.SIGKILL)
+            sweep.kill()  # which would go on without the worker
             sweep.wait()
             now = finished(folder)
             assert before.items() <= now.items(), "a finished run was trained again"

@@ -1,4 +1,4 @@
-"""How far a sweep is, told from its folder; and what its workers do when it is gone."""
+"""The progress of a sweep, read from its folder; and what its workers do when it is gone."""
 
 import json
 import logging
@@ -22,7 +22,8 @@ from src.utils.files import FolderInUseError, is_locked, locked, write_whole
 def write(folder, status, value):
     folder.mkdir(exist_ok=True)
     metrics = {"val/error": value} if value is not None else {}
-    result = {"status": status, "reason": "", "objective": "error", "metrics": metrics}
+    result = {"status": status, "reason": "", "objective": "error", "metrics": metrics, "config": {}, "floors": {}}
+    result |= dict.fromkeys(["updates", "selected_update", "seconds", "num_parameters", "state_size"], 1)
     write_whole(folder / RESULT, json.dumps(result).encode())
 
 
@@ -36,7 +37,7 @@ def progress(tmp_path):
     progress.end()
 
 
-def test_the_line_counts_what_the_folder_holds(progress, tmp_path):
+def test_the_line_counts_the_runs_of_the_folder(progress, tmp_path):
     assert progress.line() == "1 of 8 done, 0 running, 0 failed, 7 left; best val/error 0.5: a"
     for name in "cde":
         (tmp_path / name).mkdir()
@@ -53,7 +54,7 @@ def test_the_line_counts_what_the_folder_holds(progress, tmp_path):
     assert progress.line().startswith("3 of 8 done (1 diverged), 0 running, 1 failed, 4 left")
 
 
-def test_the_line_comes_when_a_run_has_ended_and_not_too_often(tmp_path, capsys):
+def test_a_line_is_printed_when_a_run_has_ended_but_not_too_often(tmp_path, capsys):
     progress = SweepProgress(tmp_path, seconds_between_lines=0.5, seconds_between_looks=0.01)
     progress.expect([], map(str, range(10)))
     for index in range(10):
@@ -65,7 +66,7 @@ def test_the_line_comes_when_a_run_has_ended_and_not_too_often(tmp_path, capsys)
     assert lines[-1] == "10 of 10 done, 0 running, 0 failed, 0 left; best val/error 0.1: 9"
 
 
-def test_looking_at_a_lock_turns_nobody_away(tmp_path):
+def test_testing_a_lock_never_blocks_its_owner(tmp_path):
     ended = threading.Event()
 
     def look():
@@ -105,7 +106,7 @@ def test_a_reader_sees_whole_files_only(tmp_path):
         writing.join()
 
 
-def test_workers_say_how_their_runs_end_and_not_how_far_they_are(monkeypatch, capsys):
+def test_workers_print_how_their_runs_end_but_not_their_progress(monkeypatch, capsys):
     handler = ConsoleHandler()
     said = [logging.LogRecord(name, logging.INFO, "", 0, name, (), None) for name in ("src.training.progress", "other")]
     monkeypatch.setenv(lifeline.VARIABLE, f"{os.getpid()}:0:/nowhere")
@@ -137,7 +138,7 @@ time.sleep(60)
 """
 
 
-def test_a_worker_ends_with_its_sweep_though_it_is_not_its_child(tmp_path):
+def test_a_worker_that_is_not_a_child_of_its_sweep_ends_with_it(tmp_path):
     worker = WORKER.format(folder=tmp_path)
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path), worker], cwd=PROJECT)
     alive = tmp_path / "alive"

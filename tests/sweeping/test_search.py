@@ -1,4 +1,4 @@
-"""A search: the budget is spent once, whatever happens, on the points that the seed stands for."""
+"""A search spends its budget once, whatever happens, on the points that its seed determines."""
 
 import csv
 import math
@@ -7,6 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from pathlib import Path
 
 import optuna
@@ -27,7 +30,7 @@ WIDTH = "model.hidden_size=choice(4, 8)"
 
 @pytest.fixture
 def look(monkeypatch, tmp_path, tiny):
-    """Search in `tmp_path` for a moment."""
+    """Run a short search in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
     settings = [item for item in tiny if "hidden_size" not in item]
 
@@ -40,7 +43,7 @@ def look(monkeypatch, tmp_path, tiny):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The first update of every training, in order."""
+    """The update at which each training starts, in order."""
     starts = []
     original = Trainer.fit
 
@@ -62,7 +65,7 @@ def studies():
     return [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
 
 
-def test_ranges_are_hydras():
+def test_ranges_are_in_the_notation_of_hydra():
     fixed, space = split(
         [
             "model=lstm", LR, WIDTH, "a=interval(0, 1)", "b=int(interval(1, 5))", "c=range(1, 8, 3)", "d=x,y",
@@ -81,7 +84,7 @@ def test_ranges_are_hydras():
     }
 
 
-def test_a_random_point_depends_on_the_seed_and_its_number_alone():
+def test_a_random_point_depends_only_on_the_seed_and_its_number():
     _, space = split([LR, WIDTH])
     points = [proposal(space, 0, index) for index in range(40)]
     assert points[7] == proposal(space, 0, 7)
@@ -89,7 +92,7 @@ def test_a_random_point_depends_on_the_seed_and_its_number_alone():
     assert len({point["optimizer.lr"] for point in points}) == 40
     assert all(1e-4 <= point["optimizer.lr"] <= 1e-2 for point in points)
     below = sum(point["optimizer.lr"] < 1e-3 for point in points)
-    assert 10 < below < 30  # half of them on a logarithmic scale
+    assert 10 < below < 30  # about half, on a logarithmic scale
     assert {point["model.hidden_size"] for point in points} == {"4", "8"}
 
 
@@ -101,11 +104,14 @@ def test_a_random_point_depends_on_the_seed_and_its_number_alone():
         (["optimizer.lrr=interval(0,1)"], "optimizer.lrr"),
         (["optimizer.lr=tag(log, interval(0, 1))"], "a logarithmic interval must be above 0"),
         (["optimizer.lr=interval(1, 0)"], "must go from a lower to a higher number"),
+        (["optimizer.lr=interval(0, inf)"], "optimizer.lr=interval(0, inf): an interval must go from a lower"),
+        (["seed=range(0,0)"], "seed=range(0,0): there is no such value"),
+        ([LR, "search.columns=[nokey]"], "search.columns=[nokey]: no run has this setting"),
         (["optimizer.lr=interval(-1, 1)"], "optimizer.lr=-1.0: must be a number, at least 0"),
         ([LR, "run.fresh=true"], "give it another name="),
     ],
 )
-def test_a_mistake_is_found_before_there_is_a_folder(look, ranges, message):
+def test_a_mistake_is_found_before_a_folder_is_created(look, ranges, message):
     with pytest.raises(Exception) as caught:  # noqa: PT011 - in one line by src.config.errors
         look(*ranges)
     assert message in explain(caught.value)
@@ -134,7 +140,7 @@ def test_the_budget_is_spent_once_and_can_be_raised(look, trained):
     assert rows()[:2] == table
 
 
-def test_an_interrupted_trial_goes_on_with_its_own_settings(look, trained, monkeypatch):
+def test_an_interrupted_trial_resumes_with_the_same_settings(look, trained, monkeypatch):
     original = Trainer._train
 
     def interrupted(trainer):
@@ -149,15 +155,15 @@ def test_an_interrupted_trial_goes_on_with_its_own_settings(look, trained, monke
     assert [row["status"] for row in rows()] == ["finished", "interrupted"]
     assert look(LR) == 0
     assert trained == [0, 0, 4]
-    went_on = rows()
+    resumed = rows()
     (study,) = studies()
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
     Path("outputs").rename("before")
     assert look(LR) == 0
-    assert rows() == went_on
+    assert rows() == resumed
 
 
-def test_failed_and_diverged_trials_are_part_of_the_budget(look, trained, monkeypatch):
+def test_failed_and_diverged_trials_count_toward_the_budget(look, trained, monkeypatch):
     original = Trainer._train
 
     def fails(trainer):
@@ -181,7 +187,44 @@ def test_failed_and_diverged_trials_are_part_of_the_budget(look, trained, monkey
     assert "RuntimeError: broken on purpose" in Path("outputs/s/summary.md").read_text()
 
 
-def test_a_pruned_run_is_shown_with_its_reason_and_not_taken_up_again(look, trained, monkeypatch):
+def test_an_illegal_value_in_a_range_is_a_failed_trial_and_the_others_go_on(look, trained, capsys):
+    pairs = "task.num_pairs=choice(2, 40)"
+    drawn = [proposal(split([pairs])[1], 0, index)["task.num_pairs"] for index in range(6)]
+    assert set(drawn) == {"2", "40"}
+    assert look(pairs, trials=6) == 1
+    assert len(trained) == 1  # the same run each time
+    (study,) = studies()
+    states = {"2": TrialState.COMPLETE, "40": TrialState.FAIL}
+    assert [trial.state for trial in study.trials] == [states[value] for value in drawn]
+    reason = "task.num_pairs=40: must be an integer, at least 1, at most 26"
+    assert study.trials[drawn.index("40")].user_attrs["reason"] == reason
+    assert reason in capsys.readouterr().out
+    assert look(pairs, trials=6) == 1
+    assert len(trained) == 1
+
+
+def test_a_trial_whose_process_dies_fails_and_the_others_go_on(look, trained, monkeypatch):
+    def in_a_pool(number, here):
+        def start(function, overrides, study):
+            future = Future()
+            if "model.hidden_size=8" in overrides:
+                future.set_exception(BrokenProcessPool())
+            else:
+                future.set_result(function(overrides, study))
+            return future
+
+        return nullcontext(start)
+
+    monkeypatch.setattr("src.sweeping.search.workers", in_a_pool)
+    assert look(WIDTH, LR, trials=6, workers=2) == 1
+    (study,) = studies()
+    widths = [trial.params["model.hidden_size"] for trial in study.trials]
+    assert set(widths) == {"4", "8"}
+    states = {"4": TrialState.COMPLETE, "8": TrialState.FAIL}
+    assert [trial.state for trial in study.trials] == [states[width] for width in widths]
+
+
+def test_a_pruned_run_is_shown_with_its_reason_and_not_resumed(look, trained, monkeypatch):
     monkeypatch.setattr(
         "optuna.pruners.MedianPruner", lambda **_: optuna.pruners.ThresholdPruner(upper=0, n_warmup_steps=3)
     )
@@ -195,7 +238,7 @@ def test_a_pruned_run_is_shown_with_its_reason_and_not_taken_up_again(look, trai
     assert len(trained) == 2
 
 
-def test_pruning_goes_by_the_median_of_the_other_trials(tmp_path):
+def test_pruning_compares_with_the_median_of_the_other_trials(tmp_path):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(storage=storage_of(tmp_path), study_name="study")
     for value in (0.1, 0.2, 0.3, 0.4):
@@ -219,7 +262,7 @@ def test_searches_in_one_folder_are_compared(look, trained):
 
 
 @pytest.mark.slow
-def test_a_search_with_two_workers_that_is_killed_ends_as_if_it_had_not_been(tmp_path, tiny):
+def test_a_killed_search_with_two_workers_ends_like_an_uninterrupted_one(tmp_path, tiny):
     settings = [item for item in tiny if "hidden_size" not in item and "max_updates" not in item]
     command = [sys.executable, str(PROJECT / "scripts" / "search.py"), "model=irnn", LR, WIDTH, *settings]
     command += ["trainer.max_updates=600", "trainer.checkpoint_every=100", "--trials", "5", "--workers", "2"]

@@ -1,7 +1,8 @@
-"""A sweep: known before it starts, complete whatever happens to a run, and a table at the end."""
+"""A sweep is checked before it starts, complete whatever happens to a run, and ends with a table."""
 
 import csv
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from src.results.manifest import read_manifest, write_manifest
 from src.results.runs import DEFAULT_SEARCH
+from src.sweeping.sweep import Sweep
 from src.training.trainer import Trainer
 
 SIX = ["-m", "model=irnn,lstm,fastweights", "seed=0,1"]
@@ -64,7 +66,7 @@ def test_six_runs_and_a_table_then_nothing_then_only_the_missing_one(train, tiny
     assert [row | {"seconds": ""} for row in rows()] == [row | {"seconds": ""} for row in table]
 
 
-def test_the_columns_are_what_varies(train, tiny):
+def test_the_columns_are_the_settings_that_vary(train, tiny):
     train("-m", "model=irnn,lstm", "optimizer.lr=1e-3,1e-2", *tiny)
     assert list(rows()[0]) == [
         "model", "optimizer.lr", "status", "val/error", "val/nll", "test/error", "test/nll", "updates",
@@ -72,7 +74,7 @@ def test_the_columns_are_what_varies(train, tiny):
     ]  # fmt: skip
 
 
-def test_a_failure_is_in_the_table_and_the_rest_goes_on(train, tiny, monkeypatch):
+def test_a_failure_is_in_the_table_and_the_other_runs_continue(train, tiny, monkeypatch):
     original = Trainer._train
 
     def fails_for_lstm(trainer):
@@ -98,7 +100,7 @@ def test_a_diverged_run_is_a_result(train, tiny):
     assert [row["status"] for row in rows()] == ["finished", "diverged"]
 
 
-def test_ctrl_c_ends_the_sweep_and_the_same_command_goes_on(train, tiny, trained, monkeypatch):
+def test_ctrl_c_ends_the_sweep_and_the_same_command_resumes(train, tiny, trained, monkeypatch):
     import signal
 
     original = Trainer._train
@@ -127,14 +129,14 @@ def test_a_bad_job_is_found_before_the_first_one_starts(train, tiny):
     assert not Path("outputs").exists()
 
 
-def test_the_same_run_alone_and_in_a_sweep_is_one_run(train, tiny, trained):
+def test_a_single_run_is_reused_by_a_sweep(train, tiny, trained):
     train("model=lstm", "seed=1", *tiny)
     ended = train(*SIX, *tiny)
     assert ended.status == 0
     assert len(trained) == 6
 
 
-def test_the_manifest_knows_the_runs_of_all_sweeps_of_a_folder(train, tiny):
+def test_the_manifest_lists_the_runs_of_all_sweeps_of_a_folder(train, tiny):
     assert read_manifest(Path("outputs/runs")) is None
     train("-m", "model=irnn,lstm", *tiny)
     train("-m", "model=lstm,gru", "search.columns=[model]", *tiny)
@@ -146,12 +148,12 @@ def test_the_manifest_knows_the_runs_of_all_sweeps_of_a_folder(train, tiny):
 
 def test_the_manifest_loses_no_run_of_sweeps_that_start_at_once(tmp_path):
     names = [f"run{number}" for number in range(40)]
-    with ThreadPoolExecutor(8) as pool:  # a file's lock holds between threads that opened it each, as between processes
+    with ThreadPoolExecutor(8) as pool:  # threads that each open the file lock each other out, as processes do
         list(pool.map(lambda name: write_manifest(tmp_path / "sweep", DEFAULT_SEARCH, {name: {}}), names))
     assert sorted(read_manifest(tmp_path / "sweep").runs) == sorted(names)
 
 
-def test_two_stages_run_the_grid_once_and_repeat_what_was_chosen(train, tiny, trained):
+def test_two_stages_run_the_grid_once_and_repeat_the_chosen_points(train, tiny, trained):
     grid = ["-m", "model=irnn,lstm", "optimizer.lr=1e-3,1e-1", "seed=0,1,2", "search.two_stage=true", *tiny]
     ended = train(*grid)
     assert ended.status == 0
@@ -180,7 +182,7 @@ def test_two_stages_run_the_grid_once_and_repeat_what_was_chosen(train, tiny, tr
     assert len(trained) == 4
 
 
-def test_failures_are_tried_again_unless_told_otherwise(train, tiny, trained, monkeypatch):
+def test_failures_are_retried_unless_told_otherwise(train, tiny, trained, monkeypatch):
     def fails(trainer):
         raise RuntimeError("broken on purpose")
 
@@ -195,3 +197,61 @@ def test_failures_are_tried_again_unless_told_otherwise(train, tiny, trained, mo
     assert trained == []
     assert train(*two).status == 0
     assert len(trained) == 2
+
+
+class TerminatedWorkerError(Exception):
+    """As joblib calls it."""
+
+
+def test_a_worker_that_dies_of_one_run_is_its_failure_and_the_others_go_on(train, tiny, trained, monkeypatch):
+    launch, original = Sweep.launch, Trainer._train
+
+    class Death(BaseException):
+        pass
+
+    def dies_of_lstm(trainer):
+        if "lstm" in trainer.folder.name:
+            raise Death
+        return original(trainer)
+
+    def in_workers(sweep, launch_here, *jobs, **more):
+        def launch_in_workers(*jobs, **more):
+            try:
+                return launch_here(*jobs, **more)
+            except Death:
+                raise TerminatedWorkerError from None
+
+        return launch(sweep, launch_in_workers, *jobs, **more)
+
+    monkeypatch.setattr(Trainer, "_train", dies_of_lstm)
+    monkeypatch.setattr(Sweep, "launch", in_workers)
+    ended = train("-m", "model=irnn,lstm,gru", "seed=0,1", *tiny)
+    assert ended.status == 1
+    assert "4 of 6 done, 0 running, 2 failed, 0 left" in ended.out
+    reasons = {(row["model"], row["seed"]): row["reason"] for row in rows()}
+    dead = "a worker was killed, perhaps for lack of memory"
+    assert reasons == {(model, seed): dead * (model == "lstm") for model in ("irnn", "lstm", "gru") for seed in "01"}
+
+
+def test_runs_whose_process_died_come_last(train, tiny, trained):
+    train(*SIX, *tiny)
+    first = trained[0]
+    Path("outputs/runs", first, "result.json").unlink()
+    shutil.rmtree(Path("outputs/runs", trained[-1]))
+    last = trained[-1]
+    trained.clear()
+    assert train(*SIX, *tiny).status == 0
+    assert trained == [last, first]
+
+
+def test_runs_that_have_ended_are_not_built_again_to_be_checked(train, tiny, monkeypatch):
+    assert train("-m", "seed=0,1", *tiny).status == 0
+    monkeypatch.setattr("src.running.build.check", None)
+    assert train("-m", "seed=0,1", *tiny).status == 0
+
+
+def test_a_fixed_setting_of_a_group_that_varies_is_applied_to_each_run(train, tiny):
+    assert train("-m", "optimizer=sgd,rmsprop", "optimizer.momentum=0.5", *tiny).status == 0
+    assert {row["optimizer"] for row in rows()} == {"sgd", "rmsprop"}
+    configs = [json.loads(path.read_text())["config"] for path in Path("outputs/runs").glob("*/result.json")]
+    assert [config["optimizer"]["momentum"] for config in configs] == [0.5, 0.5]

@@ -32,7 +32,9 @@ def command(tmp_path, capsys, monkeypatch):
 def invented(monkeypatch, tmp_path):
     """A topic with one claim that holds if `answer` is 42."""
 
-    def compute(answer: int = 42, run: str | None = None):
+    def compute(answer: int = 42, run: str | None = None, seed: int = 0):
+        if seed == 13:
+            raise ValueError("unlucky")
         claim = claims.near("The answer [of all] | is 42", "Adams (1979)", 42, answer, 0.5, "by the book", f"{run}")
         return SimpleNamespace(claims=(claim,))
 
@@ -74,8 +76,11 @@ def test_a_claim_that_fails_ends_the_command_with_status_1(command, tmp_path):
     ("arguments", "message"),
     [
         (["inventd"], "error: inventd is not a topic; did you mean invented? legal: invented"),
-        (["answr=3"], "error: answr is not a setting of invented; did you mean answer? legal: answer, run"),
+        (["answr=3"], "error: answr is not a setting of invented; did you mean answer? legal: answer, run, seed"),
         (["answer=many"], "error: answer=many: int expected"),
+        (["answer=0"], "error: answer=0: at least 1 expected"),
+        (["seed=-1"], "error: seed=-1: at least 0 expected"),
+        (["seed=13"], "error: invented seed=13: ValueError: unlucky"),
         (["--processes", "0"], "error: --processes 0: at least 1 expected"),
     ],
 )

@@ -2,12 +2,17 @@
 
 import math
 import re
+import time
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing import data_provider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins import base_plugin
 from tensorboard.plugins.custom_scalar import layout_pb2
-from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups, plugin_data_pb2
 
 from src.config.fingerprint import decisive_keys
 from src.config.paths import EVENT_FILES
@@ -159,7 +164,7 @@ def test_a_run_is_a_session_with_all_its_settings(trained):
     run = events(folder)
     shown = hparams(run, "session_start_info").hparams
     settings = decisive_keys(read_result(folder)["config"])
-    assert set(shown) == set(settings)
+    assert set(shown) == {key for key, value in settings.items() if value != "None"}
     assert shown["model"].string_value == "lstm"
     assert shown["seed"].number_value == 2
     assert shown["optimizer.lr"].number_value == 1e-3
@@ -198,3 +203,55 @@ def test_the_hparams_page_covers_runs_of_different_tasks(trained):
     assert {"model", "task"} <= set(settings)
     assert not {"model.forget_bias", "task.num_pairs", "task.sequence_length"} & set(settings)
     assert {"test/error", "test/mse"} <= set(metrics)
+
+
+@pytest.mark.parametrize("now", [1_000_000_000.0, 1_700_000_000.9, 1_700_000_005.0])
+def test_a_new_event_file_is_read_last_whatever_the_clock_says(now, tmp_path, monkeypatch):
+    started = 1_700_000_000.0
+    for attempt, seconds in enumerate((started, now, now)):
+        monkeypatch.setattr(time, "time", lambda seconds=seconds: seconds)
+        with Curves(tmp_path, first_update=attempt * 2) as curves:
+            for update in range(attempt * 2, 6):
+                curves.scalars("val", {"error": float(attempt)}, update)
+    monkeypatch.undo()
+    names = sorted(path.name for path in tmp_path.glob(EVENT_FILES))
+    assert len({name.split(".")[3] for name in names}) == len(names) == 3
+    points = {event.step: event.value for event in events(tmp_path).Scalars("val/error")}
+    assert points == {0: 0, 1: 0, 2: 1, 3: 1, 4: 2, 5: 2}
+
+
+@pytest.mark.parametrize("name", ["events.out.tfevents.x", "events.out.tfevents.", "events.out.tfevents.99999999999.h"])
+def test_an_event_file_with_an_odd_name_is_in_no_ones_way(name, tmp_path):
+    (tmp_path / name).touch()
+    with Curves(tmp_path, first_update=0) as curves:
+        curves.scalars("val", {"error": 0.5}, 0)
+    assert len(list(tmp_path.glob(EVENT_FILES))) == 2
+
+
+def test_the_hparams_page_sorts_a_column_of_numbers_and_nulls(trained):
+    """A column of texts and numbers cannot be sorted: the server answers with an error."""
+    folder = trained("-m", "model=rnn", "trainer.clip_norm=null,1", "trainer.patience=9,null")[0].parent
+    for column, number in (("trainer.clip_norm", 1), ("trainer.patience", 9)):
+        for order in (api_pb2.ORDER_ASC, api_pb2.ORDER_DESC):
+            groups = session_groups(folder, column, order)
+            values = [group.hparams[column].number_value for group in groups if column in group.hparams]
+            assert (len(groups), values) == (4, [number, number])
+    experiment = hparams(events(folder), "experiment")
+    assert {info.name: info.type for info in experiment.hparam_infos} == {
+        "trainer.clip_norm": api_pb2.DATA_TYPE_FLOAT64,
+        "trainer.patience": api_pb2.DATA_TYPE_FLOAT64,
+    }
+
+
+def session_groups(folder, column, order):
+    """The rows of the HParams page of a folder, sorted by a column."""
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(folder)).Reload()
+    provider = data_provider.MultiplexerDataProvider(multiplexer, str(folder))
+    context = backend_context.Context(base_plugin.TBContext(data_provider=provider, multiplexer=multiplexer))
+    status = [api_pb2.STATUS_SUCCESS, api_pb2.STATUS_UNKNOWN, api_pb2.STATUS_RUNNING]
+    request = api_pb2.ListSessionGroupsRequest(start_index=0, slice_size=10, allowed_statuses=status)
+    request.col_params.add(hparam=column, order=order)
+    metadata = context.hparams_metadata(RequestContext(), "0")
+    handler = list_session_groups.Handler(RequestContext(), context, "0", request)
+    assert metadata
+    return handler.run().session_groups

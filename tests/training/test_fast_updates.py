@@ -79,3 +79,13 @@ def test_what_is_not_finite_is_neither_hidden_nor_scaled_away(spoilt):
     gradient = torch.tensor([1.0, spoilt])
     assert not math.isfinite(clip_norm_(gradient, 1.0))
     assert gradient[1].isnan()
+
+
+@pytest.mark.parametrize("change", [nn.Module.double, nn.Module.half, lambda part: part.to("meta")])
+def test_what_would_take_weights_from_the_optimizer_is_an_error(change):
+    flat = model()
+    vector = flat_parameters(flat)
+    for part in (flat, flat[0]):
+        with pytest.raises(RuntimeError, match="convert or move the model before that"):
+            change(part)
+    assert flat[0].weight.data_ptr() == vector.data_ptr()

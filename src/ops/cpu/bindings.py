@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.autograd.function import once_differentiable
 
 from src.ops.cpu.build import library
@@ -23,7 +23,8 @@ from src.ops.inputs import Inputs
 NONLINEARITIES = {"relu": 0, "tanh": 1, "linear": 2}
 _SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 _TYPES = {"l": ctypes.c_int64, "i": ctypes.c_int, "b": ctypes.c_bool, "d": ctypes.c_double, "p": ctypes.c_void_p}
-_RESULTS = {"saved_size": ctypes.c_int64, "forward": ctypes.c_bool, "backward": None}
+_RESULTS = {"saved_size": ctypes.c_int64, "forward": ctypes.c_int, "backward": ctypes.c_int}
+_WRONG_IDS, _OUT_OF_MEMORY = 1, 2
 
 
 class _Signature(NamedTuple):
@@ -70,15 +71,19 @@ def _not_compiled(function: Callable) -> Callable:
 
 
 @_not_compiled
-def _compiled() -> bool:
-    """Whether the kernels exist; a constant for torch.compile, which can trace neither a library nor a cache."""
-    return library() is not None
+def _usable() -> bool:
+    """Whether the kernels exist, and no transform of torch.func or forward derivative, which they lack, is under way.
+
+    A constant for torch.compile, which can trace neither a library nor a cache.
+    """
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return not transformed and library() is not None
 
 
 def available(inputs: Inputs | Tensor) -> bool:
     """Whether the kernels can compute these inputs; compiles them if necessary."""
     tensor = inputs if isinstance(inputs, Tensor) else inputs.example
-    return tensor.is_cpu and tensor.dtype in _SUFFIXES and _compiled()
+    return tensor.is_cpu and tensor.dtype in _SUFFIXES and _usable()
 
 
 @cache
@@ -95,7 +100,12 @@ def _function(cell: str, function: str, dtype: torch.dtype) -> Any:
 def _call(cell: str, function: str, dtype: torch.dtype, *arguments: Any) -> int:
     """Call a kernel; tensors are passed by address."""
     addresses = [item.data_ptr() if isinstance(item, Tensor) else item for item in arguments]
-    return _function(cell, function, dtype)(*addresses)
+    result = _function(cell, function, dtype)(*addresses)
+    if function != "saved_size" and result == _OUT_OF_MEMORY:
+        batch, time, _, units, *_ = arguments
+        sizes = f"{batch} sequences of {time} steps with {units} units"
+        raise MemoryError(f"{cell}: {function} pass of {sizes}: not enough memory")
+    return result
 
 
 @cache
@@ -137,10 +147,10 @@ class _Recurrence(Function):
         saved = table.new_empty(_size(cell.name, table.dtype, batch, time, *cell.sizes)) if save else None
         outputs = table.new_empty((batch, time, cell.features) if return_sequence else (batch, cell.features))
         last = [table.new_empty(batch, *shape) for shape in cell.last]
-        if not _call(
+        if _call(
             cell.name, "forward", table.dtype, *sizes, *tensors, table, ids, table.shape[0], return_sequence, outputs,
             *last, saved,
-        ):  # fmt: skip
+        ) == _WRONG_IDS:  # fmt: skip
             least, greatest = ids.aminmax()
             raise IndexError(f"ids from {least} to {greatest}, not all in a table of {len(table)} rows")
         ctx.call = cell, sizes, return_sequence, outputs.shape

@@ -2,7 +2,7 @@
 
 The library has a plain C interface and includes no torch headers, so that compiling it takes only seconds. It is cached
 under `TORCH_EXTENSIONS_DIR` (by default `~/.cache/torch_extensions`), by a hash of everything that determines it:
-sources, flags, compiler and processor.
+sources, flags, compiler and processor. Its name holds a hash of its content, which is compared before it is loaded.
 """
 
 import ctypes
@@ -19,58 +19,95 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from src.utils.files import locked
+from src.config.errors import UserError, explain
+from src.utils.files import FolderInUseError, locked, write_whole
 
 log = logging.getLogger(__name__)
 SOURCES = Path(__file__).parent / "csrc"
+INSTALL = "Debian: apt-get install g++, macOS: xcode-select --install"
+_OPTIONAL: tuple[tuple[str, ...], ...] = ((), ("-fopenmp",), ("-march=", "-mcpu="), ("-fopenmp", "-march=", "-mcpu="))
+"""Flags to leave out, one attempt after the other: threads and the instructions of this processor."""
+ELSEWHERE = "TORCH_EXTENSIONS_DIR names another folder for the compiled kernels"
 
 
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None, after one warning that says why, if they are not available."""
     try:
-        return ctypes.CDLL(str(_compiled()))
+        return _loaded(_compiled())
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        log.warning(
-            "the fused kernels cannot be compiled, so a slower form is used (%s); they need a C++ compiler "
-            "(Debian: apt-get install g++, macOS: xcode-select --install)",
-            reason,
-        )
+        reason = " ".join(explain(error).split())[:400]
+        log.warning("the fused kernels are not available, so a slower form is used: %s", reason)
         return None
 
 
+def _loaded(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:  # the file is whole, so what is wrong is where it lies
+        raise UserError(f"{error}; is that file system mounted noexec? {ELSEWHERE}") from None
+
+
 def _compiled() -> Path:
-    """The path of the library, compiled if missing; other processes wait for the one that compiles."""
+    """The path of the library, compiled if missing or damaged; other processes wait for the one that compiles."""
     compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
     if shutil.which(compiler[0]) is None:
-        raise FileNotFoundError(f"no C++ compiler: {compiler[0]} is not on the path")
+        raise UserError(f"no C++ compiler: {compiler[0]} is not on the path ({INSTALL})")
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
     folder = root / f"fastweights_{_key(compiler)}"
-    finished = folder / "fused.so"
-    if finished.exists():
-        return finished
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, patience=600):
-        if not finished.exists():
-            _compile(compiler, folder, finished)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (finished := _undamaged(folder)) is None:
+            with locked(folder, patience=600):
+                finished = _undamaged(folder) or _compile(compiler, folder)
+    except FolderInUseError as error:
+        raise UserError(f"{error}, which has not finished compiling within 10 minutes") from None
+    except OSError as error:
+        raise UserError(f"{explain(error)}; {ELSEWHERE}") from None
     return finished
 
 
-def _compile(compiler: list[str], folder: Path, finished: Path) -> None:
+def _undamaged(folder: Path) -> Path | None:
+    """The library, if its content has the digest in its name: to load half a library ends the process."""
+    for path in folder.glob("fused.*.so"):
+        if path.is_file() and path.name == _name(path.read_bytes()):
+            return path
+    return None
+
+
+def _name(content: bytes) -> str:
+    return f"fused.{hashlib.sha256(content).hexdigest()[:16]}.so"
+
+
+def _compile(compiler: list[str], folder: Path) -> Path:
     """Compile under another name and rename, so that a killed compilation leaves nothing to load."""
     started = time.perf_counter()
     log.info("compiling the fused kernels for this processor, once ...")
     for left in folder.glob("tmp*"):  # from a killed compilation
         shutil.rmtree(left, ignore_errors=True)
+    for damaged in folder.glob("fused.*.so"):
+        log.warning("%s is damaged and is compiled again", damaged)
+        damaged.unlink()
     with TemporaryDirectory(prefix="tmp", dir=folder) as build:
-        made = Path(build) / finished.name
-        command = [*compiler, "-shared", "-fPIC", "-std=c++17", *_flags(), str(SOURCES / "fused.cpp"), "-o", str(made)]
-        ended = subprocess.run(command, capture_output=True, text=True)
-        if ended.returncode != 0 or not made.exists():
-            raise RuntimeError(f"{shlex.join(compiler)} failed: {ended.stderr.strip() or ended.returncode}")
-        os.replace(made, finished)
+        made = Path(build) / "fused.so"
+        failures = []
+        for left_out in _OPTIONAL:
+            flags = [flag for flag in _flags() if not flag.startswith(left_out)]
+            command = [*compiler, "-shared", "-fPIC", "-std=c++17", *flags, str(SOURCES / "fused.cpp"), "-o", str(made)]
+            ended = subprocess.run(command, capture_output=True, text=True)
+            if ended.returncode == 0 and made.exists():
+                break
+            failures.append(f"{shlex.join(compiler)} failed: {str(ended.stderr).strip() or ended.returncode}")
+        else:
+            raise UserError(failures[0])
+        if failures:
+            missing = " and ".join(flag for flag in _flags() if flag not in flags)
+            reason = " ".join(failures[0].split())[:300]
+            log.warning("the fused kernels are compiled without %s, so they are slower: %s", missing, reason)
+        content = made.read_bytes()
+    write_whole(folder / _name(content), content)
     log.info("compiled in %.0f s", time.perf_counter() - started)
+    return folder / _name(content)
 
 
 def _flags() -> list[str]:
@@ -82,8 +119,10 @@ def _flags() -> list[str]:
 def _key(compiler: list[str]) -> str:
     """A hash of everything that determines the library compiled here."""
     parts = [path.read_bytes() for path in sorted(SOURCES.iterdir())]
-    version = subprocess.run([*compiler, "--version"], capture_output=True, check=True).stdout
-    parts += [" ".join(_flags()).encode(), version, _processor().encode()]
+    ended = subprocess.run([*compiler, "--version"], capture_output=True)
+    if ended.returncode != 0:
+        raise UserError(f"{shlex.join(compiler)} --version failed with status {ended.returncode} ({INSTALL})")
+    parts += [shlex.join([*compiler[1:], *_flags()]).encode(), ended.stdout, _processor().encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 

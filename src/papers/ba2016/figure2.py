@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -74,12 +75,11 @@ def draw(evidence: Evidence) -> Figure:
     with rc_context(RC):
         figure, (axes,) = panels([""])
         figure.set_size_inches(7.2, 4.0)
+        thin: dict[str, Any] = {"linewidth": 0.8, "markersize": 2.5}
         for model, label in MODELS.items():
             style = style_of(model)
             printed = PRINTED.loc[PRINTED.index > 0, model]
-            axes.plot(
-                printed.index, printed, color=style["color"], linewidth=0.8, marker=style["marker"], markersize=2.5
-            )
+            axes.plot(printed.index, printed, color=style["color"], marker=style["marker"], **thin)
             try:
                 curve = evidence.mean_curve("val/nll", model=model, model__hidden_size=50)
             except NotRunError:
@@ -88,7 +88,7 @@ def draw(evidence: Evidence) -> Figure:
             below, above = curve["mean"] - curve["sd"], curve["mean"] + curve["sd"]
             axes.plot(curve.index, curve["mean"], label=label, **(style | {"markersize": 0}))
             axes.fill_between(curve.index, below, above, color=style["color"], alpha=0.2, linewidth=0)
-        axes.plot([], [], color="0.4", linewidth=0.8, marker="o", markersize=2.5, label="in print (test set)")
+        axes.plot([], [], color="0.4", marker="o", label="in print (test set)", **thin)
         for name, level in FLOORS.items():
             axes.axhline(level, **(FLOOR_LINE | {"linewidth": 0.8}))
             side = "top" if level == min(FLOORS.values()) else "bottom"

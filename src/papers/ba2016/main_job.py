@@ -41,12 +41,7 @@ REPRODUCTION = Reproduction(
     title="The main job: fast weights, an LSTM and an iRNN with 50 units on associative retrieval, 10,000 updates",
     experiments=("ba2016/main_job",),
     claims=(
-        Claim(
-            "The main job ends below 0.5 % test error.",
-            "README",
-            "the test error of every seed",
-            _solves_it,
-        ),
+        Claim("The main job ends below 0.5 % test error.", "README", "the test error of every seed", _solves_it),
         Claim(
             "Fast weights learn far faster than the others.",
             "Ba et al. 2016, Figure 2",

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
 
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, thousands
 
@@ -58,12 +57,13 @@ def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     from src.models.fastweights import FastWeights
     from src.results.result import read_result
     from src.running.build import build_model, build_task
+    from src.running.load import stored_config
 
     rows = []
     for _, row in runs.iterrows():
         result = read_result(folder / row["run"])
         assert result is not None
-        config = OmegaConf.create(result["config"])
+        config = stored_config(result["config"])
         task = build_task(config)
         torch.manual_seed(config.seed)
         model = build_model(config, task)

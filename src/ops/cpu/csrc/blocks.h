@@ -1,6 +1,9 @@
 // Conversion between tensors and blocks of 16 or 8 sequences, and the loop over the blocks.
 #pragma once
 
+#include <atomic>
+#include <new>
+
 #include "lanes.h"
 
 namespace fused {
@@ -158,16 +161,22 @@ enum Order { ascending, descending };
 template <class S, class Run>
 void for_each_block(int64_t batch, int threads, Order order, Run run) {
   int64_t blocks = num_blocks<S>(batch), parts = serial(threads) ? 1 : std::min<int64_t>(threads, blocks);
+  std::atomic<bool> out_of_memory{false};
 #ifdef _OPENMP
 #pragma omp parallel for schedule(static) num_threads(parts) if (parts > 1)
 #endif
   for (int64_t part = 0; part < parts; ++part) {
     int64_t begin = part * blocks / parts, end = (part + 1) * blocks / parts;
-    for (int64_t n = begin; n < end; ++n) {
-      int64_t number = order == ascending ? n : begin + end - 1 - n, first = number * Lanes<S>::count;
-      run(number, Block{first, std::min<int64_t>(Lanes<S>::count, batch - first)});
+    try {  // an exception that leaves a thread ends the process
+      for (int64_t n = begin; n < end; ++n) {
+        int64_t number = order == ascending ? n : begin + end - 1 - n, first = number * Lanes<S>::count;
+        run(number, Block{first, std::min<int64_t>(Lanes<S>::count, batch - first)});
+      }
+    } catch (const std::exception&) {
+      out_of_memory = true;
     }
   }
+  if (out_of_memory) throw std::bad_alloc();
 }
 
 }  // namespace fused

@@ -1,0 +1,71 @@
+"""The jobs of a sweep, as Hydra's basic sweeper makes them."""
+
+import copy
+from collections.abc import Iterator, Sequence
+
+from omegaconf import DictConfig, OmegaConf
+
+from src.config.compose import register_resolvers
+from src.config.errors import UserError
+from src.config.paths import CONFIGS
+from src.config.settings import without_hydra
+
+Job = list[str]
+"""The overrides of one run."""
+
+
+def expand(config: DictConfig) -> Iterator[tuple[Job, DictConfig]]:
+    """Every job of a sweep with its configuration, in the order of the sweeper.
+
+    Composing takes 0.1 s, so each combination of files is composed once, and other settings are applied to a copy.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    loader = GlobalHydra.instance().config_loader()
+    parser = OverridesParser.create(config_loader=loader)
+    parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    sweep = parser.parse_overrides(parameters + list(config.hydra.overrides.task))
+    # None: include groups whose files are all in subfolders, such as experiment
+    groups = {override.key_or_group for override in sweep if loader.get_group_options(override.key_or_group, None)}
+    for override in sweep:
+        if override.is_interval_sweep():
+            raise UserError(f"{override.input_line}: a sweep needs single values; scripts/search.py takes intervals")
+        if override.is_sweep_override() and not any(True for _ in override.sweep_string_iterator()):
+            raise UserError(f"{override.input_line}: there is no such value")
+    by_files: dict[tuple[str, ...], DictConfig] = {}
+    for job in BasicSweeper.split_arguments(sweep, None)[0]:
+        overrides = parser.parse_overrides(job)
+        files = tuple(str(override.input_line) for override in overrides if override.key_or_group in groups)
+        if files not in by_files:
+            whole = loader.load_sweep_config(config, list(files))
+            if whole.hydra.sweeper.get("params") != config.hydra.sweeper.get("params"):
+                raise UserError(f"{' '.join(files)}: is a sweep with a grid of its own; start one command for each")
+            by_files[files] = without_hydra(whole)
+        settings = copy.deepcopy(by_files[files])
+        OmegaConf.set_struct(settings, True)
+        others = [override for override in overrides if override.key_or_group not in groups]
+        ConfigLoaderImpl._apply_overrides_to_config(others, settings)
+        yield job, settings
+
+
+def composed(config: DictConfig, job: Job) -> DictConfig:
+    """The configuration of one job of a sweep."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    return without_hydra(GlobalHydra.instance().config_loader().load_sweep_config(config, job))
+
+
+def jobs_of(overrides: Sequence[str]) -> Iterator[tuple[Job, DictConfig]]:
+    """Every job of the sweep that `python -m src.train -m` would start with these overrides."""
+    from hydra import compose, initialize_config_dir
+
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        single = [override for override in overrides if "," not in override]
+        config = compose("train", single, return_hydra_config=True)
+        OmegaConf.set_readonly(config, False)
+        config.hydra.overrides.task = list(overrides)
+        yield from expand(config)

@@ -1,0 +1,31 @@
+"""What commands print: in any encoding, as wide as it is, and to a reader that may go away."""
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich import get_console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Replace characters that the output cannot show, and end quietly once nobody reads it, as with `| head`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        get_console().on_broken_pipe()
+
+
+def print_table(table: "Table") -> None:
+    """Print a table as wide as its content, so that nothing is cut; a narrow terminal wraps its lines."""
+    console = get_console()
+    table.width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    console.print(table, crop=False)

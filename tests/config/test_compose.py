@@ -1,0 +1,35 @@
+"""What the command line is turned into before Hydra reads it, and which files it completes and globs."""
+
+from pathlib import Path
+
+import pytest
+
+from src.config.compose import for_hydra
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        (["model=lstm", "seed=1"], ["model=lstm", "seed=1"]),
+        (["run.root=~/runs"], [f"run.root={Path.home()}/runs"]),
+        (["run.root=~"], [f"run.root={Path.home()}"]),
+        (["name=a~/b"], ["name=a~/b"]),
+        (["~optimizer.lr"], ["~optimizer.lr"]),
+        (["-m", "optimizer=sgd,rmsprop", "optimizer.momentum=0.9"],
+         ["-m", "optimizer=sgd,rmsprop", "optimizer.momentum=choice(0.9)"]),
+        (["-m", "optimizer=adam,adam", "optimizer.betas=[0.5,0.9]"],
+         ["-m", "optimizer=adam,adam", "optimizer.betas=choice([0.5,0.9])"]),
+        (["-m", "optimizer=sgd,rmsprop", "optimizer.lr=1,2", "model.decay=1"],
+         ["-m", "optimizer=sgd,rmsprop", "optimizer.lr=1,2", "model.decay=1"]),
+        (["optimizer=sgd,rmsprop", "optimizer.momentum=0.9"], ["optimizer=sgd,rmsprop", "optimizer.momentum=0.9"]),
+        (["-m", "seed=0,1", "optimizer.lr=1"], ["-m", "seed=0,1", "optimizer.lr=1"]),
+    ],
+)  # fmt: skip
+def test_arguments_that_hydra_would_refuse_are_rewritten(given, taken):
+    assert for_hydra(given) == taken
+
+
+def test_files_in_subfolders_are_completed(train, monkeypatch):
+    monkeypatch.setenv("COMP_LINE", "fastweights experiment=ba2016/ta")
+    completed = train("-sc", "query=bash").out.split()
+    assert completed == [f"experiment=ba2016/table1{end}" for end in ("", "_long", "_long_irnn")]

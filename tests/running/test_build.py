@@ -1,0 +1,93 @@
+"""What runs before a run: whether it fits into this machine, and on which device it runs."""
+
+import pytest
+import torch
+
+from src.config.errors import UserError
+from src.ops.cpu import bindings
+from src.running import build, sizes
+
+HUGE = 10**12
+
+
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch):
+    """Two cores and 4 GB."""
+    monkeypatch.setattr(sizes, "memory", lambda: 4 * 10**9)
+    monkeypatch.setattr(sizes, "num_cores", lambda: 2)
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (f"trainer.batch_size={HUGE}", f"trainer.batch_size={HUGE}: a batch and its hidden states would take at least"),
+        (f"-m trainer.batch_size=8,{HUGE}", f"trainer.batch_size={HUGE}: a batch"),
+        (f"task.train_size={HUGE}", f"task.train_size={HUGE}: the data would take at least 104,000 GB of memory"),
+        (f"task.test_size={HUGE}", f"task.test_size={HUGE}: the data would take"),
+        ("model.hidden_size=1000000000", "model.hidden_size=1000000000: its weights would take"),
+        ("model=gru model.hidden_size=1000000", "model.hidden_size=1000000: its weights would take"),
+        (f"network.embedding_size={HUGE}", f"network.embedding_size={HUGE}: its weights would take"),
+        (f"task=copying task.sequence_length={HUGE}", f"task.sequence_length={HUGE}: the data would take"),
+        (f"task=addition task.sequence_length={HUGE}", f"task.sequence_length={HUGE}: the data would take"),
+        (f"task=variable_binding task.sequence_length={HUGE}", f"task.sequence_length={HUGE}: the data would take"),
+        (
+            "task=copying task.sequence_length=100000 task.val_size=9 task.test_size=9 trainer.batch_size=9999",
+            "task.sequence_length=100000: a batch and its hidden states would take at least 216 GB of memory; there",
+        ),
+        ("trainer.threads=3", "trainer.threads=3: must be at most 2, the cores that there are here"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_that_names_the_key_and_leaves_nothing(command, says, train, tmp_path):
+    ended = train(*command.split())
+    assert ended.status == 1
+    assert ended.err.startswith(f"error: {says}")
+    assert ended.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stored_run_needs_no_room_for_its_training(composed):
+    for override in (f"trainer.batch_size={HUGE}", f"task.train_size={HUGE}", "trainer.threads=3"):
+        build.check(composed(override))
+        with pytest.raises(UserError):
+            build.check(composed(override), to_run=True)
+
+
+def test_everything_else_is_not_in_the_way(composed):
+    build.check(composed("trainer.threads=2", "trainer.batch_size=10000"), to_run=True)
+
+
+@pytest.fixture
+def _gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    if not bindings.available(torch.empty(0)):
+        pytest.skip("no compiler")
+
+
+@pytest.mark.usefixtures("_gpu")
+@pytest.mark.parametrize(
+    ("overrides", "device"),
+    [
+        (["model=fastweights"], "cpu"),
+        (["model=lstm"], "cpu"),
+        (["model=fastweights", "model.write=late"], "cuda"),
+        (["model=lstm", "model.kernel=vectorized"], "cuda"),
+        (["model=lstm", "device=cuda"], "cuda"),
+        (["model=lstm", "model.kernel=vectorized", "device=cpu"], "cpu"),
+    ],
+    ids=str,
+)
+def test_auto_takes_the_cpu_where_a_kernel_serves_the_model(overrides, device, composed):
+    assert build.choose_device(composed(*overrides)).type == device
+
+
+@pytest.mark.usefixtures("_gpu")
+def test_auto_says_what_it_takes_where_there_is_a_choice(train, tiny, monkeypatch):
+    says = "device=auto takes cpu: this model has a fused kernel; device=cuda takes the GPU\n"
+    assert says in train(*tiny).out
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "device=auto" not in train(*tiny, "name=other").out
+
+
+@pytest.mark.parametrize("logging", ["disabled", "none", "stdout", "default"])
+def test_any_of_hydras_ways_of_logging(logging, train, tiny):
+    assert train(*tiny, f"hydra/job_logging={logging}").status == 0

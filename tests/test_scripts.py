@@ -1,0 +1,30 @@
+"""Scripts take the clone they are in, whichever one is installed or current."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from src.config.paths import PROJECT
+
+SCRIPTS = sorted(path.name for path in (PROJECT / "scripts").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_imports_from_its_own_clone(script, tmp_path):
+    (tmp_path / "mine" / "src").mkdir(parents=True)
+    (tmp_path / "mine" / "src" / "__init__.py").write_text("raise SystemExit('this clone')")
+    (tmp_path / "mine" / "scripts").mkdir()
+    shutil.copy(PROJECT / "scripts" / script, tmp_path / "mine" / "scripts")
+    command = [sys.executable, str(tmp_path / "mine" / "scripts" / script), "--help"]
+    ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "this clone\n")
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0", "-1"])
+def test_the_time_of_a_benchmark_is_a_number_above_0(seconds, tmp_path):
+    command = [sys.executable, str(PROJECT / "scripts" / "benchmark.py"), f"--seconds={seconds}"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == f"error: --seconds {float(seconds)}: must be a number above 0\n"

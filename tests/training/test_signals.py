@@ -1,0 +1,36 @@
+"""A second signal ends a run at once, with its own status and without a traceback."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from src.config.paths import PROJECT
+
+RUN = """
+import hashlib
+from types import SimpleNamespace
+from src.training.signals import stopping_on_signals
+with stopping_on_signals(SimpleNamespace(stop_requested=False)):
+    print("begun", flush=True)
+    {work}
+"""
+IN_COMPILED_CODE = 'hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)'
+IN_PYTHON = "while True: pass"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("work", [IN_COMPILED_CODE, IN_PYTHON])
+def test_a_second_signal_ends_the_process(number, work):
+    command = [sys.executable, "-c", RUN.format(work=work)]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            process.send_signal(number)
+            time.sleep(0.1)
+        process.kill()
+        assert process.stderr.read() == ""
+    assert process.returncode in (-number, 128 + number)

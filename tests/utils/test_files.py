@@ -1,0 +1,88 @@
+"""File systems without locks: everything goes on, after one warning that names the folder."""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from src.config.schema import SearchSettings
+from src.results.manifest import read_manifest, write_manifest
+from src.utils import lifeline
+from src.utils.files import FolderInUseError, changing, is_locked, locked
+
+NONE = [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP]
+SAYS = "this file system has no locks, so never start the same run twice at a time"
+
+
+@pytest.fixture
+def refuse(monkeypatch):
+    """Make every lock fail with an error."""
+
+    def arrange(number):
+        def fail(*_):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, "flock", fail)
+        monkeypatch.setattr(fcntl, "lockf", fail)
+
+    return arrange
+
+
+@pytest.mark.parametrize("number", NONE, ids=errno.errorcode.get)
+def test_without_locks_one_warning_names_the_folder(number, refuse, tmp_path, caplog):
+    refuse(number)
+    for _ in range(2):
+        with locked(tmp_path), changing(tmp_path / "file"):
+            assert not is_locked(tmp_path)
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: {SAYS}"]
+
+
+def test_another_error_of_a_lock_is_not_hidden(refuse, tmp_path):
+    refuse(errno.EIO)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)), locked(tmp_path):
+        pass
+
+
+def test_an_error_under_a_lock_that_is_not_there_is_told_as_it_is(refuse, tmp_path):
+    refuse(errno.ENOLCK)
+    with pytest.raises(KeyError) as raised, locked(tmp_path):
+        raise KeyError("mine")
+    assert raised.value.__context__ is None
+
+
+def test_where_there_are_locks_the_second_is_turned_away(tmp_path):
+    with locked(tmp_path), pytest.raises(FolderInUseError, match=str(os.getpid())), locked(tmp_path):
+        pass
+
+
+def test_the_manifest_and_the_lifeline_go_on_without_locks(refuse, tmp_path):
+    refuse(errno.ENOLCK)
+    write_manifest(tmp_path, SearchSettings(grid=[], repeated=[], columns=[], two_stage=False), {"run": {"seed": 0}})
+    assert read_manifest(tmp_path).runs == {"run": {"seed": 0}}
+    lifeline.hold(tmp_path)
+    assert lifeline.VARIABLE not in os.environ
+    assert not lifeline.in_worker()
+
+
+def test_a_run_and_a_sweep_finish_without_locks(refuse, train, tiny, caplog):
+    refuse(errno.ENOLCK)
+    with caplog.at_level(logging.WARNING):
+        assert train(*tiny).status == 0
+        assert train("-m", *tiny, "name=sweep", "seed=0,1").status == 0
+    results = [*Path("outputs").glob("*/*/result.json")]
+    assert [json.loads(path.read_text())["status"] for path in results] == ["finished"] * 3
+
+
+def test_the_journal_of_a_search_goes_on_without_locks(refuse, tmp_path):
+    optuna = pytest.importorskip("optuna")
+    from src.sweeping.trial import storage_of
+
+    refuse(errno.ENOLCK)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(storage=storage_of(tmp_path), study_name="one")
+    study.tell(study.ask(), 1.0)
+    assert optuna.load_study(study_name="one", storage=storage_of(tmp_path)).best_value == 1.0
