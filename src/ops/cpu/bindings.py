@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
-from torch.autograd.function import once_differentiable
 
 from src.ops.cpu.build import library
 from src.ops.inputs import Inputs
@@ -159,9 +158,10 @@ class _Recurrence(Function):
         return outputs, *last
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, d_outputs, *d_last_states):
         """The gradients of the arguments of `forward`, in the same order."""
+        if torch.is_grad_enabled():  # a check that costs less than `once_differentiable`
+            raise RuntimeError("the kernels have no second derivative; take model.kernel=vectorized")
         cell, sizes, return_sequence, shape = ctx.call
         table, ids, saved, *tensors = ctx.saved_tensors
         if d_outputs is None:
