@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Annotated, NamedTuple
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from src.models.base import Core, last_step
@@ -68,7 +68,7 @@ class ALSTM(Core):
         input_size: int,
         *,
         hidden_size: Annotated[int, Ge(2)] = 50,
-        num_copies: Annotated[int, Ge(1)] = 4,
+        num_copies: Annotated[int, Ge(1), Le(1000)] = 4,
         num_heads: Annotated[int, Ge(1)] = 3,
         recurrent_content: bool = False,
         forget_bias: float = 1.0,
