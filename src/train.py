@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from src.config.compose import for_hydra, prepare_hydra
-from src.config.errors import in_one_line, raised_by_hydra
+from src.config.errors import raised_by_hydra
 from src.config.paths import CONFIGS
 from src.sweeping.sweep import ending_in_a_table
 from src.utils import lifeline
@@ -27,7 +27,7 @@ def launch(config: DictConfig) -> float:
 def main() -> None:
     """The command."""
     sys.argv[1:] = for_hydra(sys.argv[1:])
-    with printing(), ending_in_a_table(), in_one_line(), raised_by_hydra():
+    with printing(), ending_in_a_table(), raised_by_hydra():
         launch()
 
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
-from omegaconf import OmegaConf
 
 from src.config.compose import compose
 from src.config.paths import CONFIGS, PROJECT
@@ -158,4 +157,3 @@ def test_a_script_names_a_wrong_argument(script, arguments, named, tmp_path):
 def test_there_are_enough_different_commands():
     made = commands()
     assert len({tuple(overrides) for overrides, _ in made}) == NUM_COMMANDS
-    assert OmegaConf.is_dict(compose([]))

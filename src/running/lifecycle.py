@@ -24,7 +24,6 @@ from src.results.result import ENDED, read_result, stands
 from src.running.build import build_trainer, choose_device
 from src.running.conclusion import conclude
 from src.running.examples import show_examples
-from src.running.load import refuse_other_run
 from src.running.provenance import provenance
 from src.training.curves import Curves
 from src.training.profiler import profiled
@@ -58,30 +57,36 @@ def run_in(folder: Path, config: DictConfig, patience: float, stop_rule: StopRul
     """
     try:
         with locked(folder, patience):
-            refuse_other_run(folder, config)
-            return _existing(folder, RunSettings(**config.run)) or _execute(config, folder, stop_rule)
+            described = describe(config)
+            existing = _existing(folder, RunSettings(**config.run), described.fingerprint)
+            return existing or _execute(config, described, folder, stop_rule)
     except (FolderInUseError, UserError) as error:
         return {"status": "in use", "reason": str(error)}
 
 
-def _existing(folder: Path, settings: RunSettings) -> dict[str, Any] | None:
-    """The result of a run that need not be run again."""
+def _existing(folder: Path, settings: RunSettings, fingerprint: str) -> dict[str, Any] | None:
+    """The result of a run that need not be run again.
+
+    Raises:
+        UserError: it is the result of another run.
+    """
+    result = read_result(folder)
+    if result is not None and result.get("fingerprint", fingerprint) != fingerprint:
+        raise UserError(f"{folder} holds another run ({result['fingerprint']}, this is {fingerprint})")
     if settings.fresh:
         clear(folder)
         return None
-    result = read_result(folder)
     if not stands(result, settings):
         return None
     log.info("%s has already %s; run.fresh=true starts over", folder, result["status"])
     return dict(result)
 
 
-def _execute(config: DictConfig, folder: Path, stop_rule: StopRule | None) -> dict[str, Any]:
+def _execute(config: DictConfig, described: Described, folder: Path, stop_rule: StopRule | None) -> dict[str, Any]:
     """Train and write the result, whatever it is."""
     started = time.perf_counter()
     for left in folder.rglob(".*.tmp"):  # of writes that were killed
         left.unlink(missing_ok=True)
-    described = describe(config)
     result = _failed(described)
     try:
         _train(config, described, folder, result, stop_rule)

@@ -162,22 +162,23 @@ class _Search:
     def _run(self, trials: Iterator[Trial], number: int) -> list[Trial]:
         """Run trials, a number at a time; those under way if a process of theirs died."""
         running: dict[Future, Trial] = {}
-        trial: Trial | None = None
+        starting: list[Trial] = []
         with workers(number, here=self.options.workers == 1) as start:
             try:
                 while True:
                     while len(running) < number and (trial := next(trials, None)) is not None:
                         if (overrides := self._expect(trial)) is not None:
                             study = (self.name, trial._trial_id) if self.options.prune else None
+                            starting = [trial]
                             running[start(run_trial, overrides, study)] = trial
+                            starting = []
                     if not running:
                         return []
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         self._tell(running[future], future.result())
                         del running[future]
             except BrokenProcessPool:
-                under_way = [*running.values(), *([trial] if trial else [])]
-                return list({trial.number: trial for trial in under_way}.values())
+                return [*running.values(), *starting]
 
     def _left(self) -> Iterator[Trial]:
         for trial in self.study.get_trials(states=[TrialState.RUNNING]):

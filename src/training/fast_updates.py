@@ -1,12 +1,12 @@
 """Faster versions of what an update does besides the forward and backward pass, for updates of half a millisecond.
 
-Each of the three saves more than 5 % of an update of fast weights with 50 units (batches of 128, one thread; the
-figures are shares of such an update):
+What each saves of an update of fast weights with 50 units, 0.6 ms in batches of 128 on one thread of an AMD EPYC:
 
-- all weights are one vector, so that the optimizer, clipping and zeroing take one operation each, not one per weight;
+- all weights are one vector, so that the optimizer, clipping and zeroing take one operation each, not one per weight:
+  0.05 ms;
+- clipping checks the norm instead of always scaling: 0.02 ms;
 - AdamW calls torch's fused kernel directly, without the profiler record, the hooks and the tensor grouping that torch
-  wraps around it (0.15 ms, about a quarter);
-- clipping checks the norm instead of always scaling (0.1 ms, about a sixth).
+  wraps around it: 0.02 ms; and torch's compiler is not imported for those, which takes a second at every start.
 """
 
 import inspect
