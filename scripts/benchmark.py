@@ -48,7 +48,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whichever one is installed
 
 from src.benchmarks.updates import MODELS, measure
-from src.ops.cpu import bindings
+from src.ops.cpu import calls
 from src.running.provenance import provenance
 from src.utils.console import print_table, printing
 
@@ -125,7 +125,7 @@ def parse() -> argparse.Namespace:
         parser.error("units, lengths, threads, batch size and rounds must be above 0")
     if not 0 < arguments.seconds < math.inf:
         parser.error(f"--seconds {arguments.seconds}: must be a number above 0")
-    if "fused" in arguments.kernel and not bindings.available(torch.empty(0)):
+    if "fused" in arguments.kernel and not calls.available(torch.empty(0)):
         parser.error("--kernels: the fused kernels cannot be compiled here")
     for path in filter(None, (arguments.json, arguments.figure)):
         if path.is_dir() or not path.parent.is_dir():

@@ -1,7 +1,7 @@
 """Measures updates, the kernels alone, everything outside them, arithmetic and memory; see scripts/benchmark.py."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import partial
 from itertools import count, product
 from statistics import median
 from time import perf_counter, thread_time
@@ -18,7 +18,7 @@ from torch.utils.benchmark import Measurement, Timer
 from src.config.paths import CONFIGS
 from src.models.base import Core
 from src.models.sequence import SequenceModel
-from src.ops.cpu import bindings
+from src.ops.cpu import calls
 from src.ops.dispatch import Form, choose, plain
 from src.ops.inputs import Inputs
 from src.specs import Batch
@@ -173,8 +173,7 @@ def in_turns(
     functions: dict[str, Callable], clock: PausingClock, threads: int, rounds: int, seconds: float
 ) -> dict[str, list[Measurement]]:
     """Measure every function once per round, interleaved; some by the clock that excludes the kernels."""
-    compiled = bindings._function
-    with patch.object(bindings, "_function", cache(lambda *which: clock.without(compiled(*which)))):
+    with patch.object(calls, "enter", clock.without(calls.enter)):
         clocks = dict.fromkeys(("outside", "plain", "paused"), clock)
         timers = {
             name: Timer("run()", timer=clocks.get(name, perf_counter), globals={"run": run}, num_threads=threads)
@@ -208,7 +207,7 @@ def measure(cell: dict[str, Any], batch_size: int, rounds: int, seconds: float) 
     functions: dict[str, Callable] = {"update": update_as_trained(model, loss)}
     for layer in dict.fromkeys(["nn.LSTM", own or "nn.LSTM"]):
         functions[layer] = update_as_trained(*model_and_loss(Yardstick, layer=LAYERS[layer]))
-    if cell["kernel"] in ("auto", "fused") and bindings.available(next(model.parameters())):
+    if cell["kernel"] in ("auto", "fused") and calls.available(next(model.parameters())):
         matrix = torch.randn(MATRIX_SIZE, MATRIX_SIZE)
         passes = passes_of(model, next(batches).inputs)
         functions["kernel"] = lambda: [run() for run in passes]

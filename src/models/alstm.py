@@ -6,17 +6,14 @@ before N stands for real and imaginary part.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Annotated, NamedTuple
 
 import torch
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
-from src.models.base import Core, last_step
-from src.ops.cpu import bindings
-from src.ops.dispatch import Form, Kernel
-from src.ops.inputs import Inputs
+from src.models.base import Core
+from src.ops.dispatch import Kernel
 
 
 class ALSTMState(NamedTuple):
@@ -126,19 +123,6 @@ class ALSTM(Core):
         read_BKS2N = complex_product(self._permuted(q_BK2N), c_BS2N[:, None])
         h_BD = (o_B11N * bound(read_BKS2N.mean(2))).flatten(1)
         return h_BD, ALSTMState(h_BD, c_BS2N.flatten(2))
-
-    def forms(self) -> Iterator[Form]:
-        yield Form("fused", self._fused, bindings.available)
-        yield from super().forms()
-
-    def _fused(
-        self, inputs: Inputs, state: ALSTMState | None, return_state: bool, return_sequence: bool
-    ) -> tuple[Tensor, ALSTMState | None]:
-        """The kernel of `src/ops/cpu/csrc/alstm.h`."""
-        h_BD, c_BSH = (None, None) if state is None else state
-        weights = self.recurrent.weight, self.permutations_SN
-        y_BTD, c_BSH = bindings.alstm(inputs, h_BD, c_BSH, *weights, return_sequence)
-        return y_BTD, ALSTMState(last_step(y_BTD), c_BSH) if return_state else None
 
     def _permuted(self, keys_BK2N: Tensor) -> Tensor:
         """P_s of every key for every copy, [B, K, S, 2, N]."""

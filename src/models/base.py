@@ -4,12 +4,15 @@ Shapes: B sequences, T time steps, X input features, P projected features, H hid
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, cast
 
+import optree
 import torch
 from torch import Tensor, nn
 
-from src.ops.dispatch import Form, Kernel, choose, plain
+from src.ops.dispatch import Form, Kernel, choose
+from src.ops.generated.form import forget, generated_form
 from src.ops.inputs import Inputs, steps
 from src.specs import State, state_tensors
 
@@ -36,8 +39,9 @@ class Core(nn.Module):
         p_t = project(x_t)                    position by position
         y_t, state_t = step(p_t, state_{t-1})
 
-    That is enough for a working model. A core with a faster form for the whole sequence lists it in `forms`, and
-    the shared tests compare each form with this definition: outputs, final state and all gradients.
+    That is enough for a working and fast model: on the CPU the step runs as a compiled kernel, generated from it. A
+    core with a faster form for the whole sequence lists it in `forms`, and the shared tests compare each form with
+    this definition: outputs, final state and all gradients.
 
     The constructor takes `input_size` from the code and everything else as annotated keyword-only parameters; these
     are the keys of the model's configuration file, and their annotations are its schema.
@@ -46,7 +50,8 @@ class Core(nn.Module):
         input_size: features X of one input vector.
         hidden_size: units H, the features of the output y_t unless `output_size` says otherwise.
         kernel: the fastest form that may be used: "fused", a compiled kernel; "vectorized", plain PyTorch;
-            "reference", the scan of the definition; "auto" for any. If it cannot be used, a slower one is.
+            "reference", the scan of the definition; "auto" for any. If it cannot be used here, a slower one is; but
+            "fused" is an error if no kernel can be generated from the step.
     """
 
     def __init__(self, input_size: int, hidden_size: int, kernel: Kernel = "auto"):
@@ -71,8 +76,9 @@ class Core(nn.Module):
         raise NotImplementedError
 
     def forms(self) -> Iterator[Form]:
-        """The forms in which a sequence can be computed, fastest first. The last is the definition."""
-        yield Form("reference", plain(self.scan))
+        """The forms in which a sequence can be computed. Of two that are fused, the first is taken."""
+        yield generated_form(self)
+        yield Form("reference", self._scanned)
 
     def forward(
         self,
@@ -104,16 +110,31 @@ class Core(nn.Module):
         y_BTH, _ = compute(inputs, state, False, True)
         return (y_BTH if return_sequence else last_step(y_BTH, lengths)), None
 
-    def scan(self, p_BTP: Any, state: State | None = None) -> tuple[Tensor, State]:
-        """The definition: one step after the other."""
+    def scan(self, p_BTP: Any, state: State | None = None, resets_BT: Tensor | None = None) -> tuple[Tensor, State]:
+        """The definition: one step after the other; before a step with a reset, the state is the initial one."""
         by_step = steps(p_BTP)
-        if state is None:
-            state = self.initial_state(len(state_tensors(by_step[0])[0]))
+        start = None
+        if state is None or resets_BT is not None:
+            start = self.initial_state(len(state_tensors(by_step[0])[0]))
+        state = start if state is None else state
         outputs = []
-        for p_BP in by_step:
+        for t, p_BP in enumerate(by_step):
+            if resets_BT is not None:
+                state = optree.tree_map(partial(_reset, resets_BT[:, t]), cast(Any, start), cast(Any, state))
             y_BH, state = self.step(p_BP, state)
             outputs.append(y_BH)
         return torch.stack(outputs, dim=1), state
+
+    def _scanned(
+        self, inputs: Inputs, state: State | None, return_state: bool, return_sequence: bool
+    ) -> tuple[Tensor, State | None]:
+        y_BTH, state = self.scan(inputs.vectors, state, inputs.resets)
+        return (y_BTH if return_sequence else y_BTH[:, -1]), state
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name not in ("training", "kernel"):
+            forget(self)
 
     def attention(self, p_BTP: Any) -> Tensor | None:
         """How strongly the last step attends to each earlier step, [B, T-1]; None for cores without attention."""
@@ -151,6 +172,10 @@ class Core(nn.Module):
     def zeros(self, *shape: int) -> Tensor:
         """Zeros on the device and in the dtype of the parameters."""
         return next(self.parameters()).new_zeros(shape)
+
+
+def _reset(where_B: Tensor, start: Tensor, state: Tensor) -> Tensor:
+    return torch.where(where_B.view(-1, *[1] * (state.ndim - 1)), start, state)
 
 
 def gain_and_bias(norm: nn.Module) -> tuple[Tensor | None, Tensor | None]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from src.models.base import NONLINEARITIES, Core, Nonlinearity, gain_and_bias, last_step
 from src.models.init import scaled_identity_, uniform_fan_out_
-from src.ops.cpu import bindings
+from src.ops.cpu import calls
+from src.ops.cpu.fastweights import fastweights
 from src.ops.dispatch import Form, Kernel, plain
 from src.ops.inputs import Inputs
 
@@ -142,10 +143,10 @@ class FastWeights(Core):
         """As measured, the matrix form is faster than `attend` from about T = 2H on."""
 
         def fused_serves(inputs: Inputs) -> bool:
-            return self.write == "state" and bindings.available(inputs)
+            return self.write == "state" and inputs.resets is None and calls.available(inputs)
 
         def attend_serves(inputs: Inputs) -> bool:
-            return self.write == "state" and inputs.batch_and_time[1] <= 2 * self.hidden_size
+            return self.write == "state" and inputs.resets is None and inputs.batch_and_time[1] <= 2 * self.hidden_size
 
         yield Form("fused", self._fused, fused_serves)
         yield Form("vectorized", plain(self.attend), attend_serves)
@@ -182,7 +183,7 @@ class FastWeights(Core):
         outputs: list[Tensor] = []
         for chunk in chunks:
             is_read_later = return_state or chunk is not chunks[-1]
-            h_BTH = bindings.fastweights(
+            h_BTH = fastweights(
                 chunk,
                 h_BH,
                 A_BHH,

@@ -4,17 +4,14 @@ Shapes: B sequences, X input features, H hidden units.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import Core, last_step
-from src.ops.cpu import bindings
-from src.ops.dispatch import Form, Kernel
-from src.ops.inputs import Inputs
+from src.models.base import Core
+from src.ops.dispatch import Kernel
 
 
 class GRU(Core):
@@ -81,15 +78,3 @@ class GRU(Core):
             sum_BH = torch.addcmul(p_c_BH, r_BH, self.recurrent_candidate(h_BH))
         h_BH = torch.lerp(torch.tanh(sum_BH).type_as(h_BH), h_BH, u_BH.type_as(h_BH))  # autocast leaves lerp as it is
         return h_BH, h_BH
-
-    def forms(self) -> Iterator[Form]:
-        yield Form("fused", self._fused, bindings.available)
-        yield from super().forms()
-
-    def _fused(
-        self, inputs: Inputs, state: Tensor | None, return_state: bool, return_sequence: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """The kernel of `src/ops/cpu/csrc/gru.h`."""
-        weights = self.recurrent_gates.weight, self.recurrent_candidate.weight
-        h_BTH = bindings.gru(inputs, state, *weights, self.reset_before, return_sequence)
-        return h_BTH, last_step(h_BTH) if return_state else None

@@ -4,17 +4,14 @@ Shapes: B sequences, X input features, H hidden units.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Annotated, NamedTuple
 
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import Core, last_step
-from src.ops.cpu import bindings
-from src.ops.dispatch import Form, Kernel
-from src.ops.inputs import Inputs
+from src.models.base import Core
+from src.ops.dispatch import Kernel
 
 
 class LSTMState(NamedTuple):
@@ -82,15 +79,3 @@ class LSTM(Core):
         c_BH = torch.addcmul(f_BH * c_BH, i_BH, torch.tanh(g_BH))
         h_BH = o_BH * torch.tanh(c_BH)
         return h_BH, LSTMState(h_BH, c_BH)
-
-    def forms(self) -> Iterator[Form]:
-        yield Form("fused", self._fused, bindings.available)
-        yield from super().forms()
-
-    def _fused(
-        self, inputs: Inputs, state: LSTMState | None, return_state: bool, return_sequence: bool
-    ) -> tuple[Tensor, LSTMState | None]:
-        """The kernel of `src/ops/cpu/csrc/lstm.h`."""
-        h_BH, c_BH = (None, None) if state is None else state
-        y_BTH, c_BH = bindings.lstm(inputs, h_BH, c_BH, self.recurrent.weight, return_sequence)
-        return y_BTH, LSTMState(last_step(y_BTH), c_BH) if return_state else None

@@ -4,18 +4,15 @@ Shapes: B sequences, X input features, H hidden units.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import NONLINEARITIES, Core, Nonlinearity, gain_and_bias, last_step
+from src.models.base import NONLINEARITIES, Core, Nonlinearity
 from src.models.init import spectral_radius_, uniform_fan_out_
-from src.ops.cpu import bindings
-from src.ops.dispatch import Form, Kernel
-from src.ops.inputs import Inputs
+from src.ops.dispatch import Kernel
 
 
 class RNN(Core):
@@ -85,15 +82,3 @@ class RNN(Core):
         """The equation above; the output is the state."""
         h_BH = NONLINEARITIES[self.nonlinearity](self.norm(torch.addmm(p_BH, state, self.recurrent.weight.t())))
         return h_BH, h_BH
-
-    def forms(self) -> Iterator[Form]:
-        yield Form("fused", self._fused, bindings.available)
-        yield from super().forms()
-
-    def _fused(
-        self, inputs: Inputs, state: Tensor | None, return_state: bool, return_sequence: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """The kernel of `src/ops/cpu/csrc/rnn.h`."""
-        weights = self.recurrent.weight, *gain_and_bias(self.norm)
-        h_BTH = bindings.rnn(inputs, state, *weights, self.nonlinearity, return_sequence)
-        return h_BTH, last_step(h_BTH) if return_state else None

@@ -30,17 +30,21 @@ class Form(NamedTuple):
     """One way to compute a sequence."""
 
     kernel: Kernel
-    """"fused": a compiled kernel; "vectorized": plain PyTorch, faster than step by step; "reference": the scan."""
+    """"fused": a kernel, by hand or generated; "vectorized": plain PyTorch, faster than step by step; "reference": the
+    scan."""
     compute: Compute
     serves: Callable[[Inputs], bool] = everything
     """Whether it can compute these inputs (device, dtype, sizes), and is worth using."""
 
 
 def choose(forms: Iterable[Form], kernel: Kernel, inputs: Inputs) -> Form:
-    """The fastest form that serves the inputs and is no faster than `kernel` ("auto": any form)."""
+    """The fastest form that serves the inputs and is no faster than `kernel` ("auto": any form).
+
+    Of two forms of the same kind, the first is taken.
+    """
     fastest = 0 if kernel == "auto" else FASTEST_FIRST.index(kernel)
-    allowed = FASTEST_FIRST[fastest:]
-    return next(form for form in forms if form.kernel in allowed and form.serves(inputs))
+    ordered = sorted(forms, key=lambda form: FASTEST_FIRST.index(form.kernel))
+    return next(form for form in ordered if FASTEST_FIRST.index(form.kernel) >= fastest and form.serves(inputs))
 
 
 def plain(function: Callable[[Any, State | None], tuple[Tensor, State]]) -> Compute:

@@ -18,6 +18,8 @@ class Inputs(NamedTuple):
 
     table: Any
     ids: Tensor | None = None
+    resets: Tensor | None = None
+    """Where a sequence starts anew [B, T] (bool): before these steps the state is put back to the initial one."""
 
     @property
     def example(self) -> Tensor:
@@ -44,10 +46,13 @@ class Inputs(NamedTuple):
         time = self.batch_and_time[1]
         if time <= num_steps:
             return [self]
-        slices = [slice(start, start + num_steps) for start in range(0, time, num_steps)]
-        if self.ids is not None:
-            return [Inputs(self.table, self.ids[:, steps]) for steps in slices]
-        return [Inputs(self._map(partial(_take_steps, steps=steps))) for steps in slices]
+        pieces = []
+        for start in range(0, time, num_steps):
+            steps = slice(start, start + num_steps)
+            table = self.table if self.ids is not None else self._map(partial(_take_steps, steps=steps))
+            others = (None if tensor is None else tensor[:, steps] for tensor in (self.ids, self.resets))
+            pieces.append(Inputs(table, *others))
+        return pieces
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Any:
         return optree.tree_map(function, self.table)

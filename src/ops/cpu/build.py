@@ -1,8 +1,9 @@
-"""Compiles the kernels for this machine on first use, and loads them.
+"""Compiles kernels for this machine on first use, and loads them.
 
-The library has a plain C interface and includes no torch headers, so that compiling it takes only seconds. It is cached
-under `TORCH_EXTENSIONS_DIR` (by default `~/.cache/torch_extensions`), by a hash of everything that determines it:
-sources, flags, compiler and processor. Its name holds a hash of its content, which is compared before it is loaded.
+There is one library with what is written by hand, and one for every generated step. They have a plain C interface and
+include no torch headers, so that compiling takes only seconds. They are cached under `TORCH_EXTENSIONS_DIR` (by default
+`~/.cache/torch_extensions`), by a hash of everything that determines them: sources, flags, compiler and processor.
+Their names hold a hash of their content, which is compared before they are loaded.
 """
 
 import ctypes
@@ -32,34 +33,54 @@ ELSEWHERE = "TORCH_EXTENSIONS_DIR names another folder for the compiled kernels"
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None, after one warning that says why, if they are not available."""
+    """The kernels that are written by hand, or None, after one warning that says why, if they are not available."""
     try:
-        return _loaded(_compiled())
+        sources = sorted(SOURCES.glob("*.cpp"))
+        return _loaded(_compiled(cache_folder(), sources, "the fused kernels for this processor"), ctypes.RTLD_GLOBAL)
     except Exception as error:
         reason = " ".join(explain(error).split())[:400]
         log.warning("the fused kernels are not available, so a slower form is used: %s", reason)
         return None
 
 
-def _loaded(path: Path) -> ctypes.CDLL:
+@cache
+def step_library(source: str, name: str) -> ctypes.CDLL:
+    """The library of a generated step, which uses the one that is written by hand.
+
+    Raises:
+        UserError: it cannot be compiled or loaded.
+    """
+    folder = cache_folder() / f"step_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+    return _loaded(_compiled(folder, source, f"the kernel of {name}"), ctypes.RTLD_LOCAL)
+
+
+def _loaded(path: Path, mode: int) -> ctypes.CDLL:
     try:
-        return ctypes.CDLL(str(path))
+        return ctypes.CDLL(str(path), mode)
     except OSError as error:  # the file is whole, so what is wrong is where it lies
         raise UserError(f"{error}; is that file system mounted noexec? {ELSEWHERE}") from None
 
 
-def _compiled() -> Path:
-    """The path of the library, compiled if missing or damaged; other processes wait for the one that compiles."""
+def _compiler() -> list[str]:
     compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
     if shutil.which(compiler[0]) is None:
         raise UserError(f"no C++ compiler: {compiler[0]} is not on the path ({INSTALL})")
+    return compiler
+
+
+def cache_folder() -> Path:
+    """Where everything lies that is compiled by this compiler, with these flags, for this processor."""
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
-    folder = root / f"fastweights_{_key(compiler)}"
+    return root / f"fastweights_{_key(tuple(_compiler()))}"
+
+
+def _compiled(folder: Path, sources: list[Path] | str, what: str) -> Path:
+    """The path of the library, compiled if missing or damaged; other processes wait for the one that compiles."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if (finished := _undamaged(folder)) is None:
             with locked(folder, patience=600):
-                finished = _undamaged(folder) or _compile(compiler, folder)
+                finished = _undamaged(folder) or _compile(folder, sources, what)
     except FolderInUseError as error:
         raise UserError(f"{error}, which has not finished compiling within 10 minutes") from None
     except OSError as error:
@@ -79,10 +100,10 @@ def _name(content: bytes) -> str:
     return f"fused.{hashlib.sha256(content).hexdigest()[:16]}.so"
 
 
-def _compile(compiler: list[str], folder: Path) -> Path:
+def _compile(folder: Path, sources: list[Path] | str, what: str) -> Path:
     """Compile under another name and rename, so that a killed compilation leaves nothing to load."""
-    started = time.perf_counter()
-    log.info("compiling the fused kernels for this processor, once ...")
+    started, compiler = time.perf_counter(), _compiler()
+    log.info("compiling %s, once ...", what)
     for left in folder.glob("tmp*"):  # from a killed compilation
         shutil.rmtree(left, ignore_errors=True)
     for damaged in folder.glob("fused.*.so"):
@@ -90,10 +111,14 @@ def _compile(compiler: list[str], folder: Path) -> Path:
         damaged.unlink()
     with TemporaryDirectory(prefix="tmp", dir=folder) as build:
         made = Path(build) / "fused.so"
+        if isinstance(sources, str):
+            (Path(build) / "step.cpp").write_text(sources)
+            sources = [Path(build) / "step.cpp"]
+        files = [f"-I{SOURCES}", *map(str, sources), "-o", str(made)]
         failures = []
         for left_out in _OPTIONAL:
             flags = [flag for flag in _flags() if not flag.startswith(left_out)]
-            command = [*compiler, "-shared", "-fPIC", "-std=c++17", *flags, str(SOURCES / "fused.cpp"), "-o", str(made)]
+            command = [*compiler, "-shared", "-fPIC", "-std=c++17", *flags, *files]
             ended = subprocess.run(command, capture_output=True, text=True)
             if ended.returncode == 0 and made.exists():
                 break
@@ -103,7 +128,7 @@ def _compile(compiler: list[str], folder: Path) -> Path:
         if failures:
             missing = " and ".join(flag for flag in _flags() if flag not in flags)
             reason = " ".join(failures[0].split())[:300]
-            log.warning("the fused kernels are compiled without %s, so they are slower: %s", missing, reason)
+            log.warning("%s: compiled without %s, so slower: %s", what, missing, reason)
         content = made.read_bytes()
     write_whole(folder / _name(content), content)
     log.info("compiled in %.0f s", time.perf_counter() - started)
@@ -112,12 +137,14 @@ def _compile(compiler: list[str], folder: Path) -> Path:
 
 def _flags() -> list[str]:
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-    openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
-    return ["-O3", native, "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", *openmp]
+    # a step finds what it uses in the library that is loaded before
+    system = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-fopenmp"]
+    return ["-O3", native, "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", *system]
 
 
-def _key(compiler: list[str]) -> str:
-    """A hash of everything that determines the library compiled here."""
+@cache
+def _key(compiler: tuple[str, ...]) -> str:
+    """A hash of everything that determines the libraries compiled here, but for the sources of steps."""
     parts = [path.read_bytes() for path in sorted(SOURCES.iterdir())]
     ended = subprocess.run([*compiler, "--version"], capture_output=True)
     if ended.returncode != 0:

@@ -57,6 +57,25 @@ inline void transpose(Vector<S>* square) {
 }
 #endif
 
+// The first n numbers of a vector, from and to memory; the others are zero, and stay as they are.
+#if defined(__AVX512F__)
+constexpr int64_t shortest_vector = 7;  // fewer numbers are faster one by one
+template <class S>
+inline Vector<S> load_first(const S* from, int64_t n) {
+  if constexpr (std::is_same_v<S, float>)
+    return _mm512_maskz_loadu_ps((1u << n) - 1, from);
+  else
+    return _mm512_maskz_loadu_pd((1u << n) - 1, from);
+}
+template <class S>
+inline void store_first(Vector<S> x, S* to, int64_t n) {
+  if constexpr (std::is_same_v<S, float>)
+    _mm512_mask_storeu_ps(to, (1u << n) - 1, x);
+  else
+    _mm512_mask_storeu_pd(to, (1u << n) - 1, x);
+}
+#endif
+
 // The sequences of one block.
 struct Block {
   int64_t first, lanes;
@@ -74,8 +93,17 @@ struct Block {
       for (int lane = 0; lane < count; ++lane)
         square[lane] = *reinterpret_cast<const Unaligned<S>*>(starts[lane] + done);
       transpose<S>(square);
-      std::copy(square, square + count, to + done);
+      for (int i = 0; i < count; ++i) to[done + i] = square[i];  // std::copy would call memmove
     }
+#if defined(__AVX512F__)
+    if (int64_t rest = rows.units - done; lanes == count && rest >= shortest_vector) {
+      Vector<S> square[count];
+      for (int lane = 0; lane < count; ++lane) square[lane] = load_first<S>(starts[lane] + done, rest);
+      transpose<S>(square);
+      for (int64_t i = 0; i < rest; ++i) to[done + i] = square[i];
+      done = rows.units;
+    }
+#endif
 #endif
     if (lanes < count) std::fill(to + done, to + rows.units, Vector<S>{});
     for (int64_t lane = 0; lane < lanes; ++lane) {
@@ -94,11 +122,21 @@ struct Block {
 #ifdef TRANSPOSES_IN_REGISTERS
     for (; lanes == count && done + count <= units; done += count) {
       Vector<S> square[count];
-      std::copy(from + done, from + done + count, square);
+      for (int i = 0; i < count; ++i) square[i] = from[done + i];
       transpose<S>(square);
       for (int lane = 0; lane < count; ++lane)
         *reinterpret_cast<Unaligned<S>*>(rows + ((first + lane) * time + t) * width + done) = square[lane];
     }
+#if defined(__AVX512F__)
+    if (int64_t rest = units - done; lanes == count && rest >= shortest_vector) {
+      Vector<S> square[count] = {};
+      for (int64_t i = 0; i < rest; ++i) square[i] = from[done + i];
+      transpose<S>(square);
+      for (int lane = 0; lane < count; ++lane)
+        store_first<S>(square[lane], rows + ((first + lane) * time + t) * width + done, rest);
+      done = units;
+    }
+#endif
 #endif
     for (int64_t lane = 0; lane < lanes; ++lane) {
       S* row = rows + ((first + lane) * time + t) * width;

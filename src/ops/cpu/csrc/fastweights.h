@@ -135,11 +135,14 @@ struct FastWeights {
       }
       if (d_initial) block.store(d_h.data(), d_initial, 1, units, 0);
       for (int64_t lane = 0; fast && lane < block.lanes; ++lane)
-        states.add(block.first + lane, d_a_rows.data() + lane * readings * units, units, q_rows.row(lane * readings), 1,
-                   readings, 0);
+        states.add(block.first + lane, d_a_rows.data() + lane * readings * units, units, 0, q_rows.row(lane * readings),
+                   1, readings, 0);
       for (int64_t i = gain ? 0 : 2 * units; i < (first_gain ? 4 : 2) * units; ++i)
         norms_gradients[number * 4 * units + i] = sum_of_lanes<S>(sums[i], block.lanes);
-      weights.add_recurrent(number, block, time, rows, first_state(), [&](int64_t k) { return saved.h(k); });
+      WideRows<S> h_rows(block.lanes * time, units);
+      for (int64_t k = first_state(); k < time; ++k) h_rows.store(block, saved.h(k), time, k);
+      weights.add(number, rows, units, time * units, h_rows.row(0), block.lanes, time, first_state());
+      weights.finish();
       d_inputs.finish(block);
     });
     d_inputs.finish();

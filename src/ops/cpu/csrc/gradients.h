@@ -2,15 +2,16 @@
 #pragma once
 
 #include "blocks.h"
+#include "products.h"
 
 namespace fused {
 
-// A matrix with rows padded to whole vectors, initially zero.
+// A matrix with rows padded to whole vectors, initially zero unless all its rows are stored.
 template <class S>
 class WideRows {
  public:
-  WideRows(int64_t rows, int64_t columns)
-      : columns_(columns), vectors_((columns + Lanes<S>::count - 1) / Lanes<S>::count), data_(rows * vectors_) {}
+  WideRows(int64_t rows, int64_t columns, bool clear = true)
+      : columns_(columns), vectors_((columns + Lanes<S>::count - 1) / Lanes<S>::count), data_(rows * vectors_, clear) {}
 
   Vector<S>* row(int64_t i) { return data_.data() + i * vectors_; }
   const S* numbers(int64_t i) const { return reinterpret_cast<const S*>(data_.data() + i * vectors_); }
@@ -27,70 +28,32 @@ class WideRows {
   Buffer<S> data_;
 };
 
-// to[i, j] += sum over rows of left[row, i] right[row, j] for i < high. Rows of `right` and `to` are `vectors` long,
-// those of `left` are `left_width` numbers apart. Rows come in groups; the first `skipped` of each are left out.
-template <class S>
-struct OuterProducts {
-  const S* left;
-  int64_t left_width, high;
-  const Vector<S>* right;
-  int64_t vectors, groups, rows, skipped;
-  Vector<S>* to;
-
-  // Columns are the outer loop, so that what is read repeatedly is narrow enough for the cache.
-  void add() const {
-    int64_t j = 0;
-    for (; j + 2 <= vectors; j += 2) add_columns<2>(j);
-    for (; j < vectors; ++j) add_columns<1>(j);
-  }
-
- private:
-  template <int wide>
-  void add_columns(int64_t j) const {
-    int64_t i = 0;
-    for (; i + tile_rows <= high; i += tile_rows) add_tile<tile_rows, wide>(i, j);
-    for (; i + 2 <= high; i += 2) add_tile<2, wide>(i, j);
-    for (; i < high; ++i) add_tile<1, wide>(i, j);
-  }
-
-  template <int tall, int wide>
-  void add_tile(int64_t i, int64_t j) const {
-    Vector<S> sums[tall][wide] = {};
-    for (int64_t group = 0; group < groups; ++group)
-      for (int64_t row = group * rows + skipped; row < (group + 1) * rows; ++row) {
-        const S* factors = left + row * left_width + i;
-        const Vector<S>* values = right + row * vectors + j;
-        for (int k = 0; k < tall; ++k)
-          for (int n = 0; n < wide; ++n) sums[k][n] += factors[k] * values[n];
-      }
-    for (int k = 0; k < tall; ++k)
-      for (int n = 0; n < wide; ++n) to[(i + k) * vectors + j + n] += sums[k][n];
-  }
-};
-
-// Gradients of a matrix [rows, columns], one sum per block. Serial blocks share a single matrix, which stays in the
-// cache: it is the same sum in the same order, to the last bit.
+// Gradients of a matrix [rows, columns], one sum per block. Serial blocks share two matrices, the total and that of the
+// block at work, which stay in the cache; if a block is added in one piece, the total is enough. It is the same sum in
+// the same order, to the last bit.
 template <class S>
 class BlockGradients {
  public:
-  BlockGradients(int64_t blocks, int64_t rows, int64_t columns, bool shared)
-      : blocks_(shared ? 1 : blocks), rows_(rows), columns_(columns), data_(blocks_ * rows, columns) {}
+  BlockGradients(int64_t blocks, int64_t rows, int64_t columns, bool shared, bool in_one_piece = true)
+      : blocks_(shared ? 1 : blocks), rows_(rows), columns_(columns), shared_(shared),
+        apart_(shared && !in_one_piece), data_((blocks_ + apart_) * rows, columns) {}
 
-  // Adds left^T right, both with a row for every step of every sequence; in the first `skipped` steps of a sequence
-  // right is zero.
-  void add(int64_t block, const S* left, int64_t left_width, const Vector<S>* right, int64_t sequences, int64_t steps,
-           int64_t skipped) {
-    Vector<S>* own = data_.row(blocks_ == 1 ? 0 : block * rows_);
-    OuterProducts<S>{left, left_width, rows_, right, data_.vectors(), sequences, steps, skipped, own}.add();
+  // Adds left^T right, both with `rows` rows for every sequence: those of `left` are `left_width` numbers apart, and
+  // from one sequence to the next `left_group`. In the first `skipped` rows of a sequence one of them is zero.
+  void add(int64_t block, const S* left, int64_t left_width, int64_t left_group, const Vector<S>* right,
+           int64_t sequences, int64_t rows, int64_t skipped) {
+    Vector<S>* own = data_.row((shared_ ? apart_ : block) * rows_);
+    OuterProducts<S>{left, left_width, left_group, rows_, right, data_.vectors(), sequences, rows, skipped, own}.add();
   }
 
-  // Adds the sum over steps of (gradient of the sums at t) (hidden state before t)^T; `before(t)` is that state;
-  // `first` is the first step at which it is not zero.
-  template <class Before>
-  void add_recurrent(int64_t number, Block block, int64_t time, const S* d_sums, int64_t first, Before before) {
-    WideRows<S> states(block.lanes * time, columns_);
-    for (int64_t t = first; t < time; ++t) states.store(block, before(t), time, t);
-    add(number, d_sums, rows_, states.row(0), block.lanes, time, first);
+  // To be called when a block is done.
+  void finish() {
+    if (!apart_) return;
+    Vector<S>*total = data_.row(0), *own = data_.row(rows_);
+    for (int64_t i = 0; i < rows_ * data_.vectors(); ++i) {
+      total[i] += own[i];
+      own[i] = Vector<S>{};
+    }
   }
 
   // Copies the gradients of all blocks, [blocks, rows, columns].
@@ -110,23 +73,25 @@ class BlockGradients {
 
  private:
   int64_t blocks_, rows_, columns_;
+  bool shared_, apart_;
   WideRows<S> data_;
 };
 
 // The gradient of the inputs: of every position or, with ids, of every row of the table, which sums over the positions
-// with its id, block by block. Serial blocks then share one buffer of rows, which stays in the cache.
+// with its id, block by block. Serial blocks then share one buffer of rows, which stays in the cache; so they do if the
+// gradient is not wanted, and `to` is null.
 template <class S>
 class InputGradients {
  public:
   InputGradients(S* to, const int64_t* ids, int64_t symbols, int64_t batch, int64_t time, int64_t units, bool shared)
-      : to_(to), ids_(ids), batch_(batch), time_(time), units_(units), shared_(shared) {
-    if (!ids) return;
-    std::fill(to, to + symbols * units, S(0));
+      : to_(to), ids_(to ? ids : nullptr), batch_(batch), time_(time), units_(units), shared_(shared) {
+    if (to && !ids) return;
+    if (to) std::fill(to, to + symbols * units, S(0));
     rows_.reset(new S[(shared ? std::min<int64_t>(batch, Lanes<S>::count) : batch) * time * units]);
   }
 
   // Where a block writes its gradients, [lanes, time, units].
-  S* rows(Block block) { return (ids_ ? rows_.get() : to_) + (ids_ && shared_ ? 0 : first(block) * units_); }
+  S* rows(Block block) { return (rows_ ? rows_.get() : to_) + (rows_ && shared_ ? 0 : first(block) * units_); }
 
   // To be called when a block has written all its gradients and no longer needs them.
   void finish(Block block) {

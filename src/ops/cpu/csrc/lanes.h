@@ -9,9 +9,14 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <type_traits>
 #include <vector>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 namespace fused {
 
@@ -28,6 +33,7 @@ struct Lanes<float> {
   static constexpr float least_exponent = -87.0f, greatest_exponent = 88.0f;
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
   static constexpr int taylor_terms = 7;
+  static constexpr float rounding = 12582912.0f;  // 1.5 * 2^23: x + this has no fraction
 };
 
 template <>
@@ -40,6 +46,7 @@ struct Lanes<double> {
   static constexpr double least_exponent = -708.0, greatest_exponent = 709.0;
   static constexpr double ln2_high = 6.93145751953125e-1, ln2_low = 1.42860682030941723212e-6;
   static constexpr int taylor_terms = 13;
+  static constexpr double rounding = 6755399441055744.0;  // 1.5 * 2^52
 };
 
 template <class S>
@@ -55,11 +62,12 @@ constexpr int tile_rows = 4;
 
 inline int64_t padded(int64_t rows) { return (rows + tile_rows - 1) / tile_rows * tile_rows; }
 
-// Vectors aligned to 64 bytes, initially zero.
+// Vectors aligned to 64 bytes, initially zero unless they are written before they are read.
 template <class S>
 class Buffer {
  public:
-  explicit Buffer(int64_t size) : storage_(new char[(size + 1) * sizeof(Vector<S>)]()) {
+  explicit Buffer(int64_t size, bool clear = true) : storage_(new char[(size + 1) * sizeof(Vector<S>)]) {
+    if (clear) std::memset(storage_.get(), 0, (size + 1) * sizeof(Vector<S>));
     auto address = reinterpret_cast<uintptr_t>(storage_.get());
     data_ = reinterpret_cast<Vector<S>*>((address + 63) / 64 * 64);
   }
@@ -85,42 +93,137 @@ inline S sum_of_lanes(Vector<S> x, int64_t lanes) {
   return sum;
 }
 
-// e^x - 1 = 2^n (e^r - 1) + (2^n - 1) with x = n ln 2 + r, accurate near 0 too.
+// x, but at least and at most the limits; NaN stays NaN.
 template <class S>
-inline Vector<S> exp_minus_1(Vector<S> x) {
+inline Vector<S> clamped(Vector<S> x, S least, S most) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<S, float>)
+    return _mm512_min_ps(all<S>(most), _mm512_max_ps(all<S>(least), x));
+  else
+    return _mm512_min_pd(all<S>(most), _mm512_max_pd(all<S>(least), x));
+#else
+  x = x < least ? all<S>(least) : x;
+  return x > most ? all<S>(most) : x;
+#endif
+}
+
+// 1 / k!
+template <class S>
+constexpr S inverse_factorial(int k) {
+  return k < 2 ? S(1) : inverse_factorial<S>(k - 1) / S(k);
+}
+
+// e^x = power (1 + fraction): 2^n, and e^r - 1 with x = n ln 2 + r.
+template <class S>
+struct Exponential {
+  Vector<S> power, fraction;
+};
+
+template <class S>
+inline Exponential<S> exponential_of(Vector<S> x) {
   using L = Lanes<S>;
-  x = x < L::least_exponent ? all<S>(L::least_exponent) : x;
-  x = x > L::greatest_exponent ? all<S>(L::greatest_exponent) : x;
-  Vector<S> half = x < S(0) ? all<S>(S(-0.5)) : all<S>(S(0.5));
-  auto n = __builtin_convertvector(x * S(1.44269504088896340736) + half, typename L::integers);
-  Vector<S> whole = __builtin_convertvector(n, Vector<S>);
+  using Integers = typename L::integers;
+  x = clamped<S>(x, L::least_exponent, L::greatest_exponent);
+  Vector<S> rounded = x * S(1.44269504088896340736) + L::rounding;
+  Vector<S> whole = rounded - L::rounding;
   Vector<S> r = (x - whole * L::ln2_high) - whole * L::ln2_low;
-  Vector<S> series = all<S>(1);
-  for (int term = L::taylor_terms; term >= 2; --term) series = S(1) + series * r * (S(1) / S(term));
-  auto bits = (n + L::exponent_bias) << L::mantissa_bits;
+  Vector<S> series = all<S>(inverse_factorial<S>(L::taylor_terms));
+  for (int k = L::taylor_terms - 1; k >= 2; --k) series = series * r + inverse_factorial<S>(k);
+  Integers bits;
+  std::memcpy(&bits, &rounded, sizeof(bits));  // n, and those of the constant, which the shift takes away
+  bits = (bits + L::exponent_bias) << L::mantissa_bits;
   Vector<S> power;
   std::memcpy(&power, &bits, sizeof(power));
-  return power * (series * r) + (power - S(1));
+  return {power, r + r * r * series};
+}
+
+// Accurate near 0 too.
+template <class S>
+inline Vector<S> exp_minus_1(Vector<S> x) {
+  auto [power, fraction] = exponential_of<S>(x);
+  return power * fraction + (power - S(1));
+}
+
+// 1 / x. A division takes as long as ten other operations; an estimate and one step of Newton's method give the same to
+// the last bit or two.
+template <class S>
+inline Vector<S> reciprocal(Vector<S> x) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<S, float>) {
+    Vector<S> estimate = _mm512_rcp14_ps(x);
+    return estimate + estimate * (S(1) - x * estimate);
+  }
+#endif
+  return S(1) / x;
 }
 
 template <class S>
 inline Vector<S> sigmoid(Vector<S> x) {
-  return S(1) / (S(2) + exp_minus_1<S>(-x));
+  return reciprocal<S>(S(2) + exp_minus_1<S>(-x));
+}
+
+template <class S>
+inline Vector<S> exponential(Vector<S> x) {
+  auto [power, fraction] = exponential_of<S>(x);
+  return x > Lanes<S>::greatest_exponent ? all<S>(std::numeric_limits<S>::infinity()) : power * fraction + power;
 }
 
 template <class S>
 inline Vector<S> hyperbolic_tangent(Vector<S> x) {
-  x = x > S(20) ? all<S>(20) : x;
-  x = x < S(-20) ? all<S>(-20) : x;
-  Vector<S> e = exp_minus_1<S>(S(2) * x);
-  return e / (e + S(2));
+  Vector<S> e = exp_minus_1<S>(S(2) * clamped<S>(x, S(-20), S(20)));
+  return e * reciprocal<S>(e + S(2));
+}
+
+template <class S>
+inline Vector<S> each_lane(Vector<S> x, S (*function)(S)) {
+  for (int lane = 0; lane < Lanes<S>::count; ++lane) x[lane] = function(x[lane]);
+  return x;
+}
+
+template <class S>
+inline Vector<S> root(Vector<S> x) {
+  Vector<S> y{};  // without a call for each lane, so that it becomes one instruction
+  for (int lane = 0; lane < Lanes<S>::count; ++lane) y[lane] = std::sqrt(x[lane]);
+  return y;
+}
+
+template <class S>
+inline Vector<S> power(Vector<S> x, Vector<S> exponent) {
+  for (int lane = 0; lane < Lanes<S>::count; ++lane) x[lane] = std::pow(x[lane], exponent[lane]);
+  return x;
+}
+
+// NaN if either is NaN, as in torch.
+template <class S>
+inline Vector<S> larger(Vector<S> a, Vector<S> b) {
+  return a > b ? a : (a == a ? b : a);
+}
+
+template <class S>
+inline Vector<S> smaller(Vector<S> a, Vector<S> b) {
+  return a < b ? a : (a == a ? b : a);
+}
+
+template <class S>
+inline Vector<S> absolute(Vector<S> x) {
+  return x < S(0) ? -x : x;
+}
+
+template <class S>
+inline Vector<S> sign(Vector<S> x) {
+  return (x > S(0) ? all<S>(1) : Vector<S>{}) - (x < S(0) ? all<S>(1) : Vector<S>{});
+}
+
+template <class S>
+inline Vector<S> rectified(Vector<S> x) {
+  return x > S(0) ? x : (x == x ? Vector<S>{} : x);
 }
 
 enum Nonlinearity { relu = 0, tanh = 1, linear = 2 };
 
 template <class S>
 inline Vector<S> apply(int nonlinearity, Vector<S> a) {
-  if (nonlinearity == relu) return a > S(0) ? a : (a == a ? Vector<S>{} : a);
+  if (nonlinearity == relu) return rectified<S>(a);
   if (nonlinearity == tanh) return hyperbolic_tangent<S>(a);
   return a;
 }
@@ -142,6 +245,15 @@ inline Vector<S> sum_over(int64_t n, Term term) {
     for (int k = 0; k < 4; ++k) sums[k] += term(i + k);
   for (; i < n; ++i) sums[0] += term(i);
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+// Calls body(i, part) for i = 0 ... n-1, with parts 0 ... 3 in turn: a sum in four independent partial sums.
+template <class Body>
+inline __attribute__((always_inline)) void in_parts(int64_t n, Body body) {
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4)
+    for (int part = 0; part < 4; ++part) body(i + part, part);
+  for (; i < n; ++i) body(i, 0);
 }
 
 // The dot products of v with `count` vectors of units, `next` apart; eight independent partial sums.

@@ -1,0 +1,79 @@
+"""What all calls of compiled kernels share."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from src.ops.cpu.build import library
+from src.ops.inputs import Inputs
+
+DTYPES = (torch.float32, torch.float64)
+_WRONG_IDS, _OUT_OF_MEMORY = 1, 2  # as `Exit` of csrc/step.h
+
+
+def not_compiled(function: Callable) -> Callable:
+    """`torch.compiler.disable`, applied only while compiling: importing torch's compiler takes a second."""
+
+    @wraps(function)
+    def call(*arguments: Any, **settings: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(function)(*arguments, **settings)
+        return function(*arguments, **settings)
+
+    return call
+
+
+@not_compiled
+def _usable() -> bool:
+    """Whether the kernels exist, and no transform of torch.func or forward derivative, which they lack, is under way.
+
+    A constant for torch.compile, which can trace neither a library nor a cache.
+    """
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return not transformed and library() is not None
+
+
+def available(inputs: Inputs | Tensor) -> bool:
+    """Whether compiled kernels can compute these inputs; compiles what is written by hand if necessary."""
+    tensor = inputs if isinstance(inputs, Tensor) else inputs.example
+    return tensor.is_cpu and tensor.dtype in DTYPES and _usable()
+
+
+def enter(function: Any, *arguments: Any) -> int:
+    """Call a function of a library."""
+    return function(*arguments)
+
+
+def check_exit(ended: int, what: str, batch: int, time: int, ids: Tensor | None, symbols: int) -> None:
+    """Raise the error that a kernel ended with, if it did.
+
+    Raises:
+        IndexError: an id is not that of a row of the table.
+        MemoryError: the kernel could not allocate.
+    """
+    if ended == _WRONG_IDS and ids is not None:
+        least, greatest = ids.aminmax()
+        raise IndexError(f"ids from {least} to {greatest}, not all in a table of {symbols} rows")
+    if ended == _OUT_OF_MEMORY:
+        raise MemoryError(f"{what}: {batch} sequences of {time} steps: not enough memory")
+
+
+def contiguous(*tensors: Tensor | None) -> list[Any]:
+    """The tensors as a kernel reads them."""
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Raise an error instead of reading past the end of a tensor."""
+    if tensor.shape != shape or tensor.dtype != dtype:
+        raise ValueError(f"{name} of shape {list(tensor.shape)} in {tensor.dtype}: expected {list(shape)} in {dtype}")
+
+
+def refuse_second_derivative() -> None:
+    """Raise an error in a backward pass that is itself to be differentiated: cheaper than `once_differentiable`."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("the kernels have no second derivative; take model.kernel=vectorized")

@@ -1,0 +1,67 @@
+// Products with a matrix, and sums of products of rows, in tiles that stay in registers. Their heights are compile-time
+// constants, the sizes of the matrices are not: the library holds one copy for all kernels.
+#pragma once
+
+#include "lanes.h"
+
+namespace fused {
+
+#if defined(__AVX512F__)
+constexpr int tallest = 16, tall_of_two = 8;  // rows of a tile of one vector, and of two
+#else
+constexpr int tallest = 6, tall_of_two = 4;
+#endif
+
+// Calls run(height) with a compile-time height of 1 ... most.
+template <int most, class Run>
+inline void with_height(int64_t height, Run run) {
+  if constexpr (most > 0) {
+    if (height == most)
+      run(std::integral_constant<int, most>());
+    else
+      with_height<most - 1>(height, run);
+  }
+}
+
+// A matrix [rows, columns] with given strides, packed in tiles of nearly equal heights, each read sequentially.
+template <class S>
+class Matrix {
+ public:
+  Matrix() = default;
+  Matrix(const S* from, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride);
+
+  // y = start + M x, for rows of x and y that are given numbers apart; without a start, y = M x.
+  void multiply(const Vector<S>* x, const Vector<S>* start, Vector<S>* y) const;
+
+ private:
+  int64_t rows_ = 0, columns_ = 0;
+  std::vector<S> data_;
+};
+
+// to[i, j] += sum over rows of left[row, i] right[row, j] for i < high. Rows of `right` and `to` are `vectors` long,
+// those of `left` are `left_width` numbers apart. Rows come in groups, those of `left` `left_group` numbers apart; the
+// first `skipped` of each group are left out.
+template <class S>
+struct OuterProducts {
+  const S* left;
+  int64_t left_width, left_group, high;
+  const Vector<S>* right;
+  int64_t vectors, groups, rows, skipped;
+  Vector<S>* to;
+
+  // Columns are the outer loop, so that what is read repeatedly is narrow enough for the cache.
+  void add() const;
+
+ private:
+  template <int wide>
+  void add_columns(int64_t j) const;
+  template <int tall, int wide>
+  void add_tile(int64_t i, int64_t j) const;
+};
+
+extern template class Matrix<float>;
+extern template class Matrix<double>;
+extern template struct OuterProducts<float>;
+extern template struct OuterProducts<double>;
+
+}  // namespace fused

@@ -1,0 +1,113 @@
+"""From a core to the recipe of its kernel: `trace`, `lower`, `plan` and `emit`, one after the other."""
+
+import linecache
+import sys
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from src.ops.generated.emit import emit
+from src.ops.generated.lower import Lowered
+from src.ops.generated.plan import Plan
+from src.ops.generated.recipe import Gradient, Instruction, LoweringError, Recipe, Sizes, example
+from src.ops.generated.trace import Trace, trace
+from src.specs import state_tensors
+
+
+def derive(core: Any, dtype: torch.dtype) -> Recipe:
+    """The recipe of a core's step.
+
+    Raises:
+        LoweringError: there is no kernel for it.
+    """
+    traced = trace(core)
+    recipe = of_plan(traced, plan_of(core, traced), dtype)
+    recipe.starts_at_zero = not any(t.requires_grad or t.any() for t in state_tensors(core.initial_state(64)))
+    return recipe
+
+
+def plan_of(core: Any, traced: Trace) -> Plan:
+    """The plan of a traced step; an operation that cannot be lowered is named with its line."""
+    try:
+        return Plan(Lowered(traced))
+    except LoweringError as error:
+        raise LoweringError(f"{error}{_line_of(core, str(error))}") from None
+    except Exception as error:  # whatever torch's graphs hold that is not foreseen here
+        raise LoweringError(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+
+
+def of_plan(traced: Trace, plan: Plan, dtype: torch.dtype) -> Recipe:
+    """The recipe of a plan."""
+    source = emit(plan, {torch.float32: "float", torch.float64: "double"}[dtype])
+    names, prelude = _instructions(traced.prelude)
+    gradients: list[Gradient | None] = [None] * len(plan.constants)
+    for weight in plan.weights:
+        view = weight.result
+        gradients[weight.constant] = Gradient(weight.shape, view.strides, view.shape)
+    for total in plan.totals:
+        size = total.value.size
+        gradients[total.constant] = Gradient((size,), _row_major(total.value.shape), total.value.shape)
+    return Recipe(
+        source=source.text,
+        sizes=source.sizes,
+        numbers=source.numbers,
+        inputs=[value.shape[1:] for value in plan.inputs],
+        states=[value.shape[1:] for value in plan.states],
+        output=plan.output.size,
+        history=sum(plan.states[i].size for i in plan.history),
+        saved=sum(value.size for value in plan.per_step),
+        constants=names,
+        prelude=prelude,
+        tables=list(plan.tables),
+        gradients=gradients,
+    )
+
+
+def _row_major(shape: Sizes) -> Sizes:
+    return tuple(torch.empty(shape, device="meta").stride())
+
+
+def _instructions(prelude: fx.GraphModule) -> tuple[list[str], list[Instruction]]:
+    """The names of the constants, and how those that are not parameters or buffers are computed."""
+    names, instructions, placeholders = [], [], []
+    for node in prelude.graph.nodes:
+        if node.op == "placeholder":
+            placeholders.append(node)
+        elif node.op == "output":
+            names = [f"${placeholders.index(n)}" if n in placeholders else n.name for n in node.args[0]]
+        elif node.op == "get_attr":
+            tensor = getattr(prelude, str(node.target))
+            arguments = [tensor.tolist(), str(tensor.dtype).removeprefix("torch.")]
+            instructions.append(Instruction(node.name, "tensor", arguments, {}))
+        else:
+            known = {
+                n: f"${placeholders.index(n)}" if n in placeholders else f"${n.name}" for n in node.all_input_nodes
+            }
+            arguments, keywords = fx.map_arg((node.args, node.kwargs), known.__getitem__)
+            operator = "item" if not isinstance(node.target, torch._ops.OpOverload) else str(node.target)
+            keywords = {k: v for k, v in keywords.items() if k not in ("device", "pin_memory", "layout")}
+            instructions.append(Instruction(node.name, operator, list(arguments), dict(keywords)))
+    return names, instructions
+
+
+def _line_of(core: Any, operator: str) -> str:
+    """Where a step uses an operator, as the end of a message."""
+    code, found = type(core).step.__code__, []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if str(function).split(".")[1] in operator:
+                frame = sys._getframe()
+                while frame is not None and frame.f_code is not code:
+                    frame = frame.f_back  # type: ignore[assignment]
+                if frame is not None:
+                    found.append(frame.f_lineno)
+            return function(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Watch():
+        core.step(*example(core))
+    if not found:
+        return ""
+    return f" in line {found[0]} of {code.co_filename}: {linecache.getline(code.co_filename, found[0]).strip()}"

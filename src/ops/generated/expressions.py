@@ -1,0 +1,31 @@
+"""The elementwise operations of a kernel: how each is written in C++, on vectors of type V of numbers of type S."""
+
+UNARY = {
+    "neg": "-{}", "sigmoid": "sigmoid<S>({})", "tanh": "hyperbolic_tangent<S>({})", "relu": "rectified<S>({})",
+    "exp": "exponential<S>({})", "expm1": "exp_minus_1<S>({})", "sqrt": "root<S>({})", "rsqrt": "S(1) / root<S>({})",
+    "reciprocal": "S(1) / {}", "abs": "absolute<S>({})", "sign": "sign<S>({})", "log": "each_lane<S>({}, std::log)",
+    "log1p": "each_lane<S>({}, std::log1p)", "erf": "each_lane<S>({}, std::erf)", "sin": "each_lane<S>({}, std::sin)",
+    "cos": "each_lane<S>({}, std::cos)", "logical_not": "~{}", "bitwise_not": "~{}", "copy": "{}",
+}  # fmt: skip
+BINARY = {
+    "add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}", "le": "{} <= {}", "ge": "{} >= {}",
+    "lt": "{} < {}", "gt": "{} > {}", "eq": "{} == {}", "ne": "{} != {}", "maximum": "larger<S>({}, {})",
+    "minimum": "smaller<S>({}, {})", "logical_and": "{} & {}", "bitwise_and": "{} & {}", "logical_or": "{} | {}",
+    "bitwise_or": "{} | {}", "pow": "power<S>({}, {})",
+}  # fmt: skip
+EXPRESSIONS = {**UNARY, **BINARY, "where": "{} ? {} : {}"}
+BOOLEAN = {
+    "le", "ge", "lt", "gt", "eq", "ne", "logical_not", "logical_and", "logical_or", "bitwise_not", "bitwise_and",
+    "bitwise_or",
+}  # fmt: skip
+COSTLY = {
+    "sigmoid", "tanh", "exp", "expm1", "log", "log1p", "erf", "sqrt", "rsqrt", "sin", "cos", "pow", "reciprocal",
+}  # fmt: skip
+"""Operations that a backward pass had better not repeat."""
+
+REDUCTIONS = {
+    "sum": ("V{}", "{0} += {1};", "({0} + {1})"),
+    "max": ("all<S>(-infinity)", "{0} = larger<S>({0}, {1});", "larger<S>({0}, {1})"),
+    "min": ("all<S>(infinity)", "{0} = smaller<S>({0}, {1});", "smaller<S>({0}, {1})"),
+}
+"""The start of a reduction, one term more, and two results in one."""

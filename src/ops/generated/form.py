@@ -1,0 +1,135 @@
+"""The generated kernel as one of the forms of a core: made at the first use, checked, and kept.
+
+Shapes: B sequences, T time steps.
+"""
+
+import copy
+import logging
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import optree
+import torch
+from torch import Tensor, nn
+
+from src.config.errors import UserError, explain
+from src.ops.cpu import calls
+from src.ops.dispatch import Form
+from src.ops.generated.kernel import Kernel
+from src.ops.generated.recipe import LoweringError, Recipe, example, store, stored
+from src.ops.inputs import Inputs
+from src.specs import State, map_state, state_tensors
+
+log = logging.getLogger(__name__)
+_KERNELS: WeakKeyDictionary[nn.Module, dict[Any, Kernel | str]] = WeakKeyDictionary()
+"""For each core, dtype and mode its kernel, or why there is none."""
+
+
+def generated_form(core: Any) -> Form:
+    """The form of a core that runs its step as a compiled kernel."""
+
+    def serves(inputs: Inputs) -> bool:
+        if not calls.available(inputs):
+            return False
+        kernel = _kernel_of(core, inputs.example.dtype)
+        if isinstance(kernel, str) and core.kernel == "fused":
+            raise UserError(f"model.kernel=fused: there is no kernel for the step of {type(core).__name__}: {kernel}")
+        return isinstance(kernel, Kernel)
+
+    def compute(
+        inputs: Inputs, state: State | None, return_state: bool, return_sequence: bool
+    ) -> tuple[Tensor, State | None]:
+        return _run(core, inputs, state, return_state, return_sequence)
+
+    return Form("fused", compute, serves)
+
+
+def forget(core: nn.Module) -> None:
+    """To be called when a setting of a core has changed."""
+    _KERNELS.pop(core, None)
+
+
+@calls.not_compiled
+def _run(
+    core: Any, inputs: Inputs, state: State | None, return_state: bool, return_sequence: bool
+) -> tuple[Tensor, State | None]:
+    kernel = _kernel_of(core, inputs.example.dtype)
+    assert isinstance(kernel, Kernel)
+    start: tuple[Tensor | None, ...] = kernel.nothing
+    if not kernel.recipe.starts_at_zero and (state is None or inputs.resets is not None):
+        start = tuple(state_tensors(core.initial_state(inputs.batch_and_time[0])))
+    initial = start if state is None else tuple(state_tensors(state))
+    restart = start if inputs.resets is not None else kernel.nothing
+    y, *last = kernel.run(core, inputs, initial, restart, return_state, return_sequence)
+    return y, optree.tree_unflatten(kernel.structure, last) if return_state else None
+
+
+@calls.not_compiled
+def _kernel_of(core: nn.Module, dtype: torch.dtype) -> Kernel | str:
+    """The kernel of a core, or why there is none."""
+    key = dtype, core.training
+    kernel = _KERNELS.get(core, {}).get(key)
+    if kernel is None:
+        with torch.random.fork_rng(devices=[]):  # an initial state may be drawn
+            kernel = _make(core, dtype)
+        _KERNELS.setdefault(core, {})[key] = kernel  # last, since a step may change its core
+    return kernel
+
+
+def _make(core: nn.Module, dtype: torch.dtype) -> Kernel | str:
+    name = type(core).__name__
+    recipe = stored(core, dtype)
+    try:
+        if recipe is not None and recipe.refused is None:
+            return Kernel(recipe, core)
+        if recipe is None:
+            from src.ops.generated.derive import derive  # what it imports takes a third of a second
+
+            recipe = derive(core, dtype)
+            kernel = Kernel(recipe, core)
+            _compare(core, kernel, dtype)
+            store(core, dtype, recipe)
+            return kernel
+    except LoweringError as error:
+        recipe = Recipe(refused=str(error))
+        store(core, dtype, recipe)
+    except Exception as error:  # a compiler that fails, or what is not foreseen in a step: the scan still runs
+        log.warning("%s: its kernel is not available, so a slower form is used: %s", name, explain(error)[:400])
+        return explain(error)
+    assert recipe.refused is not None
+    log.debug("%s: no kernel, so a slower form is used: %s", name, recipe.refused)
+    return recipe.refused
+
+
+def _compare(core: Any, kernel: Kernel, dtype: torch.dtype) -> None:
+    """Run a new kernel and the scan on two random sequences of three steps, with random weights.
+
+    Raises:
+        LoweringError: they differ. Then the step mixes sequences, or depends on chance.
+    """
+    with torch.enable_grad():
+        torch.manual_seed(0)
+        core = copy.deepcopy(core)
+        for parameter in core.parameters():
+            parameter.requires_grad_().data.add_(0.1 * torch.randn_like(parameter))
+        p, state = map_state(lambda t: t.to(dtype), example(core))
+        p = map_state(lambda t: torch.randn(2, 3, *t.shape[1:], dtype=dtype).requires_grad_(), p)
+        state = map_state(lambda t: (0.3 * torch.randn(2, *t.shape[1:], dtype=dtype)).requires_grad_(), state)
+        found = []
+        for compute in (core.scan, lambda p, state: _outputs(core, kernel, p, state)):
+            y, end = compute(p, state)
+            results = [y, *state_tensors(end)]
+            sources = [*state_tensors((p, state)), *core.parameters()]
+            shares = [torch.cos(torch.arange(result.numel())).view_as(result).to(dtype) for result in results]
+            gradients = torch.autograd.grad(results, sources, shares, allow_unused=True, materialize_grads=True)
+            found.append([*results, *gradients])
+    tolerance = 1e-3 if dtype == torch.float32 else 1e-8
+    for expected, actual in zip(*found, strict=True):
+        error = (actual - expected).abs() / expected.abs().max().clamp(min=1)
+        if not torch.all((error < tolerance) | (expected.isnan() & actual.isnan())):
+            raise LoweringError("a kernel of it gives something else: the step mixes sequences, or depends on chance")
+
+
+def _outputs(core: nn.Module, kernel: Kernel, p: Any, state: State) -> tuple[Tensor, State]:
+    y, *last = kernel.run(core, Inputs(p), tuple(state_tensors(state)), kernel.nothing, True, True)
+    return y, last

@@ -1,0 +1,145 @@
+"""Generated kernels as differentiable operations on tensors.
+
+Shapes: B sequences, T time steps, V symbols.
+"""
+
+import ctypes
+import math
+from operator import attrgetter
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from src.ops.cpu import build, calls
+from src.ops.generated.recipe import Recipe, compute_constants, example, tensors_of
+from src.ops.inputs import Inputs
+from src.specs import state_tensors
+
+SAVED_AT_MOST = 32 * 2**20
+"""Bytes that a forward pass saves; if it would be more, the backward pass computes the steps again in segments of 16.
+
+Measured: computing again costs a fifth at T = 11, and is faster from about here on, since new memory is slow.
+"""
+_VECTOR, _SEGMENT = 64, 16  # as in csrc: bytes, steps
+
+
+class Kernel:
+    """A compiled step of a core."""
+
+    def __init__(self, recipe: Recipe, core: nn.Module):
+        library = build.step_library(recipe.source, type(core).__name__)
+        self.recipe, self.name = recipe, type(core).__name__
+        self.forward, self.backward = library.forward, library.backward
+        for function in (self.forward, self.backward):
+            function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_int
+        self.sizes = (ctypes.c_int64 * max(1, len(recipe.sizes)))(*recipe.sizes)
+        self.numbers = (ctypes.c_double * max(1, len(recipe.numbers)))(*recipe.numbers)
+        self.tables = (ctypes.addressof(self.sizes), ctypes.addressof(self.numbers))
+        self.counts = (len(recipe.inputs), len(recipe.constants) + len(recipe.tables), len(recipe.states))
+        self.nothing = (None,) * len(recipe.states)
+        self.structure = optree.tree_structure(example(core)[1])
+        names = list(tensors_of(core))
+        self.read = None
+        if not recipe.prelude and not recipe.tables:
+            self.read = [attrgetter(names[int(name.removeprefix("$"))]) for name in recipe.constants]
+        self.sizes_per_step = recipe.history + recipe.saved, recipe.history, sum(map(math.prod, recipe.states))
+
+    def constants(self, core: nn.Module, dtype: torch.dtype) -> list[Tensor]:
+        """What the step reads of parameters and buffers."""
+        if self.read is not None:
+            found = [read(core) for read in self.read]
+        else:
+            found = compute_constants(self.recipe, list(tensors_of(core).values()))
+        numbers = [c if c.dtype == dtype else c.to(dtype) for c in found]
+        return [*numbers, *(table.of(found) for table in self.recipe.tables)]
+
+    def saved_size(self, batch: int, time: int, itemsize: int) -> tuple[int, bool]:
+        """The size of the saved tensor, and whether every step is saved; as `saved_per_block` of recurrence.cpp."""
+        lanes = _VECTOR // itemsize
+        per_step, history, state = self.sizes_per_step
+        padded = -(-batch // lanes) * lanes
+        size = padded * (time * per_step + history)
+        if size * itemsize <= SAVED_AT_MOST:
+            return size, True
+        return padded * -(-time // _SEGMENT) * state, False
+
+    def run(
+        self,
+        core: nn.Module,
+        inputs: Inputs,
+        initial: tuple[Tensor | None, ...],
+        restart: tuple[Tensor | None, ...],
+        return_state: bool,
+        return_sequence: bool,
+    ) -> tuple[Tensor, ...]:
+        """Outputs [B, T, H], or the last one [B, H], then the states at the end if asked for."""
+        tables = [inputs.table] if isinstance(inputs.table, Tensor) else state_tensors(inputs.table)
+        dtype, recipe = tables[0].dtype, self.recipe
+        batch, time = inputs.batch_and_time
+        lead = 2 if inputs.ids is None else 1
+        for table, shape in zip(tables, recipe.inputs, strict=True):
+            calls.check("inputs", table, (*table.shape[:lead], *shape), dtype)
+        for tensor, shape in zip(initial, recipe.states, strict=True):
+            if tensor is not None:
+                calls.check("state", tensor, (batch, *shape), dtype)
+        given = (*tables, *self.constants(core, dtype), *initial, *restart)
+        # inside `forward` it is not known whether a backward pass will follow
+        save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
+        ids = None if inputs.ids is None else inputs.ids.long()
+        resets = None if inputs.resets is None else inputs.resets.bool()
+        results = _Recurrence.apply(self, (batch, time), (return_state, return_sequence, save), ids, resets, *given)
+        return results if isinstance(results, tuple) else (results,)
+
+    def call(self, function: Any, whole: tuple[int, ...], tensors: list[Tensor | None]) -> int:
+        """Call the library with whole numbers and tensors in the order of `Call` of csrc/step.h."""
+        addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        numbers = (ctypes.c_int64 * 9)(*whole, *self.counts)
+        return calls.enter(function, numbers, (ctypes.c_void_p * (2 + len(addresses)))(*self.tables, *addresses))
+
+
+class _Recurrence(Function):
+    """A kernel over whole sequences; None stands for a state that is zero."""
+
+    @staticmethod
+    def forward(ctx, kernel, sizes, asked, *given):
+        ids, resets, *tensors = calls.contiguous(*given)
+        (batch, time), (return_state, return_sequence, save) = sizes, asked
+        example, recipe = tensors[0], kernel.recipe
+        outputs = example.new_empty((batch, time, recipe.output) if return_sequence else (batch, recipe.output))
+        last = [example.new_empty(batch, *shape) for shape in recipe.states] if return_state else kernel.nothing
+        size, every_step = kernel.saved_size(batch, time, example.element_size())
+        saved = example.new_empty(size) if save else None
+        whole = (batch, time, len(example), torch.get_num_threads(), return_sequence, every_step)
+        ended = kernel.call(kernel.forward, whole, [ids, resets, outputs, saved, None, *tensors, *last])
+        calls.check_exit(ended, kernel.name, batch, time, ids, len(example))
+        ctx.kernel, ctx.whole = kernel, whole
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(ids, resets, saved, *tensors)
+        return (outputs, *last) if return_state else outputs
+
+    @staticmethod
+    def backward(ctx, d_outputs, *d_last):
+        """The gradients of the arguments of `forward`, in the same order."""
+        calls.refuse_second_derivative()
+        kernel, whole = ctx.kernel, ctx.whole
+        ids, resets, saved, *given = ctx.saved_tensors
+        first = kernel.counts[0]
+        gradients: dict[int, Any] = dict(enumerate(kernel.recipe.gradients, first))
+        d_given: list[Tensor | None] = []
+        for number, (tensor, wanted) in enumerate(zip(given, ctx.needs_input_grad[5:], strict=True)):
+            if not wanted or (number in gradients and gradients[number] is None):
+                d_given.append(None)
+            elif number in gradients:
+                d_given.append(saved.new_empty(gradients[number].written))
+            else:
+                d_given.append(torch.empty_like(tensor))
+        d_outputs, *d_ends = calls.contiguous(d_outputs, *(d_last or kernel.nothing))
+        tensors = [ids, resets, None, saved, d_outputs, *given, *kernel.nothing, *d_ends, *d_given]
+        calls.check_exit(kernel.call(kernel.backward, whole, tensors), kernel.name, whole[0], whole[1], None, 0)
+        for number, gradient in gradients.items():
+            if (written := d_given[number]) is not None:
+                d_given[number] = written.as_strided(gradient.shape, gradient.strides)
+        return None, None, None, None, None, *d_given

@@ -1,0 +1,210 @@
+"""All that is needed to run a generated kernel, as data that can be kept on disk.
+
+Tracing takes seconds, so that a recipe that has been checked is kept beside the compiled libraries. Its key holds the
+sizes and settings of the core, and the content of every source file that is not part of Python or of an installed
+package: a step may call anything.
+"""
+
+import hashlib
+import json
+import logging
+import sys
+import sysconfig
+from dataclasses import field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import optree
+import torch
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from src.ops.cpu import build
+from src.utils.files import write_whole
+
+log = logging.getLogger(__name__)
+Sizes = tuple[int, ...]
+
+
+class LoweringError(Exception):
+    """A step for which no kernel can be generated; the message names the operation and the line of the step."""
+
+
+def tensors_of(core: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a core by name, in the order in which the prelude takes them."""
+    return {**dict(core.named_parameters()), **dict(core.named_buffers())}
+
+
+def example(core: Any) -> tuple[Any, Any]:
+    """What `project` and `initial_state` give for one sequence."""
+    with torch.no_grad():
+        parameter = next(core.parameters())
+        return core.project(parameter.new_zeros(1, core.input_size)), core.initial_state(1)
+
+
+@dataclass
+class Gradient:
+    """The gradient of a constant: the matrix that the kernel writes, and how the constant lies in it."""
+
+    written: Sizes
+    strides: Sizes
+    shape: Sizes
+
+
+@dataclass
+class Instruction:
+    """One operation of the prelude; a string "$name" among its arguments stands for an earlier result."""
+
+    name: str
+    operator: str
+    arguments: list[Any]
+    keywords: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """A table of offsets, which torch makes of constant indices: where an indexed view finds its numbers."""
+
+    size: int
+    """Of the value that is looked at."""
+    layout: tuple[int, Sizes, Sizes]
+    """Offset, strides and shape of the view that is indexed."""
+    indices: tuple[tuple[int, int, Sizes, Sizes] | None, ...]
+    """For each dimension the number of the constant, its offset, strides and shape; None for all of the dimension."""
+
+    def of(self, constants: list[Tensor]) -> Tensor:
+        """The table, from the values of the constants."""
+        offset, strides, shape = self.layout
+        positions = torch.arange(max(1, self.size)).as_strided(shape, strides, offset)
+        at = [slice(None) if i is None else constants[i[0]].as_strided(i[3], i[2], i[1]) for i in self.indices]
+        return positions[tuple(at)].contiguous()
+
+
+@dataclass
+class Recipe:
+    """A kernel before it is compiled."""
+
+    refused: str | None = None
+    """Why there is none."""
+    source: str = ""
+    sizes: list[int] = field(default_factory=list)
+    numbers: list[float] = field(default_factory=list)
+    inputs: list[Sizes] = field(default_factory=list)
+    """Shapes of the inputs and states of one sequence, and the size of its output."""
+    states: list[Sizes] = field(default_factory=list)
+    output: int = 0
+    starts_at_zero: bool = True
+    """Whether the initial state is always zero, and no parameter."""
+    history: int = 0
+    """Numbers of the states that are saved at every step, and other numbers saved at every step."""
+    saved: int = 0
+    constants: list[str] = field(default_factory=list)
+    """Names of parameters, buffers and results of the prelude."""
+    prelude: list[Instruction] = field(default_factory=list)
+    tables: list[Offsets] = field(default_factory=list)
+    gradients: list[Gradient | None] = field(default_factory=list)
+    """Of the constants; None for those without one."""
+
+
+RECIPE: Any = TypeAdapter(Recipe)
+
+
+def compute_constants(recipe: Recipe, tensors: list[Tensor]) -> list[Tensor]:
+    """The constants of a core whose parameters and buffers are given."""
+    results: dict[str, Any] = {str(number): tensor for number, tensor in enumerate(tensors)}
+
+    def resolved(argument: Any) -> Any:
+        return results[argument[1:]] if isinstance(argument, str) and argument.startswith("$") else argument
+
+    for each in recipe.prelude:
+        written: Any = (each.arguments, each.keywords)
+        arguments, keywords = cast(Any, optree.tree_map(resolved, written, none_is_leaf=True))
+        if each.operator == "tensor":
+            results[each.name] = torch.tensor(arguments[0], dtype=getattr(torch, arguments[1]))
+        elif each.operator == "item":
+            results[each.name] = arguments[0][arguments[1]]
+        else:
+            _, packet, overload = each.operator.split(".")
+            results[each.name] = getattr(getattr(torch.ops.aten, packet), overload)(*arguments, **keywords)
+    return [results[name.removeprefix("$")] for name in recipe.constants]
+
+
+def stored(core: nn.Module, dtype: torch.dtype) -> Recipe | None:
+    """The recipe that is kept on disk; None if there is none, or a damaged one."""
+    key = _key(core, dtype)
+    if key is None:
+        return None
+    try:
+        digest, content = _path(key).read_text().split("\n", 1)
+        if digest == hashlib.sha256(content.encode()).hexdigest():
+            return RECIPE.validate_json(content)
+    except (OSError, ValueError, ValidationError):
+        pass
+    return None
+
+
+def store(core: nn.Module, dtype: torch.dtype, recipe: Recipe) -> None:
+    """Keep a recipe on disk, if its core is made of nothing but plain settings."""
+    key = _key(core, dtype)
+    if key is None:
+        return
+    try:
+        content = json.dumps(RECIPE.dump_python(recipe, mode="json"))
+        _path(key).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(_path(key), f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}".encode())
+    except (OSError, ValueError, TypeError) as error:
+        log.debug("the recipe of %s is not kept: %s", type(core).__name__, error)
+
+
+def _path(key: str) -> Path:
+    return build.cache_folder() / "recipes" / f"{key}.json"
+
+
+def _key(core: nn.Module, dtype: torch.dtype) -> str | None:
+    """A hash of all that a recipe depends on; None if something has no written form."""
+    parts = [torch.__version__, str(dtype)]
+    try:
+        parts.append(_sources(core))
+        for name, module in core.named_modules():
+            parts.append(f"{name}: {type(module).__module__}.{type(module).__qualname__}")
+            parts += [f"{key}={_settings(value)}" for key, value in sorted(vars(module).items()) if key[:1] != "_"]
+        parts += [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in tensors_of(core).items()]
+    except ValueError:
+        return None
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
+def _settings(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_settings, value))}]"
+    if value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.device)):
+        return repr(value)
+    if isinstance(value, dict):
+        return _settings([(key, value[key]) for key in value])
+    if callable(value) and hasattr(value, "__qualname__") and "<" not in value.__qualname__:
+        return f"{value.__module__}.{value.__qualname__}"
+    raise ValueError(value)
+
+
+def _sources(core: nn.Module) -> str:
+    """A hash of the sources that a step may call, but for Python and installed packages.
+
+    These are the modules of its classes, the modules whose names or members they know, and so on.
+    """
+    elsewhere = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+    left, files = {__name__, *(type(module).__module__ for module in core.modules())}, {}
+    while left:
+        module = sys.modules[left.pop()]
+        file = getattr(module, "__file__", None)
+        if file is None and module.__name__ not in sys.builtin_module_names:
+            raise ValueError(f"{module.__name__} has no file")
+        if file is None or file in files or file.startswith(elsewhere):
+            continue
+        files[file] = Path(file).read_bytes()
+        for value in vars(module).values():
+            name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if isinstance(name, str) and name in sys.modules:
+                left.add(name)
+    return hashlib.sha256(b"".join(files[file] for file in sorted(files))).hexdigest()

@@ -1,0 +1,247 @@
+"""From the `step` of a core to a graph of one step and its derivative.
+
+One sequence is traced, a batch of one: every size is then that of a sequence, no operation has to be asked what it
+does with the batch, and a sum over the batch becomes the kernel's sum over its lanes.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NamedTuple, cast
+
+import optree
+import torch
+from torch import Tensor, fx, nn
+from torch._decomp import core_aten_decompositions, get_decompositions
+from torch.func import functional_call, functionalize, vjp
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from src.ops.generated.recipe import LoweringError, example, tensors_of
+
+aten = torch.ops.aten
+
+VIEWS = {
+    aten.view, aten._unsafe_view, aten.reshape, aten.permute, aten.transpose, aten.t, aten.unsqueeze, aten.squeeze,
+    aten.select, aten.slice, aten.split, aten.split_with_sizes, aten.unbind, aten.expand, aten.diagonal,
+}  # fmt: skip
+UNCHANGED = {aten.alias, aten.detach, aten.clone, aten.lift_fresh, aten.lift_fresh_copy, aten.contiguous}
+
+
+class Trace(NamedTuple):
+    """One step of one sequence.
+
+    `joint` maps (inputs, states, constants, gradient of the output, gradients of the next states) to (output, next
+    states, gradients of inputs, states and differentiable constants, named intermediate values).
+    """
+
+    joint: fx.GraphModule
+    prelude: fx.GraphModule
+    """From parameters and buffers to the constants: what does not depend on the sequence is computed once, by torch."""
+    inputs: list[Tensor]
+    states: list[Tensor]
+    constants: list[Tensor]
+    constant_names: list[str]
+    names: list[str]
+    """The variables of `step` that hold the named intermediate values."""
+
+    @property
+    def differentiable(self) -> list[int]:
+        """Numbers of the constants that have a gradient; tables of indices have none."""
+        return [i for i, constant in enumerate(self.constants) if constant.is_floating_point()]
+
+
+class _Step(nn.Module):
+    """`step` as the forward pass of a module, whose parameters can then be exchanged."""
+
+    def __init__(self, core: Any):
+        super().__init__()
+        self.core = core
+
+    def forward(self, p: Any, state: Any) -> Any:
+        return self.core.step(p, state)
+
+
+def trace(core: Any) -> Trace:
+    """Trace the step of a core.
+
+    Raises:
+        LoweringError: the step cannot be traced, because it decides by the values of tensors, for example.
+    """
+    p, state = example(core)
+    inputs, p_structure = optree.tree_flatten(p)
+    states, state_structure = optree.tree_flatten(state)
+    for tensor in (*inputs, *states):
+        if not tensor.is_floating_point():
+            raise LoweringError(f"inputs and states must be floating-point numbers, not {tensor.dtype}")
+    module, given = _Step(core), {f"core.{name}": t.detach() for name, t in tensors_of(core).items()}
+    variables: list[str] = []
+
+    def step(*flat: Tensor) -> list[Tensor]:
+        left = iter(flat)
+        p = optree.tree_unflatten(p_structure, [next(left) for _ in inputs])
+        state = optree.tree_unflatten(state_structure, [next(left) for _ in states])
+        with _local_variables_of(type(core).step) as found:
+            y, next_state = functional_call(module, dict(zip(given, left, strict=True)), (p, state))
+        leaves, structure = optree.tree_flatten(next_state)
+        if structure != state_structure:
+            raise LoweringError(f"step returns a state of structure {structure}, not {state_structure}")
+        named = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        variables[:] = named
+        return [y, *leaves, *named.values()]
+
+    flat = [*inputs, *states, *given.values()]
+    try:
+        with torch.no_grad():
+            graph = make_fx(functionalize(step), _BEFORE_DERIVATIVES)(*flat)
+            prelude, body = _split(graph, len(inputs) + len(states))
+            constants = list(prelude(*given.values()))
+        joint = _with_derivative(body, inputs, states, constants)
+    except LoweringError:
+        raise
+    except Exception as error:
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
+        raise LoweringError(f"step cannot be traced: {reason}") from error
+    tensors = [node for node in prelude.graph.nodes if node.op == "placeholder"]
+    known = {node: name.removeprefix("core.") for node, name in zip(tensors, given, strict=True)}
+    constant_names = [known.get(node, node.name) for node in list(prelude.graph.nodes)[-1].args[0]]
+    return Trace(joint, prelude, inputs, states, constants, constant_names, variables)
+
+
+@contextmanager
+def _local_variables_of(function: Callable) -> Iterator[dict[str, Any]]:
+    """The local variables of a function at its end, each by its name."""
+    found: dict[str, Any] = {}
+
+    def at_return(frame: FrameType, event: str, _: Any) -> None:
+        if event == "return" and frame.f_code is function.__code__:
+            found.update(frame.f_locals)
+
+    before = sys.getprofile()
+    sys.setprofile(at_return)
+    try:
+        yield found
+    finally:
+        sys.setprofile(before)
+
+
+def is_view(node: fx.Node) -> bool:
+    """Whether a node only looks at its argument in another shape."""
+    return node.op == "call_function" and getattr(node.target, "overloadpacket", None) in VIEWS | UNCHANGED
+
+
+def _split(graph: fx.GraphModule, num_sequence: int) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """The prelude, which depends on parameters alone, and the body; views of parameters stay in the body."""
+    nodes = list(graph.graph.nodes)
+    placeholders = [node for node in nodes if node.op == "placeholder"]
+    output = nodes[-1]
+    of_sequence = set(placeholders[:num_sequence])
+    for node in nodes:
+        if node.op == "call_function" and of_sequence.intersection(node.all_input_nodes):
+            of_sequence.add(node)
+    results = output.all_input_nodes
+    frontier: dict[fx.Node, None] = {}  # an ordered set
+
+    def reach(node: fx.Node) -> None:
+        if is_view(node):
+            for argument in node.all_input_nodes:
+                reach(argument)
+        else:
+            frontier[node] = None
+
+    readers = [node for node in nodes if node in of_sequence and node.op == "call_function"]
+    for node in [*(a for reader in readers for a in reader.all_input_nodes), *results]:
+        if node not in of_sequence:
+            reach(node)
+
+    prelude, body = fx.Graph(), fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in placeholders[num_sequence:]:
+        copies[node] = prelude.placeholder(node.name)
+    for node in nodes:
+        if node not in of_sequence and node.op in ("call_function", "get_attr"):
+            copies[node] = prelude.node_copy(node, copies.__getitem__)
+    prelude.output(tuple(copies[node] for node in frontier))
+
+    inside: dict[fx.Node, fx.Node] = {}
+    for node in (*placeholders[:num_sequence], *frontier):
+        inside[node] = body.placeholder(node.name)
+    for node in nodes:
+        if node.op == "call_function" and node not in inside and all(a in inside for a in node.all_input_nodes):
+            inside[node] = body.node_copy(node, inside.__getitem__)
+    body.output(fx.map_arg(output.args[0], inside.__getitem__))
+    for part in (prelude, body):
+        part.eliminate_dead_code()
+    return fx.GraphModule(graph, prelude), fx.GraphModule(graph, body)
+
+
+def _with_derivative(
+    body: fx.GraphModule, inputs: list[Tensor], states: list[Tensor], constants: list[Tensor]
+) -> fx.GraphModule:
+    """The graph of a step followed by its vector-Jacobian product."""
+    num_sequence, num_results = len(inputs) + len(states), 1 + len(states)
+    free = [i for i, constant in enumerate(constants) if constant.is_floating_point()]
+
+    def joint(*flat: Tensor) -> list[Tensor]:
+        of_sequence, left = flat[:num_sequence], flat[num_sequence:]
+        all_constants, tangents = list(left[: len(constants)]), left[len(constants) :]
+
+        def part(*primals: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+            given = [*all_constants]
+            for i, value in zip(free, primals[num_sequence:], strict=True):
+                given[i] = value
+            results = fx.Interpreter(body).run(*primals[:num_sequence], *given)
+            return list(results[:num_results]), list(results[num_results:])
+
+        results, pull_back, named = cast(Any, vjp)(part, *of_sequence, *(all_constants[i] for i in free), has_aux=True)
+        return [*results, *pull_back(list(tangents)), *named]
+
+    with torch.no_grad():
+        results = body(*inputs, *states, *constants)[:num_results]
+    tangents = [torch.zeros_like(result) for result in results]
+    graph = make_fx(functionalize(joint), _decompositions())(*inputs, *states, *constants, *tangents)
+    graph.graph.eliminate_dead_code()
+    return graph
+
+
+def _roll(x: Tensor, shifts: list[int], dims: list[int]) -> Tensor:
+    for shift, dim in zip(shifts, dims, strict=True):
+        cut = -shift % x.shape[dim]
+        x = torch.cat([x.narrow(dim, cut, x.shape[dim] - cut), x.narrow(dim, 0, cut)], dim)
+    return x
+
+
+def _scaled(x: Tensor, factor: float) -> Tensor:
+    return x if factor == 1 else x * factor
+
+
+def _norm(x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
+    if ord != 2:
+        raise LoweringError(f"linalg_vector_norm of order {ord}; only 2 can be lowered")
+    return (x * x).sum(dim, keepdim).sqrt()
+
+
+_BEFORE_DERIVATIVES: dict[Any, Callable] = {
+    aten.lerp.Tensor: lambda a, b, weight: a + weight * (b - a),
+    aten.lerp.Scalar: lambda a, b, weight: a + weight * (b - a),
+    aten.addcmul.default: lambda a, b, c, value=1: a + _scaled(b * c, value),
+    aten.baddbmm.default: lambda a, b, c, beta=1, alpha=1: _scaled(a, beta) + _scaled(torch.bmm(b, c), alpha),
+    aten.linalg_vector_norm.default: _norm,
+    aten.roll.default: _roll,
+    aten.copy.default: lambda a, b, non_blocking=False: b.expand(a.shape) * 1,
+}
+"""Operations that are taken apart before they are differentiated: their parts have the simpler derivatives."""
+
+_TAKEN_APART = [
+    aten._softmax, aten._softmax_backward_data, aten._log_softmax, aten._log_softmax_backward_data, aten.logsumexp,
+    aten.gelu, aten.gelu_backward, aten.elu, aten.elu_backward, aten.leaky_relu, aten.leaky_relu_backward, aten.silu,
+    aten.silu_backward, aten.softplus, aten.softplus_backward, aten.hardtanh, aten.hardtanh_backward, aten.mish,
+    aten.hardsigmoid, aten.hardswish, aten.log_sigmoid_forward, aten.log_sigmoid_backward, aten.glu, aten.glu_backward,
+]  # fmt: skip
+_KEPT = [aten.select_scatter, aten.slice_scatter, aten.select_backward, aten.slice_backward]  # rules of `lower`
+
+
+def _decompositions() -> dict:
+    table = {**core_aten_decompositions(), **get_decompositions(_TAKEN_APART)}
+    table |= dict.fromkeys((aten.rsub.Tensor, aten.rsub.Scalar), lambda a, b, alpha=1: torch.sub(b, a, alpha=alpha))
+    return {operator: rule for operator, rule in table.items() if operator.overloadpacket not in _KEPT}

@@ -1,0 +1,144 @@
+"""What a step computes: values of every sequence, and views of them.
+
+A value is a block of numbers per sequence, one SIMD vector per number in the kernel. It is computed by a nest of loops,
+one for each of its extents above 1, or by a product with a matrix. A view reads a value in another shape, as offset and
+strides; torch's own meta tensors do the arithmetic.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a contiguous tensor."""
+    return tuple(math.prod(shape[dim + 1 :]) for dim in range(len(shape)))
+
+
+@dataclass(eq=False)
+class Value:
+    """Numbers of one sequence at one step."""
+
+    kind: str
+    """"input", "state", "gradient" (of an output), "constant", "map" (elementwise), "reduce", "product" with a matrix,
+    "join" (a concatenation), "part" of a join, or "total", a sum over sequences and steps."""
+    operation: str
+    """The expression of a map, the operator of a reduction, or the name of an input."""
+    operands: list["View | float"]
+    shape: tuple[int, ...]
+    loops: tuple[int, ...]
+    """Extents of the loops that compute it, outermost first."""
+    strides: tuple[int, ...]
+    """Its own strides along the loops; 0 where a loop is summed over."""
+    name: str = ""
+    boolean: bool = False
+    parts: list["Value"] = field(default_factory=list)
+    """Of a join."""
+    target: "tuple[Value, int] | None" = None
+    """Of a part: the join, and where in it the part begins."""
+    dim: int = 0
+    """Of a join: the dimension along which it joins."""
+    start: "View | None" = None
+    """Of a product: what it is added to."""
+    outer: "tuple[View, View] | None" = None
+    """The factors [M, K] and [K, N], if it is their product: the form of a gradient of a matrix."""
+    table: "Value | None" = None
+    """A constant of indices: of a map, where it reads; of a reduction, where it adds."""
+
+    @property
+    def size(self) -> int:
+        """The number of numbers."""
+        return math.prod(self.shape)
+
+    @property
+    def given(self) -> bool:
+        """Whether it comes from outside."""
+        return self.kind in ("input", "state", "gradient", "constant")
+
+    @property
+    def selects(self) -> bool:
+        """Whether it only selects numbers of another value by a table: its readers can do that themselves."""
+        return self.kind == "map" and self.table is not None
+
+    @property
+    def scalar(self) -> bool:
+        """Whether it is one number, which needs no memory within a step."""
+        return self.kind in ("map", "reduce") and not any(self.strides) and self.table is None
+
+    @property
+    def sources(self) -> "list[Value]":
+        """The values from which it is computed."""
+        read = [*self.operands, *([self.start] if self.start else [])]
+        found = [*self.parts, *(operand.value for operand in read if isinstance(operand, View))]
+        return found if self.table is None else [*found, self.table]
+
+
+class View(NamedTuple):
+    """A value in another shape."""
+
+    value: Value
+    offset: int
+    strides: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    def meta(self) -> Tensor:
+        """A tensor without memory that looks at its storage as this view does."""
+        return torch.empty(max(1, self.value.size), device="meta").as_strided(self.shape, self.strides, self.offset)
+
+    def like(self, tensor: Tensor) -> "View":
+        """A view of the same value with the layout of a meta tensor."""
+        return View(self.value, int(tensor.storage_offset()), tuple(tensor.stride()), tuple(tensor.shape))
+
+    def along(self) -> tuple[int, ...]:
+        """Strides along the dimensions above 1."""
+        return tuple(stride for size, stride in zip(self.shape, self.strides, strict=True) if size > 1)
+
+    def covers(self) -> bool:
+        """Whether it is the whole value in its own order."""
+        return (self.offset, extents(self.shape), self.along()) == (0, *_own(self.value.shape))
+
+    def in_order(self) -> bool:
+        """Whether it is the whole value in its own order, perhaps in another shape."""
+        return self.offset == 0 and self.along() == contiguous(extents(self.shape)) and self.size == self.value.size
+
+    @property
+    def size(self) -> int:
+        """The number of numbers."""
+        return math.prod(self.shape)
+
+    def permutes(self) -> bool:
+        """Whether it shows every number of the value once."""
+        own = sorted(zip(_own(self.value.shape)[1], extents(self.value.shape), strict=True))
+        return self.offset == 0 and sorted(zip(self.along(), extents(self.shape), strict=True)) == own
+
+
+def extents(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes above 1."""
+    return tuple(size for size in shape if size > 1)
+
+
+def _own(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return extents(shape), contiguous(extents(shape))
+
+
+def whole(value: Value) -> View:
+    """A value in its own shape."""
+    return View(value, 0, contiguous(value.shape), value.shape)
+
+
+def reached(roots: list[Value], given: set[Value] | frozenset[Value] = frozenset()) -> list[Value]:
+    """Everything that the roots are computed from, in order of computation; nothing beyond what is `given`."""
+    order: dict[Value, None] = {}
+
+    def visit(value: Value) -> None:
+        if value not in order:
+            for source in [] if value in given else value.sources:
+                visit(source)
+            order[value] = None
+
+    for root in roots:
+        visit(root)
+    return list(order)

@@ -1,0 +1,47 @@
+"""Prints the kernel of a model; see scripts/kernel.py."""
+
+import inspect
+import sys
+import textwrap
+
+from src.config.compose import compose
+from src.config.errors import UserError, in_one_line
+from src.ops.generated.derive import plan_of
+from src.ops.generated.emit import emit
+from src.ops.generated.recipe import LoweringError
+from src.ops.generated.trace import trace
+from src.running.build import build_model, build_task, check
+from src.utils.console import printing
+
+
+@printing()
+def main() -> None:
+    """Compose the configuration of the arguments, and print the step of its model, the plan and the C++."""
+    arguments = sys.argv[1:]
+    if not arguments or any(argument in ("-h", "--help") for argument in arguments):
+        print(sys.modules["__main__"].__doc__)
+        return
+    with in_one_line():
+        print(kernel_of(arguments))
+
+
+def kernel_of(overrides: list[str]) -> str:
+    """The step of a model, the plan of its kernel and the C++.
+
+    Raises:
+        UserError: there is no kernel for the step.
+    """
+    config = compose(overrides)
+    check(config)
+    core = build_model(config, build_task(config)).core
+    traced = trace(core)
+    try:
+        plan = plan_of(core, traced)
+    except LoweringError as error:
+        raise UserError(f"there is no kernel for the step of {type(core).__name__}: {error}") from None
+    source = emit(plan, "float")
+    step = textwrap.dedent(inspect.getsource(type(core).step))
+    sizes = ", ".join(f"n{number} = {size}" for number, size in enumerate(source.sizes))
+    numbers = ", ".join(f"x{number} = {value:g}" for number, value in enumerate(source.numbers))
+    called = f"// called with {', '.join(filter(None, (sizes, numbers)))}"
+    return "\n\n".join([f"# the step\n\n{step}", f"# the plan\n\n{plan}", f"# the C++\n\n{called}\n{source.text}"])
