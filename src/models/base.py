@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from src.ops.dispatch import Form, Kernel, choose
-from src.ops.generated.form import forget, generated_form
+from src.ops.generated.form import generated_form
 from src.ops.inputs import Inputs, steps
 from src.specs import State, state_tensors
 
@@ -130,11 +130,6 @@ class Core(nn.Module):
     ) -> tuple[Tensor, State | None]:
         y_BTH, state = self.scan(inputs.vectors, state, inputs.resets)
         return (y_BTH if return_sequence else y_BTH[:, -1]), state
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name not in ("training", "kernel"):
-            forget(self)
 
     def attention(self, p_BTP: Any) -> Tensor | None:
         """How strongly the last step attends to each earlier step, [B, T-1]; None for cores without attention."""

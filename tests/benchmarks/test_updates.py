@@ -17,7 +17,7 @@ from src.models.fastweights import FastWeights
 from src.models.gru import GRU
 from src.models.lstm import LSTM
 from src.models.rnn import RNN
-from src.ops.cpu import bindings
+from src.ops.cpu import calls
 from src.ops.inputs import Inputs
 
 MODELS = ("fastweights", "gru", "rnn")
@@ -50,7 +50,7 @@ def measured(tmp_path_factory):
 def test_everything_is_written(measured):
     table, figure, everything = measured
     assert "Updates of 16 sequences" in table
-    assert ("The fused kernel alone" in table) == bindings.available(torch.empty(0))
+    assert ("The fused kernel alone" in table) == calls.available(torch.empty(0))
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert {"versions", "processor", "threads", "date"} <= set(everything["provenance"])
 
@@ -64,7 +64,7 @@ def test_everything_is_written(measured):
     of_kernel |= {"kernel_share_of_sgemm", "outside_ms", "plain_ms", "ratio_outside_to_plain"}
     of_kernel |= {"paused_ms", "ratio_outside_to_paused"}
     for row in rows:
-        fused = row["kernel"] == "auto" and bindings.available(torch.empty(0))
+        fused = row["kernel"] == "auto" and calls.available(torch.empty(0))
         own = {f"{row['own_layer']}_ms"} if row["own_layer"] else set()
         assert set(row) == always | own | (of_kernel if fused else set())
 
@@ -192,7 +192,7 @@ def test_chunks_are_those_of_the_model(units, monkeypatch):
     split = Inputs.split
     monkeypatch.setattr(Inputs, "split", lambda self, num_steps: lengths.append(num_steps) or split(self, num_steps))
     core = FastWeights(2, hidden_size=units)
-    if not bindings.available(torch.empty(0)):
+    if not calls.available(torch.empty(0)):
         pytest.skip("no compiler")
     core(torch.randn(1, 2, units))
     assert lengths == [max(64, units)]

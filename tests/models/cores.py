@@ -1,4 +1,4 @@
-"""The cores that are held to the contract: every file in configs/model, and two that are written here.
+"""The cores that are held to the contract: every file in configs/model, and three that are written here.
 
 Shapes: B sequences, T time steps, X input features, H hidden units.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from src.models.base import Core, last_step
 from src.models.fastweights import FastWeights
 from src.models.gru import GRU
-from src.ops.dispatch import Form, Kernel
+from src.ops.dispatch import FASTEST_FIRST, Form, Kernel
 from src.ops.inputs import Inputs
 from src.specs import map_state
 
@@ -98,8 +98,29 @@ class Stack(Core):
     ) -> tuple[Tensor, tuple | None]:
         first, second = (None, None) if state is None else state
         y_BTH, first = self.first(inputs, first, return_state=return_state)
-        y_BTH, second = self.second(self.second.project(y_BTH), second, return_state=return_state)
+        above = Inputs(self.second.project(y_BTH), resets=inputs.resets)
+        y_BTH, second = self.second(above, second, return_state=return_state)
         return y_BTH if return_sequence else last_step(y_BTH), (first, second) if return_state else None
+
+
+class Started(Core):
+    """A tanh network whose initial state is trained: h_t = tanh(W h_{t-1} + V x_t), h_0 = tanh(s)."""
+
+    def __init__(self, input_size: int, *, hidden_size: int = 50, kernel: Kernel = "auto"):
+        super().__init__(input_size, hidden_size, kernel)
+        self.input = nn.Linear(input_size, hidden_size)
+        self.recurrent = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.start_H = nn.Parameter(torch.randn(hidden_size))
+
+    def project(self, x: Tensor) -> Tensor:
+        return self.input(x)
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        return torch.tanh(self.start_H).expand(batch_size, self.hidden_size)
+
+    def step(self, p_BH: Tensor, h_BH: Tensor) -> tuple[Tensor, Tensor]:
+        h_BH = torch.tanh(self.recurrent(h_BH) + p_BH)
+        return h_BH, h_BH
 
 
 @dataclass(frozen=True)
@@ -142,14 +163,22 @@ def variants(file: Path) -> list[Made]:
     return made
 
 
-WRITTEN_HERE = [Made("nested", Nested), Made("stack", Stack)]
+WRITTEN_HERE = [Made("nested", Nested), Made("stack", Stack), Made("started", Started)]
 MODELS = [*(of_file(file) for file in FILES), *WRITTEN_HERE]
 VARIANTS = [*(made for file in FILES for made in variants(file)), *WRITTEN_HERE]
+WITHOUT_KERNEL = {"nested"}
+"""Their steps cannot be lowered, and kernel="fused" is an error."""
+
+
+def each_with_kernels(models: list[Made]) -> list[tuple[Made, Kernel]]:
+    """Every model with every kernel that it may have."""
+    kernels: tuple[Kernel, ...] = ("auto", *FASTEST_FIRST)
+    return [(made, k) for made in models for k in kernels if k != "fused" or made.name not in WITHOUT_KERNEL]
 
 
 def random_state(core: Core, batch_size: int = B) -> Any:
     """A state in the middle of a sequence."""
     return map_state(
-        lambda tensor: tensor + (0.3 * torch.randn_like(tensor) if tensor.is_floating_point() else 2),
+        lambda tensor: tensor.detach() + (0.3 * torch.randn_like(tensor) if tensor.is_floating_point() else 2),
         core.initial_state(batch_size),
     )

@@ -10,10 +10,25 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
+from src.config.errors import UserError
+from src.models.base import Core
 from src.models.sequence import SequenceModel
+from src.ops.cpu import calls
 from src.ops.inputs import Inputs, steps
 from src.specs import InputSpec, OutputSpec, map_state, state_tensors
-from tests.models.cores import FILES, MODELS, VARIANTS, B, H, T, X, keywords, random_state
+from tests.models.cores import (
+    FILES,
+    MODELS,
+    VARIANTS,
+    WITHOUT_KERNEL,
+    B,
+    H,
+    T,
+    X,
+    each_with_kernels,
+    keywords,
+    random_state,
+)
 
 each_model = pytest.mark.parametrize("make", MODELS, ids=lambda make: make.name)
 each_variant = pytest.mark.parametrize("make", VARIANTS, ids=lambda make: make.name)
@@ -36,14 +51,14 @@ def sequence_model(make, num_symbols, num_classes, embedding_size, hidden_size):
     )
 
 
-def form_of(core, number, length):
-    """A run of one of the core's forms, which is left out where it does not serve sequences of this length."""
+def form_of(core, number, length, resets_BT=None):
+    """A run of one of the core's forms, which is left out where it does not serve these sequences."""
     form = tuple(core.forms())[number]
-    if not form.serves(Inputs(core.project(torch.zeros(B, length, X)))):
+    if not form.serves(Inputs(core.project(torch.zeros(B, length, X)), resets=resets_BT)):
         pytest.skip(f"{form.kernel} does not serve these inputs")
 
     def run(core, p, state=None):
-        return form.compute(Inputs(p), state, True, True)
+        return form.compute(Inputs(p, resets=resets_BT), state, True, True)
 
     return run
 
@@ -71,6 +86,28 @@ def in_pieces(run):
             y_BTH, state = run(core, map_state(lambda tensor, a=start, b=end: tensor[:, a:b], p), state)
             outputs.append(y_BTH)
         return torch.cat(outputs, dim=1), state
+
+    return run_pieces
+
+
+def starting_anew(resets_BT):
+    """The scan of every sequence on its own, piece by piece, of which all but the first start from the beginning."""
+
+    def run_pieces(core, p, state=None):
+        state = core.initial_state(B) if state is None else state
+        outputs, ends = [], []
+        for n, resets_T in enumerate(resets_BT):
+            start, y_TH = map_state(lambda tensor, n=n: tensor[n : n + 1], state), []
+            places = sorted({0, *resets_T.nonzero().flatten().tolist()})
+            for a, b in zip(places, [*places[1:], len(resets_T)], strict=True):
+                start = core.initial_state(1) if resets_T[a] else start
+                piece = map_state(lambda tensor, n=n, a=a, b=b: tensor[n : n + 1, a:b], p)
+                y_1TH, start = scan(core, piece, start)
+                y_TH.append(y_1TH)
+            outputs.append(torch.cat(y_TH, dim=1))
+            ends.append(state_tensors(start))
+        together = iter([torch.cat(tensors) for tensors in zip(*ends, strict=True)])
+        return torch.cat(outputs), map_state(lambda _: next(together), state)
 
     return run_pieces
 
@@ -109,8 +146,9 @@ def test_every_form_is_the_scan_of_step_with_all_gradients(make, number, length)
     assert_same(core, run, scan, x_BTX, random_state(core))
 
 
-@each_variant
-@pytest.mark.parametrize("kernel", ["auto", "fused", "vectorized", "reference"])
+@pytest.mark.parametrize(
+    ("make", "kernel"), each_with_kernels(VARIANTS), ids=lambda value: getattr(value, "name", value)
+)
 def test_forward_is_the_scan_of_step_whatever_the_kernel(make, kernel):
     core, x_BTX = make(kernel=kernel), torch.randn(B, 11, X)
     assert_same(core, forward, scan, x_BTX, None)
@@ -165,6 +203,68 @@ def test_pieces_with_the_state_passed_on_are_the_whole(make, number):
     run, x_BTX = form_of(core, number, 11), torch.randn(B, 11, X)
     assert_same(core, run, in_pieces(run), x_BTX, None)
     assert_same(core, run, in_pieces(run), x_BTX, random_state(core))
+
+
+@pytest.mark.parametrize("make", [make for make in MODELS if make.name in WITHOUT_KERNEL], ids=lambda make: make.name)
+def test_a_kernel_that_cannot_be_had_is_an_error_that_says_why(make):
+    core = make(kernel="fused")
+    if not calls.available(torch.empty(0)):
+        pytest.skip("no compiler")
+    with pytest.raises(UserError, match=r"^model\.kernel=fused: there is no kernel for the step of Nested: .*int64"):
+        core(core.project(torch.randn(B, T, X)))
+    core.kernel = "auto"
+    assert_same(core, forward, scan, torch.randn(B, T, X), None)
+
+
+class Sorted(Core):
+    """With an operation for which there is no kernel."""
+
+    def __init__(self, kernel):
+        super().__init__(X, H, kernel)
+        self.recurrent = nn.Linear(H, X)
+
+    def initial_state(self, batch_size):
+        return self.zeros(batch_size, H)
+
+    def step(self, p, h):
+        a = torch.sort(self.recurrent(h) + p, dim=1).values
+        h = functional.pad(torch.tanh(a), (0, H - X))
+        return h, h
+
+
+def test_an_operation_without_a_kernel_is_an_error_that_names_it_with_its_line():
+    if not calls.available(torch.empty(0)):
+        pytest.skip("no compiler")
+    core, p = Sorted("fused"), torch.randn(B, T, X)
+    with pytest.raises(UserError) as raised:
+        core(p)
+    line = Sorted.step.__code__.co_firstlineno + 1
+    assert str(raised.value) == (
+        "model.kernel=fused: there is no kernel for the step of Sorted: aten.sort.default in line "
+        f"{line} of {__file__}: a = torch.sort(self.recurrent(h) + p, dim=1).values"
+    )
+    assert_same(Sorted("auto"), forward, scan, p, None)
+
+
+@each_form
+@pytest.mark.parametrize("length", [1, 11])
+def test_resets_are_fresh_starts_with_all_gradients(make, number, length):
+    core = make()
+    resets_BT = torch.rand(B, length) < 0.25
+    resets_BT[0], resets_BT[1, 0], resets_BT[2, 0], resets_BT[2, -1] = False, True, False, True
+    run, x_BTX = form_of(core, number, length, resets_BT), torch.randn(B, length, X)
+    assert_same(core, run, starting_anew(resets_BT), x_BTX, None)
+    assert_same(core, run, starting_anew(resets_BT), x_BTX, random_state(core))
+
+
+@each_variant
+def test_forward_honours_resets_whatever_serves_them(make):
+    core, x_BTX, resets_BT = make(), torch.randn(B, T, X), torch.rand(B, T) < 0.3
+
+    def forward_with_resets(core, p, state=None):
+        return core(Inputs(p, resets=resets_BT), state)
+
+    assert_same(core, forward_with_resets, starting_anew(resets_BT), x_BTX, random_state(core))
 
 
 @each_form

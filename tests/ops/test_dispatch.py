@@ -12,10 +12,10 @@ from torch.autograd import forward_ad
 from torch.testing import assert_close
 
 from src.models.fastweights import FastWeights
-from src.ops.cpu import bindings
+from src.ops.cpu import calls
 from src.ops.dispatch import FASTEST_FIRST, Form, choose, plain
 from src.ops.inputs import Inputs
-from tests.models.cores import MODELS, B, H, Nested, T, X
+from tests.models.cores import MODELS, WITHOUT_KERNEL, B, H, Nested, T, X, each_with_kernels
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 INPUTS = Inputs(torch.zeros(B, T, 2))
@@ -47,7 +47,7 @@ def chosen(core, kernel, length=T, dtype=torch.float32, device="cpu"):
 
 @pytest.fixture
 def _compiled():
-    if not bindings.available(torch.empty(0)):
+    if not calls.available(torch.empty(0)):
         pytest.skip("no compiler")
 
 
@@ -75,7 +75,13 @@ def test_where_a_kernel_is_missing_the_next_slower_one_takes_over():
 
 def test_of_two_forms_of_a_kernel_the_first_that_serves_is_taken():
     first, second = Form("vectorized", nothing, never), Form("vectorized", nothing)
-    assert choose([first, second, *forms()], "auto", INPUTS) is second
+    assert choose([first, second, *forms(fused=never)], "auto", INPUTS) is second
+    assert choose([*forms(fused=never, vectorized=never), first, second], "auto", INPUTS) is second
+
+
+def test_the_order_in_which_forms_are_listed_is_not_that_of_their_speed():
+    assert choose(reversed(forms()), "auto", INPUTS).kernel == "fused"
+    assert choose(reversed(forms(fused=never)), "auto", INPUTS).kernel == "vectorized"
 
 
 def test_only_allowed_forms_are_asked_and_about_these_inputs():
@@ -93,18 +99,19 @@ def test_only_allowed_forms_are_asked_and_about_these_inputs():
 
 
 @each_model
-def test_the_forms_of_every_model_are_fastest_first_and_end_in_the_definition(make):
+def test_every_model_has_a_kernel_and_its_definition_among_its_forms(make):
     kernels = [form.kernel for form in make().forms()]
-    assert kernels == sorted(kernels, key=FASTEST_FIRST.index)
-    assert kernels[-1] == "reference"
-    assert tuple(make().forms())[-1].serves(INPUTS)
+    assert "fused" in kernels
+    assert kernels.count("reference") == 1
+    (definition,) = (form for form in make().forms() if form.kernel == "reference")
+    assert definition.serves(INPUTS)
 
 
 @each_model
 @pytest.mark.usefixtures("_compiled")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_on_the_cpu_the_fastest_form_of_every_model_is_taken(make, dtype):
-    assert chosen(make(), "auto", dtype=dtype) == next(make().forms()).kernel
+def test_on_the_cpu_every_model_runs_as_a_kernel_if_it_can(make, dtype):
+    assert chosen(make(), "auto", dtype=dtype) == ("reference" if make.name in WITHOUT_KERNEL else "fused")
 
 
 @each_model
@@ -112,14 +119,14 @@ def test_on_the_cpu_the_fastest_form_of_every_model_is_taken(make, dtype):
     ("dtype", "device"), [(torch.float16, "cpu"), (torch.bfloat16, "cpu"), (torch.float32, "meta")]
 )
 def test_other_numbers_and_devices_fall_to_a_slower_form(make, dtype, device):
-    slower = [form.kernel for form in make().forms() if form.kernel != "fused"]
+    slower = "vectorized" if "vectorized" in [form.kernel for form in make().forms()] else "reference"
     for kernel in ("auto", "fused"):
-        assert chosen(make(), kernel, dtype=dtype, device=device) == slower[0]
+        assert chosen(make(), kernel, dtype=dtype, device=device) == slower
 
 
 @each_model
 def test_without_compiled_kernels_a_slower_form_is_taken(make, monkeypatch):
-    monkeypatch.setattr(bindings, "library", lambda: None)
+    monkeypatch.setattr(calls, "library", lambda: None)
     assert chosen(make(), "auto") != "fused"
 
 
@@ -142,10 +149,24 @@ def test_a_device_without_kernels_gives_outputs_of_the_same_shape(make):
     assert y_BTH.shape == (B, T, core.output_size)
 
 
+@pytest.mark.usefixtures("_compiled")
 @pytest.mark.parametrize("write", ["late", "preliminary"])
 @pytest.mark.parametrize("kernel", ["auto", *FASTEST_FIRST])
-def test_fast_weights_written_in_another_way_are_computed_step_by_step(write, kernel):
-    assert chosen(FastWeights(X, hidden_size=H, write=write), kernel) == "reference"
+def test_fast_weights_written_in_another_way_run_as_their_step(write, kernel):
+    expected = "fused" if kernel in ("auto", "fused") else "reference"
+    assert chosen(FastWeights(X, hidden_size=H, write=write), kernel) == expected
+
+
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize(("write", "resets", "number"), [("state", False, 0), ("state", True, 1), ("late", False, 1)])
+def test_fast_weights_run_as_their_own_kernel_unless_it_lacks_something(write, resets, number):
+    core = FastWeights(X, hidden_size=H, write=write)
+    forms = tuple(core.forms())
+    assert [form.kernel for form in forms[:2]] == ["fused", "vectorized"]
+    fused = [form for form in forms if form.kernel == "fused"]
+    resets_BT = torch.zeros(B, T, dtype=torch.bool) if resets else None
+    inputs = Inputs(core.project(torch.zeros(B, T, X)), resets=resets_BT)
+    assert choose(fused, "auto", inputs) is fused[number]
 
 
 @pytest.mark.parametrize(("length", "expected"), [(1, "vectorized"), (2 * H, "vectorized"), (2 * H + 1, "reference")])
@@ -162,8 +183,8 @@ def test_fast_weights_are_fused_at_any_length():
 def test_the_choice_by_dtype_and_device_works_for_several_projected_tensors():
     core = Nested(X, hidden_size=H)
     inputs = Inputs(core.project(torch.zeros(B, T, X)))
-    assert bindings.available(inputs) == bindings.available(torch.empty(0))
-    assert not bindings.available(Inputs(core.half().project(torch.zeros(B, T, X, dtype=torch.float16))))
+    assert calls.available(inputs) == calls.available(torch.empty(0))
+    assert not calls.available(Inputs(core.half().project(torch.zeros(B, T, X, dtype=torch.float16))))
 
 
 @pytest.mark.parametrize("state", [None, torch.ones(B, 2)])
@@ -218,8 +239,7 @@ def test_transforms_and_forward_derivatives_take_a_form_that_has_them(make):
         assert_close(forward_ad.unpack_dual(dual_BTH).tangent, change_BTH)
 
 
-@each_model
-@pytest.mark.parametrize("kernel", ["auto", *FASTEST_FIRST])
+@pytest.mark.parametrize(("make", "kernel"), each_with_kernels(MODELS), ids=lambda value: getattr(value, "name", value))
 def test_mixed_precision_gives_nearly_the_same(make, kernel):
     core = make()
     core.kernel = kernel
@@ -235,6 +255,6 @@ def test_mixed_precision_gives_nearly_the_same(make, kernel):
 @pytest.mark.usefixtures("_compiled")
 def test_a_core_knows_whether_a_kernel_serves_it(make):
     core = make()
-    assert core.is_fused == ("fused" in [form.kernel for form in core.forms()])
+    assert core.is_fused == (make.name not in WITHOUT_KERNEL)
     core.kernel = "vectorized"
     assert not core.is_fused

@@ -50,6 +50,8 @@ def step_library(source: str, name: str) -> ctypes.CDLL:
     Raises:
         UserError: it cannot be compiled or loaded.
     """
+    if library() is None:
+        raise UserError("the kernels that it uses are not available")
     folder = cache_folder() / f"step_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
     return _loaded(_compiled(folder, source, f"the kernel of {name}"), ctypes.RTLD_LOCAL)
 

@@ -59,6 +59,7 @@ def of_plan(traced: Trace, plan: Plan, dtype: torch.dtype) -> Recipe:
         history=sum(plan.states[i].size for i in plan.history),
         saved=sum(value.size for value in plan.per_step),
         constants=names,
+        shapes=[value.shape for value in plan.constants],
         prelude=prelude,
         tables=list(plan.tables),
         gradients=gradients,
@@ -88,8 +89,15 @@ def _instructions(prelude: fx.GraphModule) -> tuple[list[str], list[Instruction]
             arguments, keywords = fx.map_arg((node.args, node.kwargs), known.__getitem__)
             operator = "item" if not isinstance(node.target, torch._ops.OpOverload) else str(node.target)
             keywords = {k: v for k, v in keywords.items() if k not in ("device", "pin_memory", "layout")}
-            instructions.append(Instruction(node.name, operator, list(arguments), dict(keywords)))
+            instructions.append(Instruction(node.name, operator, _plain(arguments), _plain(keywords)))
     return names, instructions
+
+
+def _plain(value: Any) -> Any:
+    """Lists and dictionaries in place of those of torch.fx, which cannot be changed."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _line_of(core: Any, operator: str) -> str:

@@ -22,39 +22,43 @@ from src.specs import State, map_state, state_tensors
 
 log = logging.getLogger(__name__)
 _KERNELS: WeakKeyDictionary[nn.Module, dict[Any, Kernel | str]] = WeakKeyDictionary()
-"""For each core, dtype and mode its kernel, or why there is none."""
+"""For each core, dtype and settings its kernel, or why there is none."""
+_OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"training"}
+_PLAIN = (bool, int, float, str)
 
 
 def generated_form(core: Any) -> Form:
     """The form of a core that runs its step as a compiled kernel."""
+    found: list[Kernel] = []
 
+    @calls.not_compiled
     def serves(inputs: Inputs) -> bool:
         if not calls.available(inputs):
             return False
         kernel = _kernel_of(core, inputs.example.dtype)
-        if isinstance(kernel, str) and core.kernel == "fused":
-            raise UserError(f"model.kernel=fused: there is no kernel for the step of {type(core).__name__}: {kernel}")
-        return isinstance(kernel, Kernel)
+        if isinstance(kernel, str):
+            if core.kernel == "fused":
+                raise UserError(
+                    f"model.kernel=fused: there is no kernel for the step of {type(core).__name__}: {kernel}"
+                )
+            return False
+        found[:] = [kernel]
+        return True
 
+    @calls.not_compiled
     def compute(
         inputs: Inputs, state: State | None, return_state: bool, return_sequence: bool
     ) -> tuple[Tensor, State | None]:
-        return _run(core, inputs, state, return_state, return_sequence)
+        if not found:
+            serves(inputs)
+        return _run(core, found[0], inputs, state, return_state, return_sequence)
 
     return Form("fused", compute, serves)
 
 
-def forget(core: nn.Module) -> None:
-    """To be called when a setting of a core has changed."""
-    _KERNELS.pop(core, None)
-
-
-@calls.not_compiled
 def _run(
-    core: Any, inputs: Inputs, state: State | None, return_state: bool, return_sequence: bool
+    core: Any, kernel: Kernel, inputs: Inputs, state: State | None, return_state: bool, return_sequence: bool
 ) -> tuple[Tensor, State | None]:
-    kernel = _kernel_of(core, inputs.example.dtype)
-    assert isinstance(kernel, Kernel)
     start: tuple[Tensor | None, ...] = kernel.nothing
     if not kernel.recipe.starts_at_zero and (state is None or inputs.resets is not None):
         start = tuple(state_tensors(core.initial_state(inputs.batch_and_time[0])))
@@ -64,16 +68,25 @@ def _run(
     return y, optree.tree_unflatten(kernel.structure, last) if return_state else None
 
 
-@calls.not_compiled
 def _kernel_of(core: nn.Module, dtype: torch.dtype) -> Kernel | str:
-    """The kernel of a core, or why there is none."""
-    key = dtype, core.training
+    """The kernel of a core as its settings are now, or why there is none."""
+    key = (dtype, *map(_settings, core.modules()))
     kernel = _KERNELS.get(core, {}).get(key)
     if kernel is None:
         with torch.random.fork_rng(devices=[]):  # an initial state may be drawn
             kernel = _make(core, dtype)
-        _KERNELS.setdefault(core, {})[key] = kernel  # last, since a step may change its core
+        _KERNELS.setdefault(core, {})[key] = kernel
     return kernel
+
+
+def _settings(module: nn.Module) -> tuple:
+    """What a module is and what it is set to; objects that are no numbers or words count as themselves."""
+    values = [
+        value if type(value) in _PLAIN else id(value)
+        for key, value in vars(module).items()
+        if key not in _OF_ALL_MODULES
+    ]
+    return id(module), *values
 
 
 def _make(core: nn.Module, dtype: torch.dtype) -> Kernel | str:
@@ -120,8 +133,9 @@ def _compare(core: Any, kernel: Kernel, dtype: torch.dtype) -> None:
             y, end = compute(p, state)
             results = [y, *state_tensors(end)]
             sources = [*state_tensors((p, state)), *core.parameters()]
-            shares = [torch.cos(torch.arange(result.numel())).view_as(result).to(dtype) for result in results]
-            gradients = torch.autograd.grad(results, sources, shares, allow_unused=True, materialize_grads=True)
+            differentiable = [result for result in results if result.requires_grad]
+            shares = [torch.cos(torch.arange(r.numel())).view_as(r).to(dtype) for r in differentiable]
+            gradients = torch.autograd.grad(differentiable, sources, shares, allow_unused=True, materialize_grads=True)
             found.append([*results, *gradients])
     tolerance = 1e-3 if dtype == torch.float32 else 1e-8
     for expected, actual in zip(*found, strict=True):

@@ -53,6 +53,9 @@ class Kernel:
             found = [read(core) for read in self.read]
         else:
             found = compute_constants(self.recipe, list(tensors_of(core).values()))
+        for constant, shape in zip(found, self.recipe.shapes, strict=True):
+            if constant.shape != shape:
+                raise ValueError(f"{self.name}: a parameter of shape {list(constant.shape)}: expected {list(shape)}")
         numbers = [c if c.dtype == dtype else c.to(dtype) for c in found]
         return [*numbers, *(table.of(found) for table in self.recipe.tables)]
 

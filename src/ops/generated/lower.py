@@ -67,7 +67,9 @@ class Lowered:
         given: list[Value] = []
         for node, kind in zip(placeholders, kinds, strict=True):
             shape = tuple(tensors[len(given)].shape if len(given) < len(tensors) else node.meta["val"].shape)
-            given.append(Value(kind, "", [], shape, extents(shape), contiguous(extents(shape))))
+            condition = len(given) < len(tensors) and tensors[len(given)].dtype == torch.bool
+            loops = extents(shape)
+            given.append(Value(kind, "", [], shape, loops, contiguous(loops), boolean=condition))
         self.inputs, self.states = given[:num_in], given[num_in : num_in + num_states]
         self.constants = given[num_in + num_states :][:num_constants]
         self.d_output, *self.d_next = given[num_in + num_states + num_constants :]
@@ -117,7 +119,7 @@ class Lowered:
         try:
             seen = target(_meta(x), *args, **kwargs)
         except RuntimeError:  # a shape that these strides cannot have
-            x = self.map("copy", x)
+            x = self._copy(self.view(x))
             seen = target(_meta(x), *args, **kwargs)
         return [_like(x, tensor) for tensor in seen] if isinstance(seen, (tuple, list)) else _like(x, seen)
 
@@ -279,9 +281,7 @@ class Lowered:
         return self.tables[table]
 
     def _copy(self, x: View) -> View:
-        copied = self.map("copy", x)
-        assert isinstance(copied, View)
-        return copied
+        return whole(self._make("map", "copy", [x], x.shape, boolean=x.value.boolean))
 
     def view(self, x: Operand) -> View:
         """A view, of a new value if the operand is one number."""

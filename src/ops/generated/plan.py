@@ -330,9 +330,9 @@ def _to_save(known: list[Value], gradients: list[Value], states: list[Value], ne
     for value in known:
         if value.kind == "constant":
             continue
-        cost = 1e-3 + value.size * (0.5 if value.kind == "input" else 1.0)
+        cost = 100 + 1000 * value.size // (2 if value.kind == "input" else 1)  # whole, so that nothing is rounded
         if value in next_states or value in states:  # saved anyway, or nearly
-            cost *= 0.01
+            cost //= 100
         movable = value.kind != "part" and not value.boolean
         graph.add_edge((value, "in"), (value, "out"), **({"capacity": cost} if movable else {}))
         for source in value.sources:

@@ -4,6 +4,7 @@ One sequence is traced, a batch of one: every size is then that of a sequence, n
 does with the batch, and a sum over the batch becomes the kernel's sum over its lanes.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -221,6 +222,15 @@ def _norm(x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, dty
     return (x * x).sum(dim, keepdim).sqrt()
 
 
+def _variance(
+    x: Tensor, dim: list[int] | None = None, *, correction: float | None = 1, keepdim: bool = False
+) -> Tensor:
+    dims = dim or list(range(x.ndim))
+    centred = x - x.mean(dims, keepdim=True)
+    count = math.prod(x.shape[d] for d in dims)
+    return (centred * centred).sum(dims, keepdim=keepdim) / (count - (1 if correction is None else correction))
+
+
 _BEFORE_DERIVATIVES: dict[Any, Callable] = {
     aten.lerp.Tensor: lambda a, b, weight: a + weight * (b - a),
     aten.lerp.Scalar: lambda a, b, weight: a + weight * (b - a),
@@ -228,6 +238,8 @@ _BEFORE_DERIVATIVES: dict[Any, Callable] = {
     aten.baddbmm.default: lambda a, b, c, beta=1, alpha=1: _scaled(a, beta) + _scaled(torch.bmm(b, c), alpha),
     aten.linalg_vector_norm.default: _norm,
     aten.roll.default: _roll,
+    aten.var.correction: _variance,
+    aten.std.correction: lambda *args, **kwargs: _variance(*args, **kwargs).sqrt(),
     aten.copy.default: lambda a, b, non_blocking=False: b.expand(a.shape) * 1,
 }
 """Operations that are taken apart before they are differentiated: their parts have the simpler derivatives."""

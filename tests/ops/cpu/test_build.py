@@ -15,6 +15,7 @@ import torch
 
 from src.config.paths import PROJECT
 from src.models.fastweights import FastWeights
+from src.models.rnn import RNN
 from src.ops.cpu import build
 from src.utils.files import FolderInUseError
 
@@ -23,12 +24,13 @@ import logging
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 import torch
 from src.models.fastweights import FastWeights
-from src.ops.cpu import bindings
+from src.models.rnn import RNN
 torch.manual_seed(0)
-core = FastWeights(3, hidden_size=4)
-print(bindings.available(torch.zeros(1)), core(torch.ones(2, 3, 4))[0].sum().item())
+for core in (FastWeights(3, hidden_size=4), RNN(3, hidden_size=4)):
+    print(core.is_fused, core(torch.ones(2, 3, 4))[0].sum().item())
 """
-COMPILING, COMPILED = "INFO compiling the fused kernels", "INFO compiled in"
+COMPILING, COMPILED = "INFO compiling the", "INFO compiled in"
+LIBRARIES = 2  # what is written by hand, and the step of an RNN
 
 
 def use(folder):
@@ -48,8 +50,12 @@ def ended(process):
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
     assert "WARNING" not in out
-    assert "True" in out
+    assert out.count("True") == 2
     return out
+
+
+def results(out):
+    return [line for line in out.splitlines() if line.startswith("True")]
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +68,23 @@ def whole():
 def uncompiled(tmp_path, monkeypatch):
     """This process as it was before its first use of a kernel, with nothing compiled before."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
-    build.library.cache_clear()
+    caches = build.library, build.step_library, build._key
+    for cached in caches:
+        cached.cache_clear()
     yield tmp_path
     monkeypatch.undo()
-    build.library.cache_clear()
+    for cached in caches:
+        cached.cache_clear()
+
+
+@pytest.fixture
+def without_steps(tmp_path, monkeypatch):
+    """This process with what is written by hand, and no compiled step."""
+    assert build.library() is not None
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    build.step_library.cache_clear()
+    yield
+    build.step_library.cache_clear()
 
 
 def the_only_warning(caplog):
@@ -108,7 +127,7 @@ def test_a_compiler_that_fails_is_quoted(uncompiled, monkeypatch, caplog):
 def test_a_folder_that_cannot_be_made(uncompiled, monkeypatch, caplog):
     (uncompiled / "file").touch()
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(uncompiled / "file"))
-    folder = uncompiled / "file" / f"fastweights_{build._key(['c++'])}"
+    folder = build.cache_folder()
     assert the_only_warning(caplog) == f"{folder}: Not a directory; {build.ELSEWHERE}"
 
 
@@ -126,7 +145,7 @@ def test_a_folder_where_another_process_compiles_without_end(uncompiled, monkeyp
 def test_a_file_system_that_runs_no_programs(uncompiled, monkeypatch, caplog):
     """As where it is mounted noexec: the library is compiled, and then cannot be loaded."""
 
-    def refused(path):
+    def refused(path, mode):
         raise OSError(f"{Path(path).name}: failed to map segment from shared object")
 
     monkeypatch.setattr(build, "_compile", written(b"whole"))
@@ -138,7 +157,7 @@ def test_a_file_system_that_runs_no_programs(uncompiled, monkeypatch, caplog):
 def written(content):
     """A compilation that makes this content, and its calls."""
 
-    def compile_(compiler, folder):
+    def compile_(folder, sources, what):
         compile_.calls += 1
         (folder / build._name(content)).write_bytes(content)
         return folder / build._name(content)
@@ -177,8 +196,8 @@ def test_a_damaged_library_is_compiled_again_once(whole, uncompiled, damage, mon
 
     compilations = []
     monkeypatch.setattr(subprocess, "run", compiler)
-    path = build._compiled()
-    assert build._compiled() == path
+    path, again = (build._compiled(build.cache_folder(), [Path("a.cpp")], "the kernels") for _ in range(2))
+    assert again == path
     assert len(compilations) == 1
     damage(path)
     with caplog.at_level(logging.WARNING):
@@ -190,34 +209,93 @@ def test_a_damaged_library_is_compiled_again_once(whole, uncompiled, damage, mon
     assert path.read_bytes() == whole
 
 
+def key(*compiler):
+    build._key.cache_clear()
+    return build._key(compiler)
+
+
+@pytest.mark.usefixtures("uncompiled")
 def test_what_is_compiled_is_filed_by_flags_and_compiler(monkeypatch):
-    keys = {build._key(["c++"]), build._key(["c++", "-v"])}
-    assert build._key(["c++", "-DSLOW"]) not in keys
+    keys = {key("c++"), key("c++", "-v")}
+    assert key("c++", "-DSLOW") not in keys
     monkeypatch.setattr(build, "_flags", lambda: ["-O0"])
-    keys |= {build._key(["c++"])}
+    keys |= {key("c++")}
     monkeypatch.setattr(build, "_processor", lambda: "another")
-    keys |= {build._key(["c++"])}
+    keys |= {key("c++")}
     assert len(keys) == 4
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_the_sources_are_part_of_the_name_it_is_filed_under(monkeypatch, tmp_path):
+    sources = tmp_path / "csrc"
+    sources.mkdir()
     for source in build.SOURCES.iterdir():
-        (tmp_path / source.name).write_bytes(source.read_bytes())
-    before = build._key(["c++"])
-    monkeypatch.setattr(build, "SOURCES", tmp_path)
-    assert build._key(["c++"]) == before
-    with open(tmp_path / "lanes.h", "a") as file:
+        (sources / source.name).write_bytes(source.read_bytes())
+    before = key("c++")
+    monkeypatch.setattr(build, "SOURCES", sources)
+    assert key("c++") == before
+    with open(sources / "lanes.h", "a") as file:
         file.write("\n")
-    assert build._key(["c++"]) != before
+    assert key("c++") != before
+
+
+def step_folders(folder):
+    return sorted(folder.glob("step_*"))
+
+
+@pytest.mark.usefixtures("without_steps")
+def test_a_damaged_library_of_a_step_is_compiled_again_once(caplog):
+    expected = None
+    for damage in (None, lambda path: os.truncate(path, 20_000), lambda path: path.write_text("text")):
+        build.step_library.cache_clear()
+        if damage:
+            (folder,) = step_folders(build.cache_folder())
+            (path,) = folder.glob("*.so")
+            path.unlink()  # what is loaded keeps its content
+            path.write_bytes(b"0" * 30_000)
+            damage(path)
+            caplog.clear()
+        with caplog.at_level(logging.INFO):
+            torch.manual_seed(0)
+            core = RNN(3, hidden_size=4)
+            y_BTH, _ = core(torch.ones(2, 3, 4))
+        assert core.is_fused
+        said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert said == ([f"{path} is damaged and is compiled again"] if damage else [])
+        assert sum("compiling the kernel of RNN, once ..." in record.getMessage() for record in caplog.records) == 1
+        assert expected is None or torch.equal(y_BTH, expected)
+        expected = y_BTH
+
+
+@pytest.mark.usefixtures("without_steps")
+def test_a_step_that_cannot_be_compiled_is_scanned_after_one_warning(monkeypatch, caplog):
+    """As by a compiler that is removed, or on a full disk, after what is written by hand is compiled."""
+    core, p_BTH = RNN(3, hidden_size=4), torch.randn(2, 3, 4)
+    compile_ = build._compile
+
+    def fails(folder, sources, what):
+        if isinstance(sources, str):
+            raise OSError(28, "No space left on device", str(folder))
+        return compile_(folder, sources, what)
+
+    monkeypatch.setattr(build, "_compile", fails)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert torch.equal(core(p_BTH)[0], core.scan(p_BTH)[0])
+    assert not core.is_fused
+    (record,) = caplog.records
+    says = "RNN: its kernel is not available, so a slower form is used: "
+    assert record.getMessage().startswith(says)
+    assert record.getMessage().endswith(f"No space left on device; {build.ELSEWHERE}")
 
 
 @pytest.mark.slow
 def test_four_processes_compile_once_and_a_fifth_does_not(tmp_path):
     outputs = [ended(process) for process in [use(tmp_path) for _ in range(4)]]
-    assert sum(out.count(COMPILING) for out in outputs) == 1
-    assert sum(out.count(COMPILED) for out in outputs) == 1
-    assert len({out.splitlines()[-1] for out in outputs}) == 1
-    assert ended(use(tmp_path)) == outputs[0].splitlines()[-1] + "\n"
+    assert sum(out.count(COMPILING) for out in outputs) == LIBRARIES
+    assert sum(out.count(COMPILED) for out in outputs) == LIBRARIES
+    assert len({tuple(results(out)) for out in outputs}) == 1
+    assert ended(use(tmp_path)).splitlines() == results(outputs[0])
 
 
 @pytest.mark.slow
@@ -233,11 +311,15 @@ def test_a_killed_compilation_leaves_nothing_in_the_way(tmp_path, with_its_compi
     assert killed.returncode == -signal.SIGKILL
     assert not list(tmp_path.rglob("fused.*.so"))
     out = ended(use(tmp_path))
-    assert out.count(COMPILING) == 1
-    assert out.count(COMPILED) == 1
+    assert out.count(COMPILING) == LIBRARIES
+    assert out.count(COMPILED) == LIBRARIES
     (folder,) = tmp_path.iterdir()
     (library,) = folder.glob("fused.*.so")
-    assert {path.name for path in folder.iterdir()} == {".lock", library.name}
+    (of_step,) = step_folders(folder)
+    assert {path.name for path in folder.iterdir()} == {".lock", library.name, of_step.name, "recipes"}
+    (library,) = of_step.glob("fused.*.so")
+    assert {path.name for path in of_step.iterdir()} == {".lock", library.name}
+    assert len(list((folder / "recipes").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
@@ -262,11 +344,11 @@ def test_a_flag_that_the_compiler_does_not_have_is_left_out_and_named(refused, l
     monkeypatch.setattr(subprocess, "run", compiler)
     monkeypatch.setattr(build, "_flags", lambda: ["-O3", "-march=native", "-fopenmp"])
     with caplog.at_level(logging.WARNING):
-        assert build._compile(["c++"], tmp_path).read_bytes() == b"whole"
+        assert build._compile(tmp_path, [Path("a.cpp")], "the kernels").read_bytes() == b"whole"
     (record,) = caplog.records
     assert record.getMessage().startswith(
-        f"the fused kernels are compiled without {left_out}, so they are slower: c++ failed: no such flag: -"
+        f"the kernels: compiled without {left_out}, so slower: c++ failed: no such flag: -"
     )
     assert record.getMessage().endswith(" sorry")
     ((*_, source, _, _),) = compilations
-    assert source.endswith("fused.cpp")
+    assert source == "a.cpp"

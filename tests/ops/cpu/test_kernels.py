@@ -11,7 +11,7 @@ from torch import Tensor
 
 from src.models.alstm import ALSTM
 from src.models.fastweights import FastWeights
-from src.ops.cpu import bindings
+from src.ops.cpu import calls
 from src.ops.inputs import Inputs
 from src.specs import map_state, state_tensors
 from tests.ops.cpu.cells import (
@@ -167,7 +167,7 @@ def test_single_precision_is_near_double_precision(cell, length, width):
         halved = [None if t is None else t if t.dtype == torch.int64 else t.float() for t in inputs[:2]]
         state = None if len(inputs) == 2 else map_state(Tensor.float, inputs[2])
         core.float()
-        assert bindings.available(halved[0])
+        assert calls.available(halved[0])
         single = run(core, "fused", *halved, state, order)
         core.double()
         assert single.keys() == exact.keys()

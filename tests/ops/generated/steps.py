@@ -1,0 +1,528 @@
+"""Steps as users write them: those with a kernel, and those for which there is none.
+
+Shapes: B sequences, X input features, H hidden units, K slots.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from src.models.base import Core
+from src.models.gru import GRU
+from src.models.rnn import RNN
+from src.ops.dispatch import Kernel
+
+X, H, K = 7, 6, 4
+
+
+class Cell(Core):
+    """Parameters and buffers for the steps below, and one vector as state."""
+
+    features = H
+    """Of the projected input."""
+
+    def __init__(self, kernel: Kernel = "auto"):
+        super().__init__(X, H, kernel)
+        self.input = nn.Linear(X, self.features)
+        self.W = nn.Linear(H, H)
+        self.V = nn.Linear(H, K)
+        self.E_KH = nn.Parameter(0.5 * torch.randn(K, H))
+        self.T_3HH = nn.Parameter(0.3 * torch.randn(3, H, H))
+        self.rate_H = nn.Parameter(0.3 * torch.randn(H))
+        self.gain = nn.Parameter(torch.tensor(0.8))
+        self.register_buffer("mask_H", (torch.arange(H) % 2).to(torch.get_default_dtype()))
+        self.register_buffer("is_odd_H", torch.arange(H) % 2 == 1)
+        self.register_buffer("order_H", torch.tensor([2, 0, 1, 5, 4, 3]))
+
+    def project(self, x: Tensor) -> Any:
+        return self.input(x)
+
+    def initial_state(self, batch_size: int) -> Any:
+        return self.zeros(batch_size, H)
+
+
+LOWERED: list[type[Cell]] = []
+REFUSED: dict[type[Cell], str] = {}
+"""Each with a part of the reason."""
+
+
+def lowered(function: Callable) -> Callable:
+    """A cell with this step, which has one state, its output."""
+
+    def step(self: Cell, p: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        y = function(self, p, h)
+        return y, y
+
+    LOWERED.append(type(function.__name__, (Cell,), {"step": step, "__module__": __name__}))
+    return function
+
+
+def lowered_cell(cell: type[Cell]) -> type[Cell]:
+    """A cell with a state of its own."""
+    LOWERED.append(cell)
+    return cell
+
+
+def refused(reason: str) -> Callable[[Callable], Callable]:
+    """A cell with this step, for which there is no kernel."""
+
+    def register(function: Callable) -> Callable:
+        REFUSED[type(function.__name__, (Cell,), {"step": function, "__module__": __name__})] = reason
+        return function
+
+    return register
+
+
+@lowered
+def softmax_over_slots(self, p, h):
+    return torch.tanh(torch.softmax(self.V(h), 1) @ self.E_KH + p)
+
+
+@lowered
+def log_of_a_sum_of_exponentials(self, p, h):
+    return torch.tanh(p + self.W(h) - torch.logsumexp(h, 1, keepdim=True))
+
+
+@lowered
+def gelu(self, p, h):
+    return functional.gelu(self.W(h) + p)
+
+
+@lowered
+def gelu_by_tanh(self, p, h):
+    return functional.gelu(self.W(h) + p, approximate="tanh")
+
+
+@lowered
+def silu_and_softplus(self, p, h):
+    return functional.silu(self.W(h) + p) + 0.1 * functional.softplus(h)
+
+
+@lowered
+def elu_and_leaky_relu(self, p, h):
+    return functional.elu(self.W(h) + p) + 0.1 * functional.leaky_relu(h)
+
+
+@lowered
+def mish_and_log_of_a_sigmoid(self, p, h):
+    return functional.hardtanh(self.W(h)) * functional.mish(p) + functional.logsigmoid(h)
+
+
+@lowered
+def gated_linear_unit(self, p, h):
+    return functional.glu(torch.cat([self.W(h), p], 1), 1)
+
+
+@lowered
+def trainable_average(self, p, h):
+    decay_H = torch.exp(-functional.softplus(self.rate_H))
+    return decay_H * h + (1 - decay_H) * self.gain * p
+
+
+@lowered
+def tensor_rnn(self, p, h):
+    return torch.tanh(torch.einsum("bi,kij,bk->bj", h, self.T_3HH, p[:, :3]) + p)
+
+
+@lowered
+def unit_length(self, p, h):
+    return functional.normalize(self.W(h) + p, dim=1)
+
+
+@lowered
+def root_mean_square_norm(self, p, h):
+    a = self.W(h) + p
+    return a * torch.rsqrt(a.pow(2).mean(1, keepdim=True) + 1e-5) * (1 + self.rate_H)
+
+
+@lowered
+def layer_norm_without_weights(self, p, h):
+    return torch.tanh(functional.layer_norm(self.W(h) + p, (H,)))
+
+
+@lowered
+def mean_and_variance(self, p, h):
+    a = self.W(h) + p
+    return (a - a.mean(1, keepdim=True)) / (a.var(1, keepdim=True) + 0.1).sqrt()
+
+
+@lowered
+def concatenation(self, p, h):
+    both_H2 = torch.cat([self.W.weight, self.W.weight.t()], 1)  # the weight is used twice
+    return torch.tanh(functional.linear(torch.cat([h, p], 1), both_H2))
+
+
+@lowered
+def rolled(self, p, h):
+    return torch.tanh(torch.roll(h, 1, 1) + p)
+
+
+@lowered
+def flipped(self, p, h):
+    return torch.tanh(self.gain * h.flip(1) + p)
+
+
+@lowered
+def largest_of_a_stack(self, p, h):
+    return torch.tanh(torch.stack([self.W(h), p, 0.5 * h], 2).amax(2))
+
+
+@lowered
+def maximum_and_clamp(self, p, h):
+    return torch.maximum(0.5 * self.W(h), p).clamp(-1, 1) + 0.1 * torch.minimum(h, p).clamp(min=-0.3)
+
+
+@lowered
+def where_the_input_is_positive(self, p, h):
+    return torch.where(p > 0, torch.tanh(self.W(h)), self.mask_H * h + p)
+
+
+@lowered
+def where_a_buffer_says(self, p, h):
+    return torch.where(self.is_odd_H, torch.tanh(self.W(h) + p), h)
+
+
+@lowered
+def comparisons(self, p, h):
+    a = self.W(h)
+    inside = (a > -0.5) & (a <= 0.5) | ~(p >= h)
+    return torch.tanh(inside * a + (p < 0.2).to(a.dtype) * p)
+
+
+@lowered
+def order_of_a_list(self, p, h):
+    return torch.tanh(h[:, [2, 0, 1, 5, 4, 3]] + p)
+
+
+@lowered
+def order_of_a_buffer(self, p, h):
+    return torch.tanh(self.W(h)[:, self.order_H] + p)
+
+
+@lowered
+def the_same_unit_twice(self, p, h):
+    return torch.tanh(h[:, [0, 0, 1, 1, 5, 5]] * p + p)
+
+
+@lowered
+def attention_of_heads(self, p, h):
+    q, k, v = (t.view(-1, 2, 3) for t in (self.W(h), p, h))
+    weights = torch.softmax(torch.bmm(q, k.transpose(1, 2)) / 3**0.5, -1)
+    return torch.tanh((weights @ v).flatten(1) + p)
+
+
+@lowered
+def linear_of_each_head(self, p, h):
+    return torch.tanh(functional.linear(h.view(-1, 2, 3), self.E_KH[:3, :3]).flatten(1) + p)
+
+
+@lowered
+def in_place(self, p, h):
+    a = self.W(h)
+    a += p
+    a.tanh_()
+    y = a.clone()
+    y[:, 0] = h[:, 0]
+    y[:, 2:4] *= 0.5
+    return y
+
+
+@lowered
+def powers_and_roots(self, p, h):
+    length_B1 = (self.V(h).square().sum(1, keepdim=True) + 0.01).sqrt()
+    return torch.tanh(p) * (h.abs() + 0.1).pow(0.3) + length_B1 * (0.5 * p**3).tanh() + 0.1 / (1 + h**2)
+
+
+@lowered
+def sine_and_cosine(self, p, h):
+    return torch.sin(self.W(h)) + torch.cos(p)
+
+
+@lowered
+def log_softmax(self, p, h):
+    return torch.log_softmax(self.W(h) + p, 1)
+
+
+@lowered
+def inner_steps(self, p, h):
+    y = torch.tanh(p)
+    for _ in range(3):
+        y = torch.tanh(self.W(y) + 0.5 * h + p)
+    return y
+
+
+@lowered
+def pieces_of_a_vector(self, p, h):
+    first, second = h.chunk(2, 1)
+    a, b = p.split([2, 4], 1)
+    c, d = self.W(h).view(-1, 2, 3).unbind(1)
+    return torch.tanh(torch.cat([second * c, first + d], 1) + torch.cat([b, a], 1))
+
+
+@lowered
+def transposed(self, p, h):
+    p_B32, h_B23 = p.view(-1, 2, 3).transpose(1, 2), h.view(-1, 2, 3)
+    return torch.tanh((p_B32.permute(0, 2, 1) + h_B23).flip(2).transpose(1, 2).reshape(-1, H) + self.rate_H)
+
+
+@lowered
+def absolute_value_sign_and_relu(self, p, h):
+    a = self.W(h) + p
+    return torch.relu(a) - 0.3 * a.abs() + 0.1 * torch.sign(p) * h
+
+
+@lowered
+def division_exponential_and_logarithm(self, p, h):
+    a = torch.exp(-self.W(h).square())
+    return torch.log1p(a) / (1 + p.abs()) + torch.log(a + 1) * torch.expm1(-p.square()) + torch.reciprocal(2 + a)
+
+
+@lowered
+def interpolation(self, p, h):
+    gate = torch.sigmoid(self.W(h) + p)
+    return torch.lerp(h, torch.tanh(p), gate) + 0.1 * torch.lerp(p, h, 0.3)
+
+
+@lowered
+def fused_multiply_add(self, p, h):
+    a = torch.addcmul(p, self.gain, self.W(h), value=0.5)
+    one_step_BHH = p[:, :, None] * h[:, None, :]
+    return torch.tanh(torch.baddbmm(a[:, :, None], one_step_BHH, h[:, :, None], beta=0.5, alpha=0.3).squeeze(2))
+
+
+@lowered
+def error_function(self, p, h):
+    return torch.erf(self.W(h) + p) + 0.1 * torch.rsqrt(1 + h.square())
+
+
+@lowered
+def sums_over_several_dimensions(self, p, h):
+    total_B1 = (h.view(-1, 2, 3) * self.gain).sum((1, 2))[:, None]
+    return torch.tanh(p * total_B1 / H + (h * p).sum(1, keepdim=True) - self.T_3HH.sum((0, 2)) + p.amin(1, True))
+
+
+@lowered
+def product_with_a_sum_of_weights(self, p, h):
+    symmetric_HH = (self.W.weight + self.W.weight.t()) / 2
+    return torch.tanh(h @ symmetric_HH + p + self.W.bias)
+
+
+@lowered
+def bias_only(self, p, h):
+    return torch.tanh(h * self.mask_H + p + self.W.bias)
+
+
+@lowered
+def outer_product_with_itself(self, p, h):
+    return torch.tanh(torch.einsum("bi,bj,ij->bj", h, p, self.W.weight) + p)
+
+
+@lowered_cell
+class TwoStates(Cell):
+    """States of different shapes, neither of which is the output."""
+
+    def initial_state(self, batch_size):
+        return self.zeros(batch_size, H), self.zeros(batch_size, 2, K)
+
+    def step(self, p, state):
+        h, slots_B2K = state
+        slots_B2K = 0.9 * slots_B2K + torch.stack([self.V(h), self.V(p)], 1).tanh()
+        h = torch.tanh(p + slots_B2K.mean(1) @ self.E_KH)
+        return self.W(h), (h, slots_B2K)
+
+
+@lowered_cell
+class DeltaRule(Cell):
+    """M = M + β (v - M k) kᵀ, y = M q."""
+
+    features = 3 * H + 1
+
+    def initial_state(self, batch_size):
+        return self.zeros(batch_size, H, H)
+
+    def step(self, p, M_BHH):
+        q, k, v, beta = p.split([H, H, H, 1], 1)
+        k = functional.normalize(k, dim=1)
+        wrong = v - torch.einsum("bij,bj->bi", M_BHH, k)
+        M_BHH = M_BHH + torch.sigmoid(beta)[:, :, None] * wrong[:, :, None] * k[:, None, :]
+        return torch.bmm(M_BHH, q[:, :, None])[:, :, 0], M_BHH
+
+
+@lowered_cell
+class ScalarState(Cell):
+    """One number per sequence beside a vector."""
+
+    def initial_state(self, batch_size):
+        return {"h": self.zeros(batch_size, H), "level": self.zeros(batch_size)}
+
+    def step(self, p, state):
+        level = 0.9 * state["level"] + torch.sigmoid(p).mean(1)
+        h = torch.tanh(self.W(state["h"]) + p) * level[:, None]
+        return h, {"h": h, "level": level}
+
+
+class Projected(NamedTuple):
+    """What the input contributes."""
+
+    vector: Tensor
+    matrix: Tensor
+    gate: Tensor
+
+
+@lowered_cell
+class SeveralInputs(Cell):
+    """A vector, a matrix and one number as inputs."""
+
+    features = H + H * H + 1
+
+    def project(self, x):
+        vector, matrix, gate = self.input(x).split([H, H * H, 1], -1)
+        return Projected(vector, matrix.tanh().unflatten(-1, (H, H)), gate.sigmoid().squeeze(-1))
+
+    def step(self, p, h):
+        read = torch.einsum("bij,bj->bi", p.matrix, h)
+        h = torch.tanh(self.W(h) + p.gate[:, None] * read + p.vector)
+        return h, h
+
+
+@lowered_cell
+class TrainableStart(Cell):
+    """The initial state is a parameter."""
+
+    def __init__(self, kernel="auto"):
+        super().__init__(kernel)
+        self.start_H = nn.Parameter(torch.randn(H))
+
+    def initial_state(self, batch_size):
+        return torch.tanh(self.start_H).expand(batch_size, H)
+
+    def step(self, p, h):
+        h = torch.tanh(self.W(h) + p)
+        return h, h
+
+
+@lowered_cell
+class TwoLayers(Cell):
+    """A GRU under an RNN with layer norm."""
+
+    def __init__(self, kernel="auto"):
+        super().__init__(kernel)
+        self.first = GRU(H, hidden_size=5)
+        self.second = RNN(5, hidden_size=H, layer_norm=True)
+
+    def initial_state(self, batch_size):
+        return self.first.initial_state(batch_size), self.second.initial_state(batch_size)
+
+    def step(self, p, state):
+        y, first = self.first.step(self.first.project(p), state[0])
+        y, second = self.second.step(self.second.project(y), state[1])
+        return y, (first, second)
+
+
+@lowered_cell
+class AnotherOutput(Cell):
+    """An output of its own size, of which the state knows nothing."""
+
+    @property
+    def output_size(self):
+        return K
+
+    def step(self, p, h):
+        h = torch.sigmoid(self.W(h) + p)
+        return self.V(h * p), h
+
+
+@lowered_cell
+class InputAsOutput(Cell):
+    """The output is the state before the step, and the next state is the input itself."""
+
+    def step(self, p, h):
+        return h, p
+
+
+@lowered_cell
+class WithoutState(Cell):
+    """A network that forgets everything."""
+
+    def step(self, p, h):
+        y = torch.tanh(self.W(p))
+        return y, torch.zeros_like(h)
+
+
+@lowered_cell
+class DetachedState(Cell):
+    """No gradient goes back in time."""
+
+    def step(self, p, h):
+        h = torch.tanh(self.W(h) + p)
+        return h, h.detach()
+
+
+@refused("aten.cumsum")
+def cumulative_sum(self, p, h):
+    y = torch.tanh(torch.cumsum(h, 1) + p)
+    return y, y
+
+
+@refused("aten.convolution")
+def convolution(self, p, h):
+    y = torch.tanh(functional.conv1d(h[:, None], self.E_KH[:1, :3][:, None], padding=1)[:, 0] + p)
+    return y, y
+
+
+@refused("aten.topk")
+def largest_three(self, p, h):
+    y = torch.tanh(p + torch.topk(self.W(h), 3, 1).values.sum(1, keepdim=True))
+    return y, y
+
+
+@refused("complex")
+def complex_numbers(self, p, h):
+    z = torch.view_as_complex(h.view(-1, 3, 2).contiguous())
+    y = torch.tanh(torch.view_as_real(z * z).flatten(1) + p)
+    return y, y
+
+
+@refused("solve")
+def system_of_equations(self, p, h):
+    matrix_HH = torch.eye(H, dtype=h.dtype) + 0.1 * h[:, :, None] * p[:, None, :]
+    y = torch.tanh(torch.linalg.solve(matrix_HH, h[:, :, None])[:, :, 0] + p)
+    return y, y
+
+
+@refused("data-dependent")
+def decision_by_values(self, p, h):
+    y = torch.tanh(self.W(h) + p)
+    if y.abs().max() > 10:
+        y = y * 0
+    return y, y
+
+
+@refused("mixes sequences")
+def mean_over_the_batch(self, p, h):
+    y = torch.tanh(self.W(h) + p - p.mean(0))
+    return y, y
+
+
+@refused("bernoulli")
+def dropout(self, p, h):
+    y = torch.tanh(functional.dropout(self.W(h), 0.5, self.training) + p)
+    return y, y
+
+
+class IntegerState(Cell):
+    """A state that counts."""
+
+    def initial_state(self, batch_size):
+        return self.zeros(batch_size, H), torch.zeros(batch_size, dtype=torch.int64)
+
+    def step(self, p, state):
+        h, count_B = state
+        h = torch.tanh(self.W(h) + p / (1 + count_B[:, None]))
+        return h, (h, count_B + 1)
+
+
+REFUSED[IntegerState] = "floating-point numbers, not torch.int64"

@@ -1,0 +1,101 @@
+"""Steps as users write them run as kernels and give what their scan gives, or are refused for a stated reason.
+
+Shapes: B sequences, T time steps, X input features, H hidden units.
+"""
+
+import logging
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from src.config.errors import UserError
+from src.ops.dispatch import choose
+from src.ops.generated import kernel
+from src.ops.inputs import Inputs
+from src.specs import map_state, state_tensors
+from tests.ops.generated.steps import LOWERED, REFUSED, X
+
+B, T = 3, 5
+
+each_lowered = pytest.mark.parametrize("kind", LOWERED, ids=lambda kind: kind.__name__)
+some_lowered = pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.slow if number % 3 else (), id=kind.__name__)
+        for number, kind in enumerate(LOWERED)
+    ],
+)
+each_refused = pytest.mark.parametrize("kind", REFUSED, ids=lambda kind: kind.__name__)
+
+
+def everything(core, form, x_BTX, state):
+    """Outputs, the final state, and all gradients of a functional of both."""
+    core.kernel = form
+    x_BTX = x_BTX.clone().requires_grad_()
+    state = state if state is None else map_state(lambda t: t.clone().requires_grad_(), state)
+    inputs = Inputs(core.project(x_BTX))
+    assert choose(core.forms(), form, inputs).kernel == form
+    y_BTH, end = core(inputs, state)
+    results = [y_BTH, *state_tensors(end)]
+    loss = sum((result * torch.cos(torch.arange(result.numel())).view_as(result)).sum() for result in results)
+    sources = [x_BTX, *([] if state is None else state_tensors(state)), *core.parameters()]
+    return [*results, *torch.autograd.grad(loss, sources, allow_unused=True, materialize_grads=True)]
+
+
+def assert_kernel_is_the_scan(core, length):
+    x_BTX = torch.randn(B, length, X)
+    start = map_state(lambda t: t.detach() + 0.3 * torch.randn_like(t), core.initial_state(B))
+    for state in (None, start):
+        found, expected = (everything(core, form, x_BTX, state) for form in ("fused", "reference"))
+        assert all(result.isfinite().all() for result in expected)
+        assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@each_lowered
+def test_a_kernel_is_the_scan_of_its_step(kind):
+    assert_kernel_is_the_scan(kind(), T)
+
+
+@some_lowered
+def test_steps_that_are_computed_again_give_the_same(kind, monkeypatch):
+    monkeypatch.setattr(kernel, "SAVED_AT_MOST", 0)
+    assert_kernel_is_the_scan(kind(), 37)
+
+
+@each_refused
+def test_a_step_without_a_kernel_is_scanned_and_says_why(kind, caplog):
+    core = kind()
+    x_BTX = torch.randn(B, T, X)
+    inputs = Inputs(core.project(x_BTX))
+    with caplog.at_level(logging.DEBUG, logger="src.ops.generated"):
+        assert choose(core.forms(), "auto", inputs).kernel == "reference"
+    (said,) = (record.getMessage() for record in caplog.records if kind.__name__ in record.getMessage())
+    assert said.startswith(f"{kind.__name__}: no kernel, so a slower form is used: ")
+    assert REFUSED[kind] in said
+    torch.manual_seed(1)
+    y_BTH, end = core(inputs)
+    torch.manual_seed(1)
+    expected_BTH, expected_end = core.scan(inputs.table)
+    assert torch.equal(y_BTH, expected_BTH)
+    assert all(torch.equal(a, b) for a, b in zip(state_tensors(end), state_tensors(expected_end), strict=True))
+    core.kernel = "fused"
+    with pytest.raises(UserError, match=f"there is no kernel for the step of {kind.__name__}: .*{REFUSED[kind]}"):
+        core(inputs)
+
+
+@pytest.mark.parametrize("name", ["cumulative_sum", "convolution", "largest_three"])
+def test_an_operation_without_a_kernel_is_named_with_its_line(name):
+    (kind,) = (kind for kind in REFUSED if kind.__name__ == name)
+    core = kind(kernel="fused")
+    code = kind.step.__code__
+    with pytest.raises(UserError) as raised:
+        core(core.project(torch.zeros(1, 2, X)))
+    assert f" in line {code.co_firstlineno + 2} of {code.co_filename}: y = torch.tanh(" in str(raised.value)
+
+
+def test_dropout_has_a_kernel_where_it_does_nothing():
+    (kind,) = (kind for kind in REFUSED if kind.__name__ == "dropout")
+    core = kind().eval()
+    assert_kernel_is_the_scan(core, T)
+    assert not core.train().is_fused

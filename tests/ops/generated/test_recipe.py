@@ -1,0 +1,316 @@
+"""Recipes: kept on disk and found again for the same core alone; a core that changes gets another kernel.
+
+Shapes: B sequences, T time steps, H hidden units.
+"""
+
+import copy
+import importlib.util
+import logging
+import os
+import pickle
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from src.models.rnn import RNN
+from src.ops.generated import derive, form, recipe
+from src.ops.generated.emit import Source
+from tests.ops.generated.steps import Cell, H, TwoLayers, X
+
+B, T = 3, 4
+F64 = torch.float64
+
+
+class Leaky(Cell):
+    """h_t = d h_{t-1} + g(W h_{t-1} + p_t), with g = tanh."""
+
+    def __init__(self, decay=0.9, activation=torch.tanh):
+        super().__init__()
+        self.decay, self.activation = decay, activation
+
+    def step(self, p, h):
+        h = self.decay * h + self.activation(self.W(h) + p)
+        return h, h
+
+
+class Ordered(Cell):
+    """With an order of the units that is a buffer, and one that is computed from parameters."""
+
+    def step(self, p, h):
+        h = torch.tanh(self.W(h)[:, self.order_H] + p * torch.exp(self.rate_H))
+        return h, h
+
+
+@pytest.fixture(autouse=True)
+def kept(monkeypatch, tmp_path):
+    """The folder of the recipes, empty; what is compiled stays where it is."""
+    folder = tmp_path / "recipes"
+    monkeypatch.setattr(recipe, "_path", lambda key: folder / f"{key}.json")
+    return folder
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The cores that are traced."""
+    cores, trace = [], derive.trace
+    monkeypatch.setattr(derive, "trace", lambda core: cores.append(core) or trace(core))
+    return cores
+
+
+def assert_fused_and_right(core):
+    assert core.is_fused
+    p_BTP, h_BH = core.project(torch.randn(B, T, X)), 0.3 * torch.randn(B, H)
+    results = []
+    for run in (core, core.scan):
+        y_BTH, _ = run(p_BTP, h_BH)
+        weights = [p for name, p in core.named_parameters() if name in ("W.weight", "recurrent.weight")]
+        results.append([y_BTH.detach(), *torch.autograd.grad(y_BTH.square().sum(), weights)])
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
+
+
+def test_a_recipe_is_kept_and_used_without_tracing(kept, traced):
+    assert_fused_and_right(Leaky())
+    assert len(traced) == len(list(kept.iterdir())) == 1
+    assert_fused_and_right(Leaky())
+    assert len(traced) == 1
+
+
+def test_what_it_says_of_constants_is_kept_too(traced):
+    for _ in range(2):
+        assert_fused_and_right(Ordered())
+    assert len(traced) == 1
+
+
+def test_a_refusal_is_kept_too(traced, caplog):
+    class Sorted(Cell):
+        def step(self, p, h):
+            return p, torch.sort(h).values
+
+    with caplog.at_level(logging.DEBUG, logger="src.ops.generated"):
+        for _ in range(2):
+            assert not Sorted().is_fused
+    assert len(traced) == 1
+    first, second = (record.getMessage() for record in caplog.records if "no kernel" in record.getMessage())
+    assert first == second
+    assert "aten.sort" in first
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: os.truncate(path, 100),
+        lambda path: os.truncate(path, 0),
+        lambda path: path.write_bytes(bytes(range(256))),
+        lambda path: path.write_text(path.read_text().replace("hyperbolic_tangent", "exponential")),
+        lambda path: path.write_text("{}"),
+    ],
+    ids=["truncated", "empty", "garbage", "changed", "another"],
+)
+def test_a_damaged_recipe_is_made_again(damage, kept, traced):
+    assert_fused_and_right(Leaky())
+    (path,) = kept.iterdir()
+    whole = path.read_bytes()
+    damage(path)
+    assert_fused_and_right(Leaky())
+    assert len(traced) == 2
+    assert path.read_bytes() == whole
+
+
+def test_a_folder_that_cannot_be_written_is_not_in_the_way(kept, traced):
+    kept.write_text("a file")
+    for _ in range(2):
+        assert_fused_and_right(Leaky())
+    assert len(traced) == 2
+
+
+def test_it_is_filed_by_all_that_it_depends_on():
+    def wider():
+        core = Leaky()
+        core.W = nn.Linear(H, H + 1)
+        return core
+
+    def buffer():
+        core = Leaky()
+        core.register_buffer("more", torch.zeros(2))
+        return core
+
+    cores = [
+        Leaky(), Leaky(0.95), Leaky(1), Leaky(True), Leaky(activation=torch.relu), Ordered(), wider(), buffer(),
+        Leaky().eval(), Leaky().float(), RNN(X, hidden_size=5), RNN(X, hidden_size=6),
+        RNN(X, hidden_size=5, nonlinearity="relu"),
+    ]  # fmt: skip
+    keys = [recipe._key(core, F64) for core in cores] + [recipe._key(cores[0], torch.float32)]
+    assert None not in keys
+    assert len(set(keys)) == len(keys)
+    assert recipe._key(Leaky(), F64) == keys[0]
+
+
+def test_a_norm_that_changes_its_settings_is_another_core():
+    keys = set()
+    for eps in (1e-5, 1e-3):
+        core = RNN(X, hidden_size=5, layer_norm=True)
+        core.norm.eps = eps
+        keys.add(recipe._key(core, F64))
+    assert len(keys) == 2
+
+
+USERS = """
+import torch
+from {helpers} import activation
+from tests.ops.generated.steps import Cell
+
+class Mine(Cell):
+    def step(self, p, h):
+        h = activation(self.W(h) + p)
+        return h, h
+"""
+
+
+def test_the_sources_of_a_users_modules_are_part_of_the_key(tmp_path, monkeypatch):
+    sources = {"made_up_helpers": "from torch import tanh as activation", "made_up_core": USERS}
+    for name, text in sources.items():
+        (tmp_path / f"{name}.py").write_text(text.format(helpers="made_up_helpers"))
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in sources:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    core = importlib.import_module("made_up_core").Mine()
+    keys = [recipe._key(core, F64), recipe._key(core, F64)]
+    assert keys[0] == keys[1]
+    for name in sources:
+        if name == "made_up_helpers":  # of which the core knows nothing but a function of torch
+            continue
+        with open(tmp_path / f"{name}.py", "a") as file:
+            file.write("# changed\n")
+        keys.append(recipe._key(core, F64))
+    assert len(set(keys)) == len(keys) - 1
+    assert None not in keys
+    for name in sources:
+        sys.modules.pop(name, None)
+
+
+def test_the_source_of_a_function_that_a_step_calls_is_part_of_the_key(tmp_path, monkeypatch):
+    (tmp_path / "made_up_helpers.py").write_text("import torch\ndef activation(a):\n    return torch.tanh(a)\n")
+    (tmp_path / "made_up_core.py").write_text(USERS.format(helpers="made_up_helpers"))
+    monkeypatch.syspath_prepend(tmp_path)
+    core = importlib.import_module("made_up_core").Mine()
+    before = recipe._key(core, F64)
+    with open(tmp_path / "made_up_helpers.py", "a") as file:
+        file.write("# changed\n")
+    assert recipe._key(core, F64) not in (None, before)
+    for name in ("made_up_helpers", "made_up_core"):
+        sys.modules.pop(name, None)
+
+
+def test_a_core_with_a_function_that_has_no_name_is_not_kept_but_works(kept, traced):
+    for slope in (0.1, 0.7):
+        assert_fused_and_right(Leaky(activation=lambda a, slope=slope: slope * torch.tanh(a)))
+    assert len(traced) == 2
+    assert not kept.exists()
+
+
+def test_a_core_without_a_source_file_is_not_kept_but_works(kept):
+    namespace = {"Leaky": Leaky, "__name__": "__made_up__"}
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("__made_up__", loader=None))
+    sys.modules["__made_up__"] = module
+    try:
+        exec("class Typed(Leaky): pass", namespace)
+        assert_fused_and_right(namespace["Typed"]())
+    finally:
+        del sys.modules["__made_up__"]
+    assert not kept.exists()
+
+
+def test_a_changed_setting_changes_what_the_kernel_does():
+    core = Leaky()
+    assert_fused_and_right(core)
+    core.decay = 0.3
+    assert_fused_and_right(core)
+    core.activation = torch.sigmoid
+    assert_fused_and_right(core)
+
+
+def test_a_changed_setting_of_a_part_changes_what_the_kernel_does():
+    core = RNN(X, hidden_size=H, layer_norm=True)
+    assert_fused_and_right(core)
+    core.norm.eps = 0.5
+    assert_fused_and_right(core)
+
+
+def test_a_changed_setting_of_an_inner_core_changes_what_the_kernel_does():
+    core = TwoLayers()
+    p_BTP = core.project(torch.randn(B, T, X))
+    for reset in ("before", "after"):
+        core.first.reset_before = reset == "before"
+        torch.testing.assert_close(core(p_BTP)[0], core.scan(p_BTP)[0], rtol=0, atol=1e-12)
+
+
+def test_changed_parameters_and_buffers_are_read_at_every_call():
+    core = Ordered()
+    assert_fused_and_right(core)
+    core.W.weight = nn.Parameter(torch.randn(H, H))
+    with torch.no_grad():
+        core.rate_H.mul_(2)
+        core.order_H.copy_(torch.tensor([5, 4, 3, 2, 1, 0]))
+    assert_fused_and_right(core)
+    core.load_state_dict(Ordered().state_dict())
+    assert_fused_and_right(core)
+    core.requires_grad_(False).W.weight.requires_grad_()
+    assert_fused_and_right(core)
+    core.W = nn.Linear(H, H, bias=False)
+    assert_fused_and_right(core)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda core: pickle.loads(pickle.dumps(core))])
+@pytest.mark.parametrize("used", [False, True])
+def test_a_copy_of_a_core_has_its_own_kernel(duplicate, used):
+    core = Leaky()
+    if used:
+        assert_fused_and_right(core)
+    other = duplicate(core)
+    other.decay = 0.2
+    for each in (other, core):
+        assert_fused_and_right(each)
+    p_BTP = core.project(torch.randn(B, T, X))
+    assert not torch.equal(core(p_BTP)[0], other(p_BTP)[0])
+
+
+def test_a_kernel_is_forgotten_with_its_core():
+    core = Leaky()
+    assert_fused_and_right(core)
+    known = len(form._KERNELS)
+    del core
+    assert len(form._KERNELS) == known - 1
+
+
+def test_a_kernel_that_disagrees_with_the_scan_is_refused(monkeypatch, caplog, kept):
+    emit = derive.emit
+
+    def wrong(plan, scalar):
+        source = emit(plan, scalar)
+        assert "hyperbolic_tangent<S>" in source.text
+        return Source(source.text.replace("hyperbolic_tangent<S>", "sigmoid<S>"), *source[1:])
+
+    monkeypatch.setattr(derive, "emit", wrong)
+    core = Leaky()
+    with caplog.at_level(logging.DEBUG, logger="src.ops.generated"):
+        assert not core.is_fused
+    (said,) = (record.getMessage() for record in caplog.records if "Leaky" in record.getMessage())
+    assert "a kernel of it gives something else" in said
+    p_BTP = core.project(torch.randn(B, T, X))
+    assert torch.equal(core(p_BTP)[0], core.scan(p_BTP)[0])
+
+
+def test_a_wrong_gradient_alone_is_refused_too(monkeypatch):
+    emit = derive.emit
+
+    def wrong(plan, scalar):
+        source = emit(plan, scalar)
+        forward, backward = source.text.split("void backward(Places")
+        assert "all<S>(1) - " in backward
+        return Source(f"{forward}void backward(Places{backward.replace('all<S>(1) - ', 'all<S>(2) - ')}", *source[1:])
+
+    monkeypatch.setattr(derive, "emit", wrong)
+    core = Leaky()
+    assert not core.is_fused
