@@ -33,13 +33,16 @@ def choose(name: str, legal: Iterable[str]) -> str:
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """Turn the exceptions of a command into one line on stderr and exit status 1, and Ctrl-C into 130."""
+    """Turn the exceptions of a command into one line on stderr and exit status 1, and Ctrl-C into 130.
+
+    A KeyboardInterrupt may carry another status.
+    """
     threading.excepthook = _of_other_threads
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends what is left to do at once
-        sys.exit(130)
+        sys.exit(stop.args[0] if stop.args else 130)
     except Exception as error:
         if _full_error() or isinstance(error, BrokenPipeError):  # nobody reads what is printed
             raise

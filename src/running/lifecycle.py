@@ -105,6 +105,7 @@ def _execute(config: DictConfig, described: Described, folder: Path, stop_rule: 
 
 def record_death(folder: Path, config: DictConfig, reason: str) -> None:
     """Write the result of a run whose process died, so that it could not do so itself."""
+    folder.mkdir(parents=True, exist_ok=True)  # it may have died before
     write_whole(folder / RESULT, json.dumps(_failed(describe(config)) | {"reason": reason}, indent=2).encode())
 
 

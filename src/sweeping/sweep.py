@@ -25,10 +25,10 @@ from src.results.selection import first_stage, num_of_second_stage, second_stage
 from src.sweeping.hydra_sweeper import redirect
 from src.sweeping.launchers import fit, outlives_the_sweep, runs_here
 from src.sweeping.progress import SweepProgress
-from src.utils import lifeline
+from src.utils import lifeline, supervisor
 
 log = logging.getLogger(__name__)
-DIR, SUBDIR = "${run.root}/${name}", "${run_name:}"
+DIR, SUBDIR = "${sweep_dir:}", "${run_name:}"
 """`hydra.sweep` in configs/train.yaml."""
 
 
@@ -81,7 +81,11 @@ class Sweep:
 
     def _left(self, names: list[str], num_later: int = 0) -> Iterator[list[Job]]:
         """Batches of jobs of the runs without a final result."""
-        kept = [name for name in names if stands(read_result(self.folder / name), self.run)]
+        kept = [
+            name
+            for name in names
+            if supervisor.held(self.folder / name) or stands(read_result(self.folder / name), self.run)
+        ]
         left = sorted(set(names) - set(kept), key=lambda name: (self._died(name), names.index(name)))
         self.progress.expect(kept, left, num_later)
         if kept:
@@ -112,9 +116,7 @@ class Sweep:
                 raise
         lifeline.hold(self.folder)
         if len(jobs) == 1:
-            from src.running.lifecycle import record_death
-
-            record_death(folders[tuple(jobs[0])], composed(self.command, jobs[0]), DIED)
+            _record_death(folders[tuple(jobs[0])], composed(self.command, jobs[0]), DIED)
             return []
         others = [job for job in left if job not in begun]
         return [
@@ -123,6 +125,13 @@ class Sweep:
             if again
             for ended in self.launch(launch, again, initial_job_idx)
         ]
+
+
+def _record_death(folder: Path, config: DictConfig, reason: str) -> None:
+    from src.running.lifecycle import record_death
+
+    record_death(folder, config, reason)
+    log.warning("%s: %s", folder.name, reason)
 
 
 def _written_since(path: Path, moment: float) -> bool:
@@ -176,8 +185,11 @@ def _start(config: DictConfig) -> None:
             raise UserError(f"{_difference(jobs[name], overrides)}: these jobs are the same run, {name}")
         if not stands(read_result(folder / name), RunSettings(**job.run)):
             _check(job, here)
+        if reason := supervisor.death_in(folder / name, RESULT):
+            _record_death(folder / name, job, reason)
         jobs[name], settings[name] = overrides, decisive_keys(job)
     assert first is not None
+    supervisor.check_explained()
     search = SearchSettings.of(first)
     search.check(set().union(*settings.values()))
 
