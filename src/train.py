@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from src.config.compose import MULTIRUN, for_hydra, prepare_hydra
 from src.config.errors import raised_by_hydra
 from src.config.paths import CONFIGS
-from src.sweeping.sweep import ending_in_a_table
+from src.sweeping.ending import ending_in_a_table
 from src.utils import lifeline, supervisor
 from src.utils.console import printing
 

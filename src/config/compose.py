@@ -10,7 +10,6 @@ from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 
 from src.config.errors import UserError, files_of
-from src.config.fingerprint import run_name
 from src.config.paths import CONFIGS, folder_of_runs
 from src.config.settings import short_name
 
@@ -85,11 +84,13 @@ def by_is_the_only_resolver() -> Iterator[None]:
 
 
 def _resolve_run_name(*, _root_: DictConfig) -> str:
+    from src.config.fingerprint import run_name  # imports pydantic, which `--help` need not wait for
+
     return run_name(_root_) if "name" in _root_ else "run"
 
 
 def _resolve_run_dir(*, _root_: DictConfig) -> str:
-    return str(folder_of_runs(_root_) / run_name(_root_)) if "name" in _root_ else "run"
+    return str(folder_of_runs(_root_) / _resolve_run_name(_root_=_root_)) if "name" in _root_ else "run"
 
 
 def _resolve_sweep_dir(*, _root_: DictConfig) -> str:

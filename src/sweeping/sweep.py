@@ -2,10 +2,8 @@
 
 import logging
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +11,16 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from src.config.errors import DIED, UserError, died, exit_on_user_error, in_one_line
+from src.config.errors import DIED, UserError, died, exit_on_user_error
 from src.config.fingerprint import decisive_keys, run_name
 from src.config.jobs import Job, composed, expand
 from src.config.paths import RESULT
 from src.config.schema import RunSettings, SearchSettings
 from src.results.manifest import write_manifest
-from src.results.result import ENDED, read_result, stands
+from src.results.result import read_result, stands
 from src.results.runs import Run, load_runs
 from src.results.selection import first_stage, num_of_second_stage, second_stage
+from src.sweeping import ending
 from src.sweeping.hydra_sweeper import redirect
 from src.sweeping.launchers import fit, outlives_the_sweep, runs_here
 from src.sweeping.progress import SweepProgress
@@ -138,10 +137,6 @@ def _written_since(path: Path, moment: float) -> bool:
     return path.exists() and path.stat().st_mtime >= moment
 
 
-_sweep: Sweep | None = None
-"""The sweep started by this process."""
-
-
 class Checks(Callback):
     """Checks every run before any folder is created."""
 
@@ -169,7 +164,6 @@ def _check(config: DictConfig, here: bool) -> None:
 
 
 def _start(config: DictConfig) -> None:
-    global _sweep
     folder, launcher = _folder(config), config.hydra.launcher
     here = runs_here(launcher)
     jobs: dict[str, Job] = {}
@@ -195,12 +189,13 @@ def _start(config: DictConfig) -> None:
 
     at_once = fit(launcher, max(run["trainer.threads"] for run in settings.values()))
     limits = [limit for limit in (at_once, config.hydra.sweeper.get("max_batch_size")) if limit]
-    _sweep = Sweep(folder, jobs, settings, search, RunSettings(**first.run), min(limits, default=None), config)
+    sweep = Sweep(folder, jobs, settings, search, RunSettings(**first.run), min(limits, default=None), config)
+    ending.sweep = sweep
     if outlives_the_sweep(launcher):
         lifeline.release()
     else:
-        lifeline.hold(_sweep.folder)
-    redirect(_sweep.batches(), _sweep.launch)
+        lifeline.hold(folder)
+    redirect(sweep.batches(), sweep.launch)
 
 
 def _folder(config: DictConfig) -> Path:
@@ -217,27 +212,3 @@ def _difference(one: Job, other: Job) -> str:
     """The overrides that differ between two jobs: "seed=0 and seed=1"."""
     differing = [pair for pair in zip(one, other, strict=True) if len(set(pair)) > 1] or [(" ".join(one), "")]
     return " and ".join(filter(None, (" ".join(side) for side in zip(*differing, strict=True))))
-
-
-@contextmanager
-def ending_in_a_table() -> Iterator[None]:
-    """Once Hydra has returned or raised, print the table of the sweep, if any, and exit with its status."""
-    global _sweep
-    _sweep = None
-    status: Any = 0
-    try:
-        with in_one_line():
-            yield
-    except SystemExit as ended:
-        status = ended.code
-    finally:
-        redirect(None)
-    if _sweep is not None:
-        _sweep.progress.end()
-        from src.reports.report import end_sweep  # imports rich.table
-
-        statuses = end_sweep(_sweep.folder, _sweep.configurations)
-        if not status and not set(ENDED).issuperset(statuses):
-            status = 1
-    if status:
-        sys.exit(status)
