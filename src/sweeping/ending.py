@@ -1,25 +1,22 @@
-"""How a command with a sweep ends: with a table, whatever happened. Light to import, since `--help` ends this way, too."""
+"""How a command with a sweep ends: with a table, whatever happened. It imports little, since `--help` waits for it."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from src.config.errors import in_one_line
 from src.sweeping.hydra_sweeper import redirect
 
-if TYPE_CHECKING:
-    from src.sweeping.sweep import Sweep
-
-sweep: "Sweep | None" = None
-"""The sweep started by this process."""
+end: Callable[[], bool] | None = None
+"""Prints the table of the sweep started by this process; returns whether all of its runs have a result."""
 
 
 @contextmanager
 def ending_in_a_table() -> Iterator[None]:
     """Once Hydra has returned or raised, print the table of the sweep, if any, and exit with its status."""
-    global sweep
-    sweep = None
+    global end
+    end = None
     status: Any = 0
     try:
         with in_one_line():
@@ -28,13 +25,7 @@ def ending_in_a_table() -> Iterator[None]:
         status = ended.code
     finally:
         redirect(None)
-    if sweep is not None:
-        sweep.progress.end()
-        from src.reports.report import end_sweep
-        from src.results.result import ENDED
-
-        statuses = end_sweep(sweep.folder, sweep.configurations)
-        if not status and not set(ENDED).issuperset(statuses):
-            status = 1
+    if end is not None and not end():
+        status = status or 1
     if status:
         sys.exit(status)

@@ -17,7 +17,7 @@ from src.config.jobs import Job, composed, expand
 from src.config.paths import RESULT
 from src.config.schema import RunSettings, SearchSettings
 from src.results.manifest import write_manifest
-from src.results.result import read_result, stands
+from src.results.result import ENDED, read_result, stands
 from src.results.runs import Run, load_runs
 from src.results.selection import first_stage, num_of_second_stage, second_stage
 from src.sweeping import ending
@@ -125,6 +125,13 @@ class Sweep:
             for ended in self.launch(launch, again, initial_job_idx)
         ]
 
+    def end(self) -> bool:
+        """Print and write the table; whether all runs have a result."""
+        self.progress.end()
+        from src.reports.report import end_sweep  # imports rich.table
+
+        return set(ENDED).issuperset(end_sweep(self.folder, self.configurations))
+
 
 def _record_death(folder: Path, config: DictConfig, reason: str) -> None:
     from src.running.lifecycle import record_death
@@ -190,7 +197,7 @@ def _start(config: DictConfig) -> None:
     at_once = fit(launcher, max(run["trainer.threads"] for run in settings.values()))
     limits = [limit for limit in (at_once, config.hydra.sweeper.get("max_batch_size")) if limit]
     sweep = Sweep(folder, jobs, settings, search, RunSettings(**first.run), min(limits, default=None), config)
-    ending.sweep = sweep
+    ending.end = sweep.end
     if outlives_the_sweep(launcher):
         lifeline.release()
     else:
