@@ -44,7 +44,7 @@ def in_one_line() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends what is left to do at once
         sys.exit(stop.args[0] if stop.args else 130)
     except Exception as error:
-        if _full_error() or isinstance(error, BrokenPipeError):  # nobody reads what is printed
+        if _user_wants_tracebacks or isinstance(error, BrokenPipeError):  # nobody reads what is printed
             raise
         sys.exit(f"error: {explain(error)}")
     finally:
@@ -54,7 +54,7 @@ def in_one_line() -> Iterator[None]:
 @contextmanager
 def raised_by_hydra() -> Iterator[None]:
     """Make `hydra.main` pass exceptions on unchanged; processes started meanwhile are told so, too."""
-    if _full_error():
+    if _user_wants_tracebacks:
         yield
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -75,16 +75,12 @@ def exit_on_user_error(check: Callable[[], None]) -> None:
     try:
         check()
     except Exception as error:
-        if _full_error() and not isinstance(error, UserError):
+        if _user_wants_tracebacks and not isinstance(error, UserError):
             traceback.print_exc()
         sys.exit(f"error: {explain(error)}")
 
 
 _user_wants_tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
-
-
-def _full_error() -> bool:
-    return _user_wants_tracebacks
 
 
 def explain(error: BaseException) -> str:

@@ -16,10 +16,14 @@ from src.config.fingerprint import decisive_keys, run_name
 from src.config.jobs import Job, composed, expand
 from src.config.paths import RESULT
 from src.config.schema import RunSettings, SearchSettings
+from src.reports.report import end_sweep
 from src.results.manifest import write_manifest
 from src.results.result import ENDED, read_result, stands
 from src.results.runs import Run, load_runs
 from src.results.selection import first_stage, num_of_second_stage, second_stage
+from src.running.build import check
+from src.running.lifecycle import record_death
+from src.running.load import refuse_other_run
 from src.sweeping import ending
 from src.sweeping.hydra_sweeper import redirect
 from src.sweeping.launchers import fit, outlives_the_sweep, runs_here
@@ -85,16 +89,12 @@ class Sweep:
             for name in names
             if supervisor.held(self.folder / name) or stands(read_result(self.folder / name), self.run)
         ]
-        left = sorted(set(names) - set(kept), key=lambda name: (self._died(name), names.index(name)))
+        left = [name for name in names if name not in set(kept)]
         self.progress.expect(kept, left, num_later)
         if kept:
             log.info("%d of %d runs have ended already; run.fresh=true starts them over", len(kept), len(names))
         for start in range(0, len(left), self.batch_size or max(len(left), 1)):
             yield [self.jobs[name] for name in left[start:][: self.batch_size]]
-
-    def _died(self, name: str) -> bool:
-        """Whether the process of a run ended before the run did; it may do so again, so the others come first."""
-        return (self.folder / name / ".lock").exists() and not (self.folder / name / RESULT).exists()
 
     def launch(self, launch: Callable[..., list], jobs: Sequence[Job], initial_job_idx: int) -> list:
         """Launch jobs; when a worker has died, launch those it may have died of one by one, and then the others.
@@ -115,7 +115,7 @@ class Sweep:
                 raise
         lifeline.hold(self.folder)
         if len(jobs) == 1:
-            _record_death(folders[tuple(jobs[0])], composed(self.command, jobs[0]), DIED)
+            record_death(folders[tuple(jobs[0])], composed(self.command, jobs[0]), DIED)
             return []
         others = [job for job in left if job not in begun]
         return [
@@ -128,16 +128,7 @@ class Sweep:
     def end(self) -> bool:
         """Print and write the table; whether all runs have a result."""
         self.progress.end()
-        from src.reports.report import end_sweep  # imports rich.table
-
         return set(ENDED).issuperset(end_sweep(self.folder, self.configurations))
-
-
-def _record_death(folder: Path, config: DictConfig, reason: str) -> None:
-    from src.running.lifecycle import record_death
-
-    record_death(folder, config, reason)
-    log.warning("%s: %s", folder.name, reason)
 
 
 def _written_since(path: Path, moment: float) -> bool:
@@ -157,17 +148,9 @@ class Checks(Callback):
 
 
 def _check_single(config: DictConfig) -> None:
-    from src.running.load import refuse_other_run
-
-    _check(config, here=True)
+    check(config, to_run=True)
     SearchSettings.of(config).check(decisive_keys(config))
     refuse_other_run(Path(config.hydra.run.dir), config)
-
-
-def _check(config: DictConfig, here: bool) -> None:
-    from src.running.build import check
-
-    check(config, to_run=here)
 
 
 def _start(config: DictConfig) -> None:
@@ -185,9 +168,9 @@ def _start(config: DictConfig) -> None:
         if name in jobs:
             raise UserError(f"{_difference(jobs[name], overrides)}: these jobs are the same run, {name}")
         if not stands(read_result(folder / name), RunSettings(**job.run)):
-            _check(job, here)
+            check(job, to_run=here)
         if reason := supervisor.death_in(folder / name, RESULT):
-            _record_death(folder / name, job, reason)
+            record_death(folder / name, job, reason)
         jobs[name], settings[name] = overrides, decisive_keys(job)
     assert first is not None
     supervisor.check_explained()
