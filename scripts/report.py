@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whic
 
 from src.config.compose import compose
 from src.config.errors import UserError, choose, in_one_line
-from src.config.paths import CONFIGS
+from src.config.paths import CONFIGS, folder_of_runs
 from src.config.schema import SearchSettings
 from src.utils.console import printing
 
@@ -45,7 +45,7 @@ def folder_of(name: str) -> tuple[Path, SearchSettings | None]:
         raise UserError(f"{name} is neither a folder nor an experiment{choose(name, known)}")
 
     config = compose([f"experiment={name}"])
-    folder = Path(config.run.root, config.name)
+    folder = folder_of_runs(config)
     if not folder.is_dir():
         raise UserError(f"{name} has no runs in {folder} yet; start them with python -m src.train experiment={name}")
     return folder, SearchSettings.of(config)

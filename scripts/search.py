@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whic
 
 from src.config import errors
 from src.config.errors import UserError
+from src.utils import supervisor
 from src.utils.console import printing
 from src.utils.machine import num_cores
 
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options["workers"] > num_cores():
         sys.exit(f"error: --workers {options['workers']}: must be at most {num_cores()}, the cores that there are here")
     with errors.in_one_line():
+        supervisor.supervise()
         try:
             import optuna  # noqa: F401
         except ModuleNotFoundError:

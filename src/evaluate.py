@@ -47,7 +47,7 @@ def evaluate_run(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tupl
     from src.running.sizes import check_data
 
     check_device(settings.device)
-    folder = Path(settings.run)
+    folder = Path(settings.run).expanduser()
     config = read_config(folder)
     config.device = settings.device
     device = choose_device(config)

@@ -5,11 +5,11 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from src.config.compose import for_hydra, prepare_hydra
+from src.config.compose import MULTIRUN, for_hydra, prepare_hydra
 from src.config.errors import raised_by_hydra
 from src.config.paths import CONFIGS
-from src.sweeping.sweep import ending_in_a_table
-from src.utils import lifeline
+from src.sweeping.ending import ending_in_a_table
+from src.utils import lifeline, supervisor
 from src.utils.console import printing
 
 prepare_hydra()
@@ -24,11 +24,18 @@ def launch(config: DictConfig) -> float:
     return run(config)
 
 
-def main() -> None:
-    """The command."""
+def command() -> None:
+    """The command in this process."""
     sys.argv[1:] = for_hydra(sys.argv[1:])
     with printing(), ending_in_a_table(), raised_by_hydra():
         launch()
+
+
+def main() -> None:
+    """The command; a sweep outlives the runs that kill its process."""
+    if MULTIRUN.intersection(sys.argv):
+        supervisor.supervise()
+    command()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 
 from src.config import errors
 from src.config.compose import compose
-from src.train import main
+from src.train import command as train_here
 
 
 @dataclass
@@ -65,7 +65,7 @@ def train(monkeypatch, tmp_path, capsys):
         capsys.readouterr()
         code = None
         try:
-            main()
+            train_here()
         except SystemExit as ended:
             code = ended.code
         finally:

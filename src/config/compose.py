@@ -10,9 +10,10 @@ from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 
 from src.config.errors import UserError, files_of
-from src.config.fingerprint import run_name
-from src.config.paths import CONFIGS
+from src.config.paths import CONFIGS, folder_of_runs
 from src.config.settings import short_name
+
+MULTIRUN = frozenset({"-m", "--multirun"})
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -51,7 +52,7 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
     arguments = [re.sub(r"^([\w.]+=)~(?=/|$)", rf"\1{Path.home()}", argument) for argument in arguments]
     pairs = [argument.partition("=") for argument in arguments]
     varied = {key for key, _, value in pairs if re.search(r"[,(]", value) and (CONFIGS / key).is_dir()}
-    if varied and {"-m", "--multirun"}.intersection(arguments):
+    if varied and MULTIRUN.intersection(arguments):
         fixed = re.compile(rf"((?:{'|'.join(varied)})\.[\w.]+)=([^,(]+|\[.*\])")
         found = {argument: fixed.fullmatch(argument) for argument in arguments}
         return [f"{match[1]}=choice({match[2]})" if match else argument for argument, match in found.items()]
@@ -59,7 +60,7 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
 
 
 def register_resolvers() -> None:
-    """Register ${run_name:} and ${run_dir:}, and ${by:} for a setting that depends on another.
+    """Register ${run_name:}, ${run_dir:} and ${sweep_dir:}, and ${by:} for a setting that depends on another.
 
     `${by:${model.hidden_size},{20:100000,50:50000}}` is 100000 for 20 units and 50000 for 50; a third
     argument is the value for all others. A `_target_` goes by its short name: `${by:${model._target_},{lstm:1},2}`.
@@ -67,6 +68,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("by", _resolve_by, replace=True)
     OmegaConf.register_new_resolver("run_name", _resolve_run_name, replace=True)
     OmegaConf.register_new_resolver("run_dir", _resolve_run_dir, replace=True)
+    OmegaConf.register_new_resolver("sweep_dir", _resolve_sweep_dir, replace=True)
 
 
 @contextmanager
@@ -82,11 +84,17 @@ def by_is_the_only_resolver() -> Iterator[None]:
 
 
 def _resolve_run_name(*, _root_: DictConfig) -> str:
+    from src.config.fingerprint import run_name  # imports pydantic, which `--help` need not wait for
+
     return run_name(_root_) if "name" in _root_ else "run"
 
 
 def _resolve_run_dir(*, _root_: DictConfig) -> str:
-    return f"{_root_.run.root}/{_root_.name}/{run_name(_root_)}" if "name" in _root_ else "run"
+    return str(folder_of_runs(_root_) / _resolve_run_name(_root_=_root_)) if "name" in _root_ else "run"
+
+
+def _resolve_sweep_dir(*, _root_: DictConfig) -> str:
+    return str(folder_of_runs(_root_))
 
 
 def _resolve_by(value: Any, settings: DictConfig, otherwise: Any = None, *, _node_: Node) -> Any:

@@ -33,15 +33,18 @@ def choose(name: str, legal: Iterable[str]) -> str:
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """Turn the exceptions of a command into one line on stderr and exit status 1, and Ctrl-C into 130."""
+    """Turn the exceptions of a command into one line on stderr and exit status 1, and Ctrl-C into 130.
+
+    A KeyboardInterrupt may carry another status.
+    """
     threading.excepthook = _of_other_threads
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends what is left to do at once
-        sys.exit(130)
+        sys.exit(stop.args[0] if stop.args else 130)
     except Exception as error:
-        if _full_error() or isinstance(error, BrokenPipeError):  # nobody reads what is printed
+        if _user_wants_tracebacks or isinstance(error, BrokenPipeError):  # nobody reads what is printed
             raise
         sys.exit(f"error: {explain(error)}")
     finally:
@@ -51,7 +54,7 @@ def in_one_line() -> Iterator[None]:
 @contextmanager
 def raised_by_hydra() -> Iterator[None]:
     """Make `hydra.main` pass exceptions on unchanged; processes started meanwhile are told so, too."""
-    if _full_error():
+    if _user_wants_tracebacks:
         yield
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -72,16 +75,12 @@ def exit_on_user_error(check: Callable[[], None]) -> None:
     try:
         check()
     except Exception as error:
-        if _full_error() and not isinstance(error, UserError):
+        if _user_wants_tracebacks and not isinstance(error, UserError):
             traceback.print_exc()
         sys.exit(f"error: {explain(error)}")
 
 
 _user_wants_tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
-
-
-def _full_error() -> bool:
-    return _user_wants_tracebacks
 
 
 def explain(error: BaseException) -> str:

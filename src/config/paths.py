@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 PROJECT = Path(__file__).resolve().parents[2]
 CONFIGS = PROJECT / "configs"
 REFERENCE = PROJECT / "outputs" / "reference"
@@ -15,3 +17,8 @@ CHECKPOINTS = "checkpoints"
 LOG = "train.log"
 MANIFEST = "sweep.json"
 FIGURES = "figures"
+
+
+def folder_of_runs(config: DictConfig) -> Path:
+    """The folder `name` below `run.root`, where ~ is the home folder."""
+    return Path(config.run.root).expanduser() / config.name

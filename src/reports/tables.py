@@ -20,7 +20,8 @@ def show_metrics(
 ) -> None:
     """Print the metrics of some splits above the floors of the task."""
     names = list(dict.fromkeys(name for metrics in splits.values() for name in metrics))
-    table = Table("", *map(escape, names), title=escape(title), title_justify="left")
+    get_console().print(title, style="italic", markup=False, highlight=False, soft_wrap=True)
+    table = Table("", *map(escape, names))
     for split, metrics in splits.items():
         table.add_row(split, *(_number(metrics.get(name)) for name in names), style="bold")
     table.add_section()
@@ -94,5 +95,5 @@ def _number(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:.4f}" if 0.0001 <= abs(value) < 10 or value == 0 else f"{value:.2g}"
+        return f"{value:.4f}" if 0.0001 <= abs(value) < 10 else f"{value:.2g}"
     return str(value)

@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter
 from src.config.paths import MANIFEST
 from src.config.schema import SearchSettings
 from src.results.stored import read_json
-from src.utils.files import changing, write_whole
+from src.utils.files import changing, remove_leftovers, write_whole
 
 RunFolder = Annotated[str, Field(pattern=r"^[^/.\x00][^/\x00]*$")]
 """The name of a folder next to the manifest, not a path to another one."""
@@ -44,6 +44,7 @@ def write_manifest(folder: Path, search: SearchSettings, runs: Mapping[str, Mapp
     """Add runs to the manifest of a folder, under a lock, since several sweeps may start at once."""
     folder.mkdir(parents=True, exist_ok=True)
     with changing(folder / MANIFEST):
+        remove_leftovers(folder)
         earlier = read_manifest(folder)
         manifest = Manifest(search, (earlier.runs if earlier else {}) | {name: dict(runs[name]) for name in runs})
         write_whole(folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())

@@ -9,6 +9,7 @@ from src.config.paths import LOG
 from src.reports.hparams import update_hparams_page
 from src.reports.tables import one_line, show_run
 from src.results.result import ENDED
+from src.training.signals import exit_status
 
 log = logging.getLogger(__name__)
 
@@ -18,9 +19,7 @@ def conclude(result: dict[str, Any], folder: Path, in_sweep: bool) -> float:
     status = result["status"]
     if status == "interrupted":
         log.info("%s; the same command resumes it", result["reason"])
-        if in_sweep:
-            raise KeyboardInterrupt
-        sys.exit(130)
+        raise KeyboardInterrupt(exit_status())
     if status not in ENDED:
         if in_sweep:
             log.error("%s", one_line(result, folder))

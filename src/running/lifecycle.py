@@ -40,7 +40,8 @@ def run(config: DictConfig) -> float:
 
     In a sweep a failure is recorded and nan returned, so that the other runs go on; a single run ends the command.
     """
-    folder = _relative(Path(HydraConfig.get().runtime.output_dir))
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = folder.relative_to(Path.cwd()) if Path.cwd() in folder.parents else folder
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     result = run_in(folder, config, patience=10 if in_sweep else 0.3)
     return conclude(result, folder, in_sweep)
@@ -105,7 +106,9 @@ def _execute(config: DictConfig, described: Described, folder: Path, stop_rule: 
 
 def record_death(folder: Path, config: DictConfig, reason: str) -> None:
     """Write the result of a run whose process died, so that it could not do so itself."""
+    folder.mkdir(parents=True, exist_ok=True)  # it may have died before
     write_whole(folder / RESULT, json.dumps(_failed(describe(config)) | {"reason": reason}, indent=2).encode())
+    log.warning("%s: %s", folder.name, reason)
 
 
 def _failed(described: Described) -> dict[str, Any]:
@@ -163,8 +166,3 @@ def clear(folder: Path) -> None:
         shutil.rmtree(checkpoints)
     for path in [checkpoints, folder / RESULT, folder / METRICS, *folder.glob(EVENT_FILES)]:
         path.unlink(missing_ok=True)
-
-
-def _relative(path: Path) -> Path:
-    """Relative to the current folder if it lies below it."""
-    return path.relative_to(Path.cwd()) if Path.cwd() in path.parents else path

@@ -27,13 +27,16 @@ from rich import get_console
 
 from src.config.errors import DIED, UserError, explain
 from src.config.fingerprint import decisive_keys, run_name
+from src.config.paths import RESULT, folder_of_runs
 from src.config.schema import SearchSettings
 from src.reports.report import end_sweep
 from src.results.manifest import read_manifest, write_manifest
 from src.running.build import build_task
+from src.running.lifecycle import record_death
 from src.specs import Objective
 from src.sweeping.trial import NOTHING, composed, run_trial, storage_of, workers
-from src.utils import lifeline
+from src.training.signals import exit_status
+from src.utils import lifeline, supervisor
 from src.utils.files import locked
 
 
@@ -61,7 +64,7 @@ def search(overrides: Sequence[str], options: Options) -> int:
     fixed, space = split(overrides)
     config = composed([*fixed, *(f"{key}={_example(distribution)}" for key, distribution in space.items())])
     _check(config, space)
-    folder = Path(config.run.root, config.name)
+    folder = folder_of_runs(config)
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with locked(folder):
@@ -71,7 +74,7 @@ def search(overrides: Sequence[str], options: Options) -> int:
             this.run()
             status = int(bool(this.study.get_trials(deepcopy=False, states=[TrialState.FAIL])))
         except KeyboardInterrupt:
-            status = 130
+            status = exit_status()
     manifest = read_manifest(folder)
     statuses = end_sweep(folder, manifest.runs if manifest else {})
     return status or int("failed" in statuses)
@@ -157,7 +160,7 @@ class _Search:
         while under_way := self._run(left, self.options.workers):
             for trial in under_way:  # one of them ended its process: each runs again, alone
                 if self._run(iter([trial]), 1):
-                    self._tell(trial, NOTHING | {"status": "failed", "reason": DIED})
+                    self._record_death(trial, DIED)
 
     def _run(self, trials: Iterator[Trial], number: int) -> list[Trial]:
         """Run trials, a number at a time; those under way if a process of theirs died."""
@@ -186,6 +189,7 @@ class _Search:
                 yield Trial(self.study, trial._trial_id)
             else:  # stopped while being proposed
                 self.study.tell(trial.number, state=TrialState.FAIL)
+        supervisor.check_explained()
         while (index := len(self._proposed())) < self.options.trials:
             if self.options.sampler == "random" and not self.study.get_trials(states=[TrialState.WAITING]):
                 self.study.enqueue_trial(proposal(self.space, self.options.seed, index))
@@ -194,18 +198,30 @@ class _Search:
     def _proposed(self) -> list[FrozenTrial]:
         return [trial for trial in self.study.get_trials(deepcopy=False) if len(trial.params) == len(self.space)]
 
+    def _overrides(self, trial: Trial) -> list[str]:
+        return self.fixed + [f"{key}={trial.params[key]}" for key in self.space]
+
     def _expect(self, trial: Trial) -> list[str] | None:
-        """Add the run of a trial to the manifest of the folder, and return its overrides; None if they are illegal."""
-        overrides = self.fixed + [f"{key}={trial.params[key]}" for key in self.space]
+        """Add the run of a trial to the manifest of the folder, and return its overrides; None if it has failed."""
+        overrides = self._overrides(trial)
         try:
             config = composed(overrides)
         except (UserError, OmegaConfBaseException) as error:
             self._tell(trial, NOTHING | {"status": "failed", "reason": explain(error)})
             return None
+        if reason := supervisor.death_in(self.folder / run_name(config), RESULT):
+            self._record_death(trial, reason)
+            return None
         plan, before = SearchSettings.of(config), read_manifest(self.folder)
         grid = list(dict.fromkeys([*(before.search.grid if before else ()), *plan.grid, *self.space]))
         write_manifest(self.folder, replace(plan, grid=grid), {run_name(config): decisive_keys(config)})
         return overrides
+
+    def _record_death(self, trial: Trial, reason: str) -> None:
+        """Record that the process of a trial died, in its run and in the study."""
+        config = composed(self._overrides(trial))
+        record_death(self.folder / run_name(config), config, reason)
+        self._tell(trial, NOTHING | {"status": "failed", "reason": reason})
 
     def _tell(self, trial: Trial, given: dict[str, Any]) -> None:
         """Record how a trial ended; an interrupted one stays open and is resumed next time."""

@@ -2,10 +2,8 @@
 
 import logging
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,22 +11,27 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from src.config.errors import DIED, UserError, died, exit_on_user_error, in_one_line
+from src.config.errors import DIED, UserError, died, exit_on_user_error
 from src.config.fingerprint import decisive_keys, run_name
 from src.config.jobs import Job, composed, expand
 from src.config.paths import RESULT
 from src.config.schema import RunSettings, SearchSettings
+from src.reports.report import end_sweep
 from src.results.manifest import write_manifest
 from src.results.result import ENDED, read_result, stands
 from src.results.runs import Run, load_runs
 from src.results.selection import first_stage, num_of_second_stage, second_stage
+from src.running.build import check
+from src.running.lifecycle import record_death
+from src.running.load import refuse_other_run
+from src.sweeping import ending
 from src.sweeping.hydra_sweeper import redirect
 from src.sweeping.launchers import fit, outlives_the_sweep, runs_here
 from src.sweeping.progress import SweepProgress
-from src.utils import lifeline
+from src.utils import lifeline, supervisor
 
 log = logging.getLogger(__name__)
-DIR, SUBDIR = "${run.root}/${name}", "${run_name:}"
+DIR, SUBDIR = "${sweep_dir:}", "${run_name:}"
 """`hydra.sweep` in configs/train.yaml."""
 
 
@@ -81,17 +84,17 @@ class Sweep:
 
     def _left(self, names: list[str], num_later: int = 0) -> Iterator[list[Job]]:
         """Batches of jobs of the runs without a final result."""
-        kept = [name for name in names if stands(read_result(self.folder / name), self.run)]
-        left = sorted(set(names) - set(kept), key=lambda name: (self._died(name), names.index(name)))
+        kept = [
+            name
+            for name in names
+            if supervisor.held(self.folder / name) or stands(read_result(self.folder / name), self.run)
+        ]
+        left = [name for name in names if name not in set(kept)]
         self.progress.expect(kept, left, num_later)
         if kept:
             log.info("%d of %d runs have ended already; run.fresh=true starts them over", len(kept), len(names))
         for start in range(0, len(left), self.batch_size or max(len(left), 1)):
             yield [self.jobs[name] for name in left[start:][: self.batch_size]]
-
-    def _died(self, name: str) -> bool:
-        """Whether the process of a run ended before the run did; it may do so again, so the others come first."""
-        return (self.folder / name / ".lock").exists() and not (self.folder / name / RESULT).exists()
 
     def launch(self, launch: Callable[..., list], jobs: Sequence[Job], initial_job_idx: int) -> list:
         """Launch jobs; when a worker has died, launch those it may have died of one by one, and then the others.
@@ -112,8 +115,6 @@ class Sweep:
                 raise
         lifeline.hold(self.folder)
         if len(jobs) == 1:
-            from src.running.lifecycle import record_death
-
             record_death(folders[tuple(jobs[0])], composed(self.command, jobs[0]), DIED)
             return []
         others = [job for job in left if job not in begun]
@@ -124,13 +125,14 @@ class Sweep:
             for ended in self.launch(launch, again, initial_job_idx)
         ]
 
+    def end(self) -> bool:
+        """Print and write the table; whether all runs have a result."""
+        self.progress.end()
+        return set(ENDED).issuperset(end_sweep(self.folder, self.configurations))
+
 
 def _written_since(path: Path, moment: float) -> bool:
     return path.exists() and path.stat().st_mtime >= moment
-
-
-_sweep: Sweep | None = None
-"""The sweep started by this process."""
 
 
 class Checks(Callback):
@@ -146,21 +148,12 @@ class Checks(Callback):
 
 
 def _check_single(config: DictConfig) -> None:
-    from src.running.load import refuse_other_run
-
-    _check(config, here=True)
+    check(config, to_run=True)
     SearchSettings.of(config).check(decisive_keys(config))
     refuse_other_run(Path(config.hydra.run.dir), config)
 
 
-def _check(config: DictConfig, here: bool) -> None:
-    from src.running.build import check
-
-    check(config, to_run=here)
-
-
 def _start(config: DictConfig) -> None:
-    global _sweep
     folder, launcher = _folder(config), config.hydra.launcher
     here = runs_here(launcher)
     jobs: dict[str, Job] = {}
@@ -175,20 +168,24 @@ def _start(config: DictConfig) -> None:
         if name in jobs:
             raise UserError(f"{_difference(jobs[name], overrides)}: these jobs are the same run, {name}")
         if not stands(read_result(folder / name), RunSettings(**job.run)):
-            _check(job, here)
+            check(job, to_run=here)
+        if reason := supervisor.death_in(folder / name, RESULT):
+            record_death(folder / name, job, reason)
         jobs[name], settings[name] = overrides, decisive_keys(job)
     assert first is not None
+    supervisor.check_explained()
     search = SearchSettings.of(first)
     search.check(set().union(*settings.values()))
 
     at_once = fit(launcher, max(run["trainer.threads"] for run in settings.values()))
     limits = [limit for limit in (at_once, config.hydra.sweeper.get("max_batch_size")) if limit]
-    _sweep = Sweep(folder, jobs, settings, search, RunSettings(**first.run), min(limits, default=None), config)
+    sweep = Sweep(folder, jobs, settings, search, RunSettings(**first.run), min(limits, default=None), config)
+    ending.end = sweep.end
     if outlives_the_sweep(launcher):
         lifeline.release()
     else:
-        lifeline.hold(_sweep.folder)
-    redirect(_sweep.batches(), _sweep.launch)
+        lifeline.hold(folder)
+    redirect(sweep.batches(), sweep.launch)
 
 
 def _folder(config: DictConfig) -> Path:
@@ -205,27 +202,3 @@ def _difference(one: Job, other: Job) -> str:
     """The overrides that differ between two jobs: "seed=0 and seed=1"."""
     differing = [pair for pair in zip(one, other, strict=True) if len(set(pair)) > 1] or [(" ".join(one), "")]
     return " and ".join(filter(None, (" ".join(side) for side in zip(*differing, strict=True))))
-
-
-@contextmanager
-def ending_in_a_table() -> Iterator[None]:
-    """Once Hydra has returned or raised, print the table of the sweep, if any, and exit with its status."""
-    global _sweep
-    _sweep = None
-    status: Any = 0
-    try:
-        with in_one_line():
-            yield
-    except SystemExit as ended:
-        status = ended.code
-    finally:
-        redirect(None)
-    if _sweep is not None:
-        _sweep.progress.end()
-        from src.reports.report import end_sweep  # imports rich.table
-
-        statuses = end_sweep(_sweep.folder, _sweep.configurations)
-        if not status and not set(ENDED).issuperset(statuses):
-            status = 1
-    if status:
-        sys.exit(status)

@@ -18,6 +18,7 @@ from optuna.trial import Trial
 
 from src.config.compose import compose
 from src.config.fingerprint import decisive_keys, run_name
+from src.config.paths import folder_of_runs
 from src.results.runs import as_run
 from src.running.build import check
 from src.running.lifecycle import run_in
@@ -54,7 +55,7 @@ def run_trial(overrides: list[str], study: tuple[str, int] | None) -> dict[str, 
     given = NOTHING
     try:
         config = composed(overrides)
-        folder = Path(config.run.root, config.name, run_name(config))
+        folder = folder_of_runs(config) / run_name(config)
         (folder / ".hydra").mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, folder / ".hydra" / "config.yaml")
         OmegaConf.save(OmegaConf.create(overrides), folder / ".hydra" / "overrides.yaml")

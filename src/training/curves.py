@@ -1,6 +1,5 @@
 """The curves of a run during training: TensorBoard event files, and the same scalars as JSON lines."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -100,10 +99,6 @@ def _sortable(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _drop_from(path: Path, first_update: int) -> None:
     """Drop the points from `first_update` on, and a truncated line."""
     if path.exists():
-        kept = [record for record in read_lines(path) if _update_of(record) < first_update]
+        numbered = [record for record in read_lines(path) if isinstance(record.get("update"), int)]
+        kept = [record for record in numbered if record["update"] < first_update]
         write_whole(path, "".join(map(to_line, kept)).encode())
-
-
-def _update_of(record: Mapping[str, Any]) -> float:
-    update = record.get("update")
-    return update if isinstance(update, int) else math.inf

@@ -3,13 +3,24 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from select import select
 from typing import Any
 
 from rich import get_console
 
 from src.training.trainer import Trainer
+
+ONE_REQUEST = 0.3
+"""Seconds within which signals count as one: `timeout` sends it to a process and to its group, for example."""
+_last: signal.Signals = signal.SIGINT
+
+
+def exit_status() -> int:
+    """The exit status of a command whose run a signal has stopped."""
+    return 128 + _last
 
 
 @contextmanager
@@ -18,39 +29,40 @@ def stopping_on_signals(trainer: Trainer) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
     came = False
 
-    def request(*_: Any) -> None:
+    def request(number: int, _: Any) -> None:
+        global _last
         nonlocal came
+        _last = signal.Signals(number)
         trainer.stop_requested = came = True
-        end_at_the_next_signal()
 
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
-    threading.Thread(target=_end_at_the_second, args=(readable,), daemon=True).start()
+    watching = threading.Thread(target=_end_at_the_second, args=(readable,), daemon=True)
+    watching.start()
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-    for number in previous:
-        signal.signal(number, request)
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         signal.set_wakeup_fd(-1)
         os.close(writable)
-        for number, handler in () if came else previous.items():
-            signal.signal(number, handler)
+        watching.join()  # until what belongs to one request has come
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_DFL if came else handler)
 
 
 def _end_at_the_second(readable: int) -> None:
-    """End this process at the second signal, even if an update, which no handler interrupts, has begun before both."""
+    """End this process at the second request, even if an update, which no handler interrupts, has begun before both."""
     with open(readable, "rb", buffering=0) as signals:
-        signals.read(1)
+        if not signals.read(1):
+            return
+        time.sleep(ONE_REQUEST)
+        while select([signals], [], [], 0)[0]:
+            if not signals.read(1024):
+                return
         if second := signals.read(1):
+            get_console().show_cursor()  # which a progress bar hides
             os._exit(128 + second[0])
-
-
-def end_at_the_next_signal() -> None:
-    """Let Ctrl-C and SIGTERM end this process at once, without a traceback."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    get_console().show_cursor()  # which a progress bar hides

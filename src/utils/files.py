@@ -1,12 +1,14 @@
 """Atomic file writes, and folders that only one process at a time may write."""
 
 import errno
+import glob
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from socket import gethostname
 
 from filelock import FileLock, Timeout
 
@@ -17,7 +19,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, flush it and rename it: a reader sees the whole new file or the old one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{gethostname()}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -33,6 +35,24 @@ def write_whole(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files in a folder whose writers, processes of this machine, were killed."""
+    for path in folder.glob(f".*.{glob.escape(gethostname())}.*.tmp"):
+        pid = path.suffixes[-2][1:]
+        if pid.isdecimal() and not _lives(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to somebody else
+        return True
+    return pid != os.getpid()  # this process is not writing, so an earlier one had its number
 
 
 class Lock:

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from src.config.compose import for_hydra
+from src.config.paths import folder_of_runs
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,20 @@ from src.config.compose import for_hydra
 )  # fmt: skip
 def test_arguments_that_hydra_would_refuse_are_rewritten(given, taken):
     assert for_hydra(given) == taken
+
+
+@pytest.mark.parametrize("root", ["~/runs", "'~/runs'", '"~/runs"'])
+def test_a_tilde_is_the_home_folder_however_it_is_quoted(root, train, tiny, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert train(f"run.root={root}", *tiny).status == 0
+    assert list((tmp_path / "home" / "runs" / "runs").glob("*/result.json"))
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_tilde_in_a_configuration_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/somebody")
+    config = OmegaConf.create({"run": {"root": "~/runs"}, "name": "all"})
+    assert folder_of_runs(config) == Path("/home/of/somebody/runs/all")
 
 
 def test_files_in_subfolders_are_completed(train, monkeypatch):

@@ -130,7 +130,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(train, tiny, inte
     train(*noisy, "name=whole")
     interrupt_at(5, number)
     stopped = train(*noisy, "name=stopped")
-    assert stopped.status == 130
+    assert stopped.status == 128 + number
     assert "stopped at update 5; the same command resumes it" in stopped.out
     assert result(only_run("stopped"))["status"] == "interrupted"
 

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -233,20 +232,9 @@ def test_a_worker_that_dies_of_one_run_is_its_failure_and_the_others_go_on(train
     assert reasons == {(model, seed): dead * (model == "lstm") for model in ("irnn", "lstm", "gru") for seed in "01"}
 
 
-def test_runs_whose_process_died_come_last(train, tiny, trained):
-    train(*SIX, *tiny)
-    first = trained[0]
-    Path("outputs/runs", first, "result.json").unlink()
-    shutil.rmtree(Path("outputs/runs", trained[-1]))
-    last = trained[-1]
-    trained.clear()
-    assert train(*SIX, *tiny).status == 0
-    assert trained == [last, first]
-
-
 def test_runs_that_have_ended_are_not_built_again_to_be_checked(train, tiny, monkeypatch):
     assert train("-m", "seed=0,1", *tiny).status == 0
-    monkeypatch.setattr("src.running.build.check", None)
+    monkeypatch.setattr("src.sweeping.sweep.check", None)
     assert train("-m", "seed=0,1", *tiny).status == 0
 
 

@@ -34,3 +34,10 @@ def test_a_second_signal_ends_the_process(number, work):
         process.kill()
         assert process.stderr.read() == ""
     assert process.returncode in (-number, 128 + number)
+
+
+def test_signals_that_belong_to_one_request_stop_the_run_once():
+    work = "import os, signal; [os.kill(os.getpid(), signal.SIGTERM) for _ in range(5)]"
+    program = RUN.format(work=work) + "from src.training import signals; print(signals.exit_status())"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout.split(), ended.stderr) == (0, ["begun", "143"], "")

@@ -5,10 +5,13 @@ import fcntl
 import json
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from src.config.paths import PROJECT
 from src.config.schema import SearchSettings
 from src.results.manifest import read_manifest, write_manifest
 from src.utils import lifeline
@@ -86,3 +89,17 @@ def test_the_journal_of_a_search_goes_on_without_locks(refuse, tmp_path):
     study = optuna.create_study(storage=storage_of(tmp_path), study_name="one")
     study.tell(study.ask(), 1.0)
     assert optuna.load_study(study_name="one", storage=storage_of(tmp_path)).best_value == 1.0
+
+
+def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_path):
+    program = "import os, signal; os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
+    program += "; from pathlib import Path; from src.utils.files import write_whole; write_whole(Path('file'), b'half')"
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment).returncode == -9
+    (killed,) = tmp_path.glob(".*.tmp")
+    parent = killed.name.replace(killed.suffixes[-2], f".{os.getppid()}")
+    kept = {parent, f".file.elsewhere{killed.suffixes[-2]}.tmp", "file.tmp"}
+    for name in kept:
+        (tmp_path / name).touch()
+    write_manifest(tmp_path, SearchSettings(grid=[], repeated=[], columns=[], two_stage=False), {})
+    assert {path.name for path in tmp_path.glob("*.tmp")} == kept
