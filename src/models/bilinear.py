@@ -87,5 +87,6 @@ class Bilinear(TensorCore):
     def step(self, p: BilinearInput, state: BilinearState) -> tuple[Tensor, BilinearState]:
         """The equation above; the output is the product."""
         product_BH = self.scale * self.term(state.h_BH, p.product_BP)
-        h_BH = p.first_BH + state.started_B1 * (product_BH - p.first_BH)
+        # not first + started (product - first): a product that is far smaller would be rounded away
+        h_BH = (1 - state.started_B1) * p.first_BH + state.started_B1 * product_BH
         return h_BH, BilinearState(h_BH, torch.ones_like(state.started_B1))

@@ -254,6 +254,14 @@ def test_on_two_vectors_the_bilinear_recurrence_is_the_bilinear_map(form):
     assert_close(y_BH, expected_BH, rtol=1e-12, atol=1e-12)
 
 
+def test_a_product_of_many_small_factors_is_exact():
+    core, x_BTX = Bilinear(H, hidden_size=H, scale=1e-3), torch.randn(3, 30, H)
+    unscaled = Bilinear(H, hidden_size=H)
+    unscaled.load_state_dict(core.state_dict())
+    small_BH, large_BH = (one(one.project(x_BTX), return_sequence=False)[0] for one in (core, unscaled))
+    assert_close(small_BH * 1e87, large_BH, rtol=1e-10, atol=0)
+
+
 def test_the_bilinear_recurrence_cuts_its_first_input_to_its_size():
     core, x_BTX = Bilinear(H, hidden_size=2), torch.randn(5, 1, H)
     assert torch.equal(core(core.project(x_BTX))[0], x_BTX[..., :2])

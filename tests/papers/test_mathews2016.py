@@ -1,0 +1,164 @@
+"""The claims hold for results as the report and its logs have them, and fail for results that contradict them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from src.models.bilinear import Bilinear
+from src.models.rnn import RNN
+from src.papers.mathews2016 import addition, binding, hadamard, stability
+from src.reproduction.base import Evidence
+from src.reproduction.reproduce import configuration, reproductions
+
+MODULES = [addition, binding, hadamard, stability]
+SEEDS = range(5)
+
+
+def verdicts(module, evidence):
+    return [claim.judge(evidence)[0] for claim in module.REPRODUCTION.claims]
+
+
+def added(exchange=None):
+    """Runs whose errors fall below 0.01 when those of the author do."""
+    rows, curves = [], []
+    for (model, length), (error, update) in addition.PRINTED.items():
+        name = addition.LONG if length >= 5000 else addition.TABLE
+        for seed in SEEDS:
+            run = f"{model}-{length}-{seed}"
+            row = {"run": run, "name": name, "model": (exchange or {}).get(model, model), "seed": seed}
+            row |= {"task.sequence_length": length, "test/mse": error, "optimizer.lr": 0.01, "seconds": 60.0}
+            rows.append(row)
+            values = [0.17, 0.17, 0.17] if update is None else [0.17, 0.009, error]
+            curves.append(pd.DataFrame({"run": run, "update": [0, update or 500, 1800], "val/mse": values}))
+    return Evidence(pd.DataFrame(rows), pd.concat(curves, ignore_index=True))
+
+
+def test_the_authors_numbers_of_addition_satisfy_the_claims_and_exchanged_ones_do_not():
+    assert verdicts(addition, added()) == ["reproduced"] * 4
+    exchanged = {"cp_gate": "lstm", "lstm": "cp_gate"}
+    assert verdicts(addition, added(exchanged))[:1] == ["not reproduced"]
+    assert verdicts(addition, added(exchanged))[2] == "not reproduced"
+    table = addition.table(added()).set_index(["T", "model"])
+    row = table.loc[("250", "CP gate")]
+    assert (row["author, error"], row["update below 0.01: median (range)"]) == ("0.0015", "660")
+    assert table.loc[("5,000", "GRU"), "author, update"] == "never"
+
+
+def bound(factor):
+    """Runs at a multiple of the floor of knowing when but not what; the GRU is a little worse."""
+    rows = [
+        {"run": f"{model}-{k}-{seed}", "name": binding.NAME, "model": model, "task.num_items": k, "seed": seed}
+        | {"test/nats": factor * binding.floor(k) * (1.1 if model == "gru" else 1), "test/error": 0.1}
+        | {"optimizer.lr": 0.01, "num_parameters": 1000}
+        for model in binding.MODELS
+        for k in binding.ITEMS
+        for seed in SEEDS
+    ]
+    return Evidence(pd.DataFrame(rows), pd.DataFrame())
+
+
+def test_a_network_remembers_if_it_is_below_the_floor_of_knowing_when():
+    assert verdicts(binding, bound(0.5)) == ["reproduced"] * 3
+    assert verdicts(binding, bound(1.01)) == ["not reproduced", "not reproduced", "reproduced"]
+    assert round(binding.floor(1), 3) == 5.545
+    table = binding.table(bound(0.5)).set_index(["K", "model"])
+    assert table.loc[("2", binding.WHEN), "nats"] == f"{binding.floor(2):.2f}"
+    assert table.loc[("1", "CP gate"), "nats"] == "2.77 ± 0.00"
+
+
+def multiplied(above=0.0):
+    """Runs at the line of least error, or above it; trains a little lower, and plain descent higher."""
+    rows = []
+    for name, form, off in (
+        (hadamard.MAIN, "cp", above),
+        (hadamard.MAIN, "tensor_train", above - 5e-4),
+        (hadamard.MOMENTUM, "cp", above + 0.01),
+    ):
+        for rank in hadamard.RANKS:
+            for seed in range(3):
+                error = max(hadamard.floor(rank) + off, 1e-13)
+                rows.append(
+                    {"run": f"{name}-{form}-{rank}-{seed}", "name": name, "model.rank": rank, "seed": seed}
+                    | {"model.form": form if name == hadamard.MAIN else None, "test/mse": error}
+                )
+    return Evidence(pd.DataFrame(rows), pd.DataFrame())
+
+
+def test_errors_on_the_line_of_least_error_satisfy_the_claims():
+    assert verdicts(hadamard, multiplied()) == ["reproduced"] * 5
+    assert verdicts(hadamard, multiplied(0.01))[:2] == ["not reproduced", "not reproduced"]
+    assert verdicts(hadamard, multiplied(-0.01))[1] == "not reproduced"
+    table = hadamard.table(multiplied()).set_index(["form", "R"])
+    assert table.loc[("CP", "10"), "author, n=100"] == "0.0945"
+    assert (table.loc[("CP", "10"), "least of CP"], table.loc[("CP", "20"), "ours"]) == ("0.09375", "1.0e-13")
+    hadamard.draw(multiplied())
+
+
+def measured(slope=1.0, gate=-0.5):
+    """Exponents on a line of the logarithm of the scale, and those of the gate."""
+    rows = [
+        {"run": f"{model}-{seed}", "model": model, "seed": seed, "scale": scale}
+        | {"exponent": gate if model == "cp_gate" else 0.05 + slope * np.log(scale)}
+        | {"log_size": 0.1 if model == "cp_gate" else 200 * (0.05 + slope * np.log(scale))}
+        for model in stability.MODELS
+        for scale in stability.SCALES
+        for seed in SEEDS
+    ]
+    return Evidence(pd.DataFrame({"model": []}), pd.DataFrame(), pd.DataFrame(rows))
+
+
+def test_exponents_on_a_line_satisfy_the_claims_about_products():
+    assert verdicts(stability, measured()) == ["reproduced"] * 4
+    assert verdicts(stability, measured(slope=0.0))[0] == "not reproduced"
+    assert verdicts(stability, measured(gate=0.1))[3] == "not reproduced"
+    assert len(stability.table(measured())) == len(stability.MODELS)
+    stability.draw(measured())
+
+
+def test_the_exponent_of_a_product_of_equal_matrices_is_the_logarithm_of_their_spectral_radius():
+    torch.manual_seed(0)
+    x_BTX = torch.randn(1, 1, 4, dtype=torch.float64).expand(2, 300, 4)
+    core = Bilinear(4, hidden_size=4, form="full").double()
+    with torch.no_grad():
+        W_HH = torch.randn(4, 4, dtype=torch.float64)
+        M_JI = W_HH @ W_HH.t() / 10
+        core.term.map.W_IJK.zero_()[:, :, 0] = M_JI.t() / x_BTX[0, 0, 0]
+    exponent, log_size = stability.exponent_of(core.requires_grad_(False), x_BTX)
+    growth = float(torch.linalg.eigvalsh(M_JI)[-1].log())
+    assert exponent == pytest.approx(growth, abs=0.01)
+    assert log_size / 299 == pytest.approx(growth, abs=0.02)
+
+
+def test_the_exponent_of_a_scaled_orthogonal_network_is_the_logarithm_of_its_scale():
+    core = RNN(4, hidden_size=6, nonlinearity="linear", recurrent_scale=0.9).double()
+    exponent, _ = stability.exponent_of(core.requires_grad_(False), torch.randn(3, 150, 4, dtype=torch.float64))
+    assert exponent == pytest.approx(np.log(0.9), abs=1e-6)
+
+
+def test_exponents_are_measured_on_the_initial_weights(train, monkeypatch):
+    short = ["task.sequence_length=60", "seed=1", "model=cp_gate"]
+    assert train("experiment=mathews2016/stability", *short).status == 0
+    (path,) = Path("outputs/mathews2016-stability").glob("*/result.json")
+    runs = pd.DataFrame([{"run": path.parent.name, "model": "cp_gate", "seed": 1}])
+    found = stability.measure(path.parents[1], runs)
+    assert found["scale"].tolist() == list(stability.SCALES)
+    assert found[["exponent", "log_size"]].notna().all().all()
+    assert (found["exponent"] < 0).all()
+    assert json.loads(path.read_text())["config"]["optimizer"]["lr"] == 0
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_without_its_runs_a_claim_is_not_run_and_figures_are_still_drawn(module):
+    nothing = Evidence(pd.DataFrame({"run": ["a"], "model": ["gru"], "name": ["other"]}), pd.DataFrame())
+    assert set(verdicts(module, nothing)) == {"not run"}
+    for draw in module.REPRODUCTION.figures.values():
+        draw(nothing)
+
+
+def test_every_experiment_has_a_folder_of_its_own():
+    named = {one for found in reproductions().values() for one in found.experiments if one.startswith("mathews2016")}
+    assert len({configuration(experiment).name for experiment in named}) == len(named)
