@@ -10,11 +10,11 @@ import torch
 
 from src.models.bilinear import Bilinear
 from src.models.rnn import RNN
-from src.papers.mathews2016 import addition, binding, hadamard, stability
+from src.papers.mathews2016 import addition, binding, hadamard, random_tensor, scalar_multiplication, stability
 from src.reproduction.base import Evidence
 from src.reproduction.reproduce import configuration, reproductions
 
-MODULES = [addition, binding, hadamard, stability]
+MODULES = [addition, binding, hadamard, random_tensor, scalar_multiplication, stability]
 SEEDS = range(5)
 
 
@@ -149,6 +149,55 @@ def test_exponents_are_measured_on_the_initial_weights(train, monkeypatch):
     assert found[["exponent", "log_size"]].notna().all().all()
     assert (found["exponent"] < 0).all()
     assert json.loads(path.read_text())["config"]["optimizer"]["lr"] == 0
+
+
+def recovered(factor):
+    """Learned tensors whose error is a multiple of the computed one; none at the rank of the tensor."""
+    rows = [
+        {"run": f"{form}-{rank}-{seed}", "optimizer": "sgd", "form": form, "rank": rank, "seed": seed}
+        | {"computed": 1 / rank, "learned": 1e-9 if (form, rank) == ("tensor_train", 5) else factor / rank}
+        for form in random_tensor.FORMS
+        for rank in random_tensor.RANKS
+        for seed in range(3)
+    ]
+    return Evidence(pd.DataFrame({"model": []}), pd.DataFrame(), pd.DataFrame(rows))
+
+
+def test_a_tensor_is_recovered_if_its_error_is_that_of_the_computed_decomposition():
+    assert verdicts(random_tensor, recovered(1.0)) == ["reproduced"] * 3
+    assert verdicts(random_tensor, recovered(1.1)) == ["reproduced", "not reproduced", "not reproduced"]
+    table = random_tensor.table(recovered(1.0)).set_index(["form", "R"])
+    assert table.loc[("tensor train", "5")].tolist() == ["1e-09", "-", "0.2000"]
+
+
+def test_a_run_that_learned_a_tensor_is_compared_with_its_decomposition(train):
+    pytest.importorskip("tensorly")
+    tiny = ["task.vector_size=6", "model.hidden_size=6", "task.rank=2", "task.val_size=50", "task.test_size=50"]
+    short = ["trainer.max_updates=2", "model.form=tensor_train", "model.rank=2", "optimizer.lr=0.1", "seed=1"]
+    assert train("experiment=mathews2016/random_tensor", *tiny, *short).status == 0
+    (path,) = Path("outputs/mathews2016-random-tensor").glob("*/result.json")
+    (found,) = random_tensor.measure(path.parents[1], pd.DataFrame([{"run": path.parent.name}])).to_dict("records")
+    assert found["computed"] < 1e-8
+    assert found["learned"] > 0.1
+    assert (found["optimizer"], found["form"], found["rank"]) == ("sgd", "tensor_train", 2)
+
+
+def extrapolated(other):
+    """Networks that multiply in the range of training, and with this error beyond it."""
+    rows = [
+        {"run": f"{model}-{seed}", "model": model, "scale": scale}
+        | {"error": 1e-6 if model == "bilinear" else 1e-4 if scale == 1 else other}
+        for model in scalar_multiplication.MODELS
+        for scale in scalar_multiplication.SCALES
+        for seed in range(3)
+    ]
+    return Evidence(pd.DataFrame({"model": []}), pd.DataFrame(), pd.DataFrame(rows))
+
+
+def test_only_the_bilinear_map_extrapolates_if_no_other_network_does():
+    assert verdicts(scalar_multiplication, extrapolated(0.1)) == ["reproduced", "reproduced"]
+    assert verdicts(scalar_multiplication, extrapolated(1e-4)) == ["reproduced", "not reproduced"]
+    assert len(scalar_multiplication.table(extrapolated(0.1))) == len(scalar_multiplication.MODELS)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.rpartition(".")[2])
