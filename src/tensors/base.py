@@ -60,14 +60,9 @@ class BilinearMap(nn.Module, ABC):
         return self.product(a_BI, self.project(b_BK))
 
     @property
-    def projected_size(self) -> int:
-        """P."""
-        return self.project(next(self.parameters()).new_zeros(1, self.sizes.K)).shape[1]
-
-    @property
+    @abstractmethod
     def product_size(self) -> int:
         """Multiplications by weights in one `product`."""
-        raise NotImplementedError
 
     def deviations(self, size: int) -> Tensor:
         """Standard deviations of the weights of the features of a or b, [size]."""

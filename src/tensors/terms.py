@@ -24,7 +24,7 @@ class BilinearTerm(nn.Module):
         separate     W(h, x) + U h + V x + b                   with W = 0 the sum of a simple recurrent network
         combined     W([1, h], [1, x])                         one tensor holds all four, with as many more features
 
-    U starts orthogonal, if it is square, and V from U(-√(3/X), √(3/X)); b starts at 0.
+    U starts orthogonal and V from U(-√(3/X), √(3/X)); b starts at 0.
 
     Args:
         make_map: W, for given sizes.

@@ -92,7 +92,12 @@ REPRODUCTION = Reproduction(
         ),
     ),
     table=table,
-    quick=("seed=0", "optimizer.lr=1e-2", "task.num_items=1,2", "trainer.max_updates=1000"),
+    quick=(
+        "model=mathews2016/binding/cp_gate,mathews2016/binding/tgu,gru",
+        "seed=0",
+        "optimizer.lr=1e-2",
+        "trainer.max_updates=3000",
+    ),
     curves=("val/nats", "val/error", "val/nll"),
     replayed=({"model": "cp_gate", "task.num_items": 1, "seed": 0}, {"model": "tgu", "task.num_items": 1, "seed": 0}),
     replayed_curve="val/nll",
