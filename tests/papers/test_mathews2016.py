@@ -10,11 +10,11 @@ import torch
 
 from src.models.bilinear import Bilinear
 from src.models.rnn import RNN
-from src.papers.mathews2016 import addition, binding, hadamard, random_tensor, scalar_multiplication, stability
+from src.papers.mathews2016 import addition, binding, hadamard, random_tensor, rank, scalar_multiplication, stability
 from src.reproduction.base import Evidence
 from src.reproduction.reproduce import configuration, reproductions
 
-MODULES = [addition, binding, hadamard, random_tensor, scalar_multiplication, stability]
+MODULES = [addition, binding, hadamard, random_tensor, rank, scalar_multiplication, stability]
 SEEDS = range(5)
 
 
@@ -180,6 +180,28 @@ def test_a_run_that_learned_a_tensor_is_compared_with_its_decomposition(train):
     assert found["computed"] < 1e-8
     assert found["learned"] > 0.1
     assert (found["optimizer"], found["form"], found["rank"]) == ("sgd", "tensor_train", 2)
+
+
+def swept(author, other):
+    """Runs that are solved at these updates with a rank of 64, and at update 100 with a lower one."""
+    rows, curves = [], []
+    for init, last in (("mathews2016", author), ("rank_independent", other)):
+        for components in rank.RANKS:
+            for seed in SEEDS:
+                run = f"{init}-{components}-{seed}"
+                settings = {"model.init": init, "model.rank": components, "seed": seed, "test/mse": 0.001}
+                rows.append({"run": run} | settings)
+                update = last if components == 64 else 100
+                curves.append(pd.DataFrame({"run": run, "update": [0, update], "val/mse": [0.17, 0.005]}))
+    return Evidence(pd.DataFrame(rows), pd.concat(curves, ignore_index=True))
+
+
+def test_the_rank_is_blamed_only_if_the_initialization_is_not():
+    assert verdicts(rank, swept(200, 100)) == ["reproduced", "reproduced"]
+    assert verdicts(rank, swept(200, 200)) == ["not reproduced", "reproduced"]
+    assert verdicts(rank, swept(100, 100)) == ["not reproduced", "reproduced"]
+    table = rank.table(swept(200, 100)).set_index("R")
+    assert table.loc["64", "of the author: update below 0.01, median (range)"] == "200"
 
 
 def extrapolated(other):
