@@ -10,11 +10,19 @@ import torch
 
 from src.models.bilinear import Bilinear
 from src.models.rnn import RNN
-from src.papers.mathews2016 import addition, binding, hadamard, random_tensor, rank, scalar_multiplication, stability
+from src.papers.mathews2016 import (
+    addition,
+    binding,
+    hadamard,
+    random_tensor,
+    rank_sweep,
+    scalar_multiplication,
+    stability,
+)
 from src.reproduction.base import Evidence
 from src.reproduction.reproduce import configuration, reproductions
 
-MODULES = [addition, binding, hadamard, random_tensor, rank, scalar_multiplication, stability]
+MODULES = [addition, binding, hadamard, random_tensor, rank_sweep, scalar_multiplication, stability]
 SEEDS = range(5)
 
 
@@ -186,7 +194,7 @@ def swept(author, other):
     """Runs that are solved at these updates with a rank of 64, and at update 100 with a lower one."""
     rows, curves = [], []
     for init, last in (("mathews2016", author), ("rank_independent", other)):
-        for components in rank.RANKS:
+        for components in rank_sweep.RANKS:
             for seed in SEEDS:
                 run = f"{init}-{components}-{seed}"
                 settings = {"model.init": init, "model.rank": components, "seed": seed, "test/mse": 0.001}
@@ -197,10 +205,10 @@ def swept(author, other):
 
 
 def test_the_rank_is_blamed_only_if_the_initialization_is_not():
-    assert verdicts(rank, swept(200, 100)) == ["reproduced", "reproduced"]
-    assert verdicts(rank, swept(200, 200)) == ["not reproduced", "reproduced"]
-    assert verdicts(rank, swept(100, 100)) == ["not reproduced", "reproduced"]
-    table = rank.table(swept(200, 100)).set_index("R")
+    assert verdicts(rank_sweep, swept(200, 100)) == ["reproduced", "reproduced"]
+    assert verdicts(rank_sweep, swept(200, 200)) == ["not reproduced", "reproduced"]
+    assert verdicts(rank_sweep, swept(100, 100)) == ["not reproduced", "reproduced"]
+    table = rank_sweep.table(swept(200, 100)).set_index("R")
     assert table.loc["64", "of the author: update below 0.01, median (range)"] == "200"
 
 
