@@ -10,6 +10,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor, nn
 from torch.nn import functional
 
+from src.config.schema import Neutral
 from src.models.base import NONLINEARITIES, Core, Nonlinearity, last_step
 from src.models.init import uniform_fan_out_
 from src.ops.inputs import Inputs
@@ -36,6 +37,7 @@ class SequenceModel(nn.Module):
         embedding_size: features of a token's embedding; unused if the inputs are vectors.
         expansion_size: units of a layer between the input or embedding and the core; null for none.
         expansion_nonlinearity: of that layer.
+        head: whether there is a head; without one the outputs of the core are the answer.
         head_size: ReLU units between the core and the output; null for a linear head.
         input_dropout: probability of dropping an input feature of the core while training.
     """
@@ -49,6 +51,7 @@ class SequenceModel(nn.Module):
         embedding_size: Annotated[int, Ge(1)] = 100,
         expansion_size: Annotated[int, Ge(1)] | None = None,
         expansion_nonlinearity: Nonlinearity = "relu",
+        head: Annotated[bool, Neutral(True)] = True,
         head_size: Annotated[int, Ge(1)] | None = None,
         input_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
     ):
@@ -70,8 +73,15 @@ class SequenceModel(nn.Module):
         self.input_dropout = input_dropout
 
         self.core = make_core(size)
-        layer = _linear(self.core.output_size, head_size or output_spec.size)
-        self.head: nn.Module = layer
+        self.head: nn.Module
+        if not head:
+            if self.core.output_size != output_spec.size:
+                raise ValueError(
+                    f"hidden_size={self.core.hidden_size}: must give {output_spec.size} outputs with network.head=false"
+                )
+            self.head = nn.Identity()
+            return
+        layer = self.head = _linear(self.core.output_size, head_size or output_spec.size)
         if head_size is not None:
             self.head = nn.Sequential(layer, nn.ReLU(), _linear(head_size, output_spec.size))
 

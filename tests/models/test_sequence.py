@@ -38,6 +38,16 @@ def test_tokens_are_embedded_expanded_read_by_the_core_and_answered_by_the_head(
     assert_close(model(tokens_BT).hidden_BTH, hidden_BTH, rtol=0, atol=1e-12)
 
 
+def test_without_a_head_the_outputs_of_the_core_are_the_answer():
+    output_spec = OutputSpec("value", 6)
+    model = SequenceModel(VECTORS, output_spec, lambda size: RNN(size, hidden_size=6), head=False, head_size=7)
+    output = model(torch.randn(B, T, 4))
+    assert output.prediction is output.hidden_BTH
+    assert model.num_parameters == sum(parameter.numel() for parameter in model.core.parameters())
+    with pytest.raises(ValueError, match=r"^hidden_size=6: must give 2 outputs with network.head=false$"):
+        make(VECTORS, head=False)
+
+
 def test_vectors_enter_as_they_are():
     model = make(VECTORS)
     inputs = torch.randn(B, T, 4)

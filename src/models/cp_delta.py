@@ -1,0 +1,69 @@
+"""The CP delta network of Mathews (2016): each step adds to the state and subtracts from it.
+
+Shapes: B sequences, X input features, P projected features, H hidden units, R components.
+"""
+
+from functools import partial
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from src.models.tensor_core import TensorCore
+from src.ops.dispatch import Kernel
+from src.tensors.cp import CP
+from src.tensors.terms import BilinearTerm, Linear
+
+
+class CPDeltaInput(NamedTuple):
+    """What the input contributes to what is added and subtracted."""
+
+    added_BP: Tensor
+    subtracted_BP: Tensor
+
+
+class CPDelta(TensorCore):
+    r"""A recurrent network that adds one rectified bilinear function of state and input and subtracts another.
+
+        h_t = h_{t-1} + relu(a_t) - relu(s_t)                  h_0 = 0
+        a_t = Bᵀ((A [1, h_{t-1}]) ⊙ (C [1, x_t]))              s_t likewise with its own A, B and C
+
+    (`cp-del`). 2 R (2H + X + 2) parameters.
+
+    A subclass with other linear terms calls this constructor with what makes the terms.
+
+    Args:
+        input_size: features X of one input vector.
+        linear: how the linear terms are held.
+        normalize: how the factors are normalized; see `CP`.
+        hidden_size: units H.
+        rank: R.
+        kernel: see `Core`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        linear: Linear = "combined",
+        normalize: Literal["matrix"] | None = None,
+        *,
+        hidden_size: Annotated[int, Ge(1)] = 50,
+        rank: Annotated[int, Ge(1)] = 20,
+        kernel: Kernel = "auto",
+    ):
+        super().__init__(input_size, hidden_size, kernel)
+        make_map = partial(CP, rank=rank, normalize=normalize)
+        sizes = hidden_size, hidden_size, input_size
+        self.added = BilinearTerm(make_map, sizes, linear)
+        self.subtracted = BilinearTerm(make_map, sizes, linear)
+
+    def project(self, x: Tensor) -> CPDeltaInput:
+        """The contribution to either term."""
+        return CPDeltaInput(self.added.project(x), self.subtracted.project(x))
+
+    def step(self, p: CPDeltaInput, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The equations above; the output is the state."""
+        added_BH = torch.relu(self.added(state, p.added_BP))
+        h_BH = state + added_BH - torch.relu(self.subtracted(state, p.subtracted_BP))
+        return h_BH, h_BH

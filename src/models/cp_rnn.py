@@ -1,0 +1,53 @@
+"""The simple CP recurrent network of Mathews (2016).
+
+Shapes: X input features, H hidden units, R components.
+"""
+
+from functools import partial
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+
+from src.models.tensor_rnn import TensorRNN
+from src.ops.dispatch import Kernel
+from src.tensors.base import Init
+from src.tensors.cp import CP
+
+
+class CPRNN(TensorRNN):
+    r"""A tensor RNN with the CP decomposition of its tensor (`simple_cp`, `cp-tanh`, `cp-relu`).
+
+        separate      h_t = f(Bᵀ((A h_{t-1}) ⊙ (C x_t)) + U h_{t-1} + V x_t + b)              h_0 = 0
+        combined      h_t = f(Bᵀ((A [1, h_{t-1}]) ⊙ (C [1, x_t])))
+
+    The matrix Bᵀ diag(C x) A that the input adds to U has a rank of R at most. R (2H + X) + H² + H X + H parameters if
+    separate, R (2H + X + 2) combined.
+
+    Args:
+        input_size: features X of one input vector.
+        hidden_size: units H.
+        rank: R.
+        linear: how the linear terms are held.
+        nonlinearity: f.
+        init: how A, B and C start; see `CP`.
+        weight_norm: divide the rows of A, B and C by their norms, with a weight for each component (Salimans & Kingma,
+            2016); adds R parameters.
+        kernel: see `Core`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        hidden_size: Annotated[int, Ge(1)] = 50,
+        rank: Annotated[int, Ge(1)] = 20,
+        linear: Literal["separate", "combined"] = "separate",
+        nonlinearity: Literal["tanh", "relu"] = "tanh",
+        init: Init = "rank_independent",
+        weight_norm: bool = False,
+        kernel: Kernel = "auto",
+    ):
+        make_map = partial(CP, rank=rank, init=init, normalize="rows" if weight_norm else None)
+        super().__init__(
+            input_size, make_map, hidden_size=hidden_size, linear=linear, nonlinearity=nonlinearity, kernel=kernel
+        )

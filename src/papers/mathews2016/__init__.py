@@ -1,0 +1,1 @@
+"""Mathews (2016), a report on recurrent networks with tensors (Victoria University of Wellington), and its programs."""

@@ -1,0 +1,118 @@
+"""Recovering a random tensor by gradient descent, next to what linear algebra finds."""
+
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction
+
+TEACHER_RANK = 5
+RANKS = (3, 5, 10, 20)
+FORMS = {"cp": "CP", "tensor_train": "tensor train"}
+MAIN, ADAM = "mathews2016-random-tensor", "mathews2016-random-tensor-adam"
+
+
+def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
+    """How far the tensor of each run is from the one that it learned, and how far decompositions of that one are.
+
+    Columns: `learned`, ‖W - V‖² / ‖W‖² of the learned tensor V; `computed`, that of alternating least squares (CP) or
+    of singular value decompositions (tensor train) of W at the same rank.
+    """
+    import torch
+
+    from src.models.bilinear import Bilinear
+    from src.running.build import build_task
+    from src.running.load import load_model, read_config
+    from src.tasks.random_tensor import RandomTensor
+    from src.tensors.decompose import cp_als, relative_error, tensor_train_svd
+
+    @cache
+    def computed(seed: int, form: str, rank: int) -> float:
+        W_IJK = tensors[seed]
+        found = cp_als(W_IJK, rank) if form == "cp" else tensor_train_svd(W_IJK, (rank, rank))
+        return relative_error(W_IJK, found.full()) ** 2
+
+    tensors, rows = {}, []
+    for _, row in runs.iterrows():
+        config = read_config(folder / row["run"])
+        task, (model, _) = build_task(config), load_model(folder / row["run"], config, torch.device("cpu"))
+        assert isinstance(task, RandomTensor)
+        assert isinstance(model.core, Bilinear)
+        tensors[config.seed] = task.tensor
+        settings = {"form": config.model.form, "rank": config.model.rank, "seed": config.seed}
+        errors = {
+            "learned": relative_error(task.tensor, model.core.term.map.full()) ** 2,
+            "computed": computed(config.seed, config.model.form, config.model.rank),
+        }
+        rows.append(
+            {"run": row["run"], "optimizer": "adam" if "betas" in config.optimizer else "sgd"} | settings | errors
+        )
+    return pd.DataFrame(rows)
+
+
+def _errors(evidence: Evidence, form: str, rank: int, column: str = "learned", optimizer: str = "sgd") -> np.ndarray:
+    return evidence.select_measured(form=form, rank=rank, optimizer=optimizer)[column].to_numpy(float)
+
+
+def _recovers(evidence: Evidence) -> Finding:
+    values = _errors(evidence, "tensor_train", TEACHER_RANK)
+    return Finding(f"largest of {len(values)}: {values.max():.1e}", bool(values.max() <= 1e-6))
+
+
+def _as_good_as_computed(form: str, method: str) -> Claim:
+    def test(evidence: Evidence) -> Finding:
+        measured, holds = [], []
+        for rank in RANKS[:2] if form == "cp" else RANKS[:1]:
+            learned, computed = (_errors(evidence, form, rank, column) for column in ("learned", "computed"))
+            measured.append(f"R={rank}: {learned.mean():.4f} against {computed.mean():.4f}")
+            holds.append(bool((learned <= 1.02 * computed).all()))
+        return Finding("; ".join(measured), all(holds))
+
+    return Claim(
+        f"Below the rank of the tensor, descent finds a {FORMS[form]} as good as {method} does.",
+        "not in the report",
+        "‖W - V‖² at most 2 % above that of the computed decomposition, in every run",
+        test,
+    )
+
+
+def table(evidence: Evidence) -> pd.DataFrame:
+    """‖W - V‖² / ‖W‖² by form and rank: by descent with momentum, by Adam, and computed."""
+    rows = []
+    for form, label in FORMS.items():
+        for rank in RANKS:
+            row = {"form": label, "R": str(rank)}
+            for column, optimizer, what in (
+                ("momentum", "sgd", "learned"), ("Adam", "adam", "learned"), ("computed", "sgd", "computed")
+            ):  # fmt: skip
+                row[column] = "-"
+                with suppress(NotRunError):
+                    value = _errors(evidence, form, rank, what, optimizer).mean()
+                    row[column] = f"{value:.4f}" if value > 1e-3 else f"{value:.0e}"
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+REPRODUCTION = Reproduction(
+    title="Mathews 2016: a random 30 x 30 x 30 tensor of tensor-train ranks 5 and 5 learned by gradient descent",
+    experiments=("mathews2016/random_tensor", "mathews2016/random_tensor_adam"),
+    only_in_full=("mathews2016/random_tensor_adam",),
+    claims=(
+        Claim(
+            "A map of the form and ranks of the tensor recovers it.",
+            "the experiment on learning decompositions; no result is printed",
+            "‖W - V‖² / ‖W‖² at most 1e-6 in every run",
+            _recovers,
+        ),
+        _as_good_as_computed("tensor_train", "two singular value decompositions"),
+        _as_good_as_computed("cp", "alternating least squares"),
+    ),
+    table=table,
+    measure=measure,
+    quick=("seed=0", "optimizer.lr=0.1", "trainer.max_updates=10000"),
+    curves=("val/mse",),
+    notes=Path(__file__).with_name("random_tensor.md"),
+)

@@ -1,0 +1,91 @@
+"""The contract of a bilinear map, and its initialization.
+
+Shapes: B vectors, I features of the first vector, K of the second, J of the result, P of what the second contributes.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Init = Literal["rank_independent", "mathews2016"]
+
+
+class Sizes(NamedTuple):
+    """The shape of the tensor: features of the first vector, of the result and of the second vector."""
+
+    I: int  # noqa: E741
+    J: int
+    K: int
+
+
+class BilinearMap(nn.Module, ABC):
+    r"""A function of two vectors that is linear in each.
+
+        y_j = Σ_ik a_i W_ijk b_k            y = M(b) a, with the matrix M(b)_ji = Σ_k W_ijk b_k
+
+    A subclass defines `project`, `product` and `full`, so that what depends on b alone can be computed for many b at
+    once: map(a, b) = product(a, project(b)).
+
+    If the entries of W are initialized as "rank_independent", the variance of y_j is the mean of a_i² times that of
+    b_k², whatever the sizes and ranks. A factor of a or b is drawn from N(0, 1/n), with n its number of features. The
+    first feature is weighted by N(0, 1) if it is the constant 1 (`padded`): it is as large as all others together.
+
+    Args:
+        sizes: I, J and K.
+        padded: whether the first feature of both vectors is the constant 1.
+    """
+
+    def __init__(self, sizes: tuple[int, int, int], padded: bool = False):
+        super().__init__()
+        self.sizes = Sizes(*sizes)
+        self.padded = padded
+
+    @abstractmethod
+    def project(self, b: Tensor) -> Tensor:
+        """What the second vector contributes, [..., K] -> [..., P]."""
+
+    @abstractmethod
+    def product(self, a_BI: Tensor, p_BP: Tensor) -> Tensor:
+        """The result [B, J] for the first vector and the contribution of the second."""
+
+    @abstractmethod
+    def full(self) -> Tensor:
+        """The tensor W, [I, J, K]."""
+
+    def forward(self, a_BI: Tensor, b_BK: Tensor) -> Tensor:
+        """y, [B, J]."""
+        return self.product(a_BI, self.project(b_BK))
+
+    @property
+    @abstractmethod
+    def product_size(self) -> int:
+        """Multiplications by weights in one `product`."""
+
+    def deviations(self, size: int) -> Tensor:
+        """Standard deviations of the weights of the features of a or b, [size]."""
+        if not self.padded:
+            return torch.full((size,), 1 / math.sqrt(size))
+        return torch.cat([torch.ones(1), torch.full((size - 1,), 1 / math.sqrt(size - 1))])
+
+    @torch.no_grad()
+    def draw_factor_(self, factor_Rn: Tensor) -> None:
+        """Fill a factor of a or b, a row for each of its components, with `rank_independent` entries."""
+        factor_Rn.normal_().mul_(self.deviations(factor_Rn.shape[1]).to(factor_Rn))
+
+
+@torch.no_grad()
+def unit_scaling_(weight: Tensor, fan_in: int, gain: float = 1.0) -> Tensor:
+    """U(-g √(3/n), g √(3/n)), of variance g²/n: the default of TensorFlow in 2016.
+
+    There n is the product of all sizes but the last, and a matrix acts from the right: n is its number of inputs.
+    """
+    bound = gain * math.sqrt(3 / fan_in)
+    return weight.uniform_(-bound, bound)
+
+
+def outer(a_BP: Tensor, b_BQ: Tensor) -> Tensor:
+    """All products of an entry of a with an entry of b, [B, P Q]."""
+    return (a_BP.unsqueeze(-1) * b_BQ.unsqueeze(-2)).flatten(-2)

@@ -1,0 +1,308 @@
+"""Cells with bilinear terms: their equations, written out on the full tensor, and what they say of them.
+
+Shapes: T time steps, X input features, H hidden units, R components.
+"""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+
+from src.models.bilinear import Bilinear
+from src.models.cp_add_subtract import CPAddSubtract
+from src.models.cp_additive import CPAdditive
+from src.models.cp_delta import CPDelta
+from src.models.cp_gate import CPGate
+from src.models.cp_integrator import CPIntegrator
+from src.models.cp_lossy_integrator import CPLossyIntegrator
+from src.models.cp_residual import CPResidual
+from src.models.cp_rnn import CPRNN
+from src.models.mi_rnn import MIRNN
+from src.models.mrnn import MRNN
+from src.models.rnn import RNN
+from src.models.sparse_rnn import SparseRNN
+from src.models.tensor_rnn import TensorRNN
+from src.models.tgu import TGU
+from src.models.tt_rnn import TTRNN
+from src.models.tucker_rnn import TuckerRNN
+from src.models.typed_rnn import TypedRNN
+
+T, X, H, R = 4, 3, 6, 2
+
+
+def relu(a):
+    return np.maximum(a, 0)
+
+
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def linear(a):
+    return a
+
+
+def value(parameter):
+    return parameter.detach().numpy()
+
+
+def affine(layer, x):
+    return value(layer.weight) @ x + value(layer.bias)
+
+
+def normalized(a, norm):
+    bias = 0 if norm.bias is None else value(norm.bias)
+    return (a - a.mean()) / np.sqrt(a.var() + norm.eps) * value(norm.weight) + bias
+
+
+def bilinear(term, h, x):
+    """A bilinear term, by its full tensor."""
+    if term.padded:
+        h, x = np.append(1, h), np.append(1, x)
+    result = np.einsum("i,ijk,k->j", h, value(term.map.full()), x)
+    if term.state is not None:
+        result = result + value(term.state.weight) @ h
+    return result if term.input is None else result + affine(term.input, x)
+
+
+def tensor_rnn(f):
+    return lambda core, h, x: f(bilinear(core.term, h, x))
+
+
+def integrator(core, h, x):
+    written, erased = relu(affine(core.input, x)), relu(bilinear(core.term, h, x))
+    if isinstance(core, CPLossyIntegrator):
+        written, erased = affine(core.write, written), value(core.recurrent_erase.weight) @ erased
+    return relu(h + written - erased)
+
+
+def residual(core, h, x):
+    inner = relu(normalized(bilinear(core.term, h, x), core.inner_norm))
+    return h + normalized(value(core.recurrent.weight) @ inner + value(core.bias_H), core.norm)
+
+
+def integrated(core, h, x):
+    u, v = value(core.recurrent.weight) @ h, value(core.input.weight) @ x
+    if core.plain:
+        return relu(u * v + value(core.bias_H))
+    alpha, beta_1, beta_2 = (value(weight) for weight in (core.alpha_H, core.beta_state_H, core.beta_input_H))
+    return np.tanh(alpha * u * v + beta_1 * u + beta_2 * v + value(core.bias_H))
+
+
+def typed(core, h, x):
+    f = sigmoid(affine(core.gate, x))
+    return f * h + (1 - f) * (value(core.candidate.weight) @ x)
+
+
+def gated(f):
+    def step(core, h, x):
+        forget = sigmoid(bilinear(core.gate, h, x) + core.gate_bias)
+        return forget * h + (1 - forget) * f(affine(core.candidate, x))
+
+    return step
+
+
+def added(norm_before=None, norm_after=None):
+    def step(core, h, x):
+        z = bilinear(core.term, h, x)
+        z = relu(normalized(z, core.before)) if norm_before else relu(z)
+        return h + (normalized(z, core.after) if norm_after else z)
+
+    return step
+
+
+def delta(core, h, x):
+    return h + relu(bilinear(core.added, h, x)) - relu(bilinear(core.subtracted, h, x))
+
+
+SEPARATE = H**2 + H * X + H
+CP_NONE, CP_COMBINED = R * (2 * H + X), R * (2 * H + X + 2)
+CELLS = {
+    "tensor_rnn": (TensorRNN, {}, tensor_rnn(np.tanh), H * H * X + SEPARATE),
+    "tensor_rnn_combined": (TensorRNN, {"linear": "combined"}, tensor_rnn(np.tanh), (H + 1) * H * (X + 1)),
+    "cp_rnn": (CPRNN, {"rank": R, "nonlinearity": "relu"}, tensor_rnn(relu), CP_NONE + SEPARATE),
+    "cp_rnn_combined": (CPRNN, {"rank": R, "linear": "combined"}, tensor_rnn(np.tanh), CP_COMBINED),
+    "cp_rnn_weight_norm": (CPRNN, {"rank": R, "weight_norm": True}, tensor_rnn(np.tanh), CP_NONE + R + SEPARATE),
+    "tt_rnn": (TTRNN, {"rank": R}, tensor_rnn(np.tanh), R * H + R * R * H + R * X + SEPARATE),
+    "tucker_rnn": (TuckerRNN, {"rank": R}, tensor_rnn(np.tanh), CP_NONE + R**3 + SEPARATE),
+    "sparse_rnn": (SparseRNN, {}, tensor_rnn(np.tanh), H**2 + X + SEPARATE),
+    "sparse_rnn_combined": (SparseRNN, {"linear": "combined"}, tensor_rnn(np.tanh), H**2 + X),
+    "bilinear": (Bilinear, {"rank": R, "scale": 1.5}, lambda core, h, x: 1.5 * bilinear(core.term, h, x), CP_NONE),
+    "mrnn": (MRNN, {"rank": R}, tensor_rnn(np.tanh), CP_NONE + H * X + H),
+    "mi_rnn": (MIRNN, {}, integrated, H**2 + H * X + 4 * H),
+    "mi_rnn_plain": (MIRNN, {"plain": True, "nonlinearity": "relu"}, integrated, H**2 + H * X + H),
+    "typed_rnn": (TypedRNN, {"gate_bias": 0.5}, typed, 2 * H * X + H),
+    "cp_additive": (CPAdditive, {"rank": R}, added(), CP_NONE + H * X + H),
+    "cp_additive_before": (
+        CPAdditive, {"rank": R, "layer_norm": "before"}, added(norm_before=True), CP_NONE + H * X + 3 * H
+    ),
+    "cp_additive_after": (
+        CPAdditive, {"rank": R, "layer_norm": "after"}, added(norm_after=True), CP_NONE + H * X + 3 * H
+    ),
+    "cp_delta": (CPDelta, {"rank": R}, delta, 2 * CP_COMBINED),
+    "add_subtract": (CPAddSubtract, {"rank": R}, delta, 2 * (CP_NONE + H * X + H)),
+    "cp_integrator": (CPIntegrator, {"rank": R}, integrator, CP_NONE + H * X + H),
+    "lossy_integrator": (
+        CPLossyIntegrator, {"rank": R}, integrator, CP_COMBINED + H * X + H + 2 * H**2 + H
+    ),
+    "cp_residual": (CPResidual, {"rank": R}, residual, CP_NONE + H**2 + 4 * H),
+    "cp_gate": (CPGate, {"rank": R, "gate_bias": 1.0}, gated(relu), CP_NONE + SEPARATE + H * X + H),
+    "cp_gate_combined": (
+        CPGate, {"rank": R, "linear": "combined", "nonlinearity": "linear"}, gated(linear), CP_COMBINED + H * X + H
+    ),
+}  # fmt: skip
+each_cell = pytest.mark.parametrize(("cell", "settings", "step", "count"), CELLS.values(), ids=CELLS)
+
+
+def made(cell, settings):
+    """A core with random biases, gains and weights of its normalizations."""
+    core = cell(X, hidden_size=H, **settings)
+    for name, parameter in core.named_parameters():
+        if parameter.ndim == 1 and "map" not in name:
+            nn.init.normal_(parameter, mean=float("norm" in name and "weight" in name))
+    return core
+
+
+@each_cell
+def test_four_steps_are_the_equations(cell, settings, step, count):
+    core, x_TX = made(cell, settings), torch.randn(T, X)
+    state = core.initial_state(1)
+    h = value(state.h_BH if isinstance(core, Bilinear) else state)[0]
+    for t, y_H in enumerate(core(core.project(x_TX[None]))[0][0]):
+        x = x_TX[t].numpy()
+        h = np.append(x, np.zeros(H - X)) if isinstance(core, Bilinear) and t == 0 else step(core, h, x)
+        np.testing.assert_allclose(value(y_H), h, atol=1e-12)
+
+
+@each_cell
+def test_the_number_of_parameters_is_that_of_the_formula(cell, settings, step, count):
+    assert sum(parameter.numel() for parameter in cell(X, hidden_size=H, **settings).parameters()) == count
+
+
+@pytest.mark.parametrize(
+    ("version", "f", "reads_previous"), [("final", np.tanh, False), ("v1", sigmoid, False), ("v2", sigmoid, True)]
+)
+@pytest.mark.parametrize("form", ["separate", "combined"])
+def test_a_tensor_gated_unit_reads_what_it_accumulates(version, f, reads_previous, form):
+    core, x_TX = made(TGU, {"rank": R, "version": version, "linear": form}), torch.randn(T, X)
+    c = np.zeros(H)
+    y_BTH, state = core(core.project(x_TX[None]))
+    for t, y_H in enumerate(y_BTH[0]):
+        x, before = x_TX[t].numpy(), c
+        c = gated(linear)(core, c, x)
+        np.testing.assert_allclose(value(y_H), f(bilinear(core.read, before if reads_previous else c, x)), atol=1e-12)
+    np.testing.assert_allclose(value(state)[0], c, atol=1e-12)
+    gate = CPGate(X, hidden_size=H, rank=R, linear=form)
+    extra = sum(parameter.numel() for parameter in gate.gate.parameters())
+    counts = [sum(parameter.numel() for parameter in one.parameters()) for one in (core, gate)]
+    assert counts[0] == counts[1] + extra
+
+
+@pytest.mark.parametrize("cell", [TensorRNN, CPRNN, TTRNN, TuckerRNN, SparseRNN])
+def test_without_its_tensor_it_is_the_simple_recurrent_network(cell):
+    core, simple = cell(X, hidden_size=H), RNN(X, hidden_size=H)
+    with torch.no_grad():
+        for weight in core.term.map.parameters():
+            weight.zero_()
+        core.term.state.weight.copy_(simple.recurrent.weight)
+        core.term.input.weight.copy_(simple.input.weight)
+        core.term.input.bias.copy_(simple.input.bias)
+    x_BTX = torch.randn(3, T, X)
+    assert_close(core(core.project(x_BTX))[0], simple(simple.project(x_BTX))[0], rtol=1e-12, atol=1e-12)
+
+
+def test_without_the_state_the_cp_gate_is_the_strongly_typed_network():
+    core, typed_rnn = CPGate(X, hidden_size=H, nonlinearity="linear"), TypedRNN(X, hidden_size=H)
+    with torch.no_grad():
+        for weight in (*core.gate.map.parameters(), core.gate.state.weight):
+            weight.zero_()
+        core.gate.input.weight.copy_(typed_rnn.gate.weight)
+        core.candidate.weight.copy_(typed_rnn.candidate.weight)
+    x_BTX = torch.randn(3, T, X)
+    assert_close(core(core.project(x_BTX))[0], typed_rnn(typed_rnn.project(x_BTX))[0], rtol=1e-12, atol=1e-12)
+
+
+def test_multiplicative_integration_without_the_product_adds():
+    core, simple = MIRNN(X, hidden_size=H, alpha=0.0, beta=1.0), RNN(X, hidden_size=H)
+    with torch.no_grad():
+        core.recurrent.weight.copy_(simple.recurrent.weight)
+        core.input.weight.copy_(simple.input.weight)
+    x_BTX = torch.randn(3, T, X)
+    assert_close(core(core.project(x_BTX))[0], simple(simple.project(x_BTX))[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["separate", "combined"])
+def test_a_gate_keeps_the_state_between_itself_and_the_candidates(form):
+    core, x_BTX = CPGate(X, hidden_size=H, linear=form), 5 * torch.randn(20, 30, X)
+    h_BTH, _ = core(core.project(x_BTX))
+    assert (h_BTH.abs().amax(1) <= core.project(x_BTX).u_BH.abs().amax(1) + 1e-12).all()
+
+
+def test_the_matrix_of_an_input_has_the_rank_of_the_decomposition_at_most():
+    core = CPRNN(X, hidden_size=H, rank=R)
+    M_BHH = torch.einsum("ijk,bk->bji", core.term.map.full(), torch.randn(5, X))
+    assert (torch.linalg.matrix_rank(M_BHH) == R).all()
+
+
+@pytest.mark.parametrize("form", ["cp", "tensor_train", "tucker", "full"])
+def test_on_two_vectors_the_bilinear_recurrence_is_the_bilinear_map(form):
+    core, a_BH, b_BH = Bilinear(H, hidden_size=H, form=form), torch.randn(5, H), torch.randn(5, H)
+    y_BH, _ = core(core.project(torch.stack([a_BH, b_BH], dim=1)), return_sequence=False)
+    expected_BH = torch.einsum("bi,ijk,bk->bj", a_BH, core.term.map.full(), b_BH)
+    assert_close(y_BH, expected_BH, rtol=1e-12, atol=1e-12)
+
+
+def test_a_product_of_many_small_factors_is_exact():
+    core, x_BTX = Bilinear(H, hidden_size=H, scale=1e-3), torch.randn(3, 30, H)
+    unscaled = Bilinear(H, hidden_size=H)
+    unscaled.load_state_dict(core.state_dict())
+    small_BH, large_BH = (one(one.project(x_BTX), return_sequence=False)[0] for one in (core, unscaled))
+    assert_close(small_BH * 1e87, large_BH, rtol=1e-10, atol=0)
+
+
+def test_the_bilinear_recurrence_cuts_its_first_input_to_its_size():
+    core, x_BTX = Bilinear(H, hidden_size=2), torch.randn(5, 1, H)
+    assert torch.equal(core(core.project(x_BTX))[0], x_BTX[..., :2])
+
+
+@pytest.mark.parametrize("cell", [CPGate, TGU])
+def test_dropout_drops_the_candidates_of_a_unit_for_a_whole_sequence(cell):
+    core, x_BTX = cell(X, hidden_size=H, dropout=0.4), torch.randn(500, T, X)
+    p = core.project(x_BTX)
+    y_BTH, (h_BH, mask_BH) = core(p)
+    assert set(mask_BH.unique().tolist()) == {0.0, 1 / 0.6}
+    assert mask_BH.mean() == pytest.approx(1, abs=0.1)
+    assert (h_BH[mask_BH == 0] == 0).all()
+    assert h_BH[mask_BH > 0].any()
+    assert not torch.equal(core(p)[0], y_BTH)
+    whole = cell(X, hidden_size=H)
+    whole.load_state_dict(core.state_dict())
+    assert_close(core.eval()(p)[0], whole(p)[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("cell", "settings"),
+    [
+        (CPRNN, {}),
+        (CPRNN, {"linear": "combined"}),
+        (TTRNN, {}),
+        (TuckerRNN, {"linear": "combined"}),
+        (TensorRNN, {}),
+        (CPGate, {}),
+        (CPDelta, {}),
+        (CPLossyIntegrator, {}),
+        (CPResidual, {}),
+    ],
+)
+def test_operations_of_recurrent_products(cell, settings):
+    """T steps from a nonzero state take the operations that are counted for T + 1 steps from 0."""
+    core = cell(2, hidden_size=4, **settings)
+    for length in (1, 2, 5):
+        p = core.project(torch.randn(1, length, 2))
+        p = type(p)(*(part.detach().requires_grad_() for part in p)) if isinstance(p, tuple) else p.detach()
+        p = p if isinstance(p, tuple) else p.requires_grad_()
+        with FlopCounterMode(display=False) as counter:
+            core.scan(p, torch.randn(1, 4, requires_grad=True))[0].sum().backward()
+        assert core.flops(length + 1) == counter.get_total_flops()

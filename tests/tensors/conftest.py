@@ -1,0 +1,12 @@
+"""Every test of a bilinear map runs in float64 and from the same seed."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _exact():
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
