@@ -273,7 +273,7 @@ def test_dropout_drops_the_candidates_of_a_unit_for_a_whole_sequence(cell):
     p = core.project(x_BTX)
     y_BTH, (h_BH, mask_BH) = core(p)
     assert set(mask_BH.unique().tolist()) == {0.0, 1 / 0.6}
-    assert mask_BH.mean() == pytest.approx(1, abs=0.1)
+    assert mask_BH.mean().item() == pytest.approx(1, abs=0.1)
     assert (h_BH[mask_BH == 0] == 0).all()
     assert h_BH[mask_BH > 0].any()
     assert not torch.equal(core(p)[0], y_BTH)
