@@ -12,6 +12,7 @@ from torch import Tensor
 
 from src.models.tensor_core import TensorCore
 from src.ops.dispatch import Kernel
+from src.tensors.base import spectral_norm_
 from src.tensors.cp import CP
 from src.tensors.terms import BilinearTerm, Linear
 
@@ -29,7 +30,8 @@ class CPDelta(TensorCore):
         h_t = h_{t-1} + relu(a_t) - relu(s_t)                  h_0 = 0
         a_t = Bᵀ((A [1, h_{t-1}]) ⊙ (C [1, x_t]))              s_t likewise with its own A, B and C
 
-    (`cp-del`). 2 R (2H + X + 2) parameters.
+    (`cp-del`). 2 R (2H + X + 2) parameters. As in the author's program, A, B and C start from U(-1, 1), scaled to a
+    largest singular value of 1/1.1: with terms of the size of the state, it would double at every step.
 
     A subclass with other linear terms calls this constructor with what makes the terms.
 
@@ -57,6 +59,9 @@ class CPDelta(TensorCore):
         sizes = hidden_size, hidden_size, input_size
         self.added = BilinearTerm(make_map, sizes, linear)
         self.subtracted = BilinearTerm(make_map, sizes, linear)
+        if normalize is None:
+            for factor in (*self.added.map.parameters(), *self.subtracted.map.parameters()):
+                spectral_norm_(factor, 1 / 1.1)
 
     def project(self, x: Tensor) -> CPDeltaInput:
         """The contribution to either term."""

@@ -86,6 +86,13 @@ def unit_scaling_(weight: Tensor, fan_in: int, gain: float = 1.0) -> Tensor:
     return weight.uniform_(-bound, bound)
 
 
+@torch.no_grad()
+def spectral_norm_(weight: Tensor, norm: float) -> Tensor:
+    """A matrix of entries from U(-1, 1), scaled so that its largest singular value is this."""
+    weight.uniform_(-1, 1)
+    return weight.mul_(norm / torch.linalg.matrix_norm(weight, 2))
+
+
 def outer(a_BP: Tensor, b_BQ: Tensor) -> Tensor:
     """All products of an entry of a with an entry of b, [B, P Q]."""
     return (a_BP.unsqueeze(-1) * b_BQ.unsqueeze(-2)).flatten(-2)

@@ -233,6 +233,12 @@ def test_multiplicative_integration_without_the_product_adds():
     assert_close(core(core.project(x_BTX))[0], simple(simple.project(x_BTX))[0], rtol=1e-12, atol=1e-12)
 
 
+def test_the_delta_network_starts_with_factors_of_a_bounded_norm():
+    core = CPDelta(X, hidden_size=H)
+    for factor in core.parameters():
+        assert float(torch.linalg.svdvals(factor.detach())[0]) == pytest.approx(1 / 1.1)
+
+
 @pytest.mark.parametrize("form", ["separate", "combined"])
 def test_a_gate_keeps_the_state_between_itself_and_the_candidates(form):
     core, x_BTX = CPGate(X, hidden_size=H, linear=form), 5 * torch.randn(20, 30, X)
