@@ -33,8 +33,8 @@ def command() -> None:
 
 def main() -> None:
     """The command; a sweep outlives the runs that kill its process."""
-    if MULTIRUN.intersection(sys.argv):
-        supervisor.supervise()
+    if MULTIRUN.intersection(sys.argv) or any(argument.startswith("experiment=") for argument in sys.argv):
+        supervisor.supervise()  # most experiments are sweeps
     command()
 
 
