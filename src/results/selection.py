@@ -31,6 +31,25 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Edge:
+    """A chosen number that is the least or the largest that was tried, so that beyond it there may be a better one.
+
+    Attributes:
+        key: of the setting.
+        chosen: its value.
+        beyond: the value to try next; None if the scale does not tell.
+    """
+
+    key: str
+    chosen: float
+    beyond: float | None
+
+    def __str__(self) -> str:
+        where = f"{label_of([(self.key, self.chosen)])} is at the edge of the grid"
+        return where if self.beyond is None else f"{where}, next {self.beyond:g}"
+
+
+@dataclass(frozen=True)
 class Cell:
     """One cell of the table: all runs with the same compared settings.
 
@@ -69,6 +88,23 @@ class Cell:
         """The grid point with the best mean validation objective; None if no run has finished."""
         return choose(self.searched, self.objective)
 
+    @cached_property
+    def edges(self) -> list[Edge]:
+        """The searched numbers of which the chosen one is the least or the largest that was tried.
+
+        Not if a number inside the grid is as good.
+        """
+        if self.choice is None:
+            return []
+        tried = [dict(point) for point, runs in self.searched.items() if any(run.ended for run in runs)]
+        best = [dict(point) for point in (self.choice.point, *self.choice.tied)]
+        found = []
+        for key, chosen in self.choice.point:
+            values = sorted({point[key] for point in tried if _is_number(point.get(key))})
+            if len(values) > 1 and all(point.get(key) in (values[0], values[-1]) for point in best):
+                found.append(Edge(key, chosen, _beyond(values, chosen)))
+        return found
+
     @property
     def chosen(self) -> list[Run]:
         """All runs at the chosen point."""
@@ -97,7 +133,7 @@ class Summary:
         n: number of these runs.
         val: the mean validation objective that the choice was based on.
         spread: minimum, median and maximum of the validation objective over the grid points.
-        notes: on ties and on runs that did not finish.
+        notes: on edges of the grid, ties, and runs that did not finish.
     """
 
     cell: Cell
@@ -235,13 +271,28 @@ def _mean_objective(runs: Iterable[Run]) -> float | None:
     return math.fsum(finite) / len(finite) if finite else None
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _beyond(values: Sequence[float], edge: float) -> float | None:
+    """The next value of a geometric scale, with one digit: 1e-4 below 3e-4 and 1e-3. None if it is not one."""
+    neighbor = values[1] if edge == values[0] else values[-2]
+    if not all(isinstance(value, float) and value > 0 for value in (edge, neighbor)):
+        return None
+    exact = math.log10(edge**2 / neighbor)
+    scale = [math.log10(digit) + math.floor(exact) for digit in (1, 2, 3, 5, 10)]
+    return float(f"{10 ** min(scale, key=lambda value: abs(value - exact)):.0e}")
+
+
 def _notes(cell: Cell) -> list[str]:
-    """Remarks on ties and on runs that did not finish."""
+    """Remarks on edges of the grid, on ties, and on runs that did not finish."""
     notes = []
     if cell.choice is None:
         notes.append("nothing to choose from")
     elif cell.choice.tied:
         notes.append(f"{len(cell.choice.tied) + 1} points tied, the first taken")
+    notes += map(str, cell.edges)
     point_of = {run.name: point for point, runs in cell.points.items() for run in runs}
     by_status: dict[str, list[Run]] = {}
     for run in cell.runs:
