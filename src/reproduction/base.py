@@ -34,8 +34,8 @@ class Evidence:
     """One row per run and evaluation: `run`, `update`, and the metrics on the validation set."""
     measured: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Measurements on the trained networks: `run`, settings, and numbers."""
-    used: list[str] = field(default_factory=list, compare=False)
-    """The runs that were selected so far."""
+    used: list[Any] = field(default_factory=list, compare=False)
+    """The rows of `runs` that were selected so far, or measured networks of which were."""
 
     def select(self, **settings: Any) -> pd.DataFrame:
         """The runs with these settings, with a double underscore for a dot: `model__hidden_size=20`.
@@ -45,11 +45,15 @@ class Evidence:
         Raises:
             NotRunError: there are none.
         """
-        return self._select(self.runs, settings)
+        found = _select(self.runs, settings)
+        self.used.extend(found.index)
+        return found
 
     def select_measured(self, **settings: Any) -> pd.DataFrame:
         """The same for measurements."""
-        return self._select(self.measured, settings)
+        found = _select(self.measured, settings)
+        self.used.extend(self.runs.index[self.runs["run"].isin(found["run"])])
+        return found
 
     def values(self, metric: str, **settings: Any) -> np.ndarray:
         """A metric of the runs with these settings, one number per seed."""
@@ -92,17 +96,17 @@ class Evidence:
         by_run = curves.pivot_table(index="update", columns="run", values=metric).sort_index().ffill()
         return pd.DataFrame({"mean": by_run.mean(axis=1), "sd": by_run.std(axis=1)})
 
-    def _select(self, runs: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-        keys = {name.replace("__", "."): value for name, value in settings.items()}
-        for key, value in keys.items():
-            if key not in runs:
-                raise NotRunError(f"no run has {key}")
-            null = pd.isna(value)
-            runs = runs[runs[key].isna() if null else runs[key].map(lambda found, value=value: found == value)]
-        if runs.empty:
-            raise NotRunError(f"no run with {', '.join(f'{key}={value}' for key, value in keys.items())}")
-        self.used.extend(runs["run"])
-        return runs
+
+def _select(runs: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    keys = {name.replace("__", "."): value for name, value in settings.items()}
+    for key, value in keys.items():
+        if key not in runs:
+            raise NotRunError(f"no run has {key}")
+        null = pd.isna(value)
+        runs = runs[runs[key].isna() if null else runs[key].map(lambda found, value=value: found == value)]
+    if runs.empty:
+        raise NotRunError(f"no run with {', '.join(f'{key}={value}' for key, value in keys.items())}")
+    return runs
 
 
 class Finding(NamedTuple):
@@ -145,8 +149,7 @@ class Claim:
             measured, effects = self.test(examined)
         except NotRunError as error:
             return Judgement("not run", str(error))
-        runs = evidence.runs
-        edge = bool(runs.loc[runs["run"].isin(examined.used), "edge"].any())
+        edge = bool(evidence.runs.loc[examined.used, "edge"].any())
         verdict = verdict_of(effects)
         deciding = [effect for effect in effects if effect.verdict == verdict] if len(effects) > MANY else effects
         return Judgement(verdict, measured, "; ".join(map(str, deciding)), edge)
@@ -189,9 +192,13 @@ def percent(values: np.ndarray) -> str:
 
 
 def chosen_lr(runs: pd.DataFrame) -> str:
-    """The learning rate of runs with the same settings, and what it was chosen from: "0.0003 of 4, edge"."""
+    """The learning rate of runs with the same settings, and what it was chosen from: "0.0003 of 4, edge".
+
+    One that was not chosen is "fixed".
+    """
     first = runs.iloc[0]
-    return f"{first['optimizer.lr']:g} of {first['grid_points']}{marked(runs)}"
+    points = f" of {first['grid_points']}" if first["grid_points"] > 1 else ", fixed"
+    return f"{first['optimizer.lr']:g}{points}{marked(runs)}"
 
 
 def marked(runs: pd.DataFrame) -> str:

@@ -17,6 +17,7 @@ from src.papers.ba2016 import (
     figure2,
     generalization,
     main_job,
+    overfitting,
     preliminary_norm,
     table1,
     time_to_two_percent,
@@ -84,7 +85,8 @@ def test_swapping_the_models_refutes_the_claims(module):
 
 
 @pytest.mark.parametrize(
-    "module", [table1, figure2, ablations, main_job, preliminary_norm, time_to_two_percent, generalization]
+    "module",
+    [table1, figure2, ablations, main_job, overfitting, preliminary_norm, time_to_two_percent, generalization],
 )
 def test_without_its_runs_a_claim_is_not_run_and_figures_are_still_drawn(module):
     nothing = Evidence(as_printed().runs.assign(model="gru", name="other"), as_printed().curves)
@@ -115,7 +117,7 @@ def test_the_floors_of_the_figure_are_those_of_the_task():
 
 def test_every_experiment_of_a_reproduction_exists_and_has_its_own_folder():
     named = {experiment for found in reproductions().values() for experiment in found.experiments}
-    shared = {"ba2016/figure2"}  # with Table 1
+    shared = {"ba2016/figure2", "ba2016/overfitting_fixed"}  # with Table 1
     names = [configuration(experiment).name for experiment in sorted(named - shared)]
     assert len(set(names)) == len(names)
     of_ablations = {configuration(experiment).name for experiment in ablations.REPRODUCTION.experiments}
@@ -134,6 +136,19 @@ def test_the_main_job_is_judged_by_the_claims_of_the_readme():
     for worse_by, verdict in ((0.01 * (runs["seed"] == 3), "inconclusive"), (0.01, "not reproduced")):
         worse = runs.assign(**{"test/error": runs["test/error"] + worse_by})
         assert main_job.REPRODUCTION.claims[0].judge(Evidence(worse, printed.curves)).verdict == verdict
+
+
+def test_fresh_sequences_are_compared_with_those_of_table_1():
+    lstm = as_printed().runs.query("model == 'lstm' and `model.hidden_size` == 100")
+    fixed = lstm.assign(**{"test/error": lstm["test/error"] + 0.018})
+    better, enough, *_ = overfitting.REPRODUCTION.claims
+    for error, verdicts in ((0.0, ("reproduced", "reproduced")), (0.008, ("reproduced", "not reproduced"))):
+        fresh = lstm.assign(**{"name": overfitting.FRESH, "test/error": lstm["test/error"] + error})
+        evidence = Evidence(pd.concat([fixed, fresh]), pd.DataFrame())
+        assert (better.judge(evidence).verdict, enough.judge(evidence).verdict) == verdicts
+    rows = overfitting.table(evidence).set_index(["model", "trained on"])["test error"]
+    assert rows[("LSTM", "fresh sequences")] == "0.81 ± 0.01 %"
+    assert rows[("IRNN", "fresh sequences")] == "not run"
 
 
 def capacities(errors):
