@@ -78,6 +78,18 @@ def test_a_claim_is_judged_by_its_effects(model, bound, verdict):
     assert found.edge == (model == "fastweights"), "its learning rate is at an edge"
 
 
+def test_an_edge_counts_only_in_the_experiment_that_a_claim_looks_at():
+    """The same run can be part of two experiments, with grids of different size."""
+    runs = pd.concat([evidence().runs.assign(name=name, edge=name == "small") for name in ("small", "large")])
+    both = Evidence(runs.reset_index(drop=True), evidence().curves)
+
+    def test(evidence):
+        return Finding("", [mean(evidence.values("test/error", name=name, model="lstm"))])
+
+    for name in ("small", "large"):
+        assert Claim("", "", "", test).judge(both).edge == (name == "small")
+
+
 def test_of_many_effects_those_that_decide_are_shown():
     effects = [mean(np.array([error, error + 0.001]), f"{error:g}").within(most=0.1) for error in np.arange(5) / 25]
     found = Claim("", "", "", lambda evidence: Finding("", effects)).judge(evidence())

@@ -194,6 +194,6 @@ REPRODUCTION = Reproduction(
     ),
     table=table,
     figures={"decay_and_fast_lr": draw_decay_and_fast_lr},
-    quick=("trainer.max_updates=4000", "seed=0"),
+    quick=("trainer.max_updates=4000", "optimizer.lr=1e-3,3e-4", "seed=0"),
     notes=Path(__file__).with_name("ablations.md"),
 )

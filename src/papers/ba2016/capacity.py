@@ -97,6 +97,12 @@ REPRODUCTION = Reproduction(
     ),
     table=table,
     figures={"capacity": draw},
-    quick=("trainer.max_updates=4000", "seed=0", "model.hidden_size=20,50", "task.num_pairs=2,4,8"),
+    quick=(
+        "trainer.max_updates=4000",
+        "optimizer.lr=1e-3,3e-4",
+        "seed=0",
+        "model.hidden_size=20,50",
+        "task.num_pairs=2,4,8",
+    ),
     notes=Path(__file__).with_name("capacity.md"),
 )
