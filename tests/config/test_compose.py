@@ -32,4 +32,4 @@ def test_arguments_that_hydra_would_refuse_are_rewritten(given, taken):
 def test_files_in_subfolders_are_completed(train, monkeypatch):
     monkeypatch.setenv("COMP_LINE", "fastweights experiment=ba2016/ta")
     completed = train("-sc", "query=bash").out.split()
-    assert completed == [f"experiment=ba2016/table1{end}" for end in ("", "_long", "_long_irnn")]
+    assert completed == [f"experiment=ba2016/table1{end}" for end in ("", "_long", "_long_irnn", "_paper_horizon")]
