@@ -59,7 +59,7 @@ class Effect:
         if math.isinf(value):
             return "∞" if value > 0 else "-∞"
         if self.unit in ("%", "points"):
-            return f"{100 * value:.2f}"
+            return f"{100 * value:z.2f}"
         if self.unit == "updates":
             return f"{value:,.0f}"
         return f"{value:.3g}"
