@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,12 +123,15 @@ def evidence_of_runs(name: str, budget: Budget) -> Evidence:
     reproduction = find(name)
     rows: list[dict[str, Any]] = []
     curves, measured = [], [pd.DataFrame()]
-    for experiment, folder in folders_of(reproduction, budget).items():
-        wanted = configuration(experiment)
-        runs, others = runs_of(reproduction, experiment, budget, folder)
+    folders, found = folders_of(reproduction, budget), {}
+    for experiment, folder in folders.items():
+        found[experiment], others = runs_of(reproduction, experiment, budget, folder)
         if others:
             print(f"{experiment}: runs with other settings do not count: {', '.join(others)}", flush=True)
-        counting = runs_that_count(runs, SearchSettings.of(wanted))
+    keys = [*dict.fromkeys([*ALWAYS_KEPT, *varied_settings([*chain.from_iterable(found.values())])])]
+    for experiment, folder in folders.items():
+        wanted = configuration(experiment)
+        counting = runs_that_count(found[experiment], SearchSettings.of(wanted), keys)
         for row in counting:
             rows.append({"name": wanted.name} | row)
             curve = read_curves(folder / row["run"], reproduction.curves)
@@ -162,13 +166,12 @@ def runs_of(reproduction: Reproduction, experiment: str, budget: Budget, folder:
     return [found[name] for name in wanted if name in found], [name for name in found if name not in set(wanted)]
 
 
-def runs_that_count(runs: Sequence[Run], search: SearchSettings) -> list[dict[str, Any]]:
-    """The runs at the grid point chosen on the validation set, as rows of evidence.
+def runs_that_count(runs: Sequence[Run], search: SearchSettings, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The runs at the grid point chosen on the validation set, as rows of evidence with these settings.
 
     These are the runs that finished or diverged; a diverged run has the metrics of its best weights before it diverged.
     In a cell without a finished run nothing can be chosen, and the diverged runs at its first grid point count.
     """
-    keys = [*dict.fromkeys([*ALWAYS_KEPT, *varied_settings(runs)])]
     tags = dict.fromkeys(tag for run in runs for tag in run.metrics)
     rows = []
     for cell in cells(runs, search):

@@ -154,7 +154,8 @@ def test_fresh_sequences_are_compared_with_those_of_table_1():
 def capacities(errors):
     """Two runs for each width and number of pairs, with these test errors; those with 50 units are at an edge."""
     rows = [
-        {"run": f"{width}-{pairs}-{seed}", "name": capacity.NAME, "model.hidden_size": width, "task.num_pairs": pairs}
+        {"run": f"{width}-{pairs}-{seed}", "name": capacity.NAME, "model": "fastweights"}
+        | {"model.hidden_size": width, "task.num_pairs": pairs}
         | {"test/error": error + (0.001 if seed else -0.001), "seed": seed, "trainer.max_updates": 10_000}
         | {"edge": width == 50}
         for (width, pairs), error in errors.items()
@@ -176,6 +177,12 @@ def test_the_capacity_of_a_width_ends_where_its_error_first_exceeds_the_bound():
         "inconclusive",
         "10 units: 2 pairs; 50 units: 3 pairs",
     )
+    # with more updates 50 units bind six pairs
+    short = capacities(growing).runs
+    longer = short[(short["model.hidden_size"] == 50) & (short["task.num_pairs"] == 6)]
+    longer = longer.assign(**{"name": capacity.LONGER, "trainer.max_updates": 30_000, "test/error": 0.01})
+    found = claim.judge(Evidence(pd.concat([short, longer], ignore_index=True), pd.DataFrame()))
+    assert found.measured == "10 units: 2 pairs; 50 units: 6 pairs"
     table = capacity.table(capacities(growing)).set_index("pairs")
     assert table.loc["4", "10 units, %"] == "30.00 ± 0.14 (n=2)"
     assert table.loc["4", "50 units, %"] == "2.00 ± 0.14 (n=2, edge)"
