@@ -128,7 +128,7 @@ def evidence_of_runs(name: str, budget: Budget) -> Evidence:
         found[experiment], others = runs_of(reproduction, experiment, budget, folder)
         if others:
             print(f"{experiment}: runs with other settings do not count: {', '.join(others)}", flush=True)
-    keys = [*dict.fromkeys([*ALWAYS_KEPT, *varied_settings([*chain.from_iterable(found.values())])])]
+    keys = [*dict.fromkeys([*ALWAYS_KEPT, *sorted(varied_settings([*chain.from_iterable(found.values())]))])]
     for experiment, folder in folders.items():
         wanted = configuration(experiment)
         counting = runs_that_count(found[experiment], SearchSettings.of(wanted), keys)

@@ -8,6 +8,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from src.config.schema import SearchSettings
+from src.results.edges import Edge, edges_of
 from src.results.runs import LOST, Run, varied_settings
 from src.specs import Objective
 
@@ -28,25 +29,6 @@ class Choice:
     point: Pairs
     objective: float
     tied: tuple[Pairs, ...] = ()
-
-
-@dataclass(frozen=True)
-class Edge:
-    """A chosen number that is the least or the largest that was tried, so that beyond it there may be a better one.
-
-    Attributes:
-        key: of the setting.
-        chosen: its value.
-        beyond: the value to try next; None if the scale does not tell.
-    """
-
-    key: str
-    chosen: float
-    beyond: float | None
-
-    def __str__(self) -> str:
-        where = f"{label_of([(self.key, self.chosen)])} is at the edge of the grid"
-        return where if self.beyond is None else f"{where}, next {self.beyond:g}"
 
 
 @dataclass(frozen=True)
@@ -97,13 +79,7 @@ class Cell:
         if self.choice is None:
             return []
         tried = [dict(point) for point, runs in self.searched.items() if any(run.ended for run in runs)]
-        best = [dict(point) for point in (self.choice.point, *self.choice.tied)]
-        found = []
-        for key, chosen in self.choice.point:
-            values = sorted({point[key] for point in tried if _is_number(point.get(key))})
-            if len(values) > 1 and all(point.get(key) in (values[0], values[-1]) for point in best):
-                found.append(Edge(key, chosen, _beyond(values, chosen)))
-        return found
+        return edges_of([dict(point) for point in (self.choice.point, *self.choice.tied)], tried)
 
     @property
     def chosen(self) -> list[Run]:
@@ -269,20 +245,6 @@ def _mean_objective(runs: Iterable[Run]) -> float | None:
     values = [run.validation_objective for run in runs]
     finite = [value for value in values if value is not None]
     return math.fsum(finite) / len(finite) if finite else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _beyond(values: Sequence[float], edge: float) -> float | None:
-    """The next value of a geometric scale, with one digit: 1e-4 below 3e-4 and 1e-3. None if it is not one."""
-    neighbor = values[1] if edge == values[0] else values[-2]
-    if not all(isinstance(value, float) and value > 0 for value in (edge, neighbor)):
-        return None
-    exact = math.log10(edge**2 / neighbor)
-    scale = [math.log10(digit) + math.floor(exact) for digit in (1, 2, 3, 5, 10)]
-    return float(f"{10 ** min(scale, key=lambda value: abs(value - exact)):.0e}")
 
 
 def _notes(cell: Cell) -> list[str]:

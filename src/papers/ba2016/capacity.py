@@ -1,6 +1,7 @@
 """Beyond the paper: how many pairs fast weights of a given width bind."""
 
 import itertools
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def _capacity_grows(evidence: Evidence) -> Finding:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """Test error against the number of pairs, a line per width, and the floor of knowing only the digits."""
+    """Test error against the number of pairs, a line per width, and the floor; hollow markers for longer runs."""
     with rc_context(RC):
         figure, (axes,) = panels([""])
         try:
@@ -62,6 +63,10 @@ def draw(evidence: Evidence) -> Figure:
         for width, (label, style) in zip(widths, styles.items(), strict=True):
             by_pairs = runs[runs["model.hidden_size"] == width].groupby("task.num_pairs")["test/error"]
             axes.errorbar(by_pairs.mean().index, by_pairs.mean(), by_pairs.std(), label=label, capsize=2, **style)
+            with suppress(NotRunError):
+                longer = evidence.select(name=LONGER, model__hidden_size=width).groupby("task.num_pairs")["test/error"]
+                hollow = style | {"linestyle": "none", "markerfacecolor": "white"}
+                axes.errorbar(longer.mean().index, longer.mean(), longer.std(), capsize=2, **hollow)
         pairs = sorted(runs["task.num_pairs"].unique())
         axes.plot(pairs, [floor_of(int(num_pairs)) for num_pairs in pairs], label="knows the digits only", **FLOOR_LINE)
         axes.axhline(BOUND, **(FLOOR_LINE | {"linestyle": ":"}))
