@@ -1,16 +1,19 @@
 """The parts of a reproduction: experiments, evidence from their runs, and claims with their tests."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-Verdict = Literal["reproduced", "not reproduced", "not run"]
+from src.reproduction.effects import Effect, Verdict, verdict_of
+
 Measure = Callable[[Path, pd.DataFrame], pd.DataFrame]
+MANY = 4
+"""Effects of a claim; of more, a report shows those that decide."""
 MEASURED = "measured.csv"
 """File of a report with measurements on the trained networks."""
 
@@ -24,13 +27,15 @@ class Evidence:
     """The runs that count, at the settings chosen on the validation set, and their learning curves."""
 
     runs: pd.DataFrame
-    """One row per run: `run`, `status`, settings by full keys, metrics, `updates`, `seconds`, and `grid_points`, the
-    number of grid points its settings were chosen from. A diverged run has the metrics of its best weights before it
-    diverged."""
+    """One row per run: `run`, `status`, settings by full keys, metrics, `updates`, `seconds`, `grid_points`, the number
+    of grid points its settings were chosen from, and `edge`, whether they are at an edge of the grid. A diverged run
+    has the metrics of its best weights before it diverged."""
     curves: pd.DataFrame
     """One row per run and evaluation: `run`, `update`, and the metrics on the validation set."""
     measured: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Measurements on the trained networks: `run`, settings, and numbers."""
+    used: list[Any] = field(default_factory=list, compare=False)
+    """The rows of `runs` that were selected so far, or measured networks of which were."""
 
     def select(self, **settings: Any) -> pd.DataFrame:
         """The runs with these settings, with a double underscore for a dot: `model__hidden_size=20`.
@@ -40,11 +45,15 @@ class Evidence:
         Raises:
             NotRunError: there are none.
         """
-        return _select(self.runs, settings)
+        found = _select(self.runs, settings)
+        self.used.extend(found.index)
+        return found
 
     def select_measured(self, **settings: Any) -> pd.DataFrame:
         """The same for measurements."""
-        return _select(self.measured, settings)
+        found = _select(self.measured, settings)
+        self.used.extend(self.runs.index[self.runs["run"].isin(found["run"])])
+        return found
 
     def values(self, metric: str, **settings: Any) -> np.ndarray:
         """A metric of the runs with these settings, one number per seed."""
@@ -54,6 +63,9 @@ class Evidence:
         """The test errors of the runs with these settings as text: "1.23 ± 0.04 %, 1 of 3 diverged"."""
         runs = self.select(**settings)
         diverged = int((runs["status"] == "diverged").sum())
+        if diverged == len(runs):  # the best weights before that are the initial ones, mostly
+            points = int(runs["grid_points"].max())
+            return "diverged" + f" at each of {points} grid points" * (points > 1)
         return percent(runs["test/error"].to_numpy(float)) + f", {diverged} of {len(runs)} diverged" * (diverged > 0)
 
     def updates_until(self, metric: str, bound: float, **settings: Any) -> np.ndarray:
@@ -64,6 +76,15 @@ class Evidence:
             reached = curve.loc[curve[metric] <= bound, "update"]
             found.append(float(reached.min()) if len(reached) else np.inf)
         return np.array(found)
+
+    def last(self, metric: str, **settings: Any) -> np.ndarray:
+        """The last value of a validation metric, one per seed."""
+        runs = self.select(**settings)["run"]
+        return np.array([self.curves.loc[self.curves["run"] == run, metric].iloc[-1] for run in runs], float)
+
+    def updates_of(self, **settings: Any) -> float:
+        """The number of updates that the runs with these settings were given."""
+        return float(self.select(**settings)["trainer.max_updates"].max())
 
     def mean_curve(self, metric: str, **settings: Any) -> pd.DataFrame:
         """Mean and standard deviation of a validation metric over seeds, by update.
@@ -89,10 +110,26 @@ def _select(runs: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
 
 
 class Finding(NamedTuple):
-    """What was measured for a claim, and whether the claim holds."""
+    """What was measured for a claim, and the effects that decide it."""
 
     measured: str
-    holds: bool
+    effects: Sequence[Effect]
+
+
+class Judgement(NamedTuple):
+    """What became of a claim.
+
+    Attributes:
+        verdict: of all effects together.
+        measured: in words.
+        effects: with their intervals, in words.
+        edge: whether a setting of the runs that were compared is at an edge of the grid that it was chosen from.
+    """
+
+    verdict: Verdict
+    measured: str
+    effects: str = ""
+    edge: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,16 +139,20 @@ class Claim:
     statement: str
     source: str
     criterion: str
-    """The test in words."""
+    """The test in words: where its effects have to lie."""
     test: Callable[[Evidence], Finding]
 
-    def judge(self, evidence: Evidence) -> tuple[Verdict, str]:
-        """The verdict, and what was measured."""
+    def judge(self, evidence: Evidence) -> Judgement:
+        """The verdict, which follows from the effects and their intervals."""
+        examined = replace(evidence, used=[])
         try:
-            measured, holds = self.test(evidence)
+            measured, effects = self.test(examined)
         except NotRunError as error:
-            return "not run", str(error)
-        return ("reproduced" if holds else "not reproduced"), measured
+            return Judgement("not run", str(error))
+        edge = bool(evidence.runs.loc[examined.used, "edge"].any())
+        verdict = verdict_of(effects)
+        deciding = [effect for effect in effects if effect.verdict == verdict] if len(effects) > MANY else effects
+        return Judgement(verdict, measured, "; ".join(map(str, deciding)), edge)
 
 
 @dataclass(frozen=True)
@@ -148,6 +189,21 @@ def percent(values: np.ndarray) -> str:
     """Mean and standard deviation of errors: "1.23 ± 0.04 %"."""
     mean = f"{100 * values.mean():.2f}"
     return f"{mean} ± {100 * values.std(ddof=1):.2f} %" if len(values) > 1 else f"{mean} %"
+
+
+def chosen_lr(runs: pd.DataFrame) -> str:
+    """The learning rate of runs with the same settings, and what it was chosen from: "0.0003 of 4, edge".
+
+    One that was not chosen is "fixed".
+    """
+    first = runs.iloc[0]
+    points = f" of {first['grid_points']}" if first["grid_points"] > 1 else ", fixed"
+    return f"{first['optimizer.lr']:g}{points}{marked(runs)}"
+
+
+def marked(runs: pd.DataFrame) -> str:
+    """ ", edge" if the settings of runs are at an edge of the grid that they were chosen from."""
+    return ", edge" * bool(runs["edge"].any())
 
 
 def thousands(updates: np.ndarray) -> str:

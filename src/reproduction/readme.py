@@ -15,7 +15,8 @@ from src.utils.files import write_whole
 
 README = PROJECT / "README.md"
 BLOCK = re.compile(r"<!-- (table|claims) (\S+) -->\n.*?<!-- end -->", re.DOTALL)
-OF_A_CLAIM = ["claim", "measured", "verdict"]
+LEFT_OUT = ["source"]
+"""Of the columns of a claim."""
 
 
 def renewed(text: str, reference: Path) -> str:
@@ -32,7 +33,7 @@ def renewed(text: str, reference: Path) -> str:
         except FileNotFoundError:
             raise UserError(f"{match[0].splitlines()[0]}: {reference / name} contains no report") from None
         if kind == "claims":
-            frame = frame[OF_A_CLAIM]
+            frame = frame.drop(columns=LEFT_OUT)
         return f"<!-- {kind} {name} -->\n{markdown(frame).strip()}\n<!-- end -->"
 
     return BLOCK.sub(block, text)

@@ -10,6 +10,7 @@ import pandas as pd
 from src.config.errors import UserError
 from src.reports.tables import to_markdown
 from src.reproduction.base import MEASURED, Evidence, Reproduction
+from src.reproduction.effects import CONFIDENCE
 from src.reproduction.record import RECORD, gather, write_record
 from src.reproduction.replay import first_updates
 from src.reproduction.reproduce import Budget, evidence_of_runs, find, folders_of, runs_of
@@ -17,15 +18,27 @@ from src.utils.files import write_whole
 
 FIRST_UPDATES = "first_updates.csv"
 DIGITS = "%.7g"
+EFFECT = f"effect ({100 * CONFIDENCE:g} % interval)"
+HOW_TO_READ_VERDICTS = (
+    "A claim is reproduced if the whole interval of every effect lies where the claim says, and not reproduced if that "
+    "of one lies outside; in between it is inconclusive: these seeds do not decide it. Intervals are over seeds: "
+    "Student's for a mean, Welch's for a difference, and for a ratio of numbers of updates Welch's for their "
+    "logarithms, open where a run never got there."
+)
+HOW_TO_READ_EDGES = (
+    '"Edge" marks a setting that is the least or the largest that was tried, and each claim that rests on one: beyond '
+    "it the error may be lower."
+)
 
 
 def claims_table(reproduction: Reproduction, evidence: Evidence) -> pd.DataFrame:
-    """Every claim with its test, what was measured, and the verdict."""
+    """Every claim with its test, what was measured, the effects with their intervals, and the verdict."""
     rows = []
     for claim in reproduction.claims:
-        verdict, measured = claim.judge(evidence)
+        found = claim.judge(evidence)
         row = {"claim": claim.statement, "source": claim.source, "holds if": claim.criterion}
-        rows.append(row | {"measured": measured, "verdict": verdict})
+        row |= {"measured": found.measured, EFFECT: found.effects}
+        rows.append(row | {"verdict": found.verdict + ", edge" * found.edge})
     return pd.DataFrame(rows)
 
 
@@ -98,7 +111,9 @@ def _text(name: str, reproduction: Reproduction, table: pd.DataFrame, claims: pd
     provenance = json.loads((folder / "provenance.json").read_text())
     parts = [f"# {reproduction.title}", _origin(name, provenance), markdown(table)]
     if len(claims):
-        parts += ["## Claims", markdown(claims)]
+        parts += ["## Claims", markdown(claims), HOW_TO_READ_VERDICTS]
+    if any(", edge" in part for part in parts[2:]):
+        parts.append(HOW_TO_READ_EDGES)
     parts += [f"![{title.replace('_', ' ')}]({title}.png)" for title in reproduction.figures]
     if reproduction.notes is not None:
         parts.append(reproduction.notes.read_text().strip())

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from src.config.schema import SearchSettings
 from src.reproduction.base import MEASURED, Evidence, Measure, Reproduction
 from src.results.curves import read_curves
 from src.results.runs import Run, load_runs, varied_settings
-from src.results.selection import cells
+from src.results.selection import cells, spelled
 
 Budget = Literal["quick", "full"]
 ALWAYS_KEPT = ("model", "model.hidden_size", "optimizer.lr", "trainer.max_updates", "seed")
@@ -95,7 +96,22 @@ def run(name: str, budget: Budget, further: Sequence[str] = ()) -> int:
         if ended in (130, -2):
             return 130
         status = status or ended
+        for line in edges_of(reproduction, experiment, budget):
+            print(line, flush=True)
     return status
+
+
+def edges_of(reproduction: Reproduction, experiment: str, budget: Budget) -> list[str]:
+    """What to add to the grid of an experiment where a chosen value is at its edge, a line per cell."""
+    folder = folders_of(reproduction, budget)[experiment]
+    runs, _ = runs_of(reproduction, experiment, budget, folder)
+    where = f"configs/experiment/{experiment}.yaml" if budget == "full" else "the grid"
+    lines = []
+    for cell in cells(runs, SearchSettings.of(configuration(experiment))):
+        for edge in cell.edges:
+            offer = "" if edge.beyond is None else f"; add it to {edge.key} in {where} and run this again"
+            lines.append(f"{spelled(cell.settings) or experiment}: {edge}{offer}")
+    return lines
 
 
 def evidence_of_runs(name: str, budget: Budget) -> Evidence:
@@ -107,12 +123,15 @@ def evidence_of_runs(name: str, budget: Budget) -> Evidence:
     reproduction = find(name)
     rows: list[dict[str, Any]] = []
     curves, measured = [], [pd.DataFrame()]
-    for experiment, folder in folders_of(reproduction, budget).items():
-        wanted = configuration(experiment)
-        runs, others = runs_of(reproduction, experiment, budget, folder)
+    folders, found = folders_of(reproduction, budget), {}
+    for experiment, folder in folders.items():
+        found[experiment], others = runs_of(reproduction, experiment, budget, folder)
         if others:
             print(f"{experiment}: runs with other settings do not count: {', '.join(others)}", flush=True)
-        counting = runs_that_count(runs, SearchSettings.of(wanted))
+    keys = [*dict.fromkeys([*ALWAYS_KEPT, *sorted(varied_settings([*chain.from_iterable(found.values())]))])]
+    for experiment, folder in folders.items():
+        wanted = configuration(experiment)
+        counting = runs_that_count(found[experiment], SearchSettings.of(wanted), keys)
         for row in counting:
             rows.append({"name": wanted.name} | row)
             curve = read_curves(folder / row["run"], reproduction.curves)
@@ -142,25 +161,25 @@ def _measured(name: str, measure: Measure, folder: Path, runs: pd.DataFrame) -> 
 def runs_of(reproduction: Reproduction, experiment: str, budget: Budget, folder: Path) -> tuple[list[Run], list[str]]:
     """The runs of a folder that belong to an experiment, and the names of others with the reproduction's settings."""
     jobs = jobs_of([f"experiment={experiment}", *overrides_of(reproduction, experiment, budget)])
-    wanted = {run_name(config) for _, config in jobs}
-    found = [run for run in load_runs(folder) if reproduction.settings.items() <= run.settings.items()]
-    return [run for run in found if run.name in wanted], [run.name for run in found if run.name not in wanted]
+    wanted = [run_name(config) for _, config in jobs]
+    found = {run.name: run for run in load_runs(folder) if reproduction.settings.items() <= run.settings.items()}
+    return [found[name] for name in wanted if name in found], [name for name in found if name not in set(wanted)]
 
 
-def runs_that_count(runs: Sequence[Run], search: SearchSettings) -> list[dict[str, Any]]:
-    """The runs at the grid point chosen on the validation set, as rows of evidence.
+def runs_that_count(runs: Sequence[Run], search: SearchSettings, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The runs at the grid point chosen on the validation set, as rows of evidence with these settings.
 
     These are the runs that finished or diverged; a diverged run has the metrics of its best weights before it diverged.
-    In a cell without a finished run nothing can be chosen, and all its diverged runs count.
+    In a cell without a finished run nothing can be chosen, and the diverged runs at its first grid point count.
     """
-    keys = [*dict.fromkeys([*ALWAYS_KEPT, *varied_settings(runs)])]
     tags = dict.fromkeys(tag for run in runs for tag in run.metrics)
     rows = []
     for cell in cells(runs, search):
-        num_points = sum(any(run.ended for run in at_point) for at_point in cell.searched.values())
-        for run in cell.chosen if cell.choice else cell.runs:
+        tried = [of_point for of_point in cell.searched.values() if any(run.ended for run in of_point)]
+        for run in cell.chosen if cell.choice else next(iter(tried), ()):
             if run.ended:
-                row: dict[str, Any] = {"run": run.name, "status": run.status, "grid_points": num_points}
+                row: dict[str, Any] = {"run": run.name, "status": run.status, "grid_points": len(tried)}
+                row["edge"] = bool(cell.edges)
                 row |= {key: run.settings.get(key) for key in keys} | {tag: run.metrics.get(tag) for tag in tags}
                 rows.append(row | {name: getattr(run, name) for name in NUMBERS})
     return rows

@@ -8,6 +8,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from src.config.schema import SearchSettings
+from src.results.edges import Edge, edges_of
 from src.results.runs import LOST, Run, varied_settings
 from src.specs import Objective
 
@@ -69,6 +70,17 @@ class Cell:
         """The grid point with the best mean validation objective; None if no run has finished."""
         return choose(self.searched, self.objective)
 
+    @cached_property
+    def edges(self) -> list[Edge]:
+        """The searched numbers of which the chosen one is the least or the largest that was tried.
+
+        Not if a number inside the grid is as good.
+        """
+        if self.choice is None:
+            return []
+        tried = [dict(point) for point, runs in self.searched.items() if any(run.ended for run in runs)]
+        return edges_of([dict(point) for point in (self.choice.point, *self.choice.tied)], tried)
+
     @property
     def chosen(self) -> list[Run]:
         """All runs at the chosen point."""
@@ -97,7 +109,7 @@ class Summary:
         n: number of these runs.
         val: the mean validation objective that the choice was based on.
         spread: minimum, median and maximum of the validation objective over the grid points.
-        notes: on ties and on runs that did not finish.
+        notes: on edges of the grid, ties, and runs that did not finish.
     """
 
     cell: Cell
@@ -236,12 +248,13 @@ def _mean_objective(runs: Iterable[Run]) -> float | None:
 
 
 def _notes(cell: Cell) -> list[str]:
-    """Remarks on ties and on runs that did not finish."""
+    """Remarks on edges of the grid, on ties, and on runs that did not finish."""
     notes = []
     if cell.choice is None:
         notes.append("nothing to choose from")
     elif cell.choice.tied:
         notes.append(f"{len(cell.choice.tied) + 1} points tied, the first taken")
+    notes += map(str, cell.edges)
     point_of = {run.name: point for point, runs in cell.points.items() for run in runs}
     by_status: dict[str, list[Run]] = {}
     for run in cell.runs:

@@ -1,6 +1,6 @@
 """The parts of a topic: claims, the numbers that test them, and figures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
@@ -22,7 +22,14 @@ class Claim(NamedTuple):
     holds: bool
     """Whether the numbers confirm the statement."""
     refuted: str = ""
-    """The statement as printed, if this run shows that to be wrong; otherwise empty."""
+    """The statement as printed, if this run shows that to be wrong; otherwise empty. Verbatim if in quotation marks."""
+    reading: bool = False
+    """Whether `refuted` is one way of reading a printed statement that leaves something open."""
+
+
+def num_wrong_in_print(claims: Iterable[Claim]) -> int:
+    """The number of different printed statements that are wrong, without those that are wrong only in one reading."""
+    return len({claim.refuted for claim in claims if claim.refuted and not claim.reading})
 
 
 class Demonstration(NamedTuple):

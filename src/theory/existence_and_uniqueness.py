@@ -94,7 +94,7 @@ def run() -> Solutions:
             100.0,
             float(abs(quotients).max()),
             f"largest quotient, at x = {places[-1]:.4f}; no constant is enough",
-            refuted="“if all partial derivatives are finite everywhere, then F satisfies the Lipschitz condition”",
+            refuted="if all partial derivatives “are finite everywhere”, then F “satisfies the Lipschitz condition”",
         ),
         near(
             "Near 0 the difference quotients of x² sin(1/x²) grow like 2/x",

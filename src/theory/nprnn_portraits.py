@@ -88,7 +88,7 @@ def run(num_steps: int = 60, matrices: int = 200, seed: int = 0) -> Portraits:
             float(abs(collapse[-1] - projected).max()),
             1e-12,
             f"0.5^{num_steps} and rounding; distance from the projection onto the line",
-            refuted=f"that line is the “stable manifold” ({TALATHI}): it is the center (slow) manifold, on which "
+            refuted=f"that line is the stable manifold ({TALATHI}): it is the center (slow) manifold, on which "
             "nothing moves; the stable one is the direction in which states vanish",
         ),
         near(

@@ -30,7 +30,7 @@ from rich.table import Column, Table
 
 import src.theory
 from src.config.errors import UserError, choose, explain, in_one_line
-from src.theory.base import Claim, Demonstration
+from src.theory.base import Claim, Demonstration, num_wrong_in_print
 from src.utils.console import printing
 from src.utils.files import write_whole
 
@@ -116,12 +116,16 @@ def page(topic: str, finished: Sequence[Finished]) -> str:
     figures = "\n\n".join(f"![{one.name.replace('_', ' ')}]({one.figure.name})" for one in finished)
     lines = ["| claim | source | expected | measured | tolerance | holds |", "| --- | --- | --- | --- | --- | --- |"]
     for claim in (claim for one in finished for claim in one.claims):
-        printed = f"<br>*Refuted as printed:* {claim.refuted}" if claim.refuted else ""
+        printed = f"<br>*Refuted {_as(claim)}:* {claim.refuted}" if claim.refuted else ""
         verdict = "yes" if claim.holds else "**no**"
         numbers = number(claim.expected), number(claim.measured)
         fields = claim.statement + printed, claim.source, *numbers, claim.tolerance, verdict
         lines.append("| " + " | ".join(field.replace("|", "\\|") for field in fields) + " |")
     return f"{text}\n\n## Figures\n\n{figures}\n\n## Claims\n\n" + "\n".join(lines) + "\n"
+
+
+def _as(claim: Claim) -> str:
+    return "as it can be read" if claim.reading else "as printed"
 
 
 def text_of(topic: str) -> str:
@@ -159,7 +163,7 @@ def claims_table(topic: str, finished: Sequence[Finished]) -> Table:
     columns = (Column("claim", ratio=5), Column("expected", ratio=1), Column("measured", ratio=1), Column("holds"))
     table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), expand=True)
     for claim in (claim for one in finished for claim in one.claims):
-        printed = f"\n[dim]refuted as printed: {escape(claim.refuted)}[/dim]" if claim.refuted else ""
+        printed = f"\n[dim]refuted {_as(claim)}: {escape(claim.refuted)}[/dim]" if claim.refuted else ""
         fields = escape(claim.statement) + printed, escape(number(claim.expected)), escape(number(claim.measured))
         table.add_row(*fields, "yes" if claim.holds else "NO", style="" if claim.holds else "bold red")
     return table
@@ -234,8 +238,8 @@ def run(arguments: argparse.Namespace) -> bool:
         show_in_tensorboard(results, arguments.output)
     claims = [claim for group in results.values() for one in group for claim in one.claims]
     failed = sum(not claim.holds for claim in claims)
-    refuted = sum(bool(claim.refuted) for claim in claims)
-    summary = f"{len(claims)} claims, {len(claims) - failed} hold, {refuted} of them were wrong as printed"
+    wrong = num_wrong_in_print(claims)
+    summary = f"{len(claims)} claims, {len(claims) - failed} hold; {wrong} different statements are wrong in print"
     get_console().print(f"{summary}\n{arguments.output}", markup=False, highlight=False, soft_wrap=True)
     return not failed
 

@@ -17,7 +17,7 @@ DEFINITIONS = "Wayman & Mathew, report, section 5.1.2"
 HARTMAN = "theorem of Hartman and Grobman; Strogatz (2015), section 6.3"
 W = np.array([[1.8, 0.3], [-0.2, 1.7]])
 TIGHT: dict[str, Any] = {"method": "DOP853", "rtol": 1e-11, "atol": 1e-14}
-INVERTIBLE = "“if J is invertible ..., the eigenvalues determine the behavior”; the condition is that no real part is 0"
+INVERTIBLE = "the eigenvalues of J determine the behavior if J is invertible; the condition is that no real part is 0"
 
 
 class Stability(NamedTuple):
@@ -234,7 +234,7 @@ def _claims_of_definitions(times: np.ndarray, path_T2: np.ndarray) -> tuple[Clai
             1e-6,
             "error of the integrator; the state at t = 10 from 0.001",
             refuted=f"definition 5.2 ({DEFINITIONS}) does not say for which t",
-        ),
+        )._replace(reading=True),
         near(
             "Convergent does not imply stable: on the ring with a homoclinic orbit a start 0.02 from the equilibrium "
             "first moves 2 away",

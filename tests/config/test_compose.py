@@ -48,4 +48,4 @@ def test_a_tilde_in_a_configuration_is_the_home_folder(monkeypatch):
 def test_files_in_subfolders_are_completed(train, monkeypatch):
     monkeypatch.setenv("COMP_LINE", "fastweights experiment=ba2016/ta")
     completed = train("-sc", "query=bash").out.split()
-    assert completed == [f"experiment=ba2016/table1{end}" for end in ("", "_long", "_long_irnn")]
+    assert completed == [f"experiment=ba2016/table1{end}" for end in ("", "_long", "_long_irnn", "_paper_horizon")]

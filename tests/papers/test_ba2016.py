@@ -17,6 +17,7 @@ from src.papers.ba2016 import (
     figure2,
     generalization,
     main_job,
+    overfitting,
     preliminary_norm,
     table1,
     time_to_two_percent,
@@ -47,6 +48,7 @@ def as_printed():
                     "seed": seed,
                     "optimizer.lr": 1e-3,
                     "grid_points": 4,
+                    "edge": False,
                 }
                 spread = 1e-4 * (seed - 2)
                 row |= {"test/error": max(error + spread, 0), "updates": 750_000, "seconds": 60.0}
@@ -67,8 +69,8 @@ def as_printed():
 @pytest.mark.parametrize("module", [table1, figure2])
 def test_the_printed_results_satisfy_every_claim_about_them(module):
     for claim in module.REPRODUCTION.claims:
-        verdict, measured = claim.judge(as_printed())
-        assert verdict == "reproduced", (claim.statement, measured)
+        found = claim.judge(as_printed())
+        assert found.verdict == "reproduced", (claim.statement, found)
 
 
 @pytest.mark.parametrize("module", [table1, figure2])
@@ -76,19 +78,20 @@ def test_swapping_the_models_refutes_the_claims(module):
     printed = as_printed()
     exchanged = {"fastweights": "irnn", "irnn": "fastweights", "lstm": "alstm", "alstm": "lstm"}
     swapped = Evidence(printed.runs.assign(model=printed.runs["model"].map(exchanged)), printed.curves)
-    verdicts = {claim.statement: claim.judge(swapped)[0] for claim in module.REPRODUCTION.claims}
+    verdicts = {claim.statement: claim.judge(swapped).verdict for claim in module.REPRODUCTION.claims}
     assert "not run" not in verdicts.values()
     refuted = [statement for statement, verdict in verdicts.items() if verdict == "not reproduced"]
     assert len(refuted) >= len(verdicts) - 2, verdicts
 
 
 @pytest.mark.parametrize(
-    "module", [table1, figure2, ablations, main_job, preliminary_norm, time_to_two_percent, generalization]
+    "module",
+    [table1, figure2, ablations, main_job, overfitting, preliminary_norm, time_to_two_percent, generalization],
 )
 def test_without_its_runs_a_claim_is_not_run_and_figures_are_still_drawn(module):
     nothing = Evidence(as_printed().runs.assign(model="gru", name="other"), as_printed().curves)
     for claim in module.REPRODUCTION.claims:
-        assert claim.judge(nothing)[0] == "not run"
+        assert claim.judge(nothing).verdict == "not run"
     for draw in module.REPRODUCTION.figures.values():
         draw(nothing)
 
@@ -114,7 +117,7 @@ def test_the_floors_of_the_figure_are_those_of_the_task():
 
 def test_every_experiment_of_a_reproduction_exists_and_has_its_own_folder():
     named = {experiment for found in reproductions().values() for experiment in found.experiments}
-    shared = {"ba2016/figure2", "ba2016/generalization"}  # with Table 1
+    shared = {"ba2016/figure2", "ba2016/overfitting_fixed"}  # with Table 1
     names = [configuration(experiment).name for experiment in sorted(named - shared)]
     assert len(set(names)) == len(names)
     of_ablations = {configuration(experiment).name for experiment in ablations.REPRODUCTION.experiments}
@@ -128,17 +131,33 @@ def test_the_main_job_is_judged_by_the_claims_of_the_readme():
     table = main_job.table(Evidence(runs, printed.curves)).set_index("update")
     assert table.loc["10,000", "fast weights"] == "12.3"  # 0.245 nats
     assert table.loc["test, at the selected update", "LSTM"] == "1.85 ± 0.02"
-    verdicts = [claim.judge(Evidence(runs, printed.curves))[0] for claim in main_job.REPRODUCTION.claims]
+    verdicts = [claim.judge(Evidence(runs, printed.curves)).verdict for claim in main_job.REPRODUCTION.claims]
     assert verdicts == ["reproduced", "reproduced"]
-    worse = runs.assign(**{"test/error": runs["test/error"] + 0.01 * (runs["seed"] == 3)})
-    assert main_job.REPRODUCTION.claims[0].judge(Evidence(worse, printed.curves))[0] == "not reproduced"
+    for worse_by, verdict in ((0.01 * (runs["seed"] == 3), "inconclusive"), (0.01, "not reproduced")):
+        worse = runs.assign(**{"test/error": runs["test/error"] + worse_by})
+        assert main_job.REPRODUCTION.claims[0].judge(Evidence(worse, printed.curves)).verdict == verdict
+
+
+def test_fresh_sequences_are_compared_with_those_of_table_1():
+    lstm = as_printed().runs.query("model == 'lstm' and `model.hidden_size` == 100")
+    fixed = lstm.assign(**{"test/error": lstm["test/error"] + 0.018})
+    better, enough, *_ = overfitting.REPRODUCTION.claims
+    for error, verdicts in ((0.0, ("reproduced", "reproduced")), (0.008, ("reproduced", "not reproduced"))):
+        fresh = lstm.assign(**{"name": overfitting.FRESH, "test/error": lstm["test/error"] + error})
+        evidence = Evidence(pd.concat([fixed, fresh]), pd.DataFrame())
+        assert (better.judge(evidence).verdict, enough.judge(evidence).verdict) == verdicts
+    rows = overfitting.table(evidence).set_index(["model", "trained on"])["test error"]
+    assert rows[("LSTM", "fresh sequences")] == "0.81 ± 0.01 %"
+    assert rows[("IRNN", "fresh sequences")] == "not run"
 
 
 def capacities(errors):
-    """Two runs for each width and number of pairs, with these test errors."""
+    """Two runs for each width and number of pairs, with these test errors; those with 50 units are at an edge."""
     rows = [
-        {"run": f"{width}-{pairs}-{seed}", "model": "fastweights", "model.hidden_size": width, "task.num_pairs": pairs}
-        | {"test/error": error + (0.001 if seed else -0.001)}
+        {"run": f"{width}-{pairs}-{seed}", "name": capacity.NAME, "model": "fastweights"}
+        | {"model.hidden_size": width, "task.num_pairs": pairs}
+        | {"test/error": error + (0.001 if seed else -0.001), "seed": seed, "trainer.max_updates": 10_000}
+        | {"edge": width == 50}
         for (width, pairs), error in errors.items()
         for seed in range(2)
     ]
@@ -148,11 +167,25 @@ def capacities(errors):
 def test_the_capacity_of_a_width_ends_where_its_error_first_exceeds_the_bound():
     growing = {(10, 2): 0.05, (10, 4): 0.3, (10, 6): 0.05, (50, 2): 0.0, (50, 4): 0.02, (50, 6): 0.4}
     (claim,) = capacity.REPRODUCTION.claims
-    assert claim.judge(capacities(growing)) == ("reproduced", "10 units: 2 pairs; 50 units: 4 pairs")
+    found = claim.judge(capacities(growing))
+    assert found[:2] == ("reproduced", "10 units: 2 pairs; 50 units: 4 pairs")
+    assert found.edge
     shrinking = growing | {(10, 4): 0.05, (50, 4): 0.2}
-    assert claim.judge(capacities(shrinking)) == ("not reproduced", "10 units: 6 pairs; 50 units: 2 pairs")
+    assert claim.judge(capacities(shrinking))[:2] == ("not reproduced", "10 units: 6 pairs; 50 units: 2 pairs")
+    # one seed with 50 units binds four pairs, the other two
+    assert claim.judge(capacities(growing | {(50, 4): 0.1}))[:2] == (
+        "inconclusive",
+        "10 units: 2 pairs; 50 units: 3 pairs",
+    )
+    # with more updates 50 units bind six pairs
+    short = capacities(growing).runs
+    longer = short[(short["model.hidden_size"] == 50) & (short["task.num_pairs"] == 6)]
+    longer = longer.assign(**{"name": capacity.LONGER, "trainer.max_updates": 30_000, "test/error": 0.01})
+    found = claim.judge(Evidence(pd.concat([short, longer], ignore_index=True), pd.DataFrame()))
+    assert found.measured == "10 units: 2 pairs; 50 units: 6 pairs"
     table = capacity.table(capacities(growing)).set_index("pairs")
-    assert table.loc["4", "10 units, %"] == "30.00 ± 0.14"
+    assert table.loc["4", "10 units, %"] == "30.00 ± 0.14 (n=2)"
+    assert table.loc["4", "50 units, %"] == "2.00 ± 0.14 (n=2, edge)"
     assert table.loc["4", "floor, %"] == "61.65"
     capacity.draw(capacities(growing))
 

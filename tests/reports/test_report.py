@@ -71,7 +71,7 @@ def test_a_report_writes_tables_and_figures_that_tensorboard_shows_too(small, re
     report(small.path, "--columns", "model.hidden_size")
     markdown = (small.path / "summary.md").read_text()
     assert markdown.index("## Selection") < markdown.index("## Runs") < markdown.index("## Not finished")
-    assert "| model | 20 units | 50 units |\n| --- | --- | --- |\n| lstm | 0.2 ± 0 | 0.5 ± 0 |\n" in markdown
+    assert "| model | 20 units | 50 units |\n| --- | --- | --- |\n| lstm | 0.2 ± 0 * | 0.5 ± 0 * |\n" in markdown
     assert "mean ± standard deviation over n finished runs (seed)" in markdown
     with open(small.path / "summary.csv") as file:
         assert len(list(csv.DictReader(file))) == 16
@@ -81,7 +81,15 @@ def test_a_report_writes_tables_and_figures_that_tensorboard_shows_too(small, re
         ("lstm", "20", "0.003", "2"), ("lstm", "50", "0.003", "2"),
         ("irnn", "20", "0.001", "2"), ("irnn", "50", "0.003", "1"),
     ]  # fmt: skip
-    assert [row["notes"] for row in rows] == ["", "", "2 diverged at lr 0.003", "1 missing at lr 0.003"]
+    edges = [
+        f"lr {lr:g} is at the edge of the grid, next {beyond:g}" for lr, beyond in ((0.003, 0.01), (0.001, 0.0003))
+    ]
+    assert [row["notes"] for row in rows] == [
+        edges[0],
+        edges[0],
+        f"{edges[1]}; 2 diverged at lr 0.003",
+        f"{edges[0]}; 1 missing at lr 0.003",
+    ]
 
     figures = {"against_hidden_size", "against_lr", "learning_curves"}
     assert {path.stem for path in (small.path / "figures").iterdir()} == figures

@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, percent, thousands
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, chosen_lr, percent, thousands
+from src.reproduction.effects import mean
 
 
 def evidence():
@@ -13,7 +14,10 @@ def evidence():
             "status": ["finished", "diverged", "finished"],
             "model": ["lstm", "lstm", "fastweights"],
             "model.hidden_size": [50, 50, 20],
-            "test/error": [0.02, 0.04, 0.01],
+            "test/error": [0.02, 0.021, 0.01],
+            "optimizer.lr": [1e-3, 1e-3, 3e-4],
+            "grid_points": [4, 4, 3],
+            "edge": [False, False, True],
         }
     )
     points = {
@@ -26,7 +30,7 @@ def evidence():
 
 
 def test_runs_are_selected_by_their_settings():
-    assert evidence().values("test/error", model="lstm", model__hidden_size=50).tolist() == [0.02, 0.04]
+    assert evidence().values("test/error", model="lstm", model__hidden_size=50).tolist() == [0.02, 0.021]
     with_null = Evidence(evidence().runs.assign(size=[1.0, None, None]), evidence().curves)
     assert with_null.select(size=np.nan)["run"].tolist() == ["l1", "f0"]
     for missing in ({"model": "gru"}, {"model": "lstm", "model__hidden_size": 20}, {"model__rank": 3}):
@@ -35,8 +39,10 @@ def test_runs_are_selected_by_their_settings():
 
 
 def test_errors_as_text_say_how_many_runs_diverged():
-    assert evidence().errors(model="lstm") == "3.00 ± 1.41 %, 1 of 2 diverged"
+    assert evidence().errors(model="lstm") == "2.05 ± 0.07 %, 1 of 2 diverged"
     assert evidence().errors(model="fastweights") == "1.00 %"
+    diverged = evidence().runs.assign(status="diverged")
+    assert Evidence(diverged, evidence().curves).errors(model="lstm") == "diverged at each of 4 grid points"
 
 
 def test_the_first_update_at_a_bound_is_infinite_if_it_is_never_reached():
@@ -52,16 +58,50 @@ def test_a_run_that_stopped_early_keeps_its_last_value_in_the_mean():
 
 
 @pytest.mark.parametrize(
-    ("model", "verdict"), [("lstm", "not reproduced"), ("fastweights", "reproduced"), ("gru", "not run")]
+    ("model", "bound", "verdict"),
+    [
+        ("lstm", 0.03, "reproduced"),
+        ("lstm", 0.021, "inconclusive"),
+        ("lstm", 0.01, "not reproduced"),
+        ("fastweights", 0.03, "inconclusive"),
+        ("gru", 0.03, "not run"),
+    ],
 )
-def test_a_claim_is_judged_by_its_test(model, verdict):
+def test_a_claim_is_judged_by_its_effects(model, bound, verdict):
     def test(evidence):
         values = evidence.values("test/error", model=model)
-        return Finding(percent(values), bool(values.mean() <= 0.01))
+        return Finding(percent(values), [mean(values).within(most=bound)])
 
-    found, measured = Claim("It errs on 1 %.", "Table 1", "at most 1 %", test).judge(evidence())
-    assert found == verdict
-    assert verdict == "not run" or "%" in measured
+    found = Claim("It errs little.", "Table 1", "mean below the bound", test).judge(evidence())
+    assert found.verdict == verdict
+    assert verdict == "not run" or found.measured == evidence().errors(model=model).removesuffix(", 1 of 2 diverged")
+    assert found.edge == (model == "fastweights"), "its learning rate is at an edge"
+
+
+def test_an_edge_counts_only_in_the_experiment_that_a_claim_looks_at():
+    """The same run can be part of two experiments, with grids of different size."""
+    runs = pd.concat([evidence().runs.assign(name=name, edge=name == "small") for name in ("small", "large")])
+    both = Evidence(runs.reset_index(drop=True), evidence().curves)
+
+    def test(evidence):
+        return Finding("", [mean(evidence.values("test/error", name=name, model="lstm"))])
+
+    for name in ("small", "large"):
+        assert Claim("", "", "", test).judge(both).edge == (name == "small")
+
+
+def test_of_many_effects_those_that_decide_are_shown():
+    effects = [mean(np.array([error, error + 0.001]), f"{error:g}").within(most=0.1) for error in np.arange(5) / 25]
+    found = Claim("", "", "", lambda evidence: Finding("", effects)).judge(evidence())
+    assert found.verdict == "not reproduced"
+    assert [text.partition(":")[0] for text in found.effects.split("; ")] == ["0.12", "0.16"]
+
+
+def test_a_chosen_learning_rate_says_what_it_was_chosen_from():
+    assert chosen_lr(evidence().select(model="lstm")) == "0.001 of 4"
+    assert chosen_lr(evidence().select(model="fastweights")) == "0.0003 of 3, edge"
+    fixed = evidence().select(model="lstm").assign(grid_points=1)
+    assert chosen_lr(fixed) == "0.001, fixed"
 
 
 def test_numbers_are_formatted_for_readers():

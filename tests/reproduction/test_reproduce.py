@@ -18,9 +18,10 @@ from src.reproduction import check as checking
 from src.reproduction import command
 from src.reproduction.base import Claim, Finding, Reproduction
 from src.reproduction.check import check
+from src.reproduction.effects import mean
 from src.reproduction.record import RECORD, read_record, restore, write_record
 from src.reproduction.report import FIRST_UPDATES, make_report, write_tables
-from src.reproduction.reproduce import evidence_of_runs
+from src.reproduction.reproduce import edges_of, evidence_of_runs
 from src.results.curves import read_curves
 from src.results.result import read_result
 
@@ -34,7 +35,7 @@ def reproduction(monkeypatch, tiny):
 
     def error(evidence):
         errors = evidence.values("test/error", model="fastweights")
-        return Finding(f"{errors.mean():.6f}", bool(errors.mean() <= 1))
+        return Finding(f"{errors.mean():.6f}", [mean(errors).within(most=1)])
 
     made = Reproduction(
         title="A title",
@@ -83,17 +84,34 @@ def test_a_report_has_its_numbers_and_their_provenance(report):
     assert curves["update"].tolist() == [0, 3, 6]
     assert curves["val/error"].min() == pytest.approx(result["metrics"]["val/error"], rel=1e-6)
     text = (report / "report.md").read_text()
-    for part in ("# A title", "--budget quick", "It errs.", "reproduced", result["provenance"]["processor"]):
+    for part in (
+        "# A title",
+        "--budget quick",
+        "It errs.",
+        "inconclusive, edge",
+        "one seed",
+        result["provenance"]["processor"],
+    ):
         assert part in text
 
 
-def test_if_all_runs_diverged_they_are_the_evidence(report):
+def test_if_all_runs_diverged_those_at_one_grid_point_count(report):
     for path in (Path("outputs") / QUICK).glob("*/result.json"):
         path.write_text(path.read_text().replace('"status": "finished"', '"status": "diverged"'))
     evidence = evidence_of_runs("paper/table", "quick")
-    assert evidence.runs["status"].tolist() == ["diverged"] * 2, "both grid points, since none can be chosen"
-    assert evidence.runs["grid_points"].tolist() == [2, 2]
-    assert "2 of 2 diverged" in evidence.errors(model="fastweights")
+    assert evidence.runs["status"].tolist() == ["diverged"], "runs at several learning rates are not several seeds"
+    assert evidence.runs["grid_points"].tolist() == [2]
+    assert evidence.errors(model="fastweights") == "diverged at each of 2 grid points"
+
+
+def test_the_next_value_is_offered_where_the_chosen_one_is_at_an_edge(report, reproduction):
+    (line,) = edges_of(reproduction, EXPERIMENT, "quick")
+    lr = pd.read_csv(report / "runs.csv")["optimizer.lr"][0]
+    beyond = {0.001: "0.0001", 0.01: "0.1"}[lr]
+    assert line == (
+        f"{EXPERIMENT}: lr {lr:g} is at the edge of the grid, next {beyond}; "
+        "add it to optimizer.lr in the grid and run this again"
+    )
 
 
 def test_all_runs_are_recorded_and_can_be_restored(report, monkeypatch, tmp_path):
@@ -252,7 +270,7 @@ def test_mistakes_are_explained(reproduction, tmp_path, monkeypatch):
 def test_the_readme_has_the_tables_of_the_committed_results(report, capsys, tmp_path):
     path = tmp_path / "README.md"
     path.write_text(
-        "Before\n<!-- table paper/table -->\nold\n<!-- end -->\nbetween\n<!-- claims paper/table -->\n<!-- end -->\n"
+        "Before\n<!-- table paper/table -->\nstale\n<!-- end -->\nbetween\n<!-- claims paper/table -->\n<!-- end -->\n"
     )
 
     def run(*arguments):
@@ -263,7 +281,7 @@ def test_the_readme_has_the_tables_of_the_committed_results(report, capsys, tmp_
     assert run("readme") == 0
     assert run("check") == 0
     text = path.read_text()
-    assert "old" not in text
+    assert "stale" not in text
     assert "| fastweights | 0.001 | 0 |" in text
     assert "| It errs. | " in text
     path.write_text(text.replace("paper/table", "paper/other"))

@@ -41,14 +41,14 @@ def test_the_point_with_the_best_mean_validation_error_is_tested(folder):
     assert summary.sd == pytest.approx(math.sqrt(0.02))  # sample: sum of squares 0.01 + 0.01 over n - 1
     assert summary.ci95 == pytest.approx(12.706 * math.sqrt(0.02) / math.sqrt(2), rel=1e-4)
     assert summary.spread == pytest.approx((0.2, 0.25, 0.9))
-    assert summary.notes == ""
+    assert summary.notes == "lr 1 is at the edge of the grid"
 
     (row,) = csv_rows(folder)
     assert list(row) == [
         "optimizer.lr", "metric", "mean", "sd", "ci95", "n", "val", "grid_min", "grid_median", "grid_max", "points",
         "runs", "notes",
     ]  # fmt: skip
-    assert (row["optimizer.lr"], row["n"], row["points"], row["runs"], row["notes"]) == ("1", "2", "3", "5", "")
+    assert (row["optimizer.lr"], row["n"], row["points"], row["runs"]) == ("1", "2", "3", "5")
     numbers = (summary.mean, summary.sd, summary.ci95, summary.val, *summary.spread)
     names = ("mean", "sd", "ci95", "val", "grid_min", "grid_median", "grid_max")
     assert tuple(float(row[name]) for name in names) == numbers
@@ -93,7 +93,46 @@ def test_a_tie_goes_to_the_first_point_and_is_noted(folder):
     folder.expect_all()
     ((summary, chosen),) = summaries(folder)
     assert (chosen["optimizer.lr"], summary.mean) == (3, 0.3)
-    assert summary.notes == "2 points tied, the first taken"
+    assert summary.notes == "2 points tied, the first taken"  # not an edge, since 2 is as good as 3
+
+
+@pytest.mark.parametrize(
+    ("objectives", "beyond"),
+    [
+        ({3e-4: 0.1, 1e-3: 0.2, 3e-3: 0.3}, 1e-4),
+        ({3e-4: 0.3, 1e-3: 0.2, 3e-3: 0.1}, 1e-2),
+        ({1e-4: 0.1, 1e-3: 0.2}, 1e-5),
+        ({0.25: 0.1, 0.5: 0.2}, 0.1),
+        ({0.0: 0.1, 0.5: 0.2}, None),
+        ({3e-4: 0.2, 1e-3: 0.1, 3e-3: 0.3}, "inside"),
+        ({3e-4: 0.1, 1e-3: 0.1, 3e-3: 0.3}, "inside"),
+        ({3e-4: 0.1, 1e-3: 0.3, 3e-3: 0.1}, "either end"),
+        ({3e-4: 0.1}, "inside"),
+    ],
+)
+def test_a_choice_at_the_edge_of_its_grid_is_marked_with_the_next_value(folder, objectives, beyond):
+    for lr, val in objectives.items():
+        folder.add(lr=lr, val=val)
+    (cell,) = cells(load_runs(folder.path), folder.search)
+    if beyond == "either end":  # both are as good, and the first of them in the folder is taken
+        beyond = {3e-4: 1e-4, 3e-3: 1e-2}[cell.edges[0].chosen]
+    assert [edge.beyond for edge in cell.edges] == ([] if beyond == "inside" else [beyond])
+    (row,) = csv_rows(folder)
+    offered = "" if beyond in ("inside", None) else f", next {beyond:g}"
+    assert ("is at the edge of the grid" + offered in row["notes"]) == (beyond != "inside")
+
+
+def test_a_value_that_was_not_tried_or_diverged_is_no_better_and_no_edge(folder):
+    folder.add(lr=1e-4, status=None)
+    folder.add(lr=3e-4, val=0.1)
+    folder.add(lr=1e-3, val=0.2)
+    folder.add("irnn", lr=3e-4, val=0.2)
+    folder.add("irnn", lr=1e-3, val=0.1)
+    folder.add("irnn", lr=3e-3, status="diverged")
+    folder.expect_all()
+    found = {dict(cell.settings)["model"]: cell.edges for cell in cells(load_runs(folder.path), folder.search)}
+    assert [edge.chosen for edge in found["lstm"]] == [3e-4]
+    assert found["irnn"] == []
 
 
 def test_diverged_failed_and_missing_runs_are_noted_with_their_points(folder):
@@ -108,7 +147,10 @@ def test_diverged_failed_and_missing_runs_are_noted_with_their_points(folder):
     # a run at 2 diverged: a point without lost runs is preferred
     assert (chosen["optimizer.lr"], summary.mean, summary.n) == (1, 0.5, 1)
     assert (len(summary.cell.points), len(summary.cell.runs)) == (3, 6)
-    assert summary.notes == "1 missing at lr 1; 1 diverged at lr 2; 2 failed at lr 3 (ValueError: no)"
+    assert (
+        summary.notes
+        == "lr 1 is at the edge of the grid; 1 missing at lr 1; 1 diverged at lr 2; 2 failed at lr 3 (ValueError: no)"
+    )
 
 
 def test_notes_are_in_sweep_order_and_distinguish_pruned_runs(folder):
@@ -118,7 +160,10 @@ def test_notes_are_in_sweep_order_and_distinguish_pruned_runs(folder):
     folder.add(lr=1, seed=1, status="failed", reason="RuntimeError: yes")
     folder.expect_all()
     ((summary, _),) = summaries(folder)
-    assert summary.notes == "1 pruned at lr 2; 2 failed at lr 2 and lr 1 (ValueError: no, RuntimeError: yes)"
+    assert summary.notes == (
+        "lr 1 is at the edge of the grid; "
+        "1 pruned at lr 2; 2 failed at lr 2 and lr 1 (ValueError: no, RuntimeError: yes)"
+    )
 
 
 def test_a_cell_without_a_finished_run_stays_in_the_table(folder):

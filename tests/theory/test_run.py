@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.theory import claims, run
-from src.theory.base import Claim, Demonstration
+from src.theory.base import Claim, Demonstration, num_wrong_in_print
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_what_is_written_and_printed(command, tmp_path):
     assert status == 0
     assert "The answer [of all] | is 42" in out
     assert "refuted as printed: as printed" in out
-    assert "1 claims, 1 hold, 1 of them" in out
+    assert "1 claims, 1 hold; 1 different statements are wrong in print" in out
     folder = tmp_path / "theory"
     assert (folder / "answer.png").read_bytes().startswith(b"\x89PNG")
     page = (folder / "invented.md").read_text()
@@ -61,6 +61,14 @@ def test_what_is_written_and_printed(command, tmp_path):
     (row,) = csv.DictReader((folder / "claims.csv").read_text().splitlines())
     assert (row["topic"], row["measured"], row["holds"]) == ("invented", "42.0", "True")
     assert EventAccumulator(str(folder)).Reload().Tags()["images"] == ["invented/answer"]
+
+
+def test_statements_wrong_in_print_are_counted_once_and_without_readings():
+    claims = [
+        Claim("", "", 0, 0, "", True, refuted)._replace(reading=reading)
+        for refuted, reading in (("x", False), ("x", False), ("y", False), ("z", True), ("", False))
+    ]
+    assert num_wrong_in_print(claims) == 2
 
 
 @pytest.mark.usefixtures("invented")

@@ -220,14 +220,14 @@ def _claims_of_definitions() -> tuple[Claim, ...]:
             float(superposed),
             "length of the difference for u = (0.5, 0.2), v = (0.4, 0.6)",
             refuted="h(t) = M h(t-1), which reads as a product",
-        ),
+        )._replace(reading=True),
         at_least(
             "A state reached after finitely many steps is not an attractor: it still moves",
             "an attractor is invariant; Strogatz (2015), section 9.3",
             1e-3,
             float(np.linalg.norm(step(CURVED, h) - h)),
             "length of the sixth step",
-            refuted="the states h_τ are “by definition” in the basin of the attractor h_t (final report)",
+            refuted="the states h_τ are by definition in the basin of the attractor h_t (final report)",
         ),
         at_most(
             "In a nonautonomous system the basin depends on the start time: from 0.3 the same network converges "

@@ -39,12 +39,21 @@ class Gradients:
         statement = f"{statement}: relative error of the gradient"
         self.claims.append(near(statement, source, 0, error, 1e-10, ROUNDING, refuted))
 
-    def refutes(self, name: str, statement: str, source: str, printed: str, errors: tuple[float, float]) -> None:
+    def refutes(
+        self,
+        name: str,
+        statement: str,
+        source: str,
+        printed: str,
+        errors: tuple[float, float],
+        reading: bool = False,
+    ) -> None:
         """Claim that the correct form is the gradient and the printed one is not."""
         self.right[name], self.printed[name] = errors
         # not refuted if the printed form gives the gradient after all
         refuted = f"{printed}: relative error {errors[1]:.3g}" if errors[1] > 1e-6 else ""
         self.agrees(statement, source, errors[0], refuted)
+        self.claims[-1] = self.claims[-1]._replace(reading=reading)
 
 
 def compare_gradients(seed: int = 1, num_steps: int = 7, num_units: int = 5) -> Gradients:
@@ -71,7 +80,7 @@ def _standard_network(result: Gradients, network: Network, p: Pass) -> None:
     for slip in slips(network):
         wrong_MM = jacobians.gradient(network, p, slip.chain)["W"]
         errors = error, relative_error(wrong_MM, exact["W"])
-        result.refutes(slip.name, slip.right, slip.source, slip.printed, errors)
+        result.refutes(slip.name, slip.right, slip.source, slip.printed, errors, slip.reading)
     for form in PRINTED_LOSSES:
         wrong_MM = jacobians.autograd_gradient(network, p, form.loss)["W"]
         errors = error, relative_error(wrong_MM, exact["W"])
@@ -114,6 +123,7 @@ def _total_derivatives(result: Gradients, network: Network, p: Pass) -> None:
         FINAL,
         "h_t is added in place of h_{t-1}ᵀ ⊗ I (read here as h_tᵀ ⊗ I, which has the right shape)",
         (forward, printed),
+        reading=True,
     )
     backward = sum(d_M @ Chain().sum_by_W(p, t) for t, d_M in enumerate(delta_TM))
     twice = sum(d_M @ total for d_M, total in zip(delta_TM, totals, strict=True))
@@ -123,6 +133,7 @@ def _total_derivatives(result: Gradients, network: Network, p: Pass) -> None:
         f"{REPORT}, section 5.3; Mathews, report, section 2.1.2",
         "the derivative is not said to be immediate; the total one counts the paths through earlier steps again",
         (error(backward), error(twice)),
+        reading=True,
     )
     result.claims.append(
         at_least(

@@ -23,6 +23,8 @@ class Slip(NamedTuple):
     printed: str
     chain: Chain
     """The correct chain, except for this factor."""
+    reading: bool = False
+    """Whether the printed form leaves open what it means."""
 
 
 def slips(network: Network) -> list[Slip]:
@@ -123,6 +125,7 @@ def slips(network: Network) -> list[Slip]:
             back,
             "∇_h a, if it is read as W itself",
             Chain(first_step_back=not_transposed, step_back=not_transposed),
+            reading=True,
         ),
     ]
 

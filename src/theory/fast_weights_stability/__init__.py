@@ -291,12 +291,19 @@ def normalize_dynamics(
             "η = 0.001 is not 0",
         ),
         near(
-            "... and for η = 10 it is near 0 for every λ and S: largest modulus",
+            "... and for η = 10 and λ above 0.9 it is 0 for every S: largest modulus",
             "Measured; reads from A then outweigh the input, and a state is neither lost nor amplified",
             0.0,
-            float(max(np.abs(exponent[:, -1]).max() for exponent in exponents.values())),
-            0.3,
-            "less than half of |ln 0.5|, with fluctuations of 0.1 over a path of this length",
+            float(max(np.abs(exponent[decay_L > 0.9, -1]).max() for exponent in exponents.values())),
+            0.05,
+            "at most 0.046 with three seeds; ln λ is -0.1 for λ = 0.9",
+        ),
+        at_least(
+            "... while for a memory as short as λ = 0.5 states fade even then, but more slowly than the memory: lowest",
+            "Measured; the exponent for small η is ln 0.5 = -0.69",
+            np.log(0.5) / 2,
+            float(min(exponent[0, -1] for exponent in exponents.values())),
+            "half of ln 0.5; from -0.22 to -0.08 with three seeds",
         ),
         at_least(
             "A spectral radius above 1 at one step does not make a driven network unstable: largest radius of the full "

@@ -240,30 +240,37 @@ def measure_after_training(
             gradients.append(np.median(loss_gradient_by_lag(model, network.task, batch), axis=1))
         result.jacobian_L[network.name] = jacobians[0], jacobians[1]
         result.loss_gradient_L[network.name] = gradients[0], gradients[1]
-        result.claims.append(
-            _training_claim(network, batch, jacobians[0][-1], jacobians[1][-1], len(jacobians[0]) - 1, run is not None)
-        )
+        if run is None:
+            result.claims += _training_claims(network, batch, jacobians[0][-1], jacobians[1][-1], len(jacobians[0]) - 1)
     return result
 
 
-def _training_claim(network: Trained, batch: Batch, before: float, after: float, longest: int, is_run: bool) -> Claim:
-    """Claim that a network that learned its task preserves the first state; for any other, state what was measured.
+def _training_claims(network: Trained, batch: Batch, before: float, after: float, longest: int) -> list[Claim]:
+    """Claim that gated networks and fast weights learn their task and preserve the first state, and a tanh RNN neither.
 
-    Nothing is expected of a run either, since its task may not need memory.
+    Nothing is claimed of a user's run, whose task may not need memory.
     """
     metric, best = network.task.objective.metric, max if network.task.objective.higher_is_better else min
     reached = evaluated(network.end, network.task, batch)
-    floor = best((values[metric] for values in network.task.floors.values() if metric in values), default=np.nan)
+    floor = best(values[metric] for values in network.task.floors.values() if metric in values)
     source = f"{REPORT}, section 5.3: whether the weights come to preserve a dependency"
-    what = f"{network.name} ({metric} {reached:.2g} after {network.update} updates, best floor {floor:.2g})"
-    far_before, far_after = (abs(float(np.log(max(norm, 1e-300)))) for norm in (before, after))
-    moved = f"‖∂h_T/∂s_t‖ at lag {longest}"
-    learned = not is_run and reached < 0.8 * floor
-    if far_after > far_before and not learned:
-        statement = f"{what}: training moves {moved} away from 1, from {before:.2g} to {after:.2g}: |ln| after"
-        return at_least(statement, source, far_before, far_after, "|ln| before")
-    statement = f"{what}: training moves {moved} toward 1, from {before:.2g} to {after:.2g}: |ln| after"
-    return at_most(statement, source, far_before, far_after, "|ln| before")
+    name, error = network.name, f"{metric} after {network.update} updates"
+    moved = f"‖∂h_T/∂s_t‖ at lag {longest}, {before:.2g} at first"
+    if name == UNABLE:
+        return [
+            at_least(f"{name}: does not learn: {error}", source, floor, reached, "the best floor"),
+            at_most(f"{name}: and loses the first state: {moved}, after training", source, 0.1, after, "of 1"),
+        ]
+    far_before, far_after = (abs(float(np.log(norm))) for norm in (before, after))
+    return [
+        at_most(f"{name}: learns: {error}", source, 0.8 * floor, reached, "0.8 of the best floor"),
+        at_most(
+            f"{name}: and preserves the first state better: |ln| of {moved}", source, far_before, far_after, "before"
+        ),
+    ]
+
+
+UNABLE = "tanh RNN, addition"
 
 
 def train_small_networks(num_updates: int, seed: int) -> Iterator[Trained]:
@@ -273,7 +280,7 @@ def train_small_networks(num_updates: int, seed: int) -> Iterator[Trained]:
     small: tuple[tuple[str, Task, Callable[[int], Core], float, int], ...] = (
         ("LSTM, addition", addition, lambda size: LSTM(size, hidden_size=20), 1e-2, 1),
         ("GRU, addition", addition, lambda size: GRU(size, hidden_size=20), 1e-2, 1),
-        ("tanh RNN, addition", addition, lambda size: RNN(size, hidden_size=20, recurrent_scale=0.9), 3e-3, 1),
+        (UNABLE, addition, lambda size: RNN(size, hidden_size=20, recurrent_scale=0.9), 3e-3, 1),
         ("fast weights, retrieval", retrieval, lambda size: FastWeights(size, hidden_size=30, decay=0.9), 5e-3, 2),
     )
     for name, task, make_core, lr, times in small:

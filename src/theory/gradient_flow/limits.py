@@ -74,7 +74,7 @@ def compare_powers(num_units: int = 50, num_powers: int = 300, seed: int = 0, co
             "k is an integer, and the diagonal ρ^k moves the peak by less than 1",
             'Mathews, section 2.1.2: "if the largest eigenvalue is small, then the gradient will vanish", read as '
             "applying from the first step on",
-        ),
+        )._replace(reading=True),
         near(
             "The height of that peak is c k ρ^(k-1)",
             "The corner at its peak",
@@ -90,8 +90,8 @@ def compare_powers(num_units: int = 50, num_powers: int = 300, seed: int = 0, co
             slowing[-1],
             1e-10,
             "300 products in float64",
-            f'"if the norm of each of the factors is less than 1", the product converges to zero (largest factor here '
-            f"{fastest:.6f})",
+            '"If the norm of each of the factors on the right hand side of this equation is less than 1", it '
+            f"converges to zero (largest factor here {fastest:.6f})",
         ),
         near(
             "If every factor has norm γ = 0.9, the product falls at the constant rate ln γ",

@@ -203,8 +203,8 @@ def _claims_of_the_reduced_attracting_set() -> tuple[Claim, ...]:
             shift,
             float(h),
             f"the state after 100 steps from the lower attractor {lower:.3f}; the basins meet at 2",
-            refuted="“as long as Ux(t) is in a subset of the reduced attracting set, the system will still converge to "
-            "the attractor”",
+            refuted="“as long as Ux(t) is in a subset of the reduced attracting set of the attractor, the system will "
+            "still converge to the attractor”",
         ),
     )
 

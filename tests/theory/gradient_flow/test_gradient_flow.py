@@ -51,9 +51,7 @@ def test_a_run_is_measured_from_its_checkpoint(train, tiny, tmp_path):
     assert before_L.shape == after_L.shape == (8,)
     assert before_L[0] == after_L[0] == pytest.approx(1)
     assert (before_L[1:] != after_L[1:]).all()
-    (claim,) = result.claims
-    assert claim.holds
-    assert f"from {before_L[-1]:.2g} to {after_L[-1]:.2g}" in claim.statement
+    assert not result.claims, "its task may not need memory"
     assert len(gradient_flow.draw_training(result).axes) == 2
     with pytest.raises(UserError, match="not the folder of a run"):
         gradient_flow.measure_after_training(run=str(tmp_path / "none"))

@@ -1,0 +1,130 @@
+"""Effects: the numbers that claims are about, with their confidence intervals over seeds.
+
+The intervals are Student's for a mean and Welch's for a difference of means. Numbers of updates are compared by their
+ratio: the same on a logarithmic scale, for geometric means.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not run"]
+Unit = Literal["%", "points", "times", "updates", "nats", "pairs"]
+CONFIDENCE = 0.95
+"""Of the two-sided intervals, unless a claim says otherwise."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A number, its confidence interval, and where a claim says that it lies: strictly between `least` and `most`.
+
+    With one seed there is no interval, and both ends are nan.
+    """
+
+    name: str
+    estimate: float
+    low: float
+    high: float
+    unit: Unit
+    confidence: float = CONFIDENCE
+    least: float = -math.inf
+    most: float = math.inf
+
+    def within(self, least: float = -math.inf, most: float = math.inf) -> "Effect":
+        """The same effect, of which a claim says that it lies between these."""
+        return replace(self, least=least, most=most)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Reproduced if the whole interval lies where the claim says, not reproduced if none of it does."""
+        high_enough = self.low > self.least or self.least == -math.inf
+        low_enough = self.high < self.most or self.most == math.inf
+        if high_enough and low_enough and not math.isnan(self.low):
+            return "reproduced"
+        if self.high <= self.least or self.low >= self.most:
+            return "not reproduced"
+        return "inconclusive"
+
+    def __str__(self) -> str:
+        level = "" if self.confidence == CONFIDENCE else f", {100 * self.confidence:g} %"
+        interval = "one seed" if math.isnan(self.low) else f"{self._number(self.low)} to {self._number(self.high)}"
+        unit = " %" if self.unit == "%" else f" {self.unit}"
+        label = f"{self.name}: " if self.name else ""
+        return f"{label}{self._number(self.estimate)}{unit} ({interval}{level})"
+
+    def _number(self, value: float) -> str:
+        if math.isinf(value):
+            return "∞" if value > 0 else "-∞"
+        if self.unit in ("%", "points"):
+            return f"{100 * value:z.2f}"
+        if self.unit == "updates":
+            return f"{value:,.0f}"
+        return f"{value:.3g}"
+
+
+def verdict_of(effects: Iterable[Effect]) -> Verdict:
+    """Reproduced if all effects are, not reproduced if one is not; otherwise inconclusive."""
+    verdicts = {effect.verdict for effect in effects}
+    if "not reproduced" in verdicts:
+        return "not reproduced"
+    return "reproduced" if verdicts == {"reproduced"} else "inconclusive"
+
+
+def mean(values: np.ndarray, name: str = "", unit: Unit = "%", confidence: float = CONFIDENCE) -> Effect:
+    """The mean over seeds, with Student's interval."""
+    low, high = _interval(values.mean(), [values], confidence)
+    return Effect(name, float(values.mean()), low, high, unit, confidence)
+
+
+def difference(
+    ours: np.ndarray, theirs: np.ndarray, name: str = "", unit: Unit = "points", confidence: float = CONFIDENCE
+) -> Effect:
+    """The mean of ours minus that of theirs, with Welch's interval."""
+    estimate = float(ours.mean() - theirs.mean())
+    low, high = _interval(estimate, [ours, theirs], confidence)
+    return Effect(name, estimate, low, high, unit, confidence)
+
+
+def ratio(ours: np.ndarray, theirs: np.ndarray, never: float, name: str = "") -> Effect:
+    """The geometric mean of ours divided by that of theirs, with Welch's interval of the logarithms.
+
+    A number of updates that was never reached, inf, counts as `never`, the length of the runs. That is too small, so
+    the interval is open to that side.
+    """
+    effect = difference(_logarithm(ours, never), _logarithm(theirs, never), name, "times")
+    low = 0.0 if np.isinf(theirs).any() else math.exp(effect.low)
+    high = math.inf if np.isinf(ours).any() else math.exp(effect.high)
+    return replace(effect, estimate=math.exp(effect.estimate), low=low, high=high)
+
+
+def duration(updates: np.ndarray, never: float, name: str = "") -> Effect:
+    """The geometric mean of numbers of updates; those never reached are treated as in `ratio`."""
+    effect = mean(_logarithm(updates, never), name, "updates")
+    high = math.inf if np.isinf(updates).any() else math.exp(effect.high)
+    return replace(effect, estimate=math.exp(effect.estimate), low=math.exp(effect.low), high=high)
+
+
+def _logarithm(updates: np.ndarray, never: float) -> np.ndarray:
+    return np.log(np.where(np.isinf(updates), never, updates))
+
+
+def _interval(estimate: float, samples: list[np.ndarray], confidence: float) -> tuple[float, float]:
+    """The interval of a sum or difference of means, with the degrees of freedom of Welch and Satterthwaite.
+
+    For one sample it is Student's.
+    """
+    from scipy import stats  # takes half a second to import
+
+    if min(map(len, samples)) < 2:
+        return math.nan, math.nan
+    squares = np.array([values.var(ddof=1) / len(values) for values in samples])
+    if squares.sum() == 0:
+        return float(estimate), float(estimate)
+    degrees = squares.sum() ** 2 / sum(
+        square**2 / (len(values) - 1) for square, values in zip(squares, samples, strict=True)
+    )
+    low, high = stats.t.interval(confidence, degrees, loc=estimate, scale=math.sqrt(squares.sum()))
+    return float(low), float(high)
