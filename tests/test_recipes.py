@@ -44,12 +44,18 @@ def test_a_model_and_a_task_are_two_files_each():
     ]  # fmt: skip
 
 
-def test_they_train(checkout):
+@pytest.fixture(scope="module")
+def run(checkout):
+    """A run of the model on the task."""
     overrides = ["model=mine", "task=first", "task.sequence_length=3", "task.val_size=200", "task.test_size=200"]
     ended = python(checkout, "-m", "src.train", *overrides, "trainer.max_updates=200", "trainer.eval_every=100")
     assert ended.returncode == 0, ended.stderr
-    (path,) = checkout.glob("outputs/runs/mine50-first-*/result.json")
-    assert json.loads(path.read_text())["metrics"]["test/error"] < 0.3
+    (folder,) = checkout.glob("outputs/runs/mine50-first-*")
+    return folder
+
+
+def test_they_train(run):
+    assert json.loads((run / "result.json").read_text())["metrics"]["test/error"] < 0.3
 
 
 def test_they_pass_the_contract_tests(checkout):
@@ -57,7 +63,7 @@ def test_they_pass_the_contract_tests(checkout):
     folders = ["tests/models/test_contract.py", "tests/models/test_lengths.py", "tests/tasks", "tests/config"]
     ended = python(checkout, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-k", "mine or first", *folders)
     assert ended.returncode == 0, ended.stdout[-5000:]
-    assert int(re.search(r"(\d+) passed", ended.stdout)[1]) > 100
+    assert int(re.search(r"(\d+) passed", ended.stdout)[1]) > 60
 
 
 IMPORTS = "from src.config.compose import compose; from src.config.fingerprint import run_name"
@@ -71,7 +77,7 @@ def run_names(folder, *overrides):
     return ended.stdout.split()
 
 
-def test_a_key_can_be_added_and_a_class_moved_without_renaming_a_run(checkout):
+def test_a_key_can_be_added_and_a_class_moved_without_renaming_a_run(checkout, run):
     """In the copy, add a key with a neutral value and move the optimizers to another module."""
     models = ["model=mine", "model=lstm", "model=fastweights"]
     before = run_names(checkout, *models)
@@ -90,6 +96,5 @@ def test_a_key_can_be_added_and_a_class_moved_without_renaming_a_run(checkout):
     assert run_names(checkout, *models) == before
     assert not {*run_names(checkout, "model=lstm model.peepholes=true")} & {*before}
 
-    (run,) = checkout.glob("outputs/runs/mine50-first-*")  # from before
     evaluated = python(checkout, "-m", "src.evaluate", f"run={run}", "examples=0")
     assert evaluated.returncode == 0, evaluated.stderr

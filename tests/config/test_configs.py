@@ -204,7 +204,7 @@ def test_the_readme_shows_commands():
 def test_every_command_of_the_readme_is_a_legal_one(command, train, monkeypatch):
     """Launchers are left out: what they launch is in tests/test_launchers.py."""
     monkeypatch.setattr("src.running.lifecycle.run", lambda config: 0.0)
-    monkeypatch.setattr("src.reports.report.end_sweep", lambda folder, configurations: ["finished"])
+    monkeypatch.setattr("src.sweeping.sweep.end_sweep", lambda folder, configurations: ["finished"])
     overrides = [word for word in shlex.split(command, comments=True) if not word.startswith("hydra")]
     ended = train(*overrides)
     assert (ended.status, ended.err) == (0, "")

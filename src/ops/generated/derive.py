@@ -58,6 +58,7 @@ def of_plan(traced: Trace, plan: Plan, dtype: torch.dtype) -> Recipe:
         output=plan.output.size,
         history=sum(plan.states[i].size for i in plan.history),
         saved=sum(value.size for value in plan.per_step),
+        products=plan.products,
         constants=names,
         shapes=[value.shape for value in plan.constants],
         prelude=prelude,

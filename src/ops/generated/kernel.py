@@ -21,7 +21,7 @@ from src.specs import state_tensors
 SAVED_AT_MOST = 32 * 2**20
 """Bytes that a forward pass saves; if it would be more, the backward pass computes the steps again in segments of 16.
 
-Measured: computing again costs a fifth at T = 11, and is faster from about here on, since new memory is slow.
+Measured: from about here on that is faster, since new memory is slow; from a quarter of it if a step multiplies little.
 """
 _VECTOR, _SEGMENT = 64, 16  # as in csrc: bytes, steps
 
@@ -65,7 +65,8 @@ class Kernel:
         per_step, history, state = self.sizes_per_step
         padded = -(-batch // lanes) * lanes
         size = padded * (time * per_step + history)
-        if size * itemsize <= SAVED_AT_MOST:
+        multiplies_little = self.recipe.products < 16 * per_step
+        if size * itemsize <= SAVED_AT_MOST / (4 if multiplies_little else 1):
             return size, True
         return padded * -(-time // _SEGMENT) * state, False
 

@@ -79,6 +79,13 @@ class Plan:
         self.per_step = [value for value in kept if value not in self.next_states]
         """The other values that are saved, step by step."""
 
+    @property
+    def products(self) -> int:
+        """Multiplications by weights in the forward pass of a step."""
+        values = [work.value for work in self.forward.work if isinstance(work, Product)]
+        factors = [(value, operand) for value in values for operand in value.operands[:1] if isinstance(operand, View)]
+        return sum(value.size * operand.shape[1] for value, operand in factors)
+
     def __str__(self) -> str:
         saved = [name_of(self.states[i]) for i in self.history] + [name_of(value) for value in self.per_step]
         lines = [f"saved at every step: {', '.join(saved) or 'nothing'}"]

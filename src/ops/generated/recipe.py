@@ -100,6 +100,8 @@ class Recipe:
     history: int = 0
     """Numbers of the states that are saved at every step, and other numbers saved at every step."""
     saved: int = 0
+    products: int = 0
+    """Multiplications by weights in a step."""
     shapes: list[Sizes] = field(default_factory=list)
     """Of the constants."""
     constants: list[str] = field(default_factory=list)
