@@ -43,8 +43,12 @@ def choose(forms: Iterable[Form], kernel: Kernel, inputs: Inputs) -> Form:
     Of two forms of the same kind, the first is taken.
     """
     fastest = 0 if kernel == "auto" else FASTEST_FIRST.index(kernel)
-    ordered = sorted(forms, key=lambda form: FASTEST_FIRST.index(form.kernel))
-    return next(form for form in ordered if FASTEST_FIRST.index(form.kernel) >= fastest and form.serves(inputs))
+    listed = list(forms)
+    for kind in FASTEST_FIRST[fastest:]:
+        for form in listed:
+            if form.kernel == kind and form.serves(inputs):
+                return form
+    raise ValueError("no form serves these inputs; a core needs one that serves all, such as its scan")
 
 
 def plain(function: Callable[[Any, State | None], tuple[Tensor, State]]) -> Compute:

@@ -5,6 +5,7 @@ Shapes: B sequences, T time steps.
 
 import copy
 import logging
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -27,38 +28,34 @@ _OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"training"}
 _PLAIN = (bool, int, float, str)
 
 
+_CHOSEN: WeakKeyDictionary[nn.Module, Kernel] = WeakKeyDictionary()
+"""The kernel that has just been found to serve, so that it is not looked up twice."""
+
+
 def generated_form(core: Any) -> Form:
     """The form of a core that runs its step as a compiled kernel."""
-    found: list[Kernel] = []
+    return Form("fused", partial(_run, core), partial(_serves, core))
 
-    @calls.not_compiled
-    def serves(inputs: Inputs) -> bool:
-        if not calls.available(inputs):
-            return False
-        kernel = _kernel_of(core, inputs.example.dtype)
-        if isinstance(kernel, str):
-            if core.kernel == "fused":
-                raise UserError(
-                    f"model.kernel=fused: there is no kernel for the step of {type(core).__name__}: {kernel}"
-                )
-            return False
-        found[:] = [kernel]
+
+@calls.not_compiled
+def _serves(core: Any, inputs: Inputs) -> bool:
+    if not calls.available(inputs):
+        return False
+    kernel = _kernel_of(core, inputs.example.dtype)
+    if isinstance(kernel, Kernel):
+        _CHOSEN[core] = kernel
         return True
-
-    @calls.not_compiled
-    def compute(
-        inputs: Inputs, state: State | None, return_state: bool, return_sequence: bool
-    ) -> tuple[Tensor, State | None]:
-        if not found:
-            serves(inputs)
-        return _run(core, found[0], inputs, state, return_state, return_sequence)
-
-    return Form("fused", compute, serves)
+    if core.kernel == "fused":
+        raise UserError(f"model.kernel=fused: there is no kernel for the step of {type(core).__name__}: {kernel}")
+    return False
 
 
+@calls.not_compiled
 def _run(
-    core: Any, kernel: Kernel, inputs: Inputs, state: State | None, return_state: bool, return_sequence: bool
+    core: Any, inputs: Inputs, state: State | None, return_state: bool, return_sequence: bool
 ) -> tuple[Tensor, State | None]:
+    kernel = _CHOSEN.pop(core, None) or _kernel_of(core, inputs.example.dtype)
+    assert isinstance(kernel, Kernel)
     start: tuple[Tensor | None, ...] = kernel.nothing
     if not kernel.recipe.starts_at_zero and (state is None or inputs.resets is not None):
         start = tuple(state_tensors(core.initial_state(inputs.batch_and_time[0])))

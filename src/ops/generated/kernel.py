@@ -39,6 +39,7 @@ class Kernel:
         self.numbers = (ctypes.c_double * max(1, len(recipe.numbers)))(*recipe.numbers)
         self.tables = (ctypes.addressof(self.sizes), ctypes.addressof(self.numbers))
         self.counts = (len(recipe.inputs), len(recipe.constants) + len(recipe.tables), len(recipe.states))
+        self.gradients = dict(enumerate(recipe.gradients, len(recipe.inputs)))
         self.nothing = (None,) * len(recipe.states)
         self.structure = optree.tree_structure(example(core)[1])
         names = list(tensors_of(core))
@@ -130,8 +131,7 @@ class _Recurrence(Function):
         calls.refuse_second_derivative()
         kernel, whole = ctx.kernel, ctx.whole
         ids, resets, saved, *given = ctx.saved_tensors
-        first = kernel.counts[0]
-        gradients: dict[int, Any] = dict(enumerate(kernel.recipe.gradients, first))
+        gradients = kernel.gradients
         d_given: list[Tensor | None] = []
         for number, (tensor, wanted) in enumerate(zip(given, ctx.needs_input_grad[5:], strict=True)):
             if not wanted or (number in gradients and gradients[number] is None):
