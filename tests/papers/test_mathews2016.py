@@ -26,6 +26,14 @@ MODULES = [addition, binding, hadamard, random_tensor, rank_sweep, scalar_multip
 SEEDS = range(5)
 
 
+def evidence_of(rows, curves=(), measured=()):
+    """Evidence from rows of runs, curves and rows of measurements; no setting is at an edge of its grid."""
+    runs = pd.DataFrame(rows, columns=None if rows else ["run", "model"]).assign(
+        edge=False, **{"trainer.max_updates": 2000}
+    )
+    return Evidence(runs, pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(), pd.DataFrame(measured))
+
+
 def verdicts(module, evidence):
     return [claim.judge(evidence)[0] for claim in module.REPRODUCTION.claims]
 
@@ -42,7 +50,7 @@ def added(exchange=None):
             rows.append(row)
             values = [0.17, 0.17, 0.17] if update is None else [0.17, 0.009, error]
             curves.append(pd.DataFrame({"run": run, "update": [0, update or 500, 1800], "val/mse": values}))
-    return Evidence(pd.DataFrame(rows), pd.concat(curves, ignore_index=True))
+    return evidence_of(rows, curves)
 
 
 def test_the_authors_numbers_of_addition_satisfy_the_claims_and_exchanged_ones_do_not():
@@ -66,7 +74,7 @@ def bound(factor):
         for k in binding.ITEMS
         for seed in SEEDS
     ]
-    return Evidence(pd.DataFrame(rows), pd.DataFrame())
+    return evidence_of(rows)
 
 
 def test_a_network_remembers_if_it_is_below_the_floor_of_knowing_when():
@@ -93,7 +101,7 @@ def multiplied(above=0.0):
                     {"run": f"{name}-{form}-{rank}-{seed}", "name": name, "model.rank": rank, "seed": seed}
                     | {"model.form": form if name == hadamard.MAIN else None, "test/mse": error}
                 )
-    return Evidence(pd.DataFrame(rows), pd.DataFrame())
+    return evidence_of(rows)
 
 
 def test_errors_on_the_line_of_least_error_satisfy_the_claims():
@@ -116,7 +124,7 @@ def measured(slope=1.0, gate=-0.5):
         for scale in stability.SCALES
         for seed in SEEDS
     ]
-    return Evidence(pd.DataFrame({"model": []}), pd.DataFrame(), pd.DataFrame(rows))
+    return evidence_of([], measured=rows)
 
 
 def test_exponents_on_a_line_satisfy_the_claims_about_products():
@@ -168,7 +176,7 @@ def recovered(factor):
         for rank in random_tensor.RANKS
         for seed in range(3)
     ]
-    return Evidence(pd.DataFrame({"model": []}), pd.DataFrame(), pd.DataFrame(rows))
+    return evidence_of([], measured=rows)
 
 
 def test_a_tensor_is_recovered_if_its_error_is_that_of_the_computed_decomposition():
@@ -201,7 +209,7 @@ def swept(author, other):
                 rows.append({"run": run} | settings)
                 update = last if components == 64 else 100
                 curves.append(pd.DataFrame({"run": run, "update": [0, update], "val/mse": [0.17, 0.005]}))
-    return Evidence(pd.DataFrame(rows), pd.concat(curves, ignore_index=True))
+    return evidence_of(rows, curves)
 
 
 def test_the_rank_is_blamed_only_if_the_initialization_is_not():
@@ -221,7 +229,7 @@ def extrapolated(other):
         for scale in scalar_multiplication.SCALES
         for seed in range(3)
     ]
-    return Evidence(pd.DataFrame({"model": []}), pd.DataFrame(), pd.DataFrame(rows))
+    return evidence_of([], measured=rows)
 
 
 def test_only_the_bilinear_map_extrapolates_if_no_other_network_does():

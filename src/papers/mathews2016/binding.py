@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction
+from src.reproduction.effects import difference, mean
 
 NAME = "mathews2016-binding"
 MODELS = {
@@ -43,7 +44,7 @@ def _remembers(model: str) -> Claim:
     def test(evidence: Evidence) -> Finding:
         by_items = {num_items: _nats(evidence, model, num_items) for num_items in ITEMS}
         measured = "; ".join(f"K={k}: {_shown(values)} ({floor(k):.2f})" for k, values in by_items.items())
-        return Finding(measured, all(values.mean() < floor(k) for k, values in by_items.items()))
+        return Finding(measured, [mean(v, f"K={k}", "nats").within(most=floor(k)) for k, v in by_items.items()])
 
     return Claim(
         f"A {MODELS[model]} with ten units for each pattern remembers what it is asked for, not only when.",
@@ -54,12 +55,12 @@ def _remembers(model: str) -> Claim:
 
 
 def _binds_better(evidence: Evidence) -> Finding:
-    measured, holds = [], []
+    measured, effects = [], []
     for num_items in ITEMS[1:]:
         ours, others = _nats(evidence, "cp_gate", num_items), _nats(evidence, "gru", num_items)
         measured.append(f"K={num_items}: {_shown(ours)} against {_shown(others)}")
-        holds.append(bool(ours.mean() < others.mean()))
-    return Finding("; ".join(measured), all(holds))
+        effects.append(difference(ours, others, f"K={num_items}", "nats").within(most=0))
+    return Finding("; ".join(measured), effects)
 
 
 def table(evidence: Evidence) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, styles_of
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction
+from src.reproduction.effects import difference, mean
 
 SIZE = 20
 RANKS = (1, 3, 5, 7, 10, 15, 20)
@@ -44,42 +45,46 @@ def _mse(evidence: Evidence, form: str, rank: int, name: str = MAIN) -> np.ndarr
 
 def _reaches_zero(evidence: Evidence) -> Finding:
     values = _mse(evidence, "cp", SIZE)
-    return Finding(f"largest of {len(values)}: {values.max():.1e}", bool(values.max() <= 1e-6))
+    return Finding(
+        f"largest of {len(values)}: {values.max():.1e}", [mean(values, f"R={SIZE}", "squared error").within(most=1e-6)]
+    )
 
 
 def _in_the_band(evidence: Evidence) -> Finding:
-    measured, holds = [], []
+    measured, effects = [], []
     for rank in RANKS[:-1]:
         values, least = _mse(evidence, "cp", rank), floor(rank)
         measured.append(f"R={rank}: {values.mean():.4f} for {least:.4f} to {least + 1 / (16 * SIZE):.4f}")
-        holds.append(least - NOISE <= values.min() and values.max() <= least + 1 / (16 * SIZE) + NOISE)
-    return Finding("; ".join(measured), all(holds))
+        most = least + 1 / (16 * SIZE) + NOISE
+        effects.append(mean(values, f"R={rank}", "squared error").within(least - NOISE, most))
+    return Finding("; ".join(measured), effects)
 
 
 def _cp_is_better_for_its_size(evidence: Evidence) -> Finding:
-    measured, holds = [], []
+    measured, effects = [], []
     for rank, train_rank in ((5, 3), (10, 5), (20, 7)):
         cp, train = _mse(evidence, "cp", rank), _mse(evidence, "tensor_train", train_rank)
         sizes = num_parameters("cp", rank), num_parameters("tensor_train", train_rank)
         measured.append(f"CP, {sizes[0]} parameters: {cp.mean():.4f}; train, {sizes[1]}: {train.mean():.4f}")
-        holds.append(bool(cp.max() < train.min()))
-    return Finding("; ".join(measured), all(holds))
+        effects.append(difference(cp, train, f"R={rank} against {train_rank}", "squared error").within(most=0))
+    return Finding("; ".join(measured), effects)
 
 
 def _trains_have_the_same_line(evidence: Evidence) -> Finding:
     ranks = (5, 10, 15)
-    below = {rank: _mse(evidence, "cp", rank).mean() - _mse(evidence, "tensor_train", rank).mean() for rank in ranks}
-    measured = "; ".join(f"R={rank}: {1e3 * value:.2f}e-3" for rank, value in below.items())
-    return Finding(f"below CP by {measured}", bool(max(below.values()) <= 1e-3))
+    pairs = {rank: (_mse(evidence, "cp", rank), _mse(evidence, "tensor_train", rank)) for rank in ranks}
+    measured = "; ".join(f"R={rank}: {1e3 * (cp.mean() - train.mean()):.2f}e-3" for rank, (cp, train) in pairs.items())
+    effects = [difference(*pair, f"R={rank}", "squared error").within(most=1e-3) for rank, pair in pairs.items()]
+    return Finding(f"below CP by {measured}", effects)
 
 
 def _momentum_matters(evidence: Evidence) -> Finding:
-    measured, holds = [], []
+    measured, effects = [], []
     for rank in (15, 20):
         plain, momentum = _mse(evidence, "cp", rank, MOMENTUM), _mse(evidence, "cp", rank)
         measured.append(f"R={rank}: {plain.mean():.4f} without, {momentum.mean():.4f} with")
-        holds.append(plain.mean() > momentum.mean() + NOISE)
-    return Finding("; ".join(measured), all(holds))
+        effects.append(difference(plain, momentum, f"R={rank}", "squared error").within(least=NOISE))
+    return Finding("; ".join(measured), effects)
 
 
 def table(evidence: Evidence) -> pd.DataFrame:

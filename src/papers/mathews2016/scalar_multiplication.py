@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction
+from src.reproduction.effects import mean
 
 MODELS = {"bilinear": "bilinear map", "rnn": "RNN", "gru": "GRU", "cp_rnn": "CP RNN", "cp_gate": "CP gate"}
 SCALES = (1.0, 2.0, 4.0)
@@ -38,14 +39,15 @@ def _errors(evidence: Evidence, model: str, scale: float) -> np.ndarray:
 def _all_interpolate(evidence: Evidence) -> Finding:
     errors = {model: _errors(evidence, model, 1.0) for model in MODELS}
     measured = "; ".join(f"{MODELS[model]}: {values.mean():.1e}" for model, values in errors.items())
-    return Finding(measured, all(values.mean() < 0.01 for values in errors.values()))
+    return Finding(measured, [mean(values, MODELS[model]).within(most=0.01) for model, values in errors.items()])
 
 
 def _only_the_map_extrapolates(evidence: Evidence) -> Finding:
     errors = {model: _errors(evidence, model, 2.0) for model in MODELS}
     measured = "; ".join(f"{MODELS[model]}: {values.mean():.1e}" for model, values in errors.items())
-    others = min(values.min() for model, values in errors.items() if model != "bilinear")
-    return Finding(measured, bool(errors["bilinear"].max() < 1e-3 and others > 0.01))
+    effects = [mean(errors.pop("bilinear"), MODELS["bilinear"]).within(most=1e-3)]
+    effects += [mean(values, MODELS[model]).within(least=0.01) for model, values in errors.items()]
+    return Finding(measured, effects)
 
 
 def table(evidence: Evidence) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, styles_of
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction
+from src.reproduction.effects import mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,25 +100,28 @@ def _is_a_line(evidence: Evidence) -> Finding:
     base = _at(evidence, "bilinear", 1.0)
     off = [np.abs(_at(evidence, "bilinear", scale) - base - np.log(scale)).max() for scale in SCALES]
     measured = f"at scale 1: {base.mean():.3f} ± {base.std(ddof=1):.3f}; off the line by {max(off):.1e} at most"
-    return Finding(measured, bool(max(off) < 1e-6))
+    return Finding(measured, [mean(np.array(off), "largest distance from the line", "per step").within(most=1e-6)])
 
 
 def _is_never_neutral(evidence: Evidence) -> Finding:
     norms = {scale: _at(evidence, "bilinear", scale, "log_size") / np.log(10) for scale in SCALES}
     measured = "; ".join(f"scale {scale:g}: 1e{values.mean():.0f}" for scale, values in norms.items())
-    return Finding(measured, bool(all(np.abs(values).min() > 3 for values in norms.values())))
+    sizes = {scale: mean(np.abs(values), f"scale {scale:g}", "decades") for scale, values in norms.items()}
+    return Finding(measured, [size.within(least=3) for size in sizes.values()])
 
 
 def _the_gate_is_bounded(evidence: Evidence) -> Finding:
     norms = {scale: np.exp(_at(evidence, "cp_gate", scale, "log_size")) for scale in SCALES}
     measured = "; ".join(f"scale {scale:g}: {values.mean():.2f}" for scale, values in norms.items())
-    return Finding(measured, bool(all((values > 0.1).all() and (values < 10).all() for values in norms.values())))
+    sizes = {scale: mean(np.log10(values), f"scale {scale:g}", "decades") for scale, values in norms.items()}
+    return Finding(measured, [size.within(-1, 1) for size in sizes.values()])
 
 
 def _the_gate_is_stable(evidence: Evidence) -> Finding:
     exponents = {scale: _at(evidence, "cp_gate", scale) for scale in SCALES}
     measured = "; ".join(f"scale {scale:g}: {values.mean():.2f}" for scale, values in exponents.items())
-    return Finding(measured, bool(all(values.max() < 0 for values in exponents.values())))
+    effects = [mean(values, f"scale {scale:g}", "per step").within(most=0) for scale, values in exponents.items()]
+    return Finding(measured, effects)
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
