@@ -76,7 +76,7 @@ REPRODUCTION = Reproduction(
         Claim(
             "Only the bilinear map extrapolates to numbers twice as large.",
             "the experiment on scalar multiplication; no result is printed",
-            "error below 0.1 % of the variance in all its runs, above 1 % in all runs of others",
+            "mean error below 0.1 % of the variance, above 1 % for each of the others",
             _only_the_map_extrapolates,
         ),
     ),
