@@ -61,7 +61,7 @@ REPRODUCTION = Reproduction(
         Claim(
             "A higher rank learns later only with an initialization whose product falls with the rank.",
             "not in the report, which sweeps the rank with that initialization",
-            f"geometric mean of the first update with a validation error of at most {SOLVED:g}: for R = 64 more than 1.25 "
+            f"geometric mean of the first update with an error of at most {SOLVED:g}: for R = 64 more than 1.25 "
             "times that for R = 8 with the author's initialization, less with the other one",
             _high_ranks_are_slower_only,
         ),
