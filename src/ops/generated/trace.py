@@ -87,7 +87,7 @@ def trace(core: Any) -> Trace:
         leaves, structure = optree.tree_flatten(next_state)
         if structure != state_structure:
             raise LoweringError(f"step returns a state of structure {structure}, not {state_structure}")
-        named = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        named = {name: value for name, value in found.items() if isinstance(value, Tensor) and name.strip("_")}
         variables[:] = named
         return [y, *leaves, *named.values()]
 
