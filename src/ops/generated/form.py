@@ -17,17 +17,14 @@ from src.config.errors import UserError, explain
 from src.ops.cpu import calls
 from src.ops.dispatch import Form
 from src.ops.generated.kernel import Kernel
-from src.ops.generated.recipe import LoweringError, Recipe, example, store, stored
+from src.ops.generated.recipe import OF_ALL_MODULES, LoweringError, Recipe, example, store, stored
 from src.ops.inputs import Inputs
 from src.specs import State, map_state, state_tensors
 
 log = logging.getLogger(__name__)
 _KERNELS: WeakKeyDictionary[nn.Module, dict[Any, Kernel | str]] = WeakKeyDictionary()
 """For each core, dtype and settings its kernel, or why there is none."""
-_OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"training"}
 _PLAIN = (bool, int, float, str)
-
-
 _CHOSEN: WeakKeyDictionary[nn.Module, Kernel] = WeakKeyDictionary()
 """The kernel that has just been found to serve, so that it is not looked up twice."""
 
@@ -81,7 +78,7 @@ def _settings(module: nn.Module) -> tuple:
     values = [
         value if type(value) in _PLAIN else id(value)
         for key, value in vars(module).items()
-        if key not in _OF_ALL_MODULES
+        if key not in OF_ALL_MODULES
     ]
     return id(module), *values
 

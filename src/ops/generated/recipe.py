@@ -26,6 +26,8 @@ from src.utils.files import write_whole
 
 log = logging.getLogger(__name__)
 Sizes = tuple[int, ...]
+OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"training"}
+"""Attributes of a module that are no settings of it."""
 
 
 class LoweringError(Exception):
@@ -92,13 +94,13 @@ class Recipe:
     sizes: list[int] = field(default_factory=list)
     numbers: list[float] = field(default_factory=list)
     inputs: list[Sizes] = field(default_factory=list)
-    """Shapes of the inputs and states of one sequence, and the size of its output."""
+    """Shapes of the inputs and states of one sequence, then the size of its output."""
     states: list[Sizes] = field(default_factory=list)
     output: int = 0
     starts_at_zero: bool = True
     """Whether the initial state is always zero, and no parameter."""
     history: int = 0
-    """Numbers of the states that are saved at every step, and other numbers saved at every step."""
+    """How many numbers of the states are saved at every step, then how many others."""
     saved: int = 0
     products: int = 0
     """Multiplications by weights in a step."""
@@ -172,8 +174,12 @@ def _key(core: nn.Module, dtype: torch.dtype) -> str | None:
     try:
         parts.append(_sources(core))
         for name, module in core.named_modules():
+            if "<" in type(module).__qualname__:  # a class made in a function, whose variables it may use
+                raise ValueError(type(module))
             parts.append(f"{name}: {type(module).__module__}.{type(module).__qualname__}")
-            parts += [f"{key}={_settings(value)}" for key, value in sorted(vars(module).items()) if key[:1] != "_"]
+            parts += [
+                f"{key}={_settings(value)}" for key, value in sorted(vars(module).items()) if key not in OF_ALL_MODULES
+            ]
         parts += [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in tensors_of(core).items()]
     except ValueError:
         return None

@@ -35,6 +35,25 @@ class Leaky(Cell):
         return h, h
 
 
+class Private(Cell):
+    """h_t = d h_{t-1} + tanh(W h_{t-1} + p_t), with d in an attribute that begins with an underscore."""
+
+    def __init__(self, decay):
+        super().__init__()
+        self._decay = decay
+
+    def step(self, p, h):
+        h = self._decay * h + torch.tanh(self.W(h) + p)
+        return h, h
+
+
+class Sorted(Cell):
+    """h_t = sort(h_{t-1}), which has no kernel."""
+
+    def step(self, p, h):
+        return p, torch.sort(h).values
+
+
 class Ordered(Cell):
     """With an order of the units that is a buffer, and one that is computed from parameters."""
 
@@ -84,10 +103,6 @@ def test_what_it_says_of_constants_is_kept_too(traced):
 
 
 def test_a_refusal_is_kept_too(traced, caplog):
-    class Sorted(Cell):
-        def step(self, p, h):
-            return p, torch.sort(h).values
-
     with caplog.at_level(logging.DEBUG, logger="src.ops.generated"):
         for _ in range(2):
             assert not Sorted().is_fused
@@ -145,6 +160,20 @@ def test_it_is_filed_by_all_that_it_depends_on():
     assert None not in keys
     assert len(set(keys)) == len(keys)
     assert recipe._key(Leaky(), F64) == keys[0]
+
+
+def test_a_private_setting_counts_and_a_class_made_in_a_function_is_not_kept():
+    assert recipe._key(Private(0.9), F64) != recipe._key(Private(0.5), F64) is not None
+
+    def made(decay):
+        class Local(Cell):
+            def step(self, p, h):
+                h = decay * h + torch.tanh(self.W(h) + p)
+                return h, h
+
+        return Local()
+
+    assert recipe._key(made(0.9), F64) is None
 
 
 def test_a_norm_that_changes_its_settings_is_another_core():
