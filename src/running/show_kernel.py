@@ -8,7 +8,7 @@ from src.config.compose import compose
 from src.config.errors import UserError, in_one_line
 from src.ops.generated.derive import plan_of
 from src.ops.generated.emit import emit
-from src.ops.generated.recipe import LoweringError
+from src.ops.generated.recipe import LoweringError, with_place
 from src.ops.generated.trace import trace
 from src.running.build import build_model, build_task, check
 from src.utils.console import printing
@@ -38,7 +38,8 @@ def kernel_of(overrides: list[str]) -> str:
     try:
         plan = plan_of(core, traced)
     except LoweringError as error:
-        raise UserError(f"there is no kernel for the step of {type(core).__name__}: {error}") from None
+        reason = with_place(core, str(error), error.line)
+        raise UserError(f"there is no kernel for the step of {type(core).__name__}: {reason}") from None
     source = emit(plan, "float")
     step = textwrap.dedent(inspect.getsource(type(core).step))
     sizes = ", ".join(f"n{number} = {size}" for number, size in enumerate(source.sizes))

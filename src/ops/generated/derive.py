@@ -1,6 +1,5 @@
 """From a core to the recipe of its kernel: `trace`, `lower`, `plan` and `emit`, one after the other."""
 
-import linecache
 import sys
 from typing import Any
 
@@ -33,7 +32,7 @@ def plan_of(core: Any, traced: Trace) -> Plan:
     try:
         return Plan(Lowered(traced))
     except LoweringError as error:
-        raise LoweringError(f"{error}{_line_of(core, str(error))}") from None
+        raise LoweringError(str(error), _line_of(core, str(error))) from None
     except Exception as error:  # whatever torch's graphs hold that is not foreseen here
         raise LoweringError(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
 
@@ -101,8 +100,8 @@ def _plain(value: Any) -> Any:
     return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def _line_of(core: Any, operator: str) -> str:
-    """Where a step uses an operator, as the end of a message."""
+def _line_of(core: Any, operator: str) -> int | None:
+    """The line of its file where a step uses an operator."""
     code, found = type(core).step.__code__, []
 
     class Watch(TorchDispatchMode):
@@ -117,6 +116,4 @@ def _line_of(core: Any, operator: str) -> str:
 
     with torch.no_grad(), Watch():
         core.step(*example(core))
-    if not found:
-        return ""
-    return f" in line {found[0]} of {code.co_filename}: {linecache.getline(code.co_filename, found[0]).strip()}"
+    return found[0] if found else None

@@ -17,7 +17,7 @@ from src.config.errors import UserError, explain
 from src.ops.cpu import calls
 from src.ops.dispatch import Form
 from src.ops.generated.kernel import Kernel
-from src.ops.generated.recipe import OF_ALL_MODULES, LoweringError, Recipe, example, store, stored
+from src.ops.generated.recipe import OF_ALL_MODULES, LoweringError, Recipe, example, store, stored, with_place
 from src.ops.inputs import Inputs
 from src.specs import State, map_state, state_tensors
 
@@ -98,14 +98,15 @@ def _make(core: nn.Module, dtype: torch.dtype) -> Kernel | str:
             store(core, dtype, recipe)
             return kernel
     except LoweringError as error:
-        recipe = Recipe(refused=str(error))
+        recipe = Recipe(refused=str(error), line=error.line)
         store(core, dtype, recipe)
     except Exception as error:  # a compiler that fails, or what is not foreseen in a step: the scan still runs
         log.warning("%s: its kernel is not available, so a slower form is used: %s", name, explain(error)[:400])
         return explain(error)
     assert recipe.refused is not None
-    log.debug("%s: no kernel, so a slower form is used: %s", name, recipe.refused)
-    return recipe.refused
+    reason = with_place(core, recipe.refused, recipe.line)
+    log.debug("%s: no kernel, so a slower form is used: %s", name, reason)
+    return reason
 
 
 def _compare(core: Any, kernel: Kernel, dtype: torch.dtype) -> None:

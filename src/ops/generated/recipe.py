@@ -7,6 +7,7 @@ package: a step may call anything.
 
 import hashlib
 import json
+import linecache
 import logging
 import sys
 import sysconfig
@@ -31,7 +32,23 @@ OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"training"}
 
 
 class LoweringError(Exception):
-    """A step for which no kernel can be generated; the message names the operation and the line of the step."""
+    """A step for which no kernel can be generated; the message names the operation.
+
+    Args:
+        line: of the file of the step where the operation is used; None where that is unknown.
+    """
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+def with_place(core: Any, reason: str, line: int | None) -> str:
+    """Why there is no kernel, with the line of the step."""
+    if line is None:
+        return reason
+    file = type(core).step.__code__.co_filename
+    return f"{reason} in line {line} of {file}: {linecache.getline(file, line).strip()}"
 
 
 def tensors_of(core: nn.Module) -> dict[str, Tensor]:
@@ -89,7 +106,9 @@ class Recipe:
     """A kernel before it is compiled."""
 
     refused: str | None = None
-    """Why there is none."""
+    """Why there is none; the file of the step is not named, since it may be moved while the recipe is kept."""
+    line: int | None = None
+    """Of that file."""
     source: str = ""
     sizes: list[int] = field(default_factory=list)
     numbers: list[float] = field(default_factory=list)

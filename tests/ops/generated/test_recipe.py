@@ -112,6 +112,26 @@ def test_a_refusal_is_kept_too(traced, caplog):
     assert "aten.sort" in first
 
 
+def test_a_refusal_that_was_kept_names_the_file_where_the_step_is_now(traced, tmp_path, monkeypatch):
+    messages = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        text = USERS.replace("from {helpers} import activation", "").replace(
+            "activation(self.W(h) + p)", "torch.sort(h).values"
+        )
+        (tmp_path / folder / "made_up_core.py").write_text(text)
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(tmp_path / folder)
+            core = importlib.import_module("made_up_core").Mine()
+            messages.append(form._kernel_of(core, F64))
+        sys.modules.pop("made_up_core")
+    assert len(traced) == 1
+    assert messages == [
+        f"aten.sort.default in line 8 of {tmp_path / folder / 'made_up_core.py'}: h = torch.sort(h).values"
+        for folder in ("one", "two")
+    ]
+
+
 @pytest.mark.parametrize(
     "damage",
     [
