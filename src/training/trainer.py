@@ -26,6 +26,7 @@ from src.training.evaluation import evaluate
 from src.training.fast_updates import clip_norm_
 from src.training.progress import RunProgress
 from src.training.regularizers import norm_stabilizer, weight_noise
+from src.training.schedulers import Plateau
 from src.training.state import Outcome, Selected, TrainState, as_content
 
 StopRule = Callable[[int, float], str | None]
@@ -164,6 +165,8 @@ class Trainer:
             weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
             state.selected = Selected(update, metrics, weights)
             state.evaluations_since_selected = 0
+        if isinstance(state.scheduler, Plateau) and update > 0:
+            state.scheduler.evaluated(is_best=state.evaluations_since_selected == 0)
         if self.stop_rule is not None and (reason := self.stop_rule(update, objective)):
             self.stop_requested, self.stop_reason = True, reason
         if settings.stop_at is not None and self.task.objective.reached(objective, settings.stop_at):
