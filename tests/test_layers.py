@@ -11,7 +11,7 @@ from src.config.paths import PROJECT
 CHAINS = (
     ["utils config specs", "ops", "tensors", "models", "tasks", "training", "running"],
     ["utils config specs", "data", "tasks"],
-    ["utils config specs", "results", "reports", "running"],
+    ["utils config specs", "results data", "reports", "running"],
     ["running", "sweeping reproduction", "papers theory benchmarks", "train evaluate"],
 )
 """Packages may import those further left in a chain, not those further right."""
