@@ -111,6 +111,7 @@ def test_without_measurements_the_gap_is_unknown():
     assert set(rank_on_music.table(unmeasured)["val - train"]) == {"-"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rank_on_music_budget", "rank_on_music_budget_combined"])
 def test_networks_of_one_budget_have_about_as_many_weights(name):
     for rank in rank_on_music.RANKS:
@@ -129,6 +130,7 @@ def test_the_trained_networks_are_measured(train, made_up_data):
     assert found["train"].between(1, 88).all()
 
 
+@pytest.mark.slow
 def test_the_grids_are_what_the_tables_show():
     jobs = [config for _, config in jobs_of(["experiment=karpathy2015/war_and_peace_rank"])]
     assert {config.model.rank for config in jobs} == set(war_and_peace.RANKS)
