@@ -135,14 +135,14 @@ class FastWeights(Core):
         written_BH = self._preliminary(z_BH) if self.write == "preliminary" else h_BH
         next_A_BHH = self.decay * A_BHH + self.fast_lr * written_BH[:, :, None] * written_BH[:, None, :]
         read_A_BHH = A_BHH if self.write == "late" else next_A_BHH
-        h_BH = self._settle(z_BH, lambda h_s_BH: torch.bmm(read_A_BHH, h_s_BH[:, :, None])[:, :, 0])
+        h_BH = self.settle(z_BH, lambda h_s_BH: torch.bmm(read_A_BHH, h_s_BH[:, :, None])[:, :, 0])
         return h_BH, FastWeightsState(h_BH, next_A_BHH)
 
     def _preliminary(self, z_BH: Tensor) -> Tensor:
         """h_0, from the boundary condition z."""
         return self._f(self.preliminary_norm(z_BH))
 
-    def _settle(self, z_BH: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
+    def settle(self, z_BH: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
         """The inner loop: from the boundary condition z to the next hidden state; `read(h_s)` is A h_s."""
         h_s_BH = self._preliminary(z_BH)
         for s in range(self.num_inner_steps):
@@ -186,7 +186,7 @@ class FastWeights(Core):
                     read_BH = read_BH + left * torch.bmm(carried_BHH, h_s_BH[:, :, None])[:, :, 0]
                 return read_BH
 
-            h_BH = self._settle(self.recurrent(h_BH) + p_BH, read)
+            h_BH = self.settle(self.recurrent(h_BH) + p_BH, read)
             outputs.append(h_BH)
             if t < p_BTH.shape[1]:
                 past_BtH = torch.cat([past_BtH, h_BH[:, None]], dim=1)
