@@ -120,7 +120,7 @@ def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
 
     Rows with `weights`, initial or trained, and `inner_step` s describe h_s, means over 500 validation sequences:
     `memory_to_input`, the norm of what is read with it relative to that of z; `eigenvector`, its cosine with the first
-    eigenvector of A; `kept`, one minus its cosine with the state that another question about the same sequence leads to.
+    eigenvector of A; `kept`, one minus its cosine with the state that another question about the sequence leads to.
 
     Rows with `read_with` S have the test error of the trained network read with S inner steps, after `further_updates`
     with this S. A network with learned reads is read with one step: without what the others read.
@@ -188,7 +188,7 @@ def _settled(core: "FastWeights", z_BH: "Tensor", A_BHH: "Tensor") -> list[tuple
 
     states, reads = [], []
 
-    def read(h_s_BH: Tensor) -> Tensor:
+    def read(h_s_BH: "Tensor") -> "Tensor":
         states.append(h_s_BH)
         reads.append(torch.bmm(A_BHH, h_s_BH[:, :, None])[:, :, 0])
         return reads[-1]
@@ -326,7 +326,7 @@ REPRODUCTION = Reproduction(
         Claim(
             "What delays it is the norm of the state in between.",
             "not in the paper",
-            "η=0.5, S=2, 10,000 updates: with the norm in the last step only, the mean test error is more than 10 points lower",
+            "η=0.5, S=2, 10,000 updates: with the norm in the last step only, mean test error more than 10 points lower",
             _norm_delays,
         ),
         Claim(
