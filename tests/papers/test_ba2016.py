@@ -16,6 +16,7 @@ from src.papers.ba2016 import (
     capacity,
     figure2,
     generalization,
+    inner_steps,
     main_job,
     overfitting,
     preliminary_norm,
@@ -62,7 +63,10 @@ def as_printed():
                 )
     runs = pd.DataFrame(rows)
     longer = [runs[runs["model.hidden_size"] == width].assign(name=name) for (_, width), name in table1.LONGER.items()]
+    longer.append(runs[runs["model.hidden_size"] < 100].assign(name=table1.PAPER_HORIZON))
     runs = pd.concat([runs, *longer], ignore_index=True)
+    as_low = (runs["name"] == table1.LONGER["fastweights", 20]) & (runs["model"] == "fastweights")
+    runs.loc[as_low, "test/error"] -= 0.001  # seeds around the printed number itself would not decide it
     return Evidence(runs, pd.concat(curves, ignore_index=True))
 
 
@@ -86,7 +90,17 @@ def test_swapping_the_models_refutes_the_claims(module):
 
 @pytest.mark.parametrize(
     "module",
-    [table1, figure2, ablations, main_job, overfitting, preliminary_norm, time_to_two_percent, generalization],
+    [
+        table1,
+        figure2,
+        ablations,
+        main_job,
+        overfitting,
+        preliminary_norm,
+        time_to_two_percent,
+        generalization,
+        inner_steps,
+    ],
 )
 def test_without_its_runs_a_claim_is_not_run_and_figures_are_still_drawn(module):
     nothing = Evidence(as_printed().runs.assign(model="gru", name="other"), as_printed().curves)
@@ -98,8 +112,8 @@ def test_without_its_runs_a_claim_is_not_run_and_figures_are_still_drawn(module)
 
 def test_the_table_shows_printed_next_to_measured_numbers():
     table = table1.table(as_printed()).set_index(["model", "R"])
-    assert len(table) == 14
-    row = table.loc[("LSTM", 50)]
+    assert len(table) == 22
+    row = table.loc[("LSTM", 50)].iloc[0]
     assert (row["paper, %"], row["CSE847, %"], row["ours, %"], row["n"]) == ("1.85", "3.88", "1.85 ± 0.02", "5")
     passed = figure2.table(as_printed()).set_index(["model", "nll at or below"])
     assert passed.loc[("LSTM", "1.1"), "paper, updates"] == "55,000"
@@ -166,7 +180,7 @@ def capacities(errors):
 
 def test_the_capacity_of_a_width_ends_where_its_error_first_exceeds_the_bound():
     growing = {(10, 2): 0.05, (10, 4): 0.3, (10, 6): 0.05, (50, 2): 0.0, (50, 4): 0.02, (50, 6): 0.4}
-    (claim,) = capacity.REPRODUCTION.claims
+    claim, of_longer, _ = capacity.REPRODUCTION.claims
     found = claim.judge(capacities(growing))
     assert found[:2] == ("reproduced", "10 units: 2 pairs; 50 units: 4 pairs")
     assert found.edge
@@ -177,12 +191,14 @@ def test_the_capacity_of_a_width_ends_where_its_error_first_exceeds_the_bound():
         "inconclusive",
         "10 units: 2 pairs; 50 units: 3 pairs",
     )
-    # with more updates 50 units bind six pairs
+    # longer runs are a claim of their own
     short = capacities(growing).runs
-    longer = short[(short["model.hidden_size"] == 50) & (short["task.num_pairs"] == 6)]
-    longer = longer.assign(**{"name": capacity.LONGER, "trainer.max_updates": 30_000, "test/error": 0.01})
-    found = claim.judge(Evidence(pd.concat([short, longer], ignore_index=True), pd.DataFrame()))
-    assert found.measured == "10 units: 2 pairs; 50 units: 6 pairs"
+    longer = capacities({(50, 13): 0.3, (100, 13): 0.01}).runs.assign(name=capacity.LONGER)
+    both = Evidence(pd.concat([short, longer], ignore_index=True), pd.DataFrame())
+    assert claim.judge(both).measured == "10 units: 2 pairs; 50 units: 4 pairs"
+    assert of_longer.judge(both).verdict == "reproduced"
+    swapped = capacities({(50, 13): 0.01, (100, 13): 0.3}).runs.assign(name=capacity.LONGER)
+    assert of_longer.judge(Evidence(swapped, pd.DataFrame())).verdict == "not reproduced"
     table = capacity.table(capacities(growing)).set_index("pairs")
     assert table.loc["4", "10 units, %"] == "30.00 ± 0.14 (n=2)"
     assert table.loc["4", "50 units, %"] == "2.00 ± 0.14 (n=2, edge)"
