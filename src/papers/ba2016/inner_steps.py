@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from src.models.fastweights import FastWeights
     from src.models.sequence import SequenceModel
 
-START, LONG = "ba2016-inner-steps-start", "ba2016-inner-steps-long"
+ONE, START, LONG = "ba2016-inner-steps-one", "ba2016-inner-steps-start", "ba2016-inner-steps-long"
 """Folder names."""
 KEYS = ("model.num_inner_steps", "model.normalized", "model.read_weights", "model.fast_lr", "seed")
 READ_WITH = (1, 2, 3, 5)
@@ -45,7 +45,8 @@ def _settings(steps: int, normalized: str, read_weights: str) -> dict[str, Any]:
 
 
 def _plain(steps: int, fast_lr: float) -> dict[str, Any]:
-    return {"name": LONG, "model__num_inner_steps": steps, "model__fast_lr": fast_lr}
+    """With more than one inner step, the longer runs."""
+    return {"name": ONE if steps == 1 else LONG, "model__num_inner_steps": steps, "model__fast_lr": fast_lr}
 
 
 def _changed(evidence: Evidence, steps: int, fast_lr: float, **settings: Any) -> np.ndarray:
@@ -202,15 +203,16 @@ def _settled(core: "FastWeights", z_BH: "Tensor", A_BHH: "Tensor") -> list[tuple
 
 def _read_with(steps: int, further_updates: int, config: "DictConfig", trained: "SequenceModel") -> "SequenceModel":
     """A trained network with another number of inner steps, after further updates with them."""
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
 
     from src.config.fingerprint import fingerprint
     from src.running.build import build_trainer
     from src.training.curves import Curves
     from src.training.progress import RunProgress
 
-    changed = OmegaConf.merge(config, {"model": {"num_inner_steps": steps}})
-    changed.trainer.max_updates = max(further_updates, 1)
+    changes = {"model": {"num_inner_steps": steps}, "trainer": {"max_updates": max(further_updates, 1)}}
+    changed = OmegaConf.merge(config, changes)
+    assert isinstance(changed, DictConfig)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         trainer = build_trainer(changed, folder, fingerprint(changed))
@@ -302,7 +304,7 @@ def _curve(axes: Axes, evidence: Evidence, settings: dict[str, Any], label: str,
 
 REPRODUCTION = Reproduction(
     title="Ba et al. 2016, beyond the paper: what lets several inner steps start",
-    experiments=("ba2016/ablations/inner_steps_start", "ba2016/ablations/inner_steps_long"),
+    experiments=tuple(f"ba2016/ablations/inner_steps_{which}" for which in ("one", "start", "long")),
     only_in_full=("ba2016/ablations/inner_steps_long",),
     claims=(
         Claim(
