@@ -233,6 +233,64 @@ def test_the_memory_adds_what_attention_over_past_states_adds(train, tiny):
     assert found["likeness_of_steps"] == pytest.approx(float(torch.stack(cosines).mean()), rel=1e-4)
 
 
+def measured_inner_steps(train, tiny, *settings):
+    """The rows of `inner_steps.measure` of a short run, its untrained network and its validation sequences."""
+    assert train("name=inner", "trainer.max_updates=1", *tiny, *settings).status == 0
+    (path,) = Path("outputs/inner").glob("*/result.json")
+    config = OmegaConf.create(json.loads(path.read_text())["config"])
+    runs = pd.DataFrame([{"run": path.parent.name} | dict.fromkeys(inner_steps.KEYS, 0)])
+    task = build_task(config)
+    torch.manual_seed(0)
+    model = build_model(config, task)
+    return inner_steps.measure(path.parents[1], runs), model, next(iter(task.evaluation("val")))
+
+
+def test_inner_steps_are_measured_as_an_independent_computation_measures_them(train, tiny):
+    found, model, batch = measured_inner_steps(train, tiny, "model.num_inner_steps=2", "model.decay=0.9")
+    inputs, others = batch.inputs[:3], batch.inputs[:3].clone()
+    for row, symbols in enumerate(inputs.tolist()):
+        pairs = (len(symbols) - 3) // 2
+        others[row, -1] = symbols[: 2 * pairs : 2][(symbols.index(symbols[-1]) // 2 + 1) % pairs]
+    core, states = model.core, {}
+    with torch.no_grad():
+        for which, asked in (("this", inputs), ("other", others)):
+            p_BTH = model.project(asked).vectors
+            past_BtH = torch.cat([torch.zeros(3, 1, core.hidden_size), core.scan(p_BTH)[0][:, :-1]], dim=1)
+            ages_t = torch.arange(past_BtH.shape[1] - 1, -1, -1)
+            A_BHH = torch.einsum("t,bti,btj->bij", 0.5 * 0.9**ages_t, past_BtH, past_BtH)
+            z_BH = core.recurrent(past_BtH[:, -1]) + p_BTH[:, -1]
+            states[which] = [z_BH.relu()]
+            for _ in range(2):
+                read_BH = torch.einsum("bij,bj->bi", A_BHH, states[which][-1])
+                states[which].append(torch.nn.functional.layer_norm(z_BH + read_BH, z_BH.shape[1:]).relu())
+    first_BH = torch.linalg.svd(A_BHH).U[:, :, 0]
+    ours = inner_steps._inner_steps(model, inputs)
+    for s, row in enumerate(ours):
+        h_BH = states["this"][s]
+        assert row["eigenvector"] == pytest.approx(float(torch.cosine_similarity(h_BH, first_BH).abs().mean()), 1e-4)
+        kept = 1 - torch.cosine_similarity(h_BH.double(), states["other"][s].double())
+        assert row["kept"] == pytest.approx(float(kept.mean()), rel=1e-3, abs=1e-7)
+    assert found["inner_step"].tolist() == [0, 1, 2] * 2
+    initial = pd.DataFrame(inner_steps._inner_steps(model, batch.inputs[:500]))
+    pd.testing.assert_frame_equal(found.loc[found["weights"] == "initial", initial.columns], initial)
+
+
+def test_a_network_with_one_inner_step_goes_on_with_more(train, tiny, monkeypatch):
+    monkeypatch.setattr(inner_steps, "FURTHER_UPDATES", 3)
+    found, *_ = measured_inner_steps(train, tiny)
+    read = found[found["read_with"].notna()]
+    assert read["read_with"].tolist() == [1, 2, 3, 5, 2, 3]
+    assert read["further_updates"].tolist() == [0, 0, 0, 0, 3, 3]
+    assert read["error"].between(0, 1).all()
+
+
+def test_learned_reads_are_left_out_to_see_whether_they_are_used(train, tiny):
+    more = "model.num_inner_steps=3", "model.normalized=last", "model.read_weights=learned"
+    found, *_ = measured_inner_steps(train, tiny, *more)
+    assert found.loc[found["weights"] == "initial", "memory_to_input"].tolist()[:2] == [0.0, 0.0]
+    assert found["read_with"].dropna().tolist() == [1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in reproductions() if (REFERENCE / name).is_dir()])
 def test_the_committed_runs_and_curves_follow_from_the_committed_record(name, monkeypatch, tmp_path):
