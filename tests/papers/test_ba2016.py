@@ -293,6 +293,18 @@ def test_learned_reads_are_left_out_to_see_whether_they_are_used(train, tiny):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in reproductions() if (REFERENCE / name).is_dir()])
+def test_every_edge_of_a_grid_is_marked_in_the_committed_table(name):
+    """Without the mark of any one cell the table would be another."""
+    evidence, table = read_evidence(REFERENCE / name), reproductions()[name].table
+    runs = evidence.runs
+    settings = [key for key in runs if key in ("name", "model") or ("." in key and key != "optimizer.lr")]
+    for cell, at_edge in runs[runs["edge"]].groupby(settings, dropna=False):
+        unmarked = runs.assign(edge=runs["edge"] & ~runs.index.isin(at_edge.index))
+        assert not table(replace(evidence, runs=unmarked)).equals(table(evidence)), cell
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in reproductions() if (REFERENCE / name).is_dir()])
 def test_the_committed_runs_and_curves_follow_from_the_committed_record(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     reproduction = replace(reproductions()[name], measure=None)  # measuring needs the weights
