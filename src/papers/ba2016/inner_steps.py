@@ -256,15 +256,13 @@ def _cells(evidence: Evidence) -> list[tuple[dict[str, Any], dict[str, str]]]:
 def _of_steps(measured: pd.DataFrame) -> dict[str, str]:
     """What is measured in each inner step, before and after training."""
     shown = {
-        "memory to input": ("memory_to_input", "{:.2g}"),
-        "cosine with eigenvector": ("eigenvector", "{:.2f}"),
-        "kept of the question": ("kept", "{:.1g}"),
+        "memory to input": ("memory_to_input", lambda value: f"{value:,.0f}" if value > 10 else f"{value:.2g}"),
+        "cosine with eigenvector": ("eigenvector", "{:.2f}".format),
+        "kept of the question": ("kept", "{:.1g}".format),
     }
     means = measured.groupby(["weights", "inner_step"])[[key for key, _ in shown.values()]].mean()
     return {
-        label: " → ".join(
-            ", ".join(map(form.format, means.loc[which, key].dropna())) for which in ("initial", "trained")
-        )
+        label: " → ".join(", ".join(map(form, means.loc[which, key].dropna())) for which in ("initial", "trained"))
         for label, (key, form) in shown.items()
     }
 
