@@ -31,6 +31,8 @@ READ_WITH = (1, 2, 3, 5)
 FURTHER = (2, 3)
 FURTHER_UPDATES = 5000
 """Inner steps with which a network trained with one is read, and with which its training goes on."""
+OF_LONG = [(1, 0.5), *((steps, 0.02) for steps in (1, *FURTHER))]
+"""Inner steps and η of the networks as in the paper that learn."""
 VARIANTS = {
     ("all", "one"): "as in the paper",
     ("all", "learned"): "learned reads",
@@ -136,7 +138,7 @@ def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     """What each inner step of the last time step does, and networks that are read with other numbers of steps.
 
     Rows with `weights`, initial or trained, and `inner_step` s describe h_s, means over 500 validation sequences:
-    `memory_to_input`, the norm of what is read with it relative to that of z; `eigenvector`, its cosine with the first
+    `read_weight`, w_s; `memory_to_input`, the norm of w_s A h_s relative to that of z; `eigenvector`, its cosine with the first
     eigenvector of A; `kept`, one minus its cosine with the state that another question about the sequence leads to.
 
     Rows with `read_with` S have the test error of the trained network read with S inner steps, after `further_updates`
@@ -191,16 +193,16 @@ def _inner_steps(model: "SequenceModel", inputs: "Tensor") -> list[dict[str, flo
             for p_BH in (last_BH, model.project(others).vectors[:, -1])
         ]
         rows = []
-        for s, (h_BH, ratio_B) in enumerate(of_query[0]):
+        for s, (h_BH, weight, ratio_B) in enumerate(of_query[0]):
             cosine = torch.cosine_similarity(h_BH, first_BH, dim=1).abs().mean()
             kept = 1 - torch.cosine_similarity(h_BH.double(), of_query[1][s][0].double(), dim=1).mean()
-            shares = {"memory_to_input": float(ratio_B.mean())}
+            shares = {"read_weight": weight, "memory_to_input": float(ratio_B.mean())}
             rows.append({"inner_step": s, "eigenvector": float(cosine), "kept": float(kept)} | shares)
     return rows
 
 
-def _settled(core: "FastWeights", z_BH: "Tensor", A_BHH: "Tensor") -> list[tuple["Tensor", "Tensor"]]:
-    """h_s and the norm of w_s A h_s relative to that of z, for s = 0 ... S; nan for S, with which nothing is read."""
+def _settled(core: "FastWeights", z_BH: "Tensor", A_BHH: "Tensor") -> list[tuple["Tensor", float, "Tensor"]]:
+    """h_s, w_s and the norm of w_s A h_s relative to that of z, for s = 0 ... S; nan for S, which reads nothing."""
     import torch
 
     states, reads = [], []
@@ -211,10 +213,11 @@ def _settled(core: "FastWeights", z_BH: "Tensor", A_BHH: "Tensor") -> list[tuple
         return reads[-1]
 
     states.append(core.settle(z_BH, read))
-    learned = [] if core.read_weights is None else core.read_weights.abs().tolist()
+    learned = [] if core.read_weights is None else core.read_weights.tolist()
     weights = [*learned, *[1.0] * (core.num_inner_steps - len(learned))]
-    ratios = [w * r.norm(dim=1) / z_BH.norm(dim=1) for w, r in zip(weights, reads, strict=True)]
-    return list(zip(states, [*ratios, torch.full_like(z_BH[:, 0], float("nan"))], strict=True))
+    ratios = [abs(w) * r.norm(dim=1) / z_BH.norm(dim=1) for w, r in zip(weights, reads, strict=True)]
+    nothing = float("nan")
+    return list(zip(states, [*weights, nothing], [*ratios, torch.full_like(z_BH[:, 0], nothing)], strict=True))
 
 
 def _read_with(steps: int, further_updates: int, config: "DictConfig", trained: "SequenceModel") -> "SequenceModel":
@@ -246,10 +249,9 @@ def _cells(evidence: Evidence) -> list[tuple[dict[str, Any], dict[str, str]]]:
         for normalized, read_weights in VARIANTS:
             shown = {"norm": normalized, "reads": read_weights, "η": "0.5", "S": str(steps)}
             found.append((_settings(steps, normalized, read_weights), shown))
-    for fast_lr in (0.5, 0.02):
-        for steps in (1, *FURTHER):
-            shown = {"norm": "all", "reads": "one", "η": f"{fast_lr:g}", "S": str(steps)}
-            found.append((_plain(steps, fast_lr), shown))
+    for steps, fast_lr in OF_LONG:
+        shown = {"norm": "all", "reads": "one", "η": f"{fast_lr:g}", "S": str(steps)}
+        found.append((_plain(steps, fast_lr), shown))
     return found
 
 
@@ -296,9 +298,8 @@ def draw(evidence: Evidence) -> Figure:
     with rc_context(RC):
         titles = ["S = 2 and 3, η = 0.5", "as in the paper, longer", "before training, S = 2, η = 0.5"]
         figure, (short, long, kept) = panels(titles)
-        of_long = [(steps, fast_lr) for fast_lr in (0.5, 0.02) for steps in (1, *FURTHER)]
         names = [f"{label}, S={steps}" for label in VARIANTS.values() for steps in FURTHER]
-        names += [f"η={fast_lr:g}, S={steps}" for steps, fast_lr in of_long]
+        names += [f"η={fast_lr:g}, S={steps}" for steps, fast_lr in OF_LONG]
         styles = styles_of(dict.fromkeys(names, "fastweights"))
         for (normalized, read_weights), label in VARIANTS.items():
             for steps in FURTHER:
@@ -309,7 +310,7 @@ def draw(evidence: Evidence) -> Figure:
                 initial = evidence.select_measured(**settings, weights="initial").groupby("inner_step")["kept"].mean()
                 style = styles[f"{label}, S=2"]
                 kept.plot(initial.index, initial, **style)
-        for steps, fast_lr in of_long:
+        for steps, fast_lr in OF_LONG:
             _curve(
                 long, evidence, _plain(steps, fast_lr), f"η={fast_lr:g}, S={steps}", styles[f"η={fast_lr:g}, S={steps}"]
             )
