@@ -180,7 +180,7 @@ def capacities(errors):
 
 def test_the_capacity_of_a_width_ends_where_its_error_first_exceeds_the_bound():
     growing = {(10, 2): 0.05, (10, 4): 0.3, (10, 6): 0.05, (50, 2): 0.0, (50, 4): 0.02, (50, 6): 0.4}
-    claim, of_longer, _ = capacity.REPRODUCTION.claims
+    claim, of_longer, of_curriculum = capacity.REPRODUCTION.claims
     found = claim.judge(capacities(growing))
     assert found[:2] == ("reproduced", "10 units: 2 pairs; 50 units: 4 pairs")
     assert found.edge
@@ -199,6 +199,10 @@ def test_the_capacity_of_a_width_ends_where_its_error_first_exceeds_the_bound():
     assert of_longer.judge(both).verdict == "reproduced"
     swapped = capacities({(50, 13): 0.01, (100, 13): 0.3}).runs.assign(name=capacity.LONGER)
     assert of_longer.judge(Evidence(swapped, pd.DataFrame())).verdict == "not reproduced"
+    short_first = capacities({(50, 13): 0.2}).runs.assign(name=capacity.CURRICULUM)
+    for error, verdict in ((0.4, "reproduced"), (0.1, "not reproduced")):
+        runs = pd.concat([short_first, capacities({(50, 13): error}).runs], ignore_index=True)
+        assert of_curriculum.judge(Evidence(runs, pd.DataFrame())).verdict == verdict
     table = capacity.table(capacities(growing)).set_index("pairs")
     assert table.loc["4", "10 units, %"] == "30.00 ± 0.14 (n=2)"
     assert table.loc["4", "50 units, %"] == "2.00 ± 0.14 (n=2, edge)"

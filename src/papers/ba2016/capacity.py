@@ -55,13 +55,10 @@ def _longer_runs_bind(evidence: Evidence) -> Finding:
 
 
 def _curriculum_helps(evidence: Evidence) -> Finding:
-    measured, effects = [], []
-    for width in (50, 100):
-        settings = {"model__hidden_size": width, "task__num_pairs": 13}
-        first_short, all_long = (evidence.values("test/error", name=name, **settings) for name in (CURRICULUM, NAME))
-        measured.append(f"{width} units: {percent(first_short)} against {percent(all_long)}")
-        effects.append(difference(first_short, all_long, f"{width} units").within(most=0))
-    return Finding("; ".join(measured), effects)
+    settings = {"model__hidden_size": 50, "task__num_pairs": 13}
+    first_short, all_long = (evidence.values("test/error", name=name, **settings) for name in (CURRICULUM, NAME))
+    measured = f"{percent(first_short)} against {percent(all_long)}"
+    return Finding(measured, [difference(first_short, all_long).within(most=0)])
 
 
 def draw(evidence: Evidence) -> Figure:
@@ -129,9 +126,9 @@ REPRODUCTION = Reproduction(
             _longer_runs_bind,
         ),
         Claim(
-            "13 pairs are learned better if short sequences come first.",
+            "With 50 units, 13 pairs are learned better if short sequences come first.",
             "not in the paper",
-            "50 and 100 units, 10,000 updates: differences of mean test errors below 0",
+            "10,000 updates: difference of mean test errors below 0",
             _curriculum_helps,
         ),
     ),

@@ -138,8 +138,9 @@ def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     """What each inner step of the last time step does, and networks that are read with other numbers of steps.
 
     Rows with `weights`, initial or trained, and `inner_step` s describe h_s, means over 500 validation sequences:
-    `read_weight`, w_s; `memory_to_input`, the norm of w_s A h_s relative to that of z; `eigenvector`, its cosine with the first
-    eigenvector of A; `kept`, one minus its cosine with the state that another question about the sequence leads to.
+    `read_weight`, w_s; `memory_to_input`, the norm of w_s A h_s relative to that of z; `eigenvector`, its cosine with
+    the first eigenvector of A; `kept`, one minus its cosine with the state that another question about the sequence
+    leads to.
 
     Rows with `read_with` S have the test error of the trained network read with S inner steps, after `further_updates`
     with this S. A network with learned reads is read with one step: without what the others read.
