@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from src.config.compose import register_resolvers
 from src.config.fingerprint import WITHOUT_EFFECT, decisive_keys, fingerprint, run_name
+from src.config.resolvers import register_resolvers
 from src.config.schema import Neutral, Settings, locate, signature
 from src.config.settings import flat, short_name, varied
 from src.running.build import check
