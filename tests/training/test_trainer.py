@@ -208,9 +208,9 @@ def test_the_logged_gradient_norm_is_that_before_clipping(tmp_path):
 
 def test_clipping_bounds_the_step(tmp_path):
     trainer = trainer_of(Sums(), tmp_path, lr=1.0, clip_norm=1e-3)
-    before = trainer.weights.detach().clone()
-    trainer._train()
-    moved = (trainer.weights.detach() - before).norm()
+    before = trainer.update.weights.detach().clone()
+    trainer.do_update()
+    moved = (trainer.update.weights.detach() - before).norm()
     assert float(moved) == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -234,13 +234,14 @@ def test_overfitting_sees_one_batch(tmp_path, monkeypatch):
 
 def test_the_state_is_carried_from_batch_to_batch_only_if_the_task_says_so(tmp_path):
     alone = trainer_of(Sums(), tmp_path / "alone", lr=0.0)
-    alone._train()
-    alone._train()
+    alone.do_update()
+    alone.do_update()
     assert alone.model.core.starts == [None, None]
 
     carried = trainer_of(Sums(carries_state=True), tmp_path / "carried", lr=0.0)
-    _, step, _ = carried._train()
-    carried._train()
+    carried.do_update()
+    step = carried.update.last().step
+    carried.do_update()
     assert carried.model.core.starts[0] is None
     torch.testing.assert_close(carried.model.core.starts[1], step.output.state.detach())
 
@@ -278,8 +279,9 @@ def test_evaluation_leaves_dropout_and_mode_alone():
 
 def test_the_norm_stabilizer_adds_to_the_loss(tmp_path):
     plain, penalized = (trainer_of(Sums(), tmp_path, norm_stabilizer=beta, lr=0.0) for beta in (0.0, 10.0))
-    _, without, _ = plain._train()
-    _, with_penalty, _ = penalized._train()
+    plain.do_update()
+    penalized.do_update()
+    without, with_penalty = plain.update.last().step, penalized.update.last().step
     norms = without.output.hidden_BTH.norm(dim=2)
     expected = without.loss + 10 * norms.diff(dim=1).square().mean()
     torch.testing.assert_close(with_penalty.loss, expected)
