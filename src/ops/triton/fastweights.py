@@ -39,15 +39,24 @@ def available(inputs: Inputs, hidden_size: int) -> bool:
     tensor = inputs.example
     if not ((tensor.is_cuda or INTERPRETED) and tensor.dtype in calls.DTYPES and hidden_size <= MOST_UNITS):
         return False
-    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return not transformed and _works(tensor.device)
+    return not _transformed() and _works(tensor.device)
+
+
+def _transformed() -> bool:
+    """Whether there is a forward derivative or a transform of torch.func, other than one `vmap`."""
+    if forward_ad._current_level >= 0:
+        return True
+    levels = torch._C._functorch.get_interpreter_stack() or []
+    return len(levels) > 1 or any(level.key() != torch._C._functorch.TransformType.Vmap for level in levels)
 
 
 @cache
 def _works(device: torch.device) -> bool:
     """Whether the kernels can be compiled and run on a device; if not, one warning says why."""
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack  # a `vmap` may be under way
+
     try:
-        with torch.enable_grad():
+        with temporarily_clear_interpreter_stack(), torch.enable_grad():
             table = torch.ones(1, 1, 2, device=device, requires_grad=True)
             ids = torch.zeros(1, 1, 2, dtype=torch.long, device=device)
             weight, number = torch.ones(1, 2, 2, device=device), torch.ones(1, device=device)
@@ -162,6 +171,7 @@ class _FastWeights(Function):
     def vmap(info, in_dims, settings, save, *given):
         """The mapped dimension and that of members as one."""
         size = info.batch_size
+        save = _needs_backward(given)
 
         def together(tensor: Tensor | None, dim: int | None) -> Tensor | None:
             if tensor is None:
@@ -173,6 +183,11 @@ class _FastWeights(Function):
         results = _FastWeights.apply(settings, save, *merged)
         apart = tuple(r.unflatten(0, (size, -1)) if r.ndim > 1 else r for r in results)
         return apart, tuple(0 if r.ndim > 1 else None for r in results)
+
+
+def _needs_backward(given: Sequence[Tensor | None]) -> bool:
+    """Whether a backward pass may follow, which is not known inside `forward`."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
 
 
 def _sum_by_id(ids: Tensor, d_z: Tensor, symbols: int) -> Tensor:
@@ -240,10 +255,8 @@ def population(
         "RETURN_SEQUENCE": return_sequence,
     }
     given = (table, weight_PHH, *norm, *preliminary_norm, initial_PBH, fast_PBHH)
-    # inside `forward` it is not known whether a backward pass will follow
-    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
     ids = None if ids is None else ids.long()
-    return _FastWeights.apply(settings, save, ids, *given, decay_P, fast_lr_P)[0]
+    return _FastWeights.apply(settings, _needs_backward(given), ids, *given, decay_P, fast_lr_P)[0]
 
 
 def fastweights(
@@ -254,11 +267,19 @@ def fastweights(
     norm: tuple[Tensor | None, Tensor | None],
     preliminary_norm: tuple[Tensor | None, Tensor | None],
     *,
-    decay: float,
-    fast_lr: float,
+    decay: float | Tensor,
+    fast_lr: float | Tensor,
     **settings: Any,
 ) -> Tensor:
-    """All h(t) [B, T, H] of one network, or the last one [B, H]: see `src.ops.cpu.fastweights.fastweights`."""
+    """All h(t) [B, T, H] of one network, or the last one [B, H]: see `src.ops.cpu.fastweights.fastweights`.
+
+    Under `torch.func.vmap` λ and η may be numbers that are mapped.
+    """
+
+    def column(number: float | Tensor) -> Tensor:
+        if isinstance(number, Tensor):
+            return number.to(weight_HH.dtype).reshape(1)
+        return weight_HH.new_full((1,), number)
 
     def one(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor[None]
@@ -270,8 +291,8 @@ def fastweights(
         weight_HH[None],
         [one(tensor) for tensor in norm],
         [one(tensor) for tensor in preliminary_norm],
-        decay_P=weight_HH.new_full((1,), decay),
-        fast_lr_P=weight_HH.new_full((1,), fast_lr),
+        decay_P=column(decay),
+        fast_lr_P=column(fast_lr),
         **settings,
     )
     return outputs[0]

@@ -12,6 +12,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from src.config.errors import UserError
@@ -168,6 +169,36 @@ def test_a_population_is_its_members_one_by_one(carried):
         assert_close(y_PBTH[number], y_BTH, rtol=1e-10, atol=1e-10)
         own = gradients[number * len(parameters[0]) : (number + 1) * len(parameters[0])]
         assert_close([d_table[number], *own], list(expected), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("by_ids", [False, True])
+def test_under_vmap_the_mapped_dimension_is_one_of_members(by_ids):
+    core, x = make(FastWeights, 5), torch.randn(2, V if by_ids else 3, 3)
+    ids = torch.randint(V, (2, 2, 3)) if by_ids else None
+    x = x if by_ids else x[:, None].expand(2, 2, 3, 3)
+    weights = {name: (p + 0.1 * torch.randn(2, *p.shape)).detach() for name, p in core.named_parameters()}
+    weights = {name: tensor.requires_grad_() for name, tensor in weights.items()}
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.core = core
+
+        def forward(self, x, ids, decay):
+            self.core.decay = decay
+            return self.core(Inputs(self.core.project(x), ids), return_state=False)[0]
+
+    def outputs(weights, x, ids, decay):
+        named = {f"core.{name}": tensor for name, tensor in weights.items()}
+        return torch.func.functional_call(Network(), named, (x, ids, decay))
+
+    found = []
+    for kernel in ("fused", "vectorized"):
+        core.kernel = kernel
+        mapped = torch.func.vmap(outputs, in_dims=(0, 0, 0 if by_ids else None, 0))
+        y_PBTH = mapped(weights, x, ids, torch.tensor([0.9, 0.5]))
+        found.append([y_PBTH, *torch.autograd.grad(y_PBTH.square().sum(), list(weights.values()))])
+    assert_close(*found, rtol=1e-10, atol=1e-10)
 
 
 def test_an_id_outside_the_table_gives_nan_in_its_own_sequence():
