@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from src.config.schema import TrainerSettings
+from src.config.schema import Precision, TrainerSettings
 from src.models.sequence import SequenceModel
 from src.specs import Batch, State, Step, map_state
 from src.tasks.base import Task
@@ -60,7 +61,7 @@ class Update:
         """The work on tensors: the step, after which the weights have changed, and the norm of its gradient."""
         state, settings = self.state, self.settings
         with weight_noise(state.model, settings.weight_noise):
-            step = loss_of(state.model, self.task, batch, state.recurrent, settings.norm_stabilizer)
+            step = loss_of(state.model, self.task, batch, state.recurrent, settings.norm_stabilizer, settings.precision)
             self.gradient.zero_()
             step.loss.backward()
         norm = clip_norm_(self.gradient, settings.clip_norm)
@@ -83,10 +84,26 @@ class Update:
         return self.done
 
 
-def loss_of(model: SequenceModel, task: Task, batch: Batch, state: State | None, stabilizer: float | Tensor) -> Step:
+def loss_of(
+    model: SequenceModel,
+    task: Task,
+    batch: Batch,
+    state: State | None,
+    stabilizer: float | Tensor,
+    precision: Precision = "float32",
+) -> Step:
     """A pass over a batch from `state`, with the norm stabilizer among the losses unless its weight is 0."""
-    step = task.loss(model, batch, state)
+    if precision == "float32":
+        step = task.loss(model, batch, state)
+    else:
+        with torch.autocast(batch.inputs.device.type, torch.bfloat16):
+            step = task.loss(model, batch, state)
+        step = step._replace(output=map_state(_in_float32, step.output))
     if not isinstance(stabilizer, Tensor) and stabilizer == 0:
         return step
     penalty = stabilizer * norm_stabilizer(step.output.hidden_BTH, batch.lengths)
     return step._replace(losses=step.losses | {"norm_stabilizer": penalty})
+
+
+def _in_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor

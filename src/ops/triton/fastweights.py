@@ -35,9 +35,15 @@ atomically, in any order."""
 
 @calls.not_compiled
 def available(inputs: Inputs, hidden_size: int) -> bool:
-    """Whether the kernels can compute these inputs; compiles and tries them if necessary."""
+    """Whether the kernels can compute these inputs; compiles and tries them if necessary.
+
+    Under autocast they take what is rounded to bfloat16, and go on in the precision of the weights.
+    """
     tensor = inputs.example
-    if not ((tensor.is_cuda or INTERPRETED) and tensor.dtype in calls.DTYPES and hidden_size <= MOST_UNITS):
+    if not ((tensor.is_cuda or INTERPRETED) and hidden_size <= MOST_UNITS):
+        return False
+    rounded = tensor.dtype == torch.bfloat16 and torch.is_autocast_enabled(tensor.device.type)
+    if not (rounded or tensor.dtype in calls.DTYPES):
         return False
     return not _transformed() and _works(tensor.device)
 
@@ -285,7 +291,7 @@ def fastweights(
         return None if tensor is None else tensor[None]
 
     outputs = population(
-        Inputs(inputs.table[None], one(inputs.ids)),
+        Inputs(inputs.table.to(weight_HH.dtype)[None], one(inputs.ids)),
         one(initial_BH),
         one(fast_BHH),
         weight_HH[None],
