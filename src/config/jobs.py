@@ -51,13 +51,6 @@ def expand(config: DictConfig) -> Iterator[tuple[Job, DictConfig]]:
         yield job, settings
 
 
-def composed(config: DictConfig, job: Job) -> DictConfig:
-    """The configuration of one job of a sweep."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    return without_hydra(GlobalHydra.instance().config_loader().load_sweep_config(config, job))
-
-
 def jobs_of(overrides: Sequence[str]) -> Iterator[tuple[Job, DictConfig]]:
     """Every job of the sweep that `python -m src.train -m` would start with these overrides."""
     from hydra import compose, initialize_config_dir

@@ -68,11 +68,12 @@ class TrainerSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """Where runs are stored, and what to do with existing ones."""
+    """Where runs are stored, what to do with existing ones, and how many of a sweep are trained as one program."""
 
     root: Annotated[str, MinLen(1)]
     fresh: bool
     retry_failed: bool
+    together: Annotated[Literal["auto"] | Annotated[int, Ge(1), Le(256)], Neutral("auto")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ class Update:
         assert self.weights.grad is not None
         self.gradient = self.weights.grad
         self.done: Done | None = None
-        self.last: Callable[[], Done] = self._last
+        self.last: Callable[[], Done] = self.last_alone
         """What the last update consisted of."""
 
     def __call__(self) -> None:
@@ -54,8 +54,12 @@ class Update:
 
     def next_batch(self) -> Batch:
         """The data of the next update."""
-        index = 0 if self.settings.overfit_one_batch else self.state.update
-        return self.task.batch("train", index, self.settings.batch_size)
+        return self.task.batch("train", self.index, self.settings.batch_size)
+
+    @property
+    def index(self) -> int:
+        """Of the next batch."""
+        return 0 if self.settings.overfit_one_batch else self.state.update
 
     def compute(self, batch: Batch) -> tuple[Step, Tensor]:
         """The work on tensors: the step, after which the weights have changed, and the norm of its gradient."""
@@ -79,7 +83,8 @@ class Update:
         state.update += 1
         return lr
 
-    def _last(self) -> Done:
+    def last_alone(self) -> Done:
+        """What the last update by this object consisted of."""
         assert self.done is not None
         return self.done
 
