@@ -73,6 +73,7 @@ class RunSettings:
     root: Annotated[str, MinLen(1)]
     fresh: bool
     retry_failed: bool
+    cuda_graphs: Annotated[bool, Neutral(True)]
     together: Annotated[Literal["auto"] | Annotated[int, Ge(1), Le(256)], Neutral("auto")]
 
 

@@ -20,6 +20,7 @@ from src.running.device import faster_device
 from src.running.sizes import check_sizes, integers, made
 from src.tasks.base import Task
 from src.training.fast_updates import flat_parameters
+from src.training.graphs import CudaRecorder
 from src.training.trainer import Trainer
 
 
@@ -87,7 +88,10 @@ def build_trainer_on(device: torch.device, config: DictConfig, folder: Path, fin
     model = build_model(config, task).to(device)
     optimizer = instantiate(config.optimizer, [flat_parameters(model)], _convert_="all")
     scheduler = instantiate(config.scheduler, optimizer, settings.max_updates)
-    return Trainer(model, task, optimizer, scheduler, settings, folder, fingerprint)
+    trainer = Trainer(model, task, optimizer, scheduler, settings, folder, fingerprint)
+    if device.type == "cuda" and config.run.cuda_graphs and not settings.detect_anomaly:
+        trainer.update.replay_with(CudaRecorder(device))
+    return trainer
 
 
 def ms_per_update(config: DictConfig, device: str) -> float:

@@ -10,7 +10,8 @@ from src.config.schema import Precision, TrainerSettings
 from src.models.sequence import SequenceModel
 from src.specs import Batch, State, Step, map_state
 from src.tasks.base import Task
-from src.training.fast_updates import clip_norm_
+from src.training.fast_updates import FusedAdamW, clip_norm_
+from src.training.graphs import Recorder, Replayed
 from src.training.regularizers import norm_stabilizer, weight_noise
 from src.training.state import TrainState
 
@@ -44,11 +45,33 @@ class Update:
         self.done: Done | None = None
         self.last: Callable[[], Done] = self.last_alone
         """What the last update consisted of."""
+        self.program: Callable[[Batch], tuple[Step, Tensor]] = self.compute
+        """How `compute` is done."""
+        self.recorder: Recorder | None = None
+
+    def replay_with(self, recorder: Recorder) -> None:
+        """Record what is done on tensors, and replay it; with the optimizer if it can read a learning rate there."""
+        if self.task.carries_state:  # which is another tensor after every update
+            return
+        self.recorder = recorder
+        optimizer, (group,) = self.state.optimizer, self.state.optimizer.param_groups
+        whole = isinstance(optimizer, FusedAdamW)
+        replayed = Replayed(self.compute if whole else self.gradients, lambda: (self.weights, self.gradient), recorder)
+
+        def program(batch: Batch) -> tuple[Step, Tensor]:
+            if isinstance(optimizer, FusedAdamW):
+                optimizer.write_lr(group["lr"])
+            result: tuple[Step, Tensor] = replayed(batch)
+            if not whole:
+                optimizer.step()
+            return result
+
+        self.program = program
 
     def __call__(self) -> None:
         self.done = None  # its memory is used again, which saves 3 % of an update of fast weights
         batch = self.next_batch()
-        step, norm = self.compute(batch)
+        step, norm = self.program(batch)
         lr = self.advance(step.output.state if self.task.carries_state else None)
         self.done = Done(batch, step, norm, lr)
 
@@ -63,6 +86,12 @@ class Update:
 
     def compute(self, batch: Batch) -> tuple[Step, Tensor]:
         """The work on tensors: the step, after which the weights have changed, and the norm of its gradient."""
+        step, norm = self.gradients(batch)
+        self.state.optimizer.step()
+        return step, norm
+
+    def gradients(self, batch: Batch) -> tuple[Step, Tensor]:
+        """All of `compute` but the step of the optimizer."""
         state, settings = self.state, self.settings
         with weight_noise(state.model, settings.weight_noise):
             step = loss_of(state.model, self.task, batch, state.recurrent, settings.norm_stabilizer, settings.precision)
@@ -70,7 +99,6 @@ class Update:
             step.loss.backward()
         norm = clip_norm_(self.gradient, settings.clip_norm)
         state.sum_of_norms += norm
-        state.optimizer.step()
         return step, norm
 
     def advance(self, recurrent: State | None) -> float:
