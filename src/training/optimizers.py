@@ -106,7 +106,8 @@ class StackedOptimizer:
         self.state = {key: torch.stack([state[key] for state in states]) for key in states[0]}
         for row, optimizer in enumerate(optimizers):
             (weights,) = self.groups[row]["params"]
-            optimizer.state[weights] = {key: tensor[row] for key, tensor in self.state.items()}
+            if self.state:
+                optimizer.state[weights] = {key: tensor[row] for key, tensor in self.state.items()}
             optimizer._opt_called = True  # type: ignore[attr-defined]  # its scheduler would miss its own steps
         self.settings: dict[str, Any] = {}
         self._read: dict[str, list] = {}

@@ -76,7 +76,7 @@ class Stacked:
             update.weights.grad = update.gradient = self.gradient_PN[row]
             update.state.sum_of_norms = self.sums_P[row]
             make_views_of(update.weights, update.state.model)
-            update.last = partial(self._last, row)
+            update.done_elsewhere = partial(self._done, row)
         optimizers = [state.optimizer for state in self.states]
         self.optimizer = StackedOptimizer(optimizers, self.weights_PN, self.gradient_PN)
 
@@ -182,10 +182,9 @@ class Stacked:
     def _state_of(self, row: int, stacked: Any) -> Any:
         return self.one.state_of([tensor[row] for tensor in stacked])
 
-    def _last(self, row: int) -> Done:
-        """What the last update of one run consisted of."""
-        if self.done is None:
-            return self.updates[row].last_alone()
+    def _done(self, row: int) -> Done:
+        """What the last update consisted of for one run."""
+        assert self.done is not None
         batches, (losses, (prediction, hidden, _)), norms_P, lrs = self.done
         output = Output(prediction[row], hidden[row], None)
         own = Step({name: part[row] for name, part in losses.items()}, output)

@@ -43,8 +43,9 @@ class Update:
         assert self.weights.grad is not None
         self.gradient = self.weights.grad
         self.done: Done | None = None
-        self.last: Callable[[], Done] = self.last_alone
-        """What the last update consisted of."""
+        """What the last update consisted of, if it was done here."""
+        self.done_elsewhere: Callable[[], Done] | None = None
+        """The same for an update of several runs at once."""
         self.program: Callable[[Batch], tuple[Step, Tensor]] = self.compute
         """How `compute` is done."""
         self.recorder: Recorder | None = None
@@ -104,6 +105,7 @@ class Update:
     def advance(self, recurrent: State | None) -> float:
         """Count an update that has been computed, prepare the next one, and return the learning rate of this one."""
         state = self.state
+        self.done = None
         lr = state.optimizer.param_groups[0]["lr"]
         state.scheduler.step()
         if recurrent is not None:
@@ -111,10 +113,12 @@ class Update:
         state.update += 1
         return lr
 
-    def last_alone(self) -> Done:
-        """What the last update by this object consisted of."""
-        assert self.done is not None
-        return self.done
+    def last(self) -> Done:
+        """What the last update consisted of."""
+        if self.done is not None:
+            return self.done
+        assert self.done_elsewhere is not None
+        return self.done_elsewhere()
 
 
 def loss_of(
