@@ -40,6 +40,7 @@ class Neutral:
 
 
 PlainName = Annotated[str, Predicate(_is_plain_name)]
+Precision = Literal["float32", "bfloat16"]
 Seed = Annotated[int, Ge(0), Lt(2**63)]
 
 
@@ -58,6 +59,7 @@ class TrainerSettings:
     stop_at: float | None
     patience: Annotated[int, Ge(1)] | None
     threads: Annotated[int, Ge(1), Neutral(1)]
+    precision: Annotated[Precision, Neutral("float32")]
     deterministic: bool
     overfit_one_batch: bool
     detect_anomaly: bool
@@ -71,6 +73,7 @@ class RunSettings:
     root: Annotated[str, MinLen(1)]
     fresh: bool
     retry_failed: bool
+    cuda_graphs: Annotated[bool, Neutral(True)]
     together: Annotated[Literal["auto"] | Annotated[int, Ge(1), Le(256)], Neutral("auto")]
 
 

@@ -115,6 +115,7 @@ class _Runs:
             while len(self.going) == len(folders):
                 started = time.perf_counter()
                 update()
+                trainers[0].wait()
                 share = (time.perf_counter() - started) / len(folders)
                 for folder, trainer in zip(folders, trainers, strict=True):
                     trainer.state.seconds += share

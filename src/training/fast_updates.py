@@ -62,6 +62,15 @@ class FusedAdamW(torch.optim.AdamW):
     state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
     load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
 
+    lr_on_device: Tensor | None = None
+    """Where a step reads the learning rate if it is part of a CUDA graph, in which all other numbers are constants."""
+
+    def write_lr(self, lr: float) -> None:
+        """Let the steps from now on read the learning rate, which is this one, from where the weights are."""
+        if self.lr_on_device is None:
+            self.lr_on_device = torch.zeros((), device=self.param_groups[0]["params"][0].device)
+        self.lr_on_device.fill_(lr)
+
     @staticmethod
     def profile_hook_step(func: Callable) -> Callable:
         """The step unchanged."""
@@ -70,7 +79,8 @@ class FusedAdamW(torch.optim.AdamW):
     def step(self) -> None:  # type: ignore[override]
         """One step of AdamW."""
         for group in self.param_groups:
-            lr, (beta1, beta2), decay, eps = group["lr"], group["betas"], group["weight_decay"], group["eps"]
+            lr = group["lr"] if self.lr_on_device is None else self.lr_on_device
+            (beta1, beta2), decay, eps = group["betas"], group["weight_decay"], group["eps"]
             for weights in group["params"]:
                 state = self.state[weights]
                 if not state:

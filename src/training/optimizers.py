@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
+import optree
 import torch
 from annotated_types import Ge, Gt, Len, Lt
 from torch import Tensor, nn
@@ -116,7 +117,9 @@ class StackedOptimizer:
         for key in self.groups[0].keys() - {"params"}:
             values = [group[key] for group in self.groups]
             if self._read.get(key) != values:
-                self._read[key], self.settings[key] = values, self._columns(values)
+                self._read[key], columns = values, self._columns(values)
+                held = self.settings.setdefault(key, columns)
+                optree.tree_map_(_write, held, columns)  # in place, since a CUDA graph may read it
 
     def _columns(self, values: list) -> Any:
         if isinstance(values[0], tuple | list):
@@ -132,6 +135,11 @@ class StackedOptimizer:
             return
         for optimizer in self.optimizers:
             optimizer.step()
+
+
+def _write(held: Any, value: Any) -> None:
+    if isinstance(held, Tensor):
+        held.copy_(value)
 
 
 def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

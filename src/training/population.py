@@ -8,17 +8,19 @@ Shapes: P runs, N weights of each.
 """
 
 import copy
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from src.config.schema import Precision
 from src.models.sequence import SequenceModel
 from src.specs import Batch, Output, Step, map_state, state_tensors
 from src.tasks.base import Task
 from src.training.fast_updates import clip_rows_, make_views_of
+from src.training.graphs import Replayed
 from src.training.optimizers import StackedOptimizer, state_of
 from src.training.update import Done, Update, loss_of
 
@@ -79,7 +81,7 @@ class Stacked:
         self.optimizer = StackedOptimizer(optimizers, self.weights_PN, self.gradient_PN)
 
         models = [state.model for state in self.states]
-        self.one = _Loss(copy.deepcopy(models[0]), updates[0].task)
+        self.one = _Loss(copy.deepcopy(models[0]), updates[0].task, updates[0].settings.precision)
         self.leaf_PN = self.weights_PN.detach().requires_grad_()
         self.leaf_PN.grad = self.gradient_PN
         buffers = zip(*(model.buffers() for model in models), strict=True)
@@ -90,6 +92,11 @@ class Stacked:
         self.bounds_P = self._column([torch.inf if one.clip_norm is None else one.clip_norm for one in settings])
         stabilizers = [one.norm_stabilizer for one in settings]
         self.stabilizers = [self._column(stabilizers)] if any(stabilizers) else []
+
+        self.program: Callable[[Batch], tuple[Step, Tensor]] = self.compute
+        """How `compute` is done."""
+        if (recorder := updates[0].recorder) is not None:
+            self.program = Replayed(self.compute, lambda: (self.weights_PN, self.gradient_PN), recorder)
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=self.weights_PN.dtype, device=self.weights_PN.device)
@@ -118,7 +125,7 @@ class Stacked:
                 update()
             return
         batch = self.next_batch()
-        step, norms_P = self.compute(batch)
+        step, norms_P = self.program(batch)
         self.done = self.batches, step, norms_P, self.advance(step)
 
     def next_batch(self) -> Batch:
@@ -187,14 +194,15 @@ class Stacked:
 class _Loss(nn.Module):
     """The loss of a model on a batch, as a module: so `torch.func.functional_call` can put in the weights of a run."""
 
-    def __init__(self, model: SequenceModel, task: Task):
+    def __init__(self, model: SequenceModel, task: Task, precision: Precision):
         super().__init__()
         self.model = model
         self.task = task
+        self.precision = precision
 
     def forward(self, batch: Batch, recurrent: list[Tensor], stabilizer: Tensor | float = 0.0) -> Step:
         state = self.state_of(recurrent) if recurrent else None
-        return loss_of(self.model, self.task, batch, state, stabilizer)
+        return loss_of(self.model, self.task, batch, state, stabilizer, self.precision)
 
     def state_of(self, tensors: list[Tensor]) -> Any:
         """The state with these tensors."""

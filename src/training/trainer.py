@@ -90,7 +90,13 @@ class Trainer:
         """One update, of this run alone."""
         started = time.perf_counter()
         self.update()
+        self.wait()
         self.state.seconds += time.perf_counter() - started
+
+    def wait(self) -> None:
+        """Wait for a GPU, from time to time, so that its work counts as time of the updates."""
+        if self.device.type == "cuda" and self.state.update % self.settings.log_every == 0:
+            torch.cuda.synchronize(self.device)
 
     def updates(self, curves: Curves, progress: RunProgress) -> Iterator[None]:
         """All of `fit` but the updates: gives control back whenever one is to be done, and sets `outcome` at the end.

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from src.config.schema import TrainerSettings
+from src.config.schema import Precision, TrainerSettings
 from src.models.sequence import SequenceModel
 from src.specs import Batch, State, Step, map_state
 from src.tasks.base import Task
-from src.training.fast_updates import clip_norm_
+from src.training.fast_updates import FusedAdamW, clip_norm_
+from src.training.graphs import Recorder, Replayed
 from src.training.regularizers import norm_stabilizer, weight_noise
 from src.training.state import TrainState
 
@@ -44,11 +46,33 @@ class Update:
         """What the last update consisted of, if it was done here."""
         self.done_elsewhere: Callable[[], Done] | None = None
         """The same for an update of several runs at once."""
+        self.program: Callable[[Batch], tuple[Step, Tensor]] = self.compute
+        """How `compute` is done."""
+        self.recorder: Recorder | None = None
+
+    def replay_with(self, recorder: Recorder) -> None:
+        """Record what is done on tensors, and replay it; with the optimizer if it can read a learning rate there."""
+        if self.task.carries_state:  # which is another tensor after every update
+            return
+        self.recorder = recorder
+        optimizer, (group,) = self.state.optimizer, self.state.optimizer.param_groups
+        whole = isinstance(optimizer, FusedAdamW)
+        replayed = Replayed(self.compute if whole else self.gradients, lambda: (self.weights, self.gradient), recorder)
+
+        def program(batch: Batch) -> tuple[Step, Tensor]:
+            if isinstance(optimizer, FusedAdamW):
+                optimizer.write_lr(group["lr"])
+            result: tuple[Step, Tensor] = replayed(batch)
+            if not whole:
+                optimizer.step()
+            return result
+
+        self.program = program
 
     def __call__(self) -> None:
         self.done = None  # its memory is used again, which saves 3 % of an update of fast weights
         batch = self.next_batch()
-        step, norm = self.compute(batch)
+        step, norm = self.program(batch)
         lr = self.advance(step.output.state if self.task.carries_state else None)
         self.done = Done(batch, step, norm, lr)
 
@@ -63,14 +87,19 @@ class Update:
 
     def compute(self, batch: Batch) -> tuple[Step, Tensor]:
         """The work on tensors: the step, after which the weights have changed, and the norm of its gradient."""
+        step, norm = self.gradients(batch)
+        self.state.optimizer.step()
+        return step, norm
+
+    def gradients(self, batch: Batch) -> tuple[Step, Tensor]:
+        """All of `compute` but the step of the optimizer."""
         state, settings = self.state, self.settings
         with weight_noise(state.model, settings.weight_noise):
-            step = loss_of(state.model, self.task, batch, state.recurrent, settings.norm_stabilizer)
+            step = loss_of(state.model, self.task, batch, state.recurrent, settings.norm_stabilizer, settings.precision)
             self.gradient.zero_()
             step.loss.backward()
         norm = clip_norm_(self.gradient, settings.clip_norm)
         state.sum_of_norms += norm
-        state.optimizer.step()
         return step, norm
 
     def advance(self, recurrent: State | None) -> float:
@@ -92,10 +121,26 @@ class Update:
         return self.done_elsewhere()
 
 
-def loss_of(model: SequenceModel, task: Task, batch: Batch, state: State | None, stabilizer: float | Tensor) -> Step:
+def loss_of(
+    model: SequenceModel,
+    task: Task,
+    batch: Batch,
+    state: State | None,
+    stabilizer: float | Tensor,
+    precision: Precision = "float32",
+) -> Step:
     """A pass over a batch from `state`, with the norm stabilizer among the losses unless its weight is 0."""
-    step = task.loss(model, batch, state)
+    if precision == "float32":
+        step = task.loss(model, batch, state)
+    else:
+        with torch.autocast(batch.inputs.device.type, torch.bfloat16):
+            step = task.loss(model, batch, state)
+        step = step._replace(output=map_state(_in_float32, step.output))
     if not isinstance(stabilizer, Tensor) and stabilizer == 0:
         return step
     penalty = stabilizer * norm_stabilizer(step.output.hidden_BTH, batch.lengths)
     return step._replace(losses=step.losses | {"norm_stabilizer": penalty})
+
+
+def _in_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor

@@ -5,11 +5,14 @@ import dataclasses
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
+from src.config.paths import CONFIGS
 from src.config.schema import TrainerSettings
 from src.models.base import Core
 from src.models.sequence import SequenceModel
 from src.ops.dispatch import Form, plain
+from src.running.build import build_trainer
 from src.specs import Batch, InputSpec, Objective, Output, OutputSpec
 from src.tasks.base import Task
 from src.training.evaluation import evaluate
@@ -20,8 +23,8 @@ from src.training.trainer import Trainer
 
 SETTINGS = TrainerSettings(
     max_updates=20, batch_size=4, eval_every=5, log_every=1, checkpoint_every=5, clip_norm=None, norm_stabilizer=0.0,
-    weight_noise=0.0, stop_at=None, patience=None, threads=1, deterministic=False, overfit_one_batch=False,
-    detect_anomaly=False, profile_updates=0,
+    weight_noise=0.0, stop_at=None, patience=None, threads=1, precision="float32", deterministic=False,
+    overfit_one_batch=False, detect_anomaly=False, profile_updates=0,
 )  # fmt: skip
 
 
@@ -294,3 +297,26 @@ def test_output_has_the_shape_the_task_asks_for():
     assert output.prediction.shape == (2, 3, 1)
     last = SequenceModel(task.input_spec, OutputSpec("value", 5), Accumulator)(torch.randn(2, 3, 1))
     assert last.prediction.shape == (2, 5)
+
+
+QUICK = ("fastweights", "gru", "cp_gate")
+MODEL_FILES = [
+    pytest.param(path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
+    for path in sorted((CONFIGS / "model").glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize("model", MODEL_FILES)
+def test_an_update_in_bfloat16_is_near_one_in_float32(model, composed, tmp_path):
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        config = composed(
+            f"model={model}", "model.hidden_size=8", "task.train_size=64", f"trainer.precision={precision}"
+        )
+        trainer = build_trainer(config, tmp_path, "0")
+        trainer.update()
+        _, step, norm, _ = trainer.update.last()
+        assert step.output.prediction.dtype == trainer.state.sum_of_norms.dtype == torch.float32
+        found[precision] = torch.stack([step.loss.detach(), norm])
+    assert not torch.equal(*found.values())
+    assert_close(found["bfloat16"], found["float32"], rtol=0.05, atol=0)
