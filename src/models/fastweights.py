@@ -4,6 +4,7 @@ Shapes: B sequences, T time steps, t steps past, X input features, H hidden unit
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -14,14 +15,10 @@ from src.config.schema import Neutral
 from src.models.base import NONLINEARITIES, Core, Nonlinearity, gain_and_bias, last_step
 from src.models.init import scaled_identity_, uniform_fan_out_
 from src.ops.cpu import calls
-from src.ops.cpu.fastweights import fastweights
+from src.ops.cpu.fastweights import chunk_length, fastweights
 from src.ops.dispatch import Form, Kernel, plain
 from src.ops.inputs import Inputs
-
-
-def chunk_length(hidden_size: int) -> int:
-    """Steps of a long sequence per kernel call: attention within these steps, the matrix A for earlier ones."""
-    return max(64, hidden_size)
+from src.ops.triton import fastweights as triton
 
 
 class FastWeightsState(NamedTuple):
@@ -161,14 +158,23 @@ class FastWeights(Core):
     def forms(self) -> Iterator[Form]:
         """As measured, the matrix form is faster than `attend` from about T = 2H on."""
 
-        def fused_serves(inputs: Inputs) -> bool:
-            return self.write == "state" and inputs.resets is None and calls.available(inputs)
+        size = self.hidden_size
 
-        def attend_serves(inputs: Inputs) -> bool:
-            return self.write == "state" and inputs.resets is None and inputs.batch_and_time[1] <= 2 * self.hidden_size
+        def attends(inputs: Inputs) -> bool:
+            return self.write == "state" and inputs.resets is None
 
-        yield Form("fused", self._fused, fused_serves)
-        yield Form("vectorized", plain(self.attend), attend_serves)
+        def on_cpu(inputs: Inputs) -> bool:
+            return attends(inputs) and calls.available(inputs)
+
+        def on_gpu(inputs: Inputs) -> bool:
+            return attends(inputs) and triton.available(inputs, size)
+
+        def in_torch(inputs: Inputs) -> bool:
+            return attends(inputs) and inputs.batch_and_time[1] <= 2 * size
+
+        yield Form("fused", partial(self._fused, fastweights, chunk_length(size)), on_cpu)
+        yield Form("fused", partial(self._fused, triton.fastweights, triton.chunk_length(size)), on_gpu)
+        yield Form("vectorized", plain(self.attend), in_torch)
         yield from super().forms()
 
     def attend(self, p_BTH: Tensor, state: FastWeightsState | None) -> tuple[Tensor, FastWeightsState]:
@@ -193,16 +199,22 @@ class FastWeights(Core):
         return torch.stack(outputs, dim=1), FastWeightsState(h_BH, self._written(past_BtH, carried_BHH))
 
     def _fused(
-        self, inputs: Inputs, state: FastWeightsState | None, return_state: bool, return_sequence: bool
+        self,
+        kernel: Callable[..., Tensor],
+        chunk_length: int,
+        inputs: Inputs,
+        state: FastWeightsState | None,
+        return_state: bool,
+        return_sequence: bool,
     ) -> tuple[Tensor, FastWeightsState | None]:
-        """The kernel of `src/ops/cpu/csrc/fastweights.h`, chunk by chunk."""
+        """A kernel, chunk by chunk."""
         h_BH, A_BHH = (None, None) if state is None else state
         weights = self.recurrent.weight, gain_and_bias(self.norm), gain_and_bias(self.preliminary_norm)
-        chunks = inputs.split(chunk_length(self.hidden_size))
+        chunks = inputs.split(chunk_length)
         outputs: list[Tensor] = []
         for chunk in chunks:
             is_read_later = return_state or chunk is not chunks[-1]
-            h_BTH = fastweights(
+            h_BTH = kernel(
                 chunk,
                 h_BH,
                 A_BHH,

@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from src.config.compose import register_resolvers
 from src.config.fingerprint import WITHOUT_EFFECT, decisive_keys, fingerprint, run_name
+from src.config.resolvers import register_resolvers
 from src.config.schema import Neutral, Settings, locate, signature
 from src.config.settings import flat, short_name, varied
 from src.running.build import check
@@ -45,6 +45,8 @@ def another(hint, value):
             return [another(get_args(kind)[0], item) for item in value]
         if kind is bool:
             return not value
+        if get_origin(kind) is Literal:
+            return another(kind, value)
         candidates = {int: [1, 2], float: [0.5, 0.25], str: ["other"]}[kind]
         return next(candidate for candidate in candidates if candidate != value)
     if get_origin(hint) is list:

@@ -22,7 +22,7 @@ from src.theory import (
 from src.theory.run import find_topics, headline, text_of
 
 REDUCED = {
-    "linear_associator": (associative_memory, {"value_size": 200, "draws": 4}),
+    "linear_associator": (associative_memory, {"key_size": 120, "value_size": 80, "draws": 8, "crosstalk_pairs": 40}),
     "hebbian_growth": (hebbian_learning, {}),
     "fast_weights_attention": (fast_weights_attention, {"num_steps": 16}),
     "feedback_regimes": (feedback, {}),

@@ -81,6 +81,11 @@ class _FastWeights(Function):
         return None, None, None, *d_given
 
 
+def chunk_length(hidden_size: int) -> int:
+    """Steps of a long sequence per call: attention within these steps, the matrix A for earlier ones."""
+    return max(64, hidden_size)
+
+
 @calls.not_compiled
 def fastweights(
     inputs: Inputs,

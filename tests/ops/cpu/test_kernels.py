@@ -55,7 +55,7 @@ def assert_all_kernels_agree(core, length, batches):
 FASTWEIGHTS_GRID = [LENGTHS, WIDTHS, BATCHES, [1, 2, 3], [False, True]]
 RIVALS_GRID = [RIVALS, WIDTHS, LENGTHS, BATCHES]
 ALSTM_SETTINGS = list(itertools.product([1, 4], [1, 3], [False, True]))  # copies, heads, recurrent content
-ALSTM_GRID = [[1, 7, 10, 25, 50], ALSTM_SETTINGS, BATCHES, [1, 2, 11]]
+ALSTM_GRID = [[1, 7, 25], ALSTM_SETTINGS, BATCHES, [1, 2, 11]]
 
 
 def covering(first, second, *others):
