@@ -119,7 +119,12 @@ class StackedOptimizer:
             if self._read.get(key) != values:
                 self._read[key], columns = values, self._columns(values)
                 held = self.settings.setdefault(key, columns)
-                optree.tree_map_(_write, held, columns)  # in place, since a CUDA graph may read it
+                optree.tree_map_(self._write, held, columns)  # in place, since a CUDA graph may read it
+
+    @staticmethod
+    def _write(held: Any, value: Any) -> None:
+        if isinstance(held, Tensor):
+            held.copy_(value)
 
     def _columns(self, values: list) -> Any:
         if isinstance(values[0], tuple | list):
@@ -147,8 +152,3 @@ class StackedOptimizer:
         weights.grad = torch.zeros_like(weights)
         twin.step()
         return {key: torch.zeros_like(tensor) for key, tensor in twin.state[weights].items()}
-
-
-def _write(held: Any, value: Any) -> None:
-    if isinstance(held, Tensor):
-        held.copy_(value)
