@@ -11,9 +11,10 @@ from src.config.schema import TrainerSettings
 from src.models.sequence import SequenceModel
 from src.running.build import build_model, build_task
 from src.training.fast_updates import flat_parameters
-from src.training.optimizers import StackedOptimizer, adam, rmsprop, sgd
+from src.training.optimizers import adam, rmsprop, sgd
 from src.training.population import Stacked, signature
 from src.training.schedulers import constant
+from src.training.stacked_optimizer import StackedOptimizer
 from src.training.state import TrainState
 from src.training.trainer import Trainer
 from src.training.update import Update
