@@ -68,11 +68,12 @@ def compared(core: Core, device: torch.device, batch: int, length: int, by_ids: 
         start = map_state(moved, state) if carried else None
         inputs = Inputs(core.project(leaf), None if ids is None else ids.to(where))
         y, end = core(inputs, start)
-        results = [t for t in (y, *state_tensors(end)) if t.requires_grad]
-        shares = [torch.cos(torch.arange(t.numel(), dtype=torch.float64)).view(t.shape).to(t) for t in results]
+        results = [t for t in (y, *state_tensors(end)) if t.is_floating_point()]
+        varying = [t for t in results if t.requires_grad]
+        shares = [torch.cos(torch.arange(t.numel(), dtype=torch.float64)).view(t.shape).to(t) for t in varying]
         leaves = [t for t in state_tensors(start) if t.is_floating_point()] if carried else []
         gradients = torch.autograd.grad(
-            results, [leaf, *leaves, *core.parameters()], shares, allow_unused=True, materialize_grads=True
+            varying, [leaf, *leaves, *core.parameters()], shares, allow_unused=True, materialize_grads=True
         )
         return [t.detach().double().cpu() for t in (*results, *gradients)]
 
