@@ -102,7 +102,7 @@ class StackedOptimizer:
         self.weights_PN = weights_PN
         self.gradient_PN = gradient_PN
         self.groups = [optimizer.param_groups[0] for optimizer in optimizers]
-        states = [state_of(optimizer) for optimizer in optimizers]
+        states = [self.state_of(optimizer) for optimizer in optimizers]
         self.state = {key: torch.stack([state[key] for state in states]) for key in states[0]}
         for row, optimizer in enumerate(optimizers):
             (weights,) = self.groups[row]["params"]
@@ -136,19 +136,19 @@ class StackedOptimizer:
         for optimizer in self.optimizers:
             optimizer.step()
 
+    @staticmethod
+    def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        """The state of an optimizer of one vector; before its first step, zeros in the shapes that it will have."""
+        (weights,) = optimizer.param_groups[0]["params"]
+        if optimizer.state:
+            return dict(optimizer.state[weights])
+        twin = copy.deepcopy(optimizer)
+        (weights,) = twin.param_groups[0]["params"]
+        weights.grad = torch.zeros_like(weights)
+        twin.step()
+        return {key: torch.zeros_like(tensor) for key, tensor in twin.state[weights].items()}
+
 
 def _write(held: Any, value: Any) -> None:
     if isinstance(held, Tensor):
         held.copy_(value)
-
-
-def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of an optimizer of one vector of weights; before its first step, zeros in the shapes it will have."""
-    (weights,) = optimizer.param_groups[0]["params"]
-    if optimizer.state:
-        return dict(optimizer.state[weights])
-    twin = copy.deepcopy(optimizer)
-    (weights,) = twin.param_groups[0]["params"]
-    weights.grad = torch.zeros_like(weights)
-    twin.step()
-    return {key: torch.zeros_like(tensor) for key, tensor in twin.state[weights].items()}

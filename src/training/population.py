@@ -21,7 +21,7 @@ from src.specs import Batch, Output, Step, map_state, state_tensors
 from src.tasks.base import Task
 from src.training.fast_updates import clip_rows_, make_views_of
 from src.training.graphs import Replayed
-from src.training.optimizers import StackedOptimizer, state_of
+from src.training.optimizers import StackedOptimizer
 from src.training.update import Done, Update, loss_of
 
 OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"training"} | {"_apply"}
@@ -41,7 +41,7 @@ def signature(update: Update) -> Hashable:
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
     ]
     kinds = [(key, value) for key, value in optimizer.param_groups[0].items() if isinstance(value, bool | str | None)]
-    moments = [(key, tensor.shape) for key, tensor in state_of(optimizer).items()]
+    moments = [(key, tensor.shape) for key, tensor in StackedOptimizer.state_of(optimizer).items()]
     return (*modules, *tensors, type(optimizer), *kinds, *moments)
 
 
