@@ -167,12 +167,14 @@ class FastWeights(Core):
             return attends(inputs) and calls.available(inputs)
 
         def on_gpu(inputs: Inputs) -> bool:
-            return attends(inputs) and triton.available(inputs, size)
+            as_in_paper = self.read_weights is None and not self.only_last_normalized
+            return attends(inputs) and as_in_paper and triton.available(inputs, size)
 
         def in_torch(inputs: Inputs) -> bool:
             return attends(inputs) and inputs.batch_and_time[1] <= 2 * size
 
-        yield Form("fused", partial(self._fused, fastweights, chunk_length(size)), on_cpu)
+        of_cpu = partial(fastweights, read_weights=self.read_weights, only_last_normalized=self.only_last_normalized)
+        yield Form("fused", partial(self._fused, of_cpu, chunk_length(size)), on_cpu)
         yield Form("fused", partial(self._fused, triton.fastweights, triton.chunk_length(size)), on_gpu)
         yield Form("vectorized", plain(self.attend), in_torch)
         yield from super().forms()
@@ -219,11 +221,9 @@ class FastWeights(Core):
                 h_BH,
                 A_BHH,
                 *weights,
-                self.read_weights,
                 nonlinearity=self.nonlinearity,
                 num_inner_steps=self.num_inner_steps,
                 sustained=self.sustained,
-                only_last_normalized=self.only_last_normalized,
                 decay=self.decay,
                 fast_lr=self.fast_lr,
                 return_sequence=return_sequence or is_read_later,

@@ -94,14 +94,14 @@ def fastweights(
     weight_HH: Tensor,
     norm: tuple[Tensor | None, Tensor | None],
     preliminary_norm: tuple[Tensor | None, Tensor | None],
-    read_weights: Tensor | None,
     *,
     nonlinearity: str,
     num_inner_steps: int,
     sustained: bool,
-    only_last_normalized: bool,
     decay: float,
     fast_lr: float,
+    read_weights: Tensor | None = None,
+    only_last_normalized: bool = False,
     return_sequence: bool = True,
 ) -> Tensor:
     """All h(t) [B, T, H] of fast weights in the attention form, or the last one [B, H], from h(0) and A(0).
