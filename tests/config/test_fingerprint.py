@@ -74,7 +74,7 @@ def test_every_key_counts_but_these(composed):
         assert OmegaConf.select(other, path) != OmegaConf.select(config, path)
         if fingerprint(other) == fingerprint(config):
             without_effect.add(path)
-    places = {"name", "device", "run.root", "run.fresh", "run.retry_failed", "run.together"}
+    places = {"name", "device", "run.root", "run.fresh", "run.retry_failed", "run.cuda_graphs", "run.together"}
     logging = {f"trainer.{key}" for key in ("log_every", "checkpoint_every", "profile_updates")}
     reporting = {f"search.{key}" for key in ("grid", "repeated", "columns", "two_stage")}
     assert without_effect == places | logging | reporting

@@ -22,7 +22,6 @@ from src.benchmarks.updates import MODELS
 from src.config.paths import CHECKPOINTS, PROJECT
 from src.models.base import Core
 from src.models.fastweights import FastWeights
-from src.ops.dispatch import choose
 from src.ops.inputs import Inputs
 from src.ops.triton import fastweights as triton
 from src.results.result import read_result
@@ -87,7 +86,7 @@ def kernels(rows: Rows, device: str, tiny: bool) -> None:
     how = How.of(device, tiny)
     core = FastWeights(FEATURES, hidden_size=8).to(how.device)
     p = core.project(torch.zeros(1, 2, FEATURES, device=how.device))
-    is_used = triton.available(Inputs(p), 8) and choose(core.forms(), "auto", Inputs(p)).kernel == "fused"
+    is_used = triton.available(Inputs(p), 8) and core.is_fused
     if how.device.type == "cuda":
         rows.right("the Triton kernels", "are used" if is_used else "are not used", "are used", is_used)
     norms: list[dict[str, Any]] = [{}, {"layer_norm": False, "fast_lr": 0.02}, {"layer_norm_preliminary": True}]
