@@ -10,6 +10,7 @@ from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 
 from src.config.errors import UserError, files_of
+from src.config.matching import units_for
 from src.config.paths import CONFIGS, folder_of_runs
 from src.config.settings import short_name
 
@@ -60,23 +61,24 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
 
 
 def register_resolvers() -> None:
-    """Register ${run_name:}, ${run_dir:} and ${sweep_dir:}, and ${by:} for a setting that depends on another.
+    """Register ${run_name:}, ${run_dir:} and ${sweep_dir:}; ${by:} for a setting that depends on another; ${units_for:}.
 
     `${by:${model.hidden_size},{20:100000,50:50000}}` is 100000 for 20 units and 50000 for 50; a third
     argument is the value for all others. A `_target_` goes by its short name: `${by:${model._target_},{lstm:1},2}`.
     """
     OmegaConf.register_new_resolver("by", _resolve_by, replace=True)
+    OmegaConf.register_new_resolver("units_for", units_for, replace=True)
     OmegaConf.register_new_resolver("run_name", _resolve_run_name, replace=True)
     OmegaConf.register_new_resolver("run_dir", _resolve_run_dir, replace=True)
     OmegaConf.register_new_resolver("sweep_dir", _resolve_sweep_dir, replace=True)
 
 
 @contextmanager
-def by_is_the_only_resolver() -> Iterator[None]:
-    """Know no resolver but ${by:} meanwhile, so that a stored file can read neither the environment nor other files."""
+def only_harmless_resolvers() -> Iterator[None]:
+    """Know only ${by:} and ${units_for:} meanwhile, so that a stored file can read neither environment nor other files."""
     register_resolvers()
     every = BaseContainer._resolvers
-    BaseContainer._resolvers = {"by": every["by"]}
+    BaseContainer._resolvers = {name: every[name] for name in ("by", "units_for")}
     try:
         yield
     finally:
