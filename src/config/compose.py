@@ -61,7 +61,7 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
 
 
 def register_resolvers() -> None:
-    """Register ${run_name:}, ${run_dir:} and ${sweep_dir:}; ${by:} for a setting that depends on another; ${units_for:}.
+    """Register ${run_name:}, ${run_dir:}, ${sweep_dir:}, ${units_for:}, and ${by:} for what depends on another setting.
 
     `${by:${model.hidden_size},{20:100000,50:50000}}` is 100000 for 20 units and 50000 for 50; a third
     argument is the value for all others. A `_target_` goes by its short name: `${by:${model._target_},{lstm:1},2}`.
@@ -75,7 +75,7 @@ def register_resolvers() -> None:
 
 @contextmanager
 def only_harmless_resolvers() -> Iterator[None]:
-    """Know only ${by:} and ${units_for:} meanwhile, so that a stored file can read neither environment nor other files."""
+    """Know only ${by:} and ${units_for:} meanwhile, so that a stored file reads neither environment nor other files."""
     register_resolvers()
     every = BaseContainer._resolvers
     BaseContainer._resolvers = {name: every[name] for name in ("by", "units_for")}

@@ -1,4 +1,4 @@
-"""${units_for:3000}: the width at which a network has about this many weights, so that cells of equal size are compared."""
+"""${units_for:3000}: the width at which a network has about this many weights, to compare cells of equal size."""
 
 import json
 from bisect import bisect_left
