@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, thousands
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr, thousands
 from src.reproduction.effects import Effect, duration
 
 TABLE, LONG = "mathews2016-addition", "mathews2016-addition-long"
@@ -93,7 +93,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
                 spread = f" ± {errors.std(ddof=1):.4f}" if len(errors) > 1 else ""
                 row |= {"test error": f"{errors.mean():.4f}{spread}", "n": str(len(errors))}
                 row["update below 0.01: median (range)"] = thousands(_until(evidence, model, length))
-                row |= {"lr": f"{runs['optimizer.lr'].iloc[0]:g}", "seconds": f"{runs['seconds'].mean():,.0f}"}
+                row |= {"lr": chosen_lr(runs), "seconds": f"{runs['seconds'].mean():,.0f}"}
                 rows.append(row)
     return pd.DataFrame(rows)
 
