@@ -75,11 +75,12 @@ def added(exchange=None, spread=A_LITTLE, later=1):
 
 
 def test_the_authors_numbers_of_addition_satisfy_the_claims_and_exchanged_ones_do_not():
-    assert verdicts(addition, added()) == ["reproduced"] * 4
+    assert verdicts(addition, added()) == ["reproduced"] * 6
     assert verdicts(addition, added(spread=0.4, later=2.2))[:2] == ["inconclusive", "inconclusive"]
     exchanged = {"cp_gate": "lstm", "lstm": "cp_gate"}
     assert verdicts(addition, added(exchanged))[:1] == ["not reproduced"]
     assert verdicts(addition, added(exchanged))[2] == "not reproduced"
+    assert verdicts(addition, added({"cp_gate": "gru", "gru": "cp_gate"}))[3:5] == ["not reproduced"] * 2
     table = addition.table(added()).set_index(["T", "model"])
     row = table.loc[("250", "CP gate")]
     assert (row["author, error"], row["update below 0.01: median (range)"]) == ("0.0015", "660 (634 to 686)")
