@@ -66,7 +66,7 @@ def added(exchange=None, spread=A_LITTLE, later=1):
             run = f"{model}-{length}-{seed}"
             row = {"run": run, "name": name, "model": (exchange or {}).get(model, model), "seed": seed}
             row |= {"task.sequence_length": length, "test/mse": around(error, seed), "seconds": 60.0}
-            row |= {"optimizer.lr": 0.01, "grid_points": 4}
+            row |= {"optimizer.lr": 0.01, "grid_points": 4, "status": "diverged" if model == "irnn" else "finished"}
             rows.append(row)
             values = [0.17, 0.17, 0.17] if update is None else [0.17, 0.009, error]
             first = round(around(later * (update or 500), seed, spread))
@@ -84,7 +84,8 @@ def test_the_authors_numbers_of_addition_satisfy_the_claims_and_exchanged_ones_d
     table = addition.table(added()).set_index(["T", "model"])
     row = table.loc[("250", "CP gate")]
     assert (row["author, error"], row["update below 0.01: median (range)"]) == ("0.0015", "660 (634 to 686)")
-    assert row["lr"] == "0.01 of 4"
+    assert (row["lr"], row["test error"]) == ("0.01 of 4", "0.0015 ± 0.0000")
+    assert table.loc[("250", "IRNN"), "test error"] == "median 0.1640, 5 of 5 diverged"
     assert table.loc[("5,000", "GRU"), "author, update"] == "never"
 
 

@@ -93,6 +93,14 @@ def _long(evidence: Evidence) -> Finding:
     return Finding(f"{measured}; {seconds:,.0f} s of training (CP gate)", [effect])
 
 
+def _errors(runs: pd.DataFrame) -> str:
+    """Mean and standard deviation, or the median if some runs diverged."""
+    errors, diverged = runs["test/mse"].to_numpy(float), int((runs["status"] == "diverged").sum())
+    if diverged:
+        return f"median {np.median(errors):.4f}, {diverged} of {len(runs)} diverged"
+    return f"{errors.mean():.4f}" + (f" ± {errors.std(ddof=1):.4f}" if len(errors) > 1 else "")
+
+
 def table(evidence: Evidence) -> pd.DataFrame:
     """Test error, update of the first validation error below 0.01, and the author's numbers."""
     rows = []
@@ -103,9 +111,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
             row["author, update"] = "-" if error is None else "never" if update is None else f"{update:,}"
             with suppress(NotRunError):
                 runs = evidence.select(**_settings(model, length))
-                errors = runs["test/mse"].to_numpy(float)
-                spread = f" ± {errors.std(ddof=1):.4f}" if len(errors) > 1 else ""
-                row |= {"test error": f"{errors.mean():.4f}{spread}", "n": str(len(errors))}
+                row |= {"test error": _errors(runs), "n": str(len(runs))}
                 row["update below 0.01: median (range)"] = thousands(_until(evidence, model, length))
                 row |= {"lr": chosen_lr(runs), "seconds": f"{runs['seconds'].mean():,.0f}"}
                 rows.append(row)

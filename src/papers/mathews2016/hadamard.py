@@ -108,7 +108,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 def draw(evidence: Evidence) -> Figure:
     """Test error against rank for both forms next to the line of least error, and how far above it they are."""
     with rc_context(RC):
-        figure, (error, above) = panels(["test error (mean square)", "above the least error of CP, ‰"])
+        figure, (error, above) = panels(["test error (mean square)", "above the least error of CP, × 10⁻³"])
         styles = styles_of(dict.fromkeys(FORMS.values(), "bilinear"))
         for form, label in FORMS.items():
             with suppress(NotRunError):
