@@ -50,7 +50,7 @@ def evaluate_run(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tupl
     folder = Path(settings.run).expanduser()
     config = read_config(folder)
     config.device = settings.device
-    device = choose_device(config)
+    device = choose_device(config, to_train=False)
     changed = with_changes(config, changes, settings.seed)
     model, update = load_model(folder, config, device)
     task = build_task(changed).to(device)

@@ -14,7 +14,7 @@ MOST = 10_000_000
 _found: dict[str, int] = {}
 
 
-def units_for(num_parameters: Any, *, _root_: DictConfig) -> int:
+def units_for(num_parameters: Any, root: DictConfig) -> int:
     """The `model.hidden_size` with which model, encoder and head are closest to a number of trained weights.
 
     Raises:
@@ -22,7 +22,7 @@ def units_for(num_parameters: Any, *, _root_: DictConfig) -> int:
     """
     if type(num_parameters) is not int or not 1 <= num_parameters <= MOST:
         raise UserError(f"${{units_for:{num_parameters}}}: must be an integer from 1 to {MOST:,}")
-    config = OmegaConf.masked_copy(_root_, ["model", "task", "network", "seed"])
+    config = OmegaConf.masked_copy(root, ["model", "task", "network", "seed"])
     config.model.hidden_size = 1
     key = json.dumps([num_parameters, OmegaConf.to_container(config, resolve=True)])
     if key not in _found:

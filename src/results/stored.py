@@ -14,8 +14,8 @@ from omegaconf.errors import UnsupportedInterpolationType
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from src.config.compose import only_harmless_resolvers
 from src.config.errors import UserError, explain, what_is_wrong
+from src.config.resolvers import only_harmless_resolvers
 from src.config.schema import SearchSettings, Settings
 
 log = logging.getLogger(__name__)

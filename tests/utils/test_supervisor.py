@@ -22,7 +22,8 @@ with in_one_line():
     print(os.getpid(), flush=True)
     {work}
 """
-RUN = """reason = supervisor.death_in(Path("run"), "result.json")
+RUN = """death = supervisor.death_in(Path("run"), "result.json")
+    reason = death and death.reason
     print(reason, flush=True)
     supervisor.check_explained()
     if reason is None:

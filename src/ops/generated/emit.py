@@ -331,6 +331,8 @@ class _Writer:
         inner: list[tuple[int, str, str]] = []  # at which depth, declaration, what follows
         for value in loop.values:
             self._statement(value, work, depth, before, body, inner)
+        if not body:
+            return
         yield from before
         if depth == 0:
             yield from (line.replace("[k]", "[0]") for line in body)

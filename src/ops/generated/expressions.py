@@ -14,12 +14,10 @@ BINARY = {
     "bitwise_or": "{} | {}", "pow": "power<S>({}, {})",
 }  # fmt: skip
 EXPRESSIONS = {**UNARY, **BINARY, "where": "{} ? {} : {}"}
-BOOLEAN = {
-    "le", "ge", "lt", "gt", "eq", "ne", "logical_not", "logical_and", "logical_or", "bitwise_not", "bitwise_and",
-    "bitwise_or",
-}  # fmt: skip
+LOGICAL = {"logical_not", "logical_and", "logical_or", "bitwise_not", "bitwise_and", "bitwise_or"}
+BOOLEAN = {"le", "ge", "lt", "gt", "eq", "ne", *LOGICAL}
 COSTLY = {
-    "sigmoid", "tanh", "exp", "expm1", "log", "log1p", "erf", "sqrt", "rsqrt", "sin", "cos", "pow", "reciprocal",
+    "sigmoid", "tanh", "exp", "expm1", "log", "log1p", "erf", "rsqrt", "sin", "cos", "pow",
 }  # fmt: skip
 """Operations that a backward pass had better not repeat."""
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 import networkx  # type: ignore[import-untyped]
 
+from src.ops.generated.builder import Operand
 from src.ops.generated.expressions import COSTLY
-from src.ops.generated.lower import Lowered, Operand
+from src.ops.generated.lower import Lowered
 from src.ops.generated.values import Value, View, contiguous, extents, reached, whole
 
 
@@ -53,6 +54,7 @@ class Plan:
         rows = [view.value for weight in self.weights for term in weight.terms for view in term]
         own_gradients = [*self.d_inputs, *(total.value for total in self.totals), *rows]
         gradients = [*own_gradients, *self.d_states]
+        _add_before_summing(results + gradients)
         _start_products_from_sums(results + gradients)
 
         of_gradients: set[Value] = set()
@@ -161,7 +163,7 @@ class Pass:
             and operand.offset == 0
             and read.loops == reader.loops
             and operand.along() == read.strides
-            and reader.table is None
+            and (reader.table is None or reader.kind == "reduce")
         )
 
     def _put(self, value: Value) -> None:
@@ -232,7 +234,8 @@ class Pass:
             read = part.operands[0]
             if not isinstance(read, View) or not read.in_order() or not read.value.loops:
                 continue
-            movable = read.value.kind in ("map", "product") and self.computed(read.value) and not read.value.boolean
+            movable = read.value.kind in ("map", "product", "reduce") and self.computed(read.value)
+            movable = movable and not read.value.boolean and not (read.value.kind == "reduce" and read.value.scalar)
             if movable and read.value not in fixed and part.strides == contiguous(part.loops):
                 assert part.target
                 self.inside.setdefault(read.value, part.target)
@@ -299,12 +302,44 @@ def _rows(factor: View, along: int) -> View:
     return rows
 
 
+def _add_before_summing(roots: list[Value]) -> None:
+    """Turn Σ x + Σ y, neither sum being read elsewhere, into Σ (x + y)."""
+    order = reached(roots)
+    uses = _uses(roots, order)
+    for value in order:
+        if value.kind != "map" or value.operation != "add":
+            continue
+        sums = [operand.value for operand in value.operands if isinstance(operand, View) and operand.covers()]
+        alike = len(sums) == 2 and all(
+            each.kind == "reduce" and each.operation == "sum" and each.table is None and uses[each] == 1
+            for each in sums
+        )
+        if not alike or (sums[0].loops, sums[0].strides) != (sums[1].loops, sums[1].strides):
+            continue
+        loops = sums[0].loops
+        terms = []
+        for each in sums:
+            term = each.operands[0]
+            if len(each.operands) == 2:
+                term = whole(Value("map", "mul", each.operands, loops, loops, contiguous(loops)))
+            terms.append(term)
+        both = Value("map", "add", terms, loops, loops, contiguous(loops))
+        value.kind, value.operation, value.operands = "reduce", "sum", [whole(both)]
+        value.loops, value.strides = loops, sums[0].strides
+
+
+def _uses(roots: list[Value], order: list[Value]) -> dict[Value, int]:
+    """How often each value is read."""
+    uses = dict.fromkeys(order, 0)
+    for used in (*roots, *(source for value in order for source in value.sources)):
+        uses[used] += 1
+    return uses
+
+
 def _start_products_from_sums(roots: list[Value]) -> None:
     """Turn x + product, the product being read nowhere else, into a product that starts from x."""
     order = reached(roots)
-    uses: dict[Value, int] = dict.fromkeys(order, 0)
-    for used in (*roots, *(source for value in order for source in value.sources)):
-        uses[used] += 1
+    uses = _uses(roots, order)
     for value in order:
         if value.kind != "map" or value.operation != "add":
             continue

@@ -218,12 +218,13 @@ def _settings(value: Any) -> str:
 
 
 def _sources(core: nn.Module) -> str:
-    """A hash of the sources that a step may call, but for Python and installed packages.
+    """A hash of the sources of this package, and of all that a step may call but Python and installed packages.
 
-    These are the modules of its classes, the modules whose names or members they know, and so on.
+    The latter are the modules of its classes, the modules whose names or members they know, and so on.
     """
     elsewhere = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-    left, files = {__name__, *(type(module).__module__ for module in core.modules())}, {}
+    left = {type(module).__module__ for module in core.modules()}
+    files = {str(path): path.read_bytes() for path in Path(__file__).parent.glob("*.py")}
     while left:
         module = sys.modules[left.pop()]
         file = getattr(module, "__file__", None)

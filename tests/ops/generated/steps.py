@@ -461,6 +461,43 @@ class DetachedState(Cell):
         return h, h.detach()
 
 
+@lowered
+def sums_of_stacked_values(self, p, h):
+    both_B2H = torch.stack([torch.tanh(self.W(h) + p), torch.sigmoid(h * p)], 1)
+    halves_B2K3 = torch.stack([h.unflatten(1, (2, 3)), p.unflatten(1, (2, 3))], 2)
+    return torch.tanh(both_B2H.sum(2) @ self.E_KH[:2] + halves_B2K3.sum(1).flatten(1) + both_B2H.mean(1))
+
+
+@lowered
+def sums_of_joined_values_of_several_lengths(self, p, h):
+    joined_B32 = torch.cat([torch.tanh(p).unflatten(1, (3, 2))[:, :1], h.unflatten(1, (3, 2))[:, 1:]], 1)
+    return torch.tanh(joined_B32.sum(2).repeat_interleave(2, 1) + joined_B32.mean(1).repeat(1, 3) + self.W(p))
+
+
+@lowered
+def permuted_values_of_a_stack(self, p, h):
+    both_B2H = torch.stack([torch.tanh(h), torch.sigmoid(p)], 1)[..., self.order_H]
+    twice_B22H = torch.stack([both_B2H, both_B2H.flip(1)], 2)[..., torch.stack([self.order_H, self.order_H.flip(0)])]
+    return torch.tanh(self.W(twice_B22H.movedim(-2, 1).square().sum((1, 2, 3))) + p)
+
+
+@lowered
+def pieces_of_one_value_side_by_side(self, p, h):
+    y = torch.tanh(self.W(h) + p)
+    return torch.cat([y[:, :2], y[:, 2:5], y[:, 5:]], 1) * torch.cat([p[:, 3:], p[:, :3]], 1)
+
+
+@lowered
+def sums_of_two_sums(self, p, h):
+    a_BHH, b_BHH = h[:, :, None] * p[:, None, :], torch.tanh(h)[:, :, None] * self.W.weight
+    return torch.tanh(a_BHH.sum(1) + b_BHH.sum(1) + self.W(p))
+
+
+@lowered
+def log_of_a_sum_of_two_exponentials(self, p, h):
+    return torch.tanh(torch.logaddexp(self.W(h), p))
+
+
 @refused("aten.cumsum")
 def cumulative_sum(self, p, h):
     y = torch.tanh(torch.cumsum(h, 1) + p)

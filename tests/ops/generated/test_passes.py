@@ -175,6 +175,34 @@ def test_a_concatenation_is_written_in_place():
     assert len({id(forward.inside[value][0]) for value in both}) == 1
 
 
+def test_a_sum_of_stacked_values_needs_no_room_for_them():
+    def step(self, p, h):
+        a_BHH, b_BHH = h[:, :, None] * p[:, None, :], p[:, :, None] + h[:, None, :]
+        both_BH2 = torch.stack([a_BHH, b_BHH], 2).sum(1)
+        y = torch.tanh(both_BH2[:, 0] - both_BH2[:, 1])
+        return y, y
+
+    assert max(value.size for value in plan(step).forward.memory) == 12
+
+
+def test_two_sums_are_one():
+    def step(self, p, h):
+        y = torch.tanh((h[:, :, None] * p[:, None, :]).sum(1) + (p[:, :, None] + h[:, None, :]).sum(1))
+        return y, y
+
+    assert [value.kind for value in values(plan(step).forward)].count("reduce") == 1
+
+
+def test_neighbours_in_one_value_are_not_copied_to_be_joined():
+    def step(self, p, h):
+        y = torch.tanh(self.W(h) + p)
+        y = torch.cat([y[:, :2], y[:, 2:5], y[:, 5:]], 1)
+        return y, y
+
+    made = plan(step)
+    assert not [value for value in values(made.forward) if value.kind in ("join", "part")]
+
+
 def test_gradients_of_slices_are_joined():
     made = plan(GRU(4, hidden_size=6))
     (d_input,) = made.d_inputs

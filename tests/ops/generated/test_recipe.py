@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -237,6 +238,17 @@ def test_the_sources_of_a_users_modules_are_part_of_the_key(tmp_path, monkeypatc
     assert None not in keys
     for name in sources:
         sys.modules.pop(name, None)
+
+
+def test_the_sources_of_this_package_are_part_of_the_key(monkeypatch):
+    package = Path(recipe.__file__).parent
+    keys, read = {recipe._key(Leaky(), F64)}, Path.read_bytes
+    names = [path.name for path in package.glob("*.py")]
+    assert {"rules.py", "plan.py", "emit.py"} < set(names)
+    for name in names:
+        monkeypatch.setattr(Path, "read_bytes", lambda path, name=name: read(path) + (path.name == name) * b"#")
+        keys.add(recipe._key(Leaky(), F64))
+    assert len(keys) == 1 + len(names)
 
 
 def test_the_source_of_a_function_that_a_step_calls_is_part_of_the_key(tmp_path, monkeypatch):
