@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
 from src.reproduction.effects import difference, mean
 
 NAME = "mathews2016-binding"
@@ -74,7 +74,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
                 runs = evidence.select(name=NAME, model=model, task__num_items=num_items)
                 row = {"K": str(num_items), "model": label, "nats": _shown(runs["test/nats"].to_numpy(float))}
                 row["recall error, %"] = _shown(100 * runs["test/error"].to_numpy(float))
-                row |= {"n": str(len(runs)), "lr": f"{runs['optimizer.lr'].iloc[0]:g}"}
+                row |= {"n": str(len(runs)), "lr": chosen_lr(runs)}
                 rows.append(row | {"parameters": f"{runs['num_parameters'].iloc[0]:,}"})
     return pd.DataFrame(rows).fillna("-")
 
