@@ -31,7 +31,7 @@ DIFFERENT = [
 ]
 OWN = {
     "fastweights": [["model.decay=0.9"], ["model.fast_lr=0.3"], ["model.recurrent_scale=0.5"]],
-    "cp_gate": [[], [], ["model.gate_bias=-1.0"]],
+    "cp_gate": [["model.gate_bias=0.5"], ["model.gate_bias=0.5"], ["model.gate_bias=-1.0"]],
 }
 
 
