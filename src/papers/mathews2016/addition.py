@@ -86,11 +86,13 @@ def _the_gate_is_faster(evidence: Evidence) -> Finding:
 
 
 def _long(evidence: Evidence) -> Finding:
-    values = {model: _until(evidence, model, 10000) for model in ("cp_gate", "gru")}
-    seconds = evidence.select(**_settings("cp_gate", 10000))["seconds"].mean()
-    measured = "; ".join(f"{MODELS[model]}: {thousands(found)}" for model, found in values.items())
-    effect = _takes(evidence, "cp_gate", 10000).within(most=LOGGED)
-    return Finding(f"{measured}; {seconds:,.0f} s of training (CP gate)", [effect])
+    updates, seconds = _until(evidence, "cp_gate", 10000), evidence.select(**_settings("cp_gate", 10000))["seconds"]
+    each = ", ".join(
+        f"{'never' if np.isinf(update) else f'update {update:,.0f}'} in {time:,.0f} s"
+        for update, time in zip(updates, seconds, strict=True)
+    )
+    measured = f"{_solved(evidence, 'cp_gate', 10000)}: {each}"
+    return Finding(measured, [_takes(evidence, "cp_gate", 10000).within(most=LOGGED)])
 
 
 def _errors(runs: pd.DataFrame) -> str:

@@ -80,6 +80,8 @@ def _percent(shares: np.ndarray) -> str:
 
 
 def _short(percent: float) -> str:
+    if 0 < percent < 0.005:
+        return "<0.01"
     return f"{percent:.0f}" if percent >= 9.95 else f"{percent:.1f}" if percent >= 0.95 else f"{percent:.1g}"
 
 
@@ -120,12 +122,12 @@ def draw(evidence: Evidence) -> Figure:
                     diverged = _diverged(evidence, task, model)
                     shares[i, k] = np.inf if diverged else _share(evidence, task, model).mean()
                     text = "div." if diverged else _short(100 * shares[i, k])
-                    color = "white" if shares[i, k] > 0.3 else "black"
+                    color = "white" if shares[i, k] > 0.06 else "black"
                     axes.text(k, i, text, ha="center", va="center", fontsize=7.5, color=color)
         image = axes.imshow(
             np.clip(shares, BRIGHTEST, DARKEST), cmap="cividis_r", norm=LogNorm(BRIGHTEST, DARKEST), aspect="auto"
         )
-        axes.set_xticks(range(len(TASKS)), [label.replace(" ", "\n", 1) for label in TASKS.values()], fontsize=8)
+        axes.set_xticks(range(len(TASKS)), [label.replace(" ", "\n", 1) for label in TASKS.values()], fontsize=7.5)
         axes.set_yticks(range(len(models)), models, fontsize=8)
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
         axes.spines[:].set_visible(False)
