@@ -57,7 +57,7 @@ def _loaded(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tuple[Dic
     folder = Path(settings.run).expanduser()
     config = read_config(folder)
     config.device = settings.device
-    device = choose_device(config)
+    device = choose_device(config, to_train=False)
     changed = with_changes(config, changes, settings.seed)
     model, update = load_model(folder, config, device)
     return changed, model, update, build_task(changed).to(device)

@@ -1,11 +1,14 @@
 """The command in this process, in an empty folder; its configuration; settings for a run of a second."""
 
 import logging
+import os
 import signal
 from dataclasses import dataclass
 
 import pytest
 import torch
+
+os.environ["TRITON_INTERPRET"] = "1"  # read at the first import of triton, whoever imports it
 
 from src.config import errors
 from src.config.compose import compose

@@ -1,17 +1,15 @@
-"""Composing a configuration from configs/, and the resolvers that its files use."""
+"""Composing a configuration from configs/."""
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, Node, OmegaConf
-from omegaconf.basecontainer import BaseContainer
+from omegaconf import DictConfig
 
-from src.config.errors import UserError, files_of
-from src.config.paths import CONFIGS, folder_of_runs
-from src.config.settings import short_name
+from src.config.errors import files_of
+from src.config.paths import CONFIGS
+from src.config.resolvers import register_resolvers
 
 MULTIRUN = frozenset({"-m", "--multirun"})
 
@@ -28,8 +26,9 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 
 def prepare_hydra() -> None:
     """Register the resolvers, and make Hydra complete and glob the files of a group in subfolders."""
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.object_type import ObjectType
+
+    from src.config.hydra_internals import ConfigLoaderImpl
 
     register_resolvers()
     direct = ConfigLoaderImpl.get_group_options
@@ -57,51 +56,3 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
         found = {argument: fixed.fullmatch(argument) for argument in arguments}
         return [f"{match[1]}=choice({match[2]})" if match else argument for argument, match in found.items()]
     return arguments
-
-
-def register_resolvers() -> None:
-    """Register ${run_name:}, ${run_dir:} and ${sweep_dir:}, and ${by:} for a setting that depends on another.
-
-    `${by:${model.hidden_size},{20:100000,50:50000}}` is 100000 for 20 units and 50000 for 50; a third
-    argument is the value for all others. A `_target_` goes by its short name: `${by:${model._target_},{lstm:1},2}`.
-    """
-    OmegaConf.register_new_resolver("by", _resolve_by, replace=True)
-    OmegaConf.register_new_resolver("run_name", _resolve_run_name, replace=True)
-    OmegaConf.register_new_resolver("run_dir", _resolve_run_dir, replace=True)
-    OmegaConf.register_new_resolver("sweep_dir", _resolve_sweep_dir, replace=True)
-
-
-@contextmanager
-def by_is_the_only_resolver() -> Iterator[None]:
-    """Know no resolver but ${by:} meanwhile, so that a stored file can read neither the environment nor other files."""
-    register_resolvers()
-    every = BaseContainer._resolvers
-    BaseContainer._resolvers = {"by": every["by"]}
-    try:
-        yield
-    finally:
-        BaseContainer._resolvers = every
-
-
-def _resolve_run_name(*, _root_: DictConfig) -> str:
-    from src.config.fingerprint import run_name  # imports pydantic, which `--help` need not wait for
-
-    return run_name(_root_) if "name" in _root_ else "run"
-
-
-def _resolve_run_dir(*, _root_: DictConfig) -> str:
-    return str(folder_of_runs(_root_) / _resolve_run_name(_root_=_root_)) if "name" in _root_ else "run"
-
-
-def _resolve_sweep_dir(*, _root_: DictConfig) -> str:
-    return str(folder_of_runs(_root_))
-
-
-def _resolve_by(value: Any, settings: DictConfig, otherwise: Any = None, *, _node_: Node) -> Any:
-    name = short_name(value) if isinstance(value, str) else value
-    if name in settings:
-        return settings[name]
-    if otherwise is not None:
-        return otherwise
-    known = ", ".join(map(str, settings))
-    raise UserError(f"{_node_._get_full_key(None)} has no value for {name}, only for {known}; set it explicitly")

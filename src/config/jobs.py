@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from src.config.compose import register_resolvers
 from src.config.errors import UserError
 from src.config.paths import CONFIGS
+from src.config.resolvers import register_resolvers
 from src.config.settings import without_hydra
 
 Job = list[str]
@@ -19,10 +19,10 @@ def expand(config: DictConfig) -> Iterator[tuple[Job, DictConfig]]:
 
     Composing takes 0.1 s, so each combination of files is composed once, and other settings are applied to a copy.
     """
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from src.config.hydra_internals import ConfigLoaderImpl, basic_sweeper
 
     loader = GlobalHydra.instance().config_loader()
     parser = OverridesParser.create(config_loader=loader)
@@ -36,7 +36,7 @@ def expand(config: DictConfig) -> Iterator[tuple[Job, DictConfig]]:
         if override.is_sweep_override() and not any(True for _ in override.sweep_string_iterator()):
             raise UserError(f"{override.input_line}: there is no such value")
     by_files: dict[tuple[str, ...], DictConfig] = {}
-    for job in BasicSweeper.split_arguments(sweep, None)[0]:
+    for job in basic_sweeper().split_arguments(sweep, None)[0]:
         overrides = parser.parse_overrides(job)
         files = tuple(str(override.input_line) for override in overrides if override.key_or_group in groups)
         if files not in by_files:
@@ -49,13 +49,6 @@ def expand(config: DictConfig) -> Iterator[tuple[Job, DictConfig]]:
         others = [override for override in overrides if override.key_or_group not in groups]
         ConfigLoaderImpl._apply_overrides_to_config(others, settings)
         yield job, settings
-
-
-def composed(config: DictConfig, job: Job) -> DictConfig:
-    """The configuration of one job of a sweep."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    return without_hydra(GlobalHydra.instance().config_loader().load_sweep_config(config, job))
 
 
 def jobs_of(overrides: Sequence[str]) -> Iterator[tuple[Job, DictConfig]]:

@@ -16,6 +16,7 @@ EVENT_FILES = "events.out.tfevents.*"
 CHECKPOINTS = "checkpoints"
 LOG = "train.log"
 MANIFEST = "sweep.json"
+GROUP = "group.json"
 FIGURES = "figures"
 
 

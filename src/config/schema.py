@@ -40,6 +40,7 @@ class Neutral:
 
 
 PlainName = Annotated[str, Predicate(_is_plain_name)]
+Precision = Literal["float32", "bfloat16"]
 Seed = Annotated[int, Ge(0), Lt(2**63)]
 
 
@@ -58,6 +59,7 @@ class TrainerSettings:
     stop_at: float | None
     patience: Annotated[int, Ge(1)] | None
     threads: Annotated[int, Ge(1), Neutral(1)]
+    precision: Annotated[Precision, Neutral("float32")]
     deterministic: bool
     overfit_one_batch: bool
     detect_anomaly: bool
@@ -66,11 +68,13 @@ class TrainerSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """Where runs are stored, and what to do with existing ones."""
+    """Where runs are stored, what to do with existing ones, and how many of a sweep are trained as one program."""
 
     root: Annotated[str, MinLen(1)]
     fresh: bool
     retry_failed: bool
+    cuda_graphs: Annotated[bool, Neutral(True)]
+    together: Annotated[Literal["auto"] | Annotated[int, Ge(1), Le(256)], Neutral("auto")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,23 +4,21 @@ Shapes: B sequences, T time steps, t steps past, X input features, H hidden unit
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import torch
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
+from src.config.schema import Neutral
 from src.models.base import NONLINEARITIES, Core, Nonlinearity, gain_and_bias, last_step
 from src.models.init import scaled_identity_, uniform_fan_out_
 from src.ops.cpu import calls
-from src.ops.cpu.fastweights import fastweights
+from src.ops.cpu.fastweights import chunk_length, fastweights
 from src.ops.dispatch import Form, Kernel, plain
 from src.ops.inputs import Inputs
-
-
-def chunk_length(hidden_size: int) -> int:
-    """Steps of a long sequence per kernel call: attention within these steps, the matrix A for earlier ones."""
-    return max(64, hidden_size)
+from src.ops.triton import fastweights as triton
 
 
 class FastWeightsState(NamedTuple):
@@ -53,6 +51,11 @@ class FastWeights(Core):
     Choices that the paper leaves open: the layer norm has one gain and bias for all steps; there is none on the
     preliminary state; `z` has a bias only without layer norm, which has its own. With S = 0 nothing is read.
 
+    With S > 1, `read_weights="learned"` and `normalized="last"` start as a network with S = 1, which learns soonest:
+
+        h_s+1     = f(z(t+1) + w_s A(t) h_s(t+1)),               for s < S-1, w_s = 0 at first
+        h_S       = f(LN[z(t+1) + A(t) h_S-1(t+1)])
+
     Args:
         input_size: features X of one input vector.
         hidden_size: units H.
@@ -60,6 +63,8 @@ class FastWeights(Core):
         fast_lr: η, the fast learning rate; 0 switches the memory off.
         num_inner_steps: S, how often the fast weights are read per time step.
         layer_norm: normalize the summed input of every inner step (equation 5).
+        normalized: which inner steps are normalized, "all" or "last".
+        read_weights: "one" as above, or "learned": a weight w_s of A h_s for every inner step but the last, 0 at first.
         layer_norm_preliminary: normalize `z` in the preliminary state as well, with its own gain and bias.
         boundary: "sustained" as above; "identity" is the second method of appendix B, h_s+1 = f(LN[(I + A) h_s]).
         write: what enters A. "state" as above; the other two are found in public re-implementations, and are here to
@@ -79,6 +84,8 @@ class FastWeights(Core):
         fast_lr: Annotated[float, Ge(0)] = 0.5,
         num_inner_steps: Annotated[int, Ge(0)] = 1,
         layer_norm: bool = True,
+        normalized: Annotated[Literal["all", "last"], Neutral("all")] = "all",
+        read_weights: Annotated[Literal["one", "learned"], Neutral("one")] = "one",
         layer_norm_preliminary: bool = False,
         boundary: Literal["sustained", "identity"] = "sustained",
         write: Literal["state", "late", "preliminary"] = "state",
@@ -90,6 +97,7 @@ class FastWeights(Core):
         self.decay = decay
         self.fast_lr = fast_lr
         self.num_inner_steps = num_inner_steps
+        self.only_last_normalized = normalized == "last"
         self.sustained = boundary == "sustained"
         self.write = write
         self.nonlinearity = nonlinearity
@@ -98,6 +106,9 @@ class FastWeights(Core):
         self.recurrent = nn.Linear(hidden_size, hidden_size, bias=False)
         self.norm = nn.LayerNorm(hidden_size) if layer_norm else nn.Identity()
         self.preliminary_norm = nn.LayerNorm(hidden_size) if layer_norm_preliminary else nn.Identity()
+
+        learned = read_weights == "learned" and num_inner_steps > 1
+        self.read_weights = nn.Parameter(torch.zeros(num_inner_steps - 1)) if learned else None
 
         uniform_fan_out_(self.input.weight)
         if not layer_norm:
@@ -121,19 +132,24 @@ class FastWeights(Core):
         written_BH = self._preliminary(z_BH) if self.write == "preliminary" else h_BH
         next_A_BHH = self.decay * A_BHH + self.fast_lr * written_BH[:, :, None] * written_BH[:, None, :]
         read_A_BHH = A_BHH if self.write == "late" else next_A_BHH
-        h_BH = self._settle(z_BH, lambda h_s_BH: torch.bmm(read_A_BHH, h_s_BH[:, :, None])[:, :, 0])
+        h_BH = self.settle(z_BH, lambda h_s_BH: torch.bmm(read_A_BHH, h_s_BH[:, :, None])[:, :, 0])
         return h_BH, FastWeightsState(h_BH, next_A_BHH)
 
     def _preliminary(self, z_BH: Tensor) -> Tensor:
         """h_0, from the boundary condition z."""
         return self._f(self.preliminary_norm(z_BH))
 
-    def _settle(self, z_BH: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
+    def settle(self, z_BH: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
         """The inner loop: from the boundary condition z to the next hidden state; `read(h_s)` is A h_s."""
         h_s_BH = self._preliminary(z_BH)
-        for _ in range(self.num_inner_steps):
+        for s in range(self.num_inner_steps):
+            is_last = s + 1 == self.num_inner_steps
             boundary_BH = z_BH if self.sustained else h_s_BH
-            h_s_BH = self._f(self.norm(boundary_BH + read(h_s_BH)))
+            read_BH = read(h_s_BH)
+            if self.read_weights is not None and not is_last:
+                read_BH = self.read_weights[s] * read_BH
+            a_s_BH = boundary_BH + read_BH
+            h_s_BH = self._f(self.norm(a_s_BH) if is_last or not self.only_last_normalized else a_s_BH)
         return h_s_BH
 
     def _f(self, a: Tensor) -> Tensor:
@@ -142,14 +158,25 @@ class FastWeights(Core):
     def forms(self) -> Iterator[Form]:
         """As measured, the matrix form is faster than `attend` from about T = 2H on."""
 
-        def fused_serves(inputs: Inputs) -> bool:
-            return self.write == "state" and inputs.resets is None and calls.available(inputs)
+        size = self.hidden_size
 
-        def attend_serves(inputs: Inputs) -> bool:
-            return self.write == "state" and inputs.resets is None and inputs.batch_and_time[1] <= 2 * self.hidden_size
+        def attends(inputs: Inputs) -> bool:
+            return self.write == "state" and inputs.resets is None
 
-        yield Form("fused", self._fused, fused_serves)
-        yield Form("vectorized", plain(self.attend), attend_serves)
+        def on_cpu(inputs: Inputs) -> bool:
+            return attends(inputs) and calls.available(inputs)
+
+        def on_gpu(inputs: Inputs) -> bool:
+            as_in_paper = self.read_weights is None and not self.only_last_normalized
+            return attends(inputs) and as_in_paper and triton.available(inputs, size)
+
+        def in_torch(inputs: Inputs) -> bool:
+            return attends(inputs) and inputs.batch_and_time[1] <= 2 * size
+
+        of_cpu = partial(fastweights, read_weights=self.read_weights, only_last_normalized=self.only_last_normalized)
+        yield Form("fused", partial(self._fused, of_cpu, chunk_length(size)), on_cpu)
+        yield Form("fused", partial(self._fused, triton.fastweights, triton.chunk_length(size)), on_gpu)
+        yield Form("vectorized", plain(self.attend), in_torch)
         yield from super().forms()
 
     def attend(self, p_BTH: Tensor, state: FastWeightsState | None) -> tuple[Tensor, FastWeightsState]:
@@ -167,23 +194,29 @@ class FastWeights(Core):
                     read_BH = read_BH + left * torch.bmm(carried_BHH, h_s_BH[:, :, None])[:, :, 0]
                 return read_BH
 
-            h_BH = self._settle(self.recurrent(h_BH) + p_BH, read)
+            h_BH = self.settle(self.recurrent(h_BH) + p_BH, read)
             outputs.append(h_BH)
             if t < p_BTH.shape[1]:
                 past_BtH = torch.cat([past_BtH, h_BH[:, None]], dim=1)
         return torch.stack(outputs, dim=1), FastWeightsState(h_BH, self._written(past_BtH, carried_BHH))
 
     def _fused(
-        self, inputs: Inputs, state: FastWeightsState | None, return_state: bool, return_sequence: bool
+        self,
+        kernel: Callable[..., Tensor],
+        chunk_length: int,
+        inputs: Inputs,
+        state: FastWeightsState | None,
+        return_state: bool,
+        return_sequence: bool,
     ) -> tuple[Tensor, FastWeightsState | None]:
-        """The kernel of `src/ops/cpu/csrc/fastweights.h`, chunk by chunk."""
+        """A kernel, chunk by chunk."""
         h_BH, A_BHH = (None, None) if state is None else state
         weights = self.recurrent.weight, gain_and_bias(self.norm), gain_and_bias(self.preliminary_norm)
-        chunks = inputs.split(chunk_length(self.hidden_size))
+        chunks = inputs.split(chunk_length)
         outputs: list[Tensor] = []
         for chunk in chunks:
             is_read_later = return_state or chunk is not chunks[-1]
-            h_BTH = fastweights(
+            h_BTH = kernel(
                 chunk,
                 h_BH,
                 A_BHH,

@@ -1,7 +1,7 @@
 """Effects: the numbers that claims are about, with their confidence intervals over seeds.
 
-The intervals are Student's for a mean and Welch's for a difference of means. Numbers of updates are compared by their
-ratio: the same on a logarithmic scale, for geometric means.
+The intervals are Student's for a mean, Welch's for a difference of means, and Wilson's for a share of runs. Numbers of
+updates are compared by their ratio: the same on a logarithmic scale, for geometric means.
 """
 
 import math
@@ -77,6 +77,14 @@ def mean(values: np.ndarray, name: str = "", unit: Unit = "%", confidence: float
     """The mean over seeds, with Student's interval."""
     low, high = _interval(values.mean(), [values], confidence)
     return Effect(name, float(values.mean()), low, high, unit, confidence)
+
+
+def share(flags: np.ndarray, name: str = "", confidence: float = CONFIDENCE) -> Effect:
+    """The share of runs of which something is true, with Wilson's interval, which has a width even for all or none."""
+    from scipy import stats
+
+    interval = stats.binomtest(int(flags.sum()), len(flags)).proportion_ci(confidence, method="wilson")
+    return Effect(name, float(flags.mean()), float(interval.low), float(interval.high), "%", confidence)
 
 
 def difference(

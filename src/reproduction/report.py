@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from src.config.errors import UserError
 from src.reports.tables import to_markdown
@@ -14,6 +16,7 @@ from src.reproduction.effects import CONFIDENCE
 from src.reproduction.record import RECORD, gather, write_record
 from src.reproduction.replay import first_updates
 from src.reproduction.reproduce import Budget, evidence_of_runs, find, folders_of, runs_of
+from src.results.stored import read_json
 from src.utils.files import write_whole
 
 FIRST_UPDATES = "first_updates.csv"
@@ -22,13 +25,33 @@ EFFECT = f"effect ({100 * CONFIDENCE:g} % interval)"
 HOW_TO_READ_VERDICTS = (
     "A claim is reproduced if the whole interval of every effect lies where the claim says, and not reproduced if that "
     "of one lies outside; in between it is inconclusive: these seeds do not decide it. Intervals are over seeds: "
-    "Student's for a mean, Welch's for a difference, and for a ratio of numbers of updates Welch's for their "
-    "logarithms, open where a run never got there."
+    "Student's for a mean, Welch's for a difference, Wilson's for a share of runs, and for a ratio of numbers of "
+    "updates Welch's for their logarithms, open where a run never got there."
 )
 HOW_TO_READ_EDGES = (
     '"Edge" marks a setting that is the least or the largest that was tried, and each claim that rests on one: beyond '
     "it the error may be lower."
 )
+
+PROVENANCE = "provenance.json"
+
+
+class Provenance(TypedDict):
+    """Where the runs of a report come from."""
+
+    command: str
+    runs: int
+    runs_that_count: int
+    hours: float
+    first: str
+    last: str
+    commits: list[str]
+    processor: str
+    threads: list[int]
+    versions: dict[str, str]
+
+
+ORIGIN = TypeAdapter(Provenance)
 
 
 def claims_table(reproduction: Reproduction, evidence: Evidence) -> pd.DataFrame:
@@ -62,7 +85,7 @@ def make_report(name: str, budget: Budget, folder: Path) -> None:
         recorded += gather(sweep, runs, reproduction.curves)
     write_record(folder / RECORD, recorded)
     provenance = _provenance(name, budget, len(evidence.runs), [run.result for run in recorded])
-    write_whole(folder / "provenance.json", json.dumps(provenance, indent=2).encode())
+    write_whole(folder / PROVENANCE, json.dumps(provenance, indent=2).encode())
     configs = {run.run: run.result["config"] for run in recorded}
     tag = reproduction.replayed_curve
     repeated = [
@@ -108,7 +131,9 @@ def replayed(reproduction: Reproduction, evidence: Evidence) -> list[str]:
 
 
 def _text(name: str, reproduction: Reproduction, table: pd.DataFrame, claims: pd.DataFrame, folder: Path) -> str:
-    provenance = json.loads((folder / "provenance.json").read_text())
+    provenance = read_json(folder / PROVENANCE, ORIGIN, 2**20)
+    if provenance is None:
+        raise UserError(f"{folder}: contains no {PROVENANCE} that says where the runs come from")
     parts = [f"# {reproduction.title}", _origin(name, provenance), markdown(table)]
     if len(claims):
         parts += ["## Claims", markdown(claims), HOW_TO_READ_VERDICTS]
@@ -120,7 +145,7 @@ def _text(name: str, reproduction: Reproduction, table: pd.DataFrame, claims: pd
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _origin(name: str, provenance: Mapping[str, Any]) -> str:
+def _origin(name: str, provenance: Provenance) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in provenance["versions"].items())
     commits = ", ".join(commit[:10] for commit in provenance["commits"])
     return (
@@ -138,7 +163,7 @@ def markdown(frame: pd.DataFrame) -> str:
     return to_markdown([{str(key): value for key, value in row.items()} for row in rows])
 
 
-def _provenance(name: str, budget: Budget, num_counting: int, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _provenance(name: str, budget: Budget, num_counting: int, results: Sequence[Mapping[str, Any]]) -> Provenance:
     origins = [result["provenance"] for result in results]
     return {
         "command": f"python scripts/reproduce.py run {name} --budget {budget}",

@@ -17,7 +17,7 @@ from src.config.compose import compose
 from src.config.errors import UserError, choose
 from src.config.fingerprint import run_name
 from src.config.jobs import jobs_of
-from src.config.paths import CHECKPOINTS, PROJECT, REFERENCE
+from src.config.paths import CHECKPOINTS, PROJECT, REFERENCE, folder_of_runs
 from src.config.schema import SearchSettings
 from src.reproduction.base import MEASURED, Evidence, Measure, Reproduction
 from src.results.curves import read_curves
@@ -77,7 +77,7 @@ def folders_of(reproduction: Reproduction, budget: Budget) -> dict[str, Path]:
     folders = {}
     for experiment in experiments_of(reproduction, budget):
         config = configuration(experiment, overrides_of(reproduction, experiment, budget))
-        folders[experiment] = Path(config.run.root) / config.name
+        folders[experiment] = folder_of_runs(config)
     return folders
 
 

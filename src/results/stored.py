@@ -14,8 +14,8 @@ from omegaconf.errors import UnsupportedInterpolationType
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from src.config.compose import by_is_the_only_resolver
 from src.config.errors import UserError, explain, what_is_wrong
+from src.config.resolvers import only_harmless_resolvers
 from src.config.schema import SearchSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -101,12 +101,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
                 raise UserError("not a group of settings")
         if text.count("${") > MOST_INTERPOLATIONS:
             raise UserError(f"more than {MOST_INTERPOLATIONS} interpolations")
-        with by_is_the_only_resolver():
+        with only_harmless_resolvers():
             return checked_config(OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=True))
     except FileNotFoundError:
         raise
     except UnsupportedInterpolationType as error:
-        raise UserError(f"{path}: {error.full_key} would run a resolver; legal: ${{by:}} and other settings") from None
+        raise UserError(
+            f"{path}: {error.full_key} would run a resolver; legal: ${{by:}}, ${{units_for:}} and other settings"
+        ) from None
     except Exception as error:  # whatever YAML and OmegaConf make of it
         raise UserError(f"{path}: {explain(error).removeprefix(f'{path}: ')}") from None
 

@@ -1,6 +1,6 @@
 """From a configuration to what it names: task, model, optimizer, trainer; and the check that all of it can be built."""
 
-import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +16,12 @@ from src.config.schema import Settings, TrainerSettings, check_keys
 from src.config.settings import without_hydra
 from src.models.base import Core
 from src.models.sequence import SequenceModel
+from src.running.device import faster_device
 from src.running.sizes import check_sizes, integers, made
 from src.tasks.base import Task
 from src.training.fast_updates import flat_parameters
+from src.training.graphs import CudaRecorder
 from src.training.trainer import Trainer
-
-log = logging.getLogger(__name__)
 
 
 def check(config: DictConfig, to_run: bool = False) -> None:
@@ -42,15 +42,16 @@ def check_device(name: str) -> None:
         raise UserError(f"device={name}: there is none here; legal: auto, cpu")
 
 
-def choose_device(config: DictConfig) -> torch.device:
-    """The device of a configuration; "auto" is a GPU where there is one, unless a fused kernel serves the model.
+def choose_device(config: DictConfig, to_train: bool = True) -> torch.device:
+    """The device of a configuration; "auto" is the one with the faster updates, see `src.running.device`.
 
-    The kernels run on the CPU, where an update of these networks takes far less time than on a GPU.
+    Without `to_train` nothing is measured: if it is not known which one is faster, it is the CPU.
     """
     name = config.device
     if name == "auto":
-        on_gpu = torch.cuda.is_available() and not build_model(config, build_task(config)).core.is_fused
-        name = "cuda" if on_gpu else "cpu"
+        name = "cpu"
+        if torch.cuda.is_available():
+            name = faster_device(config, ms_per_update if to_train else None)
     return torch.device(name)
 
 
@@ -70,11 +71,12 @@ def build_model(config: DictConfig, task: Task) -> SequenceModel:
 
 def build_trainer(config: DictConfig, folder: Path, fingerprint: str) -> Trainer:
     """The trainer of a configuration, before its first update, with its task and a new model."""
+    return build_trainer_on(choose_device(config), config, folder, fingerprint)
+
+
+def build_trainer_on(device: torch.device, config: DictConfig, folder: Path, fingerprint: str) -> Trainer:
+    """The trainer of a configuration on a device, whatever the configuration says."""
     settings = TrainerSettings(**OmegaConf.to_container(config.trainer, resolve=True))  # type: ignore[arg-type]
-    device = choose_device(config)
-    if config.device == "auto" and torch.cuda.is_available():
-        reason = "has no fused kernel" if device.type == "cuda" else "has a fused kernel; device=cuda takes the GPU"
-        log.info("device=auto takes %s: this model %s", device, reason)
     torch.set_num_threads(settings.threads)
     torch.set_flush_denormal(True)  # gradients that vanish over hundreds of steps make some processors far slower
     if settings.deterministic != torch.are_deterministic_algorithms_enabled():  # setting it takes a second of imports
@@ -86,7 +88,34 @@ def build_trainer(config: DictConfig, folder: Path, fingerprint: str) -> Trainer
     model = build_model(config, task).to(device)
     optimizer = instantiate(config.optimizer, [flat_parameters(model)], _convert_="all")
     scheduler = instantiate(config.scheduler, optimizer, settings.max_updates)
-    return Trainer(model, task, optimizer, scheduler, settings, folder, fingerprint)
+    trainer = Trainer(model, task, optimizer, scheduler, settings, folder, fingerprint)
+    if device.type == "cuda" and config.run.cuda_graphs and not settings.detect_anomaly:
+        trainer.update.replay_with(CudaRecorder(device))
+    return trainer
+
+
+def ms_per_update(config: DictConfig, device: str) -> float:
+    """Milliseconds that an update of a configuration takes on a device, measured on a trainer that is thrown away."""
+    with torch.random.fork_rng(devices=[]):
+        trainer = build_trainer_on(torch.device(device), config, Path(), "")
+        trainer.model.train()
+        _seconds(trainer, updates=6, at_most=2.0)  # compiles and records what is not yet there
+        count, seconds = _seconds(trainer, updates=2000, at_most=0.4)
+        return 1000 * seconds / count
+
+
+def _seconds(trainer: Trainer, updates: int, at_most: float) -> tuple[int, float]:
+    """Do some updates, until they have taken so many seconds; how many there were, and the seconds."""
+    synchronize = torch.cuda.synchronize if trainer.device.type == "cuda" else lambda: None
+    synchronize()
+    started, count, due = time.perf_counter(), 0, 1
+    while count < updates and time.perf_counter() - started < at_most:
+        while count < min(due, updates):
+            trainer.update()
+            count += 1
+        synchronize()  # from time to time: an update of a GPU is done long after the call
+        due *= 2
+    return count, time.perf_counter() - started
 
 
 def _check_combination(config: DictConfig, to_run: bool) -> None:

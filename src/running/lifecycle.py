@@ -8,6 +8,7 @@ import logging
 import shutil
 import time
 import traceback
+from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,13 @@ from src.results.result import ENDED, read_result, stands
 from src.running.build import build_trainer, choose_device
 from src.running.conclusion import conclude
 from src.running.examples import show_examples
+from src.running.groups import others_of_group
 from src.running.provenance import provenance
+from src.running.together import Life, finish
 from src.training.curves import Curves
 from src.training.profiler import profiled
 from src.training.progress import RunProgress
-from src.training.signals import stopping_on_signals
-from src.training.trainer import StopRule
+from src.training.trainer import StopRule, Trainer
 from src.utils.files import FolderInUseError, locked, write_whole
 
 log = logging.getLogger(__name__)
@@ -42,9 +44,13 @@ def run(config: DictConfig) -> float:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     folder = folder.relative_to(Path.cwd()) if Path.cwd() in folder.parents else folder
-    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    result = run_in(folder, config, patience=10 if in_sweep else 0.3)
-    return conclude(result, folder, in_sweep)
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return conclude(run_in(folder, config, patience=0.3), folder, in_sweep=False)
+    runs = {folder: config} | others_of_group(folder)
+    results = finish({each: life(each, runs[each], patience=10, number=len(runs)) for each in runs})
+    ended_first = sorted(results, key=lambda each: results[each]["status"] == "interrupted")
+    objectives = {each: conclude(results[each], each, in_sweep=True) for each in ended_first}
+    return objectives[folder]
 
 
 def run_in(folder: Path, config: DictConfig, patience: float, stop_rule: StopRule | None = None) -> dict[str, Any]:
@@ -56,11 +62,16 @@ def run_in(folder: Path, config: DictConfig, patience: float, stop_rule: StopRul
         patience: seconds to wait for another process with the same run.
         stop_rule: may stop the run, see `src.training.trainer`.
     """
+    return finish({folder: life(folder, config, patience, stop_rule)})[folder]
+
+
+def life(folder: Path, config: DictConfig, patience: float, stop_rule: StopRule | None = None, number: int = 1) -> Life:
+    """What `run_in` does, but for the updates; `number` is that of the runs that are trained together."""
     try:
         with locked(folder, patience):
             described = describe(config)
             existing = _existing(folder, RunSettings(**config.run), described.fingerprint)
-            return existing or _execute(config, described, folder, stop_rule)
+            return existing or (yield from _execute(config, described, folder, stop_rule, number))
     except (FolderInUseError, UserError) as error:
         return {"status": "in use", "reason": str(error)}
 
@@ -83,14 +94,14 @@ def _existing(folder: Path, settings: RunSettings, fingerprint: str) -> dict[str
     return dict(result)
 
 
-def _execute(config: DictConfig, described: Described, folder: Path, stop_rule: StopRule | None) -> dict[str, Any]:
+def _execute(config: DictConfig, described: Described, folder: Path, stop_rule: StopRule | None, number: int) -> Life:
     """Train and write the result, whatever it is."""
     started = time.perf_counter()
     for left in folder.rglob(".*.tmp"):  # of writes that were killed
         left.unlink(missing_ok=True)
     result = _failed(described)
     try:
-        _train(config, described, folder, result, stop_rule)
+        yield from _train(config, described, folder, result, stop_rule, number)
     except Exception as error:
         result["reason"] = explain(error)
         result["traceback"] = traceback.format_exc()
@@ -118,10 +129,16 @@ def _failed(described: Described) -> dict[str, Any]:
 
 
 def _train(
-    config: DictConfig, described: Described, folder: Path, result: dict[str, Any], stop_rule: StopRule | None
-) -> None:
+    config: DictConfig,
+    described: Described,
+    folder: Path,
+    result: dict[str, Any],
+    stop_rule: StopRule | None,
+    number: int,
+) -> Generator[Trainer, None, None]:
     """Fill in the result of a run, new or resumed."""
     result["provenance"] = provenance(config.trainer.threads, str(choose_device(config)), _command(folder))
+    result["provenance"]["together"] = number
     trainer = build_trainer(config, folder, described.fingerprint)
     trainer.stop_rule = stop_rule
     model, objective = trainer.model, trainer.task.objective
@@ -130,14 +147,18 @@ def _train(
 
     resumed, state = trainer.resume(), trainer.state
     log.info("%s %s", folder, f"resumes from update {state.update}" if resumed else "starts")
+    yield trainer
     with (
-        stopping_on_signals(trainer),
         profiled(trainer.settings.profile_updates, folder) as after_update,
         Curves(folder, first_update=state.update + 1 if resumed else 0) as curves,
     ):
         curves.describe(described.config, described.settings, list(next(iter(trainer.floors.values()))))
-        with RunProgress(trainer.settings.max_updates, state.update) as progress:
-            outcome = trainer.fit(curves, progress, after_update)
+        with RunProgress(trainer.settings.max_updates, state.update, has_bar=number == 1) as progress:
+            for _ in trainer.updates(curves, progress):
+                yield trainer
+                if after_update is not None:
+                    after_update()
+        outcome = trainer.outcome
         if outcome.status in ENDED:
             show_examples(trainer, curves)
         curves.end(described.settings)

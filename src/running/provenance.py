@@ -24,7 +24,7 @@ def provenance(threads: int, device: str, command: Sequence[str] | None = None) 
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "device": device,
         "threads": threads,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -41,7 +41,7 @@ def _git(*arguments: str) -> str | None:
 
 
 @cache
-def _processor() -> str:
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -10,6 +10,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from src.config.hydra_internals import basic_sweeper
 from src.config.jobs import Job
 
 
@@ -40,7 +41,6 @@ def redirect(batches: Iterator[list[Job]] | None, around: Callable[..., Any] | N
     Its check that every job can be composed, 0.1 s each, is skipped: `expand` has composed them. `around` is called
     with the launcher's own `launch` and the jobs of a batch, instead of this `launch`.
     """
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     def surround(launcher: Any) -> None:
         if around is not None and (launcher, "launch") not in _replaced:
@@ -51,8 +51,8 @@ def redirect(batches: Iterator[list[Job]] | None, around: Callable[..., Any] | N
         setattr(owner, name, original)
     _replaced.clear()
     if batches is not None:
-        _replace(BasicSweeper, "split_arguments", staticmethod(lambda *_: Batches(batches)))
-        _replace(BasicSweeper, "validate_batch_is_legal", lambda sweeper, _: surround(type(sweeper.launcher)))
+        _replace(basic_sweeper(), "split_arguments", staticmethod(lambda *_: Batches(batches)))
+        _replace(basic_sweeper(), "validate_batch_is_legal", lambda sweeper, _: surround(type(sweeper.launcher)))
 
 
 def _replace(owner: type, name: str, replacement: Any) -> None:

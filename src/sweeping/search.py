@@ -209,8 +209,8 @@ class _Search:
         except (UserError, OmegaConfBaseException) as error:
             self._tell(trial, NOTHING | {"status": "failed", "reason": explain(error)})
             return None
-        if reason := supervisor.death_in(self.folder / run_name(config), RESULT):
-            self._record_death(trial, reason)
+        if death := supervisor.death_in(self.folder / run_name(config), RESULT):
+            self._record_death(trial, death.reason)
             return None
         plan, before = SearchSettings.of(config), read_manifest(self.folder)
         grid = list(dict.fromkeys([*(before.search.grid if before else ()), *plan.grid, *self.space]))

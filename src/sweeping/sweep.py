@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.config.errors import DIED, UserError, died, exit_on_user_error
 from src.config.fingerprint import decisive_keys, run_name
-from src.config.jobs import Job, composed, expand
+from src.config.jobs import Job, expand
 from src.config.paths import RESULT
 from src.config.schema import RunSettings, SearchSettings
 from src.reports.report import end_sweep
@@ -22,6 +22,7 @@ from src.results.result import ENDED, read_result, stands
 from src.results.runs import Run, load_runs
 from src.results.selection import first_stage, num_of_second_stage, second_stage
 from src.running.build import check
+from src.running.groups import group, write_group
 from src.running.lifecycle import record_death
 from src.running.load import refuse_other_run
 from src.sweeping import ending
@@ -42,21 +43,27 @@ class Sweep:
     Attributes:
         folder: of its runs.
         jobs: {name: overrides} of every run that it may launch.
+        configs: {name: configuration} of the same runs.
         settings: {name: settings by full keys} of the same runs.
         search: which settings are searched and repeated.
         run: decides which results are final.
         batch_size: how many jobs to launch at a time; None for all.
         command: the configuration of the sweep itself.
+        alone: runs that are trained by themselves, since the process of a whole group has died.
+        groups: {name of the first run: all names} of the runs that have been launched together.
         configurations: `settings` of the runs requested so far.
     """
 
     folder: Path
     jobs: dict[str, Job]
+    configs: dict[str, DictConfig]
     settings: dict[str, dict[str, Any]]
     search: SearchSettings
     run: RunSettings
     batch_size: int | None
     command: DictConfig
+    alone: set[str]
+    groups: dict[str, list[str]] = field(default_factory=dict, init=False)
     configurations: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -83,18 +90,27 @@ class Sweep:
         yield from self._left([run.name for run in chosen])
 
     def _left(self, names: list[str], num_later: int = 0) -> Iterator[list[Job]]:
-        """Batches of jobs of the runs without a final result."""
+        """Batches of jobs of the runs without a final result; a group of runs is one job."""
         kept = [
             name
             for name in names
-            if supervisor.held(self.folder / name) or stands(read_result(self.folder / name), self.run)
+            if (name not in self.alone and supervisor.held(self.folder / name))
+            or stands(read_result(self.folder / name), self.run)
         ]
         left = [name for name in names if name not in set(kept)]
         self.progress.expect(kept, left, num_later)
         if kept:
             log.info("%d of %d runs have ended already; run.fresh=true starts them over", len(kept), len(names))
-        for start in range(0, len(left), self.batch_size or max(len(left), 1)):
-            yield [self.jobs[name] for name in left[start:][: self.batch_size]]
+        groups = [[name] for name in left if name in self.alone]
+        groups += group({name: self.configs[name] for name in left if name not in self.alone})
+        for start in range(0, len(groups), self.batch_size or max(len(groups), 1)):
+            yield [self._job_of(names) for names in groups[start:][: self.batch_size]]
+
+    def _job_of(self, names: list[str]) -> Job:
+        """The job that does all runs of a group: that of the first one."""
+        self.groups[names[0]] = names
+        write_group(self.folder, {name: (self.jobs[name], self.configs[name]) for name in names})
+        return self.jobs[names[0]]
 
     def launch(self, launch: Callable[..., list], jobs: Sequence[Job], initial_job_idx: int) -> list:
         """Launch jobs; when a worker has died, launch those it may have died of one by one, and then the others.
@@ -108,31 +124,32 @@ class Sweep:
             if not died(error) or outlives_the_sweep(self.command.hydra.launcher):
                 raise
             log.warning("%s", DIED)
-            folders = {tuple(overrides): self.folder / name for name, overrides in self.jobs.items()}
-            left = [job for job in jobs if not _written_since(folders[tuple(job)] / RESULT, started)]
-            begun = [job for job in left if _written_since(folders[tuple(job)] / ".lock", started)]
+            names = {tuple(overrides): name for name, overrides in self.jobs.items()}
+            groups = [self._left_since(started, self.groups[names[tuple(job)]]) for job in jobs]
+            begun = [group for group in groups if any(self._written_since(started, name, ".lock") for name in group)]
             if not begun:
                 raise
         lifeline.hold(self.folder)
-        if len(jobs) == 1:
-            record_death(folders[tuple(jobs[0])], composed(self.command, jobs[0]), DIED)
+        if len(jobs) == 1 and len(self.groups[names[tuple(jobs[0])]]) == 1:
+            [[name]] = begun
+            record_death(self.folder / name, self.configs[name], DIED)
             return []
-        others = [job for job in left if job not in begun]
-        return [
-            ended
-            for again in [*([job] for job in begun), others]
-            if again
-            for ended in self.launch(launch, again, initial_job_idx)
-        ]
+        again = [[self._job_of([name])] for names in begun for name in names]
+        again.append([self._job_of(names) for names in groups if names and names not in begun])
+        return [ended for jobs in again if jobs for ended in self.launch(launch, jobs, initial_job_idx)]
+
+    def _left_since(self, moment: float, names: list[str]) -> list[str]:
+        """The runs that have written no result since then."""
+        return [name for name in names if not self._written_since(moment, name, RESULT)]
+
+    def _written_since(self, moment: float, name: str, file: str) -> bool:
+        path = self.folder / name / file
+        return path.exists() and path.stat().st_mtime >= moment
 
     def end(self) -> bool:
         """Print and write the table; whether all runs have a result."""
         self.progress.end()
         return set(ENDED).issuperset(end_sweep(self.folder, self.configurations))
-
-
-def _written_since(path: Path, moment: float) -> bool:
-    return path.exists() and path.stat().st_mtime >= moment
 
 
 class Checks(Callback):
@@ -157,29 +174,38 @@ def _start(config: DictConfig) -> None:
     folder, launcher = _folder(config), config.hydra.launcher
     here = runs_here(launcher)
     jobs: dict[str, Job] = {}
+    configs: dict[str, DictConfig] = {}
+    deaths: dict[supervisor.Death, list[str]] = {}
     settings: dict[str, dict[str, Any]] = {}
     first: DictConfig | None = None
     for overrides, job in expand(config):
         name, first = run_name(job), first or job
-        for group in ("name", "run", "search"):
-            if job[group] != first[group]:
+        for node in ("name", "run", "search"):
+            if job[node] != first[node]:
                 which = _difference(next(iter(jobs.values())), overrides)
-                raise UserError(f"{which}: {group} differs, but a sweep has one folder and table; start one for each")
+                raise UserError(f"{which}: {node} differs, but a sweep has one folder and table; start one for each")
         if name in jobs:
             raise UserError(f"{_difference(jobs[name], overrides)}: these jobs are the same run, {name}")
         if not stands(read_result(folder / name), RunSettings(**job.run)):
             check(job, to_run=here)
-        if reason := supervisor.death_in(folder / name, RESULT):
-            record_death(folder / name, job, reason)
-        jobs[name], settings[name] = overrides, decisive_keys(job)
+        if death := supervisor.death_in(folder / name, RESULT):
+            deaths.setdefault(death, []).append(name)
+        jobs[name], configs[name], settings[name] = overrides, job, decisive_keys(job)
     assert first is not None
+    alone: set[str] = set()
+    for death, names in deaths.items():
+        if len(names) > 1:  # they were trained together, and any of them may be the reason
+            alone.update(names)
+        else:
+            record_death(folder / names[0], configs[names[0]], death.reason)
     supervisor.check_explained()
     search = SearchSettings.of(first)
     search.check(set().union(*settings.values()))
 
     at_once = fit(launcher, max(run["trainer.threads"] for run in settings.values()))
     limits = [limit for limit in (at_once, config.hydra.sweeper.get("max_batch_size")) if limit]
-    sweep = Sweep(folder, jobs, settings, search, RunSettings(**first.run), min(limits, default=None), config)
+    most = min(limits, default=None)
+    sweep = Sweep(folder, jobs, configs, settings, search, RunSettings(**first.run), most, config, alone)
     ending.end = sweep.end
     if outlives_the_sweep(launcher):
         lifeline.release()

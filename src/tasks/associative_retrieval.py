@@ -8,7 +8,8 @@ from typing import Annotated
 import torch
 from annotated_types import Ge, Le
 
-from src.specs import Batch, InputSpec, Output, OutputSpec
+from src.config.schema import Neutral
+from src.specs import Batch, InputSpec, Output, OutputSpec, Split
 from src.tasks.base import RIGHT, WRONG, Task
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -29,6 +30,8 @@ class AssociativeRetrieval(Task):
         seed: of all data.
         num_pairs: K.
         replace_digits: draw each digit independently; otherwise the digits of a sequence are distinct as well.
+        curriculum_updates: over these first updates the number of pairs of the training sequences grows from 1 to K, by
+            leaving out the last ones; the pair that is asked for moves to a place in the same proportion. 0 for none.
         train_size: training sequences (100,000 in the paper); null for fresh ones at every update.
         val_size: validation sequences (10,000 in the paper).
         test_size: test sequences (20,000 in the paper).
@@ -43,6 +46,7 @@ class AssociativeRetrieval(Task):
         *,
         num_pairs: Annotated[int, Ge(1), Le(26)] = 4,
         replace_digits: bool = True,
+        curriculum_updates: Annotated[int, Ge(0), Neutral(0)] = 0,
         train_size: Annotated[int, Ge(1)] | None = 100_000,
         val_size: Annotated[int, Ge(1)] = 10_000,
         test_size: Annotated[int, Ge(1)] = 20_000,
@@ -52,6 +56,17 @@ class AssociativeRetrieval(Task):
             raise ValueError(f"num_pairs={num_pairs}: must be at most {len(DIGITS)} with replace_digits=false")
         self.num_pairs = num_pairs
         self.replace_digits = replace_digits
+        self.curriculum_updates = curriculum_updates
+
+    def batch(self, split: Split, index: int, batch_size: int) -> Batch:
+        batch = super().batch(split, index, batch_size)
+        if split != "train" or index >= self.curriculum_updates:
+            return batch
+        num_pairs = 1 + index * (self.num_pairs - 1) // self.curriculum_updates
+        letters, digits = batch.inputs[:, :-3].unflatten(1, (self.num_pairs, 2)).unbind(2)
+        asked = (letters == batch.inputs[:, -1:]).int().argmax(1, keepdim=True) * num_pairs // self.num_pairs
+        kept = [batch.inputs[:, : 2 * num_pairs], batch.inputs[:, -3:-1], letters.gather(1, asked)]
+        return Batch(torch.cat(kept, dim=1), digits.gather(1, asked)[:, 0] - len(LETTERS))
 
     def generate(self, num_examples: int, generator: torch.Generator) -> Batch:
         shape = (num_examples, self.num_pairs)

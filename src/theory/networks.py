@@ -54,13 +54,14 @@ class Trained(NamedTuple):
 
 def load_run(folder: str) -> Trained:
     """The network of a finished run at initialization and with the selected weights of its newest checkpoint."""
-    config = read_config(Path(folder))
-    end, update = load_model(Path(folder), config, torch.device("cpu"))
+    path = Path(folder).expanduser()
+    config = read_config(path)
+    end, update = load_model(path, config, torch.device("cpu"))
     task = build_task(config)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         start = build_model(config, task)
-    return Trained(Path(folder).name, start.double().eval(), end.double().eval(), task, update)
+    return Trained(path.name, start.double().eval(), end.double().eval(), task, update)
 
 
 def train_briefly(

@@ -10,11 +10,14 @@ What each saves of an update of fast weights with 50 units, 0.6 ms in batches of
 """
 
 import inspect
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+
+Columns = Mapping[str, Any]
+"""Settings of the optimizers of P runs: a column [P, 1] in float64 for each number, a list of them for several."""
 
 
 @torch.no_grad()
@@ -28,13 +31,20 @@ def flat_parameters(model: nn.Module) -> nn.Parameter:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     vector = nn.Parameter(torch.cat([parameter.flatten() for parameter in parameters]))
     vector.grad = torch.zeros_like(vector)
-    sizes = [parameter.numel() for parameter in parameters]
-    for parameter, value, gradient in zip(parameters, vector.split(sizes), vector.grad.split(sizes), strict=True):
-        parameter.data = value.view_as(parameter)
-        parameter.grad = gradient.view_as(parameter)
+    make_views_of(vector, model)
     for module in model.modules():
         module._apply = _refuse  # type: ignore[method-assign]
     return vector
+
+
+def make_views_of(vector: nn.Parameter, model: nn.Module) -> None:
+    """Make the trainable parameters of a model, and their gradients, views of a vector and of its gradient."""
+    assert vector.grad is not None
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, value, gradient in zip(parameters, vector.data.split(sizes), vector.grad.split(sizes), strict=True):
+        parameter.data = value.view_as(parameter)
+        parameter.grad = gradient.view_as(parameter)
 
 
 def _refuse(*_: object, **__: object) -> NoReturn:
@@ -52,6 +62,15 @@ class FusedAdamW(torch.optim.AdamW):
     state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
     load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
 
+    lr_on_device: Tensor | None = None
+    """Where a step reads the learning rate if it is part of a CUDA graph, in which all other numbers are constants."""
+
+    def write_lr(self, lr: float) -> None:
+        """Let the steps from now on read the learning rate, which is this one, from where the weights are."""
+        if self.lr_on_device is None:
+            self.lr_on_device = torch.zeros((), device=self.param_groups[0]["params"][0].device)
+        self.lr_on_device.fill_(lr)
+
     @staticmethod
     def profile_hook_step(func: Callable) -> Callable:
         """The step unchanged."""
@@ -60,7 +79,8 @@ class FusedAdamW(torch.optim.AdamW):
     def step(self) -> None:  # type: ignore[override]
         """One step of AdamW."""
         for group in self.param_groups:
-            lr, (beta1, beta2), decay, eps = group["lr"], group["betas"], group["weight_decay"], group["eps"]
+            lr = group["lr"] if self.lr_on_device is None else self.lr_on_device
+            (beta1, beta2), decay, eps = group["betas"], group["weight_decay"], group["eps"]
             for weights in group["params"]:
                 state = self.state[weights]
                 if not state:
@@ -70,6 +90,18 @@ class FusedAdamW(torch.optim.AdamW):
                     [weights.detach()], [weights.grad], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
                     lr=lr, beta1=beta1, beta2=beta2, weight_decay=decay, eps=eps, amsgrad=False, maximize=False,
                 )  # fmt: skip
+
+    @staticmethod
+    def step_rows(weights_PN: Tensor, gradient_PN: Tensor, state: Mapping[str, Tensor], settings: Columns) -> None:
+        """The same step of P runs at once, each with its own settings [P, 1]; see `src.training.population`."""
+        mean_PN, square_PN, dtype = state["exp_avg"], state["exp_avg_sq"], weights_PN.dtype
+        lr, decay, eps, (beta1, beta2) = (settings[key] for key in ("lr", "weight_decay", "eps", "betas"))
+        step_P1 = state["step"].add_(1)[:, None].double()
+        weights_PN.mul_((1 - lr * decay).to(dtype))
+        mean_PN.lerp_(gradient_PN, (1 - beta1).to(dtype))
+        square_PN.mul_(beta2.to(dtype)).addcmul_(gradient_PN, gradient_PN * (1 - beta2).to(dtype))
+        root_PN = square_PN.sqrt().div_((1 - beta2**step_P1).sqrt().to(dtype)).add_(eps.to(dtype))
+        weights_PN.sub_(mean_PN.div(root_PN).mul_((lr / (1 - beta1**step_P1)).to(dtype)))
 
 
 _ONE = torch.ones(())  # a number would be converted to a tensor at every step
@@ -86,3 +118,11 @@ def clip_norm_(gradient: Tensor, bound: float | None) -> Tensor:
         return norm
     gradient.mul_((bound / (norm + 1e-6)).clamp_(max=1.0))
     return norm
+
+
+def clip_rows_(gradient_PN: Tensor, bounds_P: Tensor) -> Tensor:
+    """`clip_norm_` of each row, with a bound of its own that may be infinite; the norms before."""
+    norms_P = torch.linalg.vector_norm(gradient_PN, dim=1)
+    factors_P = (bounds_P / (norms_P + 1e-6)).clamp_(max=1.0)
+    gradient_PN.mul_(torch.where(bounds_P.isinf(), 1.0, factors_P)[:, None])
+    return norms_P

@@ -1,13 +1,13 @@
 """torch's optimizers with annotated settings, so that wrong values are found before a run starts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt, Len, Lt
-from torch import nn
+from torch import Tensor, nn
 
-from src.training.fast_updates import FusedAdamW
+from src.training.fast_updates import Columns, FusedAdamW
 
 LearningRate = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
@@ -35,7 +35,7 @@ def rmsprop(
     weight_decay: Annotated[float, Ge(0)] = 0.0,
 ) -> torch.optim.Optimizer:
     """RMSProp (Tieleman & Hinton, 2012), with optional momentum."""
-    return torch.optim.RMSprop(parameters, lr, alpha, eps, weight_decay, momentum)
+    return RMSprop(parameters, lr, alpha, eps, weight_decay, momentum)
 
 
 def sgd(
@@ -49,4 +49,36 @@ def sgd(
     """Stochastic gradient descent, with optional (Nesterov) momentum."""
     if nesterov and momentum == 0:
         raise ValueError("nesterov=true: requires momentum above 0")
-    return torch.optim.SGD(parameters, lr, momentum, weight_decay=weight_decay, nesterov=nesterov)
+    return SGD(parameters, lr, momentum, weight_decay=weight_decay, nesterov=nesterov)
+
+
+class RMSprop(torch.optim.RMSprop):
+    """torch's RMSprop, which can also do a step for several runs at once."""
+
+    @staticmethod
+    def step_rows(weights_PN: Tensor, gradient_PN: Tensor, state: Mapping[str, Tensor], settings: Columns) -> None:
+        """A step of P runs, each with its own settings; see `src.training.population`."""
+        lr, decay, alpha, eps, momentum = (
+            settings[key].to(weights_PN.dtype) for key in ("lr", "weight_decay", "alpha", "eps", "momentum")
+        )
+        state["step"].add_(1)
+        gradient_PN = gradient_PN + decay * weights_PN
+        square_PN = state["square_avg"].mul_(alpha).addcmul_(gradient_PN, gradient_PN * (1 - alpha))
+        moved_PN = gradient_PN / square_PN.sqrt().add_(eps)
+        if "momentum_buffer" in state:
+            moved_PN = state["momentum_buffer"].mul_(momentum).add_(moved_PN)
+        weights_PN.sub_(lr * moved_PN)
+
+
+class SGD(torch.optim.SGD):
+    """torch's SGD, which can also do a step for several runs at once."""
+
+    @staticmethod
+    def step_rows(weights_PN: Tensor, gradient_PN: Tensor, state: Mapping[str, Tensor], settings: Columns) -> None:
+        """A step of P runs, each with its own settings; see `src.training.population`."""
+        lr, decay, momentum = (settings[key].to(weights_PN.dtype) for key in ("lr", "weight_decay", "momentum"))
+        moved_PN = gradient_PN + decay * weights_PN
+        if "momentum_buffer" in state:
+            buffer_PN = state["momentum_buffer"].mul_(momentum).add_(moved_PN)
+            moved_PN = moved_PN + momentum * buffer_PN if settings["nesterov"] else buffer_PN
+        weights_PN.sub_(lr * moved_PN)

@@ -36,12 +36,14 @@ class RunProgress:
         max_updates: the last update.
         update: the update to start from.
         seconds_between_lines: without a terminal.
+        has_bar: whether a terminal shows a bar, as it can for one run at a time.
     """
 
-    def __init__(self, max_updates: int, update: int, seconds_between_lines: float = 10.0):
+    def __init__(self, max_updates: int, update: int, seconds_between_lines: float = 10.0, has_bar: bool = True):
         self.max_updates = max_updates
         self.update = update
         self.seconds_between_lines = seconds_between_lines
+        self.has_bar = has_bar
         self.evaluation = ""
         self.bar = Progress(
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
@@ -55,7 +57,7 @@ class RunProgress:
     def __enter__(self) -> "RunProgress":
         self.started = self.last_line = time.monotonic()
         self.first_update = self.update
-        self.interactive = get_console().is_terminal and not in_worker()
+        self.interactive = self.has_bar and get_console().is_terminal and not in_worker()
         if self.interactive:
             self.bar.start()
         self.row = self.bar.add_task(

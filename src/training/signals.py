@@ -24,8 +24,8 @@ def exit_status() -> int:
 
 
 @contextmanager
-def stopping_on_signals(trainer: Trainer) -> Iterator[None]:
-    """Ctrl-C or SIGTERM asks the trainer to save and stop after the current update; a second one stops at once."""
+def stopping_on_signals(*trainers: Trainer) -> Iterator[None]:
+    """Ctrl-C or SIGTERM asks the trainers to save and stop after the current update; a second one stops at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -36,7 +36,9 @@ def stopping_on_signals(trainer: Trainer) -> Iterator[None]:
         global _last
         nonlocal came
         _last = signal.Signals(number)
-        trainer.stop_requested = came = True
+        came = True
+        for trainer in trainers:
+            trainer.stop_requested = True
 
     readable, writable = os.pipe()
     os.set_blocking(writable, False)

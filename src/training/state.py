@@ -3,8 +3,9 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
+import optree
 import torch
 from annotated_types import Ge
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
@@ -111,6 +112,8 @@ class TrainState:
         evaluations_since_selected: without a new best.
         recurrent: the state of the core after the last batch, for tasks that carry it.
         outcome: None until the run has ended.
+        rng: torch's random numbers as this run has left them; None if they are those of the process, because it is the
+            only run there.
     """
 
     model: SequenceModel
@@ -123,23 +126,28 @@ class TrainState:
     evaluations_since_selected: int = 0
     recurrent: State | None = None
     outcome: Outcome | None = None
+    rng: Tensor | None = None
 
     def to_checkpoint(self) -> dict[str, Any]:
-        """The content of a checkpoint, with the state of torch's random numbers."""
-        return {
+        """The content of a checkpoint, with the state of torch's random numbers; its tensors are copies."""
+        on_gpu = self.rng is None and self.sum_of_norms.device.type == "cuda"
+        content = {
             "update": self.update,
             "seconds": self.seconds,
             "sum_of_norms": self.sum_of_norms,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "rng": torch.get_rng_state(),
-            "device_rng": torch.cuda.get_rng_state_all() if self.sum_of_norms.device.type == "cuda" else [],
+            "rng": torch.get_rng_state() if self.rng is None else self.rng,
+            "device_rng": torch.cuda.get_rng_state_all() if on_gpu else [],
             "state": None if self.recurrent is None else state_tensors(self.recurrent),
             "selected": None if self.selected is None else tuple(self.selected),
             "evaluations_since_selected": self.evaluations_since_selected,
             "outcome": None if self.outcome is None else tuple(self.outcome),
         }
+        # a view would be stored with all that it is a view of: the weights of every run that is trained together
+        copied: Any = optree.tree_map(lambda it: it.clone() if isinstance(it, Tensor) else it, cast(Any, content))
+        return copied
 
     def load(self, content: Content) -> None:
         """Become the state in a checkpoint.

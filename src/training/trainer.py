@@ -6,28 +6,25 @@ same run to the last bit.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from src.config.paths import CHECKPOINTS
 from src.config.schema import TrainerSettings
 from src.models.sequence import SequenceModel
-from src.specs import Batch, Step, map_state
 from src.tasks.base import Task
 from src.training import checkpoint
 from src.training.curves import Curves
 from src.training.evaluation import evaluate
-from src.training.fast_updates import clip_norm_
 from src.training.progress import RunProgress
-from src.training.regularizers import norm_stabilizer, weight_noise
 from src.training.schedulers import Plateau
 from src.training.state import Outcome, Selected, TrainState, as_content
+from src.training.update import Update
 
 StopRule = Callable[[int, float], str | None]
 """Called with the update and the validation objective after each evaluation; stops the run by returning a reason."""
@@ -66,14 +63,12 @@ class Trainer:
         self.settings = settings
         self.folder = folder
         self.fingerprint = fingerprint
-        (self.weights,) = optimizer.param_groups[0]["params"]
-        assert self.weights.grad is not None
-        self.gradient = self.weights.grad
-        self.device = self.weights.device
+        self.device = optimizer.param_groups[0]["params"][0].device
         self.floors = task.floors
         self.state = TrainState(model, optimizer, scheduler, torch.zeros((), device=self.device))
+        self.update = Update(self.state, task, settings)
 
-        self.lr = 0.0
+        self.outcome = Outcome("interrupted", "not started", {})
         self.stop_requested = False
         self.stop_rule: StopRule | None = None
         self.stop_reason = ""
@@ -86,9 +81,33 @@ class Trainer:
             progress: told about losses and evaluations.
             after_update: called after every update, for a profiler.
         """
+        for _ in self.updates(curves, progress):
+            self.do_update()
+            if after_update is not None:
+                after_update()
+        return self.outcome
+
+    def do_update(self) -> None:
+        """One update, of this run alone."""
+        started = time.perf_counter()
+        self.update()
+        self.wait()
+        self.state.seconds += time.perf_counter() - started
+
+    def wait(self) -> None:
+        """Wait for a GPU, from time to time, so that its work counts as time of the updates."""
+        if self.device.type == "cuda" and self.state.update % self.settings.log_every == 0:
+            torch.cuda.synchronize(self.device)
+
+    def updates(self, curves: Curves, progress: RunProgress) -> Iterator[None]:
+        """All of `fit` but the updates: gives control back whenever one is to be done, and sets `outcome` at the end.
+
+        So the updates of several runs can be done at once, see `src.training.population`.
+        """
         state, settings = self.state, self.settings
         if state.outcome is not None:
-            return state.outcome
+            self.outcome = state.outcome
+            return
         self.model.train()
         ended = None
         if state.update == 0:
@@ -96,45 +115,22 @@ class Trainer:
         while ended is None and state.update < settings.max_updates:
             if self.stop_requested:
                 self.save(curves)
-                return Outcome("interrupted", self.stop_reason or f"stopped at update {state.update}", {})
-            started = time.perf_counter()
-            batch, step, norm = self._train()
-            state.seconds += time.perf_counter() - started
-            if after_update is not None:
-                after_update()
+                self.outcome = Outcome("interrupted", self.stop_reason or f"stopped at update {state.update}", {})
+                return
+            yield
             last = state.update == settings.max_updates
             if last or state.update % settings.log_every == 0:
-                self._log(curves, progress, batch, step, norm)
+                self._log(curves, progress)
             if last or state.update % settings.eval_every == 0:
                 ended = self._diverged() or self._evaluate(curves, progress)
             if ended is None and not last and state.update % settings.checkpoint_every == 0:
                 self.save(curves)
         ended = ended or Outcome("finished", f"all {state.update} updates done", {})
-        return self._finish(ended, curves)
+        self.outcome = self._finish(ended, curves)
 
-    def _train(self) -> tuple[Batch, Step, Tensor]:
-        """One update; the norm is that of the gradient before it was clipped."""
-        state, settings = self.state, self.settings
-        batch = self.task.batch("train", 0 if settings.overfit_one_batch else state.update, settings.batch_size)
-        with weight_noise(self.model, settings.weight_noise):
-            step = self.task.loss(self.model, batch, state.recurrent)
-            if settings.norm_stabilizer > 0:
-                penalty = settings.norm_stabilizer * norm_stabilizer(step.output.hidden_BTH, batch.lengths)
-                step = step._replace(losses=step.losses | {"norm_stabilizer": penalty})
-            self.gradient.zero_()
-            step.loss.backward()
-        norm = clip_norm_(self.gradient, settings.clip_norm)
-        state.sum_of_norms += norm
-        self.lr = state.optimizer.param_groups[0]["lr"]
-        state.optimizer.step()
-        state.scheduler.step()
-        if self.task.carries_state:
-            state.recurrent = map_state(Tensor.detach, step.output.state)
-        state.update += 1
-        return batch, step, norm
-
-    def _log(self, curves: Curves, progress: RunProgress, batch: Batch, step: Step, norm: Tensor) -> None:
+    def _log(self, curves: Curves, progress: RunProgress) -> None:
         """Log the last update, with the parts of its loss if there are several."""
+        batch, step, norm, lr = self.update.last()
         with torch.no_grad():
             metrics = self.task.metrics(step.output, batch)
         scalars = {"loss": step.loss.item()}
@@ -142,7 +138,7 @@ class Trainer:
             scalars |= {f"loss/{name}": part.item() for name, part in step.losses.items()}
         scalars |= {name: float(total) / count for name, (total, count) in metrics.items() if count}
         progress.advance(self.state.update, scalars)
-        curves.scalars("train", scalars | {"gradient_norm": norm.item(), "lr": float(self.lr)}, self.state.update)
+        curves.scalars("train", scalars | {"gradient_norm": norm.item(), "lr": float(lr)}, self.state.update)
 
     def _diverged(self) -> Outcome | None:
         """An outcome if a gradient since the last evaluation was not finite."""

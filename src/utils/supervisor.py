@@ -76,13 +76,13 @@ def held(folder: Path) -> Death | None:
     return next((death for death in _deaths if str(death.pid) == pid), None)
 
 
-def death_in(folder: Path, result: str) -> str | None:
-    """How an earlier process of this command died in the run of a folder, before it wrote the result."""
+def death_in(folder: Path, result: str) -> Death | None:
+    """The earlier process of this command that died in the run of a folder, before it wrote the result."""
     death, path = held(folder), folder / result
     if death is None or (path.exists() and path.stat().st_mtime_ns >= (folder / ".lock").stat().st_mtime_ns):
         return None
     _explained.add(death)
-    return death.reason
+    return death
 
 
 def check_explained() -> None:

@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from src.config.compose import register_resolvers
 from src.config.fingerprint import WITHOUT_EFFECT, decisive_keys, fingerprint, run_name
+from src.config.resolvers import register_resolvers
 from src.config.schema import Neutral, Settings, locate, signature
 from src.config.settings import flat, short_name, varied
 from src.running.build import check
@@ -41,6 +41,8 @@ def another(hint, value):
         return another(next(option for option in get_args(hint) if option is not NoneType), value)
     if get_origin(hint) is Annotated:
         kind = get_args(hint)[0]
+        if get_origin(kind) in (Union, UnionType):
+            return another(get_args(kind)[-1], value)
         if get_origin(kind) is list:
             return [another(get_args(kind)[0], item) for item in value]
         if get_origin(kind) is Literal or kind is bool:
@@ -70,7 +72,7 @@ def test_every_key_counts_but_these(composed):
         assert OmegaConf.select(other, path) != OmegaConf.select(config, path)
         if fingerprint(other) == fingerprint(config):
             without_effect.add(path)
-    places = {"name", "device", "run.root", "run.fresh", "run.retry_failed"}
+    places = {"name", "device", "run.root", "run.fresh", "run.retry_failed", "run.together", "run.cuda_graphs"}
     logging = {f"trainer.{key}" for key in ("log_every", "checkpoint_every", "profile_updates")}
     reporting = {f"search.{key}" for key in ("grid", "repeated", "columns", "two_stage")}
     assert without_effect == places | logging | reporting

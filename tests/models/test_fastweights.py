@@ -182,6 +182,37 @@ def test_without_fast_learning_rate_it_is_a_layer_normalized_rnn(num_inner_steps
         assert_close(y_BTH[:, t], h_BH, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("kernel", ["reference", "vectorized", "fused"])
+@pytest.mark.parametrize("normalized", ["all", "last"])
+@pytest.mark.parametrize("read_weights", ["one", "learned"])
+def test_inner_steps_before_the_last_have_weights_and_may_lack_the_norm(kernel, normalized, read_weights):
+    core = random_core(fast_lr=0.3, num_inner_steps=3, normalized=normalized, read_weights=read_weights, kernel=kernel)
+    W, C = core.recurrent.weight.detach().numpy(), core.input.weight.detach().numpy()
+    learned = [1.0, 1.0] if read_weights == "one" else core.read_weights.tolist()
+    x_TX, h, A = torch.randn(4, X), np.zeros(H), np.zeros((H, H))
+    for t, y_H in enumerate(core(core.project(x_TX[None]))[0][0]):
+        A = 0.95 * A + 0.3 * np.outer(h, h)
+        z = W @ h + C @ x_TX[t].numpy()
+        h = np.maximum(z, 0)
+        for weight, is_last in zip([*learned, 1.0], [False, False, True], strict=True):
+            a = z + weight * A @ h
+            h = np.maximum(layer_norm(a, core.norm) if is_last or normalized == "all" else a, 0)
+        np.testing.assert_allclose(y_H.detach(), h, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", ["reference", "vectorized", "fused"])
+def test_with_learned_reads_further_steps_start_as_one_step(kernel):
+    torch.manual_seed(0)
+    one = FastWeights(X, hidden_size=H, kernel=kernel)
+    more = FastWeights(X, hidden_size=H, num_inner_steps=3, normalized="last", read_weights="learned", kernel=kernel)
+    _, unexpected = more.load_state_dict(one.state_dict(), strict=False)
+    assert not unexpected
+    p_BTH = one.project(torch.randn(B, 6, X))
+    assert_close(more(p_BTH)[0], one(p_BTH)[0])
+    more(p_BTH)[0].sum().backward()
+    assert more.read_weights.grad[-1] != 0
+
+
 def boundaries(num_inner_steps, p_BH, state):
     sustained = random_core(layer_norm=False, num_inner_steps=num_inner_steps)
     identity = random_core(layer_norm=False, num_inner_steps=num_inner_steps, boundary="identity")

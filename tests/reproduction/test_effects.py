@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from src.reproduction.effects import Effect, difference, duration, mean, ratio, verdict_of
+from src.reproduction.effects import Effect, difference, duration, mean, ratio, share, verdict_of
 
 OURS = np.array([0.0101, 0.0240, 0.0377, 0.0181, 0.0222])
 THEIRS = np.array([0.0301, 0.1240, 0.0577, 0.0481])
@@ -89,3 +89,11 @@ def test_effects_are_formatted_for_readers():
     )
     assert str(Effect("", 0.123456, 0.0, math.inf, "times")) == "0.123 times (0 to ∞)"
     assert str(Effect("", 2041.3, 1000, 12345, "updates")) == "2,041 updates (1,000 to 12,345)"
+
+
+def test_a_share_of_all_or_no_runs_has_an_interval_too():
+    every = share(np.ones(5, bool))
+    assert (every.estimate, every.high) == (1, 1)
+    assert every.low == pytest.approx(5 / (5 + stats.norm.ppf(0.975) ** 2))
+    assert share(np.zeros(5, bool)).high == pytest.approx(1 - every.low)
+    assert share(np.array([True, False])).within(least=0.5).verdict == "inconclusive"

@@ -136,7 +136,10 @@ CONFIGURATIONS = {
     "not UTF-8": (b"name: \xff", ""),
     "a huge integer": (f"seed: {HUGE}", ""),
     "a large integer": (f"seed: {'9' * 400}", "an integer of 333 hexadecimal digits"),
-    "the environment": ("name: ${oc.env:HOME}", "name would run a resolver; legal: ${by:} and other settings"),
+    "the environment": (
+        "name: ${oc.env:HOME}",
+        "name would run a resolver; legal: ${by:}, ${units_for:} and other settings",
+    ),
     "the environment by a detour": ("a: env\nname: '${oc.${a}:HOME}'", ""),
     "the environment, later": (r"name: '\${oc.env:HOME}'", "'${oc.env:HOME}' would be evaluated"),
     "an object": ("name: !!python/object/apply:os.system ['exit 1']", ""),

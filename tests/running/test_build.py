@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from src.config.errors import UserError
-from src.ops.cpu import calls
 from src.running import build, sizes
 
 HUGE = 10**12
@@ -56,36 +55,26 @@ def test_everything_else_is_not_in_the_way(composed):
     build.check(composed("trainer.threads=2", "trainer.batch_size=10000"), to_run=True)
 
 
-@pytest.fixture
-def _gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    if not calls.available(torch.empty(0)):
-        pytest.skip("no compiler")
-
-
-@pytest.mark.usefixtures("_gpu")
-@pytest.mark.parametrize(
-    ("overrides", "device"),
-    [
-        (["model=fastweights"], "cpu"),
-        (["model=lstm"], "cpu"),
-        (["model=fastweights", "model.write=late"], "cpu"),
-        (["model=lstm", "model.kernel=vectorized"], "cuda"),
-        (["model=lstm", "device=cuda"], "cuda"),
-        (["model=lstm", "model.kernel=vectorized", "device=cpu"], "cpu"),
-    ],
-    ids=str,
-)
-def test_auto_takes_the_cpu_where_a_kernel_serves_the_model(overrides, device, composed):
-    assert build.choose_device(composed(*overrides)).type == device
-
-
-@pytest.mark.usefixtures("_gpu")
-def test_auto_says_what_it_takes_where_there_is_a_choice(train, tiny, monkeypatch):
-    says = "device=auto takes cpu: this model has a fused kernel; device=cuda takes the GPU\n"
-    assert says in train(*tiny).out
+def test_without_a_gpu_nothing_is_measured(composed, monkeypatch):
+    monkeypatch.setattr(build, "ms_per_update", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "device=auto" not in train(*tiny, "name=other").out
+    assert build.choose_device(composed()).type == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_device_that_is_named_is_taken_unmeasured(device, composed, monkeypatch):
+    monkeypatch.setattr(build, "ms_per_update", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert build.choose_device(composed(f"device={device}")).type == device
+
+
+def test_measuring_an_update_leaves_no_trace(composed, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_rng_state()
+    config = composed(*tiny)
+    assert 0 < build.ms_per_update(config, "cpu") < 1000
+    assert torch.equal(torch.get_rng_state(), before)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("logging", ["disabled", "none", "stdout", "default"])

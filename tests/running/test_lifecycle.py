@@ -48,17 +48,16 @@ def interrupt_at(monkeypatch):
     """Send a signal when a run has reached an update, once."""
 
     def arrange(update, number=signal.SIGINT):
-        original = Trainer._train
+        original = Trainer.do_update
         pending = [True]
 
         def interrupted(trainer):
-            done = original(trainer)
+            original(trainer)
             if trainer.state.update == update and pending.pop() is True:
                 pending.append(False)
                 signal.raise_signal(number)
-            return done
 
-        monkeypatch.setattr(Trainer, "_train", interrupted)
+        monkeypatch.setattr(Trainer, "do_update", interrupted)
 
     return arrange
 
@@ -105,7 +104,7 @@ def test_a_run_does_without_the_files_of_hydra(train, tiny):
 def test_a_finished_run_is_not_run_again(train, tiny, monkeypatch):
     train(*tiny)
     before = result(only_run())
-    monkeypatch.setattr(Trainer, "fit", None)
+    monkeypatch.setattr(Trainer, "updates", None)
     again = train(*tiny, "trainer.log_every=3")
     assert again.status == 0
     assert "has already finished" in again.out
@@ -148,7 +147,7 @@ def test_a_run_killed_after_its_last_checkpoint_only_writes_its_result(train, ti
     train(*tiny)
     before, curves = result(only_run()), scalars(only_run())
     (only_run() / "result.json").unlink()
-    monkeypatch.setattr(Trainer, "_train", None)
+    monkeypatch.setattr(Trainer, "do_update", None)
     assert train(*tiny).status == 0
     assert result(only_run())["metrics"] == before["metrics"]
     assert scalars(only_run()) == curves
@@ -258,7 +257,7 @@ def test_divergence_is_a_result(train, tiny):
 
 def test_a_failure_is_recorded_with_its_traceback_and_run_again(train, tiny, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.setattr(Trainer, "_train", lambda trainer: 1 / 0)
+        broken.setattr(Trainer, "do_update", lambda trainer: 1 / 0)
         ended = train(*tiny)
     assert ended.status == 1
     assert ended.err == f"error: ZeroDivisionError: division by zero (see {only_run()}/train.log)\n"

@@ -17,7 +17,7 @@ import os, signal
 replace = os.replace
 def dying(source, target):
     replace(source, target)
-    if "/lstm" in str(target) and "/checkpoints/" in str(target):
+    if "/{of}" in str(target) and "/checkpoints/" in str(target):
         os.kill(os.getpid(), signal.{number})
 os.replace = dying
 """
@@ -25,10 +25,10 @@ os.replace = dying
 
 @pytest.fixture
 def command(tmp_path, tiny):
-    """Run a command in `tmp_path` in which every run of an LSTM dies at its first checkpoint."""
+    """Run a command in `tmp_path` in which every run of an LSTM, or of another name, dies at its first checkpoint."""
 
-    def run(*arguments, number="SIGKILL"):
-        (tmp_path / "sitecustomize.py").write_text(DYING.format(number=number))
+    def run(*arguments, number="SIGKILL", of="lstm"):
+        (tmp_path / "sitecustomize.py").write_text(DYING.format(number=number, of=of))
         environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{PROJECT}", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, *arguments, "name=s", *tiny]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
@@ -86,6 +86,21 @@ def test_a_run_that_dies_in_a_search(command, tmp_path, workers, reason):
         assert len(found) == 4
         assert set(found) == {("irnn", "finished", ""), ("lstm", "failed", reason)}
         assert "Traceback" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_runs_whose_program_dies_are_trained_by_themselves(command, tmp_path, launcher):
+    require(launcher)
+    name = "lstm8-associative_retrieval-lr0.01"
+    sweep = ["-m", "src.train", "-m", f"hydra/launcher={launcher}", "model=lstm,irnn", "optimizer.lr=1e-3,1e-2"]
+    ended = command(*sweep, "run.together=4", of=name)
+    assert ended.returncode == 1, ended.stderr
+    table = csv.DictReader((tmp_path / "outputs" / "s" / "summary.csv").read_text().splitlines())
+    found = {(row["model"], row["optimizer.lr"]): row["status"] for row in table}
+    assert found.pop(("lstm", "0.01")) == "failed"
+    assert set(found.values()) == {"finished"}
+    assert len(found) == 3
 
 
 @pytest.mark.slow

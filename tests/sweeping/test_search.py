@@ -45,13 +45,13 @@ def look(monkeypatch, tmp_path, tiny):
 def trained(monkeypatch):
     """The update at which each training starts, in order."""
     starts = []
-    original = Trainer.fit
+    original = Trainer.updates
 
     def recorded(trainer, *arguments):
         starts.append(trainer.state.update)
         return original(trainer, *arguments)
 
-    monkeypatch.setattr(Trainer, "fit", recorded)
+    monkeypatch.setattr(Trainer, "updates", recorded)
     return starts
 
 
@@ -141,16 +141,15 @@ def test_the_budget_is_spent_once_and_can_be_raised(look, trained):
 
 
 def test_an_interrupted_trial_resumes_with_the_same_settings(look, trained, monkeypatch):
-    original = Trainer._train
+    original = Trainer.do_update
 
     def interrupted(trainer):
-        done = original(trainer)
+        original(trainer)
         if trainer.state.update == 4 and len(trained) == 2:
             signal.raise_signal(signal.SIGINT)
-        return done
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_train", interrupted)
+        patched.setattr(Trainer, "do_update", interrupted)
         assert look(LR) == 130
     assert [row["status"] for row in rows()] == ["finished", "interrupted"]
     assert look(LR) == 0
@@ -164,17 +163,17 @@ def test_an_interrupted_trial_resumes_with_the_same_settings(look, trained, monk
 
 
 def test_failed_and_diverged_trials_count_toward_the_budget(look, trained, monkeypatch):
-    original = Trainer._train
+    original = Trainer.do_update
 
     def fails(trainer):
         if len(trained) == 1:
             raise RuntimeError("broken on purpose")
         if len(trained) == 2:
-            trainer.gradient.fill_(math.nan)
-            trainer.weights.data.fill_(math.nan)
-        return original(trainer)
+            trainer.update.gradient.fill_(math.nan)
+            trainer.update.weights.data.fill_(math.nan)
+        original(trainer)
 
-    monkeypatch.setattr(Trainer, "_train", fails)
+    monkeypatch.setattr(Trainer, "do_update", fails)
     assert look(LR, trials=3) == 1
     assert [row["status"] for row in rows()] == ["failed", "diverged", "finished"]
     (study,) = studies()

@@ -20,13 +20,13 @@ SIX = ["-m", "model=irnn,lstm,fastweights", "seed=0,1"]
 def trained(monkeypatch):
     """The runs that were trained, in order."""
     names = []
-    original = Trainer.fit
+    original = Trainer.updates
 
     def recorded(trainer, *arguments):
         names.append(trainer.folder.name)
         return original(trainer, *arguments)
 
-    monkeypatch.setattr(Trainer, "fit", recorded)
+    monkeypatch.setattr(Trainer, "updates", recorded)
     return names
 
 
@@ -74,14 +74,14 @@ def test_the_columns_are_the_settings_that_vary(train, tiny):
 
 
 def test_a_failure_is_in_the_table_and_the_other_runs_continue(train, tiny, monkeypatch):
-    original = Trainer._train
+    original = Trainer.do_update
 
     def fails_for_lstm(trainer):
         if "lstm" in trainer.folder.name:
             raise RuntimeError("broken on purpose")
-        return original(trainer)
+        original(trainer)
 
-    monkeypatch.setattr(Trainer, "_train", fails_for_lstm)
+    monkeypatch.setattr(Trainer, "do_update", fails_for_lstm)
     ended = train("-m", "model=irnn,lstm,gru", *tiny)
     assert ended.status == 1
     assert [(row["model"], row["status"], row["reason"]) for row in rows()] == [
@@ -102,16 +102,15 @@ def test_a_diverged_run_is_a_result(train, tiny):
 def test_ctrl_c_ends_the_sweep_and_the_same_command_resumes(train, tiny, trained, monkeypatch):
     import signal
 
-    original = Trainer._train
+    original = Trainer.do_update
 
     def interrupted(trainer):
-        done = original(trainer)
+        original(trainer)
         if trainer.state.update == 5 and len(trained) == 2:
             signal.raise_signal(signal.SIGINT)
-        return done
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_train", interrupted)
+        patched.setattr(Trainer, "do_update", interrupted)
         ended = train(*SIX, *tiny)
     assert ended.status == 130
     assert [row["status"] for row in rows()] == ["finished", "interrupted"] + ["missing"] * 4
@@ -187,7 +186,7 @@ def test_failures_are_retried_unless_told_otherwise(train, tiny, trained, monkey
 
     two = ["-m", "model=irnn,lstm", *tiny]
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_train", fails)
+        patched.setattr(Trainer, "do_update", fails)
         ended = train(*two)
     assert ended.status == 1
     assert "0 of 2 done, 0 running, 2 failed, 0 left" in ended.out
@@ -203,7 +202,7 @@ class TerminatedWorkerError(Exception):
 
 
 def test_a_worker_that_dies_of_one_run_is_its_failure_and_the_others_go_on(train, tiny, trained, monkeypatch):
-    launch, original = Sweep.launch, Trainer._train
+    launch, original = Sweep.launch, Trainer.do_update
 
     class Death(BaseException):
         pass
@@ -211,7 +210,7 @@ def test_a_worker_that_dies_of_one_run_is_its_failure_and_the_others_go_on(train
     def dies_of_lstm(trainer):
         if "lstm" in trainer.folder.name:
             raise Death
-        return original(trainer)
+        original(trainer)
 
     def in_workers(sweep, launch_here, *jobs, **more):
         def launch_in_workers(*jobs, **more):
@@ -222,7 +221,7 @@ def test_a_worker_that_dies_of_one_run_is_its_failure_and_the_others_go_on(train
 
         return launch(sweep, launch_in_workers, *jobs, **more)
 
-    monkeypatch.setattr(Trainer, "_train", dies_of_lstm)
+    monkeypatch.setattr(Trainer, "do_update", dies_of_lstm)
     monkeypatch.setattr(Sweep, "launch", in_workers)
     ended = train("-m", "model=irnn,lstm,gru", "seed=0,1", *tiny)
     assert ended.status == 1

@@ -31,6 +31,26 @@ def test_the_target_is_the_digit_next_to_the_letter_asked_for(num_pairs, replace
     assert asked_places == set(range(num_pairs))
 
 
+@pytest.mark.parametrize("train_size", [None, 1000])
+def test_a_curriculum_begins_with_the_first_pairs_of_the_same_sequences(train_size):
+    whole = make(num_pairs=13, train_size=train_size)
+    task = make(num_pairs=13, train_size=train_size, curriculum_updates=24)
+    lengths = []
+    for index in (0, 2, 13, 23, 24, 100):
+        batch, complete = task.batch("train", index, 200), whole.batch("train", index, 200)
+        num_pairs = (batch.inputs.shape[1] - 3) // 2
+        lengths.append(num_pairs)
+        assert batch.inputs[:, : 2 * num_pairs].equal(complete.inputs[:, : 2 * num_pairs])
+        letters, digits = batch.inputs[:, : 2 * num_pairs : 2], batch.inputs[:, 1 : 2 * num_pairs : 2]
+        places = (letters == batch.inputs[:, -1:]).int()
+        assert (places.sum(1) == 1).all()
+        assert places.any(0).all()
+        assert digits[places.bool()].sub(len(LETTERS)).equal(batch.targets)
+    assert lengths == [1, 2, 7, 12, 13, 13]
+    assert task.batch("train", 24, 200).inputs.equal(whole.batch("train", 24, 200).inputs)
+    assert task.batch("val", 0, 200).inputs.equal(whole.batch("val", 0, 200).inputs)
+
+
 def enumerate_digits(num_pairs: int) -> dict[str, float]:
     """The floors from all 10^K draws of the digits, by their definitions."""
     error = nll = uniform_error = uniform_nll = 0.0

@@ -5,11 +5,14 @@ import dataclasses
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
+from src.config.paths import CONFIGS
 from src.config.schema import TrainerSettings
 from src.models.base import Core
 from src.models.sequence import SequenceModel
 from src.ops.dispatch import Form, plain
+from src.running.build import build_trainer
 from src.specs import Batch, InputSpec, Objective, Output, OutputSpec
 from src.tasks.base import Task
 from src.training.evaluation import evaluate
@@ -20,8 +23,8 @@ from src.training.trainer import Trainer
 
 SETTINGS = TrainerSettings(
     max_updates=20, batch_size=4, eval_every=5, log_every=1, checkpoint_every=5, clip_norm=None, norm_stabilizer=0.0,
-    weight_noise=0.0, stop_at=None, patience=None, threads=1, deterministic=False, overfit_one_batch=False,
-    detect_anomaly=False, profile_updates=0,
+    weight_noise=0.0, stop_at=None, patience=None, threads=1, precision="float32", deterministic=False,
+    overfit_one_batch=False, detect_anomaly=False, profile_updates=0,
 )  # fmt: skip
 
 
@@ -208,9 +211,9 @@ def test_the_logged_gradient_norm_is_that_before_clipping(tmp_path):
 
 def test_clipping_bounds_the_step(tmp_path):
     trainer = trainer_of(Sums(), tmp_path, lr=1.0, clip_norm=1e-3)
-    before = trainer.weights.detach().clone()
-    trainer._train()
-    moved = (trainer.weights.detach() - before).norm()
+    before = trainer.update.weights.detach().clone()
+    trainer.do_update()
+    moved = (trainer.update.weights.detach() - before).norm()
     assert float(moved) == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -234,13 +237,14 @@ def test_overfitting_sees_one_batch(tmp_path, monkeypatch):
 
 def test_the_state_is_carried_from_batch_to_batch_only_if_the_task_says_so(tmp_path):
     alone = trainer_of(Sums(), tmp_path / "alone", lr=0.0)
-    alone._train()
-    alone._train()
+    alone.do_update()
+    alone.do_update()
     assert alone.model.core.starts == [None, None]
 
     carried = trainer_of(Sums(carries_state=True), tmp_path / "carried", lr=0.0)
-    _, step, _ = carried._train()
-    carried._train()
+    carried.do_update()
+    step = carried.update.last().step
+    carried.do_update()
     assert carried.model.core.starts[0] is None
     torch.testing.assert_close(carried.model.core.starts[1], step.output.state.detach())
 
@@ -278,8 +282,9 @@ def test_evaluation_leaves_dropout_and_mode_alone():
 
 def test_the_norm_stabilizer_adds_to_the_loss(tmp_path):
     plain, penalized = (trainer_of(Sums(), tmp_path, norm_stabilizer=beta, lr=0.0) for beta in (0.0, 10.0))
-    _, without, _ = plain._train()
-    _, with_penalty, _ = penalized._train()
+    plain.do_update()
+    penalized.do_update()
+    without, with_penalty = plain.update.last().step, penalized.update.last().step
     norms = without.output.hidden_BTH.norm(dim=2)
     expected = without.loss + 10 * norms.diff(dim=1).square().mean()
     torch.testing.assert_close(with_penalty.loss, expected)
@@ -292,3 +297,26 @@ def test_output_has_the_shape_the_task_asks_for():
     assert output.prediction.shape == (2, 3, 1)
     last = SequenceModel(task.input_spec, OutputSpec("value", 5), Accumulator)(torch.randn(2, 3, 1))
     assert last.prediction.shape == (2, 5)
+
+
+QUICK = ("fastweights", "gru", "cp_gate")
+MODEL_FILES = [
+    pytest.param(path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
+    for path in sorted((CONFIGS / "model").glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize("model", MODEL_FILES)
+def test_an_update_in_bfloat16_is_near_one_in_float32(model, composed, tmp_path):
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        config = composed(
+            f"model={model}", "model.hidden_size=8", "task.train_size=64", f"trainer.precision={precision}"
+        )
+        trainer = build_trainer(config, tmp_path, "0")
+        trainer.update()
+        _, step, norm, _ = trainer.update.last()
+        assert step.output.prediction.dtype == trainer.state.sum_of_norms.dtype == torch.float32
+        found[precision] = torch.stack([step.loss.detach(), norm])
+    assert not torch.equal(*found.values())
+    assert_close(found["bfloat16"], found["float32"], rtol=0.05, atol=0)

@@ -22,7 +22,8 @@ with in_one_line():
     print(os.getpid(), flush=True)
     {work}
 """
-RUN = """reason = supervisor.death_in(Path("run"), "result.json")
+RUN = """death = supervisor.death_in(Path("run"), "result.json")
+    reason = death and death.reason
     print(reason, flush=True)
     supervisor.check_explained()
     if reason is None:
@@ -79,7 +80,7 @@ def test_a_run_with_a_result_that_is_newer_than_its_lock_has_not_died(tmp_path, 
     result.write_text("{}")
     lock.write_text("12")
     os.utime(result, (1, 1))
-    assert supervisor.death_in(tmp_path, "result.json") == "it died"
+    assert supervisor.death_in(tmp_path, "result.json").reason == "it died"
     os.utime(lock, (1, 1))
     os.utime(result, (2, 2))
     assert supervisor.death_in(tmp_path, "result.json") is None

@@ -70,10 +70,14 @@ def _compiler() -> list[str]:
     return compiler
 
 
+def cache_root() -> Path:
+    """Where everything lies that is made for this machine."""
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
+
+
 def cache_folder() -> Path:
     """Where everything lies that is compiled by this compiler, with these flags, for this processor."""
-    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
-    return root / f"fastweights_{_key(tuple(_compiler()))}"
+    return cache_root() / f"fastweights_{_key(tuple(_compiler()))}"
 
 
 def _compiled(folder: Path, sources: list[Path] | str, what: str) -> Path:

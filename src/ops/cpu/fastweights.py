@@ -21,9 +21,9 @@ from src.ops.inputs import Inputs
 NONLINEARITIES = {"relu": 0, "tanh": 1, "linear": 2}
 _WHOLE = (
     "batch", "time", "symbols", "threads", "return_sequence", "double_precision", "units", "nonlinearity",
-    "inner_steps", "sustained",
+    "inner_steps", "sustained", "only_last_normalized",
 )  # fmt: skip
-_GIVEN = ("table", "weight", "gain", "bias", "first_gain", "first_bias", "initial", "fast")
+_GIVEN = ("table", "weight", "gain", "bias", "first_gain", "first_bias", "read_weights", "initial", "fast")
 _POINTERS = ("ids", *_GIVEN, "outputs", "saved", "d_outputs", *(f"d_{name}" for name in _GIVEN))
 
 
@@ -81,6 +81,11 @@ class _FastWeights(Function):
         return None, None, None, *d_given
 
 
+def chunk_length(hidden_size: int) -> int:
+    """Steps of a long sequence per call: attention within these steps, the matrix A for earlier ones."""
+    return max(64, hidden_size)
+
+
 @calls.not_compiled
 def fastweights(
     inputs: Inputs,
@@ -95,11 +100,13 @@ def fastweights(
     sustained: bool,
     decay: float,
     fast_lr: float,
+    read_weights: Tensor | None = None,
+    only_last_normalized: bool = False,
     return_sequence: bool = True,
 ) -> Tensor:
     """All h(t) [B, T, H] of fast weights in the attention form, or the last one [B, H], from h(0) and A(0).
 
-    The norms are (gain, bias), or (None, None) for none.
+    The norms are (gain, bias), or (None, None) for none. The read weights are those of all inner steps but the last.
     """
     table, ids = inputs.table, inputs.ids
     (batch, time), units, dtype = inputs.batch_and_time, len(weight_HH), weight_HH.dtype
@@ -111,9 +118,9 @@ def fastweights(
         "batch": batch, "time": time, "symbols": len(table), "threads": torch.get_num_threads(),
         "return_sequence": return_sequence, "double_precision": dtype == torch.float64, "units": units,
         "nonlinearity": NONLINEARITIES[nonlinearity], "inner_steps": num_inner_steps, "sustained": sustained,
-        "decay": decay, "fast_lr": fast_lr,
+        "only_last_normalized": only_last_normalized, "decay": decay, "fast_lr": fast_lr,
     }  # fmt: skip
-    given = (table, weight_HH, *norm, *preliminary_norm, initial_BH, fast_BHH)
+    given = (table, weight_HH, *norm, *preliminary_norm, read_weights, initial_BH, fast_BHH)
     # inside `forward` it is not known whether a backward pass will follow
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
     return _FastWeights.apply(settings, save, None if ids is None else ids.long(), *given)

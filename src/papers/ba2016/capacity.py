@@ -13,24 +13,18 @@ from src.papers.ba2016.table1 import floor_of
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, styles_of
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, marked, percent
-from src.reproduction.effects import difference
+from src.reproduction.effects import difference, mean
 
-NAME, LONGER = "ba2016-capacity", "ba2016-capacity-long"
+NAME, LONGER, CURRICULUM = "ba2016-capacity", "ba2016-capacity-long", "ba2016-capacity-curriculum"
 """Folder names."""
 BOUND = 0.1
 """Test error up to which pairs count as bound."""
 
 
 def _capacities(evidence: Evidence) -> dict[int, np.ndarray]:
-    """For each width, the most pairs tried up to which the test error stays at or below 10 %, per seed; 0 if none.
-
-    Where there are longer runs, they count.
-    """
-    evidence.select(name=NAME)
-    runs, cell = evidence.select(model="fastweights"), ["model.hidden_size", "task.num_pairs"]
-    longest = runs[runs["trainer.max_updates"] == runs.groupby(cell)["trainer.max_updates"].transform("max")]
+    """For each width, the most pairs tried up to which the test error stays at or below 10 %, per seed; 0 if none."""
     found = {}
-    for width, of_width in longest.groupby("model.hidden_size"):
+    for width, of_width in evidence.select(name=NAME).groupby("model.hidden_size"):
         errors = of_width.pivot_table(index="task.num_pairs", columns="seed", values="test/error").dropna(axis=1)
         bound = (errors <= BOUND).cummin()
         found[int(width)] = bound.mul(bound.index, axis=0).max().to_numpy(float)
@@ -48,6 +42,23 @@ def _capacity_grows(evidence: Evidence) -> Finding:
     name = f"{widths[-1]} against {widths[0]} units"
     effects.append(difference(capacities[widths[-1]], capacities[widths[0]], name, "pairs").within(least=0))
     return Finding(measured, effects)
+
+
+def _longer_runs_bind(evidence: Evidence) -> Finding:
+    errors = {
+        width: evidence.values("test/error", name=LONGER, model__hidden_size=width, task__num_pairs=13)
+        for width in (50, 100)
+    }
+    measured = "; ".join(f"{width} units: {percent(values)}" for width, values in errors.items())
+    effects = [mean(errors[100], "100 units").within(most=BOUND), mean(errors[50], "50 units").within(least=BOUND)]
+    return Finding(measured, effects)
+
+
+def _curriculum_helps(evidence: Evidence) -> Finding:
+    settings = {"model__hidden_size": 50, "task__num_pairs": 13}
+    first_short, all_long = (evidence.values("test/error", name=name, **settings) for name in (CURRICULUM, NAME))
+    measured = f"{percent(first_short)} against {percent(all_long)}"
+    return Finding(measured, [difference(first_short, all_long).within(most=0)])
 
 
 def draw(evidence: Evidence) -> Figure:
@@ -79,8 +90,8 @@ def table(evidence: Evidence) -> pd.DataFrame:
     """Test error in %, a row per number of pairs and of updates, a column per width, and the floor."""
     widths = sorted(evidence.runs["model.hidden_size"].unique())
     rows = []
-    for (num_pairs, updates), of_row in evidence.runs.groupby(["task.num_pairs", "trainer.max_updates"]):
-        row = {"pairs": str(num_pairs), "updates": f"{updates:,}"}
+    for (num_pairs, updates, name), of_row in evidence.runs.groupby(["task.num_pairs", "trainer.max_updates", "name"]):
+        row = {"pairs": str(num_pairs), "updates": f"{updates:,}" + ", short sequences first" * (name == CURRICULUM)}
         for width in widths:
             runs = of_row[of_row["model.hidden_size"] == width]
             row[f"{width} units, %"] = "not run" if runs.empty else _cell(runs)
@@ -94,16 +105,31 @@ def _cell(runs: pd.DataFrame) -> str:
 
 REPRODUCTION = Reproduction(
     title="Ba et al. 2016, beyond the paper: how many pairs networks of 10 to 100 units bind",
-    experiments=("ba2016/ablations/capacity", "ba2016/ablations/capacity_long"),
-    only_in_full=("ba2016/ablations/capacity_long",),
+    experiments=(
+        "ba2016/ablations/capacity",
+        "ba2016/ablations/capacity_long",
+        "ba2016/ablations/capacity_curriculum",
+    ),
+    only_in_full=("ba2016/ablations/capacity_long", "ba2016/ablations/capacity_curriculum"),
     claims=(
         Claim(
             "A wider network binds more pairs.",
             "Section 4.1 leaves open how the capacity grows with R",
             f"the most pairs up to which the test error of a seed is at most {100 * BOUND:g} %: not fewer from each "
-            "width to the next (difference above -0.5), and more with the most units than with the fewest (above 0); "
-            "where there are longer runs, these count",
+            "width to the next (difference above -0.5), and more with the most units than with the fewest (above 0)",
             _capacity_grows,
+        ),
+        Claim(
+            "With three times the updates, 100 units bind 13 pairs, and 50 do not.",
+            "not in the paper",
+            f"30,000 updates: mean test error below {100 * BOUND:g} % with 100 units, above it with 50",
+            _longer_runs_bind,
+        ),
+        Claim(
+            "With 50 units, 13 pairs are learned better if short sequences come first.",
+            "not in the paper",
+            "10,000 updates: difference of mean test errors below 0",
+            _curriculum_helps,
         ),
     ),
     table=table,

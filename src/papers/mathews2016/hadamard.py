@@ -106,17 +106,22 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """Test error against rank for both forms, and the line of least error."""
+    """Test error against rank for both forms next to the line of least error, and how far above it they are."""
     with rc_context(RC):
-        figure, (axes,) = panels([""])
+        figure, (error, above) = panels(["test error (mean square)", "above the least error of CP, × 10⁻³"])
         styles = styles_of(dict.fromkeys(FORMS.values(), "bilinear"))
         for form, label in FORMS.items():
             with suppress(NotRunError):
                 runs = evidence.select(name=MAIN, model__form=form).groupby("model.rank")["test/mse"]
-                axes.plot(runs.mean().index, runs.mean(), label=label, **styles[label])
-        axes.plot(RANKS, [floor(rank) for rank in RANKS], label="least error of CP", **FLOOR_LINE)
-        axes.set(xlabel="rank", ylabel="test error (mean square)")
-        legend(figure, [axes])
+                mean, sd = runs.mean(), runs.std().fillna(0)
+                error.plot(mean.index, mean, label=label, **styles[label])
+                off = [1e3 * (value - floor(int(rank))) for rank, value in mean.items()]
+                above.errorbar(mean.index, off, 1e3 * sd, label=label, capsize=2, **styles[label])
+        error.plot(RANKS, [floor(rank) for rank in RANKS], label="least error of CP", **FLOOR_LINE)
+        above.axhspan(0, 1e3 / (16 * SIZE), color="0.93", zorder=0, label="0 to 1/(16 n): where the best CP lies")
+        for axes in (error, above):
+            axes.set(xlabel="rank R", xticks=RANKS)
+        legend(figure, [error, above])
     return figure
 
 

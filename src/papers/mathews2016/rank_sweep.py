@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, thousands
-from src.reproduction.effects import mean, ratio
+from src.reproduction.effects import ratio, share
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 INITS = {"rank_independent": "independent of R", "mathews2016": "of the author"}
@@ -36,7 +36,7 @@ def _high_ranks_are_slower_only(evidence: Evidence) -> Finding:
 def _rank_one_suffices(evidence: Evidence) -> Finding:
     values = _until(evidence, "rank_independent", 1)
     solved = np.isfinite(values)
-    effect = mean(solved.astype(float), "runs that solve it").within(least=0.5)
+    effect = share(solved, "runs that solve it").within(least=0.5)
     return Finding(f"{solved.sum()} of {len(values)}: {thousands(values)}", [effect])
 
 

@@ -152,6 +152,8 @@ def draw(evidence: Evidence) -> Figure:
                 axes.errorbar(SCALES, values.mean(1), spread, label=label, capsize=2, **style)
         axes.axhline(0, **FLOOR_LINE)
         axes.set(xscale="log", xlabel="scale of the bilinear term", ylabel="Lyapunov exponent (nats per step)")
+        axes.set_xticks(SCALES, [f"{scale:g}" for scale in SCALES])
+        axes.minorticks_off()
         legend(figure, [axes])
     return figure
 

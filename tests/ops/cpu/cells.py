@@ -30,6 +30,7 @@ CELLS = {
     "gru-after": (GRU, {"reset": "after"}),
     "fastweights": (FastWeights, {"num_inner_steps": 2}),
     "fastweights-no-norm": (FastWeights, {"num_inner_steps": 2, "layer_norm": False}),
+    "fastweights-learned-reads": (FastWeights, {"num_inner_steps": 3, "normalized": "last", "read_weights": "learned"}),
     "fastweights-preliminary": (FastWeights, {"layer_norm_preliminary": True, "boundary": "identity"}),
     "alstm": (ALSTM, {}),
     "alstm-content": (ALSTM, {"num_copies": 1, "num_heads": 2, "recurrent_content": True}),

@@ -119,6 +119,18 @@ def test_the_associative_lstm_is_its_definition_on_the_whole_grid(length, width,
     assert_all_kernels_agree(make_alstm(width, settings), length, BATCHES)
 
 
+@pytest.mark.parametrize("length", [9, 66])
+@pytest.mark.parametrize("boundary", ["sustained", "identity"])
+@pytest.mark.parametrize("preliminary", [False, True])
+@pytest.mark.parametrize(("normalized", "read_weights"), [("last", "one"), ("all", "learned"), ("last", "learned")])
+def test_fast_weights_with_learned_reads(normalized, read_weights, preliminary, boundary, length):
+    settings = {"normalized": normalized, "read_weights": read_weights, "boundary": boundary, "nonlinearity": "tanh"}
+    core = make(FastWeights, 5, num_inner_steps=3, layer_norm_preliminary=preliminary, **settings)
+    vectors, (table, ids) = random_vectors(core, 2, length), random_table(core, 2, length)
+    for inputs in [(vectors, None, None), (table, ids, random_state(core, 2))]:
+        assert_equal(run(core, "fused", *inputs), run(core, "reference", *inputs))
+
+
 @pytest.mark.parametrize("carried", [False, True])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("boundary", ["sustained", "identity"])

@@ -10,20 +10,20 @@ namespace {
 // The arguments of both passes; what is absent is null.
 struct FastWeightsCall {
   int64_t batch, time, symbols, threads, return_sequence, double_precision;
-  int64_t units, nonlinearity, inner_steps, sustained;
+  int64_t units, nonlinearity, inner_steps, sustained, only_last_normalized;
   double decay, fast_lr;
   const int64_t* ids;
-  const void *table, *weight, *gain, *bias, *first_gain, *first_bias, *initial, *fast;
+  const void *table, *weight, *gain, *bias, *first_gain, *first_bias, *read_weights, *initial, *fast;
   void *outputs, *saved;
   const void* d_outputs;
-  void *d_table, *d_weight, *d_gain, *d_bias, *d_first_gain, *d_first_bias, *d_initial, *d_fast;
+  void *d_table, *d_weight, *d_gain, *d_bias, *d_first_gain, *d_first_bias, *d_read_weights, *d_initial, *d_fast;
 };
 
 template <class S>
 FastWeights<S> cell(const FastWeightsCall& call) {
   return {call.batch, call.time, call.units, int(call.threads), int(call.nonlinearity), call.inner_steps,
-          call.sustained != 0, call.decay, call.fast_lr, as<S>(call.weight), as<S>(call.gain), as<S>(call.bias),
-          as<S>(call.first_gain), as<S>(call.first_bias), as<S>(call.initial), as<S>(call.fast)};
+          call.sustained != 0, call.only_last_normalized != 0, call.decay, call.fast_lr, as<S>(call.weight), as<S>(call.gain), as<S>(call.bias),
+          as<S>(call.first_gain), as<S>(call.first_bias), as<S>(call.read_weights), as<S>(call.initial), as<S>(call.fast)};
 }
 
 template <class S>
@@ -42,7 +42,7 @@ void backward(const FastWeightsCall& call) {
       InputGradients<S>{to(call.d_table), call.ids, call.symbols, call.batch, call.time, call.units,
                         serial(int(call.threads))},
       to(call.d_initial), to(call.d_fast), to(call.d_weight), to(call.d_gain), to(call.d_bias), to(call.d_first_gain),
-      to(call.d_first_bias));
+      to(call.d_first_bias), to(call.d_read_weights));
 }
 
 }  // namespace

@@ -3,8 +3,9 @@
 //
 //     z        = W h(k) + p                               the boundary condition
 //     q_0      = f(z)                                     or f(LN_0(z))
-//     a_s      = (z or q_s) + sum_{j <= k} c_j h(j) + λ^{k+1} A_0 q_s,     c_j = η λ^{k-j} h(j)·q_s
-//     q_{s+1}  = f(LN(a_s)),   s = 0 ... S-1              h(k + 1) = q_S
+//     r_s      = sum_{j <= k} c_j h(j) + λ^{k+1} A_0 q_s,                  c_j = η λ^{k-j} h(j)·q_s
+//     a_s      = (z or q_s) + w_s r_s                     w_s = 1, or learned for s < S-1
+//     q_{s+1}  = f(LN(a_s)),   s = 0 ... S-1              h(k + 1) = q_S;  LN in all of these, or in the last
 //
 // Backward, with x' the gradient of the loss with respect to x, from the last step to the first. A state is read by
 // every later step, so h(j)' accumulates their contributions before its own step is reached:
@@ -12,10 +13,10 @@
 //     h(k+1)' += y(k+1)'                                  = q_S'
 //     a_s'     = J_LN^T (f'(LN(a_s)) q_{s+1}')
 //     z'      += a_s'   (or q_s' += a_s' if q_s replaces z)
-//     e_j      = η λ^{k-j} h(j)·a_s'
-//     q_s'    += sum_j e_j h(j) + λ^{k+1} A_0^T a_s'
-//     h(j)'   += c_j a_s' + e_j q_s
-//     A_0'    += λ^{k+1} a_s' q_s^T
+//     e_j      = η λ^{k-j} h(j)·a_s',      r_s° = sum_j e_j h(j) + λ^{k+1} A_0^T a_s'
+//     q_s'    += w_s r_s°,                               w_s' += q_s·r_s°
+//     h(j)'   += w_s (c_j a_s' + e_j q_s)
+//     A_0'    += w_s λ^{k+1} a_s' q_s^T
 //     z'      += f'(z) q_0'   (through LN_0),             p' = z',   h(k)' += W^T z',   W' += z' h(k)^T
 #pragma once
 
@@ -28,16 +29,18 @@ struct FastWeights {
   int64_t batch, time, units;
   int threads, nonlinearity;
   int64_t inner_steps;
-  bool sustained;
+  bool sustained, only_last_normalized;
   double decay, fast_lr;
   const S *weight, *gain, *bias;     // gain is null without layer norm
   const S *first_gain, *first_bias;  // of the layer norm on the preliminary state, or null
+  const S* read_weights;             // w_0 ... w_{S-2}, or null for ones
   const S* initial;                  // [batch, units], or null for zeros
   const S* fast;                     // A_0 [batch, units, units], or null for zeros
 
   // Saved per block: h(0) ... h(T), then for every step q_0 ... q_{S-1}; with layer norm x_s and its scale for every s
   // and for LN_0; c_j for every s.
-  int64_t norms() const { return (gain ? inner_steps : 0) + (first_gain ? 1 : 0); }
+  int64_t first_norm() const { return only_last_normalized ? std::max<int64_t>(inner_steps - 1, 0) : 0; }
+  int64_t norms() const { return (gain ? inner_steps - first_norm() : 0) + (first_gain ? 1 : 0); }
   int64_t queries() const { return std::max<int64_t>(inner_steps, 1); }
   int64_t saved_per_step() const { return queries() * units + norms() * (units + 1) + inner_steps * time; }
   int64_t saved_per_block() const { return (time + 1) * padded(units) + time * saved_per_step(); }
@@ -53,10 +56,10 @@ struct FastWeights {
 
   void forward(Rows<S> inputs, Outputs<S> outputs, S* all_saved) const {
     Packed<S> recurrent(weight, units, units, units, 1);
-    LayerNorm<S> norm{gain, bias, units}, first_norm{first_gain, first_bias, units};
+    LayerNorm<S> norm{gain, bias, units}, norm_0{first_gain, first_bias, units}, none{nullptr, nullptr, units};
     std::vector<S> ages = powers(fast_lr), left = powers(decay);
     for_each_block<S>(batch, threads, ascending, [&](int64_t number, Block block) {
-      Buffer<S> own(all_saved ? 0 : saved_per_block()), z(padded(units)), a(units);
+      Buffer<S> own(all_saved ? 0 : saved_per_block()), z(padded(units)), a(units), r(read_weights ? units : 0);
       Saved saved{*this,
                   all_saved ? reinterpret_cast<Vector<S>*>(all_saved) + number * saved_per_block() : own.data()};
       Scratch scratch(fast ? units : 0);
@@ -68,13 +71,18 @@ struct FastWeights {
         if (k >= first_state()) recurrent.multiply_add(saved.h(k), z.data());
         Vector<S>* q = saved.q(k, 0);
         std::copy(z.data(), z.data() + units, a.data());
-        activate_normalized(first_norm, a.data(), saved.x(k, norms() - 1), q);
+        activate_normalized(norm_0, a.data(), saved.x(k, norms() - 1), q);
         for (int64_t s = 0; s < inner_steps; ++s) {
           q = saved.q(k, s);
           std::copy(sustained ? z.data() : q, (sustained ? z.data() : q) + units, a.data());
-          read_states(saved, k, q, ages.data(), saved.c(k, s), a.data());
-          if (fast) add_product(block, transposed.data(), left[k], q, a.data(), scratch);
-          activate_normalized(norm, a.data(), saved.x(k, s), s + 1 < inner_steps ? saved.q(k, s + 1) : saved.h(k + 1));
+          Vector<S>* sum = weighted(s) ? r.data() : a.data();
+          if (weighted(s)) std::fill(sum, sum + units, Vector<S>{});
+          read_states(saved, k, q, ages.data(), saved.c(k, s), sum);
+          if (fast) add_product(block, transposed.data(), left[k], q, sum, scratch);
+          if (weighted(s))
+            for (int64_t i = 0; i < units; ++i) a[i] += read_weights[s] * r[i];
+          activate_normalized(s < first_norm() ? none : norm, a.data(), saved.x(k, s - first_norm()),
+                              s + 1 < inner_steps ? saved.q(k, s + 1) : saved.h(k + 1));
         }
         if (inner_steps == 0) std::copy(q, q + units, saved.h(k + 1));
         outputs.store(block, saved.h(k + 1), k);
@@ -83,18 +91,19 @@ struct FastWeights {
   }
 
   void backward(S* all_saved, OutputGradients<S> d_outputs, InputGradients<S> d_inputs, S* d_initial, S* d_fast,
-                S* d_weight, S* d_gain, S* d_bias, S* d_first_gain, S* d_first_bias) const {
+                S* d_weight, S* d_gain, S* d_bias, S* d_first_gain, S* d_first_bias, S* d_read_weights) const {
     Packed<S> transposed(weight, units, units, 1, units);
-    LayerNorm<S> norm{gain, bias, units}, first_norm{first_gain, first_bias, units};
+    LayerNorm<S> norm{gain, bias, units}, norm_0{first_gain, first_bias, units};
     std::vector<S> ages = powers(fast_lr), left = powers(decay);
     int64_t blocks = num_blocks<S>(batch);
     BlockGradients<S> weights(blocks, units, units, serial(threads));
     BlockGradients<S> states(fast ? batch : 0, units, units, false);
-    std::vector<S> norms_gradients(blocks * 4 * units);
+    int64_t num_sums = 4 * units + inner_steps;
+    std::vector<S> small_gradients(blocks * num_sums);
     for_each_block<S>(batch, threads, descending, [&](int64_t number, Block block) {
       Saved saved{*this, reinterpret_cast<Vector<S>*>(all_saved) + number * saved_per_block()};
       Buffer<S> d_h((time + 1) * padded(units)), g(units), d_z(padded(units)), d_q(units), e(time);
-      Buffer<S> sums(4 * units);
+      Buffer<S> sums(num_sums);
       Scratch scratch(fast ? units : 0);
       Block own{0, block.lanes};
       S* rows = d_inputs.rows(block);
@@ -110,16 +119,25 @@ struct FastWeights {
           const Vector<S>* q = saved.q(k, s);
           const Vector<S>* next = s + 1 < inner_steps ? saved.q(k, s + 1) : saved.h(k + 1);
           for (int64_t i = 0; i < units; ++i) g[i] *= derivative<S>(nonlinearity, next[i]);
-          if (gain) norm.backward(g.data(), saved.x(k, s), &sums[0], &sums[units]);
+          if (gain && s >= first_norm()) norm.backward(g.data(), saved.x(k, s - first_norm()), &sums[0], &sums[units]);
           // g is the gradient of a_s
           for (int64_t i = 0; i < units; ++i) {
-            d_q[i] = sustained ? Vector<S>{} : g[i];
+            d_q[i] = sustained || weighted(s) ? Vector<S>{} : g[i];
             if (sustained) d_z[i] += g[i];
           }
           read_states(saved, k, g.data(), ages.data(), e.data(), d_q.data());
+          if (fast) add_product(block, fast + block.first * units * units, left[k], g.data(), d_q.data(), scratch);
+          if (weighted(s)) {
+            S weight_s = read_weights[s];
+            for (int64_t i = 0; i < units; ++i) {
+              sums[4 * units + s] += q[i] * d_q[i];
+              d_q[i] = sustained ? weight_s * d_q[i] : g[i] + weight_s * d_q[i];
+              g[i] *= weight_s;
+            }
+            for (int64_t j = first_state(); j <= k; ++j) e[j] *= weight_s;
+          }
           add_to_states(k, saved.c(k, s), g.data(), e.data(), q, d_h.data());
           if (fast) {
-            add_product(block, fast + block.first * units * units, left[k], g.data(), d_q.data(), scratch);
             for (int64_t i = 0; i < units; ++i) g[i] *= left[k];
             own.store(g.data(), d_a_rows.data(), readings, units, k * inner_steps + s);
             q_rows.store(block, q, readings, k * inner_steps + s);
@@ -128,7 +146,7 @@ struct FastWeights {
         }
         const Vector<S>* q = saved.q(k, 0);
         for (int64_t i = 0; i < units; ++i) g[i] *= derivative<S>(nonlinearity, q[i]);
-        if (first_gain) first_norm.backward(g.data(), saved.x(k, norms() - 1), &sums[2 * units], &sums[3 * units]);
+        if (first_gain) norm_0.backward(g.data(), saved.x(k, norms() - 1), &sums[2 * units], &sums[3 * units]);
         for (int64_t i = 0; i < units; ++i) d_z[i] += g[i];
         own.store(d_z.data(), rows, time, units, k);
         if (k > 0 || d_initial) transposed.multiply_add(d_z.data(), d_h.data() + k * padded(units));
@@ -137,8 +155,8 @@ struct FastWeights {
       for (int64_t lane = 0; fast && lane < block.lanes; ++lane)
         states.add(block.first + lane, d_a_rows.data() + lane * readings * units, units, 0, q_rows.row(lane * readings),
                    1, readings, 0);
-      for (int64_t i = gain ? 0 : 2 * units; i < (first_gain ? 4 : 2) * units; ++i)
-        norms_gradients[number * 4 * units + i] = sum_of_lanes<S>(sums[i], block.lanes);
+      for (int64_t i = 0; i < num_sums; ++i)
+        small_gradients[number * num_sums + i] = sum_of_lanes<S>(sums[i], block.lanes);
       WideRows<S> h_rows(block.lanes * time, units);
       for (int64_t k = first_state(); k < time; ++k) h_rows.store(block, saved.h(k), time, k);
       weights.add(number, rows, units, time * units, h_rows.row(0), block.lanes, time, first_state());
@@ -148,8 +166,8 @@ struct FastWeights {
     d_inputs.finish();
     weights.sum_to(d_weight);
     if (fast) states.copy_to(d_fast);
-    std::vector<S> total(4 * units);
-    add_blocks(norms_gradients, blocks, 4 * units, total.data());
+    std::vector<S> total(num_sums);
+    add_blocks(small_gradients, blocks, num_sums, total.data());
     if (gain) {
       std::copy(total.data(), total.data() + units, d_gain);
       std::copy(total.data() + units, total.data() + 2 * units, d_bias);
@@ -158,11 +176,15 @@ struct FastWeights {
       std::copy(total.data() + 2 * units, total.data() + 3 * units, d_first_gain);
       std::copy(total.data() + 3 * units, total.data() + 4 * units, d_first_bias);
     }
+    if (read_weights) std::copy(total.data() + 4 * units, total.data() + num_sums - 1, d_read_weights);
   }
 
  private:
   // The first state to read: h(0) = 0 is skipped.
   int64_t first_state() const { return initial ? 0 : 1; }
+
+  // Whether r_s is multiplied by w_s.
+  bool weighted(int64_t s) const { return read_weights && s + 1 < inner_steps; }
 
   // factor * decay^n for n = 0 ... T-1.
   std::vector<S> powers(double factor) const {

@@ -1,0 +1,77 @@
+"""The findings of a part, written one by one: what has been found stays, whatever happens to the part."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from src.config.errors import explain
+from src.utils.jsonl import read_lines
+
+Verdict = Literal["ok", "measured", "missed", "wrong", "failed", "not run"]
+GOOD: tuple[Verdict, ...] = ("ok", "measured", "not run")
+
+
+class Row(NamedTuple):
+    """One finding."""
+
+    part: str
+    what: str
+    found: str
+    wanted: str = ""
+    verdict: Verdict = "measured"
+
+
+_ROW = TypeAdapter(Row)
+
+
+class Rows:
+    """Writes findings to a file, and prints them.
+
+    Args:
+        part: whose findings they are.
+        path: of the file.
+        judge: whether a target that is missed is a finding; not on a CPU, of which it does not speak.
+    """
+
+    def __init__(self, part: str, path: Path, judge: bool):
+        self.part = part
+        self.path = path
+        self.judge = judge
+
+    def add(self, what: str, found: str, wanted: str = "", verdict: Verdict = "measured") -> None:
+        """Write a finding."""
+        row = Row(self.part, what, found, wanted, verdict)
+        print(f"{verdict:9} {what}: {found}" + (f" (wanted: {wanted})" if wanted else ""), flush=True)
+        with open(self.path, "a") as file:
+            file.write(json.dumps(row._asdict()) + "\n")
+
+    def target(self, what: str, found: str, wanted: str, reached: bool) -> None:
+        """Write whether a target of speed is reached."""
+        self.add(what, found, wanted, ("ok" if reached else "missed") if self.judge else "measured")
+
+    def right(self, what: str, found: str, wanted: str, is_right: bool) -> None:
+        """Write whether a result is right."""
+        self.add(what, found, wanted, "ok" if is_right else "wrong")
+
+    @contextmanager
+    def trying(self, what: str) -> Iterator[None]:
+        """Write an exception as a finding, and go on."""
+        try:
+            yield
+        except Exception as error:
+            self.add(what, " ".join(explain(error).split())[:300], verdict="failed")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The findings in a file, up to the first that is damaged."""
+    found = []
+    for line in read_lines(path):
+        try:
+            found.append(_ROW.validate_python(line))
+        except ValidationError:
+            break
+    return found

@@ -1,0 +1,64 @@
+"""${units_for:3000}: the width at which a network has about this many weights, to compare cells of equal size."""
+
+import json
+from bisect import bisect_left
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from src.config.errors import UserError
+from src.config.schema import locate
+
+MOST = 10_000_000
+"""A configuration may come from anyone, and networks are built to count their weights."""
+_found: dict[str, int] = {}
+
+
+def units_for(num_parameters: Any, root: DictConfig) -> int:
+    """The `model.hidden_size` with which model, encoder and head are closest to a number of trained weights.
+
+    Raises:
+        UserError: it is not a number that a network may have.
+    """
+    if type(num_parameters) is not int or not 1 <= num_parameters <= MOST:
+        raise UserError(f"${{units_for:{num_parameters}}}: must be an integer from 1 to {MOST:,}")
+    config = OmegaConf.masked_copy(root, ["model", "task", "network", "seed"])
+    config.model.hidden_size = 1
+    key = json.dumps([num_parameters, OmegaConf.to_container(config, resolve=True)])
+    if key not in _found:
+        _found[key] = _closest(config, num_parameters)
+    return _found[key]
+
+
+def _closest(config: DictConfig, wanted: int) -> int:
+    sizes: dict[int, int] = {}
+
+    def size(width: int) -> int:
+        """The weights at the first legal width from this one on; an associative LSTM needs an even one."""
+        try:
+            sizes[width] = _num_weights(config, width)
+        except ValueError:
+            return size(width + 1)
+        return sizes[width]
+
+    most = 2
+    while size(most) < wanted and most < wanted:
+        most *= 2
+    bisect_left(range(1, most), wanted, key=size)
+    return min(sizes, key=lambda width: abs(sizes[width] - wanted))
+
+
+def _num_weights(config: DictConfig, width: int) -> int:
+    import torch  # takes a second to import
+
+    config.model.hidden_size = width
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+
+    def make(group: str, *given: Any) -> Any:
+        keys = {key: value for key, value in settings[group].items() if key != "_target_"}
+        return locate(str(settings[group]["_target_"]), group)(*given, **keys)
+
+    with torch.random.fork_rng(devices=[]):
+        task = make("task", settings["seed"])
+        network = make("network", task.input_spec, task.output_spec, lambda size: make("model", size))
+    return sum(weights.numel() for weights in network.parameters() if weights.requires_grad)

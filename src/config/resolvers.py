@@ -1,0 +1,67 @@
+"""The resolvers that configurations use."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from omegaconf import DictConfig, Node, OmegaConf
+from omegaconf.basecontainer import BaseContainer
+
+from src.config.errors import UserError
+from src.config.paths import folder_of_runs
+from src.config.settings import short_name
+
+
+def register_resolvers() -> None:
+    """Register ${run_name:}, ${run_dir:}, ${sweep_dir:}, ${units_for:}, and ${by:} for what depends on another setting.
+
+    `${by:${model.hidden_size},{20:100000,50:50000}}` is 100000 for 20 units and 50000 for 50; a third
+    argument is the value for all others. A `_target_` goes by its short name: `${by:${model._target_},{lstm:1},2}`.
+    """
+    OmegaConf.register_new_resolver("by", _resolve_by, replace=True)
+    OmegaConf.register_new_resolver("units_for", _resolve_units_for, replace=True)
+    OmegaConf.register_new_resolver("run_name", _resolve_run_name, replace=True)
+    OmegaConf.register_new_resolver("run_dir", _resolve_run_dir, replace=True)
+    OmegaConf.register_new_resolver("sweep_dir", _resolve_sweep_dir, replace=True)
+
+
+@contextmanager
+def only_harmless_resolvers() -> Iterator[None]:
+    """Know only ${by:} and ${units_for:} meanwhile, so that a stored file reads neither environment nor other files."""
+    register_resolvers()
+    every = BaseContainer._resolvers
+    BaseContainer._resolvers = {name: every[name] for name in ("by", "units_for")}
+    try:
+        yield
+    finally:
+        BaseContainer._resolvers = every
+
+
+def _resolve_run_name(*, _root_: DictConfig) -> str:
+    from src.config.fingerprint import run_name  # imports pydantic, which `--help` need not wait for
+
+    return run_name(_root_) if "name" in _root_ else "run"
+
+
+def _resolve_units_for(num_parameters: Any, *, _root_: DictConfig) -> int:
+    from src.config.matching import units_for  # as above
+
+    return units_for(num_parameters, _root_)
+
+
+def _resolve_run_dir(*, _root_: DictConfig) -> str:
+    return str(folder_of_runs(_root_) / _resolve_run_name(_root_=_root_)) if "name" in _root_ else "run"
+
+
+def _resolve_sweep_dir(*, _root_: DictConfig) -> str:
+    return str(folder_of_runs(_root_))
+
+
+def _resolve_by(value: Any, settings: DictConfig, otherwise: Any = None, *, _node_: Node) -> Any:
+    name = short_name(value) if isinstance(value, str) else value
+    if name in settings:
+        return settings[name]
+    if otherwise is not None:
+        return otherwise
+    known = ", ".join(map(str, settings))
+    raise UserError(f"{_node_._get_full_key(None)} has no value for {name}, only for {known}; set it explicitly")

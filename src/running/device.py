@@ -1,0 +1,147 @@
+"""Which device trains a model faster: measured once for a model and its sizes, and remembered.
+
+What is remembered lies beside the compiled kernels, in a file for everything that determines the speed: the settings of
+model, network and task (of a real number only whether it is 0), the batch size, threads and precision, the processor,
+the card, versions, and the code of the project that does an update.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Gt
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from src.config.errors import explain
+from src.config.paths import PROJECT
+from src.ops.cpu.build import cache_root
+from src.running.provenance import processor
+from src.utils.files import FolderInUseError, locked, write_whole
+
+log = logging.getLogger(__name__)
+DEVICES = ("cpu", "cuda")
+LARGEST_FILE = 100_000
+"""Bytes of a file that is read."""
+IN_AN_UPDATE = ("models", "ops", "tasks", "tensors", "training")
+"""Packages whose code decides how long an update takes."""
+TRAINER = ("batch_size", "threads", "precision", "deterministic", "clip_norm", "norm_stabilizer", "weight_noise")
+NO_SIZES_OF_AN_UPDATE = ("train_size", "val_size", "test_size")
+
+Milliseconds = Annotated[float, Gt(0)]
+Measure = Callable[[DictConfig, str], float]
+"""(configuration, device) -> milliseconds an update."""
+
+
+@with_config(ConfigDict(extra="forbid", allow_inf_nan=False))
+class Times(TypedDict):
+    """Milliseconds an update on each device."""
+
+    cpu: Milliseconds
+    cuda: Milliseconds
+
+
+_TIMES = TypeAdapter(Times)
+_known: dict[str, Mapping[str, float]] = {}
+"""What this process has measured or read."""
+
+
+def faster_device(config: DictConfig, measure: Measure | None) -> str:
+    """The device with the faster updates of a configuration, which is measured if it is not known.
+
+    Args:
+        config: of a run.
+        measure: how; None to measure nothing, and take the CPU if nothing is known.
+    """
+    key = _key(config)
+    if key not in _known:
+        path = cache_root() / "fastweights_devices" / f"{key}.json"
+        times = _read(path)
+        if times is None:
+            if measure is None:
+                return "cpu"
+            times = _measured_once(path, config, measure)
+        _known[key] = times
+        told = [f"{name}: {ms:.2g} ms" if ms < 10 else f"{name}: {ms:.0f} ms" for name, ms in times.items()]
+        log.info("device=auto takes %s (%s an update)", _fastest(times), ", ".join(told))
+    return _fastest(_known[key])
+
+
+def _fastest(times: Mapping[str, float]) -> str:
+    return min(times, key=times.__getitem__, default="cpu")
+
+
+def _measured_once(path: Path, config: DictConfig, measure: Measure) -> Mapping[str, float]:
+    """The times of each device, measured by one process while others wait, and written to the file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.parent, patience=120):
+            times = _read(path) or _measured(config, measure)
+            if len(times) == len(DEVICES):
+                write_whole(path, json.dumps(times).encode())
+            return times
+    except (OSError, FolderInUseError) as error:
+        log.warning("device=auto: which device is faster cannot be remembered: %s", explain(error))
+        return _measured(config, measure)
+
+
+def _measured(config: DictConfig, measure: Measure) -> dict[str, float]:
+    """The times of the devices on which an update works."""
+    times = {}
+    for device in DEVICES:
+        try:
+            times[device] = measure(config, device)
+        except Exception as error:  # a card that is full, or a driver that does not fit
+            log.warning("device=auto: an update on %s fails: %s", device, explain(error)[:400])
+    return times
+
+
+def _read(path: Path) -> Mapping[str, float] | None:
+    """What a file says, if it is whole: it may be anybody's."""
+    try:
+        with open(path, "rb") as file:
+            times: Any = _TIMES.validate_json(file.read(LARGEST_FILE), strict=True)
+            return times
+    except (OSError, ValidationError):
+        return None
+
+
+def _key(config: DictConfig) -> str:
+    """A hash of everything that determines the speed of updates."""
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    decisive = {group: _sizes(settings[group]) for group in ("model", "network", "task")}
+    decisive |= {"trainer": _sizes({key: settings["trainer"][key] for key in TRAINER})}
+    decisive |= {"optimizer": settings["optimizer"]["_target_"], "machine": _machine(), "code": _code()}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _sizes(value: Any) -> Any:
+    """Settings without what makes no difference to the speed."""
+    if isinstance(value, Mapping):
+        return {key: _sizes(item) for key, item in value.items() if key not in NO_SIZES_OF_AN_UPDATE}
+    return value != 0 if isinstance(value, float) else value
+
+
+def _machine() -> list[str]:
+    try:
+        triton = version("triton")
+    except PackageNotFoundError:
+        triton = ""
+    return [processor(), torch.cuda.get_device_name(), torch.__version__, str(torch.version.cuda), triton]
+
+
+@cache
+def _code() -> str:
+    digest = hashlib.sha256()
+    for package in IN_AN_UPDATE:
+        for path in sorted((PROJECT / "src" / package).rglob("*.*")):
+            if path.suffix in (".py", ".cpp", ".h"):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()

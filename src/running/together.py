@@ -1,0 +1,193 @@
+"""Runs on their way to their ends, alone or several as one program."""
+
+import logging
+import sys
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src.config.errors import explain
+from src.config.paths import LOG
+from src.training.population import Stacked
+from src.training.signals import stopping_on_signals
+from src.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+Life = Generator[Trainer, None, dict[str, Any]]
+"""A run from its folder to its result, which it returns. It gives its trainer when that is built, and from then on
+whenever an update is to be done. An exception of the update is thrown into it."""
+SECONDS_BETWEEN_LINES = 10.0
+_speaking: ContextVar[Path | None] = ContextVar("speaking", default=None)
+
+
+def finish(lives: Mapping[Path, Life]) -> dict[Path, dict[str, Any]]:
+    """Bring runs to their ends, all at the same time, and return their results by folder.
+
+    The runs have to be alike (see `src.sweeping.groups`), and on a GPU as many as fit are taken at a time. After a
+    signal, those that have not begun have no result.
+    """
+    results: dict[Path, dict[str, Any]] = {}
+    with ExitStack() as stack:
+        for life in lives.values():
+            stack.callback(life.close)
+        if len(lives) > 1:
+            stack.enter_context(_with_a_log_each())
+        while len(results) < len(lives) and not any(one["status"] == "interrupted" for one in results.values()):
+            runs = _Runs(lives, results)
+            runs.begin()
+            runs.train()
+    return results
+
+
+class _Runs:
+    """Runs that are under way.
+
+    Args:
+        lives: by folder.
+        results: gets the results.
+    """
+
+    def __init__(self, lives: Mapping[Path, Life], results: dict[Path, dict[str, Any]]):
+        self.lives = lives
+        self.results = results
+        self.going: dict[Path, Trainer] = {}
+        self.last_line = time.monotonic()
+
+    def begin(self) -> None:
+        """Build the trainers of runs without a result, as many as fit."""
+        for folder in [folder for folder in self.lives if folder not in self.results]:
+            self.go_on(folder)
+            trainers = list(self.going.values())
+            if len(self.lives) > 1 and folder in self.going:
+                self.going[folder].state.rng = torch.get_rng_state()
+                if len(trainers) >= num_that_fit(trainers[0]):
+                    return
+
+    def go_on(self, folder: Path, error: Exception | None = None) -> None:
+        """Let a run do all that comes before its next update, after an error of the last one if there was one."""
+        speaking = _speaking.set(folder if len(self.lives) > 1 else None)
+        try:
+            life = self.lives[folder]
+            self.going[folder] = next(life) if error is None else life.throw(error)
+        except StopIteration as ended:
+            self.results[folder] = ended.value
+            self.going.pop(folder, None)
+        finally:
+            _speaking.reset(speaking)
+
+    def train(self) -> None:
+        """Do the updates of all runs, until the last of them has ended."""
+        with stopping_on_signals(*self.going.values()):
+            for folder in list(self.going):
+                self.go_on(folder)
+            can_be_stacked = True
+            while self.going:
+                trainers = list(self.going.values())
+                if can_be_stacked and worth_stacking(trainers):
+                    can_be_stacked = self._train_stacked(trainers)
+                else:
+                    self._train_in_turn()
+
+    def _train_in_turn(self) -> None:
+        """Do updates one run after the other, until a run ends."""
+        number = len(self.going)
+        while len(self.going) == number:
+            for folder, trainer in list(self.going.items()):
+                try:
+                    trainer.do_update()
+                except Exception as error:
+                    self.go_on(folder, error)
+                else:
+                    self.go_on(folder)
+            if number > 1:
+                self._say()
+
+    def _train_stacked(self, trainers: list[Trainer]) -> bool:
+        """Do updates of all runs at once, until a run ends; False if that is not possible, as for lack of memory."""
+        folders = list(self.going)
+        try:
+            update = Stacked([trainer.update for trainer in trainers])
+            while len(self.going) == len(folders):
+                started = time.perf_counter()
+                update()
+                trainers[0].wait()
+                share = (time.perf_counter() - started) / len(folders)
+                for folder, trainer in zip(folders, trainers, strict=True):
+                    trainer.state.seconds += share
+                    self.go_on(folder)
+                self._say()
+        except Exception as error:
+            log.warning(
+                "%d runs cannot be trained as one program, so they take turns: %s", len(folders), explain(error)
+            )
+            return False
+        return True
+
+    def _say(self) -> None:
+        """Say how far the runs are, every few seconds."""
+        now = time.monotonic()
+        if now - self.last_line >= SECONDS_BETWEEN_LINES and self.going:
+            self.last_line = now
+            states = [trainer.state for trainer in self.going.values()]
+            rate = sum(state.update for state in states) / sum(state.seconds for state in states)
+            log.info("%d runs together, update %d, %.0f updates/s", len(states), states[0].update, rate)
+
+
+def worth_stacking(trainers: list[Trainer]) -> bool:
+    """Whether one program is faster than turns: not for one run, nor where the CPU has a kernel for each run."""
+    first = trainers[0]
+    return len(trainers) > 1 and not (first.device.type == "cpu" and first.model.core.is_fused)
+
+
+def num_that_fit(trainer: Trainer) -> int:
+    """How many runs like this one fit into the memory of its device, measured on a GPU; never the limit on a CPU."""
+    if trainer.device.type != "cuda":
+        return sys.maxsize
+    before = torch.cuda.memory_allocated(trainer.device)
+    torch.cuda.reset_peak_memory_stats(trainer.device)
+    stacked = Stacked([trainer.update])
+    stacked.gradients(stacked.next_batch())
+    needed = torch.cuda.max_memory_allocated(trainer.device) - before
+    free, _ = torch.cuda.mem_get_info(trainer.device)
+    return max(1, int(0.8 * free / needed))
+
+
+class _LogOfEach(logging.Handler):
+    """Appends what a run logs to its `train.log`; a file is open only meanwhile, since there may be many runs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        folder = _speaking.get()
+        if folder is not None:
+            with open(folder / LOG, "a") as file:
+                file.write(self.format(record) + "\n")
+
+
+@contextmanager
+def _with_a_log_each() -> Iterator[None]:
+    """Send what each run logs to its own `train.log`, and only warnings of it to the console."""
+
+    def of_file(record: logging.LogRecord) -> bool:
+        return _speaking.get() is None
+
+    def of_console(record: logging.LogRecord) -> bool:
+        return _speaking.get() is None or record.levelno >= logging.WARNING
+
+    root, each = logging.getLogger(), _LogOfEach()
+    filtered = [
+        (handler, of_file if isinstance(handler, logging.FileHandler) else of_console) for handler in root.handlers
+    ]
+    each.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root.addHandler(each)
+    for handler, accepts in filtered:
+        handler.addFilter(accepts)
+    try:
+        yield
+    finally:
+        root.removeHandler(each)
+        for handler, accepts in filtered:
+            handler.removeFilter(accepts)

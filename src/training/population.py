@@ -1,0 +1,210 @@
+"""Several runs trained as one program: where there is room, an update of all takes hardly longer than that of one.
+
+The weights of the runs are the rows of one matrix. Each run keeps its own model and optimizer, whose tensors become
+views of its row. So whatever a run does besides updates (logging, evaluation, selection, checkpoints) is done as if it
+were alone, and it can go on alone at any time.
+
+Shapes: P runs, N weights of each.
+"""
+
+import copy
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.config.schema import Precision
+from src.models.sequence import SequenceModel
+from src.specs import Batch, Output, Step, map_state, state_tensors
+from src.tasks.base import Task
+from src.training.fast_updates import clip_rows_, make_views_of
+from src.training.graphs import Replayed
+from src.training.stacked_optimizer import StackedOptimizer
+from src.training.update import Done, Update, loss_of
+
+OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"training"} | {"_apply"}
+"""Attributes of a module that are no settings of it."""
+
+
+def signature(update: Update) -> Hashable:
+    """What must be equal in runs that are trained together: all of model and optimizer but numbers.
+
+    Numbers are floats that are not 0 (a weight or setting of 0 often means that something is absent), and all settings
+    of the optimizer that leave the shape of its state as it is.
+    """
+    model, optimizer = update.state.model, update.state.optimizer
+    modules = [(name, type(module), *sorted(_settings(module))) for name, module in model.named_modules()]
+    tensors = [
+        (name, tensor.shape, tensor.dtype, tensor.requires_grad)
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    ]
+    kinds = [(key, value) for key, value in optimizer.param_groups[0].items() if isinstance(value, bool | str | None)]
+    moments = [(key, tensor.shape) for key, tensor in StackedOptimizer.state_of(optimizer).items()]
+    return (*modules, *tensors, type(optimizer), *kinds, *moments)
+
+
+def _settings(module: nn.Module) -> Iterator[tuple[str, Hashable]]:
+    for key, value in vars(module).items():
+        if key not in OF_ALL_MODULES:
+            if isinstance(value, float):
+                yield key, ("number", value == 0)
+            else:
+                yield key, value if isinstance(value, Hashable) and not isinstance(value, Tensor) else id(value)
+
+
+class Stacked:
+    """Does one update of several runs each time it is called.
+
+    The forward pass is that of one model under `torch.func.vmap`, over the weights, the buffers, the data and the
+    settings in which the runs differ. Losses are summed, which leaves the gradient of each run as it is; clipping and
+    the optimizer work on rows. A fused kernel takes part if its `torch.autograd.Function` has a `vmap` rule.
+
+    Args:
+        updates: of runs with the same task, but for its seed, and the same `signature`.
+    """
+
+    def __init__(self, updates: Sequence[Update]):
+        self.updates = updates
+        self.states = [update.state for update in updates]
+        self.weights_PN = torch.stack([update.weights.detach() for update in updates])
+        self.gradient_PN = torch.stack([update.gradient for update in updates])
+        self.sums_P = torch.stack([state.sum_of_norms for state in self.states])
+        for row, update in enumerate(updates):
+            update.weights.data = self.weights_PN[row]
+            update.weights.grad = update.gradient = self.gradient_PN[row]
+            update.state.sum_of_norms = self.sums_P[row]
+            make_views_of(update.weights, update.state.model)
+            update.done_elsewhere = partial(self._done, row)
+        optimizers = [state.optimizer for state in self.states]
+        self.optimizer = StackedOptimizer(optimizers, self.weights_PN, self.gradient_PN)
+
+        models = [state.model for state in self.states]
+        self.one = _Loss(copy.deepcopy(models[0]), updates[0].task, updates[0].settings.precision)
+        self.leaf_PN = self.weights_PN.detach().requires_grad_()
+        self.leaf_PN.grad = self.gradient_PN
+        buffers = zip(*(model.buffers() for model in models), strict=True)
+        names = [f"model.{name}" for name, _ in models[0].named_buffers()]
+        self.buffers = dict(zip(names, map(torch.stack, buffers), strict=True))
+        self.numbers = list(self._numbers(models))
+        settings = [update.settings for update in updates]
+        self.bounds_P = self._column([torch.inf if one.clip_norm is None else one.clip_norm for one in settings])
+        stabilizers = [one.norm_stabilizer for one in settings]
+        self.stabilizers = [self._column(stabilizers)] if any(stabilizers) else []
+
+        self.program: Callable[[Batch], tuple[Step, Tensor]] = self.compute
+        """How `compute` is done."""
+        if (recorder := updates[0].recorder) is not None:
+            self.program = Replayed(self.compute, lambda: (self.weights_PN, self.gradient_PN), recorder)
+
+    def _column(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=self.weights_PN.dtype, device=self.weights_PN.device)
+
+    def _weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights of all runs by name, as views of the rows."""
+        named = [(name, tensor) for name, tensor in self.one.named_parameters() if tensor.requires_grad]
+        columns = self.leaf_PN.split([tensor.numel() for _, tensor in named], dim=1)
+        for (name, tensor), values in zip(named, columns, strict=True):
+            yield name, values.view(-1, *tensor.shape)
+
+    def _numbers(self, models: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, str, Tensor]]:
+        """The settings of the model in which the runs differ: the module, the name, and the values [P]."""
+        for module, *same in zip(self.one.model.modules(), *(model.modules() for model in models), strict=True):
+            for key, value in vars(module).items():
+                if isinstance(value, float) and key not in OF_ALL_MODULES:
+                    values = [vars(other)[key] for other in same]
+                    if len(set(values)) > 1:
+                        yield module, key, self._column(values)
+
+    def __call__(self) -> None:
+        self.done: tuple[list[Batch], Step, Tensor, list[float]] | None = None
+        carried = [state.recurrent is not None for state in self.states]
+        if any(carried) and not all(carried):  # some runs have just begun; after one update all carry a state
+            for update in self.updates:
+                update()
+            return
+        batch = self.next_batch()
+        step, norms_P = self.program(batch)
+        self.done = self.batches, step, norms_P, self.advance(step)
+
+    def next_batch(self) -> Batch:
+        """The data of the next update of each run, stacked; and the settings of the optimizers for it."""
+        drawn: dict[tuple[Task, int], Batch] = {}  # runs may share a task
+        for update in self.updates:
+            if (update.task, update.index) not in drawn:
+                drawn[update.task, update.index] = update.next_batch()
+        self.batches = [drawn[update.task, update.index] for update in self.updates]
+        self.optimizer.read_settings()
+        fields = zip(*self.batches, strict=True)
+        return Batch(*(None if field[0] is None else torch.stack(field) for field in fields))  # type: ignore[arg-type]
+
+    def compute(self, batch: Batch) -> tuple[Step, Tensor]:
+        """As `Update.compute`, all with a first dimension P; the state is a list of tensors."""
+        step = self.gradients(batch)
+        norms_P = clip_rows_(self.gradient_PN, self.bounds_P)
+        self.sums_P += norms_P
+        self.optimizer.step()
+        return step, norms_P
+
+    def gradients(self, batch: Batch) -> Step:
+        """The losses, outputs and gradients of a batch of each run."""
+        carried = [state_tensors(state.recurrent) for state in self.states if state.recurrent is not None]
+        recurrent = [torch.stack(tensors) for tensors in zip(*carried, strict=True)]
+        given = {name: tensor for name, tensor in batch._asdict().items() if tensor is not None}
+        numbers = [values for _, _, values in self.numbers]
+        arguments = (dict(self._weights()) | self.buffers, numbers, given, recurrent, self.stabilizers)
+        total_P, losses, prediction, hidden, state = torch.func.vmap(self._one_run)(*arguments)
+        self.gradient_PN.zero_()
+        total_P.sum().backward()
+        return Step(losses, Output(prediction, hidden, state))
+
+    def _one_run(
+        self,
+        tensors: dict[str, Tensor],
+        numbers: list[Tensor],
+        batch: dict[str, Tensor],
+        recurrent: list[Tensor],
+        stabilizer: list[Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor, list[Tensor]]:
+        for (module, key, _), number in zip(self.numbers, numbers, strict=True):
+            setattr(module, key, number)
+        step: Step = torch.func.functional_call(self.one, tensors, (Batch(**batch), recurrent, *stabilizer))
+        prediction, hidden, state = step.output
+        return step.loss, step.losses, prediction, hidden, [] if state is None else state_tensors(state)
+
+    def advance(self, step: Step) -> list[float]:
+        """As `Update.advance`, for all runs."""
+        state, carries = step.output.state, self.one.task.carries_state
+        rows = [self._state_of(row, state) if carries else None for row in range(len(self.updates))]
+        return [update.advance(recurrent) for update, recurrent in zip(self.updates, rows, strict=True)]
+
+    def _state_of(self, row: int, stacked: Any) -> Any:
+        return self.one.state_of([tensor[row] for tensor in stacked])
+
+    def _done(self, row: int) -> Done:
+        """What the last update consisted of for one run."""
+        assert self.done is not None
+        batches, (losses, (prediction, hidden, _)), norms_P, lrs = self.done
+        output = Output(prediction[row], hidden[row], None)
+        own = Step({name: part[row] for name, part in losses.items()}, output)
+        return Done(batches[row], own, norms_P[row], lrs[row])
+
+
+class _Loss(nn.Module):
+    """The loss of a model on a batch, as a module: so `torch.func.functional_call` can put in the weights of a run."""
+
+    def __init__(self, model: SequenceModel, task: Task, precision: Precision):
+        super().__init__()
+        self.model = model
+        self.task = task
+        self.precision = precision
+
+    def forward(self, batch: Batch, recurrent: list[Tensor], stabilizer: Tensor | float = 0.0) -> Step:
+        state = self.state_of(recurrent) if recurrent else None
+        return loss_of(self.model, self.task, batch, state, stabilizer, self.precision)
+
+    def state_of(self, tensors: list[Tensor]) -> Any:
+        """The state with these tensors."""
+        each = iter(tensors)
+        return map_state(lambda _: next(each), self.model.core.initial_state(1))

@@ -1,0 +1,146 @@
+"""One update of a run: a batch, forward and backward pass, clipping, one step of the optimizer and of the scheduler."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from src.config.schema import Precision, TrainerSettings
+from src.models.sequence import SequenceModel
+from src.specs import Batch, State, Step, map_state
+from src.tasks.base import Task
+from src.training.fast_updates import FusedAdamW, clip_norm_
+from src.training.graphs import Recorder, Replayed
+from src.training.regularizers import norm_stabilizer, weight_noise
+from src.training.state import TrainState
+
+
+class Done(NamedTuple):
+    """What an update consisted of, for the curves."""
+
+    batch: Batch
+    step: Step
+    norm: Tensor
+    """Of the gradient before it was clipped."""
+    lr: float
+
+
+class Update:
+    """Does one update of a run each time it is called.
+
+    Args:
+        state: of the run.
+        task: on the device of the weights.
+        settings: of the loop.
+    """
+
+    def __init__(self, state: TrainState, task: Task, settings: TrainerSettings):
+        self.state = state
+        self.task = task
+        self.settings = settings
+        (self.weights,) = state.optimizer.param_groups[0]["params"]
+        assert self.weights.grad is not None
+        self.gradient = self.weights.grad
+        self.done: Done | None = None
+        """What the last update consisted of, if it was done here."""
+        self.done_elsewhere: Callable[[], Done] | None = None
+        """The same for an update of several runs at once."""
+        self.program: Callable[[Batch], tuple[Step, Tensor]] = self.compute
+        """How `compute` is done."""
+        self.recorder: Recorder | None = None
+
+    def replay_with(self, recorder: Recorder) -> None:
+        """Record what is done on tensors, and replay it; with the optimizer if it can read a learning rate there."""
+        if self.task.carries_state:  # which is another tensor after every update
+            return
+        self.recorder = recorder
+        optimizer, (group,) = self.state.optimizer, self.state.optimizer.param_groups
+        whole = isinstance(optimizer, FusedAdamW)
+        replayed = Replayed(self.compute if whole else self.gradients, lambda: (self.weights, self.gradient), recorder)
+
+        def program(batch: Batch) -> tuple[Step, Tensor]:
+            if isinstance(optimizer, FusedAdamW):
+                optimizer.write_lr(group["lr"])
+            result: tuple[Step, Tensor] = replayed(batch)
+            if not whole:
+                optimizer.step()
+            return result
+
+        self.program = program
+
+    def __call__(self) -> None:
+        self.done = None  # its memory is used again, which saves 3 % of an update of fast weights
+        batch = self.next_batch()
+        step, norm = self.program(batch)
+        lr = self.advance(step.output.state if self.task.carries_state else None)
+        self.done = Done(batch, step, norm, lr)
+
+    def next_batch(self) -> Batch:
+        """The data of the next update."""
+        return self.task.batch("train", self.index, self.settings.batch_size)
+
+    @property
+    def index(self) -> int:
+        """Of the next batch."""
+        return 0 if self.settings.overfit_one_batch else self.state.update
+
+    def compute(self, batch: Batch) -> tuple[Step, Tensor]:
+        """The work on tensors: the step, after which the weights have changed, and the norm of its gradient."""
+        step, norm = self.gradients(batch)
+        self.state.optimizer.step()
+        return step, norm
+
+    def gradients(self, batch: Batch) -> tuple[Step, Tensor]:
+        """All of `compute` but the step of the optimizer."""
+        state, settings = self.state, self.settings
+        with weight_noise(state.model, settings.weight_noise):
+            step = loss_of(state.model, self.task, batch, state.recurrent, settings.norm_stabilizer, settings.precision)
+            self.gradient.zero_()
+            step.loss.backward()
+        norm = clip_norm_(self.gradient, settings.clip_norm)
+        state.sum_of_norms += norm
+        return step, norm
+
+    def advance(self, recurrent: State | None) -> float:
+        """Count an update that has been computed, prepare the next one, and return the learning rate of this one."""
+        state = self.state
+        self.done = None
+        lr = state.optimizer.param_groups[0]["lr"]
+        state.scheduler.step()
+        if recurrent is not None:
+            state.recurrent = map_state(Tensor.detach, recurrent)
+        state.update += 1
+        return lr
+
+    def last(self) -> Done:
+        """What the last update consisted of."""
+        if self.done is not None:
+            return self.done
+        assert self.done_elsewhere is not None
+        return self.done_elsewhere()
+
+
+def loss_of(
+    model: SequenceModel,
+    task: Task,
+    batch: Batch,
+    state: State | None,
+    stabilizer: float | Tensor,
+    precision: Precision = "float32",
+) -> Step:
+    """A pass over a batch from `state`, with the norm stabilizer among the losses unless its weight is 0."""
+    if precision == "float32":
+        step = task.loss(model, batch, state)
+    else:
+        with torch.autocast(batch.inputs.device.type, torch.bfloat16):
+            step = task.loss(model, batch, state)
+        step = step._replace(output=map_state(_in_float32, step.output))
+    if not isinstance(stabilizer, Tensor) and stabilizer == 0:
+        return step
+    penalty = stabilizer * norm_stabilizer(step.output.hidden_BTH, batch.lengths)
+    return step._replace(losses=step.losses | {"norm_stabilizer": penalty})
+
+
+def _in_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor

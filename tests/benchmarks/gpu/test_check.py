@@ -1,0 +1,82 @@
+"""The check of a GPU, on a CPU with tiny sizes: its parts run, and one that hangs or crashes takes nothing with it."""
+
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from src.benchmarks.gpu import check
+from src.benchmarks.gpu.rows import GOOD, Rows, read_rows
+from src.config.errors import UserError
+from src.config.paths import PROJECT
+
+
+def verdicts(rows):
+    return {row.what: row.verdict for row in rows}
+
+
+def test_without_a_gpu_it_says_so_in_one_line(tmp_path):
+    command = [sys.executable, str(PROJECT / "scripts" / "gpu_check.py"), "--out", str(tmp_path / "out")]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "error: there is no GPU that torch can use; this checks nothing without one (see --help)\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_that_hangs_or_crashes_leaves_what_it_found_before(tmp_path):
+    deadline = time.monotonic() + 100
+    parts = [check.Part("hangs", 4), check.Part("crashes", 60)]
+    with ThreadPoolExecutor(2) as pool:
+        hung, crashed = pool.map(lambda part: check.run_part(part, "cpu", True, tmp_path, deadline), parts)
+    assert verdicts(hung) == verdicts(crashed) == {"before": "measured", "the part": "failed"}
+    assert hung[-1].found == "did not end within 4 s"
+    assert crashed[-1].found.startswith("Segmentation fault")
+
+
+def test_without_time_left_a_part_is_not_started(tmp_path):
+    (row,) = check.run_part(check.ALONE[0], "cpu", True, tmp_path, deadline=0.0)
+    assert (row.found, row.verdict) == ("no time was left", "not run")
+
+
+@pytest.mark.slow
+def test_it_takes_nothing_else_with_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(check, "TOGETHER", (check.Part("hangs", 4), check.Part("crashes", 60)))
+    monkeypatch.setattr(check, "ALONE", (check.Part("sanitizer", 60),))
+    rows = check.check(["hangs", "crashes", "sanitizer"], "cpu", True, tmp_path)
+    assert [row.verdict for row in rows if row.part in ("hangs", "crashes")] == ["measured", "failed"] * 2
+    assert rows[-1][1:] == ("compute-sanitizer", "is not on the path", "no error", "not run")
+    assert "hangs: the part: did not end within 4 s\n" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "report.json").read_text())
+    assert [list(row.values()) for row in stored["rows"]] == [list(row) for row in rows]
+    assert "| the part | did not end within 4 s |  | failed |" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_all_parts_run_on_a_cpu_with_tiny_sizes(tmp_path):
+    names = [part.name for part in (*check.TOGETHER, *check.ALONE)]
+    rows = check.check(names, "cpu", True, tmp_path)
+    assert [row for row in rows if row.verdict not in GOOD] == []
+    assert {row.part for row in rows} == {"card", *names}
+
+
+@pytest.mark.slow
+def test_a_gpu_that_does_not_work_is_one_error(tmp_path):
+    with pytest.raises(UserError, match=r"^the GPU does not work: exit status 1; the end of its log: "):
+        check.check(["speed"], "nothing", True, tmp_path)
+
+
+def test_findings_are_read_up_to_the_first_damaged_one(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = Rows("a part", path, judge=True)
+    rows.target("a", "1 ms", "2 ms", reached=False)
+    with rows.trying("b"):
+        raise UserError("in vain")
+    rows.right("c", "0", "0", True)
+    found = read_rows(path)
+    assert [(row.what, row.verdict) for row in found] == [("a", "missed"), ("b", "failed"), ("c", "ok")]
+    with open(path, "a") as file:
+        file.write('{"part": 1}\n')
+    assert read_rows(path) == found

@@ -1,0 +1,34 @@
+"""The width that gives a network a number of weights."""
+
+import pytest
+
+from src.config import matching
+from src.running.build import build_model, build_task
+
+
+@pytest.mark.parametrize("model", ["cp_gate", "alstm", "typed_rnn"])
+def test_no_other_width_is_closer_to_the_wanted_number_of_weights(model, composed):
+    def weights(width):
+        try:
+            config = composed(f"model={model}", f"model.hidden_size={width}", "task=addition")
+            return build_model(config, build_task(config)).num_parameters
+        except Exception:  # an associative LSTM of an odd width
+            return float("inf")
+
+    found = composed(f"model={model}", "model.hidden_size=${units_for:700}", "task=addition").model.hidden_size
+    off = {width: abs(weights(width) - 700) for width in (found - 2, found - 1, found, found + 1, found + 2)}
+    assert off[found] == min(off.values())
+
+
+def test_settings_that_follow_the_width_follow_the_width_found(composed):
+    overrides = ["model=mathews2016/binding/cp_gate", "task=addition", "model.hidden_size=${units_for:700}"]
+    config = composed(*overrides)
+    assert config.model.rank == config.model.hidden_size
+    assert abs(build_model(config, build_task(config)).num_parameters - 700) < 50
+
+
+@pytest.mark.parametrize("wanted", [0, "lstm", matching.MOST + 1])
+def test_a_number_that_no_network_may_have_is_an_error_in_one_line(wanted, train):
+    ended = train("task=addition", f"model.hidden_size=${{units_for:{wanted}}}")
+    assert (ended.status, ended.err.count("\n")) == (1, 1)
+    assert "must be an integer from 1 to 10,000,000" in ended.err

@@ -1,0 +1,74 @@
+"""What a CUDA graph does, on a CPU: operations are recorded with their tensors and constants, and done again."""
+
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class _Tape(TorchDispatchMode):
+    """Records operations on the same memory; a value that is read from a tensor is an error, as on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Any, tuple, dict, list[Tensor]]] = []
+        self.before: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: tuple = (), settings: Any = None) -> Any:
+        settings = settings or {}
+        if function is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        for argument, given in zip(function._schema.arguments, arguments, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for tensor in optree.tree_leaves(given):
+                    self._keep(tensor)
+        result = function(*arguments, **settings)
+        given_memory = {_memory(tensor) for tensor in _tensors((arguments, settings))}
+        fresh = [tensor for tensor in _tensors(result) if _memory(tensor) not in given_memory]
+        if fresh or function._schema.is_mutable:
+            self.operations.append((function, arguments, settings, fresh))
+        return result
+
+    def _keep(self, tensor: Tensor) -> None:
+        whole = tensor.detach().new_empty(0).set_(tensor.untyped_storage())
+        self.before.setdefault(_memory(tensor), (whole, whole.clone()))
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in optree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+class TapeRecorder:
+    """Stands in for `src.training.graphs.CudaRecorder`."""
+
+    def __init__(self) -> None:
+        self.recorded = 0
+        self.replayed = 0
+
+    def run(self, work):
+        return work()
+
+    def record(self, work):
+        tape = _Tape()
+        with tape:
+            results = work()
+        self.recorded += 1
+        with torch.no_grad():
+            for whole, value in tape.before.values():
+                whole.copy_(value)
+
+        @torch.no_grad()
+        def replay():
+            self.replayed += 1
+            for function, arguments, settings, fresh in tape.operations:
+                made = _tensors(function(*arguments, **settings))
+                for held, new in zip(fresh, made[len(made) - len(fresh) :], strict=True):
+                    held.copy_(new)
+
+        return replay, results

@@ -1,0 +1,225 @@
+"""Several runs as one program: each is the run that it would be alone."""
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import nn
+
+from src.config.compose import compose
+from src.config.schema import TrainerSettings
+from src.models.sequence import SequenceModel
+from src.running.build import build_model, build_task
+from src.training.fast_updates import flat_parameters
+from src.training.optimizers import adam, rmsprop, sgd
+from src.training.population import Stacked, signature
+from src.training.schedulers import constant
+from src.training.stacked_optimizer import StackedOptimizer
+from src.training.state import TrainState
+from src.training.trainer import Trainer
+from src.training.update import Update
+from tests.models.cores import FILES
+from tests.training.test_trainer import SETTINGS, Accumulator, Sums
+
+MODELS = [path.stem for path in FILES]
+SMALL = ["task.train_size=200", "trainer.batch_size=8", "model.hidden_size=8", "trainer.max_updates=100"]
+TASKS = {"bilinear": ["task=hadamard_product", "task.vector_size=8", "network.head=false"]}
+DIFFERENT = [
+    ["seed=0"],
+    ["seed=1", "optimizer.lr=3e-3", "trainer.clip_norm=0.1", "trainer.norm_stabilizer=0.5"],
+    ["seed=1", "optimizer.weight_decay=0.1", "trainer.clip_norm=null", "scheduler=constant"],
+]
+OWN = {
+    "fastweights": [["model.decay=0.9"], ["model.fast_lr=0.3"], ["model.recurrent_scale=0.5"]],
+    "cp_gate": [["model.gate_bias=0.5"], ["model.gate_bias=0.5"], ["model.gate_bias=-1.0"]],
+}
+
+
+def update_of(*overrides):
+    """An update of a run in float64."""
+    config = compose(overrides)
+    task = build_task(config)
+    batch = task.batch
+
+    def in_float64(*arguments):
+        return batch(*arguments).map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+
+    task.batch = in_float64
+    torch.manual_seed(config.seed)
+    model = build_model(config, task).double()
+    settings = TrainerSettings(**OmegaConf.to_container(config.trainer, resolve=True))
+    model.return_sequence |= settings.norm_stabilizer > 0
+    optimizer = instantiate(config.optimizer, [flat_parameters(model)], _convert_="all")
+    scheduler = instantiate(config.scheduler, optimizer, config.trainer.max_updates)
+    return Update(TrainState(model, optimizer, scheduler, torch.zeros((), dtype=torch.float64)), task, settings)
+
+
+def population(*overrides, own=((), (), ())):
+    stabilized = [f"trainer.norm_stabilizer={strength}" for strength in (0.1, 0.5, 0.2)]
+    each = zip(DIFFERENT, own, stabilized, strict=True)
+    return [update_of(*overrides, *SMALL, *settings, *more, strength) for settings, more, strength in each]
+
+
+def same_after(num_updates, alone, together):
+    """Whether each run together moves as it does alone, to 1e-9 of the way."""
+    starts = [update.weights.detach().clone() for update in alone]
+    stacked = Stacked(together)
+    for _ in range(num_updates):
+        stacked()
+        for update in alone:
+            update()
+    for one, other, start in zip(alone, together, starts, strict=True):
+        way = (one.weights - start).norm()
+        assert way > 0
+        assert (one.weights - other.weights).norm() < 1e-9 * way
+        own, theirs = one.last(), other.last()
+        assert theirs.lr == own.lr
+        for ours, found in ((own.norm, theirs.norm), (own.step.loss, theirs.step.loss)):
+            torch.testing.assert_close(found, ours, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(theirs.step.output.prediction, own.step.output.prediction)
+        torch.testing.assert_close(other.state.sum_of_norms, one.state.sum_of_norms)
+        assert torch.equal(theirs.batch.inputs, own.batch.inputs)
+        assert other.state.update == one.state.update == num_updates
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [
+        ("fastweights", "auto"),
+        ("sparse_rnn", "reference"),
+        *(pytest.param(name, "auto", marks=pytest.mark.slow) for name in MODELS),
+    ],
+)
+def test_a_population_equals_its_runs_alone(name, kernel):
+    settings = [f"model={name}", f"model.kernel={kernel}", *TASKS.get(name, [])]
+    runs = [population(*settings, own=OWN.get(name, [()] * 3)) for _ in range(2)]
+    assert len({signature(update) for update in runs[0]}) == 1
+    same_after(50, *runs)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "different"),
+    [
+        ("sgd", ["momentum=0.9", "momentum=0.5", "momentum=0.8"]),
+        ("rmsprop", ["alpha=0.9", "alpha=0.99", "eps=1e-6"]),
+        ("rmsprop", ["momentum=0.9", "momentum=0.5", "momentum=0.8"]),
+    ],
+)
+def test_populations_of_each_optimizer(optimizer, different):
+    settings = [[f"optimizer.{setting}"] for setting in different]
+    same_after(10, *(population("model=irnn", f"optimizer={optimizer}", own=settings) for _ in range(2)))
+
+
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (adam, [{"lr": 0.1}, {"lr": 0.01, "weight_decay": 0.1}, {"betas": [0.5, 0.9], "eps": 1e-4}]),
+        (sgd, [{"lr": 0.1}, {"lr": 0.01, "weight_decay": 0.1}, {}]),
+        (sgd, [{"momentum": 0.9, "nesterov": True}, {"momentum": 0.5, "nesterov": True}]),
+        (rmsprop, [{"lr": 0.1}, {"alpha": 0.5, "weight_decay": 0.1}]),
+        (torch.optim.Adagrad, [{"lr": 0.1}, {"lr": 0.2}]),
+    ],
+)
+@pytest.mark.parametrize("steps_before", [0, 3])
+def test_a_step_of_all_rows_is_the_step_of_each(make, settings, steps_before):
+    gradients_PN = torch.randn(8, len(settings), 5, dtype=torch.float64)
+    alone, together = [], []
+    for which in (alone, together):
+        for row, chosen in enumerate(settings):
+            weights = nn.Parameter(torch.linspace(-1, 1, 5, dtype=torch.float64))
+            which.append(make([weights], **chosen))
+            for gradient_PN in gradients_PN[:steps_before]:
+                weights.grad = gradient_PN[row]
+                which[-1].step()
+    weights_PN = torch.stack([one.param_groups[0]["params"][0].detach() for one in together])
+    gradient_PN = torch.zeros_like(weights_PN)
+    for row, optimizer in enumerate(together):
+        (weights,) = optimizer.param_groups[0]["params"]
+        weights.data, weights.grad = weights_PN[row], gradient_PN[row]
+    stacked = StackedOptimizer(together, weights_PN, gradient_PN)
+    for now_PN in gradients_PN[steps_before:]:
+        gradient_PN.copy_(now_PN)
+        for row, optimizer in enumerate(alone):
+            optimizer.param_groups[0]["params"][0].grad = now_PN[row]
+            optimizer.step()
+            optimizer.param_groups[0]["lr"] *= 0.9
+        stacked.read_settings()
+        stacked.step()
+        for optimizer in together:
+            optimizer.param_groups[0]["lr"] *= 0.9
+    for one, row_N, other in zip(alone, weights_PN, together, strict=True):
+        torch.testing.assert_close(row_N, one.param_groups[0]["params"][0].detach(), rtol=1e-12, atol=1e-14)
+        own, theirs = one.state_dict()["state"], other.state_dict()["state"]
+        assert own.keys() == theirs.keys()
+        for key in own.get(0, {}):
+            torch.testing.assert_close(theirs[0][key], own[0][key], rtol=1e-12, atol=1e-14)
+
+
+def test_a_run_that_diverges_leaves_the_others_alone():
+    alone, together = (
+        population("model=irnn", "optimizer=sgd", own=((), ["optimizer.lr=1e200"], ())) for _ in range(2)
+    )
+    stacked = Stacked(together)
+    for _ in range(5):
+        stacked()
+    assert not together[1].state.sum_of_norms.isfinite()
+    for number in (0, 2):
+        for _ in range(5):
+            alone[number]()
+        torch.testing.assert_close(together[number].weights, alone[number].weights, rtol=1e-12, atol=1e-14)
+
+
+def test_a_run_goes_on_alone_and_back():
+    alone, together = (population("model=irnn") for _ in range(2))
+    Stacked(together)()
+    for update in together:
+        update()
+    Stacked(together[1:])()
+    for number, update in enumerate(alone):
+        for _ in range(2 + (number > 0)):
+            update()
+        torch.testing.assert_close(together[number].weights, update.weights, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(together[number].last().norm, update.last().norm)
+
+
+def carrying(path, lr, start):
+    task = Sums(carries_state=True)
+    torch.manual_seed(0)
+    model = SequenceModel(task.input_spec, task.output_spec, Accumulator)
+    optimizer = sgd([flat_parameters(model)], lr=lr)
+    trainer = Trainer(model, task, optimizer, constant(optimizer, 20), SETTINGS, path, "00000000")
+    for _ in range(start):
+        trainer.do_update()
+    return trainer.update
+
+
+def test_runs_at_different_updates_that_carry_a_state(tmp_path):
+    alone, together = ([carrying(tmp_path, 0.1, 0), carrying(tmp_path, 0.2, 3)] for _ in range(2))
+    stacked = Stacked(together)
+    for _ in range(4):
+        stacked()
+        for update in alone:
+            update()
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(other.weights, one.weights)
+        torch.testing.assert_close(other.state.recurrent, one.state.recurrent)
+        torch.testing.assert_close(other.last().step.loss, one.last().step.loss)
+    assert [update.state.update for update in together] == [4, 7]
+
+
+def test_a_checkpoint_holds_one_run():
+    together = population("model=irnn")
+    Stacked(together)()
+    content = together[1].state.to_checkpoint()
+    size = sum(tensor.untyped_storage().nbytes() for tensor in content["model"].values())
+    assert size == 8 * together[1].weights.numel()
+
+
+def test_what_runs_must_have_in_common():
+    of = {name: signature(update_of("model=fastweights", *SMALL, *name.split())) for name in (
+        "seed=0", "seed=1 model.decay=0.5 optimizer.weight_decay=0.1 optimizer.betas=[0.5,0.9]", "model.fast_lr=0.0",
+        "model.num_inner_steps=2", "model.nonlinearity=tanh", "model.hidden_size=9", "optimizer=sgd",
+    )}  # fmt: skip
+    first, second, *others = of.values()
+    assert first == second
+    assert len({first, *others}) == 1 + len(others)
