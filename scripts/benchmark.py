@@ -3,11 +3,15 @@
     python scripts/benchmark.py                                             every model at 50 and 100 units
     python scripts/benchmark.py --quick                                     a first look, within a minute
     python scripts/benchmark.py --models gru --lengths 11 50 200 --kernels fused vectorized --figure gru.png
+    python scripts/benchmark.py --text --hidden-sizes 128 --lengths 100 --batch-size 100 --rank 32
 
 An update is the forward and backward pass of one batch, gradient clipping and a step of Adam. Every network has an
 embedding of size 100 before it, and 100 ReLU units and 10 classes after the last step. Length 11 is associative
 retrieval; other lengths are random sequences of its 37 symbols. Everything is in float32, and times are medians (IQR:
 interquartile range).
+
+With --text an update is that of a language model instead: an embedding of size 32, a linear head to 82 symbols at every
+step, and a state that is carried from window to window.
 
 Ratios compare a model with torch's layer of the same kind (/own: nn.RNN with relu, nn.LSTM, nn.GRU) and with nn.LSTM,
 at the same width. rnn also uses relu here; gru resets before the recurrent product, nn.GRU after it. Since the load on
@@ -47,6 +51,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whichever one is installed
 
+from src.benchmarks import text
 from src.benchmarks.updates import MODELS, measure
 from src.ops.cpu import calls
 from src.running.provenance import provenance
@@ -113,6 +118,8 @@ def parse() -> argparse.Namespace:
     add("--batch-size", type=int, default=128, metavar="B", help="default 128")
     add("--seconds", type=float, default=5.0, metavar="S", help="measuring time per row, default 5")
     add("--rounds", type=int, default=7, metavar="N", help="rounds that this time is divided into, default 7")
+    add("--text", action="store_true", help="updates of a language model, with an answer at every step")
+    add("--rank", type=int, metavar="R", help="of models that have one, with --text; default: that of their files")
     add("--quick", action="store_true", help="a small grid and short times; other options still apply")
     add("--json", type=Path, metavar="FILE", help="write all numbers and their provenance")
     add("--figure", type=Path, metavar="FILE.png", help="plot the time per update against H and against T")
@@ -121,8 +128,9 @@ def parse() -> argparse.Namespace:
         parser.set_defaults(**QUICK)
         arguments = parser.parse_args()
     numbers = *arguments.hidden_size, *arguments.length, *arguments.threads, arguments.batch_size, arguments.rounds
+    numbers = *numbers, 1 if arguments.rank is None else arguments.rank
     if not min(numbers) > 0:
-        parser.error("units, lengths, threads, batch size and rounds must be above 0")
+        parser.error("units, lengths, threads, batch size, rounds and rank must be above 0")
     if not 0 < arguments.seconds < math.inf:
         parser.error(f"--seconds {arguments.seconds}: must be a number above 0")
     if "fused" in arguments.kernel and not calls.available(torch.empty(0)):
@@ -138,7 +146,8 @@ def main() -> None:
     arguments = parse()
     cells = [dict(zip(AXES, values, strict=True)) for values in product(*(getattr(arguments, axis) for axis in AXES))]
     how = arguments.batch_size, arguments.rounds, arguments.seconds
-    rows = [measure(cell, *how) for cell in track(cells, transient=True)]
+    measured = partial(text.measure, rank=arguments.rank) if arguments.text else measure
+    rows = [measured(cell, *how) for cell in track(cells, transient=True)]
     print_table(make_table(f"Updates of {arguments.batch_size} sequences", CELL + UPDATES, rows))
     if fused := [row for row in rows if "kernel_ms" in row]:
         print_table(make_table("The fused kernel alone, and everything outside it", CELL + FUSED, fused))

@@ -3,28 +3,36 @@
     python -m src.evaluate run=outputs/runs/<run>
     python -m src.evaluate run=outputs/runs/<run> split=val examples=20
     python -m src.evaluate run=outputs/runs/<run> task.num_pairs=6
+    python -m src.evaluate run=outputs/runs/<run> generate=500
 
 Settings:
     run        the folder of a run
     split      train, val or test (default test)
     examples   how many examples to show (default 8)
+    generate   how many steps of a text or a piece of music to make up, instead of evaluating; music goes into the
+               run's folder, as generated.png and generated.mid
+    temperature  by which the predicted log-probabilities are divided then, above 0 (default 1)
     device     auto, cpu, cuda, mps (default auto)
     task.*     any setting of the run's task
-    seed       of the data (default: that of the run)
+    seed       of the data, or of what is made up (default: that of the run)
 """
 
 import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge
-from omegaconf import OmegaConf
+from annotated_types import Ge, Gt
+from omegaconf import DictConfig, OmegaConf
 
 from src.config.errors import UserError, in_one_line
 from src.config.schema import Seed, check_keys
 from src.utils.console import printing
+
+if TYPE_CHECKING:
+    from src.models.sequence import SequenceModel
+    from src.tasks.base import Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,17 +42,16 @@ class EvaluateSettings:
     run: str
     split: Literal["train", "val", "test"] = "test"
     examples: Annotated[int, Ge(0)] = 8
+    generate: Annotated[int, Ge(1)] | None = None
+    temperature: Annotated[float, Gt(0)] = 1.0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     seed: Seed | None = None
 
 
-def evaluate_run(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
-    """Metrics and rendered examples of the selected weights of a run, on its task with changed settings."""
-    from src.reports.tables import show_metrics
+def _loaded(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tuple[DictConfig, "SequenceModel", int, "Task"]:
+    """The changed configuration, the selected weights of a run, the update that they are of, and the changed task."""
     from src.running.build import build_task, check_device, choose_device
-    from src.running.examples import examples
-    from src.running.load import evaluate_on, load_model, read_config, with_changes
-    from src.running.sizes import check_data
+    from src.running.load import load_model, read_config, with_changes
 
     check_device(settings.device)
     folder = Path(settings.run).expanduser()
@@ -53,14 +60,45 @@ def evaluate_run(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tupl
     device = choose_device(config, to_train=False)
     changed = with_changes(config, changes, settings.seed)
     model, update = load_model(folder, config, device)
-    task = build_task(changed).to(device)
+    return changed, model, update, build_task(changed).to(device)
+
+
+def generate(settings: EvaluateSettings, changes: Mapping[str, Any]) -> list[str]:
+    """What the selected weights of a run make up, as lines; music is also drawn and written as MIDI."""
+    import torch
+
+    from src.running.load import check_fits
+
+    assert settings.generate is not None
+    config, model, _, task = _loaded(settings, changes)
+    check_fits(model, task)
+    generator = torch.Generator().manual_seed(config.seed)
+    made = task.sample(model.eval(), settings.generate, generator, settings.temperature)
+    if made.roll_TK is None:
+        return made.text.splitlines()
+    from src.reports.music import piano_roll_figure, write_midi
+
+    folder = Path(settings.run).expanduser()
+    piano_roll_figure(made.roll_TK).savefig(folder / "generated.png", dpi=150)
+    return [*made.text.splitlines(), f"{folder}/generated.png", write_midi(made.roll_TK, folder / "generated.mid")]
+
+
+def evaluate_run(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
+    """Metrics and rendered examples of the selected weights of a run, on its task with changed settings."""
+    from src.reports.tables import show_metrics
+    from src.running.examples import examples
+    from src.running.load import evaluate_on
+    from src.running.sizes import check_data
+
+    changed, model, update, task = _loaded(settings, changes)
     check_data(changed, task, [settings.split])
     metrics = evaluate_on(model, task, settings.split)
     lines = []
     if settings.examples:
         batch, output = examples(model, task, settings.split, settings.examples)
         lines = [task.render(batch, row, output) for row in range(len(batch.inputs))]
-    show_metrics({settings.split: metrics}, task.floors, f"{folder.name}, weights of update {update}")
+    name = Path(settings.run).expanduser().name
+    show_metrics({settings.split: metrics}, task.floors, f"{name}, weights of update {update}")
     return metrics, lines
 
 
@@ -78,8 +116,8 @@ def main() -> None:
             raise UserError(f"task={changes}: must be a group of settings")
         check_keys(given, EvaluateSettings, "")
         settings = EvaluateSettings(**OmegaConf.to_container(given, resolve=True))  # type: ignore[arg-type]
-        _, examples = evaluate_run(settings, changes)
-        print("\n".join(examples))
+        lines = evaluate_run(settings, changes)[1] if settings.generate is None else generate(settings, changes)
+        print("\n".join(lines))
 
 
 if __name__ == "__main__":

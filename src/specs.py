@@ -85,6 +85,8 @@ class Batch(NamedTuple):
     """Steps that count [B, T] (bool); None for all. Only for tasks that ask at every step."""
     lengths: Tensor | None = None
     """Length of each sequence [B] (int64), from 1 to T; None if all are T. Later steps are padding."""
+    resets: Tensor | None = None
+    """Steps before which a row is put back to its initial state [B, T] (bool); None for none."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""

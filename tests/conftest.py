@@ -13,6 +13,7 @@ os.environ["TRITON_INTERPRET"] = "1"  # read at the first import of triton, whoe
 from src.config import errors
 from src.config.compose import compose
 from src.train import command as train_here
+from tests.data import made_up
 
 
 @dataclass
@@ -31,6 +32,20 @@ def _reproducible():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture(scope="session")
+def folder_of_data(tmp_path_factory):
+    """A folder for made-up data sets."""
+    return tmp_path_factory.mktemp("made-up")
+
+
+@pytest.fixture
+def made_up_data(folder_of_data, monkeypatch):
+    """Be in a folder whose `data` has made-up data sets in the place of the published ones."""
+    made_up.install(folder_of_data / "data", monkeypatch)
+    monkeypatch.chdir(folder_of_data)
+    return folder_of_data / "data"
 
 
 @pytest.fixture

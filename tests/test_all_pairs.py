@@ -30,11 +30,12 @@ def pairs():
             yield pytest.param(model, task, marks=[] if task in default else pytest.mark.slow)
 
 
+@pytest.mark.usefixtures("made_up_data")
 @pytest.mark.parametrize(("model", "task"), list(pairs()))
 def test_a_model_trains_and_is_evaluated_on_a_task(model, task):
-    config = composed(f"task={task}", "task.train_size=32", "task.val_size=16", "task.test_size=16").copy()
-    if "sequence_length" in config.task:
-        config.task.sequence_length = 12
+    config = composed(f"task={task}").copy()
+    small = {"train_size": 32, "val_size": 16, "test_size": 16, "sequence_length": 12, "window": 12}
+    config.task.update({key: value for key, value in small.items() if key in config.task})
     config.model = composed(f"model={model}", "model.hidden_size=6").model
     check(config)
     task = build_task(config)

@@ -118,7 +118,12 @@ def test_the_command_prints_metrics_floors_and_examples(run, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("splitt=val", "splitt is not a setting; did you mean split? legal: device, examples, run, seed, split"),
+        (
+            "splitt=val",
+            "splitt is not a setting; did you mean split? legal: device, examples, generate, run, seed, split",
+        ),
+        ("generate=0", "generate=0: must be an integer, at least 1"),
+        ("generate=5 temperature=0", "temperature=0: must be a number, above 0"),
         ("model.hidden_size=3", "model is not a setting;"),
         ("split=tst", "split=tst: must be train, val or test; did you mean test?"),
         ("examples=-1", "examples=-1: must be an integer, at least 0"),
@@ -168,6 +173,55 @@ def test_the_help_names_every_setting(arguments, monkeypatch, capsys):
     assert code == 0
     for setting in [*EvaluateSettings.__dataclass_fields__, "task.*"]:
         assert f"\n    {setting} " in out
+
+
+QUICK = ["model=gru", "model.hidden_size=8", "trainer.batch_size=8", "trainer.max_updates=2", "trainer.eval_every=1"]
+
+
+def trained(train, made_up_data, *overrides):
+    """The folder of a run on made-up data."""
+    shutil.rmtree("outputs", ignore_errors=True)
+    assert train(*QUICK, f"task.data_dir={made_up_data}", *overrides).status == 0
+    (result,) = Path("outputs/runs").glob("*/result.json")
+    return result.parent
+
+
+def test_a_text_is_generated_from_a_run(train, made_up_data, monkeypatch, capsys):
+    folder = trained(train, made_up_data, "task=language_model")
+    lengths = []
+    for settings in (["generate=70"], ["generate=70"], ["generate=70", "seed=1"], ["generate=70", "temperature=0.1"]):
+        code, out = command(monkeypatch, capsys, f"run={folder}", *settings)
+        assert code == 0
+        lengths.append(out)
+    assert len(lengths[0]) in (70, 71)
+    assert lengths[0] == lengths[1] != lengths[2]
+    assert lengths[3] not in lengths[:3]
+
+
+def test_a_piece_of_music_is_generated_from_a_run(train, made_up_data, monkeypatch, capsys):
+    folder = trained(train, made_up_data, "task=polyphonic_music")
+    code, out = command(monkeypatch, capsys, f"run={folder}", "generate=20")
+    assert code == 0
+    assert out.splitlines()[20:] == [f"{folder}/generated.png", f"{folder}/generated.mid"]
+    assert (folder / "generated.png").stat().st_size > 1000
+    assert (folder / "generated.mid").read_bytes().startswith(b"MThd")
+    code, out = command(monkeypatch, capsys, f"run={folder}")
+    assert (code, out.count("nats per frame")) == (0, 8)
+
+
+def test_other_tasks_generate_nothing(run, monkeypatch, capsys):
+    code, out = command(monkeypatch, capsys, f"run={run()}", "generate=5")
+    assert (code, out) == ("error: generate: the answers of this task are not its next inputs", "")
+
+
+def test_without_its_data_a_run_says_what_is_missing(train, made_up_data, monkeypatch, capsys, tmp_path):
+    folder = trained(train, made_up_data, "task=language_model", "task.text=penn_treebank")
+    code, _ = command(monkeypatch, capsys, f"run={folder}", f"task.data_dir={tmp_path}/none")
+    assert code.startswith(f"error: {tmp_path}/none/text/ptb.train.txt: no such file")
+    ended = train(*QUICK, "task=language_model", "task.text=penn_treebank", "task.data_dir=none", "name=other")
+    assert (ended.status, ended.err.count("\n")) == (1, 1)
+    assert "ptb.train.txt: no such file, and it is not public" in ended.err
+    assert not Path("outputs/other").exists()
 
 
 def test_a_run_without_the_files_of_hydra_is_evaluated_from_its_result(train, tiny):

@@ -15,6 +15,7 @@ WITHOUT_EFFECT = (
     "device",
     "run",
     "search",
+    "task.data_dir",
     "trainer.log_every",
     "trainer.checkpoint_every",
     "trainer.profile_updates",

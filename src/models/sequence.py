@@ -4,8 +4,9 @@ Shapes: B sequences, T time steps, V symbols, E embedding features, X inputs of 
 """
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
+import torch
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,6 +41,9 @@ class SequenceModel(nn.Module):
         head: whether there is a head; without one the outputs of the core are the answer.
         head_size: ReLU units between the core and the output; null for a linear head.
         input_dropout: probability of dropping an input feature of the core while training.
+        output_dropout: the same for an output feature of the core, before the head.
+        dropout_mask: whether a mask is drawn for every step, or for a whole sequence of a batch: the same for all its
+            steps, as in the variational dropout of Gal and Ghahramani (2016), here without their recurrent masks.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class SequenceModel(nn.Module):
         head: Annotated[bool, Neutral(True)] = True,
         head_size: Annotated[int, Ge(1)] | None = None,
         input_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
+        output_dropout: Annotated[float, Ge(0), Lt(1), Neutral(0.0)] = 0.0,
+        dropout_mask: Annotated[Literal["step", "sequence"], Neutral("step")] = "step",
     ):
         super().__init__()
         self.input_spec = input_spec
@@ -71,6 +77,8 @@ class SequenceModel(nn.Module):
             size = expansion_size
         self.expansion_nonlinearity = NONLINEARITIES[expansion_nonlinearity]
         self.input_dropout = input_dropout
+        self.output_dropout = output_dropout
+        self.one_mask = dropout_mask == "sequence"
 
         self.core = make_core(size)
         self.head: nn.Module
@@ -91,6 +99,7 @@ class SequenceModel(nn.Module):
         state: State | None = None,
         *,
         lengths: Tensor | None = None,
+        resets: Tensor | None = None,
         return_state: bool = True,
     ) -> Output:
         """Run sequences of tokens [B, T] or of vectors [B, T, size] from `state`, or from the start.
@@ -99,14 +108,17 @@ class SequenceModel(nn.Module):
             inputs: the inputs of the task.
             state: of the core, before the first step.
             lengths: length of each sequence [B], if some are padded; see `Core.forward`.
+            resets: steps before which a sequence is put back to the initial state [B, T].
             return_state: whether the state after the last step is needed.
         """
         projected = self.project(inputs)
+        if resets is not None:
+            projected = projected._replace(resets=resets)
         hidden_BTH, state = self.core(
             projected, state, lengths=lengths, return_state=return_state, return_sequence=self.return_sequence
         )
         asked = hidden_BTH if self.output_spec.every_step else last_step(hidden_BTH, lengths)
-        return Output(self.head(asked), hidden_BTH, state)
+        return Output(self.head(self._dropped(asked, self.output_dropout)), hidden_BTH, state)
 
     def project(self, inputs: Tensor) -> Inputs:
         """The contribution of the inputs to the core at every step.
@@ -126,7 +138,15 @@ class SequenceModel(nn.Module):
         """From vectors or embeddings to the core's input, one position at a time."""
         if self.expansion is not None:
             x = self.expansion_nonlinearity(self.expansion(x))
-        return functional.dropout(x, self.input_dropout, self.training) if self.input_dropout > 0 else x
+        return self._dropped(x, self.input_dropout)
+
+    def _dropped(self, x: Tensor, probability: float) -> Tensor:
+        """With dropout while training, of vectors [B, T, size], or [B, size] of one step."""
+        if probability == 0 or not self.training:
+            return x
+        if not self.one_mask or x.ndim == 2:
+            return functional.dropout(x, probability)
+        return x * functional.dropout(torch.ones_like(x[:, :1]), probability)
 
     @property
     def num_parameters(self) -> int:

@@ -95,5 +95,7 @@ def _number(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
+        if 10 <= abs(value) < 1000:
+            return f"{value:.2f}"
         return f"{value:.4f}" if 0.0001 <= abs(value) < 10 else f"{value:.2g}"
     return str(value)

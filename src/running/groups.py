@@ -80,11 +80,11 @@ def _kind(config: DictConfig, update: Update) -> Hashable:
 
 
 def _is_stackable(update: Update, name: str) -> bool:
-    """Whether one program can do such updates: tried with two examples. It cannot draw random numbers, for instance."""
+    """Whether one program can do such updates: tried with an example. It cannot draw random numbers, for instance."""
     update.state.model.train()
     try:
         stacked = Stacked([update])
-        example = update.task.generate(2, torch.Generator().manual_seed(0))
+        example = update.task.example()
         stacked.gradients(example.map(lambda tensor: tensor[None]))
     except Exception as error:  # whatever torch.func.vmap does not support
         log.info("%s, and runs like it, are trained one by one: %s", name, explain(error).splitlines()[0])

@@ -109,13 +109,18 @@ def with_changes(config: DictConfig, changes: Mapping[str, Any], seed: int | Non
     return changed
 
 
+def check_fits(model: SequenceModel, task: Task) -> None:
+    """Raise `UserError` if a network does not take the inputs of a task, or give its outputs."""
+    for learned, changed_to in ((model.input_spec, task.input_spec), (model.output_spec, task.output_spec)):
+        if learned != changed_to:
+            raise UserError(f"the network was built for {learned}, the changed task has {changed_to}")
+
+
 def evaluate_on(model: SequenceModel, task: Task, split: Split) -> dict[str, float]:
     """The metrics of a network on a task that need not be the one it was trained on.
 
     Raises:
         UserError: it does not take the inputs of the task, or give its outputs.
     """
-    for learned, changed_to in ((model.input_spec, task.input_spec), (model.output_spec, task.output_spec)):
-        if learned != changed_to:
-            raise UserError(f"the network was built for {learned}, the changed task has {changed_to}")
+    check_fits(model, task)
     return evaluate(model, task, split)

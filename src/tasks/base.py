@@ -5,13 +5,14 @@ Shapes: N examples, B of them in a batch, T time steps.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from src.config.errors import UserError
 from src.models.sequence import SequenceModel
 from src.specs import SPLITS, Batch, InputSpec, Objective, Output, OutputSpec, Split, State, Step
 
@@ -27,12 +28,21 @@ def fraction(flags: Tensor) -> tuple[Tensor, int]:
     return flags.sum(), flags.numel()
 
 
+class Sampled(NamedTuple):
+    """What a trained model has made up."""
+
+    text: str
+    roll_TK: np.ndarray | None = None
+    """Which keys of a piano sound in each frame, if it is music."""
+
+
 class Task(ABC):
     """Examples as a pure function of (settings, seed, split, index), and what is asked about them.
 
     A subclass sets `input_spec` and `output_spec`, generates examples, and may override everything else. Its
     constructor takes the seed from the code and everything else as annotated keyword-only parameters, which are the
-    keys of its configuration file. It must be cheap: data are generated when first needed.
+    keys of its configuration file. It must be cheap: data are generated, or read, when first needed. A task whose data
+    are read from files has no sizes, and overrides `batch`, `evaluation` and `example` instead of `generate`.
 
     Args:
         seed: of all its data.
@@ -49,16 +59,20 @@ class Task(ABC):
     """Whether each batch continues the previous one, from the recurrent state at its end."""
     evaluation_batch_size: int = 1000
 
-    def __init__(self, seed: int, *, train_size: int | None, val_size: int, test_size: int):
+    def __init__(self, seed: int, *, train_size: int | None, val_size: int | None, test_size: int | None):
         self.seed = seed
         self.sizes: dict[str, int | None] = {"train": train_size, "val": val_size, "test": test_size}
         self.device = torch.device("cpu")
         self._datasets: dict[str, Batch] = {}
         self._order: tuple[tuple[Split, int], Tensor] | None = None
 
-    @abstractmethod
     def generate(self, num_examples: int, generator: torch.Generator) -> Batch:
         """Draw examples from `generator` alone."""
+        raise NotImplementedError
+
+    def example(self) -> Batch:
+        """A batch of one of the largest training examples, by which the size of the data is estimated."""
+        return self.generate(1, torch.Generator().manual_seed(0))
 
     @property
     @abstractmethod
@@ -115,7 +129,8 @@ class Task(ABC):
 
     def loss(self, model: SequenceModel, batch: Batch, state: State | None = None) -> Step:
         """Run the model over a batch from `state`; the trainer minimizes the sum of the losses."""
-        output = model(batch.inputs, state, lengths=batch.lengths, return_state=self.carries_state)
+        anew = {} if batch.resets is None else {"resets": batch.resets}
+        output = model(batch.inputs, state, lengths=batch.lengths, return_state=self.carries_state, **anew)
         return Step({self.loss_name: self.criterion(output.prediction, batch)}, output)
 
     @property
@@ -145,6 +160,18 @@ class Task(ABC):
             answer = prediction.argmax(-1) if self.output_spec.kind == "class" else (prediction > 0).to(targets.dtype)
             totals = {"error": fraction(answer != targets)} | totals
         return totals
+
+    def averaged(self, means: dict[str, float]) -> dict[str, float]:
+        """The metrics of a whole split, with those that follow from others but are no averages."""
+        return means
+
+    def sample(self, model: SequenceModel, num_steps: int, generator: torch.Generator, temperature: float) -> Sampled:
+        """Let a model make up a sequence: what it predicts is drawn, and is its next input.
+
+        Raises:
+            UserError: it does not predict its own inputs.
+        """
+        raise UserError("generate: the answers of this task are not its next inputs")
 
     def count(self, batch: Batch) -> int:
         """The weight of a batch in an average: its number of examples, or with a mask the steps that count."""

@@ -24,4 +24,5 @@ def evaluate(model: SequenceModel, task: Task, split: Split) -> dict[str, float]
             sums[name] = sums.get(name, 0.0) + float(total)
             counts[name] = counts.get(name, 0) + count
     model.train(was_training)
-    return {name: total / counts[name] if counts[name] else math.nan for name, total in sums.items()}
+    means = {name: total / counts[name] if counts[name] else math.nan for name, total in sums.items()}
+    return task.averaged(means)

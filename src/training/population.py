@@ -21,7 +21,7 @@ from src.specs import Batch, Output, Step, map_state, state_tensors
 from src.tasks.base import Task
 from src.training.fast_updates import clip_rows_, make_views_of
 from src.training.graphs import Replayed
-from src.training.optimizers import StackedOptimizer
+from src.training.stacked_optimizer import StackedOptimizer
 from src.training.update import Done, Update, loss_of
 
 OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"training"} | {"_apply"}

@@ -1,8 +1,8 @@
-"""torch's learning-rate schedules, counted in updates."""
+"""torch's learning-rate schedules, counted in updates, and one that follows the validation set."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -37,3 +37,42 @@ def exponential(
 ) -> LRScheduler:
     """Decay the learning rate smoothly, by `factor` per `every` updates."""
     return lr_scheduler.ExponentialLR(optimizer, gamma=factor ** (1 / every))
+
+
+class Plateau(LRScheduler):
+    """Multiplies the learning rate by a factor after some evaluations without a new best; see `plateau`.
+
+    torch's `ReduceLROnPlateau` is stepped with a loss, not with every update, and does not share the run's best.
+    """
+
+    def __init__(self, optimizer: Optimizer, factor: float, patience: int, least_lr: float):
+        self.factor = factor
+        self.patience = patience
+        self.least_lr = least_lr
+        self.evaluations_without_best = 0
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[Any]:
+        """The learning rates as they are: an update does not change them."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def evaluated(self, is_best: bool) -> None:
+        """The validation set has been evaluated: whether the objective is better than ever before."""
+        self.evaluations_without_best = 0 if is_best else self.evaluations_without_best + 1
+        if self.evaluations_without_best < self.patience:
+            return
+        self.evaluations_without_best = 0
+        for group in self.optimizer.param_groups:
+            group["lr"] = max(group["lr"] * self.factor, min(self.least_lr, group["lr"]))
+
+
+def plateau(
+    optimizer: Optimizer,
+    max_updates: int,
+    *,
+    factor: Annotated[float, Gt(0), Lt(1)] = 0.5,
+    patience: Annotated[int, Ge(1)] = 1,
+    least_lr: Annotated[float, Ge(0)] = 0.0,
+) -> LRScheduler:
+    """Multiply the learning rate by `factor` after `patience` evaluations without a new best, down to `least_lr`."""
+    return Plateau(optimizer, factor, patience, least_lr)

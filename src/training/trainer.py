@@ -22,6 +22,7 @@ from src.training import checkpoint
 from src.training.curves import Curves
 from src.training.evaluation import evaluate
 from src.training.progress import RunProgress
+from src.training.schedulers import Plateau
 from src.training.state import Outcome, Selected, TrainState, as_content
 from src.training.update import Update
 
@@ -160,6 +161,8 @@ class Trainer:
             weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
             state.selected = Selected(update, metrics, weights)
             state.evaluations_since_selected = 0
+        if isinstance(state.scheduler, Plateau) and update > 0:
+            state.scheduler.evaluated(is_best=state.evaluations_since_selected == 0)
         if self.stop_rule is not None and (reason := self.stop_rule(update, objective)):
             self.stop_requested, self.stop_reason = True, reason
         if settings.stop_at is not None and self.task.objective.reached(objective, settings.stop_at):

@@ -69,6 +69,19 @@ def test_everything_is_written(measured):
         assert set(row) == always | own | (of_kernel if fused else set())
 
 
+def test_updates_of_a_language_model_are_measured(tmp_path):
+    how = "--batch-size", 4, "--seconds", 0.02, "--rounds", 2, "--hidden-sizes", 4, "--lengths", 6
+    status, table, error = run("--text", "--models", "cp_gate", "gru", *how, "--rank", 3, "--json", tmp_path / "x.json")
+    assert (status, error) == (0, "")
+    assert "Updates of 4 sequences" in table
+    gate, gru = json.loads((tmp_path / "x.json").read_text())["rows"]
+    assert (gate["rank"], gate["own_layer"], gru["own_layer"]) == (3, None, "nn.GRU")
+    for row in (gate, gru):
+        assert row["ratio_to_lstm"] == pytest.approx(
+            median(a / b for a, b in zip(*map(row["rounds_ms"].get, ("update", "nn.LSTM")), strict=True))
+        )
+
+
 def test_ratios_are_those_of_the_times(measured):
     for row in measured[2]["rows"]:
         rounds = row["rounds_ms"]

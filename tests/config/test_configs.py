@@ -201,7 +201,7 @@ def test_the_readme_shows_commands():
 
 
 @pytest.mark.parametrize("command", list(readme_commands()))
-def test_every_command_of_the_readme_is_a_legal_one(command, train, monkeypatch):
+def test_every_command_of_the_readme_is_a_legal_one(command, train, made_up_data, monkeypatch):
     """Launchers are left out: what they launch is in tests/test_launchers.py."""
     monkeypatch.setattr("src.running.lifecycle.run", lambda config: 0.0)
     monkeypatch.setattr("src.sweeping.sweep.end_sweep", lambda folder, configurations: ["finished"])

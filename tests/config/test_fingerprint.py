@@ -45,9 +45,7 @@ def another(hint, value):
             return another(get_args(kind)[-1], value)
         if get_origin(kind) is list:
             return [another(get_args(kind)[0], item) for item in value]
-        if kind is bool:
-            return not value
-        if get_origin(kind) is Literal:
+        if get_origin(kind) is Literal or kind is bool:
             return another(kind, value)
         candidates = {int: [1, 2], float: [0.5, 0.25], str: ["other"]}[kind]
         return next(candidate for candidate in candidates if candidate != value)
@@ -74,12 +72,19 @@ def test_every_key_counts_but_these(composed):
         assert OmegaConf.select(other, path) != OmegaConf.select(config, path)
         if fingerprint(other) == fingerprint(config):
             without_effect.add(path)
-    places = {"name", "device", "run.root", "run.fresh", "run.retry_failed", "run.together"}
+    places = {"name", "device", "run.root", "run.fresh", "run.retry_failed", "run.together", "run.cuda_graphs"}
     logging = {f"trainer.{key}" for key in ("log_every", "checkpoint_every", "profile_updates")}
     reporting = {f"search.{key}" for key in ("grid", "repeated", "columns", "two_stage")}
     assert without_effect == places | logging | reporting
-    for key in WITHOUT_EFFECT:
+    for key in set(WITHOUT_EFFECT) - {"task.data_dir"}:
         assert any(path == key or path.startswith(f"{key}.") for path in without_effect), f"there is no {key}"
+
+
+def test_the_folder_of_the_data_makes_no_difference(composed):
+    for task in ("polyphonic_music", "language_model"):
+        config, moved = composed(f"task={task}"), composed(f"task={task}", "task.data_dir=elsewhere")
+        assert fingerprint(moved) == fingerprint(config) != fingerprint(composed(f"task={task}", "task.window=7"))
+        assert "task.data_dir" not in decisive_keys(moved)
 
 
 def test_the_order_of_keys_does_not_matter(composed):

@@ -114,3 +114,45 @@ def test_number_of_parameters_counts_what_is_trained():
     model.embedding.weight.requires_grad_(False)
     assert model.num_parameters == (8 + 1) * 9 + core + (6 + 1) * 7 + (7 + 1) * 2
     assert isinstance(make().head, nn.Linear)
+
+
+@pytest.mark.parametrize("input_spec", [TOKENS, VECTORS], ids=str)
+def test_a_mask_of_a_sequence_is_the_same_at_every_step_and_of_a_step_another(input_spec):
+    inputs = torch.randint(5, (1, 1)) if input_spec is TOKENS else torch.randn(1, 1, 4)
+    inputs = inputs.repeat(B, 200, *[1] * (inputs.ndim - 2))
+    for mask, same in (("step", False), ("sequence", True)):
+        model = make(input_spec, embedding_size=4, input_dropout=0.5, dropout_mask=mask)
+        entered = []
+        model.core.input.register_forward_pre_hook(lambda _, given, entered=entered: entered.append(given[0]))
+        model(inputs)
+        kept_BTX = entered[0] != 0
+        assert bool((kept_BTX == kept_BTX[:, :1]).all()) == same
+        assert 0 < kept_BTX[0, 0].sum() + kept_BTX[1, 0].sum() + kept_BTX[2, 0].sum() < 12
+        assert kept_BTX[:, 0].any(0).sum() > kept_BTX[:, 0].all(0).sum()  # sequences have masks of their own
+        expected = model.eval()(inputs).prediction
+        assert_close(expected, make_like(model, input_spec)(inputs).prediction, rtol=0, atol=0)
+
+
+def make_like(model, input_spec):
+    """The same network without dropout."""
+    other = make(input_spec, embedding_size=4)
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("mask", ["step", "sequence"])
+@pytest.mark.parametrize("every_step", [False, True])
+def test_dropout_of_outputs_keeps_their_mean_and_acts_while_training_only(mask, every_step):
+    model = make(VECTORS, every_step=every_step, output_dropout=0.5, dropout_mask=mask)
+    inputs = torch.randn(1, T, 4).repeat(20_000, 1, 1)
+    entered = []
+    model.head.register_forward_pre_hook(lambda _, given: entered.append(given[0].detach()))
+    hidden = model(inputs).hidden_BTH
+    (dropped,) = entered
+    assert set((dropped / hidden)[0].flatten().round(decimals=3).tolist()) <= {0.0, 2.0}
+    assert_close(dropped.mean(0), hidden[0].expand_as(dropped[0]), rtol=0, atol=0.04)
+    kept = dropped != 0
+    if every_step:
+        assert bool((kept == kept[:, :1]).all()) == (mask == "sequence")
+    model.eval()(inputs[:3])
+    assert_close(entered[1], hidden[:3], rtol=0, atol=1e-6)

@@ -6,8 +6,8 @@ from src.reports.tables import show_metrics, to_markdown
 
 
 def test_a_zero_is_not_mistaken_for_a_small_number():
-    rows = [{"error": value} for value in (0.0, 5e-05, 0.25, 12.5)]
-    assert to_markdown(rows).replace("|", "").split()[2:] == ["0", "5e-05", "0.2500", "12"]
+    rows = [{"error": value} for value in (0.0, 5e-05, 0.25, 12.5, 1234.5)]
+    assert to_markdown(rows).replace("|", "").split()[2:] == ["0", "5e-05", "0.2500", "12.50", "1.2e+03"]
 
 
 @pytest.mark.parametrize("width", [40, 200])

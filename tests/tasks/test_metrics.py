@@ -21,6 +21,8 @@ from tests.tasks.files import FILES, make, variants
 
 N, T = 40, 9
 
+pytestmark = pytest.mark.usefixtures("made_up_data")
+
 
 class Exact(SequenceModel):
     """In float64, so that no answer depends on how a sum is rounded."""
@@ -44,7 +46,7 @@ def assert_batches_do_not_matter(task: Task, model: SequenceModel) -> dict[str, 
     results = []
     for size in (1, 7, 40):
         task.evaluation_batch_size = size
-        assert len(list(task.evaluation("val"))) == -(-N // size)
+        assert task.sizes["val"] is None or len(list(task.evaluation("val"))) == -(-N // size)
         results.append(evaluate(model, task, "val"))
     assert results[0].keys() == results[1].keys() == results[2].keys()
     for result in results[:2]:

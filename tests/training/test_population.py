@@ -11,9 +11,10 @@ from src.config.schema import TrainerSettings
 from src.models.sequence import SequenceModel
 from src.running.build import build_model, build_task
 from src.training.fast_updates import flat_parameters
-from src.training.optimizers import StackedOptimizer, adam, rmsprop, sgd
+from src.training.optimizers import adam, rmsprop, sgd
 from src.training.population import Stacked, signature
 from src.training.schedulers import constant
+from src.training.stacked_optimizer import StackedOptimizer
 from src.training.state import TrainState
 from src.training.trainer import Trainer
 from src.training.update import Update
@@ -30,7 +31,7 @@ DIFFERENT = [
 ]
 OWN = {
     "fastweights": [["model.decay=0.9"], ["model.fast_lr=0.3"], ["model.recurrent_scale=0.5"]],
-    "cp_gate": [[], [], ["model.gate_bias=-1.0"]],
+    "cp_gate": [["model.gate_bias=0.5"], ["model.gate_bias=0.5"], ["model.gate_bias=-1.0"]],
 }
 
 

@@ -80,7 +80,7 @@ def test_a_run_with_a_result_that_is_newer_than_its_lock_has_not_died(tmp_path, 
     result.write_text("{}")
     lock.write_text("12")
     os.utime(result, (1, 1))
-    assert supervisor.death_in(tmp_path, "result.json") == "it died"
+    assert supervisor.death_in(tmp_path, "result.json").reason == "it died"
     os.utime(lock, (1, 1))
     os.utime(result, (2, 2))
     assert supervisor.death_in(tmp_path, "result.json") is None

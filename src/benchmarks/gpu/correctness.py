@@ -22,7 +22,6 @@ from src.benchmarks.updates import MODELS
 from src.config.paths import CHECKPOINTS, PROJECT
 from src.models.base import Core
 from src.models.fastweights import FastWeights
-from src.ops.dispatch import choose
 from src.ops.inputs import Inputs
 from src.ops.triton import fastweights as triton
 from src.results.result import read_result
@@ -68,11 +67,12 @@ def compared(core: Core, device: torch.device, batch: int, length: int, by_ids: 
         start = map_state(moved, state) if carried else None
         inputs = Inputs(core.project(leaf), None if ids is None else ids.to(where))
         y, end = core(inputs, start)
-        results = [t for t in (y, *state_tensors(end)) if t.requires_grad]
-        shares = [torch.cos(torch.arange(t.numel(), dtype=torch.float64)).view(t.shape).to(t) for t in results]
+        results = [t for t in (y, *state_tensors(end)) if t.is_floating_point()]
+        varying = [t for t in results if t.requires_grad]
+        shares = [torch.cos(torch.arange(t.numel(), dtype=torch.float64)).view(t.shape).to(t) for t in varying]
         leaves = [t for t in state_tensors(start) if t.is_floating_point()] if carried else []
         gradients = torch.autograd.grad(
-            results, [leaf, *leaves, *core.parameters()], shares, allow_unused=True, materialize_grads=True
+            varying, [leaf, *leaves, *core.parameters()], shares, allow_unused=True, materialize_grads=True
         )
         return [t.detach().double().cpu() for t in (*results, *gradients)]
 
@@ -86,7 +86,7 @@ def kernels(rows: Rows, device: str, tiny: bool) -> None:
     how = How.of(device, tiny)
     core = FastWeights(FEATURES, hidden_size=8).to(how.device)
     p = core.project(torch.zeros(1, 2, FEATURES, device=how.device))
-    is_used = triton.available(Inputs(p), 8) and choose(core.forms(), "auto", Inputs(p)).kernel == "fused"
+    is_used = triton.available(Inputs(p), 8) and core.is_fused
     if how.device.type == "cuda":
         rows.right("the Triton kernels", "are used" if is_used else "are not used", "are used", is_used)
     norms: list[dict[str, Any]] = [{}, {"layer_norm": False, "fast_lr": 0.02}, {"layer_norm_preliminary": True}]

@@ -1,0 +1,50 @@
+"""Fetch data sets ahead of time, or check those that are there: MNIST, music and text, about 17 MB.
+
+    python scripts/prepare_data.py                     all of them, into data/
+    python scripts/prepare_data.py music --data-dir ~/data
+
+Runs fetch what they need by themselves; this is for machines without a network later on. The Penn Treebank is not
+public: a line says where to put your copy.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whichever one is installed
+
+from src.config.errors import UserError
+from src.data import mnist, music, text
+from src.data.files import read
+from src.utils.console import printing
+
+FILES = {
+    "mnist": list(mnist.FILES.values()),
+    "music": list(music.FILES.values()),
+    "text": [*text.CHARACTERS.values(), *text.PENN_TREEBANK.values()],
+}
+
+
+@printing()
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(FILES)} (default: all)")
+    parser.add_argument("--data-dir", default="data", metavar="FOLDER", help="default: data")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - FILES.keys():
+        parser.exit(2, f"error: {', '.join(sorted(unknown))}: not a data set; legal: {', '.join(FILES)}\n")
+    missing = False
+    for name in arguments.names or FILES:
+        for file in FILES[name]:
+            try:
+                read(file, arguments.data_dir)
+                print(f"{file.path}: there, {file.size:,} bytes; {file.terms}", flush=True)
+            except UserError as error:
+                missing = missing or file.url is not None
+                print(f"{file.path}: {error}", flush=True)
+    sys.exit(int(missing))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""MNIST, the handwritten digits of LeCun, Cortes and Burges, in the IDX format.
+
+Shapes: N images of 28 x 28 pixels.
+"""
+
+import numpy as np
+
+from src.config.errors import UserError
+from src.data.files import File, read
+
+MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist"
+TERMS = "MNIST of LeCun, Cortes and Burges, CC BY-SA 3.0"
+
+
+def _file(name: str, size: int, sha256: str) -> File:
+    return File(f"mnist/{name}", size, sha256, f"{MIRROR}/{name}.gz", TERMS)
+
+
+FILES = {
+    ("train", "images"): _file(
+        "train-images-idx3-ubyte", 47_040_016, "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
+    ),
+    ("train", "labels"): _file(
+        "train-labels-idx1-ubyte", 60_008, "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"
+    ),
+    ("test", "images"): _file(
+        "t10k-images-idx3-ubyte", 7_840_016, "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"
+    ),
+    ("test", "labels"): _file(
+        "t10k-labels-idx1-ubyte", 10_008, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"
+    ),
+}
+"""By part of the published data, of which validation images have to be taken from the training images."""
+UNSIGNED_BYTES = 8
+"""The code of this type in IDX; MNIST has no other."""
+
+
+def images(part: str, data_dir: str) -> np.ndarray:
+    """The 60,000 images of "train" or the 10,000 of "test", [N, 28, 28], as bytes: 0 is the background."""
+    return parse_idx(read(FILES[part, "images"], data_dir), FILES[part, "images"].path)
+
+
+def labels(part: str, data_dir: str) -> np.ndarray:
+    """Their digits, [N], as bytes."""
+    return parse_idx(read(FILES[part, "labels"], data_dir), FILES[part, "labels"].path)
+
+
+def parse_idx(content: bytes, name: str) -> np.ndarray:
+    """The array in an IDX file of bytes: two zeros, the type, the number of dimensions, their sizes, the entries.
+
+    Raises:
+        UserError: it is another file, or a damaged one.
+    """
+    if len(content) < 4 or content[:3] != bytes([0, 0, UNSIGNED_BYTES]):
+        raise UserError(f"{name}: not an IDX file of bytes")
+    start = 4 + 4 * content[3]
+    shape = [int(size) for size in np.frombuffer(content[4:start], ">u4", count=len(content[4:start]) // 4)]
+    num_entries = int(np.prod(shape, dtype=object))
+    if len(shape) != content[3] or num_entries != len(content) - start:
+        raise UserError(f"{name}: damaged: {len(content) - start} entries, not {num_entries} of shape {shape}")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -1,0 +1,126 @@
+"""Polyphonic music: the likelihood of the next frame by networks of about 20,000 weights."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
+from src.reproduction.effects import difference, mean
+
+COLLECTIONS = {"jsb": "JSB chorales", "nottingham": "Nottingham", "muse": "MuseData", "piano": "Piano-midi"}
+MODELS = {"rnn": "tanh RNN", "gru": "GRU", "lstm": "LSTM", "cp_gate": "CP gate", "fastweights": "Fast weights"}
+CHUNG2014: Mapping[str, Mapping[str, float]] = {
+    "jsb": {"rnn": 9.10, "gru": 8.54, "lstm": 8.67},
+    "nottingham": {"rnn": 3.13, "gru": 3.23, "lstm": 3.20},
+    "muse": {"rnn": 6.23, "gru": 5.99, "lstm": 6.23},
+    "piano": {"rnn": 9.03, "gru": 8.82, "lstm": 9.03},
+}
+"""Table 2 of Chung et al. (2014), test."""
+BAI2018: Mapping[str, Mapping[str, float]] = {
+    "jsb": {"rnn": 8.91, "gru": 8.43, "lstm": 8.45, "tcn": 8.10},
+    "nottingham": {"rnn": 4.05, "gru": 3.46, "lstm": 3.29, "tcn": 3.07},
+}
+"""Bai, Kolter and Koltun (2018), Table 1: much larger networks, and a convolutional one."""
+BOULANGER2012: Mapping[str, Mapping[str, float]] = {
+    "jsb": {"rnn": 8.71, "rbm": 6.27},
+    "nottingham": {"rnn": 4.46, "rbm": 2.39},
+    "muse": {"rnn": 8.13, "rbm": 6.01},
+    "piano": {"rnn": 8.37, "rbm": 7.09},
+}
+"""Boulanger-Lewandowski et al. (2012), Table 1: an RNN, and an RNN with an RBM, whose keys depend on each other."""
+OTHERS = {"rbm": "RNN-RBM", "tcn": "TCN"}
+NEAR = 0.15
+
+
+def _nats(evidence: Evidence, pieces: str, model: str) -> np.ndarray:
+    return evidence.values("test/nll", name=f"chung2014-{pieces}", model=model)
+
+
+def _spelled(values: np.ndarray) -> str:
+    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
+
+
+def _as_printed(pieces: str) -> Claim:
+    def test(evidence: Evidence) -> Finding:
+        measured, effects = [], []
+        for model in ("gru", "lstm"):
+            values, printed = _nats(evidence, pieces, model), CHUNG2014[pieces][model]
+            measured.append(f"{MODELS[model]}: {_spelled(values)}")
+            effects.append(mean(values - printed, MODELS[model], "nats").within(most=NEAR))
+        return Finding("; ".join(measured), effects)
+
+    printed = CHUNG2014[pieces]
+    return Claim(
+        f"On {COLLECTIONS[pieces]}, a GRU and an LSTM are as good as printed.",
+        f"Table 2: {printed['gru']:.2f} and {printed['lstm']:.2f} nats per frame",
+        f"mean test likelihood at most {NEAR:g} nats per frame worse than printed",
+        test,
+    )
+
+
+def _gates_help(evidence: Evidence) -> Finding:
+    plain = _nats(evidence, "jsb", "rnn")
+    gated = {model: _nats(evidence, "jsb", model) for model in ("gru", "lstm")}
+    measured = "; ".join(f"{MODELS[model]}: {_spelled(values)}" for model, values in gated.items())
+    effects = [difference(values, plain, MODELS[model], "nats").within(most=0) for model, values in gated.items()]
+    return Finding(f"{measured}; tanh RNN: {_spelled(plain)}", effects)
+
+
+def _others_keep_up(evidence: Evidence) -> Finding:
+    gru = _nats(evidence, "jsb", "gru")
+    found = {model: _nats(evidence, "jsb", model) for model in ("cp_gate", "fastweights")}
+    measured = "; ".join(f"{MODELS[model]}: {_spelled(values)}" for model, values in found.items())
+    effects = [difference(values, gru, MODELS[model], "nats").within(most=NEAR) for model, values in found.items()]
+    return Finding(f"{measured}; GRU: {_spelled(gru)}", effects)
+
+
+def table(evidence: Evidence) -> pd.DataFrame:
+    """Nats per frame of the test set, by collection and model, next to printed ones."""
+    rows = []
+    for pieces, title in COLLECTIONS.items():
+        for model, label in (MODELS | OTHERS).items():
+            row = {"collection": title, "model": label}
+            for paper, printed in (
+                ("Chung 2014", CHUNG2014), ("Bai 2018", BAI2018), ("Boulanger-L. 2012", BOULANGER2012)
+            ):  # fmt: skip
+                value = printed.get(pieces, {}).get(model)
+                row[paper] = "-" if value is None else f"{value:.2f}"
+            row |= {"ours": "-" if model in OTHERS else "not run", "n": "-", "lr": "-", "weights": "-", "updates": "-"}
+            with suppress(NotRunError):
+                runs = evidence.select(name=f"chung2014-{pieces}", model=model)
+                row |= {"ours": _spelled(runs["test/nll"].to_numpy(float)), "n": str(len(runs)), "lr": chosen_lr(runs)}
+                row["weights"] = f"{runs['num_parameters'].iloc[0]:,.0f}"
+                row["updates"] = f"{runs['updates'].mean():,.0f} of {runs['trainer.max_updates'].iloc[0]:,}"
+            if any(row[key] not in ("-", "not run") for key in ("Chung 2014", "Bai 2018", "Boulanger-L. 2012", "ours")):
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+REPRODUCTION = Reproduction(
+    title="Chung et al. 2014, Table 2: the next frame of polyphonic music, nats per frame of the test set",
+    experiments=("chung2014/jsb", "chung2014/nottingham", "chung2014/muse", "chung2014/piano"),
+    only_in_full=("chung2014/nottingham", "chung2014/muse", "chung2014/piano"),
+    claims=(
+        _as_printed("jsb"),
+        _as_printed("nottingham"),
+        Claim(
+            "Gates help: on the chorales a GRU and an LSTM are better than a tanh network.",
+            "Table 2: 8.54 and 8.67 against 9.10",
+            "both differences of mean test likelihoods below 0",
+            _gates_help,
+        ),
+        Claim(
+            "On the chorales, a CP gate and fast weights of that size keep up with a GRU.",
+            "not in the paper",
+            f"mean test likelihood at most {NEAR:g} nats per frame worse than that of the GRU",
+            _others_keep_up,
+        ),
+    ),
+    table=table,
+    quick=("seed=0", "optimizer.lr=3e-3", "trainer.max_updates=2900"),
+    curves=("val/nll", "val/accuracy"),
+    notes=Path(__file__).with_name("music.md"),
+)

@@ -1,0 +1,80 @@
+"""The optimizers of several runs as one, for `src.training.population`.
+
+Shapes: P runs, N weights of each.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor
+
+
+class StackedOptimizer:
+    """The optimizers of P runs as one: one step for all rows of their weights, each with its own settings.
+
+    Their states become rows of the states here. Optimizers without `step_rows` do their steps one after the other.
+
+    Args:
+        optimizers: of one vector of weights each, of one class, with states of the same shapes.
+        weights_PN: the vectors as rows.
+        gradient_PN: their gradients.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], weights_PN: Tensor, gradient_PN: Tensor):
+        self.optimizers = optimizers
+        self.weights_PN = weights_PN
+        self.gradient_PN = gradient_PN
+        self.groups = [optimizer.param_groups[0] for optimizer in optimizers]
+        states = [self.state_of(optimizer) for optimizer in optimizers]
+        self.state = {key: torch.stack([state[key] for state in states]) for key in states[0]}
+        for row, optimizer in enumerate(optimizers):
+            (weights,) = self.groups[row]["params"]
+            if self.state:
+                optimizer.state[weights] = {key: tensor[row] for key, tensor in self.state.items()}
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # its scheduler would miss its own steps
+        self.settings: dict[str, Any] = {}
+        self._read: dict[str, list] = {}
+
+    def read_settings(self) -> None:
+        """Take over the settings that have changed, such as learning rates."""
+        for key in self.groups[0].keys() - {"params"}:
+            values = [group[key] for group in self.groups]
+            if self._read.get(key) != values:
+                self._read[key], columns = values, self._columns(values)
+                held = self.settings.setdefault(key, columns)
+                optree.tree_map_(_write, held, columns)  # in place, since a CUDA graph may read it
+
+    def _columns(self, values: list) -> Any:
+        if isinstance(values[0], tuple | list):
+            return [self._columns(list(items)) for items in zip(*values, strict=True)]
+        if isinstance(values[0], bool | str | None):
+            return values[0]
+        return torch.tensor(values, dtype=torch.float64, device=self.weights_PN.device)[:, None]
+
+    def step(self) -> None:
+        """One step of every run."""
+        if hasattr(self.optimizers[0], "step_rows"):
+            self.optimizers[0].step_rows(self.weights_PN, self.gradient_PN, self.state, self.settings)
+            return
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    @staticmethod
+    def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        """The state of an optimizer of one vector; before its first step, zeros in the shapes that it will have."""
+        (weights,) = optimizer.param_groups[0]["params"]
+        if optimizer.state:
+            return dict(optimizer.state[weights])
+        twin = copy.deepcopy(optimizer)
+        (weights,) = twin.param_groups[0]["params"]
+        weights.grad = torch.zeros_like(weights)
+        twin.step()
+        return {key: torch.zeros_like(tensor) for key, tensor in twin.state[weights].items()}
+
+
+def _write(held: Any, value: Any) -> None:
+    if isinstance(held, Tensor):
+        held.copy_(value)

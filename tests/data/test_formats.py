@@ -1,0 +1,143 @@
+"""IDX, MATLAB and text files become arrays; a file of another kind is one line."""
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from src.config.errors import UserError
+from src.data import mnist, music, text
+from src.specs import SPLITS
+from tests.data import made_up
+
+
+def refused(read, *arguments):
+    with pytest.raises(UserError) as caught:
+        read(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_idx_file_holds_an_array():
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    np.testing.assert_array_equal(mnist.parse_idx(made_up.idx(array), "images"), array)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\0\0", b"\0\0\r\1" + bytes(8), b"text", b"\0\0\x08\x03" + bytes(5), b"\0\0\x08\xff" + b"\xff" * 1020,
+        made_up.idx(np.ones((2, 3), np.uint8))[:-1], made_up.idx(np.ones((2, 3), np.uint8)) + b"\0",
+    ],
+    ids=["empty", "short", "floats", "text", "no sizes", "255 dimensions", "truncated", "too long"],
+)  # fmt: skip
+def test_another_file_than_idx_is_refused(content):
+    assert refused(mnist.parse_idx, content, "images").startswith("images: ")
+
+
+def test_mnist_has_images_and_labels(tmp_path, monkeypatch):
+    made_up.install(tmp_path, monkeypatch)
+    for part in ("train", "test"):
+        images, labels = mnist.images(part, str(tmp_path)), mnist.labels(part, str(tmp_path))
+        assert (images.shape, labels.shape, images.dtype) == ((4, 28, 28), (4,), np.uint8)
+
+
+def test_music_has_the_pieces_of_each_split(tmp_path, monkeypatch):
+    made_up.install(tmp_path, monkeypatch)
+    for seed, name in enumerate(music.FILES):
+        found, expected = music.pieces(name, str(tmp_path)), made_up.pieces(seed)
+        for split in SPLITS:
+            assert len(found[split]) == made_up.PIECES[split]
+            assert all(map(np.array_equal, found[split], expected[split]))
+
+
+def saved(tmp_path, **variables):
+    savemat(tmp_path / "x.mat", variables)
+    return (tmp_path / "x.mat").read_bytes()
+
+
+def cell(*pieces):
+    array = np.empty((1, len(pieces)), object)
+    for k, piece in enumerate(pieces):
+        array[0, k] = piece
+    return array
+
+
+GOOD = np.zeros((3, 88), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "says"),
+    [
+        (np.zeros((2, 88)), "no pieces in traindata"),
+        (cell(GOOD, np.zeros((3, 87))), "traindata[1] has 3 frames of 87 keys, not some of 88"),
+        (cell(np.zeros((0, 88)), GOOD), "traindata[0] has 0 frames of"),
+        (cell(GOOD + 2, GOOD), "traindata[0] has entries other than 0 and 1"),
+        (cell(np.full((3, 88), np.nan), GOOD), "traindata[0] has entries other than 0 and 1"),
+        (cell(np.array(["abc"]), GOOD), "traindata[0] is not a piano roll"),
+    ],
+    ids=["numbers", "keys", "no frames", "entries", "nan", "text"],
+)
+def test_a_matlab_file_with_something_else_is_refused(pieces, says, tmp_path):
+    content = saved(tmp_path, traindata=pieces, validdata=cell(GOOD, GOOD), testdata=cell(GOOD, GOOD))
+    assert says in refused(music.parse_mat, content, "x.mat")
+
+
+def test_another_file_than_matlab_is_refused(tmp_path):
+    whole = made_up.mat(made_up.pieces(0))
+    for content in (b"", b"text", whole[: len(whole) // 2], b"\x80\x04\x95" + bytes(100)):
+        assert refused(music.parse_mat, content, "x.mat").startswith("x.mat: ")
+    assert refused(music.parse_mat, saved(tmp_path, other=GOOD), "x.mat") == "x.mat: no pieces in traindata"
+
+
+def test_the_splits_of_a_text_are_the_whole_text():
+    whole = made_up.sentences(0, 500) + "é\N{GRINNING FACE}"
+    corpus = text.characters(whole)
+    read = "".join(corpus.symbols[number] for split in SPLITS for number in corpus.splits[split])
+    assert read == whole == b"".join(corpus.texts.values()).decode()
+    assert corpus.symbols == sorted(set(whole))
+    shares = [len(corpus.splits[split]) / len(whole) for split in SPLITS]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=1e-3)
+
+
+def test_words_end_lines_and_unknown_ones_are_marked():
+    corpus = text.words({"train": "a b\nb c\n", "val": "c d\n", "test": "<unk>\n"})
+    assert corpus.symbols == ["<eos>", "<unk>", "a", "b", "c"]
+    assert [corpus.symbols[number] for number in corpus.splits["train"]] == ["a", "b", "<eos>", "b", "c", "<eos>"]
+    assert [corpus.symbols[number] for number in corpus.splits["val"]] == ["c", "<unk>", "<eos>"]
+
+
+def test_a_text_of_ones_own_is_read_with_any_line_ends(tmp_path):
+    for content in ("abc\nde" * 20, "abc\r\nde" * 20, "\ufeff" + "abc\nde" * 20):
+        (tmp_path / "own.txt").write_bytes(content.encode())
+        assert text.own(str(tmp_path / "own.txt")).symbols == ["\n", "a", "b", "c", "d", "e"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no such file"),
+        (b"", "0 characters are too few to train, validate and test on"),
+        (b"abc", "3 characters are too few"),
+        ("Größe, naïve".encode("latin-1") * 50, "not in UTF-8 (byte 2); convert it"),
+        ("Größe, naïve".encode("utf-16") * 50, "not in UTF-8 (byte 0); convert it"),
+        (b"ab\0c" * 50, "not a text: it has zero bytes"),
+    ],
+    ids=["missing", "empty", "short", "latin-1", "utf-16", "binary"],
+)
+def test_what_is_no_text_is_refused_in_one_line(content, says, tmp_path):
+    path = tmp_path / "own.txt"
+    if content is not None:
+        path.write_bytes(content)
+    assert refused(text.own, str(path)).startswith(f"task.file={path}: {says}")
+
+
+def test_a_text_that_is_too_large_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "MOST_BYTES", 100)
+    (tmp_path / "own.txt").write_bytes(b"a" * 101)
+    assert "larger than 100 bytes" in refused(text.own, str(tmp_path / "own.txt"))
+
+
+def test_the_penn_treebank_has_to_be_brought_and_its_licence_is_named(tmp_path):
+    message = refused(text.published, "penn_treebank", str(tmp_path))
+    assert "LDC99T42" in message
+    assert message.startswith(f"{tmp_path}/text/ptb.train.txt: no such file, and it is not public;")
