@@ -43,13 +43,14 @@ def _shown(values: np.ndarray) -> str:
 def _remembers(num_items: int) -> Claim:
     def test(evidence: Evidence) -> Finding:
         values = _nats(evidence, "cp_gate", num_items)
-        return Finding(_shown(values), [mean(values, "", "nats").within(most=floor(num_items))])
+        measured = f"{_shown(values)} ({floor(num_items):.2f})"
+        return Finding(measured, [mean(values, "", "nats").within(most=floor(num_items))])
 
     patterns = "one pattern" if num_items == 1 else f"{num_items} patterns"
     return Claim(
         f"A CP gate with ten units for each pattern remembers {patterns}, not only when it is asked for one.",
         "the task of the final experiments; no result is printed",
-        f"mean nats per test sequence below {floor(num_items):.2f}, the floor of knowing when",
+        "mean nats per test sequence below the floor of knowing when (in brackets)",
         test,
     )
 

@@ -50,7 +50,8 @@ def table(evidence: Evidence) -> pd.DataFrame:
                 errors = evidence.values("test/mse", model__init=init, model__rank=rank)
                 row[f"{label}: error"] = f"{errors.mean():.4f}"
                 row[f"{label}: update below 0.01, median (range)"] = thousands(_until(evidence, init, rank))
-        rows.append(row)
+        if len(row) > 1:
+            rows.append(row)
     return pd.DataFrame(rows).fillna("-")
 
 
