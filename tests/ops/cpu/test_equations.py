@@ -70,6 +70,18 @@ def fast_weights_by_hand(core, x, state, norm, preliminary, sustained):
     return h_s, (h_s, A)
 
 
+def learned_reads_by_hand(core, x, state):
+    """Only the last inner step has a norm; the reads of the others are weighted."""
+    h, A = state
+    A = 0.95 * A + 0.5 * np.outer(h, h)
+    z = core.recurrent.weight.detach().numpy() @ h + x
+    h_s = np.maximum(z, 0)
+    for weight in core.read_weights.detach().numpy():
+        h_s = np.maximum(z + weight * (A @ h_s), 0)
+    h_s = np.maximum(layer_norm(z + A @ h_s, core.norm), 0)
+    return h_s, (h_s, A)
+
+
 BY_HAND = {
     "rnn-tanh": lambda *step: rnn_by_hand(*step, "tanh", False),
     "rnn-relu": lambda *step: rnn_by_hand(*step, "relu", False),
@@ -81,6 +93,7 @@ BY_HAND = {
     "fastweights": lambda *step: fast_weights_by_hand(*step, norm=True, preliminary=False, sustained=True),
     "fastweights-no-norm": lambda *step: fast_weights_by_hand(*step, norm=False, preliminary=False, sustained=True),
     "fastweights-preliminary": lambda *step: fast_weights_by_hand(*step, norm=True, preliminary=True, sustained=False),
+    "fastweights-learned-reads": learned_reads_by_hand,
     "alstm": alstm_by_hand,
     "alstm-content": alstm_by_hand,
 }
