@@ -28,7 +28,7 @@ _speaking: ContextVar[Path | None] = ContextVar("speaking", default=None)
 def finish(lives: Mapping[Path, Life]) -> dict[Path, dict[str, Any]]:
     """Bring runs to their ends, all at the same time, and return their results by folder.
 
-    The runs have to be alike (see `src.sweeping.groups`), and on a GPU as many as fit are taken at a time. After a
+    The runs have to be alike (see `src.running.groups`), and on a GPU as many as fit are taken at a time. After a
     signal, those that have not begun have no result.
     """
     results: dict[Path, dict[str, Any]] = {}

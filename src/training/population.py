@@ -17,15 +17,13 @@ from torch import Tensor, nn
 
 from src.config.schema import Precision
 from src.models.sequence import SequenceModel
+from src.ops.generated.recipe import OF_ALL_MODULES
 from src.specs import Batch, Output, Step, map_state, state_tensors
 from src.tasks.base import Task
 from src.training.fast_updates import clip_rows_, make_views_of
 from src.training.graphs import Replayed
 from src.training.stacked_optimizer import StackedOptimizer
 from src.training.update import Done, Update, loss_of
-
-OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"training"} | {"_apply"}
-"""Attributes of a module that are no settings of it."""
 
 
 def signature(update: Update) -> Hashable:

@@ -27,8 +27,8 @@ from src.utils.files import write_whole
 
 log = logging.getLogger(__name__)
 Sizes = tuple[int, ...]
-OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"training"}
-"""Attributes of a module that are no settings of it."""
+OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"training"} | {"_apply"}
+"""Attributes of a module that are no settings of it; training replaces `_apply`."""
 
 
 class LoweringError(Exception):

@@ -18,6 +18,7 @@ from torch import nn
 from src.models.rnn import RNN
 from src.ops.generated import derive, form, recipe
 from src.ops.generated.emit import Source
+from src.training.fast_updates import flat_parameters
 from tests.ops.generated.steps import Cell, H, TwoLayers, X
 
 B, T = 3, 4
@@ -195,6 +196,13 @@ def test_a_private_setting_counts_and_a_class_made_in_a_function_is_not_kept():
         return Local()
 
     assert recipe._key(made(0.9), F64) is None
+
+
+def test_training_does_not_make_another_core():
+    core = Leaky()
+    before = recipe._key(core, F64)
+    flat_parameters(core)
+    assert recipe._key(core, F64) == before is not None
 
 
 def test_a_norm_that_changes_its_settings_is_another_core():
