@@ -32,8 +32,8 @@ def show_examples(trainer: Trainer, curves: Curves, num_examples: int = 12) -> N
         from src.reports.figures import attention_figure
 
         labels = [task.labels(batch, row) for row in range(len(batch.inputs))]
-        curves.figure("memory/attention", attention_figure(attention, labels), trainer.state.update)
+        curves.figure("visualization/attention", attention_figure(attention, labels), trainer.state.update)
     if memory is not None:
         from src.reports.figures import memory_figure
 
-        curves.figure("memory/matrix", memory_figure(memory, lines), trainer.state.update)
+        curves.figure("visualization/memory", memory_figure(memory, lines), trainer.state.update)
