@@ -121,21 +121,20 @@ class FastWeightsMultilevel(Core):
         num_sequences, time = p_BTH.shape[:2]
         num_quadrants = -(-time // NUM_STEPS)
         p_BQRH = functional.pad(p_BTH, (0, 0, 0, num_quadrants * NUM_STEPS - time)).unflatten(1, (-1, NUM_STEPS))
-        first_BQH, *fine, last_BQH = p_BQRH.unbind(2)
-        cues_BQH = torch.relu(last_BQH)
-        by_quadrant = zip(*(p_BQH.unbind(1) for p_BQH in (first_BQH, last_BQH, cues_BQH)), strict=True)
+        first_Q, *fine_RQ, last_Q = (p_BQH.unbind(1) for p_BQH in p_BQRH.unbind(2))
         if self.wipe:
-            states = [h.unflatten(0, (-1, num_quadrants)) for h in self._follow(None, [p.flatten(0, 1) for p in fine])]
-            seen = list(zip(*(h_BQH.unbind(1) for h_BQH in states), strict=True))
-        else:
-            given = list(zip(*(p_BQH.unbind(1) for p_BQH in fine), strict=True))
+            closely_RQ = [h.chunk(num_quadrants) for h in self._follow(None, [torch.cat(p_Q) for p_Q in fine_RQ])]
         h_BH, outputs, stored = None, [], []
-        for q, (p_first_BH, p_last_BH, cue_BH) in enumerate(by_quadrant):
-            stored.append(self._next(h_BH, p_first_BH))
-            states = seen[q] if self.wipe else self._follow(stored[-1], given[q])
-            read_BH = self._read(torch.stack(stored, dim=1), cue_BH)
-            h_BH = torch.relu(self.norm(self.integration(states[-1]) + read_BH + p_last_BH))
-            outputs += [stored[-1], *states, h_BH]
+        for q in range(num_quadrants):
+            coarse_BH = self._next(h_BH, first_Q[q])
+            stored.append(coarse_BH)
+            if self.wipe:
+                seen_RBH = [h_Q[q] for h_Q in closely_RQ]
+            else:
+                seen_RBH = self._follow(coarse_BH, [p_Q[q] for p_Q in fine_RQ])
+            read_BH = self._read(torch.stack(stored, dim=1), torch.relu(last_Q[q]))
+            h_BH = torch.relu(self.norm(self.integration(seen_RBH[-1]) + read_BH + last_Q[q]))
+            outputs += [coarse_BH, *seen_RBH, h_BH]
         y_BTH = torch.stack(outputs[:time], dim=1)
         end = None
         if return_state:
