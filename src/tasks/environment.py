@@ -107,14 +107,13 @@ class Environment(Task):
 
     def loss(self, model: SequenceModel, batch: Batch, state: State | None = None) -> Step:
         """Play a batch of episodes."""
-        draws = batch.targets.unbind(1)
         seen_BVX, actions, rewards, game = self._play_seen(model, batch)
         output = model(self._all_observations(seen_BVX), return_state=False)
         logits_BTA, value_BT = self.split(output)
-        policy_BTA = logits_BTA.detach().softmax(-1)
-        for t in range(self.num_seen - 1, self.num_steps):
-            actions.append(drawn(policy_BTA[:, t], draws[t]))
-            game, reward_B = self.act(game, actions[-1])
+        left = slice(self.num_seen - 1, None)
+        for action_B in drawn(logits_BTA.detach()[:, left], batch.targets[:, left]).unbind(1):
+            game, reward_B = self.act(game, action_B)
+            actions.append(action_B)
             rewards.append(reward_B)
 
         action_BT, reward_BT = torch.stack(actions, 1), torch.stack(rewards, 1)
@@ -142,7 +141,7 @@ class Environment(Task):
             output = model(torch.stack(seen if again else seen[-1:], 1), state, return_state=not again)
             state = output.state
             logits_BtA, _ = self.split(output)
-            actions.append(drawn(logits_BtA[:, -1].softmax(-1), draw_B))
+            actions.append(drawn(logits_BtA[:, -1], draw_B))
             game, reward_B = self.act(game, actions[-1])
             rewards.append(reward_B)
             seen.append(self.observe(game))
@@ -180,9 +179,9 @@ class Environment(Task):
         }
 
 
-def drawn(policy_BA: Tensor, draw_B: Tensor) -> Tensor:
-    """The actions [B] at which the cumulative distributions reach numbers between 0 and 1."""
-    return (draw_B[:, None] >= policy_BA.cumsum(-1)[:, :-1]).sum(-1)
+def drawn(logits: Tensor, draws: Tensor) -> Tensor:
+    """The actions [...] at which the cumulative distributions of logits [..., A] reach draws [...] from U(0, 1)."""
+    return (draws[..., None] >= logits.softmax(-1).cumsum(-1)[..., :-1]).sum(-1)
 
 
 def entropy(log_policy_BTA: Tensor) -> Tensor:

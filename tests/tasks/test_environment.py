@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.distributions import Categorical
 from torch.testing import assert_close
 
+from src.benchmarks.episodes import plainly
 from src.config.compose import compose
 from src.models.fastweights import FastWeights
 from src.models.lstm import LSTM
@@ -43,31 +43,6 @@ def in_float64(task):
     return task
 
 
-def plainly(task, model, batch):
-    """The definition: a loop over steps and rewards, torch's own distribution, no trick."""
-    game, state = task.begin(batch.inputs), None
-    log_chosen, values, entropies, rewards, actions = [], [], [], [], []
-    for t, draw_B in enumerate(batch.targets.unbind(1)):
-        seen_BX = task.observe(game) if t < task.num_seen else torch.zeros(len(draw_B), task.input_spec.size).double()
-        output = model(seen_BX[:, None], state)
-        state, logits_BA = output.state, output.prediction[:, 0, :-1]
-        policy = Categorical(logits=logits_BA)
-        action_B = (draw_B[:, None] >= policy.probs.cumsum(-1)).sum(-1)
-        log_chosen.append(policy.log_prob(action_B))
-        entropies.append(policy.entropy())
-        values.append(output.prediction[:, 0, -1])
-        game, reward_B = task.act(game, action_B)
-        rewards.append(reward_B)
-        actions.append(action_B)
-    to_come_B, parts = torch.zeros_like(rewards[-1]), {"policy": [], "value": [], "entropy": []}
-    for t in reversed(range(task.num_steps)):
-        to_come_B = rewards[t] + task.discount * to_come_B
-        parts["policy"].append(-log_chosen[t] * (to_come_B - values[t].detach()))
-        parts["value"].append(task.value_weight * (to_come_B - values[t]) ** 2)
-        parts["entropy"].append(-task.entropy_weight * entropies[t])
-    return {name: torch.stack(part).mean() for name, part in parts.items()}, torch.stack(actions, 1)
-
-
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("visible", [1, 3, 5])
 def test_losses_actions_and_all_gradients_are_those_of_the_plain_loop(core, visible):
@@ -90,11 +65,11 @@ def test_losses_actions_and_all_gradients_are_those_of_the_plain_loop(core, visi
 
 
 def test_an_action_is_drawn_where_the_cumulative_distribution_passes_a_number():
-    policy_BA = torch.tensor([[0.2, 0.5, 0.3]]).expand(6, 3)
-    assert drawn(policy_BA, torch.tensor([0.0, 0.19, 0.2, 0.69, 0.71, 1.0 - 2**-24])).tolist() == [0, 0, 1, 1, 2, 2]
-    share_A = drawn(policy_BA[:1].expand(10_000, 3), (torch.arange(10_000) + 0.5) / 10_000).bincount() / 10_000
-    assert_close(share_A, policy_BA[0], rtol=0, atol=2e-4)
-    assert drawn(torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([0.0])).tolist() == [1]
+    logits_BA = torch.tensor([[0.2, 0.5, 0.3]]).log().expand(6, 3)
+    assert drawn(logits_BA, torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 1.0 - 2**-24])).tolist() == [0, 0, 1, 1, 2, 2]
+    share_A = drawn(logits_BA[:1].expand(10_000, 3), (torch.arange(10_000) + 0.5) / 10_000).bincount() / 10_000
+    assert_close(share_A, torch.tensor([0.2, 0.5, 0.3]), rtol=0, atol=2e-4)
+    assert drawn(torch.tensor([[-torch.inf, 0.0, -torch.inf]]), torch.tensor([0.0])).tolist() == [1]
 
 
 def fit(folder, stop_at=None):
