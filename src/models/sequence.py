@@ -83,19 +83,20 @@ class SequenceModel(nn.Module):
         self.core = make_core(size)
         self.head: nn.Module
         if not head:
-            if self.core.output_size != output_spec.size:
+            if self.core.output_size != output_spec.num_outputs:
                 raise ValueError(
-                    f"hidden_size={self.core.hidden_size}: must give {output_spec.size} outputs with network.head=false"
+                    f"hidden_size={self.core.hidden_size}: must give {output_spec.num_outputs} outputs with "
+                    "network.head=false"
                 )
             self.head = nn.Identity()
             return
-        layer = self.head = _linear(self.core.output_size, head_size or output_spec.size)
+        layer = self.head = _linear(self.core.output_size, head_size or output_spec.num_outputs)
         if head_size is not None:
-            self.head = nn.Sequential(layer, nn.ReLU(), _linear(head_size, output_spec.size))
+            self.head = nn.Sequential(layer, nn.ReLU(), _linear(head_size, output_spec.num_outputs))
 
     def forward(
         self,
-        inputs: Tensor,
+        inputs: Tensor | Inputs,
         state: State | None = None,
         *,
         lengths: Tensor | None = None,
@@ -105,7 +106,7 @@ class SequenceModel(nn.Module):
         """Run sequences of tokens [B, T] or of vectors [B, T, size] from `state`, or from the start.
 
         Args:
-            inputs: the inputs of the task.
+            inputs: the inputs of the task; vectors may be given as a table with ids, so that each is encoded once.
             state: of the core, before the first step.
             lengths: length of each sequence [B], if some are padded; see `Core.forward`.
             resets: steps before which a sequence is put back to the initial state [B, T].
@@ -120,7 +121,7 @@ class SequenceModel(nn.Module):
         asked = hidden_BTH if self.output_spec.every_step else last_step(hidden_BTH, lengths)
         return Output(self.head(self._dropped(asked, self.output_dropout)), hidden_BTH, state)
 
-    def project(self, inputs: Tensor) -> Inputs:
+    def project(self, inputs: Tensor | Inputs) -> Inputs:
         """The contribution of the inputs to the core at every step.
 
         Without dropout a token's contribution is always the same, so if a batch has more tokens than there are
@@ -128,6 +129,9 @@ class SequenceModel(nn.Module):
         """
         dropping = self.training and self.input_dropout > 0
         core, embedding = self.core, self.embedding
+        if isinstance(inputs, Inputs) and not dropping:
+            return inputs._replace(table=core.project(self._encode(inputs.table)))
+        inputs = inputs.vectors if isinstance(inputs, Inputs) else inputs
         if embedding is None:
             return Inputs(core.project(self._encode(inputs)))
         if dropping or inputs.numel() <= self.input_spec.size:

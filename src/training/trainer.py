@@ -132,7 +132,7 @@ class Trainer:
         """Log the last update, with the parts of its loss if there are several."""
         batch, step, norm, lr = self.update.last()
         with torch.no_grad():
-            metrics = self.task.metrics(step.output, batch)
+            metrics = self.task.metrics(step.output, step.played or batch)
         scalars = {"loss": step.loss.item()}
         if len(step.losses) > 1:
             scalars |= {f"loss/{name}": part.item() for name, part in step.losses.items()}
