@@ -14,6 +14,7 @@ from torch.nn import functional
 from src.config.schema import Neutral
 from src.models.base import NONLINEARITIES, Core, Nonlinearity, last_step
 from src.models.init import uniform_fan_out_
+from src.ops.generated.projecting import Projecting
 from src.ops.inputs import Inputs
 from src.specs import InputSpec, Output, OutputSpec, State
 
@@ -81,6 +82,7 @@ class SequenceModel(nn.Module):
         self.one_mask = dropout_mask == "sequence"
 
         self.core = make_core(size)
+        self._projecting = [Projecting(self.core)]  # in a list, since its parameters are those of the core
         self.head: nn.Module
         if not head:
             if self.core.output_size != output_spec.num_outputs:
@@ -112,12 +114,16 @@ class SequenceModel(nn.Module):
             resets: steps before which a sequence is put back to the initial state [B, T].
             return_state: whether the state after the last step is needed.
         """
-        projected = self.project(inputs)
-        if resets is not None:
-            projected = projected._replace(resets=resets)
-        hidden_BTH, state = self.core(
-            projected, state, lengths=lengths, return_state=return_state, return_sequence=self.return_sequence
-        )
+        [inside] = self._projecting
+        if lengths is None and self._enters_unchanged and inside.serves(inputs):
+            hidden_BTH, state = inside(Inputs(inputs, resets=resets), state, return_state, self.return_sequence)
+        else:
+            projected = self.project(inputs)
+            if resets is not None:
+                projected = projected._replace(resets=resets)
+            hidden_BTH, state = self.core(
+                projected, state, lengths=lengths, return_state=return_state, return_sequence=self.return_sequence
+            )
         asked = hidden_BTH if self.output_spec.every_step else last_step(hidden_BTH, lengths)
         return Output(self.head(self._dropped(asked, self.output_dropout)), hidden_BTH, state)
 
@@ -137,6 +143,12 @@ class SequenceModel(nn.Module):
         if dropping or inputs.numel() <= self.input_spec.size:
             return Inputs(core.project(self._encode(embedding(inputs))))
         return Inputs(core.project(self._encode(embedding.weight)), inputs)
+
+    @property
+    def _enters_unchanged(self) -> bool:
+        """Whether the inputs of the task are those of the core."""
+        dropping = self.training and self.input_dropout > 0
+        return self.embedding is None and self.expansion is None and not dropping
 
     def _encode(self, x: Tensor) -> Tensor:
         """From vectors or embeddings to the core's input, one position at a time."""
