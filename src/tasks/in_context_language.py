@@ -74,16 +74,17 @@ class InContextLanguage(Task):
         separated_NT = torch.zeros(size, length + 1, dtype=torch.bool).scatter_(1, start_NT.clamp(max=length), True)
         choice_NTV = torch.rand(size, length, self.num_symbols, generator=generator)
 
-        row_N = torch.arange(size)
-        state_N = torch.zeros(size, dtype=torch.int64)
-        inputs, targets = [], []
+        start_N = torch.arange(size) * self.num_states  # a state is a number among those of all automata
+        legal_SV, next_SV = legal_NSV.flatten(0, 1).float(), next_NSV.add(start_N[:, None, None]).flatten(0, 1)
+        state_N = start_N
+        symbols, states = [], []
         for separated_N, choice_NV in zip(separated_NT.unbind(1)[:length], choice_NTV.unbind(1), strict=True):
-            # the first step is a separator, so there is a state before any symbol
-            symbol_N = (choice_NV * legal_NSV[row_N, state_N]).argmax(1)
-            state_N = torch.where(separated_N, 0, next_NSV[row_N, state_N, symbol_N])
-            inputs.append(torch.where(separated_N, self.num_symbols, symbol_N))
-            targets.append(legal_NSV[row_N, state_N])
-        return Batch(torch.stack(inputs, dim=1), torch.stack(targets, dim=1).float())
+            symbol_N = choice_NV.mul_(legal_SV[state_N]).argmax(1)
+            state_N = torch.where(separated_N, start_N, next_SV[state_N, symbol_N])
+            symbols.append(symbol_N)
+            states.append(state_N)
+        inputs_NT = torch.stack(symbols, dim=1).masked_fill_(separated_NT[:, :length], self.num_symbols)
+        return Batch(inputs_NT, legal_SV[torch.stack(states, dim=1)])
 
     def _automata(self, num_examples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Which symbols may follow each state, [N, S, V], and the states to which they lead."""
@@ -113,7 +114,7 @@ class InContextLanguage(Task):
         }
 
     @cached_property
-    def floors(self) -> dict[str, dict[str, float]]:  # type: ignore[override]
+    def floors(self) -> dict[str, dict[str, float]]:
         """Measured on 2,000 sequences of a generator of their own; the last one is what nobody can beat."""
         batch = self.generate(2000, torch.Generator().manual_seed(0))
         following_NTV = following(batch.inputs, self.num_symbols)

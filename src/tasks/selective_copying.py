@@ -147,4 +147,4 @@ def expected_largest_count(num_draws: int, num_choices: int) -> float:
             product = np.convolve(product, one)[: num_draws + 1]
         if len(product) > num_draws:
             expected -= math.factorial(num_draws) * product[num_draws] / float(num_choices) ** num_draws
-    return expected
+    return float(expected)
