@@ -21,6 +21,11 @@ from src.tasks.environment import Environment
 VISIBLE_FRAMES, EXPANSION_SIZE = 3, 128
 
 
+def sum_of(losses: dict[str, Tensor]) -> Tensor:
+    """All parts of a loss."""
+    return torch.stack(list(losses.values())).sum()
+
+
 def plainly(task: Environment, model: SequenceModel, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """The losses of an episode by the definition, and its actions [B, T].
 
@@ -69,7 +74,7 @@ def measure(cell: dict[str, Any], batch_size: int, rounds: int, seconds: float) 
     model, plain_model = new_model(), new_model()
     functions = {
         "update": update_as_trained(model, lambda: task.loss(model, next_batch()).loss),
-        "loop": update_as_trained(plain_model, lambda: sum(plainly(task, plain_model, next_batch())[0].values())),
+        "loop": update_as_trained(plain_model, lambda: sum_of(plainly(task, plain_model, next_batch())[0])),
     }
     measured = in_turns(functions, PausingClock(), cell["threads"], rounds, seconds)
     ms = {what: [1e3 * one.median for one in measurements] for what, measurements in measured.items()}
