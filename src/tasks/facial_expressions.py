@@ -19,7 +19,7 @@ class FacialExpressions(Glimpses):
     As `mnist_glimpses`, of photographs of 48 x 48 pixels: neutral, smile, surprise, squint, disgust or scream. The
     paper takes those of three cameras (-15, 0 and 15 degrees) from Multi-PIE, aligned by eyes and nose, and tests on 20
     people who are not among the 317 to train on. Multi-PIE is licensed, so it is read from a folder of your own, see
-    `src.data.faces`; `facial_expressions_standin` has drawings instead.
+    `src.data.faces`; `facial_expressions_standin` has drawings instead. Brightness is between -0.5 and 0.5.
 
     Args:
         seed: of the order of the training images.
@@ -27,6 +27,8 @@ class FacialExpressions(Glimpses):
         num_test_people: people to test on, the last ones.
         data_dir: the folder that has the folder `multi_pie`.
     """
+
+    offset = 0.5
 
     def __init__(
         self,

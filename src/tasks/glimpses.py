@@ -53,6 +53,9 @@ class Glimpses(Task):
         sizes: images of each split; None if it is to be found out when they are read.
     """
 
+    offset: float = 0.0
+    """What is subtracted from the brightness, which is between 0 and 1."""
+
     def __init__(self, seed: int, side: int, classes: tuple[str, ...], sizes: Mapping[Split, int | None]):
         super().__init__(seed, train_size=sizes["train"], val_size=sizes["val"], test_size=sizes["test"])
         self.classes = classes
@@ -64,13 +67,16 @@ class Glimpses(Task):
         """All images of a split [N, S, S] as bytes, and their classes [N]."""
 
     def batch(self, split: Split, index: int, batch_size: int) -> Batch:
-        return _seen(super().batch(split, index, batch_size))
+        return self._seen(super().batch(split, index, batch_size))
 
     def evaluation(self, split: Split) -> Iterator[Batch]:
-        return map(_seen, super().evaluation(split))
+        return map(self._seen, super().evaluation(split))
 
     def example(self) -> Batch:
-        return _seen(self._dataset("train").take(slice(0, 1)))
+        return self._seen(self._dataset("train").take(slice(0, 1)))
+
+    def _seen(self, images: Batch) -> Batch:
+        return images._replace(inputs=glimpses(images.inputs.float() / 255 - self.offset))
 
     def _dataset(self, split: Split) -> Batch:
         if split not in self._datasets:
@@ -111,7 +117,3 @@ class Glimpses(Task):
         """Which part of the image each glimpse shows."""
         parts = ["top left", "top right", "bottom left", "bottom right"]
         return [f"{part}, {step}" for part in parts for step in ("coarse", "1", "2", "3", "4", "coarse")]
-
-
-def _seen(images: Batch) -> Batch:
-    return images._replace(inputs=glimpses(images.inputs.float() / 255))
