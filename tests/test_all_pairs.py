@@ -21,7 +21,7 @@ TASKS = [file.stem for file in sorted((CONFIGS / "task").glob("*.yaml"))]
 @cache
 def composed(*overrides):
     """Composing takes far longer than the updates, so it is done once for every model and every task."""
-    return compose(overrides)
+    return compose(*overrides)
 
 
 def pairs():
