@@ -67,9 +67,14 @@ def measure(cell: dict[str, Any], batch_size: int, rounds: int, seconds: float) 
         return task.batch("train", next(indices), batch_size)
 
     model, plain_model = new_model(), new_model()
+
+    def plain_loss() -> Tensor:
+        policy, value, entropy = plainly(task, plain_model, next_batch())[0].values()
+        return policy + value + entropy
+
     functions = {
         "update": update_as_trained(model, lambda: task.loss(model, next_batch()).loss),
-        "loop": update_as_trained(plain_model, lambda: sum(plainly(task, plain_model, next_batch())[0].values())),
+        "loop": update_as_trained(plain_model, plain_loss),
     }
     measured = in_turns(functions, PausingClock(), cell["threads"], rounds, seconds)
     ms = {what: [1e3 * one.median for one in measurements] for what, measurements in measured.items()}
