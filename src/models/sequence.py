@@ -14,6 +14,8 @@ from torch.nn import functional
 from src.config.schema import Neutral
 from src.models.base import NONLINEARITIES, Core, Nonlinearity, last_step
 from src.models.init import uniform_fan_out_
+from src.models.stack import Stack
+from src.ops.generated.projecting import Projecting
 from src.ops.inputs import Inputs
 from src.specs import InputSpec, Output, OutputSpec, State
 
@@ -38,6 +40,7 @@ class SequenceModel(nn.Module):
         embedding_size: features of a token's embedding; unused if the inputs are vectors.
         expansion_size: units of a layer between the input or embedding and the core; null for none.
         expansion_nonlinearity: of that layer.
+        num_layers: cores on top of each other, with residual connections and layer norms; see `Stack`.
         head: whether there is a head; without one the outputs of the core are the answer.
         head_size: ReLU units between the core and the output; null for a linear head.
         input_dropout: probability of dropping an input feature of the core while training.
@@ -55,6 +58,7 @@ class SequenceModel(nn.Module):
         embedding_size: Annotated[int, Ge(1)] = 100,
         expansion_size: Annotated[int, Ge(1)] | None = None,
         expansion_nonlinearity: Nonlinearity = "relu",
+        num_layers: Annotated[int, Ge(1), Neutral(1)] = 1,
         head: Annotated[bool, Neutral(True)] = True,
         head_size: Annotated[int, Ge(1)] | None = None,
         input_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
@@ -80,7 +84,11 @@ class SequenceModel(nn.Module):
         self.output_dropout = output_dropout
         self.one_mask = dropout_mask == "sequence"
 
-        self.core = make_core(size)
+        core = make_core(size)
+        if num_layers > 1:
+            core = Stack([core, *(make_core(core.output_size) for _ in range(num_layers - 1))])
+        self.core = core
+        self._projecting = [Projecting(core)]  # in a list, since its parameters are those of the core
         self.head: nn.Module
         if not head:
             if self.core.output_size != output_spec.num_outputs:
@@ -112,12 +120,16 @@ class SequenceModel(nn.Module):
             resets: steps before which a sequence is put back to the initial state [B, T].
             return_state: whether the state after the last step is needed.
         """
-        projected = self.project(inputs)
-        if resets is not None:
-            projected = projected._replace(resets=resets)
-        hidden_BTH, state = self.core(
-            projected, state, lengths=lengths, return_state=return_state, return_sequence=self.return_sequence
-        )
+        [inside] = self._projecting
+        if lengths is None and self._enters_unchanged and inside.serves(inputs):
+            hidden_BTH, state = inside(Inputs(inputs, resets=resets), state, return_state, self.return_sequence)
+        else:
+            projected = self.project(inputs)
+            if resets is not None:
+                projected = projected._replace(resets=resets)
+            hidden_BTH, state = self.core(
+                projected, state, lengths=lengths, return_state=return_state, return_sequence=self.return_sequence
+            )
         asked = hidden_BTH if self.output_spec.every_step else last_step(hidden_BTH, lengths)
         return Output(self.head(self._dropped(asked, self.output_dropout)), hidden_BTH, state)
 
@@ -137,6 +149,12 @@ class SequenceModel(nn.Module):
         if dropping or inputs.numel() <= self.input_spec.size:
             return Inputs(core.project(self._encode(embedding(inputs))))
         return Inputs(core.project(self._encode(embedding.weight)), inputs)
+
+    @property
+    def _enters_unchanged(self) -> bool:
+        """Whether the inputs of the task are those of the core."""
+        dropping = self.training and self.input_dropout > 0
+        return self.embedding is None and self.expansion is None and not dropping
 
     def _encode(self, x: Tensor) -> Tensor:
         """From vectors or embeddings to the core's input, one position at a time."""

@@ -57,7 +57,7 @@ def find(name: str) -> Reproduction:
 def configuration(experiment: str, overrides: Sequence[str] = ()) -> DictConfig:
     """The configuration of an experiment, with the settings that it varies at their defaults."""
     single = [override for override in overrides if "," not in override]
-    return compose([f"experiment={experiment}", *single])
+    return compose(f"experiment={experiment}", *single)
 
 
 def experiments_of(reproduction: Reproduction, budget: Budget) -> list[str]:

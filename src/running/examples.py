@@ -41,17 +41,17 @@ def show_examples(trainer: Trainer, curves: Curves, num_examples: int = 12) -> N
         from src.reports.figures import attention_figure
 
         labels = [task.labels(batch, row) for row in range(len(batch.inputs))]
-        curves.figure("memory/attention", attention_figure(attention, labels), trainer.state.update)
+        curves.figure("visualization/attention", attention_figure(attention, labels), trainer.state.update)
     if memory is not None:
         from src.reports.figures import memory_figure
 
-        curves.figure("memory/matrix", memory_figure(memory, lines), trainer.state.update)
+        curves.figure("visualization/memory", memory_figure(memory, lines), trainer.state.update)
     for row in range(min(len(lines), NUM_FILMS)):
         if (film := task.film(batch, row, output)) is not None:
             from src.reports.film import film_figure
 
             looks = attention_of_every_step(core, trainer.model.project(batch.inputs[row : row + 1]).vectors)
-            curves.figure(f"episodes/{row}", film_figure(film, looks), trainer.state.update)
+            curves.figure(f"visualization/episode_{row}", film_figure(film, looks), trainer.state.update)
 
 
 def attention_of_every_step(core: Core, p_1TP: Any) -> np.ndarray | None:

@@ -16,6 +16,7 @@ from scipy.io import savemat
 from src.data import mnist, music, text
 from src.data.files import File
 
+DIGITS = {"train": 70, "test": 25}
 PIECES = {"train": 30, "val": 40, "test": 25}
 
 
@@ -76,8 +77,8 @@ def contents() -> list[tuple[dict, Any, bytes]]:
     for seed, split in enumerate(text.PENN_TREEBANK):
         found.append((text.PENN_TREEBANK, split, sentences(7, 400 + seed).encode()))
     for seed, (part, what) in enumerate(mnist.FILES):
-        shape = (4, 28, 28) if what == "images" else (4,)
-        array = np.random.default_rng(seed).integers(0, 10, shape).astype(np.uint8)
+        shape, highest = ((DIGITS[part], 28, 28), 255) if what == "images" else ((DIGITS[part],), 9)
+        array = np.random.default_rng(seed).integers(0, highest, shape, np.uint8, endpoint=True)
         found.append((mnist.FILES, (part, what), idx(array)))
     return found
 

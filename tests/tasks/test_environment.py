@@ -74,7 +74,7 @@ def test_an_action_is_drawn_where_the_cumulative_distribution_passes_a_number():
 
 def fit(folder, stop_at=None):
     """Train in a folder, from its checkpoint if there is one, and stop after some updates."""
-    config = compose([*SMALL, "model=fastweights", "trainer.max_updates=6", "trainer.eval_every=3"])
+    config = compose(*SMALL, "model=fastweights", "trainer.max_updates=6", "trainer.eval_every=3")
     trainer = build_trainer(config, folder, "")
     resumed = trainer.resume()
 
@@ -100,7 +100,7 @@ def test_a_resumed_run_plays_the_same_episodes_to_the_last_bit_and_leaves_films(
     events = EventAccumulator(str(tmp_path / "b")).Reload()
     tags = events.Tags()
     assert {f"train/loss/{part}" for part in ("policy", "value", "entropy")} <= set(tags["scalars"])
-    assert {"episodes/0", "episodes/1", "memory/attention"} <= set(tags["images"])
+    assert {"visualization/episode_0", "visualization/episode_1", "visualization/attention"} <= set(tags["images"])
 
 
 def test_runs_that_play_together_are_those_that_play_alone():
