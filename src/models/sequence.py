@@ -121,7 +121,7 @@ class SequenceModel(nn.Module):
             return_state: whether the state after the last step is needed.
         """
         [inside] = self._projecting
-        if lengths is None and self._enters_unchanged and inside.serves(inputs):
+        if isinstance(inputs, Tensor) and lengths is None and self._enters_unchanged and inside.serves(inputs):
             hidden_BTH, state = inside(Inputs(inputs, resets=resets), state, return_state, self.return_sequence)
         else:
             projected = self.project(inputs)

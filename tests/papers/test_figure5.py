@@ -108,7 +108,7 @@ def test_each_core_gets_a_search_with_the_same_number_of_trials(size):
         assert command[1].endswith("scripts/search.py")
         assert command[command.index("--trials") + 1] == str(REPRODUCTION.searches.trials)
         fixed, space = split(command[command.index(f"experiment={experiment}") :])
-        config = compose(fixed)
+        config = compose(*fixed)
         check(config)
         assert config.model._target_.split(".")[2] == model
         assert (config.task.size, config.task.visible_frames) == (size, VISIBLE[size])
