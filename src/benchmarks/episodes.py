@@ -21,11 +21,6 @@ from src.tasks.environment import Environment
 VISIBLE_FRAMES, EXPANSION_SIZE = 3, 128
 
 
-def sum_of(losses: dict[str, Tensor]) -> Tensor:
-    """All parts of a loss."""
-    return torch.stack(list(losses.values())).sum()
-
-
 def plainly(task: Environment, model: SequenceModel, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """The losses of an episode by the definition, and its actions [B, T].
 
@@ -72,9 +67,14 @@ def measure(cell: dict[str, Any], batch_size: int, rounds: int, seconds: float) 
         return task.batch("train", next(indices), batch_size)
 
     model, plain_model = new_model(), new_model()
+
+    def plain_loss() -> Tensor:
+        policy, value, entropy = plainly(task, plain_model, next_batch())[0].values()
+        return policy + value + entropy
+
     functions = {
         "update": update_as_trained(model, lambda: task.loss(model, next_batch()).loss),
-        "loop": update_as_trained(plain_model, lambda: sum_of(plainly(task, plain_model, next_batch())[0])),
+        "loop": update_as_trained(plain_model, plain_loss),
     }
     measured = in_turns(functions, PausingClock(), cell["threads"], rounds, seconds)
     ms = {what: [1e3 * one.median for one in measurements] for what, measurements in measured.items()}
