@@ -14,6 +14,7 @@ from torch.nn import functional
 from src.config.schema import Neutral
 from src.models.base import NONLINEARITIES, Core, Nonlinearity, last_step
 from src.models.init import uniform_fan_out_
+from src.models.stack import Stack
 from src.ops.inputs import Inputs
 from src.specs import InputSpec, Output, OutputSpec, State
 
@@ -38,6 +39,7 @@ class SequenceModel(nn.Module):
         embedding_size: features of a token's embedding; unused if the inputs are vectors.
         expansion_size: units of a layer between the input or embedding and the core; null for none.
         expansion_nonlinearity: of that layer.
+        num_layers: cores on top of each other, with residual connections and layer norms; see `Stack`.
         head: whether there is a head; without one the outputs of the core are the answer.
         head_size: ReLU units between the core and the output; null for a linear head.
         input_dropout: probability of dropping an input feature of the core while training.
@@ -55,6 +57,7 @@ class SequenceModel(nn.Module):
         embedding_size: Annotated[int, Ge(1)] = 100,
         expansion_size: Annotated[int, Ge(1)] | None = None,
         expansion_nonlinearity: Nonlinearity = "relu",
+        num_layers: Annotated[int, Ge(1), Neutral(1)] = 1,
         head: Annotated[bool, Neutral(True)] = True,
         head_size: Annotated[int, Ge(1)] | None = None,
         input_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
@@ -80,7 +83,10 @@ class SequenceModel(nn.Module):
         self.output_dropout = output_dropout
         self.one_mask = dropout_mask == "sequence"
 
-        self.core = make_core(size)
+        core = make_core(size)
+        if num_layers > 1:
+            core = Stack([core, *(make_core(core.output_size) for _ in range(num_layers - 1))])
+        self.core = core
         self.head: nn.Module
         if not head:
             if self.core.output_size != output_spec.size:
