@@ -7,6 +7,7 @@
 
 # %%
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]) if "__file__" in globals() else str(Path.cwd()))
@@ -60,7 +61,7 @@ config = compose("task=addition", "task.sequence_length=20", "task.train_size=nu
 task = build_task(config)
 for cell in (Leaky, LSTM):
     torch.manual_seed(0)
-    model = SequenceModel(task.input_spec, task.output_spec, lambda size, cell=cell: cell(size, hidden_size=50))
+    model = SequenceModel(task.input_spec, task.output_spec, partial(cell, hidden_size=50))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for update in range(NUM_UPDATES):
         optimizer.zero_grad()

@@ -62,8 +62,9 @@ print(task.render(batch, 0, output))
 # %%
 with torch.no_grad():
     projected = model.project(batch.inputs).vectors
-    [attention] = model.core.attention(projected)
-for label, weight in zip(task.labels(batch, 0), (attention / attention.sum()).tolist(), strict=False):
+    attention = model.core.attention(projected)
+assert attention is not None  # other cores have none
+for label, weight in zip(task.labels(batch, 0), (attention[0] / attention[0].sum()).tolist(), strict=False):
     print(f"{label}  {'█' * round(40 * weight)} {weight:.2f}")
 
 # %% [markdown]
@@ -72,6 +73,7 @@ for label, weight in zip(task.labels(batch, 0), (attention / attention.sum()).to
 # %%
 with torch.no_grad():
     for t in range(1, projected.shape[1]):
-        [memory] = model.core.memory(projected[:, : t + 1])  # as step t reads it
-        rank = int(torch.linalg.matrix_rank(memory, rtol=1e-5))
+        memory = model.core.memory(projected[:, : t + 1])  # as step t reads it
+        assert memory is not None
+        rank = int(torch.linalg.matrix_rank(memory[0], rtol=1e-5))
         print(f"after {task.labels(batch, 0)[t - 1]}: norm {memory.norm():6.2f}, rank {rank}")
