@@ -45,6 +45,7 @@ ABLATIONS = {
     "fast-lr": ("model.fast_lr",),
     "decay": ("model.decay",),
     "scale": ("model.recurrent_scale",),
+    "inner-steps": ("model.num_inner_steps", "model.fast_lr"),
 }
 """The settings that each ablation varies, by the end of the name of its folder."""
 SEARCHED = {
