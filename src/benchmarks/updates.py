@@ -222,10 +222,10 @@ def measure(
         functions["kernel"] = lambda: [run() for run in passes]
         functions["sgemm"] = partial(torch.mm, matrix, matrix)
         functions["outside"] = functions["update"]
-        features = model.core.project(torch.empty(model.core.input_size)).numel()
-        functions["plain"] = plain_update_of(batches, features, cell["hidden_size"])
+        projected = model.core.project(torch.empty(model.core.input_size)).numel()
+        functions["plain"] = plain_update_of(batches, projected, cell["hidden_size"])
         pauses = clock.without(passes[0]), clock.without(passes[1])
-        functions["paused"] = plain_update_of(batches, features, cell["hidden_size"], pauses)
+        functions["paused"] = plain_update_of(batches, projected, cell["hidden_size"], pauses)
 
     measured = in_turns(functions, clock, cell["threads"], rounds, seconds)
     ms = {what: [1e3 * one.median for one in measurements] for what, measurements in measured.items()}
