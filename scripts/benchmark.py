@@ -5,6 +5,7 @@
     python scripts/benchmark.py --models gru --lengths 11 50 200 --kernels fused vectorized --figure gru.png
     python scripts/benchmark.py --features 1 --models lstm irnn --hidden-sizes 100 --lengths 784
     python scripts/benchmark.py --text --hidden-sizes 128 --lengths 100 --batch-size 100 --rank 32
+    python scripts/benchmark.py --catch --models fastweights lstm rnn --hidden-sizes 128 --lengths 16 --batch-size 64
 
 An update is the forward and backward pass of one batch, gradient clipping and a step of Adam. Every network has an
 embedding of size 100 before it, and 100 ReLU units and 10 classes after the last step. Length 11 is associative
@@ -16,6 +17,10 @@ that are read pixel by pixel. Only updates are measured.
 
 With --text an update is that of a language model instead: an embedding of size 32, a linear head to 82 symbols at every
 step, and a state that is carried from window to window.
+
+With --catch an update plays Catch for as many steps, 128 ReLU units between screen and model, and is compared with the
+plain loop of modules that plays step by step with gradients (loop/: how many times longer that takes; both with the
+update of the project, from clipping on).
 
 Ratios compare a model with torch's layer of the same kind (/own: nn.RNN with relu, nn.LSTM, nn.GRU) and with nn.LSTM,
 at the same width. rnn also uses relu here; gru resets before the recurrent product, nn.GRU after it. Since the load on
@@ -55,7 +60,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whichever one is installed
 
-from src.benchmarks import text
+from src.benchmarks import episodes, text
 from src.benchmarks.updates import MODELS, measure
 from src.ops.cpu import calls
 from src.running.provenance import provenance
@@ -69,6 +74,7 @@ QUICK = {"model": ["fastweights", "lstm"], "hidden_size": [50], "length": [11, 5
 CELL = "model=model kernel=kernel H=hidden_size T=length thr.=threads "  # columns of the tables: header=key of the row
 UPDATES = """ms=update_ms IQR=update_iqr_ms seq./s=sequences_per_second /own=ratio_to_own_layer /LSTM=ratio_to_lstm
     memory=saved_bytes_per_sequence state=state_size"""
+CATCH = "ms=update_ms IQR=update_iqr_ms actions/s=actions_per_second loop=loop_ms loop/=ratio_of_loop"
 FUSED = """ms=kernel_ms GFLOP/s=kernel_gflop_per_second of_sgemm=kernel_share_of_sgemm outside=outside_ms
     /plain=ratio_outside_to_plain /paused=ratio_outside_to_paused"""
 
@@ -124,6 +130,7 @@ def parse() -> argparse.Namespace:
     add("--rounds", type=int, default=7, metavar="N", help="rounds that this time is divided into, default 7")
     add("--text", action="store_true", help="updates of a language model, with an answer at every step")
     add("--features", type=int, metavar="X", help="vectors of X numbers instead of tokens")
+    add("--catch", action="store_true", help="updates of networks that play Catch, next to the plain loop")
     add("--rank", type=int, metavar="R", help="of models that have one, with --text; default: that of their files")
     add("--quick", action="store_true", help="a small grid and short times; other options still apply")
     add("--json", type=Path, metavar="FILE", help="write all numbers and their provenance")
@@ -136,12 +143,18 @@ def parse() -> argparse.Namespace:
     numbers = *numbers, *(1 if n is None else n for n in (arguments.rank, arguments.features))
     if not min(numbers) > 0:
         parser.error("units, lengths, threads, batch size, rounds, rank and features must be above 0")
-    if arguments.text and arguments.features is not None:
-        parser.error("--features: not with --text, whose inputs are characters")
+    if (arguments.text or arguments.catch) and arguments.features is not None:
+        parser.error("--features: not with --text or --catch, which have inputs of their own")
     if not 0 < arguments.seconds < math.inf:
         parser.error(f"--seconds {arguments.seconds}: must be a number above 0")
+    if arguments.text and arguments.catch:
+        parser.error("--text and --catch: one of them")
+    if arguments.catch and min(arguments.length) < 2:
+        parser.error("--lengths: must be 2 or more with --catch")
     if "fused" in arguments.kernel and not calls.available(torch.empty(0)):
         parser.error("--kernels: the fused kernels cannot be compiled here")
+    if arguments.figure and arguments.catch:
+        parser.error("--figure: shows nn.LSTM beside each model, which --catch does not measure")
     for path in filter(None, (arguments.json, arguments.figure)):
         if path.is_dir() or not path.parent.is_dir():
             parser.error(f"cannot write to {path}")
@@ -153,11 +166,14 @@ def main() -> None:
     arguments = parse()
     cells = [dict(zip(AXES, values, strict=True)) for values in product(*(getattr(arguments, axis) for axis in AXES))]
     how = arguments.batch_size, arguments.rounds, arguments.seconds
-    measured = (
-        partial(text.measure, rank=arguments.rank) if arguments.text else partial(measure, features=arguments.features)
-    )
+    measured = partial(measure, features=arguments.features)
+    if arguments.text:
+        measured = partial(text.measure, rank=arguments.rank)
+    measured = episodes.measure if arguments.catch else measured
     rows = [measured(cell, *how) for cell in track(cells, transient=True)]
-    print_table(make_table(f"Updates of {arguments.batch_size} sequences", CELL + UPDATES, rows))
+    what = "episodes" if arguments.catch else "sequences"
+    columns = CELL + (CATCH if arguments.catch else UPDATES)
+    print_table(make_table(f"Updates of {arguments.batch_size} {what}", columns, rows))
     if fused := [row for row in rows if "kernel_ms" in row]:
         print_table(make_table("The fused kernel alone, and everything outside it", CELL + FUSED, fused))
     if arguments.json:

@@ -1,4 +1,4 @@
-"""The model and the task printed in the README run in a copy of the project."""
+"""The model, the task and the lines of Python printed in the README run in a copy of the project."""
 
 import json
 import os
@@ -71,7 +71,7 @@ IMPORTS = "from src.config.compose import compose; from src.config.fingerprint i
 
 def run_names(folder, *overrides):
     """The run names of some commands, each given as overrides separated by spaces."""
-    prints = (f"print(run_name(compose({one.split()!r})))" for one in overrides)
+    prints = (f"print(run_name(compose(*{one.split()!r})))" for one in overrides)
     ended = python(folder, "-c", "; ".join([IMPORTS, *prints]))
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.split()
@@ -98,3 +98,13 @@ def test_a_key_can_be_added_and_a_class_moved_without_renaming_a_run(checkout, r
 
     evaluated = python(checkout, "-m", "src.evaluate", f"run={run}", "examples=0")
     assert evaluated.returncode == 0, evaluated.stderr
+
+
+def test_the_lines_of_python_run(checkout, run):
+    (snippet,) = re.findall(r"## From Python\n\n```python\n(.*?)^```", (PROJECT / "README.md").read_text(), re.S | re.M)
+    code = snippet.replace("outputs/runs/<run>", str(run))
+    code += "\nprint(output.prediction.shape, attention.shape, memory.shape, loss.item() > 0)"
+    ended = python(checkout, "-c", code)
+    assert ended.returncode == 0, ended.stderr
+    *_, last = ended.stdout.splitlines()
+    assert last == "torch.Size([128, 10]) torch.Size([128, 14]) torch.Size([128, 50, 50]) True"

@@ -55,9 +55,8 @@ def load(split: Split, data_dir: str, num_validation: int = NUM_VALIDATION) -> t
     part = "test" if split == "test" else "train"
     found, digits = images(part, data_dir), labels(part, data_dir)
     if found.shape != (len(digits), SIDE, SIDE) or digits.max(initial=0) >= NUM_CLASSES:
-        raise UserError(
-            f"{FILES[part, 'images'].path}: entries {list(found.shape)} do not belong to {len(digits)} labels from 0 to {NUM_CLASSES - 1}"
-        )
+        name, shape = FILES[part, "images"].path, list(found.shape)
+        raise UserError(f"{name}: entries {shape} do not belong to {len(digits)} labels below {NUM_CLASSES}")
     return found[start:end], digits[start:end].astype(np.int64)
 
 

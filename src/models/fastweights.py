@@ -3,20 +3,23 @@
 Shapes: B sequences, T time steps, t steps past, X input features, H hidden units.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from src.config.schema import Neutral
-from src.models.base import NONLINEARITIES, Core, Nonlinearity, gain_and_bias, last_step
+from src.models.base import NONLINEARITIES, Core, Nonlinearity, gain_and_bias
 from src.models.init import scaled_identity_, uniform_fan_out_
+from src.models.linear_parts import unit_length
 from src.ops.cpu import calls
 from src.ops.cpu.fastweights import chunk_length, fastweights
 from src.ops.dispatch import Form, Kernel, plain
+from src.ops.fastweights import attend, in_chunks, past_weights
 from src.ops.inputs import Inputs
 from src.ops.triton import fastweights as triton
 
@@ -26,6 +29,14 @@ class FastWeightsState(NamedTuple):
 
     h_BH: Tensor
     A_BHH: Tensor
+
+
+class GatedInput(NamedTuple):
+    """What an input contributes with gates: C x, λ(x) and η(x)."""
+
+    sum_BH: Tensor
+    decay_B1: Tensor
+    fast_lr_B1: Tensor
 
 
 class FastWeights(Core):
@@ -56,6 +67,17 @@ class FastWeights(Core):
         h_s+1     = f(z(t+1) + w_s A(t) h_s(t+1)),               for s < S-1, w_s = 0 at first
         h_S       = f(LN[z(t+1) + A(t) h_S-1(t+1)])
 
+    What later fast weights have and these lack can be had one by one, in place of equation 1:
+
+        A(t)      = λ A(t-1) + η v kᵀ                          k = W_k h(t), v = W_v h(t), with `association="hetero"`
+        A(t)      = λ A(t-1) + η (v - λ A(t-1) κ) κᵀ           κ = k / sqrt(|k|² + 1e-6), with `rule="delta"`
+        λ(x)      = σ(w_λᵀ x + b_λ)
+        η(x)      = 2 η σ(w_ηᵀ x + b_η)                          with `gates`
+
+    W_k and W_v start as identities, and w as 0, so that the network starts as the one without them. The delta rule
+    (Schlag et al., 2021, arXiv 2102.11174) corrects what is stored under a key, and with η = 1 replaces it; it is
+    stable for η <= 2. Signed states are those with tanh or linear as nonlinearity.
+
     Args:
         input_size: features X of one input vector.
         hidden_size: units H.
@@ -70,6 +92,9 @@ class FastWeights(Core):
         write: what enters A. "state" as above; the other two are found in public re-implementations, and are here to
             measure what they cost: "late" writes h(t) only after h(t+1) has been computed, "preliminary" writes the
             preliminary state h_0(t+1) instead, just before the read. Both are computed step by step, without kernel.
+        rule: how it is written, "hebbian" or "delta".
+        association: "auto", the state is its own key; "hetero", key and value are learned projections of it.
+        gates: whether λ and η depend on the input; `decay` and `fast_lr` are then their values at the start.
         nonlinearity: f.
         recurrent_scale: W starts as this multiple of the identity.
         kernel: see `Core`.
@@ -89,6 +114,9 @@ class FastWeights(Core):
         layer_norm_preliminary: bool = False,
         boundary: Literal["sustained", "identity"] = "sustained",
         write: Literal["state", "late", "preliminary"] = "state",
+        rule: Annotated[Literal["hebbian", "delta"], Neutral("hebbian")] = "hebbian",
+        association: Annotated[Literal["auto", "hetero"], Neutral("auto")] = "auto",
+        gates: Annotated[bool, Neutral(False)] = False,
         nonlinearity: Nonlinearity = "relu",
         recurrent_scale: float = 0.05,
         kernel: Kernel = "auto",
@@ -100,12 +128,25 @@ class FastWeights(Core):
         self.only_last_normalized = normalized == "last"
         self.sustained = boundary == "sustained"
         self.write = write
+        self.rule = rule
+        self.gates = gates
         self.nonlinearity = nonlinearity
+        self.is_sum_over_states = (write, rule, association, gates) == ("state", "hebbian", "auto", False)
 
         self.input = nn.Linear(input_size, hidden_size, bias=not layer_norm)
         self.recurrent = nn.Linear(hidden_size, hidden_size, bias=False)
         self.norm = nn.LayerNorm(hidden_size) if layer_norm else nn.Identity()
         self.preliminary_norm = nn.LayerNorm(hidden_size) if layer_norm_preliminary else nn.Identity()
+
+        self.recurrent_key = _identity_matrix(hidden_size) if association == "hetero" else nn.Identity()
+        self.recurrent_value = _identity_matrix(hidden_size) if association == "hetero" else nn.Identity()
+        if gates:
+            if not 0 < decay < 1:
+                raise ValueError(f"decay={decay}: must be above 0 and below 1 with gates=true")
+            self.gate = nn.Linear(input_size, 2)
+            nn.init.zeros_(self.gate.weight)
+            nn.init.zeros_(self.gate.bias)
+            nn.init.constant_(self.gate.bias[:1], math.log(decay / (1 - decay)))
 
         learned = read_weights == "learned" and num_inner_steps > 1
         self.read_weights = nn.Parameter(torch.zeros(num_inner_steps - 1)) if learned else None
@@ -115,9 +156,12 @@ class FastWeights(Core):
             nn.init.zeros_(self.input.bias)
         scaled_identity_(self.recurrent.weight, recurrent_scale)
 
-    def project(self, x: Tensor) -> Tensor:
-        """C x, plus a bias without layer norm."""
-        return self.input(x)
+    def project(self, x: Tensor) -> Tensor | GatedInput:
+        """C x, plus a bias without layer norm; with gates also λ and η."""
+        if not self.gates:
+            return self.input(x)
+        decay, rate = torch.sigmoid(self.gate(x)).split(1, dim=-1)
+        return GatedInput(self.input(x), decay, 2 * self.fast_lr * rate)
 
     def initial_state(self, batch_size: int) -> FastWeightsState:
         """h = 0, A = 0."""
@@ -125,15 +169,25 @@ class FastWeights(Core):
             self.zeros(batch_size, self.hidden_size), self.zeros(batch_size, self.hidden_size, self.hidden_size)
         )
 
-    def step(self, p_BH: Tensor, state: FastWeightsState) -> tuple[Tensor, FastWeightsState]:
-        """Equations 1, 2 and 5."""
+    def step(self, p: Any, state: FastWeightsState) -> tuple[Tensor, FastWeightsState]:
+        """Equations 1, 2 and 5, or what the settings put in their place."""
         h_BH, A_BHH = state
+        p_BH, decay_B1, fast_lr = p if isinstance(p, GatedInput) else (p, None, self.fast_lr)
+        decay = self.decay if decay_B1 is None else decay_B1[:, :, None]
         z_BH = self.recurrent(h_BH) + p_BH
         written_BH = self._preliminary(z_BH) if self.write == "preliminary" else h_BH
-        next_A_BHH = self.decay * A_BHH + self.fast_lr * written_BH[:, :, None] * written_BH[:, None, :]
+        next_A_BHH = self.written(decay * A_BHH, written_BH, fast_lr)
         read_A_BHH = A_BHH if self.write == "late" else next_A_BHH
         h_BH = self.settle(z_BH, lambda h_s_BH: torch.bmm(read_A_BHH, h_s_BH[:, :, None])[:, :, 0])
         return h_BH, FastWeightsState(h_BH, next_A_BHH)
+
+    def written(self, A_BHH: Tensor, h_BH: Tensor, fast_lr: Any) -> Tensor:
+        """The decayed fast weights after the value of h has been written under its key."""
+        k_BH, v_BH = self.recurrent_key(h_BH), self.recurrent_value(h_BH)
+        if self.rule == "delta":
+            k_BH = unit_length(k_BH)
+            v_BH = v_BH - torch.bmm(A_BHH, k_BH[:, :, None])[:, :, 0]
+        return A_BHH + (fast_lr * v_BH)[:, :, None] * k_BH[:, None, :]
 
     def _preliminary(self, z_BH: Tensor) -> Tensor:
         """h_0, from the boundary condition z."""
@@ -161,7 +215,7 @@ class FastWeights(Core):
         size = self.hidden_size
 
         def attends(inputs: Inputs) -> bool:
-            return self.write == "state" and inputs.resets is None
+            return self.is_sum_over_states and inputs.resets is None
 
         def on_cpu(inputs: Inputs) -> bool:
             return attends(inputs) and calls.available(inputs)
@@ -180,25 +234,10 @@ class FastWeights(Core):
         yield from super().forms()
 
     def attend(self, p_BTH: Tensor, state: FastWeightsState | None) -> tuple[Tensor, FastWeightsState]:
-        """Equation 4 instead of 1 and 2; a given state adds its decayed fast weights, λ^t A_0 h_s."""
-        h_BH, carried_BHH = (self.zeros(p_BTH.shape[0], self.hidden_size), None) if state is None else state
-        weights_T = self._past_weights(p_BTH.shape[1])
-        past_BtH = h_BH[:, None]
-        outputs = []
-        for t, p_BH in enumerate(p_BTH.unbind(1), start=1):
-            # products and sums are twice as fast as batched matrix-vector products of this size
-            def read(h_s_BH: Tensor, past_BtH=past_BtH, weights_t1=weights_T[-t:, None], left=self.decay**t) -> Tensor:
-                scores_Bt1 = (past_BtH * h_s_BH[:, None]).sum(2, keepdim=True) * weights_t1
-                read_BH = (past_BtH * scores_Bt1).sum(1)
-                if carried_BHH is not None:
-                    read_BH = read_BH + left * torch.bmm(carried_BHH, h_s_BH[:, :, None])[:, :, 0]
-                return read_BH
-
-            h_BH = self.settle(self.recurrent(h_BH) + p_BH, read)
-            outputs.append(h_BH)
-            if t < p_BTH.shape[1]:
-                past_BtH = torch.cat([past_BtH, h_BH[:, None]], dim=1)
-        return torch.stack(outputs, dim=1), FastWeightsState(h_BH, self._written(past_BtH, carried_BHH))
+        """Equation 4 instead of 1 and 2."""
+        h_BH, A_BHH = (self.zeros(p_BTH.shape[0], self.hidden_size), None) if state is None else state
+        y_BTH, end = attend(p_BTH, h_BH, A_BHH, self.recurrent, self.settle, self.decay, self.fast_lr)
+        return y_BTH, FastWeightsState(*end)
 
     def _fused(
         self,
@@ -210,65 +249,48 @@ class FastWeights(Core):
         return_sequence: bool,
     ) -> tuple[Tensor, FastWeightsState | None]:
         """A kernel, chunk by chunk."""
-        h_BH, A_BHH = (None, None) if state is None else state
-        weights = self.recurrent.weight, gain_and_bias(self.norm), gain_and_bias(self.preliminary_norm)
-        chunks = inputs.split(chunk_length)
-        outputs: list[Tensor] = []
-        for chunk in chunks:
-            is_read_later = return_state or chunk is not chunks[-1]
-            h_BTH = kernel(
-                chunk,
-                h_BH,
-                A_BHH,
-                *weights,
-                nonlinearity=self.nonlinearity,
-                num_inner_steps=self.num_inner_steps,
-                sustained=self.sustained,
-                decay=self.decay,
-                fast_lr=self.fast_lr,
-                return_sequence=return_sequence or is_read_later,
-            )
-            if is_read_later:
-                before_BH = torch.zeros_like(h_BTH[:, 0]) if h_BH is None else h_BH
-                past_BtH = torch.cat([before_BH[:, None], h_BTH[:, :-1]], dim=1)
-                A_BHH, h_BH = self._written(past_BtH, A_BHH), h_BTH[:, -1]
-            outputs.append(h_BTH if return_sequence else last_step(h_BTH))
-        y_BTH = torch.cat(outputs, dim=1) if return_sequence and len(outputs) > 1 else outputs[-1]
-        return y_BTH, FastWeightsState(last_step(y_BTH), A_BHH) if return_state and A_BHH is not None else None
-
-    def _written(self, past_BtH: Tensor, carried_BHH: Tensor | None) -> Tensor:
-        """Equation 1 in closed form: the sum over the past states, plus the decayed A from before them."""
-        num_steps = past_BtH.shape[1]
-        weighted_BtH = past_BtH * self._past_weights(num_steps)[:, None]
-        if carried_BHH is None:
-            return torch.bmm(weighted_BtH.transpose(1, 2), past_BtH)
-        return torch.baddbmm(carried_BHH, weighted_BtH.transpose(1, 2), past_BtH, beta=self.decay**num_steps)
-
-    def _past_weights(self, num_steps: int) -> Tensor:
-        """η λ^(t-τ) for the states τ = t-T+1 ... t, T of them."""
-        ages_T = torch.arange(num_steps - 1, -1, -1, device=self.recurrent.weight.device)
-        return self.fast_lr * torch.pow(self.decay, ages_T.to(self.recurrent.weight.dtype))
+        y_BTH, end = in_chunks(
+            kernel,
+            chunk_length,
+            inputs,
+            state,
+            return_state,
+            return_sequence,
+            self.recurrent.weight,
+            gain_and_bias(self.norm),
+            gain_and_bias(self.preliminary_norm),
+            nonlinearity=self.nonlinearity,
+            num_inner_steps=self.num_inner_steps,
+            sustained=self.sustained,
+            decay=self.decay,
+            fast_lr=self.fast_lr,
+        )
+        return y_BTH, None if end is None else FastWeightsState(*end)
 
     @torch.no_grad()
-    def attention(self, p_BTH: Tensor) -> Tensor | None:
+    def attention(self, p_BTH: Any) -> Tensor | None:
         """η λ^(t-τ) h(τ)ᵀ h_0: how much the last step's first read takes from each state τ = 1 ... T-1."""
-        if self.write != "state":
+        if not self.is_sum_over_states:
             return None
         if p_BTH.shape[1] == 1:
             return p_BTH.new_zeros(p_BTH.shape[0], 0)
         past_BtH = self(p_BTH)[0][:, :-1]
         query_BH = self._preliminary(self.recurrent(past_BtH[:, -1]) + p_BTH[:, -1])
-        return torch.einsum("bth,bh->bt", past_BtH, query_BH) * self._past_weights(past_BtH.shape[1])
+        weights_t = past_weights(past_BtH.shape[1], self.decay, self.fast_lr, past_BtH)
+        return torch.einsum("bth,bh->bt", past_BtH, query_BH) * weights_t
 
     @torch.no_grad()
-    def memory(self, p_BTH: Tensor) -> Tensor | None:
+    def memory(self, p: Any) -> Tensor | None:
         """A as the last step reads it."""
-        _, state = self(p_BTH)
+        _, state = self(p)
         return state.A_BHH
 
     def flops(self, length: int) -> int:
         """As in `Core`; states and matrices that are read are used three times as well."""
         size, products = self.hidden_size, 0
+        if not self.is_sum_over_states:
+            matrices = self.num_inner_steps + 1 + (self.rule == "delta")  # read, written, and read to be erased
+            return super().flops(length) + 2 * 3 * length * matrices * size**2
         chunk = chunk_length(size)
         for start in range(0, length, chunk):
             steps, carried = min(chunk, length - start), start > 0  # carried: the matrix of the chunks before
@@ -277,3 +299,9 @@ class FastWeights(Core):
             writing = (steps - 1 + carried) * size**2 if start + steps < length else 0
             products += self.num_inner_steps * reading + writing
         return super().flops(length) + 2 * 3 * products
+
+
+def _identity_matrix(size: int) -> nn.Linear:
+    layer = nn.Linear(size, size, bias=False)
+    scaled_identity_(layer.weight, 1.0)
+    return layer

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from src.config.errors import UserError
 from src.models.sequence import SequenceModel
-from src.specs import SPLITS, Batch, InputSpec, Objective, Output, OutputSpec, Split, State, Step
+from src.specs import SPLITS, Batch, Film, InputSpec, Objective, Output, OutputSpec, Split, State, Step
 
 RIGHT, WRONG = "right", "WRONG"
 
@@ -70,6 +70,10 @@ class Task(ABC):
         """Draw examples from `generator` alone."""
         raise NotImplementedError
 
+    def generate_for(self, split: Split, num_examples: int, generator: torch.Generator) -> Batch:
+        """The same for one split; a task whose validation and test examples differ from training overrides it."""
+        return self.generate(num_examples, generator)
+
     def example(self) -> Batch:
         """A batch of one of the largest training examples, by which the size of the data is estimated."""
         return self.generate(1, torch.Generator().manual_seed(0))
@@ -82,6 +86,10 @@ class Task(ABC):
     @abstractmethod
     def render(self, batch: Batch, row: int, output: Output) -> str:
         """One example, its target and the prediction as a line, ending in RIGHT or WRONG if it can be judged."""
+
+    def film(self, batch: Batch, row: int, output: Output) -> Film | None:
+        """One example as a film, if it is an episode."""
+        return None
 
     def examples(self, batch: Batch, output: Output, num_examples: int) -> list[int]:
         """Rows to show: the first wrong answers, at most half of them, and the first others."""
@@ -109,7 +117,7 @@ class Task(ABC):
         """
         size = self.sizes[split]
         if size is None:
-            return self.generate(batch_size, self._generator(split, index)).to(self.device)
+            return self.generate_for(split, batch_size, self._generator(split, index)).to(self.device)
         start = index * batch_size
         pieces = []
         while batch_size > 0:
@@ -189,7 +197,7 @@ class Task(ABC):
         if split not in self._datasets:
             size = self.sizes[split] or self.sizes["val"]
             assert size is not None
-            self._datasets[split] = self.generate(size, self._generator(split, 0)).to(self.device)
+            self._datasets[split] = self.generate_for(split, size, self._generator(split, 0)).to(self.device)
         return self._datasets[split]
 
     def _epoch_order(self, split: Split, epoch: int) -> Tensor:

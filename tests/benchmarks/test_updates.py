@@ -57,7 +57,7 @@ def test_vectors_take_the_place_of_tokens(tmp_path):
     assert row["features"] == 2
     assert row["ratio_to_own_layer"] > 0
     status, _, error = run("--text", "--features", 2)
-    assert (status, error) == (2, "error: --features: not with --text, whose inputs are characters\n")
+    assert (status, error) == (2, "error: --features: not with --text or --catch, which have inputs of their own\n")
 
 
 def test_everything_is_written(measured):
@@ -255,3 +255,16 @@ def test_quick_keeps_given_options(monkeypatch):
     arguments = benchmark.parse()
     assert arguments.hidden_size == [7]
     assert arguments.model == benchmark.QUICK["model"]
+
+
+def test_catch_is_compared_with_the_plain_loop(tmp_path):
+    how = "--lengths", 3, "--hidden-sizes", 4, "--batch-size", 4, "--seconds", 0.02, "--rounds", 2
+    status, table, error = run("--catch", "--models", "rnn", *how, "--json", tmp_path / "catch.json")
+    assert (status, error) == (0, "")
+    assert "Updates of 4 episodes" in table
+    (row,) = json.loads((tmp_path / "catch.json").read_text())["rows"]
+    ratios = [loop / update for loop, update in zip(row["rounds_ms"]["loop"], row["rounds_ms"]["update"], strict=True)]
+    assert row["ratio_of_loop"] == pytest.approx(median(ratios))
+    assert row["actions_per_second"] == pytest.approx(1e3 * 4 * 3 / row["update_ms"])
+    assert run("--catch", "--text")[0] == 2
+    assert run("--catch", "--lengths", 1)[0] == 2

@@ -15,6 +15,7 @@ from src.config.paths import CONFIGS, PROJECT
 from src.config.schema import RunSettings, Settings, TrainerSettings, locate, signature
 from src.config.settings import short_name
 from src.models.base import Core
+from src.models.stack import Stack
 from src.running.build import check
 from src.tasks.base import Task
 
@@ -40,12 +41,12 @@ def node(file):
 
 
 def concrete(package, contract):
-    """The modules of a package that define a subclass of the contract which can be made."""
+    """The modules of a package that define a subclass of the contract which can be made; a stack is made of others."""
     for path in (PROJECT / package.replace(".", "/")).glob("*.py"):
         module = importlib.import_module(f"{package}.{path.stem}")
         for found in vars(module).values():
             own = inspect.isclass(found) and issubclass(found, contract) and found.__module__ == module.__name__
-            if own and found is not contract and not inspect.isabstract(found):
+            if own and found not in (contract, Stack) and not inspect.isabstract(found):
                 yield path.stem
 
 

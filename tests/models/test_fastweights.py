@@ -213,6 +213,66 @@ def test_with_learned_reads_further_steps_start_as_one_step(kernel):
     assert more.read_weights.grad[-1] != 0
 
 
+@pytest.mark.parametrize("rule", ["hebbian", "delta"])
+@pytest.mark.parametrize("association", ["auto", "hetero"])
+@pytest.mark.parametrize("gates", [False, True])
+def test_three_steps_with_what_later_fast_weights_have(rule, association, gates):
+    settings = {"rule": rule, "association": association, "gates": gates}
+    core = random_core(decay=0.9, fast_lr=0.7, nonlinearity="tanh", kernel="reference", **settings)
+    W, C = core.recurrent.weight.detach().numpy(), core.input.weight.detach().numpy()
+    K, V = np.eye(H), np.eye(H)
+    if association == "hetero":
+        K, V = core.recurrent_key.weight.detach().numpy(), core.recurrent_value.weight.detach().numpy()
+    x_TX, h, A, decay, rate = torch.randn(3, X), np.zeros(H), np.zeros((H, H)), 0.9, 0.7
+    for t, y_H in enumerate(core(core.project(x_TX[None]))[0][0]):
+        if gates:
+            of_x = core.gate.weight.detach().numpy() @ x_TX[t].numpy() + core.gate.bias.detach().numpy()
+            decay, rate = 1 / (1 + np.exp(-of_x[0])), 1.4 / (1 + np.exp(-of_x[1]))
+        key, value = K @ h, V @ h
+        if rule == "delta":
+            key = key / np.sqrt(key @ key + 1e-6)
+            value = value - decay * A @ key
+        A = decay * A + rate * np.outer(value, key)
+        z = W @ h + C @ x_TX[t].numpy()
+        h = np.tanh(layer_norm(z + A @ np.tanh(z), core.norm))
+        np.testing.assert_allclose(y_H.detach(), h, atol=1e-12)
+    is_sum_over_states = (rule, association, gates) == ("hebbian", "auto", False)
+    assert (core.attention(core.project(x_TX[None])) is not None) == is_sum_over_states
+
+
+def test_learned_keys_values_and_gates_start_as_without_them():
+    torch.manual_seed(0)
+    plain = FastWeights(X, hidden_size=H)
+    core = FastWeights(X, hidden_size=H, association="hetero", gates=True, kernel="reference")
+    assert len(core.load_state_dict(plain.state_dict(), strict=False).unexpected_keys) == 0
+    x_BTX = torch.randn(B, 6, X)
+    assert_close(core(core.project(x_BTX))[0], plain(plain.project(x_BTX))[0])
+    assert sum(parameter.numel() for parameter in core.parameters()) == H * H + H * X + 2 * H + 2 * H * H + 2 * X + 2
+    assert core.state_size == plain.state_size
+
+
+def test_the_delta_rule_replaces_what_is_stored_under_a_key():
+    core = FastWeights(X, hidden_size=H, rule="delta", fast_lr=1.0, decay=0.9)
+    h_BH, A_BHH = torch.randn(B, H), torch.randn(B, H, H)
+    A_BHH = core.written(0.9 * A_BHH, h_BH, 1.0)
+    assert_close(torch.einsum("bij,bj->bi", A_BHH, h_BH / h_BH.norm(dim=1, keepdim=True)), h_BH, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("decay", [0.9, 1.0])
+@pytest.mark.parametrize(("fast_lr", "stable"), [(1.0, True), (2.0, True), (2.2, False)])
+def test_the_delta_rule_is_stable_up_to_a_learning_rate_of_two(decay, fast_lr, stable):
+    core = FastWeights(X, hidden_size=H, rule="delta")
+    h_BH, A_BHH = torch.full((1, H), 0.5), torch.zeros(1, H, H)
+    for _ in range(400):
+        A_BHH = core.written(decay * A_BHH, h_BH, fast_lr)
+    assert (float(A_BHH.norm()) < 10 * fast_lr) == stable
+
+
+def test_gates_need_a_decay_between_zero_and_one():
+    with pytest.raises(ValueError, match=r"^decay=1.0: must be above 0 and below 1 with gates=true$"):
+        FastWeights(X, hidden_size=H, decay=1.0, gates=True)
+
+
 def boundaries(num_inner_steps, p_BH, state):
     sustained = random_core(layer_norm=False, num_inner_steps=num_inner_steps)
     identity = random_core(layer_norm=False, num_inner_steps=num_inner_steps, boundary="identity")

@@ -18,6 +18,7 @@ from src.theory import (
     modern_hopfield,
     nprnn_portraits,
     stability,
+    write_rules,
 )
 from src.theory.run import find_topics, headline, text_of
 
@@ -35,6 +36,7 @@ REDUCED = {
     "basins": (basins, {"resolution": 80}),
     "nprnn_portraits": (nprnn_portraits, {"matrices": 20}),
     "loss_cliff": (loss_cliff, {"resolution": 2001}),
+    "write_rules": (write_rules, {"draws": 60, "key_sizes": (16, 32)}),
 }
 
 

@@ -23,8 +23,8 @@ from src.training.trainer import Trainer
 
 SETTINGS = TrainerSettings(
     max_updates=20, batch_size=4, eval_every=5, log_every=1, checkpoint_every=5, clip_norm=None, norm_stabilizer=0.0,
-    weight_noise=0.0, stop_at=None, patience=None, threads=1, precision="float32", deterministic=False,
-    overfit_one_batch=False, detect_anomaly=False, profile_updates=0,
+    weight_noise=0.0, stop_at=None, patience=None, threads=1, precision="float32", histograms=False,
+    deterministic=False, overfit_one_batch=False, detect_anomaly=False, profile_updates=0,
 )  # fmt: skip
 
 
@@ -38,10 +38,12 @@ class Recorder:
         for name, value in values.items():
             self.points.setdefault(f"{group}/{name}", []).append((update, value))
 
-    def evaluated(self, *arguments):
-        """As the curves; the progress bar is given less."""
-        if len(arguments) == 4:
-            self.scalars("val", arguments[0], arguments[3])
+    def trained(self, values, losses, update):
+        self.scalars("train", values, update)
+
+    def selected(self, val, selected_update, test, update):
+        self.scalars("val_selected", {**val, "update": selected_update}, update)
+        self.scalars("test", test, update)
 
     def __getattr__(self, name):
         return lambda *arguments: None

@@ -43,8 +43,8 @@ class Projecting(nn.Module):
         num_projected = sum(tensor[0].numel() for tensor in projected)
         if batch * time * num_projected * x_BTX.element_size() < LARGE or num_projected < FEW * features:
             return False
-        by_itself = next(form for form in self.core.forms() if form.kernel == "fused")
-        return is_generated(by_itself) and generated_form(self).serves(Inputs(x_BTX))
+        by_itself = next((form for form in self.core.forms() if form.kernel == "fused"), None)
+        return by_itself is not None and is_generated(by_itself) and generated_form(self).serves(Inputs(x_BTX))
 
     def forward(
         self, inputs: Inputs, state: State | None, return_state: bool, return_sequence: bool

@@ -1,0 +1,97 @@
+"""DeltaNet: linear attention that corrects what it has stored, instead of adding to it.
+
+Schlag, Irie and Schmidhuber (2021), "Linear Transformers Are Secretly Fast Weight Programmers", arXiv 2102.11174; Yang
+et al. (2024), "Parallelizing Linear Transformers with the Delta Rule over Sequence Length", arXiv 2406.06484.
+
+Shapes: B sequences, T time steps, H heads, K key features, V value features.
+"""
+
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+
+from src.models.linear_core import LinearCore
+from src.models.linear_parts import features, gate_layer, num_features, unit_length, unit_sum
+from src.ops.dispatch import Kernel
+from src.ops.linear_recurrence import Terms
+
+
+class DeltaNet(LinearCore):
+    r"""A linear recurrence that writes by the delta rule: it stores the difference to what it already recalls.
+
+        β_t = c σ(W_β x_t + b_β)                                     the strength of the write, of every head
+        S_t = S_{t-1} + β_t κ_t (v_t - S_{t-1}ᵀ κ_t)ᵀ                S_0 = 0
+        o_t = S_tᵀ q_t
+
+    so w = 1, k = β κ, b = κ and a = -k. In the layer of Yang et al. κ and q are k and q at unit length. Then I - β κ κᵀ
+    has the eigenvalues 1 and 1 - β: with β = 1 the old value of the key is erased exactly, with β = 2 the state is
+    reflected, which c = 2 allows (Grazzi et al., 2024, arXiv 2411.12537). In the layer of Schlag et al. κ = φ(k) / Σ φ(k)
+    with features φ >= 0, and q alike, so that ‖κ‖ <= 1 and less is erased. b_β starts at 0.
+
+    Args:
+        input_size: features X of one input vector.
+        hidden_size: outputs D.
+        num_heads: H.
+        key_size: features of a query and a key of one head; None for D / H.
+        value_size: V; None for D / H.
+        feature_map: "none" for unit length, "elu" or "dpfp" for a unit sum.
+        dpfp_order: ν of the feature map dpfp.
+        max_beta: c.
+        conv_size: steps that the convolution of q, k and v sees; 0 for none.
+        output_gate: whether there is an output gate.
+        learned_start: whether S_0 is learned.
+        chunk_size: steps of a chunk of the form in plain PyTorch.
+        kernel: see `Core`.
+    """
+
+    products_per_step = 3
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        hidden_size: Annotated[int, Ge(1)] = 64,
+        num_heads: Annotated[int, Ge(1)] = 2,
+        key_size: Annotated[int, Ge(1)] | None = None,
+        value_size: Annotated[int, Ge(1)] | None = None,
+        feature_map: Literal["none", "elu", "dpfp"] = "none",
+        dpfp_order: Annotated[int, Ge(1)] = 1,
+        max_beta: Annotated[float, Gt(0), Le(2)] = 1.0,
+        conv_size: Annotated[int, Ge(0)] = 4,
+        output_gate: bool = False,
+        learned_start: bool = False,
+        chunk_size: Annotated[int, Ge(1)] = 32,
+        kernel: Kernel = "auto",
+    ):
+        self.feature_map, self.dpfp_order, self.max_beta = feature_map, dpfp_order, max_beta
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_heads=num_heads,
+            key_size=key_size,
+            value_size=value_size,
+            conv_size=conv_size,
+            output_gate=output_gate,
+            learned_start=learned_start,
+            chunk_size=chunk_size,
+            gates=gate_layer(input_size, num_heads),
+            kernel=kernel,
+        )
+
+    @property
+    def memory_size(self) -> tuple[int, int]:
+        """Those of φ(k) and of v."""
+        if self.feature_map == "none":
+            return super().memory_size
+        return num_features(self.feature_map, self.key_size, self.dpfp_order), self.value_size
+
+    def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms:
+        """k = β κ and b = κ."""
+        beta = self.max_beta * torch.sigmoid(gates)[..., None]
+        if self.feature_map == "none":
+            q, k = unit_length(q), unit_length(k)
+        else:
+            q, k = (unit_sum(features(self.feature_map, x, self.dpfp_order)) for x in (q, k))
+        return Terms(q, beta * k, v, erase=k)

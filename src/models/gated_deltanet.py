@@ -1,0 +1,85 @@
+"""Gated DeltaNet of Yang, Kautz and Hatamizadeh (2024), "Gated Delta Networks", arXiv 2412.06464.
+
+Shapes: B sequences, T time steps, H heads, K key features, V value features.
+"""
+
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+
+from src.models.linear_core import LinearCore
+from src.models.linear_parts import Decay, gate_layer, unit_length
+from src.ops.dispatch import Kernel
+from src.ops.linear_recurrence import Terms
+
+
+class GatedDeltaNet(LinearCore):
+    r"""The delta rule on a memory that decays.
+
+        α_t = exp(-e^A softplus(W_α x_t + c))                        the decay of a head, see `Decay`
+        β_t = c_β σ(W_β x_t + b_β)                                   the strength of its write
+        S_t = α_t S_{t-1} + β_t κ_t (v_t - α_t S_{t-1}ᵀ κ_t)ᵀ        S_0 = 0
+        o_t = S_tᵀ q_t / √K
+
+    with κ and q of unit length, so w = α, k = β κ, b = α κ and a = -k. With α = 1 this is DeltaNet; without the erased
+    term it is the recurrence of Mamba-2. The paper initializes the decay so that most heads forget within a dozen steps
+    (`decay_init` "paper"); "slow" suits the recall of a hundred steps and more.
+
+    Args:
+        input_size: features X of one input vector.
+        hidden_size: outputs D.
+        num_heads: H.
+        key_size: K; None for D / H.
+        value_size: V; None for D / H.
+        max_beta: c_β, 1 in the paper; 2 allows reflections.
+        decay_init: see `Decay`.
+        conv_size: steps that the convolution of q, k and v sees; 0 for none.
+        output_gate: whether there is an output gate.
+        learned_start: whether S_0 is learned.
+        chunk_size: steps of a chunk of the form in plain PyTorch.
+        kernel: see `Core`.
+    """
+
+    products_per_step = 3
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        hidden_size: Annotated[int, Ge(1)] = 64,
+        num_heads: Annotated[int, Ge(1)] = 2,
+        key_size: Annotated[int, Ge(1)] | None = None,
+        value_size: Annotated[int, Ge(1)] | None = None,
+        max_beta: Annotated[float, Gt(0), Le(2)] = 1.0,
+        decay_init: Literal["slow", "paper"] = "slow",
+        conv_size: Annotated[int, Ge(0)] = 4,
+        output_gate: bool = True,
+        learned_start: bool = False,
+        chunk_size: Annotated[int, Ge(1)] = 32,
+        kernel: Kernel = "auto",
+    ):
+        self.max_beta = max_beta
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_heads=num_heads,
+            key_size=key_size,
+            value_size=value_size,
+            conv_size=conv_size,
+            output_gate=output_gate,
+            learned_start=learned_start,
+            chunk_size=chunk_size,
+            gates=gate_layer(input_size, 2 * num_heads),
+            kernel=kernel,
+        )
+        self.decay = Decay(num_heads, 1, decay_init)
+
+    def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms:
+        """w = α, k = β κ and b = α κ."""
+        z_beta, z_decay = gates[..., None].chunk(2, dim=-2)
+        log_alpha, _ = self.decay(z_decay)
+        k = unit_length(k)
+        write = self.max_beta * torch.sigmoid(z_beta) * k
+        return Terms(unit_length(q) * self.key_size**-0.5, write, v, log_alpha, erase=log_alpha.exp() * k)

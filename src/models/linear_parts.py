@@ -1,0 +1,118 @@
+"""What the layers around a linear recurrence are made of: short convolution, features, normalized keys, decays.
+
+Shapes: B sequences, T time steps, C channels, W steps of a window, K features of a key. Functions without B and T act
+position by position, on any leading dimensions.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+FeatureMap = Literal["elu", "dpfp", "taylor"]
+EPSILON = 1e-6
+
+
+def last_reset(resets_BT: Tensor) -> Tensor:
+    """The step of the last reset so far [B, T]; -1 if there was none."""
+    steps_T = torch.arange(resets_BT.shape[1], device=resets_BT.device)
+    return torch.where(resets_BT, steps_T, -1).cummax(1).values
+
+
+def short_convolution(
+    x_BTC: Tensor, window_BWC: Tensor, weight_CL: Tensor, resets_BT: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """A causal convolution of every channel with its own L = W + 1 weights, the last one for the present step.
+
+        y_t = Σ_l weight_l ⊙ x_{t-W+l},   l = 0 ... W
+
+    The window holds the W inputs before the first step. Returns y and the window after the last step. What came before
+    a reset counts as 0.
+    """
+    time, width = x_BTC.shape[1], window_BWC.shape[1]
+    padded_BSC = torch.cat([window_BWC, x_BTC], dim=1)
+    reset_BT = None if resets_BT is None else last_reset(resets_BT)
+    y_BTC = x_BTC * weight_CL[:, width]
+    for back in range(1, width + 1):
+        earlier_BTC = padded_BSC[:, width - back : width - back + time]
+        if reset_BT is not None:
+            steps_T = torch.arange(time, device=x_BTC.device)
+            is_before_BT = (reset_BT >= 0) & (steps_T - back < reset_BT)
+            earlier_BTC = earlier_BTC.masked_fill(is_before_BT[..., None], 0)
+        y_BTC = torch.addcmul(y_BTC, earlier_BTC, weight_CL[:, width - back])
+    window_BWC = padded_BSC[:, time:]
+    if reset_BT is not None:
+        steps_W = torch.arange(time - width, time, device=x_BTC.device)
+        is_before_BW = (reset_BT[:, -1:] >= 0) & (steps_W < reset_BT[:, -1:])
+        window_BWC = window_BWC.masked_fill(is_before_BW[..., None], 0)
+    return y_BTC, window_BWC
+
+
+def unit_length(x_K: Tensor) -> Tensor:
+    """x / √(‖x‖² + ε), ε = 1e-6: 0 stays 0, and so does its gradient."""
+    return x_K * torch.rsqrt(x_K.square().sum(-1, keepdim=True) + EPSILON)
+
+
+def unit_sum(x_K: Tensor) -> Tensor:
+    """x / (Σ x + ε), of features that are not negative (Schlag et al., 2021)."""
+    return x_K / (x_K.sum(-1, keepdim=True) + EPSILON)
+
+
+def num_features(feature_map: FeatureMap, size: int, order: int) -> int:
+    """Features that a feature map makes of a vector of this size."""
+    return {"elu": size, "dpfp": 2 * size * order, "taylor": 1 + size + size**2}[feature_map]
+
+
+def features(feature_map: FeatureMap, x_K: Tensor, order: int) -> Tensor:
+    r"""φ(x), whose products φ(q)ᵀφ(k) stand for a kernel.
+
+    elu: elu(x) + 1 (Katharopoulos et al., 2020). dpfp: with r = [relu(x), relu(-x)] all products r_i r_{i-j} of entries
+    j = 1 ... `order` places apart (Schlag et al., 2021). taylor: [1, x, x xᵀ / √2] of x scaled by K^{-1/4}, so that
+    φ(q)ᵀφ(k) is the second-order expansion of exp(qᵀk / √K) (Arora et al., 2024).
+    """
+    if feature_map == "elu":
+        return functional.elu(x_K) + 1
+    if feature_map == "dpfp":
+        r_R = torch.cat([x_K, -x_K], dim=-1).relu()
+        return torch.cat([r_R * r_R.roll(j, -1) for j in range(1, order + 1)], dim=-1)
+    x_K = x_K * x_K.shape[-1] ** -0.25
+    products = (x_K[..., :, None] * x_K[..., None, :]).flatten(-2) / math.sqrt(2)
+    return torch.cat([torch.ones_like(x_K[..., :1]), x_K, products], dim=-1)
+
+
+def gate_layer(input_size: int, size: int, bias: float = 0.0) -> nn.Linear:
+    """A layer whose biases all start at the same value."""
+    layer = nn.Linear(input_size, size)
+    nn.init.constant_(layer.bias, bias)
+    return layer
+
+
+class Decay(nn.Module):
+    r"""The logarithm of a decay, log α = -e^A softplus(z + c), with a learned A and c for every head.
+
+    Args:
+        num_heads: heads.
+        num_decays: decays of a head, each with its c.
+        init: "slow": A = 0 and c = -4 ... -6, from head to head, so that α = σ(-z - c) starts between 0.982 and 0.998;
+            "paper": e^A ~ U(1, 16) and softplus(c) log-uniform in [0.001, 0.1], as in Mamba-2 (Dao and Gu, 2024) and
+            its successors, which starts between 0.2 and 0.999.
+    """
+
+    def __init__(self, num_heads: int, num_decays: int, init: Literal["slow", "paper"]):
+        super().__init__()
+        if init == "slow":
+            log_rate_H = torch.zeros(num_heads)
+            bias_HG = -torch.linspace(4, 6, num_heads)[:, None].expand(num_heads, num_decays).clone()
+        else:
+            log_rate_H = torch.empty(num_heads).uniform_(1, 16).log()
+            step_HG = torch.empty(num_heads, num_decays).uniform_(math.log(1e-3), math.log(1e-1)).exp()
+            bias_HG = step_HG + torch.log(-torch.expm1(-step_HG))  # the inverse of softplus
+        self.log_rate_H = nn.Parameter(log_rate_H)
+        self.bias_HG = nn.Parameter(bias_HG)
+
+    def forward(self, z_HG: Tensor) -> tuple[Tensor, Tensor]:
+        """log α and the step size softplus(z + c), [..., H, G]."""
+        step_HG = functional.softplus(z_HG + self.bias_HG)
+        return -self.log_rate_H.exp()[:, None] * step_HG, step_HG

@@ -1,0 +1,237 @@
+"""The recurrence of linear attention and its descendants: a matrix that decays, is erased and is written.
+
+Shapes: B sequences, T time steps, n writes of a step, N = T n writes, H heads, K key features, V value features, C
+steps of a chunk, R rows that read. G is 1 (one decay for all key features) or K.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Terms(NamedTuple):
+    r"""What enters the recurrence at every step. Per head, with w = exp(log_decay),
+
+        S_i = Diag(w_i) S_{i-1} + a_i (b_iᵀ S_{i-1}) + k_i v_iᵀ,    i = 1 ... N;    o_t = S_{n t}ᵀ q_t,    t = 1 ... T
+
+    where a step may write n times before it is read. Without `erase` nothing is erased. With `erase` alone, a = -k, the
+    delta rule: S_i = Diag(w_i) S_{i-1} + k_i (v_i - S_{i-1}ᵀ b_i)ᵀ.
+    """
+
+    query: Tensor
+    """q [B, T, H, K]."""
+    key: Tensor
+    """k [B, N, H, K]."""
+    value: Tensor
+    """v [B, N, H, V]."""
+    log_decay: Tensor | None = None
+    """log w [B, N, H, G], finite and at most 0; None for w = 1."""
+    erase: Tensor | None = None
+    """b [B, N, H, K], which reads S before it decays: what is read is erased."""
+    removal: Tensor | None = None
+    """a [B, N, H, K], where it is erased; None for -k."""
+
+    @property
+    def num_writes(self) -> int:
+        """n."""
+        return self.key.shape[1] // self.query.shape[1]
+
+
+Recurrence = Callable[..., tuple[Tensor, Tensor]]
+"""(terms, S_0 [B, H, K, V], resets [B, T] or None, start [B, H, K, V] or None, read_first) -> (o [B, T, H, V], S_N).
+
+Before a step with a reset, S is put back to `start`. With `read_first`, a step reads before it writes,
+o_t = S_{n (t - 1)}ᵀ q_t."""
+
+
+def scan(
+    terms: Terms, S_BHKV: Tensor, resets_BT: Tensor | None = None, start_BHKV: Tensor | None = None, *,
+    read_first: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The definition, one write after the other; see `Recurrence`."""
+    n = terms.num_writes
+    outputs = []
+    for t, q_BHK in enumerate(terms.query.unbind(1)):
+        if resets_BT is not None:
+            assert start_BHKV is not None
+            S_BHKV = torch.where(resets_BT[:, t, None, None, None], start_BHKV, S_BHKV)
+        before_BHKV = S_BHKV
+        for i in range(t * n, (t + 1) * n):
+            k_BHK, v_BHV = terms.key[:, i], terms.value[:, i]
+            read_BHV = None if terms.erase is None else _read(S_BHKV, terms.erase[:, i])
+            if terms.log_decay is not None:
+                S_BHKV = terms.log_decay[:, i].exp()[..., None] * S_BHKV
+            if read_BHV is not None:
+                a_BHK = -k_BHK if terms.removal is None else terms.removal[:, i]
+                S_BHKV = S_BHKV + a_BHK[..., None] * read_BHV[..., None, :]
+            S_BHKV = S_BHKV + k_BHK[..., None] * v_BHV[..., None, :]
+        outputs.append(_read(before_BHKV if read_first else S_BHKV, q_BHK))
+    return torch.stack(outputs, dim=1), S_BHKV
+
+
+def _read(S_BHKV: Tensor, q_BHK: Tensor) -> Tensor:
+    return (S_BHKV * q_BHK[..., None]).sum(-2)
+
+
+def chunked(
+    terms: Terms, S_BHKV: Tensor, resets_BT: Tensor | None = None, start_BHKV: Tensor | None = None, *,
+    chunk_size: int = 32, read_first: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    r"""The same in products of matrices, chunk by chunk; the last chunk may be shorter. See `Recurrence`.
+
+    Within a chunk, with L_i = Σ_{j<=i} log w_j and c_i = S_{i-1}ᵀ b_i,
+
+        S_i = e^{L_i} S_0 + Σ_{j<=i} e^{L_i - L_j} (a_j c_jᵀ + k_j v_jᵀ)
+
+    so that the c_i solve a triangular system, (I - A) C = e^{L'} B S_0 + D V with L'_i = L_{i-1} and
+
+        A_ij = Σ_κ b_iκ a_jκ e^{L'_iκ - L_jκ},    D_ij = Σ_κ b_iκ k_jκ e^{L'_iκ - L_jκ},    j < i
+
+    (the WY form of Yang et al., 2024, arXiv 2406.06484, generalized). For the delta rule, a = -k, U = V - C solves
+    (I + D) U = V - e^{L'} B S_0. Only differences of L are exponentiated, which are at most 0: the factor e^{-L} alone
+    would overflow. So with a decay of its own for every key feature, the factors of a chunk are C² K numbers.
+    """
+    n = terms.num_writes
+    outputs = []
+    for first in range(0, terms.query.shape[1], chunk_size):
+        steps, writes = slice(first, first + chunk_size), slice(first * n, (first + chunk_size) * n)
+        query = terms.query[:, steps].transpose(1, 2)
+        chunk: list[Any] = [None if term is None else term[:, writes].transpose(1, 2) for term in terms[1:]]
+        resets_BC = None if resets_BT is None else resets_BT[:, steps]
+        o_BHCV, S_BHKV = _chunk(query, *chunk, S_BHKV, resets_BC, start_BHKV, read_first)
+        outputs.append(o_BHCV.transpose(1, 2))
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)), S_BHKV
+
+
+def _chunk(
+    query_BHCK: Tensor,
+    key_BHNK: Tensor,
+    value_BHNV: Tensor,
+    log_decay_BHNG: Tensor | None,
+    erase_BHNK: Tensor | None,
+    removal_BHNK: Tensor | None,
+    S_BHKV: Tensor,
+    resets_BC: Tensor | None,
+    start_BHKV: Tensor | None,
+    read_first: bool,
+) -> tuple[Tensor, Tensor]:
+    steps, writes = query_BHCK.shape[2], key_BHNK.shape[2]
+    n = writes // steps
+    decays = _Decays(log_decay_BHNG, resets_BC, n, key_BHNK)
+    every_write = slice(0, writes)
+    every_step = slice(0, writes, n) if read_first else slice(n, writes + 1, n)
+
+    def before(x_BHRK: Tensor, seen: slice) -> Tensor:
+        """What rows read of the state before the chunk, or of the one after a reset."""
+        x_BHRK, is_first = decays.from_the_start(x_BHRK, seen), decays.in_first_segment(x_BHRK.shape[2])
+        read_BHRV = x_BHRK @ S_BHKV
+        if is_first is None or start_BHKV is None:
+            return read_BHRV
+        return torch.where(is_first, read_BHRV, x_BHRK @ start_BHKV)
+
+    written = [(key_BHNK, value_BHNV)]  # outer products of these
+    if erase_BHNK is not None:
+        factors, read_BHNV = decays.between(every_write), before(erase_BHNK, every_write)
+        D_BHNN = _products(erase_BHNK, key_BHNK, factors)
+        if removal_BHNK is None:
+            written = [(key_BHNK, _solve(D_BHNN, value_BHNV - read_BHNV))]
+        else:
+            A_BHNN = _products(erase_BHNK, removal_BHNK, factors)
+            written.append((removal_BHNK, _solve(-A_BHNN, read_BHNV + D_BHNN @ value_BHNV)))
+
+    factors, o_BHCV = decays.between(every_step), before(query_BHCK, every_step)
+    end_BHKV = decays.at_the_end(S_BHKV, start_BHKV)
+    for left_BHNK, right_BHNV in written:
+        o_BHCV = o_BHCV + _products(query_BHCK, left_BHNK, factors) @ right_BHNV
+        end_BHKV = end_BHKV + decays.to_the_end(left_BHNK).transpose(2, 3) @ right_BHNV
+    return o_BHCV, end_BHKV
+
+
+def _products(x_BHRK: Tensor, y_BHNK: Tensor, factors: Tensor) -> Tensor:
+    """Σ_κ x_iκ y_jκ f_ijκ; the factors are [..., R, N] if they are the same for all κ, or [..., R, N, K]."""
+    if factors.ndim < 5:
+        return (x_BHRK @ y_BHNK.transpose(2, 3)) * factors
+    return (factors * (x_BHRK[:, :, :, None] * y_BHNK[:, :, None])).sum(-1)
+
+
+def _solve(strictly_lower_BHNN: Tensor, right_BHNV: Tensor) -> Tensor:
+    """(I + L)⁻¹ R."""
+    return torch.linalg.solve_triangular(strictly_lower_BHNN, right_BHNV, upper=False, unitriangular=True)
+
+
+class _Decays:
+    """How much of what is written remains where it is read, within a chunk of N writes.
+
+    A row that reads comes after a number of writes, which it has seen: the rows are a slice of 0 ... N. After a reset
+    nothing that was written before is left.
+    """
+
+    def __init__(self, log_decay_BHNG: Tensor | None, resets_BC: Tensor | None, writes_per_step: int, like: Tensor):
+        self.like, self.count = like, like.shape[2]
+        self.log_BHMG = None  # of the first 0 ... N writes together
+        if log_decay_BHNG is not None:
+            self.log_BHMG = functional.pad(log_decay_BHNG.cumsum(2), (0, 0, 1, 0))
+        self.segment_BN = self.origin_BN = None  # resets so far, and the first write after the last of them
+        if resets_BC is not None:
+            first_C = torch.arange(0, self.count, writes_per_step, device=like.device)
+            self.segment_BN = resets_BC.cumsum(1).repeat_interleave(writes_per_step, 1)
+            self.origin_BN = (resets_BC * first_C).cummax(1).values.repeat_interleave(writes_per_step, 1)
+
+    def between(self, seen: slice) -> Tensor:
+        """From write j to row i, 0 if it has not seen it: [R, N], [B, 1, R, N], [B, H, R, N] or [B, H, R, N, K]."""
+        writes_N = torch.arange(self.count, device=self.like.device)
+        is_seen = writes_N < torch.arange(self.count + 1, device=self.like.device)[seen, None]
+        if self.segment_BN is not None:
+            of_rows_BR = self._rows(self.segment_BN, len(is_seen))
+            is_seen = is_seen & (of_rows_BR[:, None, :, None] == self.segment_BN[:, None, None])
+        if self.log_BHMG is None:
+            return is_seen.to(self.like.dtype)
+        difference = self.log_BHMG[:, :, seen, None] - self.log_BHMG[:, :, None, 1:]
+        # a mask after exp would give inf * 0 in the gradient
+        factors = difference.masked_fill(~is_seen[..., None], -torch.inf).exp()
+        return factors[..., 0] if factors.shape[-1] == 1 else factors
+
+    def from_the_start(self, x_BHRK: Tensor, seen: slice) -> Tensor:
+        """The rows, times what they see of the state before the chunk, or after their last reset."""
+        if self.log_BHMG is None:
+            return x_BHRK
+        log_BHRG = self.log_BHMG[:, :, seen]
+        if self.origin_BN is not None:
+            log_BHRG = log_BHRG - self._log_at(self._rows(self.origin_BN, log_BHRG.shape[2]))
+        return x_BHRK * log_BHRG.exp()
+
+    def to_the_end(self, x_BHNK: Tensor) -> Tensor:
+        """What was written, times what of it is left at the end."""
+        if self.segment_BN is not None:
+            is_last_BN = self.segment_BN == self.segment_BN[:, -1:]
+            x_BHNK = torch.where(is_last_BN[:, None, :, None], x_BHNK, 0)
+        if self.log_BHMG is None:
+            return x_BHNK
+        left = self.log_BHMG[:, :, -1:] - self.log_BHMG[:, :, 1:]
+        return x_BHNK * left.exp()
+
+    def at_the_end(self, S_BHKV: Tensor, start_BHKV: Tensor | None) -> Tensor:
+        """What is left of the state before the chunk, or after the last reset."""
+        if self.segment_BN is not None and start_BHKV is not None:
+            S_BHKV = torch.where(self.segment_BN[:, -1, None, None, None] == 0, S_BHKV, start_BHKV)
+        if self.log_BHMG is None:
+            return S_BHKV
+        left = self.log_BHMG[:, :, -1:]
+        if self.origin_BN is not None:
+            left = left - self._log_at(self.origin_BN[:, -1:])
+        return left.exp().transpose(2, 3) * S_BHKV
+
+    def in_first_segment(self, rows: int) -> Tensor | None:
+        """Rows before any reset, [B, 1, R, 1]; None if there are no resets."""
+        return None if self.segment_BN is None else (self._rows(self.segment_BN, rows) == 0)[:, None, :, None]
+
+    def _rows(self, of_writes_BN: Tensor, rows: int) -> Tensor:
+        return of_writes_BN[:, :: self.count // rows]
+
+    def _log_at(self, seen_BR: Tensor) -> Tensor:
+        assert self.log_BHMG is not None
+        _, heads, _, features = self.log_BHMG.shape
+        return self.log_BHMG.gather(2, seen_BR[:, None, :, None].expand(-1, heads, -1, features))

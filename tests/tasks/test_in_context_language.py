@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from src.specs import Output
+from src.tasks.in_context_language import InContextLanguage, following
+from tests.tasks.averages import averages
+
+
+def test_strings_follow_an_automaton_and_the_targets_are_its_legal_symbols():
+    """Replayed by hand on the automata themselves."""
+    task = InContextLanguage(0, sequence_length=40)
+    batch = task.generate(60, torch.Generator().manual_seed(4))
+    legal_NSV, next_NSV = task._automata(60, torch.Generator().manual_seed(4))
+    lengths = set()
+    for n in range(60):
+        state, length = None, 0
+        for t, symbol in enumerate(batch.inputs[n].tolist()):
+            if symbol == 6:
+                lengths.add(length)
+                state, length = 0, 0
+            else:
+                assert legal_NSV[n, state, symbol], (n, t)
+                state, length = int(next_NSV[n, state, symbol]), length + 1
+            assert torch.equal(batch.targets[n, t] > 0, legal_NSV[n, state])
+        assert batch.inputs[n, 0] == 6
+    assert lengths == set(range(11))  # 0 before the first
+
+
+def test_automata_have_the_degrees_and_states_that_were_asked_for():
+    task = InContextLanguage(0, num_states=4, max_edges=2)
+    legal_NSV, next_NSV = task._automata(500, torch.Generator().manual_seed(0))
+    assert set(legal_NSV.sum(2).unique().tolist()) == {1, 2}
+    assert (next_NSV != torch.arange(4)[:, None]).all()
+    largest = next_NSV.flatten(1).amax(1)
+    assert set(largest.tolist()) == {1, 2, 3}
+
+
+def test_floors_are_those_of_hand_made_predictors():
+    task = InContextLanguage(0)
+    batch = task.batch("test", 0, 2000)
+    floors = task.floors
+    answers = {
+        "chance": torch.rand(batch.targets.shape),
+        "what followed this symbol before": following(batch.inputs, 6),
+        "knows the language": torch.where(batch.targets > 0, 0.0, -100.0),
+    }
+    for name, prediction in answers.items():
+        metrics = averages(task.metrics(Output(prediction, torch.empty(0), None), batch))
+        assert metrics["error"] == pytest.approx(floors[name]["error"], abs=0.01)
+        if name == "knows the language":
+            assert metrics["nll"] == pytest.approx(floors[name]["nll"], abs=0.01)
+
+
+def test_the_loss_is_the_expected_cross_entropy_of_the_next_symbol():
+    """Against the average over many draws from the legal symbols."""
+    task = InContextLanguage(0)
+    batch = task.batch("train", 0, 2)
+    prediction = torch.randn(batch.targets.shape)
+    drawn = torch.multinomial(batch.targets.flatten(0, 1), 40_000, replacement=True)
+    expected = -prediction.flatten(0, 1).log_softmax(1).gather(1, drawn).mean()
+    assert float(task.criterion(prediction, batch)) == pytest.approx(float(expected), abs=0.01)
+
+
+def test_bigrams_are_counted_so_far():
+    counts = following(torch.tensor([[2, 0, 1, 0, 1, 0]]), 2)
+    assert counts[0].tolist() == [[0, 0], [0, 0], [0, 0], [0, 1], [1, 0], [0, 2]]
