@@ -44,7 +44,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -166,7 +166,7 @@ def main() -> None:
     arguments = parse()
     cells = [dict(zip(AXES, values, strict=True)) for values in product(*(getattr(arguments, axis) for axis in AXES))]
     how = arguments.batch_size, arguments.rounds, arguments.seconds
-    measured = partial(measure, features=arguments.features)
+    measured: Callable[..., dict[str, Any]] = partial(measure, features=arguments.features)
     if arguments.text:
         measured = partial(text.measure, rank=arguments.rank)
     measured = episodes.measure if arguments.catch else measured
