@@ -27,8 +27,8 @@ class DeltaNet(LinearCore):
 
     so w = 1, k = β κ, b = κ and a = -k. In the layer of Yang et al. κ and q are k and q at unit length. Then I - β κ κᵀ
     has the eigenvalues 1 and 1 - β: with β = 1 the old value of the key is erased exactly, with β = 2 the state is
-    reflected, which c = 2 allows (Grazzi et al., 2024, arXiv 2411.12537). In the layer of Schlag et al. κ = φ(k) / Σ φ(k)
-    with features φ >= 0, and q alike, so that ‖κ‖ <= 1 and less is erased. b_β starts at 0.
+    reflected, which c = 2 allows (Grazzi et al., 2024, arXiv 2411.12537). In the layer of Schlag et al. they are
+    φ(k) / Σ φ(k) and φ(q) / Σ φ(q) with features φ >= 0, so that ‖κ‖ <= 1 and less is erased. b_β starts at 0.
 
     Args:
         input_size: features X of one input vector.

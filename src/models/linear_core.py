@@ -15,6 +15,8 @@ from torch.nn import functional
 
 from src.models.base import Core
 from src.models.linear_parts import EPSILON, short_convolution
+from src.ops.cpu import calls
+from src.ops.cpu.linear_recurrence import linear_recurrence
 from src.ops.dispatch import Form, Kernel
 from src.ops.inputs import Inputs
 from src.ops.linear_recurrence import Recurrence, Terms, chunked, scan
@@ -184,6 +186,10 @@ class LinearCore(Core):
         return self.output(y if gate is None else y * self.gate(gate))
 
     def forms(self) -> Iterator[Form]:
+        def on_cpu(inputs: Inputs) -> bool:
+            return calls.available(self.output.weight)
+
+        yield Form("fused", partial(self._compute, linear_recurrence), on_cpu)
         yield Form("vectorized", partial(self._compute, partial(chunked, chunk_size=self.chunk_size)))
         yield Form("reference", self._scanned)
 
