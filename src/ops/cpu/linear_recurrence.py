@@ -72,7 +72,7 @@ class _LinearRecurrence(Function):
         last = torch.empty_like(initial)
         saved = initial.new_empty(_call("saved_size", settings, terms)) if save else None
         ended = _call("forward", settings, terms, outputs=outputs, last=last, saved=saved, **states)
-        calls.check_exit(ended, "linear recurrence", *outputs.shape[:2], None, 0)
+        calls.check_exit(ended, "linear recurrence", settings["batch"], settings["time"], None, 0)
         ctx.settings, ctx.shape = settings, outputs.shape
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(saved, resets, initial, start, *terms)
@@ -94,7 +94,7 @@ class _LinearRecurrence(Function):
         named = {f"d_{name}": gradient for name, gradient in gradients}
         named |= {"initial": initial, "start": start, "resets": resets}
         ended = _call("backward", ctx.settings, tuple(terms), saved=saved, d_outputs=d_outputs, d_last=d_last, **named)
-        calls.check_exit(ended, "linear recurrence", *ctx.shape[:2], None, 0)
+        calls.check_exit(ended, "linear recurrence", ctx.settings["batch"], ctx.settings["time"], None, 0)
         return None, None, None, *d_states, *d_terms
 
 
@@ -112,7 +112,7 @@ def linear_recurrence(
     writes = terms.num_writes
     decays = 0 if terms.log_decay is None else terms.log_decay.shape[-1]
     if decays not in (0, 1, keys):
-        raise ValueError(f"log_decay of shape {list(terms.log_decay.shape)}: expected 1 or {keys} decays of a head")
+        raise ValueError(f"log_decay: {decays} decays of a head, expected 1 or {keys}")
     for name, term, size in zip(_TERMS, terms, (keys, keys, values, decays, keys, keys), strict=True):
         if term is not None:
             calls.check(name, term, (batch, time if name == "query" else time * writes, heads, size), dtype)
