@@ -112,6 +112,6 @@ REPRODUCTION = Reproduction(
     ),
     table=table,
     figures={"lengths": draw},
-    quick=("optimizer.lr=1e-2", "seed=0", "trainer.max_updates=1500"),
+    quick=("optimizer.lr=1e-2", "seed=0", "trainer.max_updates=800"),
     notes=Path(__file__).with_name("state_tracking.md"),
 )
