@@ -3,6 +3,7 @@
     python scripts/benchmark.py                                             every model at 50 and 100 units
     python scripts/benchmark.py --quick                                     a first look, within a minute
     python scripts/benchmark.py --models gru --lengths 11 50 200 --kernels fused vectorized --figure gru.png
+    python scripts/benchmark.py --features 1 --models lstm irnn --hidden-sizes 100 --lengths 784
     python scripts/benchmark.py --text --hidden-sizes 128 --lengths 100 --batch-size 100 --rank 32
     python scripts/benchmark.py --catch --models fastweights lstm rnn --hidden-sizes 128 --lengths 16 --batch-size 64
 
@@ -10,6 +11,9 @@ An update is the forward and backward pass of one batch, gradient clipping and a
 embedding of size 100 before it, and 100 ReLU units and 10 classes after the last step. Length 11 is associative
 retrieval; other lengths are random sequences of its 37 symbols. Everything is in float32, and times are medians (IQR:
 interquartile range).
+
+With --features the inputs are vectors of so many random numbers instead, and there is no embedding; one is as in images
+that are read pixel by pixel. Only updates are measured.
 
 With --text an update is that of a language model instead: an embedding of size 32, a linear head to 82 symbols at every
 step, and a state that is carried from window to window.
@@ -40,7 +44,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -125,6 +129,7 @@ def parse() -> argparse.Namespace:
     add("--seconds", type=float, default=5.0, metavar="S", help="measuring time per row, default 5")
     add("--rounds", type=int, default=7, metavar="N", help="rounds that this time is divided into, default 7")
     add("--text", action="store_true", help="updates of a language model, with an answer at every step")
+    add("--features", type=int, metavar="X", help="vectors of X numbers instead of tokens")
     add("--catch", action="store_true", help="updates of networks that play Catch, next to the plain loop")
     add("--rank", type=int, metavar="R", help="of models that have one, with --text; default: that of their files")
     add("--quick", action="store_true", help="a small grid and short times; other options still apply")
@@ -135,9 +140,11 @@ def parse() -> argparse.Namespace:
         parser.set_defaults(**QUICK)
         arguments = parser.parse_args()
     numbers = *arguments.hidden_size, *arguments.length, *arguments.threads, arguments.batch_size, arguments.rounds
-    numbers = *numbers, 1 if arguments.rank is None else arguments.rank
+    numbers = *numbers, *(1 if n is None else n for n in (arguments.rank, arguments.features))
     if not min(numbers) > 0:
-        parser.error("units, lengths, threads, batch size, rounds and rank must be above 0")
+        parser.error("units, lengths, threads, batch size, rounds, rank and features must be above 0")
+    if (arguments.text or arguments.catch) and arguments.features is not None:
+        parser.error("--features: not with --text or --catch, which have inputs of their own")
     if not 0 < arguments.seconds < math.inf:
         parser.error(f"--seconds {arguments.seconds}: must be a number above 0")
     if arguments.text and arguments.catch:
@@ -159,7 +166,9 @@ def main() -> None:
     arguments = parse()
     cells = [dict(zip(AXES, values, strict=True)) for values in product(*(getattr(arguments, axis) for axis in AXES))]
     how = arguments.batch_size, arguments.rounds, arguments.seconds
-    measured = partial(text.measure, rank=arguments.rank) if arguments.text else measure
+    measured: Callable[..., dict[str, Any]] = partial(measure, features=arguments.features)
+    if arguments.text:
+        measured = partial(text.measure, rank=arguments.rank)
     measured = episodes.measure if arguments.catch else measured
     rows = [measured(cell, *how) for cell in track(cells, transient=True)]
     what = "episodes" if arguments.catch else "sequences"

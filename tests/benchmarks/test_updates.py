@@ -47,6 +47,19 @@ def measured(tmp_path_factory):
     return tables, folder / "all.png", json.loads((folder / "all.json").read_text())
 
 
+def test_vectors_take_the_place_of_tokens(tmp_path):
+    grid = "--models", "irnn", "--hidden-sizes", 4, "--lengths", 9, "--features", 2
+    how = "--kernels", "vectorized", "--batch-size", 16, "--seconds", 0.02, "--rounds", 1
+    status, tables, error = run(*grid, *how, "--json", tmp_path / "vectors.json")
+    assert (status, error) == (0, "")
+    assert "The fused kernel alone" not in tables
+    (row,) = json.loads((tmp_path / "vectors.json").read_text())["rows"]
+    assert row["features"] == 2
+    assert row["ratio_to_own_layer"] > 0
+    status, _, error = run("--text", "--features", 2)
+    assert (status, error) == (2, "error: --features: not with --text or --catch, which have inputs of their own\n")
+
+
 def test_everything_is_written(measured):
     table, figure, everything = measured
     assert "Updates of 16 sequences" in table
