@@ -79,9 +79,9 @@ class ConvNet(Core):
         return torch.relu(sum_BH + self.c_H), ConvNetState(sum_BH, (state.position_B + 1) % len(self.U_NHH))
 
     def forms(self) -> Iterator[Form]:
-        """All patches at once, from the first one on; there is no kernel, since the weights depend on the position."""
+        """All patches at once, from the first one on."""
         yield Form("vectorized", self._at_once, lambda inputs: inputs.resets is None)
-        yield Form("reference", self._scanned)
+        yield from super().forms()
 
     def _at_once(
         self, inputs: Inputs, state: ConvNetState | None, return_state: bool, return_sequence: bool

@@ -108,9 +108,9 @@ class FastWeightsMultilevel(Core):
         return y_BH, MultilevelState(h_BH, A_BHH, (position_B + 1) % NUM_STEPS)
 
     def forms(self) -> Iterator[Form]:
-        """From the start of a quadrant on, most of the step is not needed; so a kernel of it would be slower."""
+        """Whole quadrants at once, from the start of one on."""
         yield Form("vectorized", self._by_quadrants, lambda inputs: inputs.resets is None)
-        yield Form("reference", self._scanned)
+        yield from super().forms()
 
     def _by_quadrants(
         self, inputs: Inputs, state: MultilevelState | None, return_state: bool, return_sequence: bool

@@ -82,11 +82,12 @@ def features(feature_map: FeatureMap, x_K: Tensor, order: int) -> Tensor:
     return torch.cat([torch.ones_like(x_K[..., :1]), x_K, products], dim=-1)
 
 
-def gate_layer(input_size: int, size: int, bias: float = 0.0) -> nn.Linear:
-    """A layer whose biases all start at the same value."""
-    layer = nn.Linear(input_size, size)
-    nn.init.constant_(layer.bias, bias)
-    return layer
+def low_rank(input_size: int, size: int, rank: int, bias: bool = True) -> nn.Module:
+    """W_2 W_1 x + c, with c = 0 at the start."""
+    last = nn.Linear(rank, size, bias=bias)
+    if bias:
+        nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(input_size, rank, bias=False), last)
 
 
 class Decay(nn.Module):

@@ -57,6 +57,9 @@ class FacialExpressionsStandin(Glimpses):
         """Drawings of as many people."""
         return self._drawn(num_examples, num_examples, generator)
 
+    def example(self) -> Batch:
+        return self._seen(self.generate(1, torch.Generator().manual_seed(0)))
+
     def _drawn(self, size: int, num_people: int, generator: torch.Generator) -> Batch:
         geometry_KG = people(num_people, generator)
         who_N = torch.randint(num_people, (size,), generator=generator)

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from src.config.errors import UserError
 from src.models.base import Core
+from src.models.memory_core import MemoryCore
 from src.models.sequence import SequenceModel
 from src.ops.cpu import calls
 from src.ops.inputs import Inputs, steps
@@ -38,6 +39,7 @@ each_form = pytest.mark.parametrize(
         pytest.param(make, number, id=f"{make.name}-{form.kernel}")
         for make in VARIANTS
         for number, form in enumerate(make().forms())
+        if form.kernel != "reference" or make.name == "deltanet" or not isinstance(make(), MemoryCore)
     ],
 )
 
@@ -210,7 +212,7 @@ def test_a_kernel_that_cannot_be_had_is_an_error_that_says_why(make):
     core = make(kernel="fused")
     if not calls.available(torch.empty(0)):
         pytest.skip("no compiler")
-    with pytest.raises(UserError, match=r"^model\.kernel=fused: there is no kernel for the step of Nested: .*int64"):
+    with pytest.raises(UserError, match=r"^model\.kernel=fused: there is no kernel for the step of \w+: .*int64"):
         core(core.project(torch.randn(B, T, X)))
     core.kernel = "auto"
     assert_same(core, forward, scan, torch.randn(B, T, X), None)
