@@ -28,6 +28,7 @@ def checkout(tmp_path_factory):
         shutil.copy(PROJECT / name, folder / name)
     for name, content in recipes().items():
         assert not (folder / name).exists(), f"{name} exists already"
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content)
     return folder
 
@@ -39,9 +40,19 @@ def python(folder, *arguments):
 
 
 def test_a_model_and_a_task_are_two_files_each():
-    assert sorted(recipes()) == [
+    assert sorted(name for name in recipes() if "experiment" not in name) == [
         "configs/model/mine.yaml", "configs/task/first.yaml", "src/models/mine.py", "src/tasks/first.py",
     ]  # fmt: skip
+
+
+def test_an_experiment_is_one_file(checkout):
+    (name,) = (name for name in recipes() if "experiment" in name)
+    experiment = name.removeprefix("configs/experiment/").removesuffix(".yaml")
+    sweep = ["model.hidden_size=8", "optimizer.lr=1e-3,1e-2", "seed=0,1", "trainer.max_updates=2"]
+    small = ["task.train_size=64", "task.val_size=64", "task.test_size=64", "trainer.batch_size=8"]
+    ended = python(checkout, "-m", "src.train", f"experiment={experiment}", *sweep, *small)
+    assert ended.returncode == 0, ended.stderr
+    assert len(list(checkout.glob("outputs/widths/*/result.json"))) == 3  # of two rates, the chosen one with both seeds
 
 
 @pytest.fixture(scope="module")

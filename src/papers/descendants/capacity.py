@@ -1,0 +1,130 @@
+"""Beyond the papers: recall of 8 pairs against the size of the state, a curve for each cell."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from src.papers.descendants import label_of, models_of, percents
+from src.reports.style import FLOOR as FLOOR_LINE
+from src.reports.style import RC, legend, panels, styles_of
+from src.reproduction.base import Claim, Evidence, Finding, Reproduction, chosen_lr
+from src.reproduction.effects import difference, mean
+
+NAME, FAST, VECTOR = "descendants-capacity", "descendants-capacity-fastweights", "descendants-capacity-vector"
+NAMES = {"fastweights": FAST, "lstm": VECTOR}
+MATRIX_SIZE, LSTM_SIZE = 16, 128
+"""Units with about 256 numbers of state: 16 x 16, and twice 128."""
+NUM_PAIRS = 8
+
+
+def _errors(evidence: Evidence, model: str, size: int = MATRIX_SIZE) -> np.ndarray:
+    size = LSTM_SIZE if model == "lstm" else size
+    return evidence.values("test/error", name=NAMES.get(model, NAME), model=model, model__hidden_size=size)
+
+
+def _solved(model: str) -> Claim:
+    def test(evidence: Evidence) -> Finding:
+        errors = _errors(evidence, model)
+        return Finding(f"{percents(errors)} %", [mean(errors).within(most=0.02)])
+
+    return Claim(
+        f"With 256 numbers of state, {label_of(model)} recalls 8 pairs.",
+        "recall by a matrix is exact for as many orthogonal keys as it has rows",
+        "mean test error below 2 %",
+        test,
+    )
+
+
+def _is_better(statement: str, ours: str, theirs: str) -> Claim:
+    def test(evidence: Evidence) -> Finding:
+        mine, others = _errors(evidence, ours), _errors(evidence, theirs)
+        measured = f"{percents(mine)} % against {percents(others)} %"
+        return Finding(measured, [difference(mine, others).within(most=-0.1)])
+
+    return Claim(
+        statement,
+        "recall and memory trade off along one curve per mechanism (Arora et al. 2024, “Based”)",
+        "about 256 numbers of state: mean test error more than 10 points lower",
+        test,
+    )
+
+
+def _size_matters(model: str) -> Claim:
+    def test(evidence: Evidence) -> Finding:
+        sizes = (8, 16, 32)
+        errors = [_errors(evidence, model, size) for size in sizes]
+        measured = "; ".join(f"{size} x {size}: {percents(one)} %" for size, one in zip(sizes, errors, strict=True))
+        effects = [
+            difference(errors[i + 1], errors[i], f"{sizes[i + 1]} against {sizes[i]}").within(most=0) for i in range(2)
+        ]
+        return Finding(measured, effects)
+
+    return Claim(
+        f"A larger state lets {label_of(model)} recall more.",
+        "as above",
+        "mean test errors fall from 8 x 8 to 16 x 16 and to 32 x 32",
+        test,
+    )
+
+
+def table(evidence: Evidence) -> pd.DataFrame:
+    """One row per cell and size of its state: error, parameters beside the state, learning rate."""
+    rows: list[dict[str, Any]] = []
+    for model in models_of(evidence.runs):
+        for size, runs in evidence.runs[evidence.runs["model"] == model].groupby("state_size"):
+            rows.append(
+                {
+                    "cell": label_of(model),
+                    "state": f"{size:,}",
+                    "weights": f"{runs['num_parameters'].iloc[0]:,}",
+                    "error, %": percents(runs["test/error"].to_numpy(float)),
+                    "written first, %": percents(runs["test/oldest_error"].to_numpy(float)),
+                    "written last, %": percents(runs["test/newest_error"].to_numpy(float)),
+                    "lr": chosen_lr(runs),
+                    "n": str(len(runs)),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def draw(evidence: Evidence) -> Figure:
+    """Accuracy against the numbers of the state, a curve per cell, and the floor."""
+    with rc_context(RC):
+        figure, (axes,) = panels([""])
+        models = models_of(evidence.runs)
+        styles = styles_of({label_of(model): model for model in models})
+        for model, (label, style) in zip(models, styles.items(), strict=True):
+            by_size = evidence.runs[evidence.runs["model"] == model].groupby("state_size")["test/error"]
+            accuracies = 1 - by_size.mean()
+            axes.errorbar(accuracies.index, accuracies, by_size.std(), label=label, capsize=2, **style)
+        axes.axhline(1 / NUM_PAIRS, label="knows the values only", **FLOOR_LINE)
+        axes.set_xscale("log", base=2)
+        ticks = [64, 256, 1024]
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.set(xlabel="numbers of the state", ylabel="accuracy", ylim=(0, 1.03))
+        legend(figure, [axes])
+    return figure
+
+
+REPRODUCTION = Reproduction(
+    title="Descendants of fast weights: recall of 8 pairs against the size of the state",
+    experiments=("descendants/capacity", "descendants/capacity_fastweights", "descendants/capacity_vector"),
+    claims=(
+        _solved("deltanet"),
+        _solved("gated_deltanet"),
+        _is_better("At equal state DeltaNet recalls more than an LSTM.", "deltanet", "lstm"),
+        _is_better("At equal state DeltaNet recalls more than fast weights.", "deltanet", "fastweights"),
+        _is_better("At equal state fast weights recall more than an LSTM.", "fastweights", "lstm"),
+        _size_matters("deltanet"),
+        _size_matters("fastweights"),
+    ),
+    table=table,
+    figures={"capacity": draw},
+    quick=("optimizer.lr=3e-3,1e-2", "seed=0", "trainer.max_updates=800"),
+    replayed=({"name": NAME, "model": "deltanet", "model.hidden_size": 16, "seed": 0},),
+    notes=Path(__file__).with_name("capacity.md"),
+)
