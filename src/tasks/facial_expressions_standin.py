@@ -54,9 +54,6 @@ class FacialExpressionsStandin(Glimpses):
         num_people = self.num_people if split == "train" else self.num_test_people
         return _drawn(size, num_people, self.noise, self._generator(split, 0).initial_seed())
 
-    def example(self) -> Batch:
-        return self._seen(self.generate(1, torch.Generator().manual_seed(0)))
-
     def generate(self, num_examples: int, generator: torch.Generator) -> Batch:
         """Drawings of as many people."""
         return _draw(num_examples, num_examples, self.noise, generator)
