@@ -1,0 +1,107 @@
+"""What recurrent cores share whose memory is not a linear recurrence: the layer of `LinearCore` around their own step.
+
+Shapes: B sequences, T time steps, H heads, K key features, V value features, G gates of all heads.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from src.models.linear_core import LinearCore, LinearInput
+from src.ops.dispatch import Form, everything
+from src.ops.generated.form import generated_form
+from src.ops.inputs import Inputs
+from src.ops.linear_recurrence import Terms
+
+
+class MemoryState(NamedTuple):
+    """The memory of every head, whatever it consists of, and the inputs that the convolution still needs."""
+
+    memory: Any
+    window_BWC: Any
+    """None without a convolution."""
+
+
+class MemoryCore(LinearCore, ABC):
+    """The layer of `LinearCore` around a memory that a subclass defines by one step, `recall`.
+
+        q, k, v         as in `LinearCore`
+        o_t, memory_t   = recall(q_t, k_t, v_t, gates_t, memory_{t-1})
+        y_t             = W_o (RMSNorm(o_t) ⊙ SiLU(W_g x_t))                  the norm of every head, the gate if wanted
+
+    On a CPU the kernel that is generated from the step is the fastest form, if there can be one. For a form of a whole
+    sequence in plain PyTorch, which is faster than the scan, a memory overrides `recall_all`.
+    """
+
+    serves = staticmethod(everything)
+    """Which inputs `recall_all` serves."""
+
+    @abstractmethod
+    def empty(self, batch_size: int) -> Any:
+        """The memory before the first step: tensors, batch first, in a named tuple."""
+
+    @abstractmethod
+    def recall(self, q_BHK: Tensor, k_BHK: Tensor, v_BHV: Tensor, gates_BG: Any, memory: Any) -> tuple[Tensor, Any]:
+        """One step: what is read [B, H, V], and the memory."""
+
+    recall_all: Any = None
+    """(q, k, v, gates, memory, resets, is_empty) -> what is read at all steps [B, T, H, V], and the memory.
+
+    `is_empty` says that the memory is that before the first step. None if there is no such form."""
+
+    def recall_each(self, q: Tensor, k: Tensor, v: Tensor, gates: Any, memory: Any) -> tuple[Tensor, Any]:
+        """All steps, one after the other."""
+        outputs = []
+        for t in range(q.shape[1]):
+            o_BHV, memory = self.recall(q[:, t], k[:, t], v[:, t], None if gates is None else gates[:, t], memory)
+            outputs.append(o_BHV)
+        return torch.stack(outputs, dim=1), memory
+
+    def initial_state(self, batch_size: int) -> MemoryState:  # type: ignore[override]
+        """The empty memory, and a window of zeros."""
+        return MemoryState(self.empty(batch_size), None if self.conv_CL is None else self._empty_window(batch_size))
+
+    def step(self, p: LinearInput, state: MemoryState) -> tuple[Tensor, MemoryState]:
+        """The equations above."""
+        channels_B1C, gate = p.channels_C[:, None], None if p.output_gate is None else p.output_gate[:, None]
+        q, k, v, window_BWC = self.heads(channels_B1C, state.window_BWC, None)
+        o_BHV, memory = self.recall(q[:, 0], k[:, 0], v[:, 0], p.gates_G, state.memory)
+        return self.mixed(o_BHV[:, None], gate, False)[:, 0], MemoryState(memory, window_BWC)
+
+    def _compute(
+        self, recurrence: Any, inputs: Inputs, state: Any, return_state: bool, return_sequence: bool
+    ) -> tuple[Tensor, Any]:
+        return super()._compute(
+            partial(recurrence, is_empty=state is None), inputs, state, return_state, return_sequence
+        )
+
+    def sequence(
+        self, recurrence: Any, p: LinearInput, state: Any, resets_BT: Tensor | None, only_last: bool
+    ) -> tuple[Tensor, Any]:
+        """All steps by `recurrence`, which is `recall_all`."""
+        q, k, v, window_BWC = self.heads(p.channels_C, state.window_BWC, resets_BT)
+        dtype, gates = self.output.weight.dtype, p.gates_G
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+        with torch.autocast(q.device.type, enabled=False):
+            gates = None if gates is None else gates.to(dtype)
+            o_BTHV, memory = recurrence(q, k, v, gates, state.memory, resets_BT)
+        return self.mixed(o_BTHV, p.output_gate, only_last), MemoryState(memory, window_BWC)
+
+    def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms:
+        """There are none, since the memory is not that recurrence."""
+        raise NotImplementedError
+
+    def forms(self) -> Iterator[Form]:
+        yield generated_form(self)
+        if self.recall_all is not None:
+            yield Form("vectorized", partial(self._compute, self.recall_all), self.serves)
+        yield Form("reference", self._scanned)
+
+    @torch.no_grad()
+    def memory(self, p: Any) -> Tensor | None:
+        """The first matrix of every head at the last step, one below the other."""
+        return self(p)[1].memory[0].flatten(1, 2)
