@@ -285,5 +285,5 @@ def test_fast_weights_are_retention_that_reads_first_with_the_state_as_key_and_v
     terms = Terms(query, 0.3 * h_BTD[:, :, None], h_BTD[:, :, None], log_decay)
     read, S_BHKV = scan(terms, torch.zeros(B, 1, D, D), read_first=True)
     assert_close(core.norm(z_BTD + read[:, :, 0]).relu(), h_BTD, rtol=0, atol=1e-12)
-    written = core.written(0.8 * end.A_BHH, end.h_BH, 0.3)
+    written = core.recurrent_association.written(0.8 * end.A_BHH, end.h_BH, 0.3, delta=False)
     assert_close(S_BHKV[:, 0], written, rtol=0, atol=1e-12)
