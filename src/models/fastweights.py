@@ -98,7 +98,7 @@ class FastWeights(Core):
         gates: whether λ and η depend on the input; `decay` and `fast_lr` are then their values at the start.
         nonlinearity: f.
         recurrent_scale: W starts as this multiple of the identity.
-        input_scale: C starts as this multiple of U(-1/sqrt(H), 1/sqrt(H)); with random projections the network learns only
+        input_scale: C starts as this multiple of U(-1/sqrt(H), 1/sqrt(H)); with random projections it learns only
             if the input dominates what is recalled.
         kernel: see `Core`.
     """

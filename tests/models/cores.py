@@ -130,6 +130,11 @@ class Made:
     name: str
     build: Callable[..., Core]
 
+    @property
+    def file(self) -> str:
+        """The name without the settings that are changed."""
+        return self.name.partition("-")[0]
+
     def __call__(self, input_size: int = X, **settings: Any) -> Core:
         return self.build(input_size, **{"hidden_size": H, **settings})
 
@@ -174,8 +179,8 @@ VARIANTS = [*(made for file in FILES for made in variants(file)), *WRITTEN_HERE]
 WITHOUT_KERNEL = {
     "nested": "int64",
     "attention": "int64",
+    "fastweights_softmax": "int64",
     "ttt_linear": "int64",
-    "ttt_linear-loss=plain": "int64",
     "mesanet": "linalg_solve",
 }
 """Cores whose step cannot be lowered, and why; kernel="fused" is an error."""
@@ -184,7 +189,7 @@ WITHOUT_KERNEL = {
 def each_with_kernels(models: list[Made]) -> list[tuple[Made, Kernel]]:
     """Every model with every kernel that it may have."""
     kernels: tuple[Kernel, ...] = ("auto", *FASTEST_FIRST)
-    return [(made, k) for made in models for k in kernels if k != "fused" or made.name not in WITHOUT_KERNEL]
+    return [(made, k) for made in models for k in kernels if k != "fused" or made.file not in WITHOUT_KERNEL]
 
 
 def random_state(core: Core, batch_size: int = B) -> Any:
