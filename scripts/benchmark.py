@@ -3,15 +3,29 @@
     python scripts/benchmark.py                                             every model at 50 and 100 units
     python scripts/benchmark.py --quick                                     a first look, within a minute
     python scripts/benchmark.py --models gru --lengths 11 50 200 --kernels fused vectorized --figure gru.png
+    python scripts/benchmark.py --features 1 --models lstm irnn --hidden-sizes 100 --lengths 784
+    python scripts/benchmark.py --recurrence --hidden-sizes 16 32 --lengths 112 --batch-size 64
     python scripts/benchmark.py --text --hidden-sizes 128 --lengths 100 --batch-size 100 --rank 32
+    python scripts/benchmark.py --catch --models fastweights lstm rnn --hidden-sizes 128 --lengths 16 --batch-size 64
 
 An update is the forward and backward pass of one batch, gradient clipping and a step of Adam. Every network has an
 embedding of size 100 before it, and 100 ReLU units and 10 classes after the last step. Length 11 is associative
 retrieval; other lengths are random sequences of its 37 symbols. Everything is in float32, and times are medians (IQR:
 interquartile range).
 
+With --features the inputs are vectors of so many random numbers instead, and there is no embedding; one is as in images
+that are read pixel by pixel. Only updates are measured.
+
 With --text an update is that of a language model instead: an embedding of size 32, a linear head to 82 symbols at every
 step, and a state that is carried from window to window.
+
+With --catch an update plays Catch for as many steps, 128 ReLU units between screen and model, and is compared with the
+plain loop of modules that plays step by step with gradients (loop/: how many times longer that takes; both with the
+update of the project, from clipping on).
+
+With --recurrence the linear recurrence is measured alone, forward and backward, of one head with H key and value
+features, as a kernel, in chunks and as a scan: that of linear_attention (no decay), retnet (a decay), gla (a decay for
+every feature), and deltanet, gated_deltanet and kda, which also erase; processor time, on one thread.
 
 Ratios compare a model with torch's layer of the same kind (/own: nn.RNN with relu, nn.LSTM, nn.GRU) and with nn.LSTM,
 at the same width. rnn also uses relu here; gru resets before the recurrent product, nn.GRU after it. Since the load on
@@ -35,7 +49,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -51,7 +65,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whichever one is installed
 
-from src.benchmarks import text
+from src.benchmarks import episodes, recurrence, text
 from src.benchmarks.updates import MODELS, measure
 from src.ops.cpu import calls
 from src.running.provenance import provenance
@@ -65,6 +79,7 @@ QUICK = {"model": ["fastweights", "lstm"], "hidden_size": [50], "length": [11, 5
 CELL = "model=model kernel=kernel H=hidden_size T=length thr.=threads "  # columns of the tables: header=key of the row
 UPDATES = """ms=update_ms IQR=update_iqr_ms seq./s=sequences_per_second /own=ratio_to_own_layer /LSTM=ratio_to_lstm
     memory=saved_bytes_per_sequence state=state_size"""
+CATCH = "ms=update_ms IQR=update_iqr_ms actions/s=actions_per_second loop=loop_ms loop/=ratio_of_loop"
 FUSED = """ms=kernel_ms GFLOP/s=kernel_gflop_per_second of_sgemm=kernel_share_of_sgemm outside=outside_ms
     /plain=ratio_outside_to_plain /paused=ratio_outside_to_paused"""
 
@@ -119,6 +134,10 @@ def parse() -> argparse.Namespace:
     add("--seconds", type=float, default=5.0, metavar="S", help="measuring time per row, default 5")
     add("--rounds", type=int, default=7, metavar="N", help="rounds that this time is divided into, default 7")
     add("--text", action="store_true", help="updates of a language model, with an answer at every step")
+    add("--features", type=int, metavar="X", help="vectors of X numbers instead of tokens")
+    add("--catch", action="store_true", help="updates of networks that play Catch, next to the plain loop")
+    add("--recurrence", action="store_true", help="the linear recurrence alone, in each of its forms")
+    add("--chunk-size", type=int, default=32, metavar="C", help="with --recurrence, steps of a chunk, default 32")
     add("--rank", type=int, metavar="R", help="of models that have one, with --text; default: that of their files")
     add("--quick", action="store_true", help="a small grid and short times; other options still apply")
     add("--json", type=Path, metavar="FILE", help="write all numbers and their provenance")
@@ -128,32 +147,72 @@ def parse() -> argparse.Namespace:
         parser.set_defaults(**QUICK)
         arguments = parser.parse_args()
     numbers = *arguments.hidden_size, *arguments.length, *arguments.threads, arguments.batch_size, arguments.rounds
-    numbers = *numbers, 1 if arguments.rank is None else arguments.rank
+    numbers = *numbers, *(1 if n is None else n for n in (arguments.rank, arguments.features)), arguments.chunk_size
     if not min(numbers) > 0:
-        parser.error("units, lengths, threads, batch size, rounds and rank must be above 0")
+        parser.error("units, lengths, threads, batch size, rounds, rank, features and chunk size must be above 0")
+    if (arguments.text or arguments.catch) and arguments.features is not None:
+        parser.error("--features: not with --text or --catch, which have inputs of their own")
     if not 0 < arguments.seconds < math.inf:
         parser.error(f"--seconds {arguments.seconds}: must be a number above 0")
+    if arguments.text + arguments.catch + arguments.recurrence > 1:
+        parser.error("--text, --catch, --recurrence: one of them")
+    if arguments.catch and min(arguments.length) < 2:
+        parser.error("--lengths: must be 2 or more with --catch")
     if "fused" in arguments.kernel and not calls.available(torch.empty(0)):
         parser.error("--kernels: the fused kernels cannot be compiled here")
+    if arguments.figure and arguments.catch:
+        parser.error("--figure: shows nn.LSTM beside each model, which --catch does not measure")
     for path in filter(None, (arguments.json, arguments.figure)):
         if path.is_dir() or not path.parent.is_dir():
             parser.error(f"cannot write to {path}")
     return arguments
 
 
+def write_json(path: Path, rows: Sequence[dict[str, Any]], threads: int) -> None:
+    """All numbers and their provenance."""
+    path.write_text(json.dumps({"provenance": provenance(threads, "cpu"), "rows": rows}, indent=2) + "\n")
+
+
+def measure_recurrences(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The table of --recurrence, of those of the models that have one."""
+    how = arguments.chunk_size, arguments.rounds, arguments.seconds
+    names = [name for name in recurrence.RECURRENCES if name in arguments.model]
+    cells = list(product(arguments.length, arguments.hidden_size, names))
+    rows = [
+        recurrence.measure(name, arguments.batch_size, length, size, *how)
+        for length, size, name in track(cells, transient=True)
+    ]
+    forms = [key.removesuffix("_ms") for key in rows[0] if key.endswith("_ms") and key != "rounds_ms"]
+    columns = " ".join(
+        [*(f"{form},ms={form}_ms" for form in forms), *(f"{f}/{forms[0]}=ratio_of_{f}" for f in forms[1:])]
+    )
+    title = f"The linear recurrence on {arguments.batch_size} sequences, forward and backward"
+    print_table(make_table(title, f"model=model d=size T=length {columns}", rows))
+    return rows
+
+
 @printing()
 def main() -> None:
     arguments = parse()
+    if arguments.recurrence:
+        rows = measure_recurrences(arguments)
+        if arguments.json:
+            write_json(arguments.json, rows, 1)
+        return
     cells = [dict(zip(AXES, values, strict=True)) for values in product(*(getattr(arguments, axis) for axis in AXES))]
     how = arguments.batch_size, arguments.rounds, arguments.seconds
-    measured = partial(text.measure, rank=arguments.rank) if arguments.text else measure
+    measured: Callable[..., dict[str, Any]] = partial(measure, features=arguments.features)
+    if arguments.text:
+        measured = partial(text.measure, rank=arguments.rank)
+    measured = episodes.measure if arguments.catch else measured
     rows = [measured(cell, *how) for cell in track(cells, transient=True)]
-    print_table(make_table(f"Updates of {arguments.batch_size} sequences", CELL + UPDATES, rows))
+    what = "episodes" if arguments.catch else "sequences"
+    columns = CELL + (CATCH if arguments.catch else UPDATES)
+    print_table(make_table(f"Updates of {arguments.batch_size} {what}", columns, rows))
     if fused := [row for row in rows if "kernel_ms" in row]:
         print_table(make_table("The fused kernel alone, and everything outside it", CELL + FUSED, fused))
     if arguments.json:
-        origin = provenance(max(arguments.threads), "cpu")
-        arguments.json.write_text(json.dumps({"provenance": origin, "rows": rows}, indent=2) + "\n")
+        write_json(arguments.json, rows, max(arguments.threads))
     if arguments.figure:
         make_figure(rows).savefig(arguments.figure, dpi=150, format="png")
 

@@ -2,11 +2,13 @@
 
     python scripts/report.py outputs/compare
     python scripts/report.py ba2016/table1                      the folder of an experiment
+    python scripts/report.py outputs/one outputs/other          of several folders at once, into outputs/one+other
     python scripts/report.py outputs/compare --columns model.hidden_size --grid optimizer.lr model.decay
 
-It writes to the folder: summary.md (the selection, all runs, unfinished runs), summary.csv (a row per run),
-selection.csv (a row per compared cell) and figures/*.png, which TensorBoard shows too. The options override which
-settings are searched, repeated and across columns, as set by the sweep or the experiment.
+It writes to the folder: report.html (all of it in one file, to send or print), summary.md (the selection, all runs,
+unfinished runs), summary.csv (a row per run), selection.csv (a row per compared cell) and figures/*.png, which
+TensorBoard shows too. The options override which settings are searched, repeated and across columns, as set by the
+sweep or the experiment.
 """
 
 import argparse
@@ -28,7 +30,7 @@ EXPERIMENTS = CONFIGS / "experiment"
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", help="a folder of runs, or an experiment in configs/experiment")
+    parser.add_argument("runs", nargs="+", help="folders of runs, or experiments in configs/experiment")
     parser.add_argument("--grid", nargs="*", metavar="KEY", help="settings chosen on the validation set")
     parser.add_argument("--repeated", nargs="*", metavar="KEY", help="settings averaged over")
     parser.add_argument("--columns", nargs="*", metavar="KEY", help="compared settings across columns and panels")
@@ -44,7 +46,7 @@ def folder_of(name: str) -> tuple[Path, SearchSettings | None]:
     if name not in known:
         raise UserError(f"{name} is neither a folder nor an experiment{choose(name, known)}")
 
-    config = compose([f"experiment={name}"])
+    config = compose(f"experiment={name}")
     folder = folder_of_runs(config)
     if not folder.is_dir():
         raise UserError(f"{name} has no runs in {folder} yet; start them with python -m src.train experiment={name}")
@@ -56,13 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     options = parse(arguments)
     with in_one_line():
-        folder, search = folder_of(options.runs)
+        found = [folder_of(name) for name in options.runs]
 
-        from src.reports.report import write_report
+        from src.reports.report import write_joint_report, write_report
 
         given = {name: getattr(options, name) for name in ("grid", "repeated", "columns")}
         changes = {name: keys for name, keys in given.items() if keys is not None}
-        write_report(folder, search, changes, figures=not options.no_figures)
+        if len(found) > 1:
+            write_joint_report([folder for folder, _ in found], changes, figures=not options.no_figures)
+        else:
+            write_report(*found[0], changes, figures=not options.no_figures)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""Evaluate a run on any split, or on changed task settings.
+"""Evaluate runs on any split, or on changed task settings.
 
     python -m src.evaluate run=outputs/runs/<run>
     python -m src.evaluate run=outputs/runs/<run> split=val examples=20
     python -m src.evaluate run=outputs/runs/<run> task.num_pairs=6
     python -m src.evaluate run=outputs/runs/<run> generate=500
+    python -m src.evaluate 'run=outputs/compare/*' task.num_pairs=6 to=six_pairs.csv
 
 Settings:
-    run        the folder of a run
+    run        the folder of a run, or of several, with * and ? as in the shell
     split      train, val or test (default test)
-    examples   how many examples to show (default 8)
+    examples   how many examples to show of a single run (default 8)
+    to         a file ending in .json or .csv for the metrics, besides the table
     generate   how many steps of a text or a piece of music to make up, instead of evaluating; music goes into the
                run's folder, as generated.png and generated.mid
     temperature  by which the predicted log-probabilities are divided then, above 0 (default 1)
@@ -18,15 +20,18 @@ Settings:
 """
 
 import dataclasses
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, MinLen
 from omegaconf import DictConfig, OmegaConf
 
 from src.config.errors import UserError, in_one_line
+from src.config.paths import RESULT, STORED
 from src.config.schema import Seed, check_keys
 from src.utils.console import printing
 
@@ -42,6 +47,7 @@ class EvaluateSettings:
     run: str
     split: Literal["train", "val", "test"] = "test"
     examples: Annotated[int, Ge(0)] = 8
+    to: Annotated[str, MinLen(1)] | None = None
     generate: Annotated[int, Ge(1)] | None = None
     temperature: Annotated[float, Gt(0)] = 1.0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -99,7 +105,62 @@ def evaluate_run(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tupl
         lines = [task.render(batch, row, output) for row in range(len(batch.inputs))]
     name = Path(settings.run).expanduser().name
     show_metrics({settings.split: metrics}, task.floors, f"{name}, weights of update {update}")
+    _write([{"run": name, "update": update} | {f"{settings.split}/{k}": v for k, v in metrics.items()}], settings.to)
     return metrics, lines
+
+
+def evaluate_all(folders: Sequence[Path], settings: EvaluateSettings, changes: Mapping[str, Any]) -> list[str]:
+    """Print and write the metrics of several runs, and return a line for each that cannot be evaluated."""
+    from src.reports.tables import sweep_table
+    from src.running.load import evaluate_on
+    from src.utils.console import print_table
+
+    rows, failures = [], []
+    for folder in folders:
+        try:
+            _, model, update, task = _loaded(dataclasses.replace(settings, run=str(folder)), changes)
+            metrics = evaluate_on(model, task, settings.split)
+        except UserError as error:
+            failures.append(f"error: {error}")
+            continue
+        rows.append({"run": folder.name, "update": update} | {f"{settings.split}/{k}": v for k, v in metrics.items()})
+    if rows:
+        print_table(sweep_table(rows))
+        _write(rows, settings.to)
+    return failures
+
+
+def folders_of(pattern: str) -> list[Path]:
+    """The folders of runs that a pattern names, in order of name.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = sorted(map(Path, glob(str(Path(pattern).expanduser()))))
+    runs = [path for path in found if (path / RESULT).exists() or (path / STORED).exists()]
+    if not runs:
+        raise UserError(f"run={pattern}: no folder of a run there")
+    return runs
+
+
+def _write(rows: Sequence[dict[str, Any]], to: str | None) -> None:
+    """Write the metrics of runs, with all digits, as the name of the file says."""
+    from src.reports.tables import to_csv
+    from src.utils.files import write_whole
+
+    if to is not None:
+        text = to_csv(rows) if to.endswith(".csv") else json.dumps(rows, indent=2) + "\n"
+        write_whole(Path(to).expanduser(), text.encode())
+
+
+def _check_file(to: str | None) -> None:
+    """Raise `UserError` if metrics cannot be written there, before anything is evaluated."""
+    if to is None:
+        return
+    if not to.endswith((".json", ".csv")):
+        raise UserError(f"to={to}: must end in .json or .csv")
+    if not Path(to).expanduser().parent.is_dir():
+        raise UserError(f"to={to}: there is no folder {Path(to).expanduser().parent}")
 
 
 @printing()
@@ -116,6 +177,11 @@ def main() -> None:
             raise UserError(f"task={changes}: must be a group of settings")
         check_keys(given, EvaluateSettings, "")
         settings = EvaluateSettings(**OmegaConf.to_container(given, resolve=True))  # type: ignore[arg-type]
+        _check_file(settings.to)
+        several = any(sign in settings.run for sign in "*?[") and not Path(settings.run).expanduser().exists()
+        if several and settings.generate is None:
+            failures = evaluate_all(folders_of(settings.run), settings, changes)
+            sys.exit("\n".join(failures) or None)
         lines = evaluate_run(settings, changes)[1] if settings.generate is None else generate(settings, changes)
         print("\n".join(lines))
 

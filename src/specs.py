@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -48,11 +49,19 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """The answer: one of `size` classes, `size` numbers, or `size` bits; at the last step or at every step."""
+    """The answer: one of `size` classes, `size` numbers, `size` bits, or a policy over `size` actions with its value.
 
-    kind: Literal["class", "value", "bits"]
+    It is given at the last step or at every step.
+    """
+
+    kind: Literal["class", "value", "bits", "policy"]
     size: int
     every_step: bool = False
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers that a network gives at a step; for a policy the logits of the actions, then the value."""
+        return self.size + (self.kind == "policy")
 
     def __str__(self) -> str:
         return f"{self.kind} of {self.size} at {'every' if self.every_step else 'the last'} step"
@@ -75,18 +84,25 @@ class Objective:
 
 
 class Batch(NamedTuple):
-    """A batch of examples, batch first."""
+    """A batch of examples, batch first.
+
+    Episodes that are still to be played are given by how they start and by random numbers, see
+    `src.tasks.environment`; once played they are a batch as here, with what was observed, done and rewarded.
+    """
 
     inputs: Tensor
     """Symbols [B, T] (int64) or vectors [B, T, size] (float32)."""
     targets: Tensor
-    """Classes [B] (int64), or values or bits [B, size] (float32); with a T after B if asked at every step."""
+    """Classes or actions [B] (int64), or values or bits [B, size] (float32); with a T after B if asked at every step.
+    """
     mask: Tensor | None = None
     """Steps that count [B, T] (bool); None for all. Only for tasks that ask at every step."""
     lengths: Tensor | None = None
     """Length of each sequence [B] (int64), from 1 to T; None if all are T. Later steps are padding."""
     resets: Tensor | None = None
     """Steps before which a row is put back to its initial state [B, T] (bool); None for none."""
+    rewards: Tensor | None = None
+    """What each action of an episode was rewarded with [B, T] (float32); None if nothing is played."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
@@ -107,7 +123,7 @@ class Output(NamedTuple):
     """The output of a network for a batch of sequences."""
 
     prediction: Tensor
-    """Logits or values: [B, size], or [B, T, size] if the task asks at every step."""
+    """Logits or values, `num_outputs` of them: [B, size], or [B, T, size] if the task asks at every step."""
     hidden_BTH: Tensor
     """Outputs of the core at every step; [B, H] of the last step if only that one is needed."""
     state: State | None
@@ -120,6 +136,8 @@ class Step(NamedTuple):
     losses: dict[str, Tensor]
     """The parts of the loss by name, such as {"nll": ...}; their sum is minimized."""
     output: Output
+    played: Batch | None = None
+    """The batch as it was played, if the model took part in making it; None if it is the one that was given."""
 
     @property
     def loss(self) -> Tensor:
@@ -128,3 +146,21 @@ class Step(NamedTuple):
         for part in others:
             total = total + part
         return total
+
+
+class Film(NamedTuple):
+    """An episode as it was played, frame by frame: T actions between T + 1 frames."""
+
+    title: str
+    frames: np.ndarray
+    """The screen [T + 1, rows, columns], whether it was seen or not."""
+    seen: np.ndarray
+    """Whether a network saw the frame [T + 1]."""
+    actions: list[str]
+    """The names of all actions."""
+    taken: np.ndarray
+    """The number of the action after each frame but the last [T]."""
+    policy: np.ndarray
+    """The probabilities of all actions then [T, A]."""
+    values: np.ndarray
+    """The return that was expected then [T]."""

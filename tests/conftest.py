@@ -51,7 +51,7 @@ def made_up_data(folder_of_data, monkeypatch):
 @pytest.fixture
 def composed():
     """The configuration of a command without running it: `composed("model=lstm", "seed=1")`."""
-    return lambda *overrides: compose(overrides)
+    return compose
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from src.evaluate import EvaluateSettings, evaluate_run, main
 from src.reports.hparams import update_hparams_page
 from src.results.result import read_result
 from src.results.runs import load_runs
-from src.running.load import stored_config
+from src.running.load import load_run, stored_config
+from src.training.evaluation import evaluate
 from tests.results.made_up import Folder
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -320,3 +321,49 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_one_without(run):
         path.write_bytes(b"")
     with pytest.raises(UserError, match=r"^run=.*: all checkpoints are damaged$"):
         evaluated(folder)
+
+
+def test_several_runs_give_a_table_and_a_file(train, tiny, tmp_path, monkeypatch, capsys):
+    assert train("-m", *tiny, "model=rnn", "seed=0,1", "name=both").status == 0
+    results = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("outputs/both/*/result.json")}
+    for to in ("found.csv", "found.json"):
+        monkeypatch.setattr(sys, "argv", ["evaluate", "run=outputs/both/*", f"to={to}", "split=val"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code is None
+    rows = json.loads(Path("found.json").read_text())
+    assert {row["run"]: row["val/error"] for row in rows} == {
+        name: result["metrics"]["val/error"] for name, result in results.items()
+    }
+    assert Path("found.csv").read_text().splitlines()[0] == "run,update,val/error,val/nll"
+    assert len(Path("found.csv").read_text().splitlines()) == 3
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in results)
+
+
+def test_of_several_runs_those_that_cannot_be_evaluated_are_named(train, tiny, tmp_path, monkeypatch, capsys):
+    assert train("-m", *tiny, "model=rnn", "seed=0,1", "name=both").status == 0
+    damaged, whole = sorted(tmp_path.glob("outputs/both/rnn8-*"))
+    for path in (damaged / "checkpoints").iterdir():
+        path.write_bytes(b"")
+    monkeypatch.setattr(sys, "argv", ["evaluate", "run=outputs/both/*"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == f"error: run=outputs/both/{damaged.name}: all checkpoints are damaged"
+    shown = capsys.readouterr().out
+    assert whole.name in shown
+    assert damaged.name not in shown
+
+
+def test_a_run_is_loaded_from_python(run):
+    folder = run("model.nonlinearity=relu")
+    loaded = load_run(folder)
+    assert loaded.config.model.nonlinearity == "relu"
+    assert loaded.metrics == read_result(folder)["metrics"]
+    assert loaded.update == read_result(folder)["selected_update"]
+    assert not loaded.model.training
+    assert evaluate(loaded.model, loaded.task, "test") == {
+        name.removeprefix("test/"): value for name, value in loaded.metrics.items() if name.startswith("test/")
+    }
+    with pytest.raises(UserError, match=r"not the folder of a run"):
+        load_run(folder.parent)

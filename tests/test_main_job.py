@@ -17,8 +17,9 @@ def test_fast_weights_solve_associative_retrieval(train):
     assert "knows the digits, not the binding" in ended.out
 
 
-def test_a_run_does_not_import_slow_packages_that_it_does_not_use(tmp_path, tiny):
-    """torch's compiler takes a second, pandas and matplotlib half a second each."""
+def test_a_run_does_not_import_slow_packages_that_it_does_not_use(train, tmp_path, tiny):
+    """torch's compiler takes a second, pandas and matplotlib half a second each; the first run traces the kernel."""
+    assert train("model=lstm", *tiny).status == 0
     program = "import sys; from src.train import main; main(); print(*sys.modules, file=sys.stderr)"
     arguments = ["model=lstm", f"run.root={tmp_path}", f"hydra.run.dir={tmp_path}/run", *tiny]
     command = [sys.executable, "-c", program, *arguments]

@@ -1,4 +1,4 @@
-"""The model and the task printed in the README run in a copy of the project."""
+"""The model, the task and the lines of Python printed in the README run in a copy of the project."""
 
 import json
 import os
@@ -28,6 +28,7 @@ def checkout(tmp_path_factory):
         shutil.copy(PROJECT / name, folder / name)
     for name, content in recipes().items():
         assert not (folder / name).exists(), f"{name} exists already"
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content)
     return folder
 
@@ -39,9 +40,19 @@ def python(folder, *arguments):
 
 
 def test_a_model_and_a_task_are_two_files_each():
-    assert sorted(recipes()) == [
+    assert sorted(name for name in recipes() if "experiment" not in name) == [
         "configs/model/mine.yaml", "configs/task/first.yaml", "src/models/mine.py", "src/tasks/first.py",
     ]  # fmt: skip
+
+
+def test_an_experiment_is_one_file(checkout):
+    (name,) = (name for name in recipes() if "experiment" in name)
+    experiment = name.removeprefix("configs/experiment/").removesuffix(".yaml")
+    sweep = ["model.hidden_size=8", "optimizer.lr=1e-3,1e-2", "seed=0,1", "trainer.max_updates=2"]
+    small = ["task.train_size=64", "task.val_size=64", "task.test_size=64", "trainer.batch_size=8"]
+    ended = python(checkout, "-m", "src.train", f"experiment={experiment}", *sweep, *small)
+    assert ended.returncode == 0, ended.stderr
+    assert len(list(checkout.glob("outputs/widths/*/result.json"))) == 3  # of two rates, the chosen one with both seeds
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +82,7 @@ IMPORTS = "from src.config.compose import compose; from src.config.fingerprint i
 
 def run_names(folder, *overrides):
     """The run names of some commands, each given as overrides separated by spaces."""
-    prints = (f"print(run_name(compose({one.split()!r})))" for one in overrides)
+    prints = (f"print(run_name(compose(*{one.split()!r})))" for one in overrides)
     ended = python(folder, "-c", "; ".join([IMPORTS, *prints]))
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.split()
@@ -98,3 +109,13 @@ def test_a_key_can_be_added_and_a_class_moved_without_renaming_a_run(checkout, r
 
     evaluated = python(checkout, "-m", "src.evaluate", f"run={run}", "examples=0")
     assert evaluated.returncode == 0, evaluated.stderr
+
+
+def test_the_lines_of_python_run(checkout, run):
+    (snippet,) = re.findall(r"## From Python\n\n```python\n(.*?)^```", (PROJECT / "README.md").read_text(), re.S | re.M)
+    code = snippet.replace("outputs/runs/<run>", str(run))
+    code += "\nprint(output.prediction.shape, attention.shape, memory.shape, loss.item() > 0)"
+    ended = python(checkout, "-c", code)
+    assert ended.returncode == 0, ended.stderr
+    *_, last = ended.stdout.splitlines()
+    assert last == "torch.Size([128, 10]) torch.Size([128, 14]) torch.Size([128, 50, 50]) True"

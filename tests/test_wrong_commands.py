@@ -94,7 +94,7 @@ def commands():
     combinations = [(model, task) for model in options("model") for task in options("task")]
     for model, task in randomness.sample(combinations, 12):
         base = [f"model={model}", f"task={task}"]
-        for key, hint in hints(compose(base)).items():
+        for key, hint in hints(compose(*base)).items():
             made += [([*base, f"{key}={value}"], [key]) for value in wrong_values(hint)]
             if "." in key:
                 wrong = misspelled(key, randomness)

@@ -21,7 +21,7 @@ from src.models.sequence import SequenceModel
 from src.ops.cpu import calls
 from src.ops.dispatch import Form, choose, plain
 from src.ops.inputs import Inputs
-from src.specs import Batch
+from src.specs import Batch, InputSpec, map_state, state_tensors
 from src.tasks.associative_retrieval import AssociativeRetrieval
 from src.training.fast_updates import clip_norm_, flat_parameters
 from src.training.optimizers import adam
@@ -44,16 +44,23 @@ class Yardstick(Core):
 
 
 class Sequences(AssociativeRetrieval):
-    """Associative retrieval at length 11; random sequences of its symbols at other lengths."""
+    """Associative retrieval at length 11; random sequences of its symbols at other lengths, or of vectors."""
 
-    def __init__(self, length: int):
-        super().__init__(0, train_size=100_000 if length == 11 else 10_000)
+    def __init__(self, length: int, features: int | None = None):
+        super().__init__(0, train_size=100_000 if length == 11 and features is None else 10_000)
         self.length = length
+        if features is not None:
+            self.input_spec = InputSpec("vectors", features)
+            self.sizes["train"] = 1_000
 
     def generate(self, num_examples: int, generator: torch.Generator) -> Batch:
-        if self.length == 11:
+        size = self.input_spec.size
+        if self.input_spec.kind == "vectors":
+            inputs = torch.rand(num_examples, self.length, size, generator=generator)
+        elif self.length == 11:
             return super().generate(num_examples, generator)
-        inputs = torch.randint(self.input_spec.size, (num_examples, self.length), generator=generator)
+        else:
+            inputs = torch.randint(size, (num_examples, self.length), generator=generator)
         return Batch(inputs, torch.randint(self.output_spec.size, (num_examples,), generator=generator))
 
 
@@ -112,10 +119,11 @@ def plain_update_of(
 def passes_of(model: SequenceModel, ids_BT: Tensor) -> tuple[Callable[[], None], Callable[[], None]]:
     """The forward pass of the fused recurrence alone, and the backward pass, to be called after it."""
     core = model.core
-    table_VP = core.project(torch.randn(model.input_spec.size, core.input_size)).detach().requires_grad_()
-    inputs = Inputs(table_VP, ids_BT)
+    table = core.project(torch.randn(model.input_spec.size, core.input_size))
+    table = map_state(lambda tensor: tensor.detach().requires_grad_(), table)
+    inputs = Inputs(table, ids_BT)
     fused = choose(core.forms(), "fused", inputs)
-    wanted = [table_VP, *core.parameters()]
+    wanted = [*state_tensors(table), *core.parameters()]
     d_BH = torch.randn(len(ids_BT), core.output_size)
     outputs: list[Tensor] = []
 
@@ -187,12 +195,14 @@ def in_turns(
         return measured
 
 
-def measure(cell: dict[str, Any], batch_size: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """All measurements of one row."""
+def measure(
+    cell: dict[str, Any], batch_size: int, rounds: int, seconds: float, features: int | None = None
+) -> dict[str, Any]:
+    """All measurements of one row; those of updates alone if the inputs are vectors of so many features."""
     torch.set_num_threads(cell["threads"])
     torch.set_flush_denormal(True)  # as a run does
     torch.manual_seed(0)
-    task, own = Sequences(cell["length"]), SAME_KIND.get(cell["model"])
+    task, own = Sequences(cell["length"], features), SAME_KIND.get(cell["model"])
     batches = (task.batch("train", index, batch_size) for index in count())
 
     def model_and_loss(make_core: Callable[..., Core], **settings: Any) -> tuple[SequenceModel, Callable[[], Tensor]]:
@@ -207,21 +217,22 @@ def measure(cell: dict[str, Any], batch_size: int, rounds: int, seconds: float) 
     functions: dict[str, Callable] = {"update": update_as_trained(model, loss)}
     for layer in dict.fromkeys(["nn.LSTM", own or "nn.LSTM"]):
         functions[layer] = update_as_trained(*model_and_loss(Yardstick, layer=LAYERS[layer]))
-    if cell["kernel"] in ("auto", "fused") and calls.available(next(model.parameters())):
+    if features is None and cell["kernel"] in ("auto", "fused") and calls.available(next(model.parameters())):
         matrix = torch.randn(MATRIX_SIZE, MATRIX_SIZE)
         passes = passes_of(model, next(batches).inputs)
         functions["kernel"] = lambda: [run() for run in passes]
         functions["sgemm"] = partial(torch.mm, matrix, matrix)
         functions["outside"] = functions["update"]
-        features = model.core.project(torch.empty(model.core.input_size)).numel()
-        functions["plain"] = plain_update_of(batches, features, cell["hidden_size"])
+        contributions = state_tensors(model.core.project(torch.empty(model.core.input_size)))
+        projected = sum(tensor.numel() for tensor in contributions)
+        functions["plain"] = plain_update_of(batches, projected, cell["hidden_size"])
         pauses = clock.without(passes[0]), clock.without(passes[1])
-        functions["paused"] = plain_update_of(batches, features, cell["hidden_size"], pauses)
+        functions["paused"] = plain_update_of(batches, projected, cell["hidden_size"], pauses)
 
     measured = in_turns(functions, clock, cell["threads"], rounds, seconds)
     ms = {what: [1e3 * one.median for one in measurements] for what, measurements in measured.items()}
     [update] = Measurement.merge(measured["update"])
-    row = cell | {"batch_size": batch_size, "dtype": "float32"}
+    row = cell | {"batch_size": batch_size, "dtype": "float32"} | ({} if features is None else {"features": features})
     row |= {f"{what}_ms": median(values) for what, values in ms.items()} | {
         "update_ms": 1e3 * update.median,
         "update_iqr_ms": 1e3 * update.iqr,

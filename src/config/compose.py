@@ -14,8 +14,11 @@ from src.config.resolvers import register_resolvers
 MULTIRUN = frozenset({"-m", "--multirun"})
 
 
-def compose(overrides: Sequence[str]) -> DictConfig:
-    """The configuration of one run, not yet checked. Settings that an experiment varies keep their defaults."""
+def compose(*overrides: str) -> DictConfig:
+    """The configuration of one run, as on the command line: `compose("model=lstm", "task.num_pairs=6")`.
+
+    It is not yet checked, see `src.running.build.check`. Settings that an experiment varies keep their defaults.
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 

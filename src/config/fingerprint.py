@@ -12,12 +12,14 @@ from src.config.settings import flat, short_name, without_hydra
 
 WITHOUT_EFFECT = (
     "name",
+    "note",
     "device",
     "run",
     "search",
     "task.data_dir",
     "trainer.log_every",
     "trainer.checkpoint_every",
+    "trainer.histograms",
     "trainer.profile_updates",
 )
 """Settings that cannot change the result of a run, apart from rounding on another device."""

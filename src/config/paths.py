@@ -18,6 +18,10 @@ LOG = "train.log"
 MANIFEST = "sweep.json"
 GROUP = "group.json"
 FIGURES = "figures"
+SUMMARY = "summary"
+"""What TensorBoard shows for a folder of runs as a whole is shown as a run of this name."""
+FLOORS = "floors"
+"""The floors of the tasks in a folder of runs, each as a run of TensorBoard."""
 
 
 def folder_of_runs(config: DictConfig) -> Path:

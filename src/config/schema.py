@@ -15,7 +15,7 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Len, Lt, MinLen, Predicate
+from annotated_types import Ge, Gt, Le, Len, Lt, MaxLen, MinLen, Predicate
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -39,6 +39,7 @@ class Neutral:
     value: Any
 
 
+Note = Annotated[str, MaxLen(500)]
 PlainName = Annotated[str, Predicate(_is_plain_name)]
 Precision = Literal["float32", "bfloat16"]
 Seed = Annotated[int, Ge(0), Lt(2**63)]
@@ -60,6 +61,7 @@ class TrainerSettings:
     patience: Annotated[int, Ge(1)] | None
     threads: Annotated[int, Ge(1), Neutral(1)]
     precision: Annotated[Precision, Neutral("float32")]
+    histograms: Annotated[bool, Neutral(False)]
     deterministic: bool
     overfit_one_batch: bool
     detect_anomaly: bool
@@ -104,6 +106,7 @@ class Settings:
     """The root of a configuration."""
 
     name: PlainName
+    note: Note = ""
     seed: Seed
     device: Literal["auto", "cpu", "cuda", "mps"]
     model: Any
@@ -199,6 +202,8 @@ def _describe_bound(bound: Any) -> str:
             return f"below {above}"
         case MinLen(least):
             return "not empty" if least == 1 else f"at least {least} characters"
+        case MaxLen(most):
+            return f"at most {most} characters"
         case Len(length):
             return f"exactly {length} items"
         case Neutral():

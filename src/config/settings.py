@@ -44,3 +44,12 @@ def varied(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
             owner = configuration.get(key.partition(".")[0]) if "." in key else None
             values.setdefault(key, {}).setdefault(owner, set()).add(str(value))
     return [key for key, by_owner in values.items() if any(len(options) > 1 for options in by_owner.values())]
+
+
+def sortable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings for the HParams page without nulls, since TensorBoard cannot sort a column of texts and numbers.
+
+    The seed is a text: a number would be shown as 0.0000.
+    """
+    known = {key: value for key, value in settings.items() if value != "None"}
+    return known | ({"seed": str(known["seed"])} if "seed" in known else {})

@@ -25,6 +25,7 @@ class File:
         sha256: of the content, uncompressed.
         url: where it is public; compressed if it ends in `.gz`. None if only its owner may hand it out.
         terms: who made it, and under which terms it may be used.
+        other_paths: where else below the data folder it may be, since copies of it go by other names.
     """
 
     path: str
@@ -32,6 +33,7 @@ class File:
     sha256: str
     url: str | None
     terms: str
+    other_paths: tuple[str, ...] = ()
 
     def is_content(self, content: bytes) -> bool:
         """Whether these bytes are the file."""
@@ -44,11 +46,11 @@ def read(file: File, data_dir: str) -> bytes:
     Raises:
         UserError: it is not there and cannot be downloaded, or it is there and is something else.
     """
-    place = Path(data_dir).expanduser() / file.path
-    compressed = place.with_name(f"{place.name}.gz")
-    found = next((path for path in (place, compressed) if path.exists()), None)
+    folder = Path(data_dir).expanduser()
+    places = [folder / path for name in (file.path, *file.other_paths) for path in (name, f"{name}.gz")]
+    found = next((path for path in places if path.exists()), None)
     if found is None:
-        found = _download(file, place, compressed)
+        found = _download(file, *places[:2])
     content = read_bounded(found, file.size)
     if not file.is_content(content):
         count = f"{len(content):,}" if len(content) <= file.size else f"more than {file.size:,}"

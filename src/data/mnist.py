@@ -7,13 +7,16 @@ import numpy as np
 
 from src.config.errors import UserError
 from src.data.files import File, read
+from src.specs import Split
 
 MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist"
 TERMS = "MNIST of LeCun, Cortes and Burges, CC BY-SA 3.0"
 
 
 def _file(name: str, size: int, sha256: str) -> File:
-    return File(f"mnist/{name}", size, sha256, f"{MIRROR}/{name}.gz", TERMS)
+    names = name, name.replace("-idx", ".idx")  # the second as programs unpack it
+    path, *others = [f"{folder}{each}" for folder in ("mnist/", "") for each in names]
+    return File(path, size, sha256, f"{MIRROR}/{name}.gz", TERMS, tuple(others))
 
 
 FILES = {
@@ -33,6 +36,36 @@ FILES = {
 """By part of the published data, of which validation images have to be taken from the training images."""
 UNSIGNED_BYTES = 8
 """The code of this type in IDX; MNIST has no other."""
+SIDE = 28
+NUM_CLASSES = 10
+NUM_VALIDATION = 10_000
+"""The last of the training images, if a task does not say otherwise."""
+
+
+def load(split: Split, data_dir: str, num_validation: int = NUM_VALIDATION) -> tuple[np.ndarray, np.ndarray]:
+    """The images of a split [N, 28, 28] as bytes, 0 being the background, and their digits [N] as 64-bit integers.
+
+    Validation has the last of the 60,000 published training images, training the others. The arrays are views of the
+    files where they can be, and not to be written into.
+
+    Raises:
+        UserError: a file is not there and cannot be downloaded, or is not the published one.
+    """
+    start, end = bounds(split, num_validation)
+    part = "test" if split == "test" else "train"
+    found, digits = images(part, data_dir), labels(part, data_dir)
+    if found.shape != (len(digits), SIDE, SIDE) or digits.max(initial=0) >= NUM_CLASSES:
+        name, shape = FILES[part, "images"].path, list(found.shape)
+        raise UserError(f"{name}: entries {shape} do not belong to {len(digits)} labels below {NUM_CLASSES}")
+    return found[start:end], digits[start:end].astype(np.int64)
+
+
+def bounds(split: Split, num_validation: int = NUM_VALIDATION) -> tuple[int, int]:
+    """The first and one past the last image of a split, within its part of the published data; no file is read."""
+    num_images = FILES["test" if split == "test" else "train", "labels"].size - _header(1)
+    return {"train": (0, num_images - num_validation), "val": (num_images - num_validation, num_images)}.get(
+        split, (0, num_images)
+    )
 
 
 def images(part: str, data_dir: str) -> np.ndarray:
@@ -53,9 +86,14 @@ def parse_idx(content: bytes, name: str) -> np.ndarray:
     """
     if len(content) < 4 or content[:3] != bytes([0, 0, UNSIGNED_BYTES]):
         raise UserError(f"{name}: not an IDX file of bytes")
-    start = 4 + 4 * content[3]
+    start = _header(content[3])
     shape = [int(size) for size in np.frombuffer(content[4:start], ">u4", count=len(content[4:start]) // 4)]
     num_entries = int(np.prod(shape, dtype=object))
     if len(shape) != content[3] or num_entries != len(content) - start:
         raise UserError(f"{name}: damaged: {len(content) - start} entries, not {num_entries} of shape {shape}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _header(num_dimensions: int) -> int:
+    """Bytes before the entries."""
+    return 4 + 4 * num_dimensions

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from src.models.linear_parts import last_reset
-from src.models.memory_core import MemoryCore
+from src.models.recall_core import RecallCore
 from src.ops.dispatch import Kernel
 
 
@@ -23,7 +23,7 @@ class AttentionMemory(NamedTuple):
     count_B: Tensor
 
 
-class Attention(MemoryCore):
+class Attention(RecallCore):
     r"""Causal softmax attention in place of a memory of fixed size, as the reference for what such a memory loses.
 
         o_t = Σ_τ softmax_τ(q_tᵀ k_τ / √K) v_τ                       over the last `window` steps τ, t included

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
-from torch import Tensor
+from torch import Tensor, nn
 
-from src.models.linear_core import LinearCore
-from src.models.linear_parts import features, gate_layer, num_features, unit_length, unit_sum
+from src.models.linear_core import LinearCore, head_size
+from src.models.linear_parts import features, num_features, unit_length, unit_sum
 from src.ops.dispatch import Kernel
 from src.ops.linear_recurrence import Terms
 
@@ -21,22 +21,22 @@ from src.ops.linear_recurrence import Terms
 class DeltaNet(LinearCore):
     r"""A linear recurrence that writes by the delta rule: it stores the difference to what it already recalls.
 
-        β_t = c σ(W_β x_t + b_β)                                     the strength of the write, of every head
+        β_t = c σ(W_β x_t)                                           the strength of the write, of every head
         S_t = S_{t-1} + β_t κ_t (v_t - S_{t-1}ᵀ κ_t)ᵀ                S_0 = 0
         o_t = S_tᵀ q_t
 
     so w = 1, k = β κ, b = κ and a = -k. In the layer of Yang et al. κ and q are k and q at unit length. Then I - β κ κᵀ
     has the eigenvalues 1 and 1 - β: with β = 1 the old value of the key is erased exactly, with β = 2 the state is
-    reflected, which c = 2 allows (Grazzi et al., 2024, arXiv 2411.12537). In the layer of Schlag et al. κ = φ(k) / Σ φ(k)
-    with features φ >= 0, and q alike, so that ‖κ‖ <= 1 and less is erased. b_β starts at 0.
+    reflected, which c = 2 allows (Grazzi et al., 2024, arXiv 2411.12537). In the layer of Schlag et al. they are
+    φ(k) / Σ φ(k) and φ(q) / Σ φ(q) with features φ >= 0, so that ‖κ‖ <= 1 and less is erased.
 
     Args:
         input_size: features X of one input vector.
         hidden_size: outputs D.
         num_heads: H.
-        key_size: features of a query and a key of one head; None for D / H.
+        key_size: K; None for D / H.
         value_size: V; None for D / H.
-        feature_map: "none" for unit length, "elu" or "dpfp" for a unit sum.
+        feature_map: "none" for unit length, "elu" or "dpfp" for features of a unit sum.
         dpfp_order: ν of the feature map dpfp.
         max_beta: c.
         conv_size: steps that the convolution of q, k and v sees; 0 for none.
@@ -45,8 +45,6 @@ class DeltaNet(LinearCore):
         chunk_size: steps of a chunk of the form in plain PyTorch.
         kernel: see `Core`.
     """
-
-    products_per_step = 3
 
     def __init__(
         self,
@@ -65,7 +63,11 @@ class DeltaNet(LinearCore):
         chunk_size: Annotated[int, Ge(1)] = 32,
         kernel: Kernel = "auto",
     ):
-        self.feature_map, self.dpfp_order, self.max_beta = feature_map, dpfp_order, max_beta
+        key_size, value_size = (
+            head_size(key_size, hidden_size, num_heads),
+            head_size(value_size, hidden_size, num_heads),
+        )
+        rows = key_size if feature_map == "none" else num_features(feature_map, key_size, dpfp_order)
         super().__init__(
             input_size,
             hidden_size,
@@ -76,22 +78,17 @@ class DeltaNet(LinearCore):
             output_gate=output_gate,
             learned_start=learned_start,
             chunk_size=chunk_size,
-            gates=gate_layer(input_size, num_heads),
             kernel=kernel,
+            gates=nn.Linear(input_size, num_heads, bias=False),
+            num_products=3,
+            memory_size=(rows, value_size),
         )
-
-    @property
-    def memory_size(self) -> tuple[int, int]:
-        """Those of φ(k) and of v."""
-        if self.feature_map == "none":
-            return super().memory_size
-        return num_features(self.feature_map, self.key_size, self.dpfp_order), self.value_size
+        self.feature_map, self.dpfp_order, self.max_beta = feature_map, dpfp_order, max_beta
 
     def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms:
         """k = β κ and b = κ."""
-        beta = self.max_beta * torch.sigmoid(gates)[..., None]
         if self.feature_map == "none":
             q, k = unit_length(q), unit_length(k)
         else:
             q, k = (unit_sum(features(self.feature_map, x, self.dpfp_order)) for x in (q, k))
-        return Terms(q, beta * k, v, erase=k)
+        return Terms(q, self.max_beta * torch.sigmoid(gates)[..., None] * k, v, erase=k)

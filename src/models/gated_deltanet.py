@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.models.linear_core import LinearCore
-from src.models.linear_parts import Decay, gate_layer, unit_length
+from src.models.linear_parts import Decay, unit_length
 from src.ops.dispatch import Kernel
 from src.ops.linear_recurrence import Terms
 
@@ -19,7 +19,7 @@ class GatedDeltaNet(LinearCore):
     r"""The delta rule on a memory that decays.
 
         α_t = exp(-e^A softplus(W_α x_t + c))                        the decay of a head, see `Decay`
-        β_t = c_β σ(W_β x_t + b_β)                                   the strength of its write
+        β_t = c_β σ(W_β x_t)                                         the strength of its write
         S_t = α_t S_{t-1} + β_t κ_t (v_t - α_t S_{t-1}ᵀ κ_t)ᵀ        S_0 = 0
         o_t = S_tᵀ q_t / √K
 
@@ -42,8 +42,6 @@ class GatedDeltaNet(LinearCore):
         kernel: see `Core`.
     """
 
-    products_per_step = 3
-
     def __init__(
         self,
         input_size: int,
@@ -60,7 +58,6 @@ class GatedDeltaNet(LinearCore):
         chunk_size: Annotated[int, Ge(1)] = 32,
         kernel: Kernel = "auto",
     ):
-        self.max_beta = max_beta
         super().__init__(
             input_size,
             hidden_size,
@@ -71,9 +68,11 @@ class GatedDeltaNet(LinearCore):
             output_gate=output_gate,
             learned_start=learned_start,
             chunk_size=chunk_size,
-            gates=gate_layer(input_size, 2 * num_heads),
             kernel=kernel,
+            gates=nn.Linear(input_size, 2 * num_heads, bias=False),
+            num_products=3,
         )
+        self.max_beta = max_beta
         self.decay = Decay(num_heads, 1, decay_init)
 
     def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms:

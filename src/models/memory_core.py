@@ -1,107 +1,113 @@
-"""What recurrent cores share whose memory is not a linear recurrence: the layer of `LinearCore` around their own step.
+"""What the cores with a linear recurrence share: its forms, its start and its sizes.
 
-Shapes: B sequences, T time steps, H heads, K key features, V value features, G gates of all heads.
+Shapes: B sequences, T time steps, H heads, K rows and V columns of a memory, D outputs.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from src.models.linear_core import LinearCore, LinearInput
-from src.ops.dispatch import Form, everything
-from src.ops.generated.form import generated_form
+from src.models.base import Core
+from src.ops.cpu import calls
+from src.ops.cpu.linear_recurrence import linear_recurrence
+from src.ops.dispatch import Form, Kernel
 from src.ops.inputs import Inputs
-from src.ops.linear_recurrence import Terms
+from src.ops.linear_recurrence import Recurrence, Terms, chunked, in_full_precision, scan
+from src.specs import map_state
 
 
-class MemoryState(NamedTuple):
-    """The memory of every head, whatever it consists of, and the inputs that the convolution still needs."""
+class MemoryCore(Core):
+    r"""A core with a matrix S for every head, which changes linearly from step to step.
 
-    memory: Any
-    window_BWC: Any
-    """None without a convolution."""
+        S_t = Diag(w_t) S_{t-1} + a_t (b_tᵀ S_{t-1}) + k_t v_tᵀ,    o_t = S_tᵀ q_t
 
+    w, a, b, k, v and q depend on the inputs, not on S, so that whole sequences can be computed at once; see
+    `src.ops.linear_recurrence`. A subclass defines `sequence`, in terms of a form of this recurrence.
 
-class MemoryCore(LinearCore, ABC):
-    """The layer of `LinearCore` around a memory that a subclass defines by one step, `recall`.
-
-        q, k, v         as in `LinearCore`
-        o_t, memory_t   = recall(q_t, k_t, v_t, gates_t, memory_{t-1})
-        y_t             = W_o (RMSNorm(o_t) ⊙ SiLU(W_g x_t))                  the norm of every head, the gate if wanted
-
-    On a CPU the kernel that is generated from the step is the fastest form, if there can be one. For a form of a whole
-    sequence in plain PyTorch, which is faster than the scan, a memory overrides `recall_all`.
+    Args:
+        input_size: features X of one input vector.
+        hidden_size: outputs D.
+        num_heads: H.
+        memory_size: rows and columns of S.
+        num_products: products with S in a step: read, write, and erase if it does.
+        learned_start: whether S_0 is learned, from N(0, 1/K), or 0.
+        chunk_size: steps of a chunk of the form in plain PyTorch.
+        kernel: see `Core`.
     """
 
-    serves = staticmethod(everything)
-    """Which inputs `recall_all` serves."""
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        num_heads: int,
+        memory_size: tuple[int, int],
+        num_products: int,
+        learned_start: bool,
+        chunk_size: int,
+        kernel: Kernel,
+    ):
+        super().__init__(input_size, hidden_size, kernel)
+        self.num_heads = num_heads
+        self.memory_size = memory_size
+        self.num_products = num_products
+        self.chunk_size = chunk_size
+        self.start_HKV = None
+        if learned_start:
+            self.start_HKV = nn.Parameter(torch.randn(num_heads, *memory_size) * memory_size[0] ** -0.5)
 
     @abstractmethod
-    def empty(self, batch_size: int) -> Any:
-        """The memory before the first step: tensors, batch first, in a named tuple."""
-
-    @abstractmethod
-    def recall(self, q_BHK: Tensor, k_BHK: Tensor, v_BHV: Tensor, gates_BG: Any, memory: Any) -> tuple[Tensor, Any]:
-        """One step: what is read [B, H, V], and the memory."""
-
-    recall_all: Any = None
-    """(q, k, v, gates, memory, resets, is_empty) -> what is read at all steps [B, T, H, V], and the memory.
-
-    `is_empty` says that the memory is that before the first step. None if there is no such form."""
-
-    def recall_each(self, q: Tensor, k: Tensor, v: Tensor, gates: Any, memory: Any) -> tuple[Tensor, Any]:
-        """All steps, one after the other."""
-        outputs = []
-        for t in range(q.shape[1]):
-            o_BHV, memory = self.recall(q[:, t], k[:, t], v[:, t], None if gates is None else gates[:, t], memory)
-            outputs.append(o_BHV)
-        return torch.stack(outputs, dim=1), memory
-
-    def initial_state(self, batch_size: int) -> MemoryState:  # type: ignore[override]
-        """The empty memory, and a window of zeros."""
-        return MemoryState(self.empty(batch_size), None if self.conv_CL is None else self._empty_window(batch_size))
-
-    def step(self, p: LinearInput, state: MemoryState) -> tuple[Tensor, MemoryState]:
-        """The equations above."""
-        channels_B1C, gate = p.channels_C[:, None], None if p.output_gate is None else p.output_gate[:, None]
-        q, k, v, window_BWC = self.heads(channels_B1C, state.window_BWC, None)
-        o_BHV, memory = self.recall(q[:, 0], k[:, 0], v[:, 0], p.gates_G, state.memory)
-        return self.mixed(o_BHV[:, None], gate, False)[:, 0], MemoryState(memory, window_BWC)
-
-    def _compute(
-        self, recurrence: Any, inputs: Inputs, state: Any, return_state: bool, return_sequence: bool
-    ) -> tuple[Tensor, Any]:
-        return super()._compute(
-            partial(recurrence, is_empty=state is None), inputs, state, return_state, return_sequence
-        )
-
     def sequence(
-        self, recurrence: Any, p: LinearInput, state: Any, resets_BT: Tensor | None, only_last: bool
+        self, recurrence: Recurrence, p: Any, state: Any, resets_BT: Tensor | None, only_last: bool
     ) -> tuple[Tensor, Any]:
-        """All steps by `recurrence`, which is `recall_all`."""
-        q, k, v, window_BWC = self.heads(p.channels_C, state.window_BWC, resets_BT)
-        dtype, gates = self.output.weight.dtype, p.gates_G
-        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-        with torch.autocast(q.device.type, enabled=False):
-            gates = None if gates is None else gates.to(dtype)
-            o_BTHV, memory = recurrence(q, k, v, gates, state.memory, resets_BT)
-        return self.mixed(o_BTHV, p.output_gate, only_last), MemoryState(memory, window_BWC)
+        """Any number of steps: the outputs of all of them [B, T, D], or of the last one [B, 1, D], and the state."""
 
-    def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms:
-        """There are none, since the memory is not that recurrence."""
-        raise NotImplementedError
+    def start(self, batch_size: int) -> Tensor:
+        """S_0 [B, H, K, V]."""
+        if self.start_HKV is None:
+            return self.zeros(batch_size, self.num_heads, *self.memory_size)
+        return self.start_HKV.expand(batch_size, *self.start_HKV.shape)
+
+    def step(self, p: Any, state: Any) -> tuple[Tensor, Any]:
+        """A sequence of one step, with the recurrence as it is defined."""
+        y_B1D, state = self.sequence(scan, map_state(lambda tensor: tensor[:, None], p), state, None, False)
+        return y_B1D[:, 0], state
+
+    def recur(
+        self, recurrence: Recurrence, terms: Terms, S_BHKV: Tensor, resets_BT: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The recurrence, with the start of a sequence after a reset."""
+        start_BHKV = None if resets_BT is None else self.start(len(S_BHKV))
+        return in_full_precision(recurrence, terms, S_BHKV, resets_BT, start_BHKV)
 
     def forms(self) -> Iterator[Form]:
-        yield generated_form(self)
-        if self.recall_all is not None:
-            yield Form("vectorized", partial(self._compute, self.recall_all), self.serves)
+        """A kernel for all of them, written by hand; none is generated from the step."""
+
+        def on_cpu(inputs: Inputs) -> bool:
+            return calls.available(next(self.parameters()))
+
+        yield Form("fused", partial(self._compute, linear_recurrence), on_cpu)
+        yield Form("vectorized", partial(self._compute, partial(chunked, chunk_size=self.chunk_size)))
         yield Form("reference", self._scanned)
+
+    def _compute(
+        self, recurrence: Recurrence, inputs: Inputs, state: Any, return_state: bool, return_sequence: bool
+    ) -> tuple[Tensor, Any]:
+        state = self.initial_state(inputs.batch_and_time[0]) if state is None else state
+        y_BTD, state = self.sequence(recurrence, inputs.vectors, state, inputs.resets, not return_sequence)
+        return (y_BTD if return_sequence else y_BTD[:, -1]), state
 
     @torch.no_grad()
     def memory(self, p: Any) -> Tensor | None:
-        """The first matrix of every head at the last step, one below the other."""
-        return self(p)[1].memory[0].flatten(1, 2)
+        """The matrices of all heads after the last step, one below the other."""
+        _, state = self(p)
+        return state.S_BHKV.flatten(1, 2)
+
+    def flops(self, length: int) -> int:
+        """As in `Core`, of the products with S."""
+        rows, columns = self.memory_size
+        return 2 * 3 * length * self.num_heads * rows * columns * self.num_products

@@ -11,8 +11,8 @@ from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn import functional
 
-from src.models.linear_parts import Decay, gate_layer, unit_length
-from src.models.memory_core import MemoryCore
+from src.models.linear_parts import Decay, unit_length
+from src.models.recall_core import RecallCore
 from src.ops.dispatch import Kernel
 from src.ops.linear_recurrence import Terms, chunked
 
@@ -24,7 +24,7 @@ class MesaMemory(NamedTuple):
     of_keys_BHKK: Tensor
 
 
-class MesaNet(MemoryCore):
+class MesaNet(RecallCore):
     r"""A memory that always is the best linear map from the keys to the values so far.
 
         G_t = α_t G_{t-1} + β_t k_t v_tᵀ                             of every head, from 0
@@ -34,7 +34,7 @@ class MesaNet(MemoryCore):
     (H + Λ)^{-1} G is the ridge regression of the values on the keys, each pair weighted by β and by the decay since;
     Λ > 0 is diagonal and learned. What other cells approach by steps of gradient descent is solved here, exactly and
     not by conjugate gradients: an upper bound for what a linear map of this size recalls. k and q have unit length,
-    β = σ(W_β x + b), α as in `Decay`, and Λ = `min_ridge` + softplus(l), at the start `min_ridge` + 1. The layer around
+    β = σ(W_β x), α as in `Decay`, and Λ = `min_ridge` + softplus(l), at the start `min_ridge` + 1. The layer around
     it is that of `LinearCore`.
 
     In the form in plain PyTorch H is summed step by step, all systems are solved together, and G is read as in linear
@@ -75,7 +75,7 @@ class MesaNet(MemoryCore):
             output_gate=False,
             learned_start=False,
             chunk_size=chunk_size,
-            gates=gate_layer(input_size, 2 * num_heads),
+            gates=nn.Linear(input_size, 2 * num_heads, bias=False),
             kernel=kernel,
         )
         self.min_ridge = min_ridge
@@ -85,7 +85,7 @@ class MesaNet(MemoryCore):
     def empty(self, batch_size: int) -> MesaMemory:
         """G = 0, H = 0."""
         size = self.key_size
-        return MesaMemory(self._start(batch_size), self.zeros(batch_size, self.num_heads, size, size))
+        return MesaMemory(self.start(batch_size), self.zeros(batch_size, self.num_heads, size, size))
 
     def weights(self, gates: Tensor) -> tuple[Tensor, Tensor]:
         """β and log α, [..., H, 1]."""

@@ -10,8 +10,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from src.models.linear_parts import gate_layer
-from src.models.memory_core import MemoryCore
+from src.models.recall_core import RecallCore
 from src.ops.dispatch import Kernel
 
 
@@ -22,17 +21,17 @@ class RecurrentMemory(NamedTuple):
     o_BHV: Tensor
 
 
-class RecurrentDeltaNet(MemoryCore):
+class RecurrentDeltaNet(RecallCore):
     r"""A Delta Net whose queries, keys, values and strengths depend on what was read last: a nonlinear recurrence.
 
         q_t = softmax(W_q x_t + R_q tanh(o_{t-1}))                   k_t likewise, of every head
         v_t = W_v x_t + R_v tanh(o_{t-1})
-        β_t = c σ(W_β x_t + b_β + r_βᵀ tanh(o_{t-1}))
+        β_t = c σ(W_β x_t + r_βᵀ tanh(o_{t-1}))
         S_t = S_{t-1} + β_t k_t (v_t - S_{t-1}ᵀ k_t)ᵀ                S_0 = 0
         o_t = S_tᵀ q_t                                               o_0 = 0
 
-    The layer around it is that of `LinearCore`: the output is W_o RMSNorm(o_t). R ~ N(0, 1/V); b_β starts at 0. As in
-    fast weights, what is written depends on what has been read, so there is no form that is parallel over time.
+    The layer around it is that of `LinearCore`: the output is W_o RMSNorm(o_t). R ~ N(0, 1/V). As in fast
+    weights, what is written depends on what has been read, so there is no form that is parallel over time.
 
     Args:
         input_size: features X of one input vector.
@@ -65,20 +64,19 @@ class RecurrentDeltaNet(MemoryCore):
             value_size=value_size,
             conv_size=conv_size,
             output_gate=False,
+            num_products=3,
             learned_start=False,
             chunk_size=1,
-            gates=gate_layer(input_size, num_heads),
+            gates=nn.Linear(input_size, num_heads, bias=False),
             kernel=kernel,
         )
         self.max_beta = max_beta
         features = 2 * self.key_size + self.value_size + 1
         self.recurrent_HVR = nn.Parameter(torch.randn(num_heads, self.value_size, features) * self.value_size**-0.5)
 
-    products_per_step = 3
-
     def empty(self, batch_size: int) -> RecurrentMemory:
         """S = 0, o = 0."""
-        return RecurrentMemory(self._start(batch_size), self.zeros(batch_size, self.num_heads, self.value_size))
+        return RecurrentMemory(self.start(batch_size), self.zeros(batch_size, self.num_heads, self.value_size))
 
     def recall(
         self, q_BHK: Tensor, k_BHK: Tensor, v_BHV: Tensor, gates_BH: Tensor, memory: RecurrentMemory

@@ -15,6 +15,7 @@ from src.config.schema import Neutral
 from src.models.base import NONLINEARITIES, Core, Nonlinearity, last_step
 from src.models.init import uniform_fan_out_
 from src.models.stack import Stack
+from src.ops.generated.projecting import Projecting
 from src.ops.inputs import Inputs
 from src.specs import InputSpec, Output, OutputSpec, State
 
@@ -87,21 +88,23 @@ class SequenceModel(nn.Module):
         if num_layers > 1:
             core = Stack([core, *(make_core(core.output_size) for _ in range(num_layers - 1))])
         self.core = core
+        self._projecting = [Projecting(core)]  # in a list, since its parameters are those of the core
         self.head: nn.Module
         if not head:
-            if self.core.output_size != output_spec.size:
+            if self.core.output_size != output_spec.num_outputs:
                 raise ValueError(
-                    f"hidden_size={self.core.hidden_size}: must give {output_spec.size} outputs with network.head=false"
+                    f"hidden_size={self.core.hidden_size}: must give {output_spec.num_outputs} outputs with "
+                    "network.head=false"
                 )
             self.head = nn.Identity()
             return
-        layer = self.head = _linear(self.core.output_size, head_size or output_spec.size)
+        layer = self.head = _linear(self.core.output_size, head_size or output_spec.num_outputs)
         if head_size is not None:
-            self.head = nn.Sequential(layer, nn.ReLU(), _linear(head_size, output_spec.size))
+            self.head = nn.Sequential(layer, nn.ReLU(), _linear(head_size, output_spec.num_outputs))
 
     def forward(
         self,
-        inputs: Tensor,
+        inputs: Tensor | Inputs,
         state: State | None = None,
         *,
         lengths: Tensor | None = None,
@@ -111,22 +114,26 @@ class SequenceModel(nn.Module):
         """Run sequences of tokens [B, T] or of vectors [B, T, size] from `state`, or from the start.
 
         Args:
-            inputs: the inputs of the task.
+            inputs: the inputs of the task; vectors may be given as a table with ids, so that each is encoded once.
             state: of the core, before the first step.
             lengths: length of each sequence [B], if some are padded; see `Core.forward`.
             resets: steps before which a sequence is put back to the initial state [B, T].
             return_state: whether the state after the last step is needed.
         """
-        projected = self.project(inputs)
-        if resets is not None:
-            projected = projected._replace(resets=resets)
-        hidden_BTH, state = self.core(
-            projected, state, lengths=lengths, return_state=return_state, return_sequence=self.return_sequence
-        )
+        [inside] = self._projecting
+        if isinstance(inputs, Tensor) and lengths is None and self._enters_unchanged and inside.serves(inputs):
+            hidden_BTH, state = inside(Inputs(inputs, resets=resets), state, return_state, self.return_sequence)
+        else:
+            projected = self.project(inputs)
+            if resets is not None:
+                projected = projected._replace(resets=resets)
+            hidden_BTH, state = self.core(
+                projected, state, lengths=lengths, return_state=return_state, return_sequence=self.return_sequence
+            )
         asked = hidden_BTH if self.output_spec.every_step else last_step(hidden_BTH, lengths)
         return Output(self.head(self._dropped(asked, self.output_dropout)), hidden_BTH, state)
 
-    def project(self, inputs: Tensor) -> Inputs:
+    def project(self, inputs: Tensor | Inputs) -> Inputs:
         """The contribution of the inputs to the core at every step.
 
         Without dropout a token's contribution is always the same, so if a batch has more tokens than there are
@@ -134,11 +141,20 @@ class SequenceModel(nn.Module):
         """
         dropping = self.training and self.input_dropout > 0
         core, embedding = self.core, self.embedding
+        if isinstance(inputs, Inputs) and not dropping:
+            return inputs._replace(table=core.project(self._encode(inputs.table)))
+        inputs = inputs.vectors if isinstance(inputs, Inputs) else inputs
         if embedding is None:
             return Inputs(core.project(self._encode(inputs)))
         if dropping or inputs.numel() <= self.input_spec.size:
             return Inputs(core.project(self._encode(embedding(inputs))))
         return Inputs(core.project(self._encode(embedding.weight)), inputs)
+
+    @property
+    def _enters_unchanged(self) -> bool:
+        """Whether the inputs of the task are those of the core."""
+        dropping = self.training and self.input_dropout > 0
+        return self.embedding is None and self.expansion is None and not dropping
 
     def _encode(self, x: Tensor) -> Tensor:
         """From vectors or embeddings to the core's input, one position at a time."""

@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.memory_core import MemoryCore
+from src.models.recall_core import RecallCore
 from src.ops.dispatch import Kernel
 
 
@@ -20,7 +20,7 @@ class SelfReferentialMemory(NamedTuple):
     W_BHRK: Tensor
 
 
-class SRWM(MemoryCore):
+class SRWM(RecallCore):
     r"""A weight matrix that makes its own keys, queries and learning rates, and modifies itself with them.
 
         [y_t, q_t, k_t, b_t] = W_{t-1} φ(V x_t)                              φ = softmax, of every head
@@ -57,6 +57,7 @@ class SRWM(MemoryCore):
             value_size=key_size,
             conv_size=0,
             output_gate=False,
+            num_writes=0,
             learned_start=False,
             chunk_size=1,
             kernel=kernel,
@@ -66,15 +67,10 @@ class SRWM(MemoryCore):
         start_HRK[:, 3 * size :] += rate_bias
         self.start_HRK = nn.Parameter(start_HRK)
 
-    def _channel_sizes(self) -> tuple[int, ...]:
-        return (self.key_size,)
-
-    def heads(
-        self, channels_BTC: Tensor, window_BWC: Tensor, resets_BT: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def parts(self, channels_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """V x by head, in place of query, key and value, which W makes."""
-        x_BTHK = channels_BTC.unflatten(-1, (self.num_heads, -1))
-        return x_BTHK, x_BTHK, x_BTHK, window_BWC
+        x_HK = channels_C.unflatten(-1, (self.num_heads, -1))
+        return x_HK, x_HK, x_HK
 
     def empty(self, batch_size: int) -> SelfReferentialMemory:
         """The learned W."""

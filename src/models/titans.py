@@ -7,11 +7,11 @@ from typing import Annotated, NamedTuple
 
 import torch
 from annotated_types import Ge, Gt, Le
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from src.models.linear_parts import gate_layer, unit_length
-from src.models.memory_core import MemoryCore
+from src.models.linear_parts import unit_length
+from src.models.recall_core import RecallCore
 from src.ops.dispatch import Kernel
 from src.ops.inputs import Inputs
 from src.ops.momentum_recurrence import MomentumTerms, chunked, step
@@ -24,7 +24,7 @@ class TitansMemory(NamedTuple):
     M_BHKV: Tensor
 
 
-class Titans(MemoryCore):
+class Titans(RecallCore):
     r"""A memory that is trained while the sequence is read, by gradient descent with momentum and weight decay.
 
         ℓ_t(S) = ½ ‖Sᵀ k_t - v_t‖²
@@ -49,8 +49,6 @@ class Titans(MemoryCore):
         kernel: see `Core`.
     """
 
-    products_per_step = 3
-
     def __init__(
         self,
         input_size: int,
@@ -64,7 +62,8 @@ class Titans(MemoryCore):
         chunk_size: Annotated[int, Ge(1)] = 32,
         kernel: Kernel = "auto",
     ):
-        gates = gate_layer(input_size, 3 * num_heads)
+        gates = nn.Linear(input_size, 3 * num_heads)
+        nn.init.zeros_(gates.bias)
         super().__init__(
             input_size,
             hidden_size,
@@ -73,6 +72,7 @@ class Titans(MemoryCore):
             value_size=value_size,
             conv_size=conv_size,
             output_gate=False,
+            num_products=3,
             learned_start=False,
             chunk_size=chunk_size,
             gates=gates,
@@ -84,7 +84,7 @@ class Titans(MemoryCore):
 
     def empty(self, batch_size: int) -> TitansMemory:
         """S = 0, M = 0."""
-        return TitansMemory(self._start(batch_size), self._start(batch_size))
+        return TitansMemory(self.start(batch_size), self.start(batch_size))
 
     def momentum_terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor) -> MomentumTerms:
         """What enters the recurrence, at one step or at all of them."""

@@ -10,8 +10,8 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from src.models.linear_parts import EPSILON, gate_layer
-from src.models.memory_core import MemoryCore
+from src.models.linear_parts import EPSILON
+from src.models.recall_core import RecallCore
 from src.ops.dispatch import Kernel
 from src.ops.inputs import Inputs
 
@@ -26,14 +26,14 @@ class TTTMemory(NamedTuple):
     position_B: Tensor
 
 
-class TTTLinear(MemoryCore):
+class TTTLinear(RecallCore):
     r"""A memory that is a linear model, trained while the sequence is read: one step of gradient descent per input.
 
         z_j  = Sᵀ k_j + b                                            S, b as they were when the mini-batch started
         ℓ_j  = ½ ‖LN(z_j) - (v_j - k_j)‖²                            of every head
         S_i  = S - c_i Σ_{j<=i} r_j ∂ℓ_j/∂S                          j from the start of the mini-batch; b_i likewise
         o_i  = q_i + LN(S_iᵀ q_i + b_i)
-        r_j  = η σ(w_rᵀ x_j + b_r) / K,   c_i = max(0, 1/i + δ_i)    i = 1 ... n
+        r_j  = η σ(w_rᵀ x_j) / K,   c_i = max(0, 1/i + δ_i)    i = 1 ... n
 
     After n steps S and b become S_n and b_n, and a new mini-batch starts. So the size n of a mini-batch is part of the
     definition, and the state holds S, b, the two sums, and the position within the mini-batch. S_0 is learned, from
@@ -58,8 +58,6 @@ class TTTLinear(MemoryCore):
         kernel: see `Core`.
     """
 
-    products_per_step = 4
-
     def __init__(
         self,
         input_size: int,
@@ -81,9 +79,10 @@ class TTTLinear(MemoryCore):
             value_size=key_size,
             conv_size=conv_size,
             output_gate=False,
+            num_products=4,
             learned_start=True,
             chunk_size=mini_batch,
-            gates=gate_layer(input_size, num_heads),
+            gates=nn.Linear(input_size, num_heads, bias=False),
             kernel=kernel,
         )
         assert self.start_HKV is not None
@@ -98,7 +97,7 @@ class TTTLinear(MemoryCore):
 
     def empty(self, batch_size: int) -> TTTMemory:
         """S_0, b = 0, at the start of a mini-batch."""
-        S_BHKK, b_BHK = self._start(batch_size), self.zeros(batch_size, self.num_heads, self.key_size)
+        S_BHKK, b_BHK = self.start(batch_size), self.zeros(batch_size, self.num_heads, self.key_size)
         return TTTMemory(S_BHKK, b_BHK, torch.zeros_like(S_BHKK), b_BHK, b_BHK.new_zeros(batch_size).long())
 
     def scales(self) -> Tensor:

@@ -5,6 +5,7 @@ steps of a chunk, R rows that read. G is 1 (one decay for all key features) or K
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +46,22 @@ Recurrence = Callable[..., tuple[Tensor, Tensor]]
 
 Before a step with a reset, S is put back to `start`. With `read_first`, a step reads before it writes,
 o_t = S_{n (t - 1)}ᵀ q_t."""
+
+
+def in_full_precision(
+    recurrence: Recurrence, terms: Terms, S_BHKV: Tensor, resets_BT: Tensor | None, start_BHKV: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """A recurrence in the precision of its state, but at least float32, whatever autocast says.
+
+    Over many steps bfloat16 would lose what is written: it has no digits for small changes of large numbers.
+    """
+    dtype, device = torch.promote_types(S_BHKV.dtype, torch.float32), S_BHKV.device.type
+    exact = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    terms = Terms(*(None if term is None else term.to(dtype) for term in terms))  # type: ignore[arg-type]
+    with exact:
+        start_BHKV = None if start_BHKV is None else start_BHKV.to(dtype)
+        o_BTHV, end_BHKV = recurrence(terms, S_BHKV.to(dtype), resets_BT, start_BHKV)
+    return o_BTHV.to(S_BHKV.dtype), end_BHKV.to(S_BHKV.dtype)
 
 
 def scan(
@@ -98,26 +115,19 @@ def chunked(
     outputs = []
     for first in range(0, terms.query.shape[1], chunk_size):
         steps, writes = slice(first, first + chunk_size), slice(first * n, (first + chunk_size) * n)
-        query = terms.query[:, steps].transpose(1, 2)
-        chunk: list[Any] = [None if term is None else term[:, writes].transpose(1, 2) for term in terms[1:]]
+        others: list[Any] = [None if term is None else term[:, writes].transpose(1, 2) for term in terms[1:]]
+        of_chunk = Terms(terms.query[:, steps].transpose(1, 2), *others)
         resets_BC = None if resets_BT is None else resets_BT[:, steps]
-        o_BHCV, S_BHKV = _chunk(query, *chunk, S_BHKV, resets_BC, start_BHKV, read_first)
+        o_BHCV, S_BHKV = _chunk(of_chunk, S_BHKV, resets_BC, start_BHKV, read_first)
         outputs.append(o_BHCV.transpose(1, 2))
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)), S_BHKV
 
 
 def _chunk(
-    query_BHCK: Tensor,
-    key_BHNK: Tensor,
-    value_BHNV: Tensor,
-    log_decay_BHNG: Tensor | None,
-    erase_BHNK: Tensor | None,
-    removal_BHNK: Tensor | None,
-    S_BHKV: Tensor,
-    resets_BC: Tensor | None,
-    start_BHKV: Tensor | None,
-    read_first: bool,
+    terms: Terms, S_BHKV: Tensor, resets_BC: Tensor | None, start_BHKV: Tensor | None, read_first: bool
 ) -> tuple[Tensor, Tensor]:
+    """One chunk; heads come before time here."""
+    query_BHCK, key_BHNK, value_BHNV, log_decay_BHNG, erase_BHNK, removal_BHNK = terms
     steps, writes = query_BHCK.shape[2], key_BHNK.shape[2]
     n = writes // steps
     decays = _Decays(log_decay_BHNG, resets_BC, n, key_BHNK)

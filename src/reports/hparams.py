@@ -1,12 +1,13 @@
 """What TensorBoard shows for a folder of runs as a whole."""
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from src.config.fingerprint import decisive_keys
-from src.config.paths import EVENT_FILES, FIGURES
-from src.config.settings import varied
+from src.config.paths import EVENT_FILES, FIGURES, SUMMARY
+from src.config.settings import sortable, varied
 from src.results.result import read_result
 
 SHOWN_OF_ONE_RUN = ("model", "task", "seed", "model.hidden_size", "optimizer.lr")
@@ -17,29 +18,45 @@ def update_hparams_page(folder: Path) -> None:
     """Write what TensorBoard shows for a folder as a whole: HParams columns, and the images of `figures/`.
 
     Columns are the settings that vary and the final metrics; without them every scalar of every run would be a column.
-    All of it is in one event file, which replaces the previous one.
+    All of it is in one event file, which replaces the previous one, in a folder of its own: TensorBoard shows that as a
+    run called "summary", and one in the folder itself as ".".
     """
     results = [result for path in sorted(folder.iterdir()) if (result := read_result(path)) and result["metrics"]]
     if not results:
         return
-    from torch.utils.tensorboard.summary import hparams  # imports torch
+    from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb  # it takes a while
 
     from src.utils.events import event_writer
 
     configurations = [decisive_keys(result["config"]) for result in results]
     columns = varied(configurations) or SHOWN_OF_ONE_RUN
-    examples = {key: next((c[key] for c in configurations if c.get(key, "None") != "None"), "") for key in columns}
-    tags = (tag.replace("val/", "val_selected/") for result in results for tag in result["metrics"])
-    experiment, _, _ = hparams(examples, dict.fromkeys(tags, 0.0))
-    old = list(folder.glob(EVENT_FILES))
-    with event_writer(folder) as writer:
+    tags = dict.fromkeys(tag for result in results for tag in result["metrics"])
+    metrics = [Metric(_tag_of_selected(tag), display_name=tag) for tag in tags]
+    values = {key: [sortable(c)[key] for c in configurations if key in sortable(c)] for key in columns}
+    experiment = hparams_config_pb([HParam(key, _domain(values[key])) for key in columns], metrics)
+    old = [*folder.glob(EVENT_FILES), *(folder / SUMMARY).glob(EVENT_FILES)]
+    with event_writer(folder / SUMMARY) as writer:
         assert writer.file_writer is not None
         writer.file_writer.add_summary(experiment, 0)
         for path in sorted((folder / FIGURES).glob("*.png")):
             if path.is_file() and (png := path.read_bytes()).startswith(b"\x89PNG") and len(png) >= 24:
-                writer.file_writer.add_summary(_image(f"{FIGURES}/{path.stem}", png), 0)
+                writer.file_writer.add_summary(_image(f"visualization/{path.stem}", png), 0)
     for path in old:
         path.unlink(missing_ok=True)
+
+
+def _domain(values: Sequence[Any]) -> Any:
+    """The values of a setting, as boxes to tick; None if they are texts and numbers."""
+    from tensorboard.plugins.hparams.summary_v2 import Discrete
+
+    kinds = {float if type(value) is int else type(value) for value in values}
+    return Discrete(map(kinds.pop(), values)) if len(kinds) == 1 else None
+
+
+def _tag_of_selected(tag: str) -> str:
+    """Under which tag TensorBoard has a final metric, see `Curves.selected`."""
+    split, _, name = tag.partition("/")
+    return f"val_selected/{name}" if split == "val" else f"val_selected/{tag}"
 
 
 def _image(tag: str, png: bytes) -> Any:

@@ -1,6 +1,7 @@
 """The report on a folder of runs: tables, figures, and its page in TensorBoard."""
 
 import io
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,9 +14,12 @@ from src.config.errors import UserError, choose
 from src.config.paths import FIGURES
 from src.config.schema import SearchSettings
 from src.reports.hparams import update_hparams_page
-from src.reports.summary import chosen_from_several, print_summary, selection_csv, write_summary
+from src.reports.html import html_report
+from src.reports.summary import chosen_from_several, print_summary, sections, selection_csv, write_summary
 from src.results.runs import Run, load_runs, search_settings, varied_settings
 from src.utils.files import write_whole
+
+HTML = "report.html"
 
 
 def write_report(
@@ -32,18 +36,46 @@ def write_report(
     runs = load_runs(folder)
     if not runs:
         raise UserError(f"{folder}: contains no runs")
-    _check(changes or {}, runs)
-    search = replace(search or search_settings(folder, runs), **(changes or {}))
-    write_summary(folder, runs, search)
+    _write(folder, runs, search or search_settings(folder, runs), changes or {}, folder, figures)
+    update_hparams_page(folder)
+
+
+def write_joint_report(
+    folders: Sequence[Path], changes: Mapping[str, Any] | None = None, *, figures: bool = True
+) -> Path:
+    """The same of several folders at once, into a new one beside them, which is returned: `outputs/one+other`."""
+    root = Path(os.path.commonpath([folder.absolute() for folder in folders]))
+    runs = []
+    for folder in folders:
+        found = load_runs(folder)
+        if not found:
+            raise UserError(f"{folder}: contains no runs")
+        inside = folder.absolute().relative_to(root)
+        runs += [replace(run, name=(inside / run.name).as_posix()) for run in found]
+    to = root / "+".join(dict.fromkeys(folder.absolute().name for folder in folders))
+    if to.exists() and load_runs(to):
+        raise UserError(f"{to}: contains runs; the report on several folders would be written there")
+    to.mkdir(exist_ok=True)
+    _write(root, runs, search_settings(folders[0], load_runs(folders[0])), changes or {}, to, figures)
+    return to
+
+
+def _write(
+    folder: Path, runs: Sequence[Run], search: SearchSettings, changes: Mapping[str, Any], to: Path, figures: bool
+) -> None:
+    """Print and write the report on runs in `folder`."""
+    _check(changes, runs)
+    search = replace(search, **changes)
+    write_summary(to, runs, search)
     written = ["summary.md", "summary.csv"]
     if chosen_from_several(runs, search):
-        write_whole(folder / "selection.csv", selection_csv(runs, search).encode())
+        write_whole(to / "selection.csv", selection_csv(runs, search).encode())
         written.append("selection.csv")
-    if figures:
-        written += _draw(folder, runs, search)
-    update_hparams_page(folder)
+    drawn = _draw(folder, runs, search, to) if figures else {}
+    written += [f"{FIGURES}/{path.name}" for path in drawn.values()]
+    write_whole(to / HTML, html_report(to.name, runs, sections(runs, search), drawn).encode())
     print_summary(runs, search)
-    shown = "\n".join(f"{folder}/{name}" for name in written)
+    shown = "\n".join(f"{to}/{name}" for name in [*written, HTML])
     get_console().print(shown, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -65,21 +97,21 @@ def end_sweep(folder: Path, configurations: Mapping[str, Mapping[str, Any]]) -> 
     return [run.status for run in runs]
 
 
-def _draw(folder: Path, runs: Sequence[Run], search: SearchSettings) -> list[str]:
-    """Write the figures, replacing those of an earlier report, and return their names."""
+def _draw(folder: Path, runs: Sequence[Run], search: SearchSettings, to: Path) -> dict[str, Path]:
+    """Write the figures of runs in `folder`, replacing those of an earlier report, and return their files."""
     from src.reports.sweep_figures import draw_all  # imports matplotlib, which takes half a second
 
     figures = draw_all(folder, runs, search)
-    (folder / FIGURES).mkdir(exist_ok=True)
-    names = {f"{name}.png" for name in figures}
-    for path in (folder / FIGURES).glob("*.png"):
-        if path.name not in names:
+    (to / FIGURES).mkdir(exist_ok=True)
+    paths = {name: to / FIGURES / f"{name}.png" for name in sorted(figures)}
+    for path in (to / FIGURES).glob("*.png"):
+        if path not in paths.values():
             path.unlink()
-    for name, figure in figures.items():
+    for name, path in paths.items():
         png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=200)
-        write_whole(folder / FIGURES / f"{name}.png", png.getvalue())
-    return [f"{FIGURES}/{name}" for name in sorted(names)]
+        figures[name].savefig(png, format="png", dpi=200)
+        write_whole(path, png.getvalue())
+    return paths
 
 
 def _check(changes: Mapping[str, list[str]], runs: Sequence[Run]) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich import get_console
 
@@ -17,28 +17,56 @@ from src.utils.files import write_whole
 Row = dict[str, Any]
 
 
-def write_summary(folder: Path, runs: Sequence[Run], search: SearchSettings) -> None:
-    """Write `summary.csv`, a row per run, and `summary.md`: selection, runs, and unfinished runs."""
-    write_whole(folder / "summary.csv", to_csv(run_rows(runs)).encode())
-    parts = [f"# {escaped(folder.name)}\n"]
+class Section(NamedTuple):
+    """A part of a summary."""
+
+    title: str
+    text: str
+    tables: list[list[Row]]
+    remark: str = ""
+    """Below the first table."""
+
+
+def sections(runs: Sequence[Run], search: SearchSettings) -> list[Section]:
+    """The parts of a summary: selection, runs, and unfinished runs."""
+    parts = []
     if chosen_from_several(runs, search):
         summaries = select(runs, search)
-        parts.append(f"## Selection\n\n{caption(summaries, runs, search)}\n")
+        tables, remark = [selection_rows(summaries, search)], ""
         across = pivot(summaries, search)
         if across is not None:
-            noted = any(summary.notes for summary in summaries)
-            parts.append(to_markdown(across) + "\n\\* see the notes below\n" * noted)
-        parts.append(to_markdown(selection_rows(summaries, search)))
-    parts.append(f"## Runs\n\n{to_markdown(_short(run_rows(runs), runs))}")
+            tables.insert(0, across)
+            remark = "* see the notes below" if any(summary.notes for summary in summaries) else ""
+        parts.append(Section("Selection", caption(summaries, runs, search), tables, remark))
+    parts.append(Section("Runs", "", [_short(run_rows(runs), runs)]))
     unfinished = [{"status": run.status, "reason": run.reason, "run": run.name} for run in runs if not run.finished]
-    if unfinished:
-        parts.append(f"## Not finished\n\n{to_markdown(unfinished)}")
+    return [*parts, Section("Not finished", "", [unfinished])] if unfinished else parts
+
+
+def write_summary(folder: Path, runs: Sequence[Run], search: SearchSettings) -> None:
+    """Write `summary.csv`, a row per run, and `summary.md`."""
+    write_whole(folder / "summary.csv", to_csv(run_rows(runs)).encode())
+    parts = [f"# {escaped(folder.name)}\n"]
+    if note := common_note(runs):
+        parts.append(f"{escaped(note)}\n")
+    for title, text, (first, *others), remark in sections(runs, search):
+        head = f"## {title}\n\n" + (f"{text}\n\n" if text else "")
+        parts.append(head + to_markdown(first) + (f"\n{escaped(remark)}\n".replace("*", "\\*") if remark else ""))
+        parts += map(to_markdown, others)
     write_whole(folder / "summary.md", "\n".join(parts).encode())
+
+
+def common_note(runs: Sequence[Run]) -> str:
+    """The note of all runs that have one, if it is the same; different ones have a column of the table of runs."""
+    notes = {run.note for run in runs if run.note}
+    return notes.pop() if len(notes) == 1 else ""
 
 
 def print_summary(runs: Sequence[Run], search: SearchSettings) -> None:
     """Print the selection if anything is searched or repeated, else the runs; then the unfinished runs."""
     console = get_console()
+    if note := common_note(runs):
+        console.print(note, style="italic", markup=False, highlight=False, soft_wrap=True)
     if chosen_from_several(runs, search):
         summaries = select(runs, search)
         console.print(f"{caption(summaries, runs, search)}\n", markup=False, highlight=False)
@@ -60,10 +88,12 @@ def run_rows(runs: Sequence[Run]) -> list[Row]:
     keys = varied_settings(runs)
     tags = list(dict.fromkeys(tag for run in runs for tag in run.metrics))
     reasons = any(run.reason for run in runs)
+    notes = any(run.note for run in runs) and not common_note(runs)
     return [
         {key: run.settings.get(key) for key in keys}
         | {"status": run.status}
         | ({"reason": run.reason} if reasons else {})
+        | ({"note": run.note} if notes else {})
         | {tag: run.metrics.get(tag) for tag in tags}
         | {"updates": run.updates, "selected_update": run.selected_update}
         | {"seconds": None if run.seconds is None else round(run.seconds, 1)}

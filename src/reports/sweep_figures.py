@@ -57,8 +57,7 @@ def learning_curves_figure(folder: Path, cells: Sequence[Cell], search: SearchSe
     tag = f"val/{cells[0].objective.metric}"
     curves = learning_curves(folder, [run for cell in cells for run in cell.measured], tag)
     places = _places(cells, search)
-    repeated = ", ".join(dict.fromkeys(key for cell in cells for key in cell.repeated))
-    figure, axes_of = _panels(places, f"{tag}, mean and range over {repeated}" if repeated else tag)
+    figure, axes_of = _panels(places, f"{_in_words(tag)}{_over(cells)}")
     styles = _styles(cells, places)
     for cell, (panel, label) in zip(cells, places, strict=True):
         of_cell = curves[curves["run"].isin([run.name for run in cell.measured])]
@@ -106,7 +105,7 @@ def _against(
     places = _places(cells, search, key)
     everything = [value for values in series for value in values]
     repeated = any(value.sd is not None for value in everything)
-    figure, axes_of = _panels(places, f"{tag}, mean ± sd" if repeated else tag)
+    figure, axes_of = _panels(places, _in_words(tag) + ", mean ± sd" * repeated)
     styles = _styles(cells, places)
     lines: dict[tuple[str, str], list[Value]] = {}
     for place, values in zip(places, series, strict=True):
@@ -132,6 +131,23 @@ def _against(
         _scale_x(axes, np.array([value.x for value in everything]), logarithmic=key == "optimizer.lr")
         axes.set_xlabel(NAMES.get(key, key.rpartition(".")[2].replace("_", " ")))
     return figure
+
+
+def _in_words(tag: str) -> str:
+    """A metric as the label of an axis: "val/nll" is "validation nll (nats)"."""
+    split, _, name = tag.partition("/")
+    name = {"nll": "nll (nats)", "mse": "mean squared error"}.get(name, name.replace("_", " "))
+    return f"{ {'val': 'validation'}.get(split, split) } {name}"
+
+
+def _over(cells: Sequence[Cell]) -> str:
+    """What curves are the mean and range of: ", mean and range over 3 seeds"."""
+    repeated = list(dict.fromkeys(key for cell in cells for key in cell.repeated))
+    counts = sorted({len(cell.measured) for cell in cells})
+    if not repeated or counts[-1] < 2:
+        return ""
+    number = "-".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
+    return f", mean and range over {number} {'seeds' if repeated == ['seed'] else 'runs'}"
 
 
 def _is_number(cells: Sequence[Cell], key: str) -> bool:

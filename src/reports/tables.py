@@ -23,10 +23,10 @@ def show_metrics(
     get_console().print(title, style="italic", markup=False, highlight=False, soft_wrap=True)
     table = Table("", *map(escape, names))
     for split, metrics in splits.items():
-        table.add_row(split, *(_number(metrics.get(name)) for name in names), style="bold")
+        table.add_row(split, *(number(metrics.get(name)) for name in names), style="bold")
     table.add_section()
     for description, floor in floors.items():
-        table.add_row(escape(description), *(_number(floor.get(name)) for name in names))
+        table.add_row(escape(description), *(number(floor.get(name)) for name in names))
     print_table(table)
 
 
@@ -36,7 +36,8 @@ def show_run(result: Mapping[str, Any], folder: Path) -> None:
     for tag, value in result["metrics"].items():
         split, _, name = tag.partition("/")
         splits.setdefault(split, {})[name] = value
-    show_metrics(splits, result["floors"], f"{result['status']}: {result['reason']}")
+    note = result["config"].get("note")
+    show_metrics(splits, result["floors"], f"{result['status']}: {result['reason']}" + (f"\n{note}" if note else ""))
     get_console().print(
         f"{result['num_parameters']} parameters, state size {result['state_size']}; weights of update "
         f"{result['selected_update']} of {result['updates']}; {result['seconds']:.1f} s of training "
@@ -49,7 +50,7 @@ def show_run(result: Mapping[str, Any], folder: Path) -> None:
 def one_line(result: Mapping[str, Any], folder: Path) -> str:
     """How a run ended, for the log of a sweep."""
     if result.get("metrics"):
-        metrics = "  ".join(f"{tag} {_number(value)}" for tag, value in result["metrics"].items())
+        metrics = "  ".join(f"{tag} {number(value)}" for tag, value in result["metrics"].items())
         return f"{folder.name}: {result['status']}  {metrics}  ({result['seconds']:.0f} s)"
     return f"{folder.name}: {result['status']}, {result['reason']}"
 
@@ -60,7 +61,7 @@ def sweep_table(rows: Sequence[Mapping[str, Any]], breaks: str = "/.") -> Table:
     headers = [escape(re.sub(f"([{breaks}])", r"\1\n", column)) for column in columns]
     table = Table(*(Column(header, no_wrap=True) for header in headers), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for row in rows:
-        table.add_row(*(escape(_number(row.get(column))) for column in columns))
+        table.add_row(*(escape(number(row.get(column))) for column in columns))
     return table
 
 
@@ -77,7 +78,7 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows of a sweep as a Markdown table."""
     columns = _columns(rows)
     lines = [list(map(escaped, columns)), ["---"] * len(columns)]
-    lines += [[escaped(_number(row.get(column))) for column in columns] for row in rows]
+    lines += [[escaped(number(row.get(column))) for column in columns] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
@@ -91,7 +92,8 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(column for row in rows for column in row))
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
+    """A cell of a table: a number with as many digits as a person reads, anything else as it is."""
     if value is None:
         return ""
     if isinstance(value, float):

@@ -68,12 +68,15 @@ class Evidence:
             return "diverged" + f" at each of {points} grid points" * (points > 1)
         return percent(runs["test/error"].to_numpy(float)) + f", {diverged} of {len(runs)} diverged" * (diverged > 0)
 
-    def updates_until(self, metric: str, bound: float, **settings: Any) -> np.ndarray:
-        """The first evaluated update at which a validation metric is at or below a bound; inf if it never is."""
+    def updates_until(self, metric: str, bound: float, rising: bool = False, **settings: Any) -> np.ndarray:
+        """The first evaluated update at which a validation metric is at or below a bound; inf if it never is.
+
+        At or above it for a metric that rises, such as a return.
+        """
         found = []
         for run in self.select(**settings)["run"]:
             curve = self.curves[self.curves["run"] == run]
-            reached = curve.loc[curve[metric] <= bound, "update"]
+            reached = curve.loc[curve[metric] >= bound if rising else curve[metric] <= bound, "update"]
             found.append(float(reached.min()) if len(reached) else np.inf)
         return np.array(found)
 
@@ -155,6 +158,33 @@ class Claim:
         return Judgement(verdict, measured, "; ".join(map(str, deciding)), edge)
 
 
+class Study(NamedTuple):
+    """A random search of `scripts/search.py`, as a part of an experiment.
+
+    Attributes:
+        fixed: overrides that tell it from the other studies of the experiment, such as "model=lstm".
+        ranges: what is searched, as for `scripts/search.py`.
+    """
+
+    fixed: tuple[str, ...]
+    ranges: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Searches:
+    """Random searches, in place of the grid of an experiment: all of its trials count.
+
+    Attributes:
+        studies: of each experiment, which are given the same number of trials.
+        trials: of each study.
+        quick_trials: the same for the quick budget.
+    """
+
+    studies: Mapping[str, tuple[Study, ...]]
+    trials: int
+    quick_trials: int
+
+
 @dataclass(frozen=True)
 class Reproduction:
     """One table or figure of a paper: `REPRODUCTION` in a module of `src.papers.<paper>`."""
@@ -175,6 +205,8 @@ class Reproduction:
     figures: Mapping[str, Callable[[Evidence], Figure]] = field(default_factory=dict)
     quick: tuple[str, ...] = ()
     """Overrides of the quick budget."""
+    searches: Searches | None = None
+    """Of the experiments that are not grids."""
     curves: tuple[str, ...] = ("val/error", "val/nll")
     """Tags of the learning curves that are recorded."""
     replayed: tuple[Mapping[str, Any], ...] = ()

@@ -1,8 +1,10 @@
 """The tables of the README that follow from the committed results.
 
-Each is between `<!-- table ba2016/table1 -->`, or `<!-- claims ba2016/table1 -->`, and `<!-- end -->`.
+Each is between `<!-- table ba2016/table1 -->`, `<!-- claims ba2016/table1 -->`, or `<!-- index -->` for a row per table
+and figure, and `<!-- end -->`.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -10,11 +12,13 @@ import pandas as pd
 
 from src.config.errors import UserError
 from src.config.paths import PROJECT, REFERENCE
-from src.reproduction.report import markdown
+from src.reproduction.report import PROVENANCE, markdown
+from src.reproduction.reproduce import reproductions
 from src.utils.files import write_whole
 
 README = PROJECT / "README.md"
-BLOCK = re.compile(r"<!-- (table|claims) (\S+) -->\n.*?<!-- end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- (?:(table|claims) (\S+)|index) -->\n.*?<!-- end -->", re.DOTALL)
+VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
 LEFT_OUT = ["source"]
 """Of the columns of a claim."""
 
@@ -28,6 +32,8 @@ def renewed(text: str, reference: Path) -> str:
 
     def block(match: re.Match[str]) -> str:
         kind, name = match.groups()
+        if kind is None:
+            return f"<!-- index -->\n{markdown(index(reference)).strip()}\n<!-- end -->"
         try:
             frame = pd.read_csv(reference / name / f"{kind}.csv", dtype=str)
         except FileNotFoundError:
@@ -37,6 +43,26 @@ def renewed(text: str, reference: Path) -> str:
         return f"<!-- {kind} {name} -->\n{markdown(frame).strip()}\n<!-- end -->"
 
     return BLOCK.sub(block, text)
+
+
+def index(reference: Path) -> pd.DataFrame:
+    """A row per table and figure: what it is, how its claims fare, and what its report took."""
+    rows = []
+    for name, reproduction in reproductions().items():
+        row = {"name": f"`{name}`", "what": reproduction.title, "claims": "not run", "runs": "-", "hours": "-"}
+        folder = reference / name
+        if (folder / "claims.csv").exists():
+            claims = (
+                pd.read_csv(folder / "claims.csv", dtype=str) if reproduction.claims else pd.DataFrame({"verdict": []})
+            )
+            verdicts = claims["verdict"].astype(str).str.removesuffix(", edge")
+            counts = [(verdict, int((verdicts == verdict).sum())) for verdict in VERDICTS]
+            made = json.loads((folder / PROVENANCE).read_bytes())
+            row["name"] = f"[{name}](outputs/reference/{name}/report.md)"
+            row["claims"] = ", ".join(f"{count} {verdict}" for verdict, count in counts if count) or "none"
+            row |= {"runs": f"{made['runs']:,}", "hours": f"{made['hours']:.1f}"}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def renew() -> None:

@@ -23,6 +23,7 @@ from src.reproduction.base import MEASURED, Evidence, Measure, Reproduction
 from src.results.curves import read_curves
 from src.results.runs import Run, load_runs, varied_settings
 from src.results.selection import cells, spelled
+from src.utils.machine import num_cores
 
 Budget = Literal["quick", "full"]
 ALWAYS_KEPT = ("model", "model.hidden_size", "optimizer.lr", "trainer.max_updates", "seed")
@@ -56,7 +57,7 @@ def find(name: str) -> Reproduction:
 def configuration(experiment: str, overrides: Sequence[str] = ()) -> DictConfig:
     """The configuration of an experiment, with the settings that it varies at their defaults."""
     single = [override for override in overrides if "," not in override]
-    return compose([f"experiment={experiment}", *single])
+    return compose(f"experiment={experiment}", *single)
 
 
 def experiments_of(reproduction: Reproduction, budget: Budget) -> list[str]:
@@ -84,21 +85,35 @@ def folders_of(reproduction: Reproduction, budget: Budget) -> dict[str, Path]:
 def run(name: str, budget: Budget, further: Sequence[str] = ()) -> int:
     """Launch missing runs, several at a time if the joblib launcher is installed; return the exit status."""
     reproduction = find(name)
-    parallel = ["hydra/launcher=joblib"] if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") else []
     this_clone = os.environ | {"PYTHONPATH": str(PROJECT)}  # whichever one is installed or current
     status = 0
     experiments = experiments_of(reproduction, budget)
     for number, experiment in enumerate(experiments, start=1):
         print(f"{experiment} ({number} of {len(experiments)})", flush=True)
-        overrides = [*overrides_of(reproduction, experiment, budget), *parallel, *further]
-        command = [sys.executable, "-P", "-m", "src.train", "-m", f"experiment={experiment}", *overrides]
-        ended = subprocess.run(command, check=False, env=this_clone).returncode
-        if ended in (130, -2):
-            return 130
-        status = status or ended
+        for command in commands_of(reproduction, experiment, budget, further):
+            ended = subprocess.run(command, check=False, env=this_clone).returncode
+            if ended in (130, -2):
+                return 130
+            status = status or ended
         for line in edges_of(reproduction, experiment, budget):
             print(line, flush=True)
     return status
+
+
+def commands_of(
+    reproduction: Reproduction, experiment: str, budget: Budget, further: Sequence[str] = ()
+) -> list[list[str]]:
+    """The commands that launch the runs of an experiment: a sweep, or a search for each study."""
+    overrides = [f"experiment={experiment}", *overrides_of(reproduction, experiment, budget), *further]
+    searches = reproduction.searches
+    if searches is None or experiment not in searches.studies:
+        launcher = importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher")
+        parallel = ["hydra/launcher=joblib"] if launcher else []
+        return [[sys.executable, "-P", "-m", "src.train", "-m", overrides[0], *parallel, *overrides[1:]]]
+    trials = searches.trials if budget == "full" else searches.quick_trials
+    search = [sys.executable, str(PROJECT / "scripts" / "search.py"), "--trials", str(trials)]
+    search += ["--workers", str(num_cores())]
+    return [[*search, *overrides, *study.fixed, *study.ranges] for study in searches.studies[experiment]]
 
 
 def edges_of(reproduction: Reproduction, experiment: str, budget: Budget) -> list[str]:
@@ -160,9 +175,11 @@ def _measured(name: str, measure: Measure, folder: Path, runs: pd.DataFrame) -> 
 
 def runs_of(reproduction: Reproduction, experiment: str, budget: Budget, folder: Path) -> tuple[list[Run], list[str]]:
     """The runs of a folder that belong to an experiment, and the names of others with the reproduction's settings."""
+    found = {run.name: run for run in load_runs(folder) if reproduction.settings.items() <= run.settings.items()}
+    if reproduction.searches is not None and experiment in reproduction.searches.studies:
+        return list(found.values()), []
     jobs = jobs_of([f"experiment={experiment}", *overrides_of(reproduction, experiment, budget)])
     wanted = [run_name(config) for _, config in jobs]
-    found = {run.name: run for run in load_runs(folder) if reproduction.settings.items() <= run.settings.items()}
     return [found[name] for name in wanted if name in found], [name for name in found if name not in set(wanted)]
 
 

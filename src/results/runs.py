@@ -36,6 +36,8 @@ class Run:
     """Path of its folder, relative to the folder that was loaded."""
     settings: Mapping[str, Any]
     """Every setting that can change its result, by full key."""
+    note: str = ""
+    """What the user wrote about it."""
     status: str = "missing"
     """finished, diverged, failed, interrupted, running or missing."""
     reason: str = ""
@@ -77,10 +79,10 @@ def load_runs(folder: Path, only: Mapping[str, Mapping[str, Any]] | None = None)
     Runs in the manifest of a sweep come first, in its order. Runs may still be writing.
     """
     if only is not None:
-        return [load_run(folder, name, settings) for name, settings in only.items()]
+        return [read_run(folder, name, settings) for name, settings in only.items()]
     wanted = _expected(folder)
     names = dict.fromkeys([*wanted, *sorted(_run_folders(folder), key=_by_numbers)])
-    return _each_once([load_run(folder, name, wanted.get(name)) for name in names])
+    return _each_once([read_run(folder, name, wanted.get(name)) for name in names])
 
 
 def _each_once(runs: Sequence[Run]) -> list[Run]:
@@ -94,7 +96,7 @@ def _each_once(runs: Sequence[Run]) -> list[Run]:
     return [max(copies, key=lambda run: run.ended) for copies in by_name.values()]
 
 
-def load_run(folder: Path, name: str, settings: Mapping[str, Any] | None = None) -> Run:
+def read_run(folder: Path, name: str, settings: Mapping[str, Any] | None = None) -> Run:
     """One run of a folder; unless given, its settings come from its result or its configuration."""
     result = read_result(folder / name)
     if result is None:
@@ -112,6 +114,7 @@ def as_run(name: str, result: Mapping[str, Any], settings: Mapping[str, Any] | N
     return Run(
         name=name,
         settings=decisive_keys(result["config"]) if settings is None else settings,
+        note=str(result["config"].get("note", "")),
         status=result["status"],
         reason="" if result["status"] == "finished" else result["reason"],
         metrics=result["metrics"],

@@ -1,12 +1,19 @@
 """Examples of a split as a person reads them, and what the memory of the model holds and attends to."""
 
+from typing import Any
+
+import numpy as np
 import torch
 
+from src.models.base import Core
 from src.models.sequence import SequenceModel
-from src.specs import Batch, Output, Split
+from src.specs import Batch, Output, Split, map_state, state_tensors
 from src.tasks.base import Task
 from src.training.curves import Curves
 from src.training.trainer import Trainer
+
+NUM_FILMS = 2
+"""Of episodes, in TensorBoard."""
 
 
 def examples(model: SequenceModel, task: Task, split: Split, num_examples: int) -> tuple[Batch, Output]:
@@ -14,9 +21,11 @@ def examples(model: SequenceModel, task: Task, split: Split, num_examples: int) 
     batch = next(iter(task.evaluation(split)))
     model.eval()
     with torch.no_grad():
-        rows = task.examples(batch, task.loss(model, batch).output, num_examples)
+        step = task.loss(model, batch)
+        rows = task.examples(step.played or batch, step.output, num_examples)
         shown = batch.take(torch.tensor(rows, device=batch.inputs.device))
-        return shown, task.loss(model, shown).output
+        step = task.loss(model, shown)
+        return step.played or shown, step.output
 
 
 @torch.no_grad()
@@ -32,8 +41,26 @@ def show_examples(trainer: Trainer, curves: Curves, num_examples: int = 12) -> N
         from src.reports.figures import attention_figure
 
         labels = [task.labels(batch, row) for row in range(len(batch.inputs))]
-        curves.figure("memory/attention", attention_figure(attention, labels), trainer.state.update)
+        curves.figure("visualization/attention", attention_figure(attention, labels), trainer.state.update)
     if memory is not None:
         from src.reports.figures import memory_figure
 
-        curves.figure("memory/matrix", memory_figure(memory, lines), trainer.state.update)
+        curves.figure("visualization/memory", memory_figure(memory, lines), trainer.state.update)
+    for row in range(min(len(lines), NUM_FILMS)):
+        if (film := task.film(batch, row, output)) is not None:
+            from src.reports.film import film_figure
+
+            looks = attention_of_every_step(core, trainer.model.project(batch.inputs[row : row + 1]).vectors)
+            curves.figure(f"visualization/episode_{row}", film_figure(film, looks), trainer.state.update)
+
+
+def attention_of_every_step(core: Core, p_1TP: Any) -> np.ndarray | None:
+    """How strongly each step of a sequence attends to each earlier one, [T, T], 0 elsewhere; None without attention."""
+    num_steps = state_tensors(p_1TP)[0].shape[1]
+    looks_TT = np.zeros((num_steps, num_steps))
+    for t in range(1, num_steps):
+        looks_1t = core.attention(map_state(lambda tensor, end=t + 1: tensor[:, :end], p_1TP))  # type: ignore[misc]
+        if looks_1t is None:
+            return None
+        looks_TT[t, :t] = looks_1t[0].numpy(force=True)
+    return looks_TT

@@ -21,6 +21,7 @@ from src.config.errors import UserError, explain
 from src.config.fingerprint import Described, describe
 from src.config.paths import CHECKPOINTS, EVENT_FILES, LOG, METRICS, RESULT
 from src.config.schema import RunSettings
+from src.config.settings import short_name
 from src.results.result import ENDED, read_result, stands
 from src.running.build import build_trainer, choose_device
 from src.running.conclusion import conclude
@@ -29,6 +30,7 @@ from src.running.groups import others_of_group
 from src.running.provenance import provenance
 from src.running.together import Life, finish
 from src.training.curves import Curves
+from src.training.floors import draw_floors
 from src.training.profiler import profiled
 from src.training.progress import RunProgress
 from src.training.trainer import StopRule, Trainer
@@ -152,7 +154,8 @@ def _train(
         profiled(trainer.settings.profile_updates, folder) as after_update,
         Curves(folder, first_update=state.update + 1 if resumed else 0) as curves,
     ):
-        curves.describe(described.config, described.settings, list(next(iter(trainer.floors.values()))))
+        curves.describe(described.config, described.settings)
+        draw_floors(folder.parent, short_name(config.task._target_), trainer.floors, trainer.settings.max_updates)
         with RunProgress(trainer.settings.max_updates, state.update, has_bar=number == 1) as progress:
             for _ in trainer.updates(curves, progress):
                 yield trainer

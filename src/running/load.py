@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -93,6 +93,36 @@ def load_model(folder: Path, config: DictConfig, device: torch.device) -> tuple[
         raise UserError(f"run={folder}: {'all checkpoints are damaged' if damaged else 'has no checkpoint yet'}")
     model.load_state_dict(selected.weights)
     return model, selected.update
+
+
+class LoadedRun(NamedTuple):
+    """A finished run, ready to be looked at."""
+
+    config: DictConfig
+    model: SequenceModel
+    """With the selected weights, and without dropout."""
+    task: Task
+    update: int
+    """That the weights are of."""
+    metrics: dict[str, float]
+    """Of the selected weights, by tag such as "test/error"; empty if the run has no result yet."""
+
+
+def load_run(folder: Path | str, device: str = "cpu") -> LoadedRun:
+    """The network, task, configuration and metrics of a run, such as `load_run("outputs/runs/<run>")`.
+
+    Args:
+        folder: of the run.
+        device: of the network and of the batches of the task.
+
+    Raises:
+        UserError: it is not the folder of a run, or has no checkpoint that is undamaged.
+    """
+    path, on = Path(folder).expanduser(), torch.device(device)
+    config = read_config(path)
+    model, update = load_model(path, config, on)
+    result = read_result(path)
+    return LoadedRun(config, model.eval(), build_task(config).to(on), update, result["metrics"] if result else {})
 
 
 def with_changes(config: DictConfig, changes: Mapping[str, Any], seed: int | None = None) -> DictConfig:

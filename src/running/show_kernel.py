@@ -31,7 +31,7 @@ def kernel_of(overrides: list[str]) -> str:
     Raises:
         UserError: there is no kernel for the step.
     """
-    config = compose(overrides)
+    config = compose(*overrides)
     check(config)
     core = build_model(config, build_task(config)).core
     traced = trace(core)

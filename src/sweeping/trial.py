@@ -34,7 +34,7 @@ FOREVER = 1e9
 
 def composed(overrides: Sequence[str]) -> DictConfig:
     """The checked configuration of one run."""
-    config = compose(overrides)
+    config = compose(*overrides)
     check(config, to_run=True)
     return config
 

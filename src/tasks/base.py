@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from src.config.errors import UserError
 from src.models.sequence import SequenceModel
-from src.specs import SPLITS, Batch, InputSpec, Objective, Output, OutputSpec, Split, State, Step
+from src.specs import SPLITS, Batch, Film, InputSpec, Objective, Output, OutputSpec, Split, State, Step
 
 RIGHT, WRONG = "right", "WRONG"
 
@@ -86,6 +86,10 @@ class Task(ABC):
     @abstractmethod
     def render(self, batch: Batch, row: int, output: Output) -> str:
         """One example, its target and the prediction as a line, ending in RIGHT or WRONG if it can be judged."""
+
+    def film(self, batch: Batch, row: int, output: Output) -> Film | None:
+        """One example as a film, if it is an episode."""
+        return None
 
     def examples(self, batch: Batch, output: Output, num_examples: int) -> list[int]:
         """Rows to show: the first wrong answers, at most half of them, and the first others."""

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 
 from src.models.sequence import SequenceModel
-from src.running.build import build_model, build_task
-from src.running.load import load_model, read_config
+from src.running import load
+from src.running.build import build_model
 from src.specs import Batch
 from src.tasks.base import Task
 
@@ -54,14 +54,12 @@ class Trained(NamedTuple):
 
 def load_run(folder: str) -> Trained:
     """The network of a finished run at initialization and with the selected weights of its newest checkpoint."""
-    path = Path(folder).expanduser()
-    config = read_config(path)
-    end, update = load_model(path, config, torch.device("cpu"))
-    task = build_task(config)
+    run = load.load_run(folder)
     with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        start = build_model(config, task)
-    return Trained(path.name, start.double().eval(), end.double().eval(), task, update)
+        torch.manual_seed(run.config.seed)
+        start = build_model(run.config, run.task)
+    name = Path(folder).expanduser().name
+    return Trained(name, start.double().eval(), run.model.double(), run.task, run.update)
 
 
 def train_briefly(

@@ -1,8 +1,9 @@
 """The curves of a run during training: TensorBoard event files, and the same scalars as JSON lines."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -10,6 +11,7 @@ from torch import nn
 from torch.utils.tensorboard.summary import hparams
 
 from src.config.paths import METRICS
+from src.config.settings import sortable
 from src.utils.events import event_writer
 from src.utils.files import write_whole
 from src.utils.jsonl import read_lines, to_line
@@ -21,6 +23,7 @@ class Curves:
     """The curves of one run. Every x axis is the update.
 
     Scalars go to the event file and to `metrics.jsonl`, a line for each call: {"update": 500, "val/error": 0.6, ...}.
+    TensorBoard sorts its pages by tag and opens the first two groups, so `train` and `val` come first in the alphabet.
 
     Args:
         folder: of the run.
@@ -42,33 +45,57 @@ class Curves:
 
     def scalars(self, group: str, values: Mapping[str, float], update: int) -> None:
         """Points of the curves `group/name`."""
-        tagged = {f"{group}/{name}": value for name, value in values.items()}
-        for tag, value in tagged.items():
-            self.writer.add_scalar(tag, value, update)
-        self.lines.write(to_line({"update": update} | tagged))
+        self._write({f"{group}/{name}": value for name, value in values.items()}, update)
 
-    def evaluated(
-        self, metrics: Mapping[str, float], floors: Mapping[str, Mapping[str, float]], model: nn.Module, update: int
+    def _write(
+        self, tagged: Mapping[str, float], update: int, shown_as: Mapping[str, str | None] = MappingProxyType({})
     ) -> None:
-        """An evaluation on the validation set; floors, which appear as horizontal lines; weights and last gradients."""
-        self.scalars("val", metrics, update)
-        for description, values in floors.items():
-            for metric, value in values.items():
-                self.writer.add_scalar(f"val_floor/{metric}/{description}", value, update)
+        """Write points by tag; TensorBoard can have them under another tag, or not at all."""
+        for tag, value in tagged.items():
+            if (shown := shown_as.get(tag, tag)) is not None:
+                self.writer.add_scalar(shown, value, update)
+        self.lines.write(to_line({"update": update, **tagged}))
+
+    def trained(self, values: Mapping[str, float], losses: Collection[str], update: int) -> None:
+        """Points of the curves `train/name`.
+
+        In TensorBoard the norm of the gradient and the learning rate come after losses and errors, and a metric that is
+        the only part of the loss is not shown twice.
+        """
+        shown_as: dict[str, str | None] = {
+            f"train/{name}": f"weight_updates/{name}" for name in ("gradient_norm", "lr")
+        }
+        if len(losses) == 1:
+            shown_as |= {f"train/{name}": None for name in losses}
+        self._write({f"train/{name}": value for name, value in values.items()}, update, shown_as)
+
+    def histograms(self, model: nn.Module, update: int) -> None:
+        """Norms and histograms of all weights and of their last gradients, if they are finite."""
         for name, parameter in model.named_parameters():
-            for kind, tensor in (("weight", parameter.detach()), ("gradient", parameter.grad if update else None)):
+            gradient = parameter.grad if update else None  # before the first update it is that of nothing
+            for kind, tensor in (("weights", parameter.detach()), ("weights_gradient", gradient)):
                 if tensor is not None and bool(tensor.isfinite().all()):
-                    self.writer.add_scalar(f"weights/{kind}_norm/{name}", tensor.norm(), update)
+                    self.writer.add_scalar(f"{kind}_norm/{name}", tensor.norm(), update)
                     self.writer.add_histogram(f"{kind}/{name}", tensor, update, bins=HISTOGRAM_BINS)
 
-    def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """The configuration as text and on the HParams page, and a page of curves with the task's floors."""
+    def selected(self, val: Mapping[str, float], selected_update: int, test: Mapping[str, float], update: int) -> None:
+        """The metrics of the selected weights, one point each at the last update.
+
+        In TensorBoard those of the test set are in the group of the others, `val_selected/test/error`: in a group of
+        their own they would be the first thing that one sees.
+        """
+        self.scalars("val_selected", {**val, "update": selected_update}, update)
+        tagged = {f"test/{name}": value for name, value in test.items()}
+        self._write(tagged, update, {tag: f"val_selected/{tag}" for tag in tagged})
+
+    def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        """The configuration and the note as text, and the settings on the HParams page, see `src.reports.hparams`."""
         self.text("configuration", OmegaConf.to_yaml(OmegaConf.create(dict(config))).splitlines(), 0)
-        _, session_start, _ = hparams(_sortable(settings), {})
+        if config.get("note"):
+            self.writer.add_text("note", str(config["note"]), 0)
+        _, session_start, _ = hparams(sortable(settings), {})
         assert self.writer.file_writer is not None
         self.writer.file_writer.add_summary(session_start, 0)
-        layout = {metric: ["Multiline", [rf"^val/{metric}$", rf"^val_floor/{metric}/.*"]] for metric in metrics}
-        self.writer.add_custom_scalars({"learning curves and floors": layout})
 
     def text(self, tag: str, lines: Sequence[str], update: int) -> None:
         """Lines of text in a fixed-width font."""
@@ -86,14 +113,9 @@ class Curves:
 
     def end(self, settings: Mapping[str, Any]) -> None:
         """End the session of the HParams page."""
-        _, _, session_end = hparams(_sortable(settings), {})
+        _, _, session_end = hparams(sortable(settings), {})
         assert self.writer.file_writer is not None
         self.writer.file_writer.add_summary(session_end, 0)
-
-
-def _sortable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings for the HParams page without nulls, since TensorBoard cannot sort a column of texts and numbers."""
-    return {key: value for key, value in settings.items() if value != "None"}
 
 
 def _drop_from(path: Path, first_update: int) -> None:

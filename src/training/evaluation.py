@@ -18,9 +18,9 @@ def evaluate(model: SequenceModel, task: Task, split: Split) -> dict[str, float]
     counts: dict[str, int] = {}
     state = None
     for batch in task.evaluation(split):
-        output = task.loss(model, batch, state).output
-        state = output.state if task.carries_state else None
-        for name, (total, count) in task.metrics(output, batch).items():
+        step = task.loss(model, batch, state)
+        state = step.output.state if task.carries_state else None
+        for name, (total, count) in task.metrics(step.output, step.played or batch).items():
             sums[name] = sums.get(name, 0.0) + float(total)
             counts[name] = counts.get(name, 0) + count
     model.train(was_training)

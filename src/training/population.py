@@ -152,10 +152,10 @@ class Stacked:
         given = {name: tensor for name, tensor in batch._asdict().items() if tensor is not None}
         numbers = [values for _, _, values in self.numbers]
         arguments = (dict(self._weights()) | self.buffers, numbers, given, recurrent, self.stabilizers)
-        total_P, losses, prediction, hidden, state = torch.func.vmap(self._one_run)(*arguments)
+        total_P, losses, prediction, hidden, state, played = torch.func.vmap(self._one_run)(*arguments)
         self.gradient_PN.zero_()
         total_P.sum().backward()
-        return Step(losses, Output(prediction, hidden, state))
+        return Step(losses, Output(prediction, hidden, state), Batch(**played) if played else None)
 
     def _one_run(
         self,
@@ -164,12 +164,15 @@ class Stacked:
         batch: dict[str, Tensor],
         recurrent: list[Tensor],
         stabilizer: list[Tensor],
-    ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor, list[Tensor], dict[str, Tensor]]:
         for (module, key, _), number in zip(self.numbers, numbers, strict=True):
             setattr(module, key, number)
         step: Step = torch.func.functional_call(self.one, tensors, (Batch(**batch), recurrent, *stabilizer))
         prediction, hidden, state = step.output
-        return step.loss, step.losses, prediction, hidden, [] if state is None else state_tensors(state)
+        carried = [] if state is None else state_tensors(state)
+        played = {} if step.played is None else step.played._asdict()
+        played = {name: tensor for name, tensor in played.items() if tensor is not None}
+        return step.loss, step.losses, prediction, hidden, carried, played
 
     def advance(self, step: Step) -> list[float]:
         """As `Update.advance`, for all runs."""
@@ -183,9 +186,10 @@ class Stacked:
     def _done(self, row: int) -> Done:
         """What the last update consisted of for one run."""
         assert self.done is not None
-        batches, (losses, (prediction, hidden, _)), norms_P, lrs = self.done
+        batches, (losses, (prediction, hidden, _), played), norms_P, lrs = self.done
         output = Output(prediction[row], hidden[row], None)
-        own = Step({name: part[row] for name, part in losses.items()}, output)
+        own_episodes = None if played is None else played.map(lambda tensor: tensor[row])
+        own = Step({name: part[row] for name, part in losses.items()}, output, own_episodes)
         return Done(batches[row], own, norms_P[row], lrs[row])
 
 

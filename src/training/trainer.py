@@ -132,13 +132,13 @@ class Trainer:
         """Log the last update, with the parts of its loss if there are several."""
         batch, step, norm, lr = self.update.last()
         with torch.no_grad():
-            metrics = self.task.metrics(step.output, batch)
+            metrics = self.task.metrics(step.output, step.played or batch)
         scalars = {"loss": step.loss.item()}
         if len(step.losses) > 1:
             scalars |= {f"loss/{name}": part.item() for name, part in step.losses.items()}
         scalars |= {name: float(total) / count for name, (total, count) in metrics.items() if count}
         progress.advance(self.state.update, scalars)
-        curves.scalars("train", scalars | {"gradient_norm": norm.item(), "lr": float(lr)}, self.state.update)
+        curves.trained(scalars | {"gradient_norm": norm.item(), "lr": float(lr)}, step.losses, self.state.update)
 
     def _diverged(self) -> Outcome | None:
         """An outcome if a gradient since the last evaluation was not finite."""
@@ -153,7 +153,9 @@ class Trainer:
         state, settings, update = self.state, self.settings, self.state.update
         metrics = evaluate(self.model, self.task, "val")
         progress.evaluated(update, metrics)
-        curves.evaluated(metrics, self.floors, self.model, update)
+        curves.scalars("val", metrics, update)
+        if settings.histograms:
+            curves.histograms(self.model, update)
 
         metric, objective = self.task.objective.metric, metrics[self.task.objective.metric]
         state.evaluations_since_selected += 1
@@ -178,8 +180,7 @@ class Trainer:
         self.model.load_state_dict(selected.weights)
         test = evaluate(self.model, self.task, "test")
         metrics = {f"val/{name}": value for name, value in selected.metrics.items()}
-        curves.scalars("val_selected", selected.metrics | {"update": selected.update}, update)
-        curves.scalars("test", test, update)
+        curves.selected(selected.metrics, selected.update, test, update)
         metrics |= {f"test/{name}": value for name, value in test.items()}
         self.state.outcome = ended._replace(metrics=metrics)
         self.save(curves)

@@ -47,6 +47,19 @@ def measured(tmp_path_factory):
     return tables, folder / "all.png", json.loads((folder / "all.json").read_text())
 
 
+def test_vectors_take_the_place_of_tokens(tmp_path):
+    grid = "--models", "irnn", "--hidden-sizes", 4, "--lengths", 9, "--features", 2
+    how = "--kernels", "vectorized", "--batch-size", 16, "--seconds", 0.02, "--rounds", 1
+    status, tables, error = run(*grid, *how, "--json", tmp_path / "vectors.json")
+    assert (status, error) == (0, "")
+    assert "The fused kernel alone" not in tables
+    (row,) = json.loads((tmp_path / "vectors.json").read_text())["rows"]
+    assert row["features"] == 2
+    assert row["ratio_to_own_layer"] > 0
+    status, _, error = run("--text", "--features", 2)
+    assert (status, error) == (2, "error: --features: not with --text or --catch, which have inputs of their own\n")
+
+
 def test_everything_is_written(measured):
     table, figure, everything = measured
     assert "Updates of 16 sequences" in table
@@ -80,6 +93,20 @@ def test_updates_of_a_language_model_are_measured(tmp_path):
         assert row["ratio_to_lstm"] == pytest.approx(
             median(a / b for a, b in zip(*map(row["rounds_ms"].get, ("update", "nn.LSTM")), strict=True))
         )
+
+
+def test_the_linear_recurrence_is_measured_in_each_of_its_forms(tmp_path):
+    how = "--batch-size", 2, "--seconds", 0.02, "--rounds", 2, "--hidden-sizes", 4, "--lengths", 6
+    models = "--models", "gru", "retnet", "kda"
+    status, table, error = run("--recurrence", *models, *how, "--chunk-size", 3, "--json", tmp_path / "x.json")
+    assert (status, error) == (0, "")
+    assert "The linear recurrence on 2 sequences" in table
+    rows = json.loads((tmp_path / "x.json").read_text())["rows"]
+    assert [row["model"] for row in rows] == ["retnet", "kda"]
+    for row in rows:
+        assert (row["size"], row["length"], row["chunk_size"]) == (4, 6, 3)
+        first = next(iter(row["rounds_ms"]))
+        assert row["ratio_of_scan"] == pytest.approx(row["scan_ms"] / row[f"{first}_ms"])
 
 
 def test_ratios_are_those_of_the_times(measured):
@@ -242,3 +269,16 @@ def test_quick_keeps_given_options(monkeypatch):
     arguments = benchmark.parse()
     assert arguments.hidden_size == [7]
     assert arguments.model == benchmark.QUICK["model"]
+
+
+def test_catch_is_compared_with_the_plain_loop(tmp_path):
+    how = "--lengths", 3, "--hidden-sizes", 4, "--batch-size", 4, "--seconds", 0.02, "--rounds", 2
+    status, table, error = run("--catch", "--models", "rnn", *how, "--json", tmp_path / "catch.json")
+    assert (status, error) == (0, "")
+    assert "Updates of 4 episodes" in table
+    (row,) = json.loads((tmp_path / "catch.json").read_text())["rows"]
+    ratios = [loop / update for loop, update in zip(row["rounds_ms"]["loop"], row["rounds_ms"]["update"], strict=True)]
+    assert row["ratio_of_loop"] == pytest.approx(median(ratios))
+    assert row["actions_per_second"] == pytest.approx(1e3 * 4 * 3 / row["update_ms"])
+    assert run("--catch", "--text")[0] == 2
+    assert run("--catch", "--lengths", 1)[0] == 2

@@ -15,7 +15,6 @@ from src.config.paths import CONFIGS, PROJECT
 from src.config.schema import RunSettings, Settings, TrainerSettings, locate, signature
 from src.config.settings import short_name
 from src.models.base import Core
-from src.models.stack import Stack
 from src.running.build import check
 from src.tasks.base import Task
 
@@ -41,12 +40,18 @@ def node(file):
 
 
 def concrete(package, contract):
-    """The modules of a package that define a subclass of the contract which can be made; a stack is made of others."""
+    """The modules of a package that define a subclass of the contract which is a choice of its own.
+
+    That is one whose settings all have defaults, unlike those of a class that others extend, and of a stack of others.
+    """
     for path in (PROJECT / package.replace(".", "/")).glob("*.py"):
         module = importlib.import_module(f"{package}.{path.stem}")
         for found in vars(module).values():
-            own = inspect.isclass(found) and issubclass(found, contract) and found.__module__ == module.__name__
-            if own and found not in (contract, Stack) and not inspect.isabstract(found):
+            if not inspect.isclass(found) or not issubclass(found, contract) or found.__module__ != module.__name__:
+                continue
+            parameters = inspect.signature(found).parameters.values()
+            settings = [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+            if settings and all(setting.default is not setting.empty for setting in settings):
                 yield path.stem
 
 
@@ -186,6 +191,13 @@ def test_the_exponential_falls_by_the_factor_over_so_many_updates():
     np.testing.assert_allclose(values, 0.1 * 0.5 ** (np.arange(7) / 3), rtol=1e-12)
 
 
+@pytest.mark.parametrize("group", ["model", "task", "optimizer", "scheduler"])
+def test_the_readme_names_every_choice(group):
+    readme = (PROJECT / "README.md").read_text()
+    (row,) = re.findall(rf"^\| \[`{group}`\]\(configs/{group}\) \| (.*) \|$", readme, flags=re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", row)) == sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+
+
 def readme_commands():
     """Arguments of every training command in the README's fenced blocks, without what only a reader can fill in."""
     readme = PROJECT / "README.md"
@@ -207,5 +219,7 @@ def test_every_command_of_the_readme_is_a_legal_one(command, train, made_up_data
     monkeypatch.setattr("src.running.lifecycle.run", lambda config: 0.0)
     monkeypatch.setattr("src.sweeping.sweep.end_sweep", lambda folder, configurations: ["finished"])
     overrides = [word for word in shlex.split(command, comments=True) if not word.startswith("hydra")]
+    if any("mnist" in override for override in overrides):
+        overrides.append("task.val_size=20")  # of the few made-up digits
     ended = train(*overrides)
     assert (ended.status, ended.err) == (0, "")

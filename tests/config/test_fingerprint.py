@@ -72,8 +72,8 @@ def test_every_key_counts_but_these(composed):
         assert OmegaConf.select(other, path) != OmegaConf.select(config, path)
         if fingerprint(other) == fingerprint(config):
             without_effect.add(path)
-    places = {"name", "device", "run.root", "run.fresh", "run.retry_failed", "run.together", "run.cuda_graphs"}
-    logging = {f"trainer.{key}" for key in ("log_every", "checkpoint_every", "profile_updates")}
+    places = {"name", "note", "device", "run.root", "run.fresh", "run.retry_failed", "run.together", "run.cuda_graphs"}
+    logging = {f"trainer.{key}" for key in ("log_every", "checkpoint_every", "histograms", "profile_updates")}
     reporting = {f"search.{key}" for key in ("grid", "repeated", "columns", "two_stage")}
     assert without_effect == places | logging | reporting
     for key in set(WITHOUT_EFFECT) - {"task.data_dir"}:
@@ -148,12 +148,12 @@ def test_the_name_of_a_run_can_be_read(composed):
 def test_a_run_has_one_folder_whether_it_is_launched_alone_or_by_a_sweep(train, tiny, tmp_path):
     quick = [*tiny, "model=rnn"]
     assert train(*quick, "optimizer.lr=1e-3").status == 0
-    alone = {path.name for path in tmp_path.glob("outputs/runs/*/")}
+    alone = {path.name for path in tmp_path.glob("outputs/runs/rnn8-*/")}
     assert len(alone) == 1
     swept = train("-m", "optimizer.lr=0.001,0.01", *reversed(quick))
     assert swept.status == 0
     assert "1 of 2 runs have ended already" in swept.out
-    together = {path.name for path in tmp_path.glob("outputs/runs/*/")}
+    together = {path.name for path in tmp_path.glob("outputs/runs/rnn8-*/")}
     assert len(together) == 2
     assert alone < together
     assert len([*tmp_path.glob("outputs/runs/*/result.json")]) == 2

@@ -34,11 +34,45 @@ def test_another_file_than_idx_is_refused(content):
     assert refused(mnist.parse_idx, content, "images").startswith("images: ")
 
 
-def test_mnist_has_images_and_labels(tmp_path, monkeypatch):
+def test_the_digits_of_training_are_divided_into_training_and_validation(tmp_path, monkeypatch):
     made_up.install(tmp_path, monkeypatch)
-    for part in ("train", "test"):
-        images, labels = mnist.images(part, str(tmp_path)), mnist.labels(part, str(tmp_path))
-        assert (images.shape, labels.shape, images.dtype) == ((4, 28, 28), (4,), np.uint8)
+    everything, digits = mnist.images("train", str(tmp_path)), mnist.labels("train", str(tmp_path))
+    parts = [mnist.load(split, str(tmp_path), num_validation=20) for split in ("train", "val")]
+    np.testing.assert_array_equal(np.concatenate([images for images, _ in parts]), everything)
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in parts]), digits)
+    (train, _), (val, labels) = parts
+    assert (train.shape, val.shape, val.dtype, labels.dtype) == ((50, 28, 28), (20, 28, 28), np.uint8, np.int64)
+    images, labels = mnist.load("test", str(tmp_path), num_validation=20)
+    np.testing.assert_array_equal(images, mnist.images("test", str(tmp_path)))
+    assert labels.shape == (25,)
+
+
+def test_the_published_digits_are_divided_at_the_last_ten_thousand():
+    assert [mnist.bounds(split) for split in SPLITS] == [(0, 50_000), (50_000, 60_000), (0, 10_000)]
+
+
+@pytest.mark.parametrize("folder", ["mnist/", ""])
+@pytest.mark.parametrize("name", ["t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte"])
+def test_mnist_is_found_under_the_names_of_its_copies(folder, name, tmp_path, monkeypatch):
+    made_up.install(tmp_path / "made", monkeypatch)
+    there = tmp_path / "copy" / folder
+    there.mkdir(parents=True)
+    (there / f"{name}.gz").write_bytes((tmp_path / "made/mnist/t10k-labels-idx1-ubyte.gz").read_bytes())
+    copy, made = (mnist.labels("test", str(tmp_path / where)) for where in ("copy", "made"))
+    np.testing.assert_array_equal(copy, made)
+
+
+@pytest.mark.parametrize(
+    ("what", "array"),
+    [("labels", np.zeros(3, np.uint8)), ("labels", np.full(25, 10, np.uint8)), ("images", np.zeros((25, 9), np.uint8))],
+    ids=["too few labels", "no digits", "no images"],
+)
+def test_images_and_labels_that_do_not_match_are_refused(what, array, tmp_path, monkeypatch):
+    made_up.install(tmp_path, monkeypatch)
+    content, file = made_up.idx(array), mnist.FILES["test", what]
+    monkeypatch.setitem(mnist.FILES, ("test", what), made_up.described(file, content))
+    (tmp_path / file.path).write_bytes(content)
+    assert refused(mnist.load, "test", str(tmp_path)).startswith("mnist/t10k-images-idx3-ubyte: ")
 
 
 def test_music_has_the_pieces_of_each_split(tmp_path, monkeypatch):

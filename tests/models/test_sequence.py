@@ -5,6 +5,7 @@ from torch.testing import assert_close
 
 from src.models.rnn import RNN
 from src.models.sequence import SequenceModel
+from src.ops.inputs import Inputs
 from src.specs import InputSpec, OutputSpec
 
 B, T = 3, 7
@@ -36,6 +37,28 @@ def test_tokens_are_embedded_expanded_read_by_the_core_and_answered_by_the_head(
     assert_close(output.state, state_BH, rtol=0, atol=1e-12)
     model.return_sequence = True
     assert_close(model(tokens_BT).hidden_BTH, hidden_BTH, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("settings", [{}, {"expansion_size": 9}])
+def test_vectors_may_come_as_a_table_of_which_each_is_encoded_once(settings):
+    model = make(VECTORS, every_step=True, **settings)
+    table_VX, ids_BT = torch.randn(2, 4), torch.randint(2, (B, T))
+    whole = model(table_VX[ids_BT])
+    shapes = projected_shapes(model)
+    output = model(Inputs(table_VX, ids_BT))
+    assert shapes == [(2, settings.get("expansion_size", 4))]
+    assert_close(output.prediction, whole.prediction, rtol=0, atol=1e-12)
+    assert_close(output.state, whole.state, rtol=0, atol=1e-12)
+
+
+def test_with_dropout_every_position_of_a_table_has_a_mask_of_its_own():
+    model = make(VECTORS, every_step=True, input_dropout=0.5)
+    inputs = Inputs(torch.ones(1, 4), torch.zeros(B, T, dtype=torch.int64))
+    model(inputs)  # which may make a kernel
+    shapes = projected_shapes(model)
+    prediction_BTO = model(inputs).prediction
+    assert shapes == [(B, T, 4)]
+    assert len(prediction_BTO[:, 0].unique(dim=0)) > 1
 
 
 def test_without_a_head_the_outputs_of_the_core_are_the_answer():

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import time
+from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
 
@@ -14,10 +15,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from src.config.paths import EVENT_FILES, METRICS
+from src.config.paths import EVENT_FILES, METRICS, SUMMARY
 from src.reports.hparams import update_hparams_page
 from src.reports.style import style_of, styles_of
 from src.utils.jsonl import to_line
+from tests.results.made_up import Folder
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "report.py"
 EXPECTED = Path(__file__).parent / "expected"
@@ -59,7 +61,7 @@ def small(folder):
 
 def page(folder):
     """The columns of the HParams page, and the images."""
-    (path,) = folder.glob(EVENT_FILES)
+    (path,) = (folder / SUMMARY).glob(EVENT_FILES)
     events = EventAccumulator(str(path)).Reload()
     content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
     experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
@@ -95,8 +97,13 @@ def test_a_report_writes_tables_and_figures_that_tensorboard_shows_too(small, re
     assert {path.stem for path in (small.path / "figures").iterdir()} == figures
     hparams, metrics, images = page(small.path)
     assert set(hparams) == {"model", "model.hidden_size", "optimizer.lr", "seed"}
-    assert set(metrics) == {"val_selected/error", "val_selected/nll", "test/error", "test/nll"}
-    assert set(images) == {f"figures/{name}" for name in figures}
+    assert set(metrics) == {
+        "val_selected/error",
+        "val_selected/nll",
+        "val_selected/test/error",
+        "val_selected/test/nll",
+    }
+    assert set(images) == {f"visualization/{name}" for name in figures}
     assert all(image.width > 500 and image.height > 300 for image in images.values())
     assert "irnn20-lr0.003-s0: diverged" in capsys.readouterr().out
 
@@ -238,3 +245,75 @@ def test_a_report_on_a_thousand_runs_takes_seconds(folder, report):
     assert seconds[0] < 20
     with open(folder.path / "summary.csv") as file:
         assert len(list(csv.DictReader(file))) == 1000
+
+
+class Page(HTMLParser):
+    """The text of a page, and what it would load."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.texts, self.tags, self.sources = [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.sources += [value for key, value in attributes if key in ("src", "href")]
+
+    def handle_data(self, data):
+        self.texts.append(data.strip())
+
+
+def test_one_html_file_has_everything_and_loads_nothing(small, report):
+    report(small.path)
+    html = (small.path / "report.html").read_text()
+    page = Page(html)
+    assert len(page.sources) == 3  # figures
+    assert all(source.startswith("data:image/png;base64,iVBOR") for source in page.sources)
+    for text in ("Selection", "Runs", "Not finished", "16 runs: 13 finished, 2 diverged, 1 missing", "0.2 ± 0"):
+        assert text in page.texts
+    assert page.tags.count("tr") == 3 + 4 + 16 + 3
+    assert len(html) < 2_000_000
+
+
+def test_nothing_in_a_run_breaks_the_html(folder, report):
+    folder.add(lr=0.001, val=0.25, test=0.5, note="<script>alert(1)</script> &lt; {{ 1 + 1 }}")
+    folder.add(lr=0.003, status="failed", reason="<b>|</b>", note="x")
+    folder.expect_all()
+    report(folder.path, "--no-figures")
+    page = Page((folder.path / "report.html").read_text())
+    assert not {"script", "b"} & set(page.tags)
+    assert "<script>alert(1)</script> &lt; {{ 1 + 1 }}" in page.texts
+
+
+def test_several_folders_have_one_report(folder, report, tmp_path):
+    other = Folder(tmp_path / "other")
+    for made, model in ((folder, "lstm"), (other, "irnn")):
+        for seed in (0, 1):
+            name = made.add(model, 0.01, seed, val=0.25, test=0.5)
+            write_curves(made.path / name, last=100, every=50)
+        made.expect_all()
+    report(folder.path, other.path)
+    joint = tmp_path / f"{folder.path.name}+other"
+    assert {path.name for path in joint.iterdir()} == {
+        "summary.md", "summary.csv", "selection.csv", "report.html", "figures"
+    }  # fmt: skip
+    with open(joint / "selection.csv") as file:
+        assert [(row["model"], row["n"]) for row in csv.DictReader(file)] == [("lstm", "2"), ("irnn", "2")]
+    assert (joint / "figures" / "learning_curves.png").stat().st_size > 10_000
+
+
+def note(folder, name, text):
+    config = json.loads((folder.path / name / "result.json").read_text())["config"]
+    folder.change(name, config=config | {"note": text})
+
+
+def test_a_note_is_shown_once_or_with_each_run(folder, report):
+    first, second = folder.add(lr=0.001), folder.add(lr=0.003)
+    folder.expect_all()
+    note(folder, first, "a | first try")
+    report(folder.path, "--no-figures")
+    assert "\na \\| first try\n" in (folder.path / "summary.md").read_text()
+    note(folder, second, "a second one")
+    report(folder.path, "--no-figures")
+    with open(folder.path / "summary.csv") as file:
+        assert [row["note"] for row in csv.DictReader(file)] == ["a | first try", "a second one"]

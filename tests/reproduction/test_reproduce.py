@@ -46,7 +46,8 @@ def reproduction(monkeypatch, tiny):
         replayed=({"model": "fastweights", "seed": 0}, {"model": "lstm"}),
     )
     monkeypatch.setattr("src.reproduction.reproduce.reproductions", lambda: {"paper/table": made})
-    monkeypatch.setattr("src.reproduction.command.reproductions", lambda: {"paper/table": made})
+    for module in ("command", "readme"):
+        monkeypatch.setattr(f"src.reproduction.{module}.reproductions", lambda: {"paper/table": made})
     return made
 
 
@@ -271,6 +272,7 @@ def test_the_readme_has_the_tables_of_the_committed_results(report, capsys, tmp_
     path = tmp_path / "README.md"
     path.write_text(
         "Before\n<!-- table paper/table -->\nstale\n<!-- end -->\nbetween\n<!-- claims paper/table -->\n<!-- end -->\n"
+        "<!-- index -->\n<!-- end -->\n"
     )
 
     def run(*arguments):
@@ -284,6 +286,7 @@ def test_the_readme_has_the_tables_of_the_committed_results(report, capsys, tmp_
     assert "stale" not in text
     assert "| fastweights | 0.001 | 0 |" in text
     assert "| It errs. | " in text
+    assert "| [paper/table](outputs/reference/paper/table/report.md) | A title | 1 inconclusive | 2 | 0.0 |" in text
     path.write_text(text.replace("paper/table", "paper/other"))
     with pytest.raises(UserError, match=r"paper/other -->: .* contains no report"):
         run("readme")

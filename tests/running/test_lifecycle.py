@@ -21,7 +21,7 @@ from src.utils import files
 
 def only_run(name="runs"):
     """The one folder of a run below outputs."""
-    (folder,) = (path for path in Path("outputs", name).iterdir() if path.is_dir())
+    (folder,) = Path("outputs", name).glob("*-s*-*/")
     return folder
 
 
@@ -80,7 +80,7 @@ def test_result_has_all_keys_and_the_metrics_of_the_selected_weights(train, tiny
 
 def test_the_recorded_command_of_a_run_in_a_sweep_is_that_run_alone(train, tiny):
     assert train("-m", *tiny, "task.num_pairs=2,3").status == 0
-    for folder in Path("outputs/runs").glob("*/"):
+    for folder in Path("outputs/runs").glob("*-s*-*/"):
         program, *arguments = shlex.split(result(folder)["provenance"]["command"])
         assert (program, arguments[:2]) == ("python", ["-m", "src.train"])
         ended = train(*arguments[2:])
@@ -358,7 +358,7 @@ def test_a_run_in_its_own_working_folder_shows_where_it_is(train, tiny, tmp_path
     os.chdir(tmp_path)
     assert ended.status == 0
     assert f"tensorboard --logdir {tmp_path}/outputs/runs" in ended.out.replace("\n", "")
-    assert list(Path("outputs/runs").glob("events*"))  # the HParams page
+    assert list(Path("outputs/runs/summary").glob("events*"))  # the HParams page
 
 
 DIVERGING = [

@@ -24,7 +24,7 @@ IN_TURN, STACKED = "model.kernel=auto", "model.kernel=vectorized"
 
 
 def folders(name):
-    return sorted(path for path in Path("outputs", name).iterdir() if path.is_dir())
+    return sorted(Path("outputs", name).glob("*-s*-*/"))
 
 
 def result(folder):
@@ -189,7 +189,7 @@ def configs(*overrides):
             for name, given in found.items()
             for value in values.split("|")
         }
-    return {name: compose(given) for name, given in found.items()}
+    return {name: compose(*given) for name, given in found.items()}
 
 
 def test_runs_that_differ_in_numbers_are_a_group(tiny):

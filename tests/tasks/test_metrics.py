@@ -13,6 +13,7 @@ from torch.nn import functional
 from src.models.lstm import LSTM
 from src.models.rnn import RNN
 from src.models.sequence import SequenceModel
+from src.ops.inputs import Inputs
 from src.specs import Batch, InputSpec, Output, OutputSpec
 from src.tasks.base import Task, fraction
 from src.training.evaluation import evaluate
@@ -27,8 +28,11 @@ pytestmark = pytest.mark.usefixtures("made_up_data")
 class Exact(SequenceModel):
     """In float64, so that no answer depends on how a sum is rounded."""
 
-    def forward(self, inputs: Tensor, *arguments, **settings) -> Output:
-        inputs = inputs.double() if inputs.is_floating_point() else inputs
+    def forward(self, inputs: Tensor | Inputs, *arguments, **settings) -> Output:
+        if isinstance(inputs, Inputs):
+            inputs = inputs._replace(table=inputs.table.double())
+        elif inputs.is_floating_point():
+            inputs = inputs.double()
         return super().forward(inputs, *arguments, **settings)
 
 

@@ -61,6 +61,12 @@ def test_specs_say_what_they_are():
     assert str(InputSpec("tokens", 37)) == "tokens of 37"
     assert str(OutputSpec("class", 10)) == "class of 10 at the last step"
     assert str(OutputSpec("bits", 8, every_step=True)) == "bits of 8 at every step"
+    assert str(OutputSpec("policy", 3, every_step=True)) == "policy of 3 at every step"
+
+
+def test_a_policy_has_one_output_more_for_its_value():
+    assert OutputSpec("policy", 3).num_outputs == 4
+    assert OutputSpec("class", 3).num_outputs == 3
 
 
 class Pair(NamedTuple):

@@ -11,15 +11,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
-from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups, plugin_data_pb2
 
 from src.config.fingerprint import decisive_keys
-from src.config.paths import EVENT_FILES
+from src.config.paths import EVENT_FILES, FLOORS, SUMMARY
 from src.reports.hparams import SHOWN_OF_ONE_RUN
 from src.results.curves import read_curves
 from src.results.result import read_result
 from src.training.curves import Curves
+from src.training.floors import draw_floors
 
 
 def events(folder):
@@ -53,28 +53,39 @@ def test_curves_have_a_point_per_log_and_per_evaluation_and_end_in_the_result(tr
     run, result = events(folder), read_result(folder)
     scalars = run.Tags()["scalars"]
     points = {tag: {event.step: event.value for event in run.Scalars(tag)} for tag in scalars}
-    for name in ("loss", "error", "nll", "lr", "gradient_norm"):
-        assert list(points[f"train/{name}"]) == [2, 4, 6]
+    for tag in ("train/loss", "train/error", "weight_updates/lr", "weight_updates/gradient_norm"):
+        assert list(points[tag]) == [2, 4, 6]
     for name in ("error", "nll"):
         assert list(points[f"val/{name}"]) == [0, 3, 6]
         assert points[f"val/{name}"][result["selected_update"]] == pytest.approx(result["metrics"][f"val/{name}"])
-        assert points[f"test/{name}"] == {6: pytest.approx(result["metrics"][f"test/{name}"])}
+        assert points[f"val_selected/test/{name}"] == {6: pytest.approx(result["metrics"][f"test/{name}"])}
         assert points[f"val_selected/{name}"] == {6: pytest.approx(result["metrics"][f"val/{name}"])}
     assert points["val_selected/update"] == {6: result["selected_update"]}
     cosine = {update: 5e-4 * (1 + math.cos(math.pi * (update - 1) / 6)) for update in (2, 4, 6)}
-    assert points["train/lr"] == pytest.approx(cosine)
+    assert points["weight_updates/lr"] == pytest.approx(cosine)
 
 
 def test_metrics_jsonl_has_the_same_points(trained):
     (folder,) = trained()
     run = events(folder)
-    tags = [tag for tag in run.Tags()["scalars"] if not tag.startswith(("weights/", "val_floor/"))]
+    shown = {tag: {event.step: event.value for event in run.Scalars(tag)} for tag in run.Tags()["scalars"]}
+    tags = [tag.replace("val_selected/test", "test").replace("weight_updates", "train") for tag in shown]
     assert len(tags) > 10
     in_single_precision = {
         tag: {update: float(np.float32(value)) for update, value in points.items()}
         for tag, points in read_curves(folder, tags).items()
     }
-    assert in_single_precision == {tag: {event.step: event.value for event in run.Scalars(tag)} for tag in tags}
+    assert list(in_single_precision.values()) == list(shown.values())
+
+
+def test_the_first_two_groups_are_training_and_validation(trained):
+    """TensorBoard sorts the groups of its cards by name and opens the first two."""
+    (folder,) = trained("trainer.histograms=true")
+    kinds = events(folder).Tags()
+    tags = sorted(tag for kind in ("scalars", "images", "histograms") for tag in kinds[kind])
+    groups = list(dict.fromkeys(tag.partition("/")[0] for tag in tags))
+    assert groups[:2] == ["train", "val"]
+    assert [tag for tag in tags if tag.startswith("train/")] == ["train/error", "train/loss"]
 
 
 def test_points_of_an_earlier_attempt_are_dropped_with_a_line_that_was_cut_off(tmp_path):
@@ -92,43 +103,54 @@ def test_points_of_an_earlier_attempt_are_dropped_with_a_line_that_was_cut_off(t
 
 
 def test_every_weight_has_a_norm_and_a_histogram_and_so_has_its_gradient(trained):
-    (folder,) = trained("model=lstm")
+    (folder,) = trained("model=lstm", "trainer.histograms=true")
     run = events(folder)
-    weights = [tag.removeprefix("weight/") for tag in run.Tags()["histograms"] if tag.startswith("weight/")]
+    weights = [tag.removeprefix("weights/") for tag in run.Tags()["histograms"] if tag.startswith("weights/")]
     assert len(weights) > 4
     # There is no gradient yet when the first evaluation is made.
-    for kind, steps in {"weight": [0, 3, 6], "gradient": [3, 6]}.items():
+    for kind, steps in {"weights": [0, 3, 6], "weights_gradient": [3, 6]}.items():
         for name in weights:
-            assert [event.step for event in run.Scalars(f"weights/{kind}_norm/{name}")] == steps
+            assert [event.step for event in run.Scalars(f"{kind}_norm/{name}")] == steps
             assert [event.step for event in run.Histograms(f"{kind}/{name}")] == steps
 
 
-def test_floors_are_horizontal_lines_with_a_point_at_each_evaluation(trained):
-    (folder,) = trained("model=rnn")
-    run = events(folder)
-    floors = read_result(folder)["floors"]
-    expected = {f"val_floor/{name}/{words}": value for words, floor in floors.items() for name, value in floor.items()}
-    assert {tag for tag in run.Tags()["scalars"] if "floor" in tag} == set(expected)
-    for tag, value in expected.items():
-        points = {event.step: event.value for event in run.Scalars(tag)}
-        assert points == pytest.approx(dict.fromkeys((0, 3, 6), value))
+def lines(folder):
+    """{description: {tag: {update: value}}} of the floors of a task that are drawn in a folder."""
+    drawn = {path.name: events(path) for path in folder.iterdir() if path.is_dir()}
+    return {
+        name: {tag: {event.step: event.value for event in run.Scalars(tag)} for tag in run.Tags()["scalars"]}
+        for name, run in drawn.items()
+    }
 
 
-@pytest.mark.parametrize("task", ["associative_retrieval", "addition"])
-def test_the_page_of_curves_and_floors_names_curves_that_exist(task, trained):
-    (folder,) = trained("model=rnn", f"task={task}")
-    run = events(folder)
-    content = run.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    (category,) = layout_pb2.Layout.FromString(content).category
-    scalars = run.Tags()["scalars"]
-    shown = set()
-    for chart in category.chart:
-        for pattern in chart.multiline.tag:
-            matched = {tag for tag in scalars if re.search(pattern, tag)}
-            assert matched, pattern
-            assert not shown & matched
-            shown |= matched
-    assert shown == {tag for tag in scalars if re.match("val/|val_floor/", tag)}
+def test_floors_are_lines_in_the_charts_of_validation_drawn_once_for_all_runs(trained):
+    folders = trained("-m", "model=rnn", "seed=0,1")
+    home = folders[0].parent / FLOORS / "associative_retrieval"
+    drawn = {path: path.stat().st_mtime_ns for path in home.rglob(EVENT_FILES)}
+    floors = read_result(folders[0])["floors"]
+    assert len(drawn) == len(floors) == 4
+    assert lines(home) == {
+        words: {f"val/{name}": pytest.approx({0: value, 6: value}) for name, value in floor.items()}
+        for words, floor in floors.items()
+    }
+    assert not any("floor" in tag for folder in folders for tag in events(folder).Tags()["scalars"])
+    trained("model=lstm")
+    assert {path: path.stat().st_mtime_ns for path in home.rglob(EVENT_FILES)} == drawn
+
+
+def test_floors_reach_to_the_end_of_the_longest_run_and_differ_with_the_task(tmp_path):
+    floors, others = {"chance": {"error": 0.5}}, {"chance": {"error": 0.75}, "3 m/s": {"error": 0.25}}
+    for values, last in ((floors, 10), (floors, 20), (others, 30), (floors, 5)):
+        draw_floors(tmp_path, "task", values, last)
+    first, second = sorted((tmp_path / FLOORS).iterdir())
+    assert (first.name, lines(first)) == ("task", {"chance": {"val/error": {0: 0.5, 20: 0.5}}})
+    assert lines(second) == {
+        "chance": {"val/error": {0: 0.75, 30: 0.75}},
+        "3 m per s": {"val/error": {0: 0.25, 30: 0.25}},
+    }
+    (first / "floors.json").write_text("[1")
+    draw_floors(tmp_path, "task", floors, 40)
+    assert lines(first) == {"chance": {"val/error": {0: 0.5, 40: 0.5}}}
 
 
 def test_the_whole_configuration_can_be_read(trained):
@@ -148,7 +170,7 @@ def test_examples_and_what_the_memory_looks_at_are_shown_at_the_end(trained):
     assert all(re.fullmatch(r"    \S{11} -> \d   predicted \d \(p=[\d.]+\)   (right|WRONG)", line) for line in lines)
     assert len(run.Tags()["images"]) == 2
     for tag in run.Tags()["images"]:
-        assert tag.startswith("memory/")
+        assert tag.startswith("visualization/")
         (image,) = run.Images(tag)
         assert image.step == 6
         assert image.encoded_image_string.startswith(b"\x89PNG")
@@ -166,20 +188,21 @@ def test_a_run_is_a_session_with_all_its_settings(trained):
     settings = decisive_keys(read_result(folder)["config"])
     assert set(shown) == {key for key, value in settings.items() if value != "None"}
     assert shown["model"].string_value == "lstm"
-    assert shown["seed"].number_value == 2
+    assert shown["seed"].string_value == "2"
     assert shown["optimizer.lr"].number_value == 1e-3
     assert hparams(run, "session_end_info").status == 1  # success
 
 
 def columns(folder):
-    """The settings and metrics of the HParams page, from the one event file of a folder."""
-    assert len(list(folder.glob(EVENT_FILES))) == 1
-    experiment = hparams(events(folder), "experiment")
+    """The settings and metrics of the HParams page, from the one event file about a folder."""
+    assert list(folder.glob(EVENT_FILES)) == []
+    assert len(list((folder / SUMMARY).glob(EVENT_FILES))) == 1
+    experiment = hparams(events(folder / SUMMARY), "experiment")
     return [info.name for info in experiment.hparam_infos], [info.name.tag for info in experiment.metric_infos]
 
 
 def test_the_hparams_page_has_a_column_for_what_varies_and_for_the_final_metrics(trained):
-    final = {"val_selected/error", "val_selected/nll", "test/error", "test/nll"}
+    final = {"val_selected/error", "val_selected/nll", "val_selected/test/error", "val_selected/test/nll"}
     (folder,) = trained("model=rnn")
     settings, metrics = columns(folder.parent)
     assert settings == list(SHOWN_OF_ONE_RUN)
@@ -202,7 +225,7 @@ def test_the_hparams_page_covers_runs_of_different_tasks(trained):
     settings, metrics = columns(folder)
     assert {"model", "task"} <= set(settings)
     assert not {"model.forget_bias", "task.num_pairs", "task.sequence_length"} & set(settings)
-    assert {"test/error", "test/mse"} <= set(metrics)
+    assert {"val_selected/test/error", "val_selected/test/mse"} <= set(metrics)
 
 
 @pytest.mark.parametrize("now", [1_000_000_000.0, 1_700_000_000.9, 1_700_000_005.0])
@@ -236,7 +259,7 @@ def test_the_hparams_page_sorts_a_column_of_numbers_and_nulls(trained):
             groups = session_groups(folder, column, order)
             values = [group.hparams[column].number_value for group in groups if column in group.hparams]
             assert (len(groups), values) == (4, [number, number])
-    experiment = hparams(events(folder), "experiment")
+    experiment = hparams(events(folder / SUMMARY), "experiment")
     assert {info.name: info.type for info in experiment.hparam_infos} == {
         "trainer.clip_norm": api_pb2.DATA_TYPE_FLOAT64,
         "trainer.patience": api_pb2.DATA_TYPE_FLOAT64,

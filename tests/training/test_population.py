@@ -37,7 +37,7 @@ OWN = {
 
 def update_of(*overrides):
     """An update of a run in float64."""
-    config = compose(overrides)
+    config = compose(*overrides)
     task = build_task(config)
     batch = task.batch
 

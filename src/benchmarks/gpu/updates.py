@@ -56,7 +56,7 @@ def as_trained(task: Task, make_core: MakeCore, how: How, seed: int = 0, lr: flo
     """The update of a run."""
     model = network(task, make_core, how.device, seed)
     optimizer = adam([flat_parameters(model)], lr=lr)
-    settings: Any = OmegaConf.to_container(compose([f"trainer.batch_size={how.batch_size}"]).trainer, resolve=True)
+    settings: Any = OmegaConf.to_container(compose(f"trainer.batch_size={how.batch_size}").trainer, resolve=True)
     state = TrainState(model, optimizer, cosine(optimizer, 10**6), torch.zeros((), device=how.device))
     update = Update(state, task, TrainerSettings(**settings))
     if (recorder := how.recorder) is not None:

@@ -34,6 +34,11 @@ def generated_form(core: Any) -> Form:
     return Form("fused", partial(_run, core), partial(_serves, core))
 
 
+def is_generated(form: Form) -> bool:
+    """Whether a form is that of `generated_form`."""
+    return isinstance(form.compute, partial) and form.compute.func is _run
+
+
 @calls.not_compiled
 def _serves(core: Any, inputs: Inputs) -> bool:
     if not calls.available(inputs):

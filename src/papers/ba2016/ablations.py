@@ -93,7 +93,7 @@ def _robust(evidence: Evidence) -> Finding:
 
 
 def _sustained_is_better(evidence: Evidence) -> Finding:
-    one_step = {"name": "ba2016-boundary", "model__num_inner_steps": 1}
+    one_step: dict[str, Any] = {"name": "ba2016-boundary", "model__num_inner_steps": 1}
     until = {
         boundary: evidence.updates_until("val/error", 0.02, model__boundary=boundary, **one_step)
         for boundary in ("sustained", "identity")

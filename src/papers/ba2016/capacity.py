@@ -1,12 +1,15 @@
 """Beyond the paper: how many pairs fast weights of a given width bind."""
 
 import itertools
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from src.papers.ba2016.table1 import floor_of
@@ -62,7 +65,7 @@ def _curriculum_helps(evidence: Evidence) -> Finding:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """Test error against the number of pairs, a line per width, and the floor; hollow markers for longer runs."""
+    """Test error in % against the number of pairs, a line per width, and the floor; hollow markers for longer runs."""
     with rc_context(RC):
         figure, (axes,) = panels([""])
         try:
@@ -72,18 +75,25 @@ def draw(evidence: Evidence) -> Figure:
         widths = sorted(runs["model.hidden_size"].unique())
         styles = styles_of({f"{width} units": "fastweights" for width in widths})
         for width, (label, style) in zip(widths, styles.items(), strict=True):
-            by_pairs = runs[runs["model.hidden_size"] == width].groupby("task.num_pairs")["test/error"]
-            axes.errorbar(by_pairs.mean().index, by_pairs.mean(), by_pairs.std(), label=label, capsize=2, **style)
+            _draw(axes, runs[runs["model.hidden_size"] == width], style, label)
             with suppress(NotRunError):
-                longer = evidence.select(name=LONGER, model__hidden_size=width).groupby("task.num_pairs")["test/error"]
-                hollow = style | {"linestyle": "none", "markerfacecolor": "white"}
-                axes.errorbar(longer.mean().index, longer.mean(), longer.std(), capsize=2, **hollow)
+                longer = evidence.select(name=LONGER, model__hidden_size=width)
+                _draw(axes, longer, style | {"linestyle": "none", "markerfacecolor": "white"})
+        axes.plot([], [], "o", color="0.4", markerfacecolor="white", label="longer runs")
         pairs = sorted(runs["task.num_pairs"].unique())
-        axes.plot(pairs, [floor_of(int(num_pairs)) for num_pairs in pairs], label="knows the digits only", **FLOOR_LINE)
-        axes.axhline(BOUND, **(FLOOR_LINE | {"linestyle": ":"}))
-        axes.set(xlabel="pairs", ylabel="test error", xticks=pairs)
+        floors = [100 * floor_of(int(num_pairs)) for num_pairs in pairs]
+        axes.plot(pairs, floors, label="knows the digits only", **FLOOR_LINE)
+        axes.axhline(100 * BOUND, label=f"{BOUND:.0%}".replace("%", " %"), **(FLOOR_LINE | {"linestyle": ":"}))
+        axes.set(xlabel="pairs", ylabel="test error, %, mean ± sd", xticks=pairs, ylim=(-2, None))
         legend(figure, [axes])
     return figure
+
+
+def _draw(axes: Axes, runs: pd.DataFrame, style: Mapping[str, Any], label: str | None = None) -> None:
+    """Mean test error in % and its standard deviation, down to 0."""
+    by_pairs = 100 * runs.groupby("task.num_pairs")["test/error"].agg(["mean", "std"])
+    below = np.minimum(by_pairs["std"], by_pairs["mean"])
+    axes.errorbar(by_pairs.index, by_pairs["mean"], [below, by_pairs["std"]], label=label, capsize=2, **style)
 
 
 def table(evidence: Evidence) -> pd.DataFrame:

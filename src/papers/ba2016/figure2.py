@@ -2,7 +2,6 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,29 +76,31 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """The printed curves, thin, and ours: mean and standard deviation over seeds."""
+    """The printed curves, and ours beside them: mean and standard deviation over seeds."""
     with rc_context(RC):
-        figure, (axes,) = panels([""])
-        figure.set_size_inches(7.2, 4.0)
-        thin: dict[str, Any] = {"linewidth": 0.8, "markersize": 2.5}
+        figure, (printed_axes, axes) = panels(
+            ["In print (test set)", "Here (validation set)"], sharex=True, sharey=True
+        )
         for model, label in MODELS.items():
-            style = style_of(model)
+            style = style_of(model) | {"markersize": 0}
             printed = PRINTED.loc[PRINTED.index > 0, model]
-            axes.plot(printed.index, printed, color=style["color"], marker=style["marker"], **thin)
+            printed_axes.plot(printed.index, printed, **style)
             try:
                 curve = evidence.mean_curve("val/nll", model=model, model__hidden_size=50)
             except NotRunError:
                 continue
             curve = curve[curve.index > 0]
             below, above = curve["mean"] - curve["sd"], curve["mean"] + curve["sd"]
-            axes.plot(curve.index, curve["mean"], label=label, **(style | {"markersize": 0}))
+            axes.plot(curve.index, curve["mean"], label=label, **style)
             axes.fill_between(curve.index, below, above, color=style["color"], alpha=0.2, linewidth=0)
-        axes.plot([], [], color="0.4", marker="o", label="in print (test set)", **thin)
         for name, level in FLOORS.items():
-            axes.axhline(level, **(FLOOR_LINE | {"linewidth": 0.8}))
+            for panel in (printed_axes, axes):
+                panel.axhline(level, **(FLOOR_LINE | {"linewidth": 0.8}))
             side = "top" if level == min(FLOORS.values()) else "bottom"
             axes.text(1.01, level, name, transform=axes.get_yaxis_transform(), va=side, fontsize=7, color="0.35")
-        axes.set(xscale="log", ylim=(0, 2), xlabel="update", ylabel="negative log-likelihood, nats")
+        for panel in (printed_axes, axes):
+            panel.set(xscale="log", ylim=(0, 1.6), xlabel="update")
+        printed_axes.set_ylabel("negative log-likelihood, nats")
         legend(figure, [axes])
     return figure
 

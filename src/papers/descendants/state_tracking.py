@@ -98,7 +98,11 @@ def draw(evidence: Evidence) -> Figure:
 
 REPRODUCTION = Reproduction(
     title="Descendants of fast weights: which recurrences track a state",
-    experiments=("descendants/state_tracking", "descendants/state_tracking_linear"),
+    experiments=(
+        "descendants/state_tracking",
+        "descendants/state_tracking_linear",
+        "descendants/state_tracking_product",
+    ),
     claims=(
         _fails("DeltaNet, β ≤ 1", "parity", "Grazzi et al. 2024: it takes a negative eigenvalue", 0.4),
         _solves("DeltaNet, β ≤ 2", "parity", "Grazzi et al. 2024: a reflection is a change of sign"),
@@ -112,6 +116,6 @@ REPRODUCTION = Reproduction(
     ),
     table=table,
     figures={"lengths": draw},
-    quick=("optimizer.lr=1e-2", "seed=0", "trainer.max_updates=1500"),
+    quick=("optimizer.lr=1e-2", "seed=0", "trainer.max_updates=800"),
     notes=Path(__file__).with_name("state_tracking.md"),
 )

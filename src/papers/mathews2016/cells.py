@@ -36,11 +36,11 @@ def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     Columns: `task`; `share`, the metric by which the weights were selected, on the test set, divided by the last floor
     of the task that has it.
     """
-    from src.results.runs import load_run
+    from src.results.runs import read_run
 
     rows = []
     for _, row in runs.iterrows():
-        run = load_run(folder, row["run"])
+        run = read_run(folder, row["run"])
         metric = run.objective.metric
         floor = [values[metric] for values in run.floors.values() if metric in values][-1]
         found = {"task": run.settings["task"], "share": run.metrics[f"test/{metric}"] / floor}

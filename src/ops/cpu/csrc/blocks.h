@@ -82,13 +82,26 @@ struct Block {
 
   template <class S>
   void load(const Rows<S>& rows, int64_t t, Vector<S>* to) const {
+    load_each<S>([&](int64_t lane) { return rows.row(first + lane, t); }, rows.units, to);
+  }
+
+  // Rows are `width` numbers apart, by default `units`.
+  template <class S>
+  void store(const Vector<S>* from, S* rows, int64_t time, int64_t units, int64_t t, int64_t width = 0) const {
+    if (width == 0) width = units;
+    store_each<S>(from, units, [&](int64_t lane) { return rows + ((first + lane) * time + t) * width; });
+  }
+
+  // Rows of any place: `row(lane)` is that of a lane of this block.
+  template <class S, class Row>
+  void load_each(Row row, int64_t units, Vector<S>* to) const {
     constexpr int count = Lanes<S>::count;
     S* scalars = reinterpret_cast<S*>(to);
     int64_t done = 0;
 #ifdef TRANSPOSES_IN_REGISTERS
     const S* starts[count];
-    for (int64_t lane = 0; lane < lanes; ++lane) starts[lane] = rows.row(first + lane, t);
-    for (; lanes == count && done + count <= rows.units; done += count) {
+    for (int64_t lane = 0; lane < lanes; ++lane) starts[lane] = row(lane);
+    for (; lanes == count && done + count <= units; done += count) {
       Vector<S> square[count];
       for (int lane = 0; lane < count; ++lane)
         square[lane] = *reinterpret_cast<const Unaligned<S>*>(starts[lane] + done);
@@ -96,26 +109,24 @@ struct Block {
       for (int i = 0; i < count; ++i) to[done + i] = square[i];  // std::copy would call memmove
     }
 #if defined(__AVX512F__)
-    if (int64_t rest = rows.units - done; lanes == count && rest >= shortest_vector) {
+    if (int64_t rest = units - done; lanes == count && rest >= shortest_vector) {
       Vector<S> square[count];
       for (int lane = 0; lane < count; ++lane) square[lane] = load_first<S>(starts[lane] + done, rest);
       transpose<S>(square);
       for (int64_t i = 0; i < rest; ++i) to[done + i] = square[i];
-      done = rows.units;
+      done = units;
     }
 #endif
 #endif
-    if (lanes < count) std::fill(to + done, to + rows.units, Vector<S>{});
+    if (lanes < count) std::fill(to + done, to + units, Vector<S>{});
     for (int64_t lane = 0; lane < lanes; ++lane) {
-      const S* row = rows.row(first + lane, t);
-      for (int64_t i = done; i < rows.units; ++i) scalars[i * count + lane] = row[i];
+      const S* from = row(lane);
+      for (int64_t i = done; i < units; ++i) scalars[i * count + lane] = from[i];
     }
   }
 
-  // Rows are `width` numbers apart, by default `units`.
-  template <class S>
-  void store(const Vector<S>* from, S* rows, int64_t time, int64_t units, int64_t t, int64_t width = 0) const {
-    if (width == 0) width = units;
+  template <class S, class Row>
+  void store_each(const Vector<S>* from, int64_t units, Row row) const {
     constexpr int count = Lanes<S>::count;
     const S* scalars = reinterpret_cast<const S*>(from);
     int64_t done = 0;
@@ -124,23 +135,21 @@ struct Block {
       Vector<S> square[count];
       for (int i = 0; i < count; ++i) square[i] = from[done + i];
       transpose<S>(square);
-      for (int lane = 0; lane < count; ++lane)
-        *reinterpret_cast<Unaligned<S>*>(rows + ((first + lane) * time + t) * width + done) = square[lane];
+      for (int lane = 0; lane < count; ++lane) *reinterpret_cast<Unaligned<S>*>(row(lane) + done) = square[lane];
     }
 #if defined(__AVX512F__)
     if (int64_t rest = units - done; lanes == count && rest >= shortest_vector) {
       Vector<S> square[count] = {};
       for (int64_t i = 0; i < rest; ++i) square[i] = from[done + i];
       transpose<S>(square);
-      for (int lane = 0; lane < count; ++lane)
-        store_first<S>(square[lane], rows + ((first + lane) * time + t) * width + done, rest);
+      for (int lane = 0; lane < count; ++lane) store_first<S>(square[lane], row(lane) + done, rest);
       done = units;
     }
 #endif
 #endif
     for (int64_t lane = 0; lane < lanes; ++lane) {
-      S* row = rows + ((first + lane) * time + t) * width;
-      for (int64_t i = done; i < units; ++i) row[i] = scalars[i * count + lane];
+      S* to = row(lane);
+      for (int64_t i = done; i < units; ++i) to[i] = scalars[i * count + lane];
     }
   }
 };

@@ -1,0 +1,89 @@
+"""A folder of one's own photographs of faces, such as those of Multi-PIE, which may not be distributed.
+
+    <data_dir>/multi_pie/<expression>/<person>_<anything>.png       48 x 48 pixels, aligned; other formats work as well
+
+Shapes: N images of S x S pixels.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from src.config.errors import UserError
+from src.specs import Split
+
+FOLDER = "multi_pie"
+SUFFIXES = frozenset({".png", ".pgm", ".bmp", ".jpg", ".jpeg"})
+BY_HAND = "Multi-PIE is licensed by Carnegie Mellon University: put your copy there, cut to faces"
+
+
+class Photograph(NamedTuple):
+    """A file, who it shows, and the number of the expression."""
+
+    path: Path
+    person: str
+    expression: int
+
+
+def find(data_dir: str, expressions: Sequence[str]) -> list[Photograph]:
+    """All photographs of a folder, in a fixed order.
+
+    Raises:
+        UserError: there is no folder of an expression, or a file that does not name a person.
+    """
+    found = []
+    for number, expression in enumerate(expressions):
+        folder = Path(data_dir).expanduser() / FOLDER / expression
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; {BY_HAND} in folders {', '.join(expressions)}")
+        for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
+            person, separator, _ = path.stem.partition("_")
+            if not separator:
+                raise UserError(f"{path}: names no person; call it <person>_<anything>{path.suffix}")
+            found.append(Photograph(path, person, number))
+    return found
+
+
+def divide(photographs: Sequence[Photograph], num_val: int, num_test: int) -> dict[Split, list[Photograph]]:
+    """The photographs of each split, by people: the last ones are for testing, those before them for validation.
+
+    Raises:
+        UserError: there are too few people.
+    """
+    people = sorted({photograph.person for photograph in photographs})
+    if len(people) <= num_val + num_test:
+        raise UserError(
+            f"{len(people)} people in {FOLDER}: must be more than {num_val} + {num_test}, to train on others"
+        )
+    last = len(people) - num_test
+    of_split: dict[Split, set[str]] = {
+        "train": set(people[: last - num_val]), "val": set(people[last - num_val : last]), "test": set(people[last:])
+    }  # fmt: skip
+    return {split: [it for it in photographs if it.person in these] for split, these in of_split.items()}
+
+
+def read(photographs: Sequence[Photograph], side: int) -> np.ndarray:
+    """The images in grey, [N, S, S], as bytes.
+
+    Raises:
+        UserError: a file is no image, or one of another size, of which no more than the size is read.
+    """
+    images = np.empty((len(photographs), side, side), np.uint8)
+    for number, photograph in enumerate(photographs):
+        images[number] = _image(photograph.path, side)
+    return images
+
+
+def _image(path: Path, side: int) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.size == (side, side):
+                return np.asarray(image.convert("L"))
+            size = " x ".join(map(str, image.size))
+    except Exception as error:  # whatever a file that is something else leads to
+        raise UserError(f"{path}: not an image: {' '.join(str(error).split()) or type(error).__name__}") from None
+    raise UserError(f"{path}: {size} pixels, not {side} x {side}")

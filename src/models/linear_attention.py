@@ -1,0 +1,90 @@
+"""Linear attention of Katharopoulos et al. (2020), "Transformers are RNNs", arXiv 2006.16236.
+
+Shapes: B sequences, T time steps, H heads, K key features, V value features.
+"""
+
+from typing import Annotated, Any
+
+from annotated_types import Ge
+from torch import Tensor
+from torch.nn import functional
+
+from src.models.linear_core import LinearCore, head_size
+from src.models.linear_parts import EPSILON, FeatureMap, features, num_features
+from src.ops.dispatch import Kernel
+from src.ops.linear_recurrence import Terms
+
+
+class LinearAttention(LinearCore):
+    r"""A memory that adds up outer products of keys and values; attention whose softmax is replaced by features.
+
+        S_t = S_{t-1} + φ(k_t) v_tᵀ                       S_0 = 0
+        z_t = z_{t-1} + φ(k_t)                            z_0 = 0
+        o_t = S_tᵀ φ(q_t) / (z_tᵀ φ(q_t) + ε)             the denominator only if normalized, ε = 1e-6
+
+    so w = 1 and nothing is erased; z is one more column of S, for a value that is always 1. Features: elu(x) + 1;
+    DPFP-ν of Schlag et al. (2021, arXiv 2102.11174); the second-order Taylor expansion of exp in Based (Arora et al.,
+    2024, arXiv 2402.18668). All of their kernels φ(q)ᵀφ(k) are at least 0.
+
+    Args:
+        input_size: features X of one input vector.
+        hidden_size: outputs D.
+        num_heads: H.
+        key_size: K; None for D / H.
+        value_size: V; None for D / H.
+        feature_map: φ, see `features`.
+        dpfp_order: ν of the feature map dpfp.
+        normalize: whether there is a denominator.
+        conv_size: steps that the convolution of q, k and v sees; 0 for none.
+        output_gate: whether there is an output gate.
+        learned_start: whether S_0 is learned.
+        chunk_size: steps of a chunk of the form in plain PyTorch.
+        kernel: see `Core`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        hidden_size: Annotated[int, Ge(1)] = 64,
+        num_heads: Annotated[int, Ge(1)] = 2,
+        key_size: Annotated[int, Ge(1)] | None = None,
+        value_size: Annotated[int, Ge(1)] | None = None,
+        feature_map: FeatureMap = "elu",
+        dpfp_order: Annotated[int, Ge(1)] = 1,
+        normalize: bool = True,
+        conv_size: Annotated[int, Ge(0)] = 0,
+        output_gate: bool = False,
+        learned_start: bool = False,
+        chunk_size: Annotated[int, Ge(1)] = 32,
+        kernel: Kernel = "auto",
+    ):
+        key_size, value_size = (
+            head_size(key_size, hidden_size, num_heads),
+            head_size(value_size, hidden_size, num_heads),
+        )
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_heads=num_heads,
+            key_size=key_size,
+            value_size=value_size,
+            conv_size=conv_size,
+            output_gate=output_gate,
+            learned_start=learned_start,
+            chunk_size=chunk_size,
+            kernel=kernel,
+            memory_size=(num_features(feature_map, key_size, dpfp_order), value_size + normalize),
+        )
+        self.feature_map, self.dpfp_order, self.normalize = feature_map, dpfp_order, normalize
+
+    def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms:
+        """φ(q), φ(k), and v with the value 1 of the denominator."""
+        q, k = (features(self.feature_map, x, self.dpfp_order) for x in (q, k))
+        return Terms(q, k, functional.pad(v, (0, 1), value=1.0) if self.normalize else v)
+
+    def read_out(self, o_BTHV: Tensor, terms: Terms) -> Tensor:
+        """The quotient."""
+        if not self.normalize:
+            return o_BTHV
+        return o_BTHV[..., :-1] / (o_BTHV[..., -1:] + EPSILON)

@@ -1,0 +1,80 @@
+"""The projection of the inputs inside the kernel, so that the projected inputs of a long sequence need no memory.
+
+Shapes: B sequences, T time steps, X input features, P projected features.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import optree
+from torch import Tensor, nn
+
+from src.ops.cpu import calls
+from src.ops.generated.form import generated_form, is_generated
+from src.ops.generated.recipe import example
+from src.ops.inputs import Inputs
+from src.specs import State
+
+LARGE = 2 * 2**20
+"""Bytes of projected inputs from which on they are computed step by step; measured, since new memory is slow."""
+FEW = 4
+"""Where P is less than this many times X, they are not: little room is saved, and one large product is faster."""
+
+
+class Projecting(nn.Module):
+    """The recurrence of a core that takes the inputs themselves: its step projects one input, then does a step.
+
+    Outside a kernel, the projected inputs [B, T, P] and their gradient are written and read once each. For pixels, one
+    feature of which becomes four hundred for an LSTM of 100 units, that costs more than the recurrence.
+
+    Args:
+        core: the core, whose parameters these are.
+    """
+
+    def __init__(self, core: Any):
+        super().__init__()
+        self.core = core
+        self.input_size = core.input_size
+
+    @property
+    def kernel(self) -> str:
+        """The fastest form that may be used: that of the core."""
+        return self.core.kernel
+
+    @cached_property
+    def num_projected(self) -> int:
+        """P."""
+        return sum(tensor.numel() for tensor in optree.tree_leaves(example(self.core)[0]))
+
+    def serves(self, x_BTX: Tensor) -> bool:
+        """Whether a kernel can compute these inputs, and is faster than one that starts from projected ones."""
+        if self.kernel not in ("auto", "fused") or not calls.available(x_BTX):
+            return False
+        batch, time, features = x_BTX.shape
+        room = batch * time * self.num_projected * x_BTX.element_size()
+        if room < LARGE or self.num_projected < FEW * features:
+            return False
+        by_itself = next((form for form in self.core.forms() if form.kernel == "fused"), None)
+        return by_itself is not None and is_generated(by_itself) and generated_form(self).serves(Inputs(x_BTX))
+
+    def forward(
+        self, inputs: Inputs, state: State | None, return_state: bool, return_sequence: bool
+    ) -> tuple[Tensor, State | None]:
+        """As the compute function of a `Form`."""
+        return generated_form(self).compute(inputs, state, return_state, return_sequence)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The identity."""
+        return x
+
+    def initial_state(self, batch_size: int) -> State:
+        """That of the core."""
+        return self.core.initial_state(batch_size)
+
+    def step(self, x_BX: Tensor, state: State) -> tuple[Tensor, State]:
+        """A step of the core, from the input itself."""
+        return self.core.step(self.core.project(x_BX), state)
+
+    def scan(self, x_BTX: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """What the kernel is compared with: the scan of the core over projected inputs."""
+        return self.core.scan(self.core.project(x_BTX), state)

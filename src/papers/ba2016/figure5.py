@@ -1,0 +1,320 @@
+"""Figure 5: the return on Catch, against the number of actions."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from src.reports.style import FLOOR as FLOOR_LINE
+from src.reports.style import RC, legend, panels, style_of
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, Searches, Study
+from src.reproduction.effects import difference, ratio
+
+MODELS = {"irnn": "RNN", "lstm": "LSTM", "fastweights": "Fast weights"}
+VISIBLE = {16: 3, 24: 5}
+"""Frames that are seen, by the size of the screen."""
+PRINTED = {size: pd.read_csv(Path(__file__).with_name(f"figure5_{size}.csv"), index_col="x") for size in VISIBLE}
+"""Mean reward, read from the vector paths of the paper's figure; the unit of x is not stated."""
+GOAL = 0.9
+BEST = 5
+"""Trials of a search whose mean the paper shows."""
+EPISODES = 64
+"""Of an update."""
+
+LR = "optimizer.lr=tag(log, interval(5e-4, 1e-2))"
+STUDIES = (
+    Study(("model=ba2016/irnn",), (LR,)),
+    Study(("model=lstm",), (LR,)),
+    Study(
+        ("model=fastweights",),
+        (
+            LR,
+            "model.fast_lr=tag(log, interval(0.01, 1.0))",
+            "model.decay=interval(0.8, 1.0)",
+            "model.num_inner_steps=choice(1, 2, 3)",
+        ),
+    ),
+)
+ABLATIONS = {
+    "fast-lr": ("model.fast_lr",),
+    "decay": ("model.decay",),
+    "inner-steps": ("model.num_inner_steps",),
+    "scale": ("model.recurrent_scale",),
+    "norm": ("model.layer_norm", "model.fast_lr", "model.recurrent_scale"),
+    "no-norm": ("model.layer_norm", "model.fast_lr"),
+}
+"""The settings that each ablation varies, by the end of the name of its folder."""
+SEARCHED = {
+    "irnn": ("optimizer.lr",),
+    "lstm": ("optimizer.lr",),
+    "fastweights": ("optimizer.lr", "model.fast_lr", "model.decay", "model.num_inner_steps"),
+}
+SYMBOLS = {
+    "optimizer.lr": "lr",
+    "model.fast_lr": "η",
+    "model.decay": "λ",
+    "model.num_inner_steps": "S",
+    "model.layer_norm": "norm",
+    "model.recurrent_scale": "W = I times",
+}
+
+
+def of_search(size: int, model: str) -> dict[str, Any]:
+    """The settings by which the trials of a search are selected."""
+    return {"name": f"ba2016-figure5-search-{size}", "model": model}
+
+
+def of_seeds(size: int, model: str) -> dict[str, Any]:
+    """The settings by which the runs at the chosen settings are selected."""
+    return {"name": "ba2016-figure5" + "-24" * (size == 24), "model": model}
+
+
+def best_trials(evidence: Evidence, size: int, model: str) -> pd.DataFrame:
+    """The trials of a search with the largest mean return over the whole of it, in validation, best first."""
+    runs = evidence.select(**of_search(size, model))
+    means = {run: curve.mean() for run, curve in _curves(evidence, runs["run"]).items()}
+    return runs.assign(score=runs["run"].map(means)).sort_values("score", ascending=False).head(BEST)
+
+
+def _curves(evidence: Evidence, runs: Iterable[str]) -> pd.DataFrame:
+    """Returns in validation, a column per run, by update; a run that stopped, having solved it, keeps its last one."""
+    curves = evidence.curves[evidence.curves["run"].isin(list(runs))]
+    return curves.pivot_table(index="update", columns="run", values="val/return").sort_index().ffill()
+
+
+def _reached(evidence: Evidence, runs: pd.DataFrame, goal: float = GOAL) -> np.ndarray:
+    """The first evaluated update at which each run reaches a return; inf for never."""
+    curves = _curves(evidence, runs["run"])
+    first = [curves.index[curves[run] >= goal].min() for run in runs["run"]]
+    return np.nan_to_num(np.array(first, float), nan=np.inf)
+
+
+def _millions(updates: np.ndarray, size: int) -> str:
+    """Numbers of updates as millions of actions, median and range."""
+    actions = np.sort(updates) * EPISODES * (size - 1) / 1e6
+    shown = ["never" if np.isinf(value) else f"{value:.2f}" for value in (np.median(actions), *actions[[0, -1]])]
+    return shown[0] if len(set(shown)) == 1 else f"{shown[0]} ({shown[1]} to {shown[2]})"
+
+
+def _sooner(evidence: Evidence, size: int, pairs: Iterable[tuple[str, str]], searched: bool) -> Finding:
+    """The ratios of actions to the goal, of the best trials or of the seeds at the chosen settings."""
+    effects, until = [], {}
+    for pair in pairs:
+        for model in pair:
+            select = best_trials(evidence, size, model) if searched else evidence.select(**of_seeds(size, model))
+            until[model] = _reached(evidence, select)
+        never = float(select["trainer.max_updates"].max())
+        ours, theirs = pair
+        effects.append(ratio(until[ours], until[theirs], never, f"{MODELS[ours]} to {MODELS[theirs]}").within(most=1))
+    measured = "; ".join(f"{MODELS[model]}: {_millions(updates, size)}" for model, updates in until.items())
+    return Finding(f"{measured} million actions", effects)
+
+
+def _order(size: int, searched: bool) -> Any:
+    pairs = (("fastweights", "lstm"), ("fastweights", "irnn"))
+    return lambda evidence: _sooner(evidence, size, pairs, searched)
+
+
+def _lstm_before_rnn(size: int, searched: bool) -> Any:
+    return lambda evidence: _sooner(evidence, size, (("lstm", "irnn"),), searched)
+
+
+def _norm_slows(evidence: Evidence) -> Finding:
+    """Both without a memory, so that nothing but the norm differs."""
+    settings: dict[str, Any] = {"name": "ba2016-figure5-norm"}
+    ends = {norm: evidence.values("test/return", model__layer_norm=norm, **settings) for norm in (True, False)}
+    measured = f"test return with: {_returns(ends[True])}; without: {_returns(ends[False])}"
+    return Finding(measured, [difference(ends[True], ends[False], unit="of return").within(most=-0.1)])
+
+
+def _memory_helps(evidence: Evidence) -> Finding:
+    with_it = evidence.values("test/return", **of_seeds(16, "fastweights"))
+    without = evidence.values("test/return", name="ba2016-figure5-fast-lr", model__fast_lr=0)
+    measured = f"test return with: {_returns(with_it)}; without: {_returns(without)}"
+    return Finding(measured, [difference(with_it, without, unit="of return").within(least=0.1)])
+
+
+def _returns(values: np.ndarray) -> str:
+    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
+
+
+def table(evidence: Evidence) -> pd.DataFrame:
+    """Actions to three levels of return: in print, the best trials of each search, seeds, ablations."""
+    rows: list[dict[str, str]] = []
+    for size in VISIBLE:
+        for model, label in MODELS.items():
+            printed = PRINTED[size][model]
+            row = {"N, M": f"{size}, {VISIBLE[size]}", "model": label}
+            row["paper, x at 0.9"] = f"{_crossing(printed):.1f}" if (printed >= GOAL).any() else "never"
+            try:
+                best, number = best_trials(evidence, size, model), len(evidence.select(**of_search(size, model)))
+            except NotRunError:
+                rows.append(row | {"runs": "not run"})
+                continue
+            rows.append(row | {"runs": f"best {len(best)} of {number} trials"} | _measured(evidence, size, best))
+            with suppress(NotRunError):
+                seeds = evidence.select(**of_seeds(size, model))
+                rows.append(row | {"runs": f"{len(seeds)} seeds"} | _measured(evidence, size, seeds))
+    for name, keys in ABLATIONS.items():
+        try:
+            runs = evidence.select(name=f"ba2016-figure5-{name}")
+        except NotRunError:
+            continue
+        for _, of_setting in runs.groupby(list(keys), sort=False):
+            number = len(of_setting)
+            row = {"N, M": "16, 3", "model": MODELS["fastweights"], "paper, x at 0.9": "-"}
+            what = f"ablation: {_setting(of_setting, keys)}, {number} seed{'s' * (number > 1)}"
+            rows.append(row | {"runs": what} | _measured(evidence, 16, of_setting))
+    return pd.DataFrame(rows)
+
+
+def _crossing(printed: "pd.Series[float]") -> float:
+    """Where a printed curve reaches the goal, between its points."""
+    above = int(np.argmax(printed.to_numpy() >= GOAL))
+    (x_0, y_0), (x_1, y_1) = ((float(printed.index[i]), float(printed.iloc[i])) for i in (above - 1, above))
+    return x_0 + (GOAL - y_0) / (y_1 - y_0) * (x_1 - x_0)
+
+
+def _measured(evidence: Evidence, size: int, runs: pd.DataFrame) -> dict[str, str]:
+    keys = SEARCHED[runs["model"].iloc[0]]
+    ended = runs[runs["status"] == "finished"]
+    return {
+        "settings": _setting(runs, keys),
+        "million actions to 0": _millions(_reached(evidence, runs, 0), size),
+        "to 0.5": _millions(_reached(evidence, runs, 0.5), size),
+        "to 0.9": _millions(_reached(evidence, runs), size),
+        "test return": _returns(ended["test/return"].to_numpy(float)) if len(ended) else "diverged",
+        "diverged": str(len(runs) - len(ended)) if len(ended) < len(runs) else "",
+    }
+
+
+def _setting(runs: pd.DataFrame, keys: Iterable[str]) -> str:
+    """Settings of runs, and their ranges if they differ."""
+    shown = []
+    for key in keys:
+        values = sorted(runs[key].unique())
+        if isinstance(values[0], bool | np.bool_):
+            shown.append(f"{SYMBOLS[key]} {'on' if values[0] else 'off'}")
+        else:
+            spelled = f"{values[0]:.2g}" + (f" to {values[-1]:.2g}" if len(values) > 1 else "")
+            shown.append(f"{SYMBOLS[key]} {spelled}")
+    return ", ".join(shown)
+
+
+def draw(evidence: Evidence) -> Figure:
+    """Mean return of the best trials with their range, over the printed curves.
+
+    The printed x is stretched so that the LSTM reaches the goal where the mean of ours does.
+    """
+    with rc_context(RC):
+        figure, all_axes = panels([f"N = {size}, M = {visible}" for size, visible in VISIBLE.items()])
+        figure.set_size_inches(9, 3.4)
+        thin: dict[str, Any] = {"linewidth": 0.8, "markersize": 2.5, "linestyle": "-", "alpha": 0.8}
+        for axes, size in zip(all_axes, VISIBLE, strict=True):
+            ours = {}
+            for model in MODELS:
+                with suppress(NotRunError):
+                    ours[model] = _curves(evidence, best_trials(evidence, size, model)["run"])
+            stretch, printed = _stretch(ours.get("lstm"), size), PRINTED[size]
+            for model, label in MODELS.items():
+                style = style_of(model)
+                if stretch is not None:
+                    x = printed.index * stretch
+                    axes.plot(x, printed[model], color=style["color"], marker=style["marker"], **thin)
+                if model in ours:
+                    millions = ours[model].index * EPISODES * (size - 1) / 1e6
+                    axes.plot(millions, ours[model].mean(axis=1), label=label, **(style | {"markersize": 0}))
+                    low, high = ours[model].min(axis=1), ours[model].max(axis=1)
+                    axes.fill_between(millions, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            for level in (-1 + 4 / size, 1):
+                axes.axhline(level, **(FLOOR_LINE | {"linewidth": 0.8}))
+            axes.set(ylim=(-1, 1.05), xlabel="million actions", ylabel="mean return")
+            if ours:
+                axes.set_xlim(0, max(curve.index.max() for curve in ours.values()) * EPISODES * (size - 1) / 1e6)
+        all_axes[0].plot([], [], color="0.4", marker="o", label="in print, x stretched", **thin)
+        legend(figure, all_axes)
+    return figure
+
+
+def _stretch(ours: pd.DataFrame | None, size: int) -> float | None:
+    """Million actions per unit of the printed x; None if our LSTM does not reach the goal."""
+    if ours is None:
+        return None
+    mean = ours.mean(axis=1)
+    reached = mean.index[mean >= GOAL]
+    if not len(reached):
+        return None
+    return float(reached[0]) * EPISODES * (size - 1) / 1e6 / _crossing(PRINTED[size]["lstm"])
+
+
+SEEDS = "seeds at the settings of the best trial at N = 16"
+TRIALS = "the best five trials of each search"
+
+
+def _claims() -> Iterable[Claim]:
+    in_print = {
+        16: ("0.62 and 0.34", "0.55"),
+        24: ("0.58, and the RNN does not get there", "the RNN does not get there"),
+    }
+    for size, visible in VISIBLE.items():
+        for searched in (False, True):
+            what = TRIALS if searched else SEEDS
+            yield Claim(
+                f"N = {size}, M = {visible}: fast weights reach a return of 0.9 sooner than the LSTM and the RNN.",
+                "Section 4.4, Figure 5",
+                f"{what}: both ratios of actions until then below 1 (in print {in_print[size][0]})",
+                _order(size, searched),
+            )
+            yield Claim(
+                f"N = {size}, M = {visible}: the LSTM reaches it sooner than the RNN.",
+                "Figure 5",
+                f"{what}: ratio of actions until then below 1 (in print {in_print[size][1]})",
+                _lstm_before_rnn(size, searched),
+            )
+
+
+REPRODUCTION = Reproduction(
+    title="Ba et al. 2016, Figure 5: the return on Catch, by architecture",
+    experiments=(
+        *(f"ba2016/figure5/search_{size}" for size in VISIBLE),
+        "ba2016/figure5/seeds",
+        "ba2016/figure5/seeds_24",
+        *(f"ba2016/figure5/ablation_{name.replace('-', '_')}" for name in ABLATIONS),
+    ),
+    only_in_full=(
+        "ba2016/figure5/search_24",
+        "ba2016/figure5/seeds_24",
+        *(f"ba2016/figure5/ablation_{name.replace('-', '_')}" for name in ABLATIONS),
+    ),
+    claims=(
+        *_claims(),
+        Claim(
+            "Layer normalization keeps a network without memory from learning the game.",
+            "not in the paper",
+            "η=0, W starts at half of the identity: mean test return more than 0.1 lower with the norm",
+            _norm_slows,
+        ),
+        Claim(
+            "With the norm, the memory is what fast weights play with.",
+            "not in the paper",
+            "settings of the best trial: with η=0 the mean test return is more than 0.1 lower",
+            _memory_helps,
+        ),
+    ),
+    table=table,
+    figures={"figure5": draw},
+    quick=("trainer.max_updates=1000",),
+    searches=Searches({f"ba2016/figure5/search_{size}": STUDIES for size in VISIBLE}, trials=10, quick_trials=4),
+    curves=("val/return", "val/entropy"),
+    replayed=(
+        {"name": "ba2016-figure5", "task.size": 16, "model": "fastweights"},
+        {"name": "ba2016-figure5", "task.size": 16, "model": "lstm"},
+    ),
+    replayed_curve="val/entropy",
+    notes=Path(__file__).with_name("figure5.md"),
+)

@@ -1,0 +1,127 @@
+"""MNIST pixel by pixel: the IRNN against an LSTM and networks with Gaussian weights."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from src.reports.style import FLOOR, RC, legend, panels, style_of
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr, percent
+from src.reproduction.effects import difference, mean
+
+PIXELS, ROWS = "le2015-pixels", "le2015-rows"
+NETWORKS: dict[str, dict[str, Any]] = {
+    "IRNN": {"model": "irnn"},
+    "LSTM": {"model": "lstm"},
+    "tanh RNN": {"model": "rnn", "model__nonlinearity": "tanh"},
+    "ReLU RNN": {"model": "rnn", "model__nonlinearity": "relu"},
+    "np-RNN": {"model": "nprnn"},
+    "GRU": {"model": "gru"},
+    "fast weights": {"model": "fastweights"},
+}
+PRINTED = {
+    "scanline": {"IRNN": 0.97, "LSTM": 0.66, "tanh RNN": 0.34, "ReLU RNN": 0.20},
+    "permuted": {"IRNN": 0.81, "LSTM": 0.35, "tanh RNN": 0.33, "ReLU RNN": 0.25},
+}
+"""Accuracy on the test set after up to 1,000,000 updates of 16 images, of Figure 3; all but the IRNN's in the first
+order are read off by eye."""
+CURVE = {100_000: 0.88, 200_000: 0.92, 500_000: 0.96}
+"""Accuracy of the IRNN in the first order, by update of 16 images."""
+OF_PAPER, HERE = 16, 64
+"""Images of an update."""
+
+
+def _errors(evidence: Evidence, network: str, order: str) -> np.ndarray:
+    name = ROWS if order == "rows" else PIXELS
+    return evidence.select(name=name, task__order=order, **NETWORKS[network])["test/error"].to_numpy(float)
+
+
+def _lstm_is_worse(order: str) -> Claim:
+    def test(evidence: Evidence) -> Finding:
+        errors = {network: _errors(evidence, network, order) for network in ("IRNN", "LSTM")}
+        measured = "; ".join(f"{network}: error {percent(values)}" for network, values in errors.items())
+        return Finding(measured, [difference(errors["IRNN"], errors["LSTM"]).within(most=0)])
+
+    of = PRINTED[order]
+    where = "pixel by pixel" if order == "scanline" else "pixel by pixel in a random order"
+    return Claim(
+        f"The IRNN reads digits {where} better than the LSTM.",
+        f"Figure 3: {100 * of['IRNN']:.0f} against {100 * of['LSTM']:.0f} % right",
+        "difference of the errors on the test set below 0, after the same number of images",
+        test,
+    )
+
+
+def _lstm_by_rows(evidence: Evidence) -> Finding:
+    errors = _errors(evidence, "LSTM", "rows")
+    return Finding(f"error {percent(errors)}", [mean(errors, "LSTM").within(most=0.03)])
+
+
+def _irnn(evidence: Evidence) -> Finding:
+    errors = _errors(evidence, "IRNN", "scanline")
+    return Finding(f"error {percent(errors)}", [mean(errors, "IRNN").within(most=0.12)])
+
+
+def table(evidence: Evidence) -> pd.DataFrame:
+    """Errors on the test set, in print and here, by order of the pixels."""
+    rows = []
+    for order in ("scanline", "permuted", "rows"):
+        for network, settings in NETWORKS.items():
+            printed = PRINTED.get(order, {}).get(network)
+            row = {"order": order, "network": network, "paper": f"{100 * (1 - printed):.0f} %" if printed else "-"}
+            with suppress(NotRunError):
+                name = ROWS if order == "rows" else PIXELS
+                runs = evidence.select(name=name, task__order=order, **settings)
+                images = HERE * float(runs["updates"].mean())
+                row |= {"error": percent(runs["test/error"].to_numpy(float)), "n": str(len(runs))}
+                row |= {"images seen": f"{images:,.0f}", "lr": chosen_lr(runs)}
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def draw(evidence: Evidence) -> Figure:
+    """Errors on the validation set by images seen, and the paper's points."""
+    with rc_context(RC):
+        figure, (axes,) = panels([""])
+        for network, settings in NETWORKS.items():
+            with suppress(NotRunError):
+                curve = evidence.mean_curve("val/error", name=PIXELS, task__order="scanline", **settings)
+                style = style_of(settings["model"]) | {"markersize": 0}
+                axes.plot(curve.index[1:] * HERE, curve["mean"].iloc[1:], label=network, **style)
+        points = {update * OF_PAPER: 1 - accuracy for update, accuracy in CURVE.items()}
+        axes.plot(list(points), list(points.values()), "k^", label="IRNN, in print (test set)")
+        axes.axhline(0.9, **FLOOR, label="chance")
+        axes.set(xscale="log", ylim=(0, 1), xlabel="images seen", ylabel="error")
+        legend(figure, [axes])
+    return figure
+
+
+REPRODUCTION = Reproduction(
+    title="Le et al. 2015, Figure 3: MNIST pixel by pixel, in two orders, and by rows",
+    experiments=("le2015/pixels", "le2015/rows"),
+    claims=(
+        _lstm_is_worse("scanline"),
+        _lstm_is_worse("permuted"),
+        Claim(
+            "An IRNN reads 88 % of the digits pixel by pixel.",
+            "Figure 3: after 100,000 updates of 16 images, 97 % after 1,000,000",
+            "mean error on the test set below 12 %",
+            _irnn,
+        ),
+        Claim(
+            "A tuned LSTM reads digits by rows.",
+            "not in the paper, whose LSTM is right for 66 % of the digits pixel by pixel",
+            "mean error on the test set below 3 %",
+            _lstm_by_rows,
+        ),
+    ),
+    table=table,
+    figures={"learning_curves": draw},
+    quick=("seed=0", "optimizer.lr=1e-3", "trainer.max_updates=300"),
+    curves=("val/error", "val/nll"),
+    notes=Path(__file__).with_name("pixels.md"),
+)

@@ -1,0 +1,187 @@
+"""Adding two marked numbers: initializations of recurrent networks, counted by right answers."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from src.papers.le2015.adding import CHANCE, FLOOR, right, runs_of, written
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
+from src.reproduction.effects import difference, mean, share
+
+LENGTHS = (150, 200, 300, 400, 500)
+NAME, PRINTED_NAME = "talathi2015-adding", "talathi2015-adding-printed"
+NETWORKS: dict[str, dict[str, Any]] = {
+    "np-RNN": {"model": "nprnn", "model__nonlinearity": "relu"},
+    "np-tanhRNN": {"model": "nprnn", "model__nonlinearity": "tanh"},
+    "nRNN": {"model": "rnn", "model__init": "spectral_radius"},
+    "oRNN": {"model": "rnn", "model__init": "orthogonal"},
+    "gRNN": {"model": "rnn", "model__init": "normal", "model__nonlinearity": "relu"},
+    "iRNN": {"model": "irnn", "model__recurrent_scale": 0.01},
+    "IRNN": {"model": "irnn", "model__recurrent_scale": 1.0},
+}
+OF_LE = ("gRNN", "IRNN")
+"""These are among the runs of Le et al."""
+PRINTED = {
+    "gRNN": (750, 680, 770, 760, 760),
+    "oRNN": (770, 720, 750, 770, 820),
+    "iRNN": (8400, 7900, 770, 750, 820),
+    "IRNN": (8550, 8750, 7500, 8200, 1400),
+    "nRNN": (8550, 6750, 6550, 1650, 800),
+    "np-RNN": (9500, 9450, 8800, 8350, 7500),
+    "np-tanhRNN": (8450, 7350, 3000, 750, 820),
+}
+"""Right answers of 10,000 by length, read off the paper's figure by eye (about 100 off)."""
+HALF = 0.5
+SOLVED = FLOOR / 10
+
+
+def chosen(network: str) -> dict[str, Any]:
+    """The runs of a network with settings chosen on the validation set."""
+    return {"name": "le2015-adding" if network in OF_LE else NAME, **NETWORKS[network]}
+
+
+def measure_grid(solved: float) -> Any:
+    """What each point of the learning-rate grid of the runs that count came to with their first seed."""
+
+    def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
+        from src.results.runs import load_runs
+
+        grid, rows = [run for run in load_runs(folder) if run.ended], []
+        for _, row in runs.iterrows():
+            alike = {key: row[key] for key in runs if "." in key and key.partition(".")[0] in ("model", "task")}
+            alike = {key: value for key, value in alike.items() if not pd.isna(value)} | {"model": row["model"]}
+            for run in grid:
+                if run.settings["seed"] == 0 and alike.items() <= run.settings.items():
+                    error = run.metrics.get("val/mse", np.nan)
+                    found = {"run": row["run"], "lr": run.settings["optimizer.lr"], "val/mse": error}
+                    rows.append(found | {"solved": bool(run.finished and error < solved)})
+        return pd.DataFrame(rows, columns=["run", "lr", "val/mse", "solved"])
+
+    return measure
+
+
+def solved_points(evidence: Evidence, settings: Mapping[str, Any], length: int) -> np.ndarray:
+    """Whether each grid point of a network solves the task, with the first seed."""
+    runs = runs_of(evidence, dict(settings), length)
+    measured = evidence.measured
+    if measured.empty:
+        raise NotRunError("no grid was measured")
+    return measured.loc[measured["run"] == runs["run"].iloc[0], "solved"].to_numpy(bool)
+
+
+def _answers_right(network: str, length: int) -> Claim:
+    def test(evidence: Evidence) -> Finding:
+        runs = runs_of(evidence, chosen(network), length)
+        shares = 1 - runs["test/error"].to_numpy(float)
+        return Finding(f"{right(runs)} of 10,000", [mean(shares, "right").within(least=HALF)])
+
+    printed = PRINTED[network][LENGTHS.index(length)]
+    return Claim(
+        f"The {network} adds over {length} steps.",
+        f"Figure 3: {printed:,} of 10,000 right",
+        "more than half of the answers right",
+        test,
+    )
+
+
+def _fails(network: str, length: int) -> Claim:
+    def test(evidence: Evidence) -> Finding:
+        runs = runs_of(evidence, chosen(network), length)
+        shares = 1 - runs["test/error"].to_numpy(float)
+        return Finding(f"{right(runs)} of 10,000", [mean(shares, "right").within(most=2 * CHANCE)])
+
+    printed = PRINTED[network][LENGTHS.index(length)]
+    return Claim(
+        f"The {network} does not add over {length} steps.",
+        f"Figure 3: {printed:,} of 10,000 right, no more than always answering 1",
+        f"fewer than {20_000 * CHANCE:,.0f} of 10,000 right, twice as many as by always answering 1",
+        test,
+    )
+
+
+def most_right(evidence: Evidence, length: int, others: Mapping[str, Mapping[str, Any]], best: Any) -> Finding:
+    """How much more often the np-RNN is right than each other network."""
+    ours = 1 - runs_of(evidence, dict(best), length)["test/error"].to_numpy(float)
+    effects, measured = [], [f"np-RNN {10_000 * ours.mean():,.0f}"]
+    for network, settings in others.items():
+        theirs = 1 - runs_of(evidence, dict(settings), length)["test/error"].to_numpy(float)
+        measured.append(f"{network} {10_000 * theirs.mean():,.0f}")
+        effects.append(difference(ours, theirs, f"to {network}").within(least=0))
+    return Finding(", ".join(measured), effects)
+
+
+def _np_rnn_is_best(evidence: Evidence) -> Finding:
+    return most_right(evidence, 150, {name: chosen(name) for name in NETWORKS if name != "np-RNN"}, chosen("np-RNN"))
+
+
+def most_robust(evidence: Evidence, length: int, settings: Mapping[str, Mapping[str, Any]]) -> Finding:
+    """The share of grid points at which each network solves the task, the np-RNN first."""
+    flags = {network: solved_points(evidence, each, length) for network, each in settings.items()}
+    measured = ", ".join(f"{network} {found.sum()} of {len(found)}" for network, found in flags.items())
+    return Finding(measured, [share(flags["np-RNN"], "np-RNN").within(least=HALF)])
+
+
+def _np_rnn_is_robust(evidence: Evidence) -> Finding:
+    return most_robust(evidence, 150, {name: chosen(name) for name in NETWORKS})
+
+
+def table(evidence: Evidence) -> pd.DataFrame:
+    """Right answers with chosen settings and with those of the paper, next to the printed numbers."""
+    rows = []
+    for number, length in enumerate(LENGTHS):
+        for network in NETWORKS:
+            row = {"T": str(length), "network": network, "paper, right": f"{PRINTED[network][number]:,}"}
+            with suppress(NotRunError):
+                runs = runs_of(evidence, chosen(network), length)
+                row |= {"right of 10,000": right(runs), "error": written(runs["test/mse"].to_numpy(float))}
+                row |= {"n": str(len(runs)), "lr": chosen_lr(runs)}
+                points = solved_points(evidence, chosen(network), length)
+                row["grid solved"] = f"{points.sum()} of {len(points)}"
+            with suppress(NotRunError):
+                runs = runs_of(evidence, {"name": PRINTED_NAME, **NETWORKS[network]}, length)
+                row["with the paper's settings"] = f"{right(runs)} at {runs['trainer.max_updates'].max():,}"
+            if len(row) > 3:
+                rows.append(row)
+        if rows and rows[-1]["T"] == str(length):
+            floor = {"T": str(length), "network": "always answering 1", "paper, right": "-"}
+            rows.append(floor | {"right of 10,000": f"{10_000 * CHANCE:.0f}", "error": f"{FLOOR:.4f}"})
+    return pd.DataFrame(rows).fillna("-")
+
+
+REPRODUCTION = Reproduction(
+    title="Talathi and Vartak 2015: adding two marked numbers over 150 to 500 steps",
+    experiments=("talathi2015/adding", "le2015/adding", "talathi2015/adding_printed"),
+    claims=(
+        _answers_right("np-RNN", 150),
+        _answers_right("IRNN", 150),
+        _answers_right("nRNN", 150),
+        _answers_right("iRNN", 150),
+        _answers_right("np-tanhRNN", 150),
+        _fails("gRNN", 150),
+        _fails("oRNN", 150),
+        Claim(
+            "The np-RNN is right more often than the others.",
+            "Figure 3: 9,500 against 8,550 and fewer over 150 steps",
+            "difference of the shares of right answers over 150 steps above 0 for each of the others",
+            _np_rnn_is_best,
+        ),
+        Claim(
+            "The np-RNN adds at most learning rates.",
+            "the paper's conclusion: robust, where the IRNN needs its settings to be right",
+            f"over 150 steps a validation error below {SOLVED:.4f} at more than half of the grid, with the first seed",
+            _np_rnn_is_robust,
+        ),
+        _answers_right("np-RNN", 200),
+    ),
+    table=table,
+    measure=measure_grid(SOLVED),
+    quick=("task.sequence_length=150,200", "seed=0", "optimizer.lr=1e-3", "trainer.max_updates=500"),
+    curves=("val/mse", "val/error"),
+    replayed=({"name": NAME, "model": "nprnn", "task.sequence_length": 150, "seed": 0, "model.nonlinearity": "relu"},),
+    replayed_curve="val/mse",
+    notes=Path(__file__).with_name("adding.md"),
+)

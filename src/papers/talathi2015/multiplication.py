@@ -1,0 +1,127 @@
+"""Multiplying two marked numbers: initializations of recurrent networks, counted by right answers."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from src.papers.le2015.adding import right, runs_of, written
+from src.papers.talathi2015.adding import HALF, NETWORKS, measure_grid, most_right, most_robust, solved_points
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
+from src.reproduction.effects import mean
+
+NAME = "talathi2015-multiplication"
+LENGTHS = (50, 100, 200)
+FLOOR, CHANCE = 7 / 144, 0.111
+"""Squared error of always answering 1/4, and the share of these answers that is right, within 0.04. The paper prints
+0.2025 for the former."""
+SOLVED = FLOOR / 10
+PRINTED = {
+    "iRNN": (4450, 1150, 4450),
+    "IRNN": (4500, 4500, 4500),
+    "nRNN": (7850, 8050, 7000),
+    "np-RNN": (9850, 9650, 9200),
+    "np-tanhRNN": (8100, 8600, 7500),
+}
+"""Right answers of 10,000 by length, read off the paper's figure by eye."""
+CHOSEN: dict[str, dict[str, Any]] = {network: {"name": NAME, **settings} for network, settings in NETWORKS.items()} | {
+    "LSTM": {"name": f"{NAME}-lstm", "model": "lstm"},
+    "GRU": {"name": f"{NAME}-gru", "model": "gru"},
+    "fast weights": {"name": f"{NAME}-fastweights", "model": "fastweights"},
+}
+
+
+def _answers_right(network: str, length: int) -> Claim:
+    def test(evidence: Evidence) -> Finding:
+        runs = runs_of(evidence, CHOSEN[network], length)
+        shares = 1 - runs["test/error"].to_numpy(float)
+        return Finding(f"{right(runs)} of 10,000", [mean(shares, "right").within(least=HALF)])
+
+    return Claim(
+        f"The {network} multiplies over {length} steps.",
+        f"Figure 4: {PRINTED[network][LENGTHS.index(length)]:,} of 10,000 right",
+        "more than half of the answers right",
+        test,
+    )
+
+
+def _less_than_half(evidence: Evidence) -> Finding:
+    measured, effects = [], []
+    for network in ("IRNN", "iRNN"):
+        runs = runs_of(evidence, CHOSEN[network], 50)
+        measured.append(f"{network}: {right(runs)} of 10,000")
+        effects.append(mean(1 - runs["test/error"].to_numpy(float), network).within(most=HALF))
+    return Finding("; ".join(measured), effects)
+
+
+def _np_rnn_is_best(evidence: Evidence) -> Finding:
+    others = {network: CHOSEN[network] for network in PRINTED if network != "np-RNN"}
+    return most_right(evidence, 50, others, CHOSEN["np-RNN"])
+
+
+def _np_rnn_is_robust(evidence: Evidence) -> Finding:
+    return most_robust(evidence, 50, {network: CHOSEN[network] for network in NETWORKS})
+
+
+def table(evidence: Evidence) -> pd.DataFrame:
+    """Right answers and squared errors with chosen settings, next to the printed numbers."""
+    rows = []
+    for number, length in enumerate(LENGTHS):
+        for network, settings in CHOSEN.items():
+            printed = f"{PRINTED[network][number]:,}" if network in PRINTED else "-"
+            row = {"T": str(length), "network": network, "paper, right": printed}
+            with suppress(NotRunError):
+                runs = runs_of(evidence, settings, length)
+                row |= {"right of 10,000": right(runs), "error": written(runs["test/mse"].to_numpy(float))}
+                row |= {"n": str(len(runs)), "lr": chosen_lr(runs)}
+                points = solved_points(evidence, settings, length)
+                row["grid solved"] = f"{points.sum()} of {len(points)}"
+                rows.append(row)
+        if rows and rows[-1]["T"] == str(length):
+            floor = {"T": str(length), "network": "always answering 1/4", "paper, right": "-"}
+            rows.append(floor | {"right of 10,000": f"{10_000 * CHANCE:,.0f}", "error": f"{FLOOR:.4f}"})
+    return pd.DataFrame(rows).fillna("-")
+
+
+REPRODUCTION = Reproduction(
+    title="Talathi and Vartak 2015: multiplying two marked numbers over 50 to 200 steps",
+    experiments=(
+        "talathi2015/multiplication",
+        "talathi2015/multiplication_lstm",
+        "talathi2015/multiplication_gru",
+        "talathi2015/multiplication_fastweights",
+    ),
+    claims=(
+        _answers_right("np-RNN", 50),
+        _answers_right("nRNN", 50),
+        _answers_right("np-tanhRNN", 50),
+        Claim(
+            "The IRNN and the iRNN do not get beyond half of the products over 50 steps.",
+            "Figure 4: 4,500 and 4,450 of 10,000 right",
+            "fewer than half of the answers right, for both",
+            _less_than_half,
+        ),
+        Claim(
+            "The np-RNN is right more often than the others.",
+            "Figure 4: 9,850 against 8,100 and fewer over 50 steps",
+            "difference of the shares of right answers over 50 steps above 0 for each network of the figure",
+            _np_rnn_is_best,
+        ),
+        Claim(
+            "The np-RNN multiplies at most learning rates.",
+            "the paper's conclusion: robust, where the IRNN needs its settings to be right",
+            f"over 50 steps a validation error below {SOLVED:.4f} at more than half of the grid, with the first seed",
+            _np_rnn_is_robust,
+        ),
+        _answers_right("np-RNN", 100),
+        _answers_right("np-RNN", 200),
+    ),
+    table=table,
+    measure=measure_grid(SOLVED),
+    quick=("task.sequence_length=50,100", "seed=0", "optimizer.lr=1e-3", "trainer.max_updates=500"),
+    curves=("val/mse", "val/error"),
+    replayed=({"name": NAME, "model": "nprnn", "task.sequence_length": 50, "seed": 0, "model.nonlinearity": "relu"},),
+    replayed_curve="val/mse",
+    notes=Path(__file__).with_name("multiplication.md"),
+)

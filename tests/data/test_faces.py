@@ -1,0 +1,57 @@
+"""A folder of faces is divided by people; whatever is wrong with it is one line."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.config.errors import UserError
+from src.data import faces
+from src.tasks.drawn_faces import EXPRESSIONS
+
+EACH = [(person, expression) for person in ("a", "b", "c", "d") for expression in EXPRESSIONS]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four people with every expression; the brightness tells which."""
+    for number, (person, expression) in enumerate(EACH):
+        path = tmp_path / "multi_pie" / expression / f"{person}_{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (48, 48), number).save(path)
+    return tmp_path
+
+
+def refused(folder, name="", content=b""):
+    if name:
+        (folder / "multi_pie" / name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        faces.read(faces.find(str(folder), EXPRESSIONS), 48)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_nobody_is_in_two_splits_and_every_image_belongs_to_its_person_and_expression(folder):
+    by_split = faces.divide(faces.find(str(folder), EXPRESSIONS), 1, 1)
+    people = {split: {photograph.person for photograph in found} for split, found in by_split.items()}
+    assert people == {"train": {"a", "b"}, "val": {"c"}, "test": {"d"}}
+    for found in by_split.values():
+        for photograph, image in zip(found, faces.read(found, 48), strict=True):
+            assert np.unique(image) == EACH.index((photograph.person, EXPRESSIONS[photograph.expression]))
+
+
+def test_a_color_image_is_turned_grey(folder):
+    Image.new("RGB", (48, 48), (255, 255, 255)).save(folder / "multi_pie" / "smile" / "a_color.png")
+    found = [it for it in faces.find(str(folder), EXPRESSIONS) if it.path.stem == "a_color"]
+    assert (faces.read(found, 48) == 255).all()
+
+
+def test_what_is_wrong_is_named_in_one_line(folder, tmp_path_factory):
+    nothing = tmp_path_factory.mktemp("nothing")
+    assert refused(nothing).startswith(f"{nothing}/multi_pie/neutral: no such folder; Multi-PIE is licensed")
+    assert refused(folder, "squint/somebody.png").endswith("names no person; call it <person>_<anything>.png")
+    (folder / "multi_pie" / "squint" / "somebody.png").unlink()
+    assert f"{folder}/multi_pie/squint/a_x.png: not an image: " in refused(folder, "squint/a_x.png", b"text")
+    Image.new("L", (640, 480)).save(folder / "multi_pie" / "squint" / "a_x.png")
+    assert refused(folder).endswith("squint/a_x.png: 640 x 480 pixels, not 48 x 48")
+    with pytest.raises(UserError, match="4 people in multi_pie: must be more than 2 \\+ 2"):
+        faces.divide(faces.find(str(folder), EXPRESSIONS)[:-1], 2, 2)

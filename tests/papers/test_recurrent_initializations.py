@@ -1,0 +1,160 @@
+"""The claims of Le et al. and Talathi & Vartak hold for numbers as printed, and fail for others."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.config.jobs import jobs_of
+from src.papers.le2015 import adding, pixels
+from src.papers.talathi2015 import adding as counted
+from src.papers.talathi2015 import multiplication
+from src.reproduction.base import Evidence
+from tests.results.made_up import Folder
+
+SEEDS = range(3)
+NOISE = (-0.02, 0.0, 0.02)
+
+
+def evidence_of(rows, measured=()):
+    """Runs with all that tables show of them."""
+    common = {"status": "finished", "edge": False, "grid_points": 4, "optimizer.lr": 0.001, "updates": 2343}
+    common |= {"trainer.max_updates": 4000}
+    runs = pd.DataFrame([common | {"run": str(number)} | row for number, row in enumerate(rows)])
+    curves = pd.DataFrame({"run": runs["run"], "update": 100, "val/error": 0.5})
+    curves = pd.concat([curves, curves.assign(update=0)], ignore_index=True)
+    return Evidence(runs, curves, pd.DataFrame(measured))
+
+
+def verdicts(module, evidence):
+    return [claim.judge(evidence).verdict for claim in module.REPRODUCTION.claims]
+
+
+def row_of(settings, **others):
+    return {key.replace("__", "."): value for key, value in settings.items()} | others
+
+
+def added(errors, but=None):
+    """Runs with these squared errors at every length, of the networks of the paper."""
+    rows = []
+    for network, error in errors.items():
+        for length in adding.LENGTHS:
+            for noise in NOISE:
+                value = (but or {}).get((network, length), error) * (1 + noise)
+                row = {"task.sequence_length": length, "test/mse": value, "test/error": 0.1}
+                rows.append(row_of(adding.CHOSEN[network], **row))
+    return evidence_of(rows)
+
+
+PRINTED = {"IRNN": 0.01, "LSTM": 0.015, "ReLU RNN": 0.17, "tanh RNN": 0.17}
+
+
+def test_squared_errors_as_printed_satisfy_the_claims_on_adding():
+    assert verdicts(adding, added(PRINTED)) == ["reproduced"] * 6
+    assert verdicts(adding, added(dict(zip(PRINTED, (0.17, 0.17, 0.01, 0.01), strict=True)))) == ["not reproduced"] * 6
+    assert verdicts(adding, added({"LSTM": 0.01}))[0] == "not run"
+    table = adding.table(added(PRINTED, {("IRNN", 300): 20.0})).set_index(["T", "network"])
+    assert table.loc[("150", "IRNN"), "error"] == "0.0100 ± 0.0002"
+    assert table.loc[("300", "IRNN"), "error"] == "median 20.0000"
+    assert table.loc[("400", "always answering 1"), "right of 10,000"] == "784"
+
+
+def right(module, networks, exchange=None, lengths=None, solved=True):
+    """Runs with as many right answers as are printed, or with those of another network."""
+    rows, measured = [], []
+    for network, printed in module.PRINTED.items():
+        printed = module.PRINTED[(exchange or {}).get(network, network)]
+        for length, count in zip(module.LENGTHS, printed, strict=True):
+            if lengths and length not in lengths:
+                continue
+            for noise in NOISE:
+                row = {
+                    "task.sequence_length": length,
+                    "test/mse": 0.01,
+                    "test/error": 1 - (1 + noise / 10) * count / 1e4,
+                }
+                rows.append(row_of(networks(network), seed=0, **row))
+                measured += [{"run": str(len(rows) - 1), "lr": 10.0**-n, "solved": solved} for n in range(4)]
+    return evidence_of(rows, measured)
+
+
+def test_counts_as_printed_satisfy_the_claims_on_adding():
+    printed = right(counted, counted.chosen)
+    assert verdicts(counted, printed) == ["reproduced"] * 10
+    exchanged = right(counted, counted.chosen, {"np-RNN": "gRNN", "gRNN": "np-RNN"}, solved=False)
+    found = verdicts(counted, exchanged)
+    assert [found[number] for number in (0, 5, 7, 8, 9)] == ["not reproduced"] * 5
+    table = counted.table(printed).set_index(["T", "network"])
+    assert table.loc[("150", "np-RNN"), "right of 10,000"] == "9,500 ± 19"
+    assert table.loc[("150", "np-RNN"), "grid solved"] == "4 of 4"
+    assert (table["with the paper's settings"] == "-").all() if "with the paper's settings" in table else True
+
+
+def test_counts_as_printed_satisfy_the_claims_on_multiplication():
+    networks = multiplication.CHOSEN.__getitem__
+    assert verdicts(multiplication, right(multiplication, networks)) == [
+        "not run" if n == 5 else "reproduced" for n in range(8)
+    ]
+    exchanged = right(multiplication, networks, {"np-RNN": "IRNN", "IRNN": "np-RNN"})
+    found = verdicts(multiplication, exchanged)
+    assert [found[number] for number in (0, 3, 4, 6, 7)] == ["not reproduced"] * 5
+    assert verdicts(multiplication, right(multiplication, networks, lengths=(50,)))[6:] == ["not run"] * 2
+
+
+def read(**errors):
+    """Runs with these errors, the same in all orders."""
+    rows = []
+    for order in ("scanline", "permuted", "rows"):
+        for network, error in errors.items():
+            for noise in NOISE:
+                name = pixels.ROWS if order == "rows" else pixels.PIXELS
+                row = {"name": name, "task.order": order, "test/error": error * (1 + noise)}
+                rows.append(row_of(pixels.NETWORKS[network], **row))
+    return evidence_of(rows)
+
+
+def test_the_claims_on_pixels():
+    assert verdicts(pixels, read(IRNN=0.03, LSTM=0.34)) == ["reproduced"] * 3 + ["not reproduced"]
+    assert verdicts(pixels, read(IRNN=0.34, LSTM=0.02)) == ["not reproduced"] * 3 + ["reproduced"]
+    table = pixels.table(read(IRNN=0.03, LSTM=0.34)).set_index(["order", "network"])
+    row = table.loc[("scanline", "IRNN")]
+    assert (row["paper"], row["error"], row["images seen"]) == ("3 %", "3.00 ± 0.06 %", "149,952")
+    (axes,) = pixels.draw(read(IRNN=0.03, LSTM=0.34)).axes
+    assert {line.get_label() for line in axes.lines} >= {"IRNN", "LSTM", "IRNN, in print (test set)"}
+
+
+def test_the_grid_of_a_network_is_what_its_runs_came_to(tmp_path):
+    folder = Folder(tmp_path)
+    shown = [("nprnn", 0.001, 0, 0.004), ("nprnn", 0.01, 0, 0.1), ("nprnn", 0.001, 1, 0.1), ("gru", 0.001, 0, 0.1)]
+    names = [folder.add(model, lr, seed, error, objective="mse") for model, lr, seed, error in shown]
+    folder.add("nprnn", 0.1, 0, 0.001, status="diverged", objective="mse")
+    chosen = {"run": names[0], "model": "nprnn", "model.hidden_size": 50, "seed": 0}
+    found = counted.measure_grid(counted.SOLVED)(tmp_path, pd.DataFrame([chosen]))
+    assert dict(zip(found["lr"], found["solved"], strict=True)) == {0.001: True, 0.01: False, 0.1: False}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("experiment", "networks"),
+    [
+        ("le2015/adding", [adding.CHOSEN[name] for name in ("tanh RNN", "ReLU RNN", "IRNN")]),
+        ("talathi2015/adding", [counted.chosen(name) for name in counted.NETWORKS if name not in counted.OF_LE]),
+        ("talathi2015/multiplication", [multiplication.CHOSEN[name] for name in counted.NETWORKS]),
+        ("le2015/rows", list(pixels.NETWORKS.values())),
+    ],
+)
+def test_the_grids_are_what_the_tables_show(experiment, networks):
+    from src.config.fingerprint import decisive_keys
+
+    jobs = [decisive_keys(config) for _, config in jobs_of([f"experiment={experiment}"])]
+    for settings in networks:
+        wanted = {key.replace("__", "."): value for key, value in settings.items() if key != "name"}
+        assert sum(wanted.items() <= job.items() for job in jobs) == len(jobs) / len(networks)
+
+
+def test_floors_are_those_of_the_task():
+    from src.tasks.addition import Addition
+
+    for module, operation in ((adding, "sum"), (multiplication, "product")):
+        floor = Addition(0, operation=operation).floors["always the mean"]
+        assert pytest.approx(floor["mse"]) == module.FLOOR
+        assert np.round(1 - floor["error"], 3) == np.round(module.CHANCE, 3)

@@ -1,0 +1,59 @@
+"""Photographs and drawings of faces as tasks."""
+
+import pytest
+import torch
+
+from src.tasks.drawn_faces import EXPRESSIONS, GEOMETRY, SHARES, draw, people
+from src.tasks.facial_expressions import FacialExpressions
+from src.tasks.facial_expressions_standin import FacialExpressionsStandin
+
+
+@pytest.mark.usefixtures("made_up_data")
+def test_photographs_are_read_when_first_needed():
+    task = FacialExpressions(0)
+    assert task.sizes["train"] is None
+    batch = task.batch("train", 0, 30)
+    assert task.sizes == {"train": 30, "val": 40, "test": 25}
+    assert batch.inputs.shape == (30, 24, 144)
+    assert sorted(batch.targets.tolist()) == sorted(person % 6 for person in range(30))
+
+
+def test_drawings_have_expressions_in_their_shares():
+    task = FacialExpressionsStandin(0, train_size=150, val_size=40, test_size=40)
+    counts = task._dataset("train").targets.bincount(minlength=6)
+    torch.testing.assert_close(counts / 150, torch.tensor(SHARES), atol=0.1, rtol=0)
+
+
+def test_the_same_person_with_the_same_expression_is_drawn_differently_but_alike():
+    generator = torch.Generator().manual_seed(0)
+    geometry_KG = people(2, generator).repeat_interleave(40, dim=0)
+    images = draw(geometry_KG, torch.zeros(80, dtype=torch.int64), 0.0, generator).float()
+    heads = images[:, 12:36, 12:36].flatten(1)
+    heads = (heads - heads.mean(1, keepdim=True)) / heads.std(1, keepdim=True)
+    assert (heads.var(0) > 0).all()
+    means = torch.stack([heads[:40].mean(0), heads[40:].mean(0)])
+    nearest = torch.cdist(heads, means).argmin(1)
+    assert (nearest == torch.arange(2).repeat_interleave(40)).float().mean() > 0.8
+
+
+def test_every_expression_changes_the_drawing_of_the_same_person():
+    geometry_NG = torch.tensor([[mean for mean, _ in GEOMETRY.values()]] * 2)
+    for expression in range(1, len(EXPRESSIONS)):
+        generator = torch.Generator().manual_seed(0)
+        neutral, other = draw(geometry_NG[:1], torch.tensor([0]), 0.0, generator), None
+        generator = torch.Generator().manual_seed(0)
+        other = draw(geometry_NG[:1], torch.tensor([expression]), 0.0, generator)
+        assert (neutral.float() - other.float()).abs().max() > 20
+
+
+def test_the_simple_answers_err_as_often_as_they_do():
+    task = FacialExpressionsStandin(0, train_size=60, val_size=10, test_size=30)
+    (train, test) = (task._dataset(split) for split in ("train", "test"))
+    wrong, usual = 0, 0
+    for image, expression in zip(test.inputs, test.targets, strict=True):
+        distances = (train.inputs.double() - image.double()).square().sum((1, 2))
+        wrong += int(train.targets[distances.argmin()] != expression)
+        usual += int(expression != 0)
+    found = task.floors
+    assert found["the nearest image"]["error"] == pytest.approx(wrong / 30)
+    assert found["the most frequent"]["error"] == pytest.approx(usual / 30)
