@@ -85,7 +85,7 @@ class ByHand:
         """Norm, gate and output map of o [T, H, V]."""
         if centred:
             o = o - o.mean(-1, keepdims=True)
-        y = o / np.sqrt((o**2).mean(-1, keepdims=True) + (1e-5 if centred else 1e-6)) * self.w["norm.weight"]
+        y = o / np.sqrt((o**2).mean(-1, keepdims=True) + 1e-5) * self.w["norm.weight"]
         y = y.reshape(len(o), -1)
         if self.core.has_output_gate:
             y = y * activation(self.gate)

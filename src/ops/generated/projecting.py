@@ -3,6 +3,7 @@
 Shapes: B sequences, T time steps, X input features, P projected features.
 """
 
+from functools import cached_property
 from typing import Any
 
 import optree
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from src.ops.cpu import calls
 from src.ops.generated.form import generated_form, is_generated
+from src.ops.generated.recipe import example
 from src.ops.inputs import Inputs
 from src.specs import State
 
@@ -32,16 +34,25 @@ class Projecting(nn.Module):
     def __init__(self, core: Any):
         super().__init__()
         self.core = core
-        self.input_size, self.kernel = core.input_size, core.kernel
+        self.input_size = core.input_size
+
+    @property
+    def kernel(self) -> str:
+        """The fastest form that may be used: that of the core."""
+        return self.core.kernel
+
+    @cached_property
+    def num_projected(self) -> int:
+        """P."""
+        return sum(tensor.numel() for tensor in optree.tree_leaves(example(self.core)[0]))
 
     def serves(self, x_BTX: Tensor) -> bool:
         """Whether a kernel can compute these inputs, and is faster than one that starts from projected ones."""
         if self.kernel not in ("auto", "fused") or not calls.available(x_BTX):
             return False
         batch, time, features = x_BTX.shape
-        projected = optree.tree_leaves(self.core.project(x_BTX[:1, 0]))
-        num_projected = sum(tensor[0].numel() for tensor in projected)
-        if batch * time * num_projected * x_BTX.element_size() < LARGE or num_projected < FEW * features:
+        room = batch * time * self.num_projected * x_BTX.element_size()
+        if room < LARGE or self.num_projected < FEW * features:
             return False
         by_itself = next((form for form in self.core.forms() if form.kernel == "fused"), None)
         return by_itself is not None and is_generated(by_itself) and generated_form(self).serves(Inputs(x_BTX))

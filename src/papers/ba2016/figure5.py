@@ -144,7 +144,7 @@ def _returns(values: np.ndarray) -> str:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """Actions to two levels of return: in print, the best trials of each search, seeds, ablations."""
+    """Actions to three levels of return: in print, the best trials of each search, seeds, ablations."""
     rows: list[dict[str, str]] = []
     for size in VISIBLE:
         for model, label in MODELS.items():
@@ -185,7 +185,8 @@ def _measured(evidence: Evidence, size: int, runs: pd.DataFrame) -> dict[str, st
     ended = runs[runs["status"] == "finished"]
     return {
         "settings": _setting(runs, keys),
-        "million actions to 0.5": _millions(_reached(evidence, runs, 0.5), size),
+        "million actions to 0": _millions(_reached(evidence, runs, 0), size),
+        "to 0.5": _millions(_reached(evidence, runs, 0.5), size),
         "to 0.9": _millions(_reached(evidence, runs), size),
         "test return": _returns(ended["test/return"].to_numpy(float)) if len(ended) else "diverged",
         "diverged": str(len(runs) - len(ended)) if len(ended) < len(runs) else "",

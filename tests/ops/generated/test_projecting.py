@@ -62,7 +62,6 @@ def test_a_kernel_that_projects_is_one_that_starts_from_projected_inputs(kind, f
         assert inside.pop()
         apart = copy.deepcopy(model)
         apart.core.kernel = "reference"
-        apart._projecting = [projecting.Projecting(apart.core)]
         assert_close(found, results(apart, x_BTX, **given), rtol=1e-10, atol=1e-10)
         assert not inside
 
