@@ -327,8 +327,8 @@ REPRODUCTION = Reproduction(
     searches=Searches({f"ba2016/figure5/search_{size}": STUDIES for size in VISIBLE}, trials=10, quick_trials=4),
     curves=("val/return", "val/entropy"),
     replayed=(
-        {"name": "ba2016-figure5", "task.size": 16, "model": "fastweights"},
-        {"name": "ba2016-figure5", "task.size": 16, "model": "lstm"},
+        {"name": "ba2016-figure5", "model": "fastweights"},
+        {"name": "ba2016-figure5", "model": "lstm"},
     ),
     replayed_curve="val/entropy",
     notes=Path(__file__).with_name("figure5.md"),
