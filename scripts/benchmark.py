@@ -4,6 +4,7 @@
     python scripts/benchmark.py --quick                                     a first look, within a minute
     python scripts/benchmark.py --models gru --lengths 11 50 200 --kernels fused vectorized --figure gru.png
     python scripts/benchmark.py --features 1 --models lstm irnn --hidden-sizes 100 --lengths 784
+    python scripts/benchmark.py --recurrence --hidden-sizes 16 32 --lengths 112 --batch-size 64
     python scripts/benchmark.py --text --hidden-sizes 128 --lengths 100 --batch-size 100 --rank 32
     python scripts/benchmark.py --catch --models fastweights lstm rnn --hidden-sizes 128 --lengths 16 --batch-size 64
 
@@ -21,6 +22,10 @@ step, and a state that is carried from window to window.
 With --catch an update plays Catch for as many steps, 128 ReLU units between screen and model, and is compared with the
 plain loop of modules that plays step by step with gradients (loop/: how many times longer that takes; both with the
 update of the project, from clipping on).
+
+With --recurrence the linear recurrence is measured alone, forward and backward, of one head with H key and value
+features, as a kernel, in chunks and as a scan: that of linear_attention (no decay), retnet (a decay), gla (a decay for
+every feature), and deltanet, gated_deltanet and kda, which also erase; processor time, on one thread.
 
 Ratios compare a model with torch's layer of the same kind (/own: nn.RNN with relu, nn.LSTM, nn.GRU) and with nn.LSTM,
 at the same width. rnn also uses relu here; gru resets before the recurrent product, nn.GRU after it. Since the load on
@@ -60,7 +65,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whichever one is installed
 
-from src.benchmarks import episodes, text
+from src.benchmarks import episodes, recurrence, text
 from src.benchmarks.updates import MODELS, measure
 from src.ops.cpu import calls
 from src.running.provenance import provenance
@@ -131,6 +136,8 @@ def parse() -> argparse.Namespace:
     add("--text", action="store_true", help="updates of a language model, with an answer at every step")
     add("--features", type=int, metavar="X", help="vectors of X numbers instead of tokens")
     add("--catch", action="store_true", help="updates of networks that play Catch, next to the plain loop")
+    add("--recurrence", action="store_true", help="the linear recurrence alone, in each of its forms")
+    add("--chunk-size", type=int, default=32, metavar="C", help="with --recurrence, steps of a chunk, default 32")
     add("--rank", type=int, metavar="R", help="of models that have one, with --text; default: that of their files")
     add("--quick", action="store_true", help="a small grid and short times; other options still apply")
     add("--json", type=Path, metavar="FILE", help="write all numbers and their provenance")
@@ -140,15 +147,15 @@ def parse() -> argparse.Namespace:
         parser.set_defaults(**QUICK)
         arguments = parser.parse_args()
     numbers = *arguments.hidden_size, *arguments.length, *arguments.threads, arguments.batch_size, arguments.rounds
-    numbers = *numbers, *(1 if n is None else n for n in (arguments.rank, arguments.features))
+    numbers = *numbers, *(1 if n is None else n for n in (arguments.rank, arguments.features)), arguments.chunk_size
     if not min(numbers) > 0:
-        parser.error("units, lengths, threads, batch size, rounds, rank and features must be above 0")
+        parser.error("units, lengths, threads, batch size, rounds, rank, features and chunk size must be above 0")
     if (arguments.text or arguments.catch) and arguments.features is not None:
         parser.error("--features: not with --text or --catch, which have inputs of their own")
     if not 0 < arguments.seconds < math.inf:
         parser.error(f"--seconds {arguments.seconds}: must be a number above 0")
-    if arguments.text and arguments.catch:
-        parser.error("--text and --catch: one of them")
+    if arguments.text + arguments.catch + arguments.recurrence > 1:
+        parser.error("--text, --catch, --recurrence: one of them")
     if arguments.catch and min(arguments.length) < 2:
         parser.error("--lengths: must be 2 or more with --catch")
     if "fused" in arguments.kernel and not calls.available(torch.empty(0)):
@@ -161,9 +168,37 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
+def write_json(path: Path, rows: Sequence[dict[str, Any]], threads: int) -> None:
+    """All numbers and their provenance."""
+    path.write_text(json.dumps({"provenance": provenance(threads, "cpu"), "rows": rows}, indent=2) + "\n")
+
+
+def measure_recurrences(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The table of --recurrence, of those of the models that have one."""
+    how = arguments.chunk_size, arguments.rounds, arguments.seconds
+    names = [name for name in recurrence.RECURRENCES if name in arguments.model]
+    cells = list(product(arguments.length, arguments.hidden_size, names))
+    rows = [
+        recurrence.measure(name, arguments.batch_size, length, size, *how)
+        for length, size, name in track(cells, transient=True)
+    ]
+    forms = [key.removesuffix("_ms") for key in rows[0] if key.endswith("_ms") and key != "rounds_ms"]
+    columns = " ".join(
+        [*(f"{form},ms={form}_ms" for form in forms), *(f"{f}/{forms[0]}=ratio_of_{f}" for f in forms[1:])]
+    )
+    title = f"The linear recurrence on {arguments.batch_size} sequences, forward and backward"
+    print_table(make_table(title, f"model=model d=size T=length {columns}", rows))
+    return rows
+
+
 @printing()
 def main() -> None:
     arguments = parse()
+    if arguments.recurrence:
+        rows = measure_recurrences(arguments)
+        if arguments.json:
+            write_json(arguments.json, rows, 1)
+        return
     cells = [dict(zip(AXES, values, strict=True)) for values in product(*(getattr(arguments, axis) for axis in AXES))]
     how = arguments.batch_size, arguments.rounds, arguments.seconds
     measured: Callable[..., dict[str, Any]] = partial(measure, features=arguments.features)
@@ -177,8 +212,7 @@ def main() -> None:
     if fused := [row for row in rows if "kernel_ms" in row]:
         print_table(make_table("The fused kernel alone, and everything outside it", CELL + FUSED, fused))
     if arguments.json:
-        origin = provenance(max(arguments.threads), "cpu")
-        arguments.json.write_text(json.dumps({"provenance": origin, "rows": rows}, indent=2) + "\n")
+        write_json(arguments.json, rows, max(arguments.threads))
     if arguments.figure:
         make_figure(rows).savefig(arguments.figure, dpi=150, format="png")
 

@@ -21,7 +21,7 @@ from src.models.sequence import SequenceModel
 from src.ops.cpu import calls
 from src.ops.dispatch import Form, choose, plain
 from src.ops.inputs import Inputs
-from src.specs import Batch, InputSpec
+from src.specs import Batch, InputSpec, map_state, state_tensors
 from src.tasks.associative_retrieval import AssociativeRetrieval
 from src.training.fast_updates import clip_norm_, flat_parameters
 from src.training.optimizers import adam
@@ -119,10 +119,11 @@ def plain_update_of(
 def passes_of(model: SequenceModel, ids_BT: Tensor) -> tuple[Callable[[], None], Callable[[], None]]:
     """The forward pass of the fused recurrence alone, and the backward pass, to be called after it."""
     core = model.core
-    table_VP = core.project(torch.randn(model.input_spec.size, core.input_size)).detach().requires_grad_()
-    inputs = Inputs(table_VP, ids_BT)
+    table = core.project(torch.randn(model.input_spec.size, core.input_size))
+    table = map_state(lambda tensor: tensor.detach().requires_grad_(), table)
+    inputs = Inputs(table, ids_BT)
     fused = choose(core.forms(), "fused", inputs)
-    wanted = [table_VP, *core.parameters()]
+    wanted = [*state_tensors(table), *core.parameters()]
     d_BH = torch.randn(len(ids_BT), core.output_size)
     outputs: list[Tensor] = []
 
@@ -222,7 +223,8 @@ def measure(
         functions["kernel"] = lambda: [run() for run in passes]
         functions["sgemm"] = partial(torch.mm, matrix, matrix)
         functions["outside"] = functions["update"]
-        projected = model.core.project(torch.empty(model.core.input_size)).numel()
+        contributions = state_tensors(model.core.project(torch.empty(model.core.input_size)))
+        projected = sum(tensor.numel() for tensor in contributions)
         functions["plain"] = plain_update_of(batches, projected, cell["hidden_size"])
         pauses = clock.without(passes[0]), clock.without(passes[1])
         functions["paused"] = plain_update_of(batches, projected, cell["hidden_size"], pauses)

@@ -41,10 +41,10 @@ class FastWeightsMultilevel(Core):
         r = 5        h_0  = f(C x_t)                                 the coarse glimpse is the cue
                      h(t) = f(LN[W_int h(t-1) + C x_t + A h_0])      integrate
 
-    so three signals (store, wipe, integrate) depend on the position alone, which the state knows. The hidden state of
-    r = 5 goes on to the next quadrant. The paper gives no equations, only Figure 3; from it these are not to be seen:
-    whether A decays at every store, as here, or at every step; whether W_int h(t-1) enters h_0 as well, here it does
-    not; the layer norm, here one gain and bias for all steps.
+    The three signals (store, wipe, integrate) depend on the position alone, which the state knows. The hidden state of
+    r = 5 goes on to the next quadrant. The paper draws this without equations, and leaves open whether A decays at
+    every store, as here, or at every step; whether W_int h(t-1) enters h_0 as well, which it does not here; and where
+    layer normalization goes, here around every sum, with one gain and bias for all.
 
     A is a sum of one outer product per quadrant, so reading it is attention over the stored states, as in
     `FastWeights`. After a wipe nothing of the quadrants before is left in h, so the fine glimpses of all quadrants are

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from src.models.linear_parts import EPSILON, short_convolution
+from src.models.linear_parts import short_convolution
 from src.models.memory_core import MemoryCore
 from src.ops.dispatch import Kernel
 from src.ops.linear_recurrence import Recurrence, Terms
@@ -95,7 +95,8 @@ class LinearCore(MemoryCore):
             kernel=kernel,
         )
         self.key_size, self.value_size = key_size, value_size
-        self.channels = [num_heads * size for size in (key_size, num_writes * key_size, num_writes * value_size)]
+        sizes = key_size, num_writes * key_size, num_writes * value_size
+        self.channels = tuple(num_heads * size for size in sizes)
         self.has_output_gate = output_gate
         outputs = num_heads * value_size
         self.input = nn.Linear(input_size, sum(self.channels) + outputs * output_gate, bias=False)
@@ -116,7 +117,7 @@ class LinearCore(MemoryCore):
 
     def make_norm(self) -> nn.Module:
         """The norm of the outputs of a head."""
-        return nn.RMSNorm(self.value_size, eps=EPSILON)
+        return nn.RMSNorm(self.value_size, eps=1e-5)
 
     def gate(self, gate: Tensor) -> Tensor:
         """The nonlinearity of the output gate."""

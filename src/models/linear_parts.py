@@ -33,21 +33,22 @@ def short_convolution(
     """
     time, width = x_BTC.shape[1], window_BWC.shape[1]
     padded_BSC = torch.cat([window_BWC, x_BTC], dim=1)
-    reset_BT = None if resets_BT is None else last_reset(resets_BT)
+    if resets_BT is None:
+        image_BC1S = padded_BSC.transpose(1, 2)[:, :, None]  # in two dimensions it is three times as fast as in one
+        y_BC1T = functional.conv2d(image_BC1S, weight_CL[:, None, None], groups=len(weight_CL))
+        return y_BC1T[:, :, 0].transpose(1, 2), padded_BSC[:, time:]
+
+    reset_BT1 = last_reset(resets_BT)[..., None]
+    steps_T1 = torch.arange(-width, time, device=x_BTC.device)[:, None]
+
+    def after_the_reset(values_BTC: Tensor, first: int, reset_BT1: Tensor) -> Tensor:
+        steps = steps_T1[first : first + values_BTC.shape[1]]
+        return torch.where((reset_BT1 >= 0) & (steps < reset_BT1), 0, values_BTC)
+
     y_BTC = x_BTC * weight_CL[:, width]
-    for back in range(1, width + 1):
-        earlier_BTC = padded_BSC[:, width - back : width - back + time]
-        if reset_BT is not None:
-            steps_T = torch.arange(time, device=x_BTC.device)
-            is_before_BT = (reset_BT >= 0) & (steps_T - back < reset_BT)
-            earlier_BTC = earlier_BTC.masked_fill(is_before_BT[..., None], 0)
-        y_BTC = torch.addcmul(y_BTC, earlier_BTC, weight_CL[:, width - back])
-    window_BWC = padded_BSC[:, time:]
-    if reset_BT is not None:
-        steps_W = torch.arange(time - width, time, device=x_BTC.device)
-        is_before_BW = (reset_BT[:, -1:] >= 0) & (steps_W < reset_BT[:, -1:])
-        window_BWC = window_BWC.masked_fill(is_before_BW[..., None], 0)
-    return y_BTC, window_BWC
+    for lag in range(width):
+        y_BTC = y_BTC + after_the_reset(padded_BSC[:, lag : lag + time], lag, reset_BT1) * weight_CL[:, lag]
+    return y_BTC, after_the_reset(padded_BSC[:, time:], time, reset_BT1[:, -1:])
 
 
 def unit_length(x_K: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from src.ops.cpu import calls
 from src.ops.cpu.linear_recurrence import linear_recurrence
 from src.ops.dispatch import Form, Kernel
 from src.ops.inputs import Inputs
-from src.ops.linear_recurrence import Recurrence, Terms, chunked, scan
+from src.ops.linear_recurrence import Recurrence, Terms, chunked, in_full_precision, scan
 from src.specs import map_state
 
 
@@ -80,11 +80,9 @@ class MemoryCore(Core):
     def recur(
         self, recurrence: Recurrence, terms: Terms, S_BHKV: Tensor, resets_BT: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The recurrence in the precision of its state, whatever autocast says."""
-        terms = Terms(*(None if term is None else term.to(S_BHKV.dtype) for term in terms))  # type: ignore[arg-type]
+        """The recurrence, with the start of a sequence after a reset."""
         start_BHKV = None if resets_BT is None else self.start(len(S_BHKV))
-        with torch.autocast(S_BHKV.device.type, enabled=False):
-            return recurrence(terms, S_BHKV, resets_BT, start_BHKV)
+        return in_full_precision(recurrence, terms, S_BHKV, resets_BT, start_BHKV)
 
     def forms(self) -> Iterator[Form]:
         """A kernel for all of them, written by hand; none is generated from the step."""

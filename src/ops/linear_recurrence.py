@@ -5,6 +5,7 @@ steps of a chunk, R rows that read. G is 1 (one decay for all key features) or K
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +46,22 @@ Recurrence = Callable[..., tuple[Tensor, Tensor]]
 
 Before a step with a reset, S is put back to `start`. With `read_first`, a step reads before it writes,
 o_t = S_{n (t - 1)}ᵀ q_t."""
+
+
+def in_full_precision(
+    recurrence: Recurrence, terms: Terms, S_BHKV: Tensor, resets_BT: Tensor | None, start_BHKV: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """A recurrence in the precision of its state, but at least float32, whatever autocast says.
+
+    Over many steps bfloat16 would lose what is written: it has no digits for small changes of large numbers.
+    """
+    dtype, device = torch.promote_types(S_BHKV.dtype, torch.float32), S_BHKV.device.type
+    exact = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    terms = Terms(*(None if term is None else term.to(dtype) for term in terms))  # type: ignore[arg-type]
+    with exact:
+        start_BHKV = None if start_BHKV is None else start_BHKV.to(dtype)
+        o_BTHV, end_BHKV = recurrence(terms, S_BHKV.to(dtype), resets_BT, start_BHKV)
+    return o_BTHV.to(S_BHKV.dtype), end_BHKV.to(S_BHKV.dtype)
 
 
 def scan(

@@ -1,5 +1,6 @@
 """Facial expressions of drawn faces, a stand-in for the licensed photographs of section 4.3 of Ba et al. (2016)."""
 
+from functools import lru_cache
 from typing import Annotated
 
 import torch
@@ -51,17 +52,24 @@ class FacialExpressionsStandin(Glimpses):
         size = self.sizes[split] or self.sizes["val"]
         assert size is not None
         num_people = self.num_people if split == "train" else self.num_test_people
-        return self._drawn(size, num_people, self._generator(split, 0))
+        return _drawn(size, num_people, self.noise, self._generator(split, 0).initial_seed())
 
     def generate(self, num_examples: int, generator: torch.Generator) -> Batch:
         """Drawings of as many people."""
-        return self._drawn(num_examples, num_examples, generator)
+        return _draw(num_examples, num_examples, self.noise, generator)
 
     def example(self) -> Batch:
         return self._seen(self.generate(1, torch.Generator().manual_seed(0)))
 
-    def _drawn(self, size: int, num_people: int, generator: torch.Generator) -> Batch:
-        geometry_KG = people(num_people, generator)
-        who_N = torch.randint(num_people, (size,), generator=generator)
-        expressions_N = torch.multinomial(torch.tensor(SHARES), size, replacement=True, generator=generator)
-        return Batch(draw(geometry_KG[who_N], expressions_N, self.noise, generator), expressions_N)
+
+@lru_cache(maxsize=15)
+def _drawn(size: int, num_people: int, noise: float, seed: int) -> Batch:
+    """The images of a split, which take ten seconds, kept for the other runs of a sweep: 20 MB for each seed."""
+    return _draw(size, num_people, noise, torch.Generator().manual_seed(seed))
+
+
+def _draw(size: int, num_people: int, noise: float, generator: torch.Generator) -> Batch:
+    geometry_KG = people(num_people, generator)
+    who_N = torch.randint(num_people, (size,), generator=generator)
+    expressions_N = torch.multinomial(torch.tensor(SHARES), size, replacement=True, generator=generator)
+    return Batch(draw(geometry_KG[who_N], expressions_N, noise, generator), expressions_N)

@@ -95,6 +95,20 @@ def test_updates_of_a_language_model_are_measured(tmp_path):
         )
 
 
+def test_the_linear_recurrence_is_measured_in_each_of_its_forms(tmp_path):
+    how = "--batch-size", 2, "--seconds", 0.02, "--rounds", 2, "--hidden-sizes", 4, "--lengths", 6
+    models = "--models", "gru", "retnet", "kda"
+    status, table, error = run("--recurrence", *models, *how, "--chunk-size", 3, "--json", tmp_path / "x.json")
+    assert (status, error) == (0, "")
+    assert "The linear recurrence on 2 sequences" in table
+    rows = json.loads((tmp_path / "x.json").read_text())["rows"]
+    assert [row["model"] for row in rows] == ["retnet", "kda"]
+    for row in rows:
+        assert (row["size"], row["length"], row["chunk_size"]) == (4, 6, 3)
+        first = next(iter(row["rounds_ms"]))
+        assert row["ratio_of_scan"] == pytest.approx(row["scan_ms"] / row[f"{first}_ms"])
+
+
 def test_ratios_are_those_of_the_times(measured):
     for row in measured[2]["rows"]:
         rounds = row["rounds_ms"]

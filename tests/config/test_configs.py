@@ -15,7 +15,6 @@ from src.config.paths import CONFIGS, PROJECT
 from src.config.schema import RunSettings, Settings, TrainerSettings, locate, signature
 from src.config.settings import short_name
 from src.models.base import Core
-from src.models.stack import Stack
 from src.running.build import check
 from src.tasks.base import Task
 
@@ -41,12 +40,18 @@ def node(file):
 
 
 def concrete(package, contract):
-    """The modules of a package that define a subclass of the contract which can be made; a stack is made of others."""
+    """The modules of a package that define a subclass of the contract which is a choice of its own.
+
+    That is one whose settings all have defaults, unlike those of a class that others extend, and of a stack of others.
+    """
     for path in (PROJECT / package.replace(".", "/")).glob("*.py"):
         module = importlib.import_module(f"{package}.{path.stem}")
         for found in vars(module).values():
-            own = inspect.isclass(found) and issubclass(found, contract) and found.__module__ == module.__name__
-            if own and found not in (contract, Stack) and not inspect.isabstract(found):
+            if not inspect.isclass(found) or not issubclass(found, contract) or found.__module__ != module.__name__:
+                continue
+            parameters = inspect.signature(found).parameters.values()
+            settings = [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+            if settings and all(setting.default is not setting.empty for setting in settings):
                 yield path.stem
 
 

@@ -35,7 +35,11 @@ def recall(error):
 def of_capacity(errors, lstm=0.85):
     """{cell: errors with 8, 16 and 32 units}."""
     cells = [
-        ({"name": capacity.NAME, "model": model, "model.hidden_size": size, "state_size": size**2}, recall(error))
+        (
+            {"name": capacity.NAMES.get(model, capacity.NAME), "model": model}
+            | {"model.hidden_size": size, "state_size": size**2},
+            recall(error),
+        )
         for model, of_model in errors.items()
         for size, error in zip((8, 16, 32), of_model, strict=True)
     ]

@@ -83,7 +83,7 @@ def fit(folder, stop_at=None):
 
     with Curves(folder, trainer.state.update + 1 if resumed else 0) as curves, RunProgress(6, 0) as progress:
         outcome = trainer.fit(curves, progress, stop)
-        if outcome.status == "finished":
+        if resumed and outcome.status == "finished":
             show_examples(trainer, curves)
     return trainer
 

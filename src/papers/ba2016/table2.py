@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from src.reports.style import RC, legend, panels, style_of
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr, percent
@@ -137,11 +138,13 @@ def draw(evidence: Evidence) -> Figure:
         figure, all_axes = panels(list(titles), sharey=True)
         for axes, name in zip(all_axes, titles.values(), strict=True):
             axes.set(yscale="log", xlabel="epoch", ylabel="validation error, %")
+            axes.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+            axes.yaxis.set_minor_formatter(NullFormatter())
             for model, label in MODELS.items():
                 with suppress(NotRunError):
                     curve = 100 * evidence.mean_curve("val/error", name=name, model=model, model__hidden_size=50)
                     curve = curve[curve.index > 0]
-                    epochs, style = curve.index / UPDATES_PER_EPOCH, style_of(model)
+                    epochs, style = curve.index / UPDATES_PER_EPOCH, style_of(model.removesuffix("_multilevel"))
                     axes.plot(epochs, curve["mean"], label=label, **(style | {"markersize": 3}))
                     below, above = curve["mean"] - curve["sd"], curve["mean"] + curve["sd"]
                     axes.fill_between(epochs, below, above, color=style["color"], alpha=0.2, linewidth=0)

@@ -14,15 +14,16 @@ from src.reports.style import RC, legend, panels, styles_of
 from src.reproduction.base import Claim, Evidence, Finding, Reproduction, chosen_lr
 from src.reproduction.effects import difference, mean
 
-NAME, VECTOR = "descendants-capacity", "descendants-capacity-vector"
+NAME, FAST, VECTOR = "descendants-capacity", "descendants-capacity-fastweights", "descendants-capacity-vector"
+NAMES = {"fastweights": FAST, "lstm": VECTOR}
 MATRIX_SIZE, LSTM_SIZE = 16, 128
 """Units with about 256 numbers of state: 16 x 16, and twice 128."""
 NUM_PAIRS = 8
 
 
 def _errors(evidence: Evidence, model: str, size: int = MATRIX_SIZE) -> np.ndarray:
-    name, size = (VECTOR, LSTM_SIZE) if model == "lstm" else (NAME, size)
-    return evidence.values("test/error", name=name, model=model, model__hidden_size=size)
+    size = LSTM_SIZE if model == "lstm" else size
+    return evidence.values("test/error", name=NAMES.get(model, NAME), model=model, model__hidden_size=size)
 
 
 def _solved(model: str) -> Claim:
@@ -111,7 +112,7 @@ def draw(evidence: Evidence) -> Figure:
 
 REPRODUCTION = Reproduction(
     title="Descendants of fast weights: recall of 8 pairs against the size of the state",
-    experiments=("descendants/capacity", "descendants/capacity_vector"),
+    experiments=("descendants/capacity", "descendants/capacity_fastweights", "descendants/capacity_vector"),
     claims=(
         _solved("deltanet"),
         _solved("gated_deltanet"),

@@ -1,0 +1,478 @@
+"""The cells of the linear family: each against its own equation in NumPy, and how they contain each other.
+
+Shapes: B sequences, T time steps, X input features, D outputs, H heads.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.testing import assert_close
+
+from src.models.deltanet import DeltaNet
+from src.models.deltaproduct import DeltaProduct
+from src.models.gated_deltanet import GatedDeltaNet
+from src.models.gla import GLA
+from src.models.kda import KDA
+from src.models.linear_attention import LinearAttention
+from src.models.linear_parts import Decay, features, num_features, short_convolution, unit_length
+from src.models.mamba2 import Mamba2
+from src.models.mlstm import MLSTM
+from src.models.retnet import RetNet
+from src.models.rwkv7 import RWKV7
+from src.ops.linear_recurrence import Terms, scan
+from src.specs import state_tensors
+
+B, T, X, D, H = 2, 6, 4, 6, 2
+CELLS = (LinearAttention, RetNet, Mamba2, GLA, DeltaNet, GatedDeltaNet, KDA, DeltaProduct, MLSTM, RWKV7)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def silu(x):
+    return x * sigmoid(x)
+
+
+def softplus(x):
+    return np.log1p(np.exp(x))
+
+
+def unit(x):
+    return x / np.sqrt((x**2).sum(-1, keepdims=True) + 1e-6)
+
+
+def make(cell, **settings):
+    """A core with parameters far from where they start, so that no term is small."""
+    core = cell(X, hidden_size=D, num_heads=H, **settings)
+    with torch.no_grad():
+        for name, parameter in core.named_parameters():
+            if "log_rate" in name:
+                parameter.uniform_(-2, 0)
+            else:
+                parameter.add_(0.4 * torch.randn_like(parameter))
+    return core
+
+
+def numbers(core):
+    return {name: parameter.detach().numpy() for name, parameter in core.named_parameters()}
+
+
+class ByHand:
+    """What all layers share, for one sequence x [T, X], step by step and head by head."""
+
+    def __init__(self, core, x, keys=1):
+        self.w, self.core = numbers(core), core
+        self.K, self.V = core.key_size, core.value_size
+        sizes = [H * self.K, H * keys * self.K, H * keys * self.V]
+        channels = sum(sizes)
+        mixed = x @ self.w["input.weight"].T
+        c = mixed[:, :channels]
+        if "conv_CL" in self.w:
+            weights = self.w["conv_CL"]
+            width = weights.shape[1]
+            padded = np.concatenate([np.zeros((width - 1, channels)), c])
+            c = silu(np.stack([(padded[t : t + width].T * weights).sum(1) for t in range(len(x))]))
+        q, k, v = np.split(c, np.cumsum(sizes)[:2], axis=1)
+        self.q, self.k, self.v = q.reshape(len(x), H, -1), k.reshape(len(x), H, -1), v.reshape(len(x), H, -1)
+        self.gate = mixed[:, channels:]
+
+    def outputs(self, o, activation=silu, centred=False):
+        """Norm, gate and output map of o [T, H, V]."""
+        if centred:
+            o = o - o.mean(-1, keepdims=True)
+        y = o / np.sqrt((o**2).mean(-1, keepdims=True) + 1e-5) * self.w["norm.weight"]
+        y = y.reshape(len(o), -1)
+        if self.core.has_output_gate:
+            y = y * activation(self.gate)
+        return y @ self.w["output.weight"].T
+
+
+def decay_of(w, z):
+    """log α of z [H, G]."""
+    return -np.exp(w["decay.log_rate_H"])[:, None] * softplus(z + w["decay.bias_HG"])
+
+
+def linear_attention(core, x):
+    p = ByHand(core, x)
+    phi = {"elu": lambda a: np.where(a > 0, a + 1, np.exp(np.minimum(a, 0))), "taylor": taylor, "dpfp": dpfp}[
+        core.feature_map
+    ]
+    o = np.zeros((len(x), H, p.V))
+    for h in range(H):
+        for t in range(len(x)):
+            weights = [phi(p.q[t, h]) @ phi(p.k[j, h]) for j in range(t + 1)]
+            o[t, h] = sum(weight * p.v[j, h] for j, weight in enumerate(weights))
+            if core.normalize:
+                o[t, h] /= sum(weights) + 1e-6
+    return p.outputs(o)
+
+
+def taylor(a):
+    a = a / len(a) ** 0.25
+    return np.concatenate([[1], a, np.outer(a, a).ravel() / math.sqrt(2)])
+
+
+def dpfp(a, order=2):
+    r = np.maximum(np.concatenate([a, -a]), 0)
+    return np.array([r[i] * r[(i - j) % len(r)] for j in range(1, order + 1) for i in range(len(r))])
+
+
+def recurrent(core, x, transition, keys=1):
+    """A cell whose step is S <- transition(p, t, h, S)."""
+    p = ByHand(core, x, keys)
+    o = np.zeros((len(x), H, p.V))
+    for h in range(H):
+        S = np.zeros((p.K, p.V))
+        for t in range(len(x)):
+            S, o[t, h] = transition(p, t, h, S)
+    return p, o
+
+
+def retnet(core, x):
+    def rotation(t, K):
+        R = np.eye(K)
+        for j in range(K // 2):
+            angle = t * 10_000 ** (-2 * j / (K // 2 * 2))
+            i = K // 2 + j
+            R[j, j] = R[i, i] = math.cos(angle)
+            R[j, i], R[i, j] = -math.sin(angle), math.sin(angle)
+        return R
+
+    def step(p, t, h, S):
+        R = rotation(t if core.rotary else 0, p.K)
+        S = (1 - 2.0 ** (-5 - h)) * S + np.outer(R @ p.k[t, h], p.v[t, h])
+        return S, S.T @ (R @ p.q[t, h]) / math.sqrt(p.K)
+
+    p, o = recurrent(core, x, step)
+    return p.outputs(o)
+
+
+def mamba2(core, x):
+    def step(p, t, h, S):
+        z = p.w["gates.weight"] @ x[t]
+        delta = softplus(z[h] + p.w["decay.bias_HG"][h, 0])
+        S = np.exp(-np.exp(p.w["decay.log_rate_H"][h]) * delta) * S + delta * np.outer(p.k[t, h], p.v[t, h])
+        return S, S.T @ p.q[t, h] + p.w["skip_H"][h] * p.v[t, h]
+
+    p, o = recurrent(core, x, step)
+    return p.outputs(o)
+
+
+def gla(core, x):
+    def step(p, t, h, S):
+        z = (p.w["gates.1.weight"] @ p.w["gates.0.weight"] @ x[t] + p.w["gates.1.bias"]).reshape(H, -1)
+        alpha = sigmoid(z[h]) ** (1 / 16)
+        S = alpha[:, None] * S + np.outer(p.k[t, h], p.v[t, h])
+        return S, S.T @ p.q[t, h] / math.sqrt(p.K)
+
+    p, o = recurrent(core, x, step)
+    return p.outputs(o)
+
+
+def deltanet(core, x):
+    def step(p, t, h, S):
+        beta = core.max_beta * sigmoid(p.w["gates.weight"] @ x[t])[h]
+        if core.feature_map == "dpfp":
+            q, k = (dpfp(a, 1) / (dpfp(a, 1).sum() + 1e-6) for a in (p.q[t, h], p.k[t, h]))
+            S = np.zeros((len(k), p.V)) if S.shape[0] != len(k) else S
+        else:
+            q, k = unit(p.q[t, h]), unit(p.k[t, h])
+        S = S + beta * np.outer(k, p.v[t, h] - S.T @ k)
+        return S, S.T @ q
+
+    p, o = recurrent(core, x, step)
+    return p.outputs(o)
+
+
+def gated_deltanet(core, x):
+    def step(p, t, h, S):
+        z = p.w["gates.weight"] @ x[t]
+        beta, alpha = core.max_beta * sigmoid(z[h]), np.exp(decay_of(p.w, z[H:, None])[h, 0])
+        k = unit(p.k[t, h])
+        S = alpha * (np.eye(p.K) - beta * np.outer(k, k)) @ S + beta * np.outer(k, p.v[t, h])
+        return S, S.T @ unit(p.q[t, h]) / math.sqrt(p.K)
+
+    p, o = recurrent(core, x, step)
+    return p.outputs(o)
+
+
+def kda(core, x):
+    def step(p, t, h, S):
+        beta = core.max_beta * sigmoid(p.w["gates.beta.weight"] @ x[t])[h]
+        z = (p.w["gates.decay.1.weight"] @ p.w["gates.decay.0.weight"] @ x[t]).reshape(H, -1)
+        k, alpha = unit(p.k[t, h]), np.exp(decay_of(p.w, z)[h])
+        S = (np.eye(p.K) - beta * np.outer(k, k)) @ np.diag(alpha) @ S + beta * np.outer(k, p.v[t, h])
+        return S, S.T @ unit(p.q[t, h]) / math.sqrt(p.K)
+
+    p, o = recurrent(core, x, step)
+    return p.outputs(o, sigmoid)
+
+
+def deltaproduct(core, x):
+    n = core.num_householder
+
+    def step(p, t, h, S):
+        beta = core.max_beta * sigmoid(p.w["gates.weight"] @ x[t]).reshape(H, n)[h]
+        for i in range(n):
+            k, v = unit(p.k[t, h].reshape(n, -1)[i]), p.v[t, h].reshape(n, -1)[i]
+            S = (np.eye(p.K) - beta[i] * np.outer(k, k)) @ S + beta[i] * np.outer(k, v)
+        return S, S.T @ unit(p.q[t, h])
+
+    p, o = recurrent(core, x, step, keys=n)
+    return p.outputs(o)
+
+
+def mlstm(core, x):
+    """In units without a stabilizer."""
+
+    def step(p, t, h, S):
+        z = p.w["of_heads.weight"] @ np.concatenate([p.q[t].ravel(), p.k[t].ravel(), p.v[t].ravel()])
+        z = z + p.w["of_heads.bias"]
+        f, i = sigmoid(z[h]), np.exp(z[H + h])
+        S = np.zeros((p.K, p.V + 1)) if S.shape[1] == p.V else S
+        S = f * S + i * np.outer(p.k[t, h], np.append(p.v[t, h], 1)) / math.sqrt(p.K)
+        read = S.T @ p.q[t, h]
+        return S, read[:-1] / max(abs(read[-1]), 1)
+
+    p, o = recurrent(core, x, step)
+    return p.outputs(o, sigmoid, centred=True)
+
+
+def rwkv7(core, x):
+    w, y, last = numbers(core), [], np.zeros(X)
+    (K, V), S = core.memory_size, [np.zeros(core.memory_size) for _ in range(H)]
+    for x_t in x:
+        x_r, x_w, x_k, x_v, x_a, x_g = (x_t + mu * (last - x_t) for mu in w["shift_6X"])
+        r, k, v = w["receptance.weight"] @ x_r, w["key.weight"] @ x_k, w["value.weight"] @ x_v
+        decay = np.exp(
+            -math.exp(-0.5) * sigmoid(w["decay.2.weight"] @ np.tanh(w["decay.0.weight"] @ x_w) + w["decay.2.bias"])
+        )
+        a = sigmoid(w["rate.1.weight"] @ w["rate.0.weight"] @ x_a + w["rate.1.bias"])
+        o = []
+        for h in range(H):
+            here = slice(h * K, (h + 1) * K)
+            kappa = unit(k[here] * w["erase_HK"][h])
+            written = k[here] * (1 + (a[here] - 1) * w["write_HK"][h])
+            value = v[h * V : (h + 1) * V]
+            S[h] = (np.diag(decay[here]) - np.outer(a[here] * kappa, kappa)) @ S[h] + np.outer(written, value)
+            read = S[h].T @ r[here]
+            read = (read - read.mean()) / np.sqrt(read.var() + 64e-5) * w["norm.weight"] + w["norm.bias"]
+            o.append(read + (r[here] * w["bonus_HK"][h] * written).sum() * value)
+        gate = w["gate.2.weight"] @ sigmoid(w["gate.0.weight"] @ x_g)
+        y.append(w["output.weight"] @ (np.concatenate(o) * gate))
+        last = x_t
+    return np.stack(y)
+
+
+@pytest.mark.parametrize(
+    ("cell", "by_hand", "settings"),
+    [
+        (LinearAttention, linear_attention, {"conv_size": 4}),
+        (LinearAttention, linear_attention, {"feature_map": "dpfp", "dpfp_order": 2, "output_gate": True}),
+        (LinearAttention, linear_attention, {"feature_map": "taylor", "normalize": False}),
+        (RetNet, retnet, {"key_size": 4}),
+        (RetNet, retnet, {"key_size": 5, "rotary": False}),
+        (Mamba2, mamba2, {}),
+        (GLA, gla, {"value_size": 4}),
+        (DeltaNet, deltanet, {"max_beta": 2.0}),
+        (DeltaNet, deltanet, {"feature_map": "dpfp", "conv_size": 0}),
+        (GatedDeltaNet, gated_deltanet, {"key_size": 2}),
+        (KDA, kda, {"max_beta": 2.0}),
+        (DeltaProduct, deltaproduct, {"num_householder": 3}),
+        (MLSTM, mlstm, {}),
+        (RWKV7, rwkv7, {"key_size": 2}),
+    ],
+)
+def test_a_cell_is_its_equation(cell, by_hand, settings):
+    core = make(cell, **settings)
+    x = torch.randn(B, T, X)
+    expected = torch.from_numpy(np.stack([by_hand(core, row) for row in x.numpy()]))
+    y, _ = core(core.project(x))
+    assert_close(y, expected, rtol=1e-9, atol=1e-9)
+
+
+def same_outputs(first, second):
+    x = torch.randn(B, T, X)
+    assert_close(first(first.project(x))[0], second(second.project(x))[0], rtol=1e-10, atol=1e-10)
+
+
+def copy_common(source, target):
+    target.load_state_dict(
+        {name: value for name, value in source.state_dict().items() if not name.startswith(("gates", "decay"))},
+        strict=False,
+    )
+
+
+def test_kda_with_one_decay_for_all_features_is_gated_deltanet():
+    gdn = make(GatedDeltaNet)
+    kda = make(KDA, gate_rank=2)
+    kda.gate = functional.silu
+    copy_common(gdn, kda)
+    beta, decay = gdn.gates.weight.chunk(2)
+    with torch.no_grad():
+        kda.gates.beta.weight.copy_(beta)
+        kda.gates.decay[0].weight.copy_(decay)  # of rank H: each head has one number
+        kda.gates.decay[1].weight.copy_(torch.eye(H).repeat_interleave(kda.key_size, dim=0))
+        kda.decay.log_rate_H.copy_(gdn.decay.log_rate_H)
+        kda.decay.bias_HG.copy_(gdn.decay.bias_HG.expand(H, kda.key_size))
+    same_outputs(kda, gdn)
+
+
+def test_gated_deltanet_without_decay_is_deltanet():
+    gdn, delta = make(GatedDeltaNet), make(DeltaNet, output_gate=True)
+    copy_common(delta, gdn)
+    with torch.no_grad():
+        gdn.gates.weight[:H].copy_(delta.gates.weight)
+        gdn.decay.log_rate_H.fill_(-100.0)
+        gdn.norm.eps, delta.norm.eps = 0.0, 0.0  # so that the scale of q does not matter
+    same_outputs(gdn, delta)
+
+
+def test_gated_deltanet_that_does_not_erase_has_the_recurrence_of_mamba2():
+    gdn = make(GatedDeltaNet)
+    q, k, v = torch.randn(3, B, T, H, gdn.key_size)
+    gates = torch.randn(B, T, 2 * H)
+    terms = gdn.terms(q, k, v, gates)._replace(erase=None)
+    mamba = make(Mamba2)
+    mamba.decay.load_state_dict(gdn.decay.state_dict())
+    of_mamba = mamba.terms(q, k, v, gates[..., H:])
+    assert_close(terms.log_decay, of_mamba.log_decay)
+    S = torch.zeros(B, H, *gdn.memory_size)
+    expected, _ = scan(Terms(terms.query, terms.key, v, of_mamba.log_decay), S)
+    assert_close(scan(terms, S)[0], expected)
+    assert_close(functional.normalize(of_mamba.key, dim=-1), functional.normalize(k, dim=-1))
+
+
+def test_deltaproduct_with_one_factor_is_deltanet():
+    product, delta = make(DeltaProduct, num_householder=1, max_beta=1.0), make(DeltaNet)
+    product.load_state_dict(delta.state_dict())
+    same_outputs(product, delta)
+
+
+def test_retention_without_decay_is_linear_attention_without_features():
+    retnet = make(RetNet, rotary=False)
+    retnet.log_decay_H.zero_()
+    q, k, v = torch.randn(3, B, T, H, 3)
+    S = torch.zeros(B, H, 3, 3)
+    weights = torch.einsum("bthk,bjhk->bhtj", q, k).tril() * 3**-0.5
+    assert_close(scan(retnet.terms(q, k, v, None), S)[0], torch.einsum("bhtj,bjhv->bthv", weights, v))
+
+
+def test_rwkv7_decays_and_erases_side_by_side_unlike_kda():
+    """With scalar rate a and decay w, M = w I - a κκᵀ, where KDA has w (I - a κκᵀ): not the same unless w = 1."""
+    kappa = unit_length(torch.randn(3))
+    S, w, a = torch.randn(1, 1, 3, 2), torch.tensor(0.9), torch.tensor(0.5)
+    zero = torch.zeros(1, 1, 1, 3)
+    log_w = w.log().view(1, 1, 1, 1)
+
+    def after(erase, removal):
+        return scan(Terms(zero, zero, zero[..., :2], log_w, erase.view_as(zero), removal.view_as(zero)), S)[1][0, 0]
+
+    identity, projection = torch.eye(3), torch.outer(kappa, kappa)
+    assert_close(after(kappa, -a * kappa), (w * identity - a * projection) @ S[0, 0])
+    assert_close(after(w * kappa, -a * kappa), w * (identity - a * projection) @ S[0, 0])
+
+
+def test_what_was_written_with_full_strength_is_read_exactly_and_overwritten():
+    keys, values = torch.linalg.qr(torch.randn(4, 4))[0], torch.randn(4, 3)
+
+    def written(order, values):
+        k = keys[order][None, :, None]
+        terms = Terms(k, k, values[None, :, None], erase=k)
+        return scan(terms, torch.zeros(1, 1, 4, 3))[1][0, 0]
+
+    order = torch.arange(4)
+    S = written(order, values)
+    assert_close(keys @ S, values)
+    shuffled = torch.tensor([2, 0, 3, 1])
+    assert_close(written(shuffled, values[shuffled]), S)  # orthonormal keys: the order does not matter
+    twice = written(torch.tensor([1, 1]), values[:2])
+    assert_close(keys[1] @ twice, values[1])
+
+
+def test_two_reflections_are_a_permutation_of_three_things():
+    """β = 2 along (e_i - e_j)/√2 swaps i and j; two swaps make a 3-cycle, which one reflection cannot be."""
+    swaps = torch.tensor([[1.0, -1, 0], [0, 1, -1]]) / math.sqrt(2)
+    terms = Terms(
+        torch.zeros(1, 1, 1, 3), 2 * swaps[None, :, None], torch.zeros(1, 2, 1, 3), erase=swaps[None, :, None]
+    )
+    _, S = scan(terms, torch.eye(3)[None, None])
+    assert_close(S[0, 0], torch.tensor([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]]))
+    assert torch.linalg.det(S[0, 0]) > 0
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_zero_inputs_have_finite_gradients(cell):
+    core = make(cell)
+    x = torch.zeros(B, T, X, requires_grad=True)
+    y, _ = core(core.project(x))
+    y.square().sum().backward()
+    assert y.isfinite().all()
+    assert all(tensor.grad.isfinite().all() for tensor in (x, *core.parameters()))
+    assert x.grad.abs().max() < 1e4
+
+
+@pytest.mark.parametrize(
+    ("cell", "settings", "size"),
+    [
+        (LinearAttention, {}, 2 * (8 * 9)),
+        (LinearAttention, {"feature_map": "dpfp", "dpfp_order": 2, "normalize": False}, 2 * (32 * 8)),
+        (LinearAttention, {"feature_map": "taylor"}, 2 * (73 * 9)),
+        (DeltaNet, {}, 2 * 64 + 3 * 2 * 24),
+        (DeltaNet, {"conv_size": 0, "value_size": 5}, 2 * 8 * 5),
+        (DeltaProduct, {}, 2 * 64 + 3 * 2 * 40),
+        (RetNet, {}, 2 * 64 + 1),
+        (GLA, {}, 2 * 4 * 8),
+        (MLSTM, {}, 2 * (8 * 9 + 1) + 3 * 2 * 24),
+        (RWKV7, {}, 2 * 64 + X),
+    ],
+)
+def test_the_state_size_counts_all_that_is_carried(cell, settings, size):
+    core = cell(X, hidden_size=16, num_heads=2, **settings)
+    assert core.state_size == size
+    _, state = core(core.project(torch.randn(1, T, X)))
+    assert sum(tensor.numel() for tensor in state_tensors(state)) == size
+
+
+def test_initial_decays():
+    slow, paper = Decay(4, 3, "slow"), Decay(1000, 1, "paper")
+    alpha = slow(torch.zeros(4, 3))[0].exp()
+    assert_close(alpha[:, 0], torch.sigmoid(torch.linspace(4, 6, 4)))
+    log_alpha, step = paper(torch.zeros(1000, 1))
+    assert 1e-3 <= step.min() < 2e-3
+    assert 0.05 < step.max() <= 0.1
+    assert 0.2 < log_alpha.exp().min() < 0.5
+    assert log_alpha.exp().max() > 0.99
+
+
+def test_the_stabilizer_of_the_mlstm_does_not_change_its_outputs():
+    """The same memory in units of another m."""
+    core = make(MLSTM)
+    x, start = torch.randn(B, T, X), core.initial_state(B)
+    S = torch.randn_like(start.S_BHKV)
+    y, _ = core(core.project(x), start._replace(S_BHKV=S))
+    shifted = start._replace(S_BHKV=S * math.exp(-3.0), m_BH=start.m_BH + 3.0)
+    assert_close(core(core.project(x), shifted)[0], y, rtol=1e-10, atol=1e-10)
+
+
+def test_features_have_the_stated_size_and_kernel():
+    x, y = torch.randn(2, 5)
+    for name in ("elu", "dpfp", "taylor"):
+        assert len(features(name, x, 3)) == num_features(name, 5, 3)
+    product = (x @ y) / math.sqrt(5)
+    assert_close(features("taylor", x, 1) @ features("taylor", y, 1), 1 + product + product**2 / 2)
+
+
+def test_a_short_convolution_is_that_of_torch():
+    x, window, weights = torch.randn(B, T, 5), torch.randn(B, 3, 5), torch.randn(5, 4)
+    padded = torch.cat([window, x], dim=1)
+    expected = nn.functional.conv1d(padded.transpose(1, 2), weights[:, None], groups=5).transpose(1, 2)
+    for resets in (None, torch.zeros(B, T, dtype=torch.bool)):
+        y, after = short_convolution(x, window, weights, resets)
+        assert_close(y, expected)
+        assert_close(after, x[:, -3:])
