@@ -51,9 +51,14 @@ def named(work, name):
     return value
 
 
-LOWERED = [file for file in FILES if file.stem not in {*WITHOUT_KERNEL, "linear_attention"}]
+LONG = {"recurrent_deltanet", "srwm", "titans"}
+LOWERED = [file for file in FILES if file.stem not in {*WITHOUT_KERNEL, *LONG, "linear_attention"}]
 """Linear attention has a state without numbers, an empty window, and a kernel that is not generated."""
-each_file = pytest.mark.parametrize("file", LOWERED, ids=lambda file: file.stem)
+each_file = pytest.mark.parametrize(
+    "file",
+    [*LOWERED, *(pytest.param(file, marks=pytest.mark.slow) for file in FILES if file.stem in LONG)],
+    ids=lambda file: file.stem,
+)
 
 
 def test_a_sigmoid_is_saved_and_not_computed_again():
