@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from src.specs import Film
 
@@ -48,6 +49,8 @@ def film_figure(film: Film, looks_TT: np.ndarray | None) -> Figure:
         image = shown.imshow(looks_TT, cmap="Blues", vmin=0, vmax=bound, aspect="auto", extent=within)
         shown.set(xlabel="earlier frame", ylabel="frame", title="what the fast weights attend to")
         figure.colorbar(image, ax=shown, label="weight", location="bottom")
+    for name in names:
+        all_axes[name].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
