@@ -15,6 +15,7 @@ import torch
 from src.config.paths import PROJECT
 from src.models.gru import GRU
 from src.models.lstm import LSTM
+from src.models.memory_core import MemoryCore
 from src.ops.generated.derive import plan_of
 from src.ops.generated.emit import emit
 from src.ops.generated.expressions import COSTLY
@@ -52,8 +53,8 @@ def named(work, name):
 
 
 LONG = {"recurrent_deltanet", "srwm", "titans"}
-LOWERED = [file for file in FILES if file.stem not in {*WITHOUT_KERNEL, *LONG, "linear_attention"}]
-"""Linear attention has a state without numbers, an empty window, and a kernel that is not generated."""
+LOWERED = [f for f in FILES if f.stem not in WITHOUT_KERNEL and not isinstance(of_file(f)(), MemoryCore)]
+"""Not those with a linear recurrence, whose kernel is written by hand."""
 each_file = pytest.mark.parametrize(
     "file",
     [*LOWERED, *(pytest.param(file, marks=pytest.mark.slow) for file in FILES if file.stem in LONG)],
