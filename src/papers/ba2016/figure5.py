@@ -221,10 +221,11 @@ def draw(evidence: Evidence) -> Figure:
     The printed x is stretched so that the LSTM reaches the goal where the mean of ours does.
     """
     with rc_context(RC):
-        figure, all_axes = panels([f"N = {size}, M = {visible}" for size, visible in VISIBLE.items()])
-        figure.set_size_inches(9, 3.4)
+        sizes = [size for size in VISIBLE if _was_searched(evidence, size)]
+        figure, all_axes = panels([f"N = {size}, M = {VISIBLE[size]}" for size in sizes])
+        figure.set_size_inches(1.5 + 4 * len(sizes), 3.4)
         thin: dict[str, Any] = {"linewidth": 0.8, "markersize": 2.5, "linestyle": "-", "alpha": 0.8}
-        for axes, size in zip(all_axes, VISIBLE, strict=True):
+        for axes, size in zip(all_axes, sizes, strict=True):
             ours = {}
             for model in MODELS:
                 with suppress(NotRunError):
@@ -243,11 +244,14 @@ def draw(evidence: Evidence) -> Figure:
             for level in (-1 + 4 / size, 1):
                 axes.axhline(level, **(FLOOR_LINE | {"linewidth": 0.8}))
             axes.set(ylim=(-1, 1.05), xlabel="million actions", ylabel="mean return")
-            if ours:
-                axes.set_xlim(0, max(curve.index.max() for curve in ours.values()) * EPISODES * (size - 1) / 1e6)
+            axes.set_xlim(0, max(curve.index.max() for curve in ours.values()) * EPISODES * (size - 1) / 1e6)
         all_axes[0].plot([], [], color="0.4", marker="o", label="in print, x stretched", **thin)
         legend(figure, all_axes)
     return figure
+
+
+def _was_searched(evidence: Evidence, size: int) -> bool:
+    return bool((evidence.runs["name"] == f"ba2016-figure5-search-{size}").any())
 
 
 def _stretch(ours: pd.DataFrame | None, size: int) -> float | None:
@@ -327,8 +331,8 @@ REPRODUCTION = Reproduction(
     searches=Searches({f"ba2016/figure5/search_{size}": STUDIES for size in VISIBLE}, trials=10, quick_trials=4),
     curves=("val/return", "val/entropy"),
     replayed=(
-        {"name": "ba2016-figure5", "task.size": 16, "model": "fastweights"},
-        {"name": "ba2016-figure5", "task.size": 16, "model": "lstm"},
+        {"name": "ba2016-figure5", "model": "fastweights"},
+        {"name": "ba2016-figure5", "model": "lstm"},
     ),
     replayed_curve="val/entropy",
     notes=Path(__file__).with_name("figure5.md"),
