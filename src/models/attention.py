@@ -8,7 +8,6 @@ from typing import Annotated, NamedTuple
 import torch
 from annotated_types import Ge
 from torch import Tensor
-from torch.nn import functional
 
 from src.models.linear_parts import last_reset
 from src.models.recall_core import RecallCore
@@ -119,11 +118,10 @@ class Attention(RecallCore):
             k_BSHK, v_BSHV, steps_S = k, v, steps_T
         is_seen_TS = (steps_S <= steps_T[:, None]) & (steps_S > steps_T[:, None] - self.window)
         is_seen_BTS = is_seen_TS & (steps_S >= first_BT[..., None])
-        o_BHTV = functional.scaled_dot_product_attention(
-            q.transpose(1, 2), k_BSHK.transpose(1, 2), v_BSHV.transpose(1, 2), is_seen_BTS[:, None]
-        )
-        memory = AttentionMemory(k_end_BWHK, v_end_BWHV, count_B.clamp(max=kept))
-        return o_BHTV.transpose(1, 2), memory
+        scores_BHTS = torch.einsum("bthk,bshk->bhts", q, k_BSHK) * self.key_size**-0.5
+        scores_BHTS = scores_BHTS.masked_fill(~is_seen_BTS[:, None], -torch.inf)
+        o_BTHV = torch.einsum("bhts,bshv->bthv", scores_BHTS.softmax(3), v_BSHV)
+        return o_BTHV, AttentionMemory(k_end_BWHK, v_end_BWHV, count_B.clamp(max=kept))
 
     def flops(self, length: int) -> int:
         """Two products with each step that is seen."""

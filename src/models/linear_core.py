@@ -162,7 +162,7 @@ class LinearCore(MemoryCore):
         """The outputs of the layer from those of its heads."""
         if only_last:
             o_BTHV, gate = o_BTHV[:, -1:], None if gate is None else gate[:, -1:]
-        y = self.norm(o_BTHV).flatten(-2)
+        y = self.norm(o_BTHV.to(self.output.weight.dtype)).flatten(-2)
         return self.output(y if gate is None else y * self.gate(gate))
 
 

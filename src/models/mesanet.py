@@ -15,6 +15,7 @@ from src.models.linear_parts import Decay, unit_length
 from src.models.recall_core import RecallCore
 from src.ops.dispatch import Kernel
 from src.ops.linear_recurrence import Terms, chunked
+from src.ops.precision import at_least_single
 
 
 class MesaMemory(NamedTuple):
@@ -95,7 +96,9 @@ class MesaNet(RecallCore):
     def solve(self, of_keys_HKK: Tensor, q_HK: Tensor) -> Tensor:
         """(H + Λ)^{-1} q, [..., H, K]."""
         ridge_HK = self.min_ridge + functional.softplus(self.ridge_HK)
-        return torch.linalg.solve(of_keys_HKK + torch.diag_embed(ridge_HK), q_HK)
+        dtype = at_least_single(q_HK.dtype)
+        matrix_HKK = (of_keys_HKK + torch.diag_embed(ridge_HK)).to(dtype)
+        return torch.linalg.solve(matrix_HKK, q_HK.to(dtype)).to(q_HK.dtype)
 
     def recall(
         self, q_BHK: Tensor, k_BHK: Tensor, v_BHV: Tensor, gates_BG: Tensor, memory: MesaMemory

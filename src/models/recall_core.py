@@ -18,6 +18,7 @@ from src.ops.dispatch import Form, everything
 from src.ops.generated.form import generated_form
 from src.ops.inputs import Inputs
 from src.ops.linear_recurrence import Terms
+from src.ops.precision import without_autocast
 
 
 class RecallState(NamedTuple):
@@ -99,7 +100,7 @@ class RecallCore(LinearCore, ABC):
             channels_BTC, window_BWC = short_convolution(channels_BTC, window_BWC, self.conv_CL, resets_BT)
             channels_BTC = functional.silu(channels_BTC)
         q, k, v = self.parts(channels_BTC.to(dtype))
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q):
             gates = None if gates is None else gates.to(dtype)
             o_BTHV, memory = recurrence(q, k, v, gates, state.memory, resets_BT)
         return self.mix(o_BTHV, p.output_gate, only_last), RecallState(memory, window_BWC)

@@ -15,6 +15,8 @@ from src.models.recall_core import RecallCore
 from src.ops.dispatch import Kernel
 from src.ops.inputs import Inputs
 from src.ops.momentum_recurrence import MomentumTerms, chunked, step
+from src.ops.precision import at_least_single
+from src.specs import map_state
 
 
 class TitansMemory(NamedTuple):
@@ -109,5 +111,7 @@ class Titans(RecallCore):
         self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, memory: TitansMemory, _: None, *, is_empty: bool
     ) -> tuple[Tensor, TitansMemory]:
         """In chunks."""
-        o_BTHV, *ends = chunked(self.momentum_terms(q, k, v, gates), *memory, chunk_size=self.chunk_size)
-        return o_BTHV, TitansMemory(*ends)
+        terms, dtype = self.momentum_terms(q, k, v, gates), at_least_single(q.dtype)
+        exact, *before = (map_state(lambda tensor: tensor.to(dtype), part) for part in (terms, *memory))
+        o_BTHV, *ends = chunked(exact, *before, chunk_size=self.chunk_size)
+        return o_BTHV.to(q.dtype), TitansMemory(*(end.to(q.dtype) for end in ends))

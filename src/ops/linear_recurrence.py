@@ -5,12 +5,13 @@ steps of a chunk, R rows that read. G is 1 (one decay for all key features) or K
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from src.ops.precision import at_least_single, without_autocast
 
 
 class Terms(NamedTuple):
@@ -55,10 +56,9 @@ def in_full_precision(
 
     Over many steps bfloat16 would lose what is written: it has no digits for small changes of large numbers.
     """
-    dtype, device = torch.promote_types(S_BHKV.dtype, torch.float32), S_BHKV.device.type
-    exact = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    dtype = at_least_single(S_BHKV.dtype)
     terms = Terms(*(None if term is None else term.to(dtype) for term in terms))  # type: ignore[arg-type]
-    with exact:
+    with without_autocast(S_BHKV):
         start_BHKV = None if start_BHKV is None else start_BHKV.to(dtype)
         o_BTHV, end_BHKV = recurrence(terms, S_BHKV.to(dtype), resets_BT, start_BHKV)
     return o_BTHV.to(S_BHKV.dtype), end_BHKV.to(S_BHKV.dtype)

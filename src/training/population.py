@@ -45,7 +45,8 @@ def signature(update: Update) -> Hashable:
 
 def _settings(module: nn.Module) -> Iterator[tuple[str, Hashable]]:
     for key, value in vars(module).items():
-        if key not in OF_ALL_MODULES:
+        is_another_view = isinstance(value, list) and all(isinstance(item, nn.Module) for item in value)
+        if key not in OF_ALL_MODULES and not is_another_view:  # of the same weights, kept out of the tree of modules
             if isinstance(value, float):
                 yield key, ("number", value == 0)
             else:
