@@ -137,7 +137,7 @@ def parse() -> argparse.Namespace:
     add("--features", type=int, metavar="X", help="vectors of X numbers instead of tokens")
     add("--catch", action="store_true", help="updates of networks that play Catch, next to the plain loop")
     add("--recurrence", action="store_true", help="the linear recurrence alone, in each of its forms")
-    add("--chunk-size", type=int, default=32, metavar="C", help="with --recurrence, steps of a chunk, default 32")
+    add("--chunk-size", type=int, metavar="C", help="with --recurrence, steps of a chunk; default: that of their files")
     add("--rank", type=int, metavar="R", help="of models that have one, with --text; default: that of their files")
     add("--quick", action="store_true", help="a small grid and short times; other options still apply")
     add("--json", type=Path, metavar="FILE", help="write all numbers and their provenance")
@@ -147,7 +147,8 @@ def parse() -> argparse.Namespace:
         parser.set_defaults(**QUICK)
         arguments = parser.parse_args()
     numbers = *arguments.hidden_size, *arguments.length, *arguments.threads, arguments.batch_size, arguments.rounds
-    numbers = *numbers, *(1 if n is None else n for n in (arguments.rank, arguments.features)), arguments.chunk_size
+    optional = arguments.rank, arguments.features, arguments.chunk_size
+    numbers = *numbers, *(1 if number is None else number for number in optional)
     if not min(numbers) > 0:
         parser.error("units, lengths, threads, batch size, rounds, rank, features and chunk size must be above 0")
     if (arguments.text or arguments.catch) and arguments.features is not None:

@@ -7,9 +7,11 @@ from time import thread_time
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch.nn import functional
 from torch.utils.benchmark import Timer
 
+from src.config.paths import CONFIGS
 from src.ops.cpu import calls
 from src.ops.cpu.linear_recurrence import linear_recurrence
 from src.ops.linear_recurrence import Recurrence, Terms, chunked, scan
@@ -48,11 +50,13 @@ def passes(form: Recurrence, terms: Terms) -> Callable[[], None]:
 
 
 def measure(
-    model: str, batch: int, time: int, size: int, chunk_size: int, rounds: int, seconds: float
+    model: str, batch: int, time: int, size: int, chunk_size: int | None, rounds: int, seconds: float
 ) -> dict[str, Any]:
     """Milliseconds of both passes in each form, medians of interleaved rounds, and ratios to the first form."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if chunk_size is None:
+        chunk_size = int(OmegaConf.load(CONFIGS / "model" / f"{model}.yaml").chunk_size)
     forms: dict[str, Recurrence] = {"chunked": partial(chunked, chunk_size=chunk_size), "scan": scan}
     if calls.available(torch.empty(0)):
         forms = {"kernel": linear_recurrence, **forms}

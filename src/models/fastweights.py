@@ -9,13 +9,13 @@ from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from src.config.schema import Neutral
+from src.models.association import Association
 from src.models.base import NONLINEARITIES, Core, Nonlinearity, gain_and_bias
 from src.models.init import scaled_identity_, uniform_fan_out_
-from src.models.linear_parts import unit_length
 from src.ops.cpu import calls
 from src.ops.cpu.fastweights import chunk_length, fastweights
 from src.ops.dispatch import Form, Kernel, plain
@@ -69,14 +69,14 @@ class FastWeights(Core):
 
     What later fast weights have and these lack can be had one by one, in place of equation 1:
 
-        A(t)      = λ A(t-1) + η v kᵀ                          k = W_k h(t), v = W_v h(t), with `association="hetero"`
+        A(t)      = λ A(t-1) + η v kᵀ                          k and v of `Association`, with `association="hetero"`
         A(t)      = λ A(t-1) + η (v - λ A(t-1) κ) κᵀ           κ = k / sqrt(|k|² + 1e-6), with `rule="delta"`
         λ(x)      = σ(w_λᵀ x + b_λ)
-        η(x)      = 2 η σ(w_ηᵀ x + b_η)                          with `gates`
+        η(x)      = 2 η σ(w_ηᵀ x + b_η)                        with `gates`, which start with w = 0, as λ and η
 
-    W_k and W_v start as identities, and w as 0, so that the network starts as the one without them. The delta rule
-    (Schlag et al., 2021, arXiv 2102.11174) corrects what is stored under a key, and with η = 1 replaces it; it is
-    stable for η <= 2. Signed states are those with tanh or linear as nonlinearity.
+    The delta rule (Schlag et al., 2021, arXiv 2102.11174) corrects what is stored under a key, and with η = 1 replaces
+    it; it is stable for η <= 2. Signed states are those with tanh or linear as nonlinearity. With a `memory_size` M, A
+    is M x M instead of H x H, so that there can be more units than the memory has rows.
 
     Args:
         input_size: features X of one input vector.
@@ -94,9 +94,12 @@ class FastWeights(Core):
             preliminary state h_0(t+1) instead, just before the read. Both are computed step by step, without kernel.
         rule: how it is written, "hebbian" or "delta".
         association: "auto", the state is its own key; "hetero", key and value are learned projections of it.
+        memory_size: M, with "hetero" as association; None for H.
         gates: whether λ and η depend on the input; `decay` and `fast_lr` are then their values at the start.
         nonlinearity: f.
         recurrent_scale: W starts as this multiple of the identity.
+        input_scale: C starts as this multiple of U(-1/sqrt(H), 1/sqrt(H)); with random projections it learns only
+            if the input dominates what is recalled.
         kernel: see `Core`.
     """
 
@@ -116,9 +119,11 @@ class FastWeights(Core):
         write: Literal["state", "late", "preliminary"] = "state",
         rule: Annotated[Literal["hebbian", "delta"], Neutral("hebbian")] = "hebbian",
         association: Annotated[Literal["auto", "hetero"], Neutral("auto")] = "auto",
+        memory_size: Annotated[Annotated[int, Ge(1)] | None, Neutral(None)] = None,
         gates: Annotated[bool, Neutral(False)] = False,
         nonlinearity: Nonlinearity = "relu",
         recurrent_scale: float = 0.05,
+        input_scale: Annotated[float, Gt(0), Neutral(1.0)] = 1.0,
         kernel: Kernel = "auto",
     ):
         super().__init__(input_size, hidden_size, kernel)
@@ -138,8 +143,7 @@ class FastWeights(Core):
         self.norm = nn.LayerNorm(hidden_size) if layer_norm else nn.Identity()
         self.preliminary_norm = nn.LayerNorm(hidden_size) if layer_norm_preliminary else nn.Identity()
 
-        self.recurrent_key = _identity_matrix(hidden_size) if association == "hetero" else nn.Identity()
-        self.recurrent_value = _identity_matrix(hidden_size) if association == "hetero" else nn.Identity()
+        self.recurrent_association = Association(hidden_size, memory_size, association == "hetero")
         if gates:
             if not 0 < decay < 1:
                 raise ValueError(f"decay={decay}: must be above 0 and below 1 with gates=true")
@@ -151,7 +155,7 @@ class FastWeights(Core):
         learned = read_weights == "learned" and num_inner_steps > 1
         self.read_weights = nn.Parameter(torch.zeros(num_inner_steps - 1)) if learned else None
 
-        uniform_fan_out_(self.input.weight)
+        uniform_fan_out_(self.input.weight).data.mul_(input_scale)
         if not layer_norm:
             nn.init.zeros_(self.input.bias)
         scaled_identity_(self.recurrent.weight, recurrent_scale)
@@ -165,9 +169,8 @@ class FastWeights(Core):
 
     def initial_state(self, batch_size: int) -> FastWeightsState:
         """h = 0, A = 0."""
-        return FastWeightsState(
-            self.zeros(batch_size, self.hidden_size), self.zeros(batch_size, self.hidden_size, self.hidden_size)
-        )
+        size = self.recurrent_association.size
+        return FastWeightsState(self.zeros(batch_size, self.hidden_size), self.zeros(batch_size, size, size))
 
     def step(self, p: Any, state: FastWeightsState) -> tuple[Tensor, FastWeightsState]:
         """Equations 1, 2 and 5, or what the settings put in their place."""
@@ -176,18 +179,10 @@ class FastWeights(Core):
         decay = self.decay if decay_B1 is None else decay_B1[:, :, None]
         z_BH = self.recurrent(h_BH) + p_BH
         written_BH = self._preliminary(z_BH) if self.write == "preliminary" else h_BH
-        next_A_BHH = self.written(decay * A_BHH, written_BH, fast_lr)
+        next_A_BHH = self.recurrent_association.written(decay * A_BHH, written_BH, fast_lr, self.rule == "delta")
         read_A_BHH = A_BHH if self.write == "late" else next_A_BHH
-        h_BH = self.settle(z_BH, lambda h_s_BH: torch.bmm(read_A_BHH, h_s_BH[:, :, None])[:, :, 0])
+        h_BH = self.settle(z_BH, lambda h_s_BH: self.recurrent_association.read(read_A_BHH, h_s_BH))
         return h_BH, FastWeightsState(h_BH, next_A_BHH)
-
-    def written(self, A_BHH: Tensor, h_BH: Tensor, fast_lr: Any) -> Tensor:
-        """The decayed fast weights after the value of h has been written under its key."""
-        k_BH, v_BH = self.recurrent_key(h_BH), self.recurrent_value(h_BH)
-        if self.rule == "delta":
-            k_BH = unit_length(k_BH)
-            v_BH = v_BH - torch.bmm(A_BHH, k_BH[:, :, None])[:, :, 0]
-        return A_BHH + (fast_lr * v_BH)[:, :, None] * k_BH[:, None, :]
 
     def _preliminary(self, z_BH: Tensor) -> Tensor:
         """h_0, from the boundary condition z."""
@@ -290,7 +285,7 @@ class FastWeights(Core):
         size, products = self.hidden_size, 0
         if not self.is_sum_over_states:
             matrices = self.num_inner_steps + 1 + (self.rule == "delta")  # read, written, and read to be erased
-            return super().flops(length) + 2 * 3 * length * matrices * size**2
+            return super().flops(length) + 2 * 3 * length * matrices * self.recurrent_association.size**2
         chunk = chunk_length(size)
         for start in range(0, length, chunk):
             steps, carried = min(chunk, length - start), start > 0  # carried: the matrix of the chunks before
@@ -299,9 +294,3 @@ class FastWeights(Core):
             writing = (steps - 1 + carried) * size**2 if start + steps < length else 0
             products += self.num_inner_steps * reading + writing
         return super().flops(length) + 2 * 3 * products
-
-
-def _identity_matrix(size: int) -> nn.Linear:
-    layer = nn.Linear(size, size, bias=False)
-    scaled_identity_(layer.weight, 1.0)
-    return layer

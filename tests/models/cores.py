@@ -173,8 +173,16 @@ def variants(file: Path) -> list[Made]:
 WRITTEN_HERE = [Made("nested", Nested), Made("stack", Stack), Made("started", Started)]
 MODELS = [*(of_file(file) for file in FILES), *WRITTEN_HERE]
 VARIANTS = [*(made for file in FILES for made in variants(file)), *WRITTEN_HERE]
-WITHOUT_KERNEL = {"nested", "convnet", "fastweights_multilevel"}
-"""Their steps cannot be lowered, and kernel="fused" is an error."""
+WITHOUT_KERNEL = {
+    "nested": "int64",
+    "convnet": "int64",
+    "fastweights_multilevel": "int64",
+    "attention": "int64",
+    "fastweights_softmax": "int64",
+    "ttt_linear": "int64",
+    "mesanet": "linalg_solve",
+}
+"""Cores whose step cannot be lowered, and why; kernel="fused" is an error."""
 
 
 def each_with_kernels(models: list[Made]) -> list[tuple[Made, Kernel]]:

@@ -33,14 +33,27 @@ from tests.models.cores import (
 
 each_model = pytest.mark.parametrize("make", MODELS, ids=lambda make: make.name)
 each_variant = pytest.mark.parametrize("make", VARIANTS, ids=lambda make: make.name)
-each_form = pytest.mark.parametrize(
-    ("make", "number"),
-    [
-        pytest.param(make, number, id=f"{make.name}-{form.kernel}")
+
+
+def of_models(make):
+    """The marks of a test that is slow for all but the files as they are."""
+    return [] if make.name in {model.name for model in MODELS} else [pytest.mark.slow]
+
+
+def forms(marks=lambda make: []):
+    """Every form of every variant; the scan of cores with a memory is the same code for all, so one will do."""
+    return [
+        pytest.param(make, number, id=f"{make.name}-{form.kernel}", marks=marks(make))
         for make in VARIANTS
         for number, form in enumerate(make().forms())
         if form.kernel != "reference" or make.name == "deltanet" or not isinstance(make(), MemoryCore)
-    ],
+    ]
+
+
+each_form = pytest.mark.parametrize(("make", "number"), forms())
+each_form_of_models = pytest.mark.parametrize(("make", "number"), forms(of_models))
+each_of_models = pytest.mark.parametrize(
+    "make", [pytest.param(make, id=make.name, marks=of_models(make)) for make in VARIANTS]
 )
 
 
@@ -139,17 +152,30 @@ def assert_same(core, run_a, run_b, x_BTX, state):
         assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-@each_form
-@pytest.mark.parametrize("length", [1, 2, 7, 11])
-def test_every_form_is_the_scan_of_step_with_all_gradients(make, number, length):
+def hold_to_the_scan(make, number, length):
     core = make()
     run, x_BTX = form_of(core, number, length), torch.randn(B, length, X)
     assert_same(core, run, scan, x_BTX, None)
     assert_same(core, run, scan, x_BTX, random_state(core))
 
 
+@each_form
+def test_every_form_is_the_scan_of_step_with_all_gradients(make, number):
+    hold_to_the_scan(make, number, T)
+
+
+@each_form_of_models
+@pytest.mark.parametrize("length", [1, 2, 11])
+def test_that_holds_at_every_length(make, number, length):
+    hold_to_the_scan(make, number, length)
+
+
 @pytest.mark.parametrize(
-    ("make", "kernel"), each_with_kernels(VARIANTS), ids=lambda value: getattr(value, "name", value)
+    ("make", "kernel"),
+    [
+        pytest.param(make, kernel, id=f"{make.name}-{kernel}", marks=of_models(make))
+        for make, kernel in each_with_kernels(VARIANTS)
+    ],
 )
 def test_forward_is_the_scan_of_step_whatever_the_kernel(make, kernel):
     core, x_BTX = make(kernel=kernel), torch.randn(B, 11, X)
@@ -157,7 +183,7 @@ def test_forward_is_the_scan_of_step_whatever_the_kernel(make, kernel):
     assert_same(core, forward, scan, x_BTX, random_state(core))
 
 
-@each_form
+@each_form_of_models
 def test_every_form_may_be_asked_for_less(make, number):
     """Without the sequence the last output is left, and without the state the outputs are the same."""
     core = make()
@@ -172,7 +198,7 @@ def test_every_form_may_be_asked_for_less(make, number):
         assert_close(state_tensors(last_end), state_tensors(end), rtol=0, atol=1e-12)
 
 
-@each_variant
+@each_of_models
 @pytest.mark.parametrize("length", [1, 11])
 def test_the_last_output_alone_is_the_last_of_all_with_its_gradients(make, length):
     core = make()
@@ -212,7 +238,8 @@ def test_a_kernel_that_cannot_be_had_is_an_error_that_says_why(make):
     core = make(kernel="fused")
     if not calls.available(torch.empty(0)):
         pytest.skip("no compiler")
-    with pytest.raises(UserError, match=r"^model\.kernel=fused: there is no kernel for the step of \w+: .*int64"):
+    start = rf"^model\.kernel=fused: there is no kernel for the step of {type(core).__name__}: "
+    with pytest.raises(UserError, match=start + f".*{WITHOUT_KERNEL[make.name]}"):
         core(core.project(torch.randn(B, T, X)))
     core.kernel = "auto"
     assert_same(core, forward, scan, torch.randn(B, T, X), None)
@@ -249,7 +276,7 @@ def test_an_operation_without_a_kernel_is_an_error_that_names_it_with_its_line()
 
 
 @each_form
-@pytest.mark.parametrize("length", [1, 11])
+@pytest.mark.parametrize("length", [pytest.param(1, marks=pytest.mark.slow), 11])
 def test_resets_are_fresh_starts_with_all_gradients(make, number, length):
     core = make()
     resets_BT = torch.rand(B, length) < 0.25
@@ -259,7 +286,7 @@ def test_resets_are_fresh_starts_with_all_gradients(make, number, length):
     assert_same(core, run, starting_anew(resets_BT), x_BTX, random_state(core))
 
 
-@each_variant
+@each_of_models
 def test_forward_honours_resets_whatever_serves_them(make):
     core, x_BTX, resets_BT = make(), torch.randn(B, T, X), torch.rand(B, T) < 0.3
 
@@ -269,7 +296,7 @@ def test_forward_honours_resets_whatever_serves_them(make):
     assert_same(core, forward_with_resets, starting_anew(resets_BT), x_BTX, random_state(core))
 
 
-@each_form
+@each_form_of_models
 def test_rows_of_a_batch_do_not_see_each_other(make, number):
     core = make()
     run, x_BTX = form_of(core, number, T), torch.randn(B, T, X, requires_grad=True)
@@ -281,7 +308,7 @@ def test_rows_of_a_batch_do_not_see_each_other(make, number):
     assert_close(run(core, core.project(x_BTX[order]))[0], y_BTH[order], rtol=1e-12, atol=1e-12)
 
 
-@each_form
+@each_form_of_models
 def test_no_output_sees_the_future(make, number):
     core = make()
     run, x_BTX = form_of(core, number, T), torch.randn(B, T, X, requires_grad=True)
@@ -292,7 +319,7 @@ def test_no_output_sees_the_future(make, number):
         assert not gradient_BTX[:, t + 1 :].any()
 
 
-@each_form
+@each_form_of_models
 def test_a_batch_of_one_is_a_row_of_a_batch(make, number):
     core = make()
     run, x_BTX = form_of(core, number, T), torch.randn(B, T, X)
@@ -301,7 +328,7 @@ def test_a_batch_of_one_is_a_row_of_a_batch(make, number):
     assert_close(state_tensors(one), state_tensors(first), rtol=1e-12, atol=1e-12)
 
 
-@each_variant
+@each_of_models
 def test_a_table_with_ids_is_the_vectors_with_all_gradients(make):
     core, ids_BT = make(), torch.randint(5, (B, T))
 
@@ -352,7 +379,7 @@ def test_every_parameter_receives_a_gradient(make):
         assert parameter.grad.any(), name
 
 
-@each_variant
+@each_of_models
 @pytest.mark.parametrize("length", [1, T])
 def test_attention_and_memory_are_none_or_have_their_shapes(make, length):
     core = make()
@@ -395,7 +422,7 @@ def test_one_batch_can_be_overfitted(make):
     pytest.fail(f"the loss is still {loss:.3f}")
 
 
-@each_variant
+@each_of_models
 def test_a_model_can_be_built_without_memory_for_its_weights(make):
     with torch.device("meta"):
         core = make()

@@ -222,7 +222,10 @@ def test_three_steps_with_what_later_fast_weights_have(rule, association, gates)
     W, C = core.recurrent.weight.detach().numpy(), core.input.weight.detach().numpy()
     K, V = np.eye(H), np.eye(H)
     if association == "hetero":
-        K, V = core.recurrent_key.weight.detach().numpy(), core.recurrent_value.weight.detach().numpy()
+        K, V = (
+            core.recurrent_association.key.weight.detach().numpy(),
+            core.recurrent_association.value.weight.detach().numpy(),
+        )
     x_TX, h, A, decay, rate = torch.randn(3, X), np.zeros(H), np.zeros((H, H)), 0.9, 0.7
     for t, y_H in enumerate(core(core.project(x_TX[None]))[0][0]):
         if gates:
@@ -254,7 +257,7 @@ def test_learned_keys_values_and_gates_start_as_without_them():
 def test_the_delta_rule_replaces_what_is_stored_under_a_key():
     core = FastWeights(X, hidden_size=H, rule="delta", fast_lr=1.0, decay=0.9)
     h_BH, A_BHH = torch.randn(B, H), torch.randn(B, H, H)
-    A_BHH = core.written(0.9 * A_BHH, h_BH, 1.0)
+    A_BHH = core.recurrent_association.written(0.9 * A_BHH, h_BH, 1.0, delta=True)
     assert_close(torch.einsum("bij,bj->bi", A_BHH, h_BH / h_BH.norm(dim=1, keepdim=True)), h_BH, rtol=0, atol=1e-5)
 
 
@@ -264,8 +267,38 @@ def test_the_delta_rule_is_stable_up_to_a_learning_rate_of_two(decay, fast_lr, s
     core = FastWeights(X, hidden_size=H, rule="delta")
     h_BH, A_BHH = torch.full((1, H), 0.5), torch.zeros(1, H, H)
     for _ in range(400):
-        A_BHH = core.written(decay * A_BHH, h_BH, fast_lr)
+        A_BHH = core.recurrent_association.written(decay * A_BHH, h_BH, fast_lr, delta=True)
     assert (float(A_BHH.norm()) < 10 * fast_lr) == stable
+
+
+def test_a_memory_may_have_fewer_rows_than_there_are_units():
+    core = random_core(rule="delta", association="hetero", memory_size=3, fast_lr=0.7, kernel="reference")
+    W, C = core.recurrent.weight.detach().numpy(), core.input.weight.detach().numpy()
+    K, V, R = (getattr(core.recurrent_association, name).weight.detach().numpy() for name in ("key", "value", "output"))
+    x_TX, h, A = torch.randn(4, X), np.zeros(H), np.zeros((3, 3))
+    for t, y_H in enumerate(core(core.project(x_TX[None]))[0][0]):
+        key = K @ h
+        key = key / np.sqrt(key @ key + 1e-6)
+        A = 0.95 * A + 0.7 * np.outer(V @ h - 0.95 * A @ key, key)
+        z = W @ h + C @ x_TX[t].numpy()
+        h = np.maximum(layer_norm(z + R @ A @ K @ np.maximum(z, 0), core.norm), 0)
+        np.testing.assert_allclose(y_H.detach(), h, atol=1e-12)
+    assert core.state_size == H + 3 * 3
+    start = FastWeights(X, hidden_size=H, association="hetero", memory_size=3).recurrent_association
+    assert_close(start.key.weight @ start.key.weight.T, torch.eye(3), rtol=0, atol=1e-12)
+    assert_close(start.output.weight, start.value.weight.T)
+
+
+def test_a_memory_of_another_size_needs_projections():
+    with pytest.raises(ValueError, match=r"^memory_size=3: must be null with association=auto$"):
+        FastWeights(X, hidden_size=H, memory_size=3)
+
+
+def test_the_input_may_start_stronger():
+    torch.manual_seed(0)
+    plain = FastWeights(X, hidden_size=H)
+    torch.manual_seed(0)
+    assert_close(FastWeights(X, hidden_size=H, input_scale=4.0).input.weight, 4 * plain.input.weight)
 
 
 def test_gates_need_a_decay_between_zero_and_one():

@@ -7,11 +7,11 @@ from functools import cached_property
 from typing import Any
 
 import optree
+import torch
 from torch import Tensor, nn
 
 from src.ops.cpu import calls
 from src.ops.generated.form import generated_form, is_generated
-from src.ops.generated.recipe import example
 from src.ops.inputs import Inputs
 from src.specs import State
 
@@ -44,18 +44,22 @@ class Projecting(nn.Module):
     @cached_property
     def num_projected(self) -> int:
         """P."""
-        return sum(tensor.numel() for tensor in optree.tree_leaves(example(self.core)[0]))
+        with torch.no_grad():
+            x_X = next(self.core.parameters()).new_zeros(self.input_size)
+            return sum(tensor.numel() for tensor in optree.tree_leaves(self.core.project(x_X)))
 
     def serves(self, x_BTX: Tensor) -> bool:
         """Whether a kernel can compute these inputs, and is faster than one that starts from projected ones."""
         if self.kernel not in ("auto", "fused") or not calls.available(x_BTX):
             return False
+        by_itself = next((form for form in self.core.forms() if form.kernel == "fused"), None)
+        if by_itself is None or not is_generated(by_itself):
+            return False
         batch, time, features = x_BTX.shape
         room = batch * time * self.num_projected * x_BTX.element_size()
         if room < LARGE or self.num_projected < FEW * features:
             return False
-        by_itself = next((form for form in self.core.forms() if form.kernel == "fused"), None)
-        return by_itself is not None and is_generated(by_itself) and generated_form(self).serves(Inputs(x_BTX))
+        return generated_form(self).serves(Inputs(x_BTX))
 
     def forward(
         self, inputs: Inputs, state: State | None, return_state: bool, return_sequence: bool

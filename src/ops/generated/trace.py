@@ -75,6 +75,8 @@ def trace(core: Any) -> Trace:
     for tensor in (*inputs, *states):
         if not tensor.is_floating_point():
             raise LoweringError(f"inputs and states must be floating-point numbers, not {tensor.dtype}")
+        if tensor.numel() == 0:
+            raise LoweringError("an input or state without numbers")
     module, given = _Step(core), {f"core.{name}": t.detach() for name, t in tensors_of(core).items()}
     variables: list[str] = []
 

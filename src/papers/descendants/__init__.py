@@ -23,7 +23,11 @@ LABELS = {
     "deltaproduct": "DeltaProduct",
     "recurrent_deltanet": "recurrent DeltaNet",
     "srwm": "SRWM",
+    "ttt_linear": "TTT-Linear",
+    "titans": "Titans",
     "mesanet": "MesaNet",
+    "fastweights_softmax": "fast weights, softmax",
+    "attention": "attention",
 }
 """Cells by the name of their file, in the order of tables."""
 

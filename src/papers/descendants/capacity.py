@@ -112,7 +112,13 @@ def draw(evidence: Evidence) -> Figure:
 
 REPRODUCTION = Reproduction(
     title="Descendants of fast weights: recall of 8 pairs against the size of the state",
-    experiments=("descendants/capacity", "descendants/capacity_fastweights", "descendants/capacity_vector"),
+    experiments=(
+        "descendants/capacity",
+        "descendants/capacity_fastweights",
+        "descendants/capacity_vector",
+        "descendants/capacity_further",
+    ),
+    only_in_full=("descendants/capacity_further",),
     claims=(
         _solved("deltanet"),
         _solved("gated_deltanet"),

@@ -54,7 +54,7 @@ def _alone(key: str) -> Claim:
         return Finding(measured, [difference(changed, published).within(most=-0.02)])
 
     return Claim(
-        f"Of all changes alone: {change} lets fast weights bind more.",
+        f"With {change}, and nothing else changed, fast weights bind more.",
         "not in the paper",
         "mean test error more than 2 points lower than as published, both at 16 units and their best learning rates",
         test,
@@ -70,7 +70,7 @@ def _needed(key: str) -> Claim:
         return Finding(measured, [difference(lacking, everything).within(least=0.02)])
 
     return Claim(
-        f"Of all changes together: without {change} fast weights bind less.",
+        f"With all changes but {change}, fast weights bind less than with all of them.",
         "not in the paper",
         "mean test error more than 2 points higher than with all four changes",
         test,

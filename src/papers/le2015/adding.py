@@ -56,6 +56,12 @@ def written(values: np.ndarray) -> str:
     return f"{values.mean():.4f}" + (f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else "")
 
 
+def errors_of(runs: pd.DataFrame) -> str:
+    """Their squared errors on the test set, and how many diverged."""
+    diverged = int((runs["status"] == "diverged").sum())
+    return written(runs["test/mse"].to_numpy(float)) + f", {diverged} of {len(runs)} diverged" * (diverged > 0)
+
+
 def right(runs: pd.DataFrame, of: int = 10_000) -> str:
     """How many of so many answers are right: mean and standard deviation."""
     counts = of * (1 - runs["test/error"].to_numpy(float))
@@ -96,12 +102,12 @@ def table(evidence: Evidence) -> pd.DataFrame:
             row = {"T": str(length), "network": network, "paper, error": PRINTED[length].get(network, "-")}
             with suppress(NotRunError):
                 runs = runs_of(evidence, settings, length)
-                row |= {"error": written(runs["test/mse"].to_numpy(float)), "right of 10,000": right(runs)}
+                row |= {"error": errors_of(runs), "right of 10,000": right(runs)}
                 row |= {"n": str(len(runs)), "lr": chosen_lr(runs)}
             with suppress(NotRunError, KeyError):
                 runs = runs_of(evidence, AS_PRINTED[network], length)
                 start = runs["trainer.max_updates"].max()
-                row["with the paper's settings"] = f"{written(runs['test/mse'].to_numpy(float))} at {start:,}"
+                row["with the paper's settings"] = f"{errors_of(runs)} at {start:,}"
             if len(row) > 3:
                 rows.append(row)
         if rows and rows[-1]["T"] == str(length):

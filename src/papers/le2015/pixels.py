@@ -35,9 +35,13 @@ OF_PAPER, HERE = 16, 64
 """Images of an update."""
 
 
+def _runs(evidence: Evidence, network: str, order: str) -> pd.DataFrame:
+    of_order = {"name": ROWS} if order == "rows" else {"name": PIXELS, "task__order": order}
+    return evidence.select(**of_order, **NETWORKS[network])
+
+
 def _errors(evidence: Evidence, network: str, order: str) -> np.ndarray:
-    name = ROWS if order == "rows" else PIXELS
-    return evidence.select(name=name, task__order=order, **NETWORKS[network])["test/error"].to_numpy(float)
+    return _runs(evidence, network, order)["test/error"].to_numpy(float)
 
 
 def _lstm_is_worse(order: str) -> Claim:
@@ -70,12 +74,11 @@ def table(evidence: Evidence) -> pd.DataFrame:
     """Errors on the test set, in print and here, by order of the pixels."""
     rows = []
     for order in ("scanline", "permuted", "rows"):
-        for network, settings in NETWORKS.items():
+        for network in NETWORKS:
             printed = PRINTED.get(order, {}).get(network)
             row = {"order": order, "network": network, "paper": f"{100 * (1 - printed):.0f} %" if printed else "-"}
             with suppress(NotRunError):
-                name = ROWS if order == "rows" else PIXELS
-                runs = evidence.select(name=name, task__order=order, **settings)
+                runs = _runs(evidence, network, order)
                 images = HERE * float(runs["updates"].mean())
                 row |= {"error": percent(runs["test/error"].to_numpy(float)), "n": str(len(runs))}
                 row |= {"images seen": f"{images:,.0f}", "lr": chosen_lr(runs)}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.papers.le2015.adding import CHANCE, FLOOR, right, runs_of, written
+from src.papers.le2015.adding import CHANCE, FLOOR, errors_of, right, runs_of
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
 from src.reproduction.effects import difference, mean, share
 
@@ -137,7 +137,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
             row = {"T": str(length), "network": network, "paper, right": f"{PRINTED[network][number]:,}"}
             with suppress(NotRunError):
                 runs = runs_of(evidence, chosen(network), length)
-                row |= {"right of 10,000": right(runs), "error": written(runs["test/mse"].to_numpy(float))}
+                row |= {"right of 10,000": right(runs), "error": errors_of(runs)}
                 row |= {"n": str(len(runs)), "lr": chosen_lr(runs)}
                 points = solved_points(evidence, chosen(network), length)
                 row["grid solved"] = f"{points.sum()} of {len(points)}"

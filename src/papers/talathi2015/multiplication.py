@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from src.papers.le2015.adding import right, runs_of, written
+from src.papers.le2015.adding import errors_of, right, runs_of
 from src.papers.talathi2015.adding import HALF, NETWORKS, measure_grid, most_right, most_robust, solved_points
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
 from src.reproduction.effects import mean
@@ -73,7 +73,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
             row = {"T": str(length), "network": network, "paper, right": printed}
             with suppress(NotRunError):
                 runs = runs_of(evidence, settings, length)
-                row |= {"right of 10,000": right(runs), "error": written(runs["test/mse"].to_numpy(float))}
+                row |= {"right of 10,000": right(runs), "error": errors_of(runs)}
                 row |= {"n": str(len(runs)), "lr": chosen_lr(runs)}
                 points = solved_points(evidence, settings, length)
                 row["grid solved"] = f"{points.sum()} of {len(points)}"

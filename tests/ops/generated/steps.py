@@ -563,3 +563,18 @@ class IntegerState(Cell):
 
 
 REFUSED[IntegerState] = "floating-point numbers, not torch.int64"
+
+
+class EmptyState(Cell):
+    """A state of which a part has no numbers."""
+
+    def initial_state(self, batch_size):
+        return self.zeros(batch_size, H), self.zeros(batch_size, 0, H)
+
+    def step(self, p, state):
+        h, nothing = state
+        h = torch.tanh(self.W(h) + p)
+        return h, (h, nothing)
+
+
+REFUSED[EmptyState] = "an input or state without numbers"

@@ -15,6 +15,7 @@ import torch
 from src.config.paths import PROJECT
 from src.models.gru import GRU
 from src.models.lstm import LSTM
+from src.models.memory_core import MemoryCore
 from src.ops.generated.derive import plan_of
 from src.ops.generated.emit import emit
 from src.ops.generated.expressions import COSTLY
@@ -51,8 +52,14 @@ def named(work, name):
     return value
 
 
-LOWERED = [file for file in FILES if file.stem not in WITHOUT_KERNEL]
-each_file = pytest.mark.parametrize("file", LOWERED, ids=lambda file: file.stem)
+LONG = {"recurrent_deltanet", "srwm", "titans"}
+LOWERED = [f for f in FILES if f.stem not in WITHOUT_KERNEL and not isinstance(of_file(f)(), MemoryCore)]
+"""Not those with a linear recurrence, whose kernel is written by hand."""
+each_file = pytest.mark.parametrize(
+    "file",
+    [*LOWERED, *(pytest.param(file, marks=pytest.mark.slow) for file in FILES if file.stem in LONG)],
+    ids=lambda file: file.stem,
+)
 
 
 def test_a_sigmoid_is_saved_and_not_computed_again():

@@ -4,11 +4,13 @@ Shapes: B sequences, T time steps, X input features.
 """
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+from src.benchmarks.updates import Yardstick
 from src.models.fastweights import FastWeights
 from src.models.gru import GRU
 from src.models.irnn import IRNN
@@ -85,8 +87,9 @@ def test_what_comes_between_the_inputs_and_the_core_is_not_left_out(settings, in
     assert not inside
 
 
-def test_a_core_with_a_kernel_of_its_own_keeps_it(inside):
-    network(FastWeights, 1)(torch.randn(B, T, 1))
+def test_a_core_with_a_kernel_of_its_own_keeps_it_and_one_without_does_without(inside):
+    for kind in (FastWeights, partial(Yardstick, layer=torch.nn.GRU)):
+        network(kind, 1)(torch.randn(B, T, 1))
     assert not inside
 
 

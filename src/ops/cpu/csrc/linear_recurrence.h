@@ -62,7 +62,7 @@ struct LinearRecurrence {
   };
 
   int64_t columns() const { return (values + wide - 1) / wide * wide; }
-  int64_t steps_of_chunk() const { return std::max<int64_t>(1, 8 / writes); }
+  int64_t steps_of_chunk() const { return std::max<int64_t>(1, 16 / writes); }
   int64_t chunks() const { return (time + steps_of_chunk() - 1) / steps_of_chunk(); }
   int64_t state_size() const { return keys * columns(); }
   int64_t saved_per_block() const { return chunks() * state_size() + time * writes * columns(); }
@@ -199,17 +199,22 @@ struct LinearRecurrence {
   }
 
   // One write into four columns, from one place to another or in place. `u` is what is written with k: v, or v - c by
-  // the delta rule; `c` what is written with a.
-  template <int erasing>
-  void write(const Chunk& chunk, int64_t i, const Four& u, const Four& c, const Vector<S>* from, Vector<S>* to) const {
+  // the delta rule; `c` what is written with a. Calls seen(r, row) with each row that was written.
+  template <int erasing, class Seen>
+  void write(const Chunk& chunk, int64_t i, const Four& u, const Four& c, const Vector<S>* from, Vector<S>* to,
+             Seen seen) const {
     const Vector<S>*k = chunk.k.data() + i * keys, *a = chunk.a.data() + i * keys, *w = chunk.w.data() + i * decays;
     int64_t next = decays > 1;
-    for (int64_t r = 0; r < keys; ++r)
+    for (int64_t r = 0; r < keys; ++r) {
+      Four row;
       for (int column = 0; column < wide; ++column) {
         Vector<S> value = w[r * next] * from[r * wide + column];
         if constexpr (erasing == in_general) value += a[r] * c.part[column];
-        to[r * wide + column] = value + k[r] * u.part[column];
+        row.part[column] = value + k[r] * u.part[column];
       }
+      row.to(to + r * wide);
+      seen(r, row);
+    }
   }
 
   template <int erasing>
@@ -240,13 +245,18 @@ struct LinearRecurrence {
               if constexpr (erasing != nothing) c = read(own, &chunk.b[i * keys]);
               if constexpr (erasing == by_delta_rule)
                 for (int column = 0; column < wide; ++column) u.part[column] -= c.part[column];
-              write<erasing>(chunk, i, u, c, own, own);
+              if (!read_first && i == (t + 1) * writes - 1) {
+                Four sum;
+                write<erasing>(chunk, i, u, c, own, own, [&](int64_t r, const Four& row) { sum.add(q[r], row.part); });
+                sum.to(o);
+              } else {
+                write<erasing>(chunk, i, u, c, own, own, [](int64_t, const Four&) {});
+              }
               if constexpr (erasing == in_general)
                 c.to(&chunk.u[place]);
               else
                 u.to(&chunk.u[place]);
             }
-            if (!read_first) read(own, q).to(o);
           }
         }
         for (int64_t t = 0; t < steps; ++t) to.store(block, &chunk.o[t * columns()], first + t);
@@ -298,14 +308,21 @@ struct LinearRecurrence {
               int64_t place = i * columns() + slab * wide;
               Four u = Four::from(erasing == in_general ? &chunk.v[place] : us + place), c;
               if constexpr (erasing == in_general) c = Four::from(us + place);
-              write<erasing>(chunk, i, u, c, state, state + slab_size);
+              if (!read_first && i == (t + 1) * writes - 1) {
+                Four d_o = Four::from(&chunk.o[t * columns() + slab * wide]);
+                Vector<S>* d_q = &gradient.q[t * keys];
+                write<erasing>(chunk, i, u, c, state, state + slab_size,
+                               [&](int64_t r, const Four& row) { d_q[r] += d_o.dot(row.part); });
+              } else {
+                write<erasing>(chunk, i, u, c, state, state + slab_size, [](int64_t, const Four&) {});
+              }
             }
-            if (!read_first) read_backward(chunk, gradient, t, slab, state);
           }
           for (int64_t t = steps - 1; t >= 0; --t) {
-            if (!read_first) add_read(chunk, t, slab, d);
-            for (int64_t i = (t + 1) * writes - 1; i >= t * writes; --i)
-              write_backward<erasing>(chunk, gradient, i, slab, us, &states[i * slab_size], d);
+            for (int64_t i = (t + 1) * writes - 1; i >= t * writes; --i) {
+              bool is_read = !read_first && i == (t + 1) * writes - 1;
+              write_backward<erasing>(chunk, gradient, i, slab, us, &states[i * slab_size], d, is_read ? t : -1);
+            }
             if (read_first) add_read(chunk, t, slab, d);
             Vector<S> mask;
             if (reset_at(block, first + t, mask))
@@ -346,10 +363,11 @@ struct LinearRecurrence {
       for (int column = 0; column < wide; ++column) d[r * wide + column] += q[r] * d_o.part[column];
   }
 
-  // One write into four columns, from D after it to D before it.
+  // One write into four columns, from D after it to D before it. If it is followed by the reading of step t, D += q o'^T
+  // comes first; t < 0 if not.
   template <int erasing>
   void write_backward(const Chunk& chunk, Chunk& gradient, int64_t i, int64_t slab, const Vector<S>* us,
-                      const Vector<S>* state, Vector<S>* d) const {
+                      const Vector<S>* state, Vector<S>* d, int64_t t) const {
     const Vector<S>*k = chunk.k.data() + i * keys, *a = chunk.a.data() + i * keys, *b = chunk.b.data() + i * keys,
                    *w = chunk.w.data() + i * decays;
     Vector<S>*d_k = &gradient.k[i * keys], *d_a = gradient.a.data() + i * keys, *d_b = gradient.b.data() + i * keys,
@@ -357,8 +375,13 @@ struct LinearRecurrence {
     int64_t next = decays > 1, place = i * columns() + slab * wide;
     Four u = Four::from(erasing == in_general ? chunk.v.data() + place : us + place), c, d_u, d_c;
     if constexpr (erasing == in_general) c = Four::from(us + place);
+    Vector<S> none{};
+    const Vector<S>* q = t < 0 ? &none : chunk.q.data() + t * keys;
+    int64_t next_q = t >= 0;
+    Four d_o = Four::from(chunk.o.data() + std::max<int64_t>(t, 0) * columns() + slab * wide);
     for (int64_t r = 0; r < keys; ++r) {
-      const Vector<S>* row = d + r * wide;
+      Vector<S>* row = d + r * wide;
+      for (int column = 0; column < wide; ++column) row[column] += q[r * next_q] * d_o.part[column];
       d_u.add(k[r], row);
       d_k[r] += u.dot(row);
       if constexpr (erasing == in_general) {

@@ -1,0 +1,131 @@
+"""Softmax attention (Vaswani et al., 2017, arXiv 1706.03762) over a window of the past: the memory that keeps all.
+
+Shapes: B sequences, T time steps, H heads, K key features, V value features, W earlier steps that are kept.
+"""
+
+from typing import Annotated, NamedTuple
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+from torch.nn import functional
+
+from src.models.linear_parts import last_reset
+from src.models.recall_core import RecallCore
+from src.ops.dispatch import Kernel
+
+
+class AttentionMemory(NamedTuple):
+    """Keys and values of the last W steps, the newest last, and how many of them there have been."""
+
+    k_BWHK: Tensor
+    v_BWHV: Tensor
+    count_B: Tensor
+
+
+class Attention(RecallCore):
+    r"""Causal softmax attention in place of a memory of fixed size, as the reference for what such a memory loses.
+
+        o_t = Σ_τ softmax_τ(q_tᵀ k_τ / √K) v_τ                       over the last `window` steps τ, t included
+
+    The state are the keys and values of the last `window` - 1 steps. A window as long as the sequences makes it full
+    attention, a shorter one sliding-window attention; `state_size` counts the whole window, filled or not. There are no
+    positional encodings: order enters through the convolution. The layer around it is that of `LinearCore`.
+
+    Args:
+        input_size: features X of one input vector.
+        hidden_size: outputs D.
+        num_heads: H.
+        key_size: features of a query and a key of one head; None for D / H.
+        value_size: V; None for D / H.
+        window: steps that are attended to, the present one included.
+        conv_size: steps that the convolution of q, k and v sees; 0 for none.
+        kernel: see `Core`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        hidden_size: Annotated[int, Ge(1)] = 64,
+        num_heads: Annotated[int, Ge(1)] = 2,
+        key_size: Annotated[int, Ge(1)] | None = None,
+        value_size: Annotated[int, Ge(1)] | None = None,
+        window: Annotated[int, Ge(1)] = 256,
+        conv_size: Annotated[int, Ge(0)] = 4,
+        kernel: Kernel = "auto",
+    ):
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_heads=num_heads,
+            key_size=key_size,
+            value_size=value_size,
+            conv_size=conv_size,
+            output_gate=False,
+            learned_start=False,
+            chunk_size=1,
+            kernel=kernel,
+        )
+        self.window = window
+
+    def empty(self, batch_size: int) -> AttentionMemory:
+        """No steps."""
+        shape = batch_size, self.window - 1, self.num_heads
+        k_BWHK, v_BWHV = self.zeros(*shape, self.key_size), self.zeros(*shape, self.value_size)
+        return AttentionMemory(k_BWHK, v_BWHV, self.zeros(batch_size).long())
+
+    def recall(
+        self, q_BHK: Tensor, k_BHK: Tensor, v_BHV: Tensor, _gates: None, memory: AttentionMemory
+    ) -> tuple[Tensor, AttentionMemory]:
+        """The equation above."""
+        k_BwHK = torch.cat([memory.k_BWHK, k_BHK[:, None]], dim=1)
+        v_BwHV = torch.cat([memory.v_BWHV, v_BHV[:, None]], dim=1)
+        ages_w = torch.arange(self.window - 1, -1, -1, device=q_BHK.device)
+        scores_BHw = torch.einsum("bhk,bwhk->bhw", q_BHK, k_BwHK) * self.key_size**-0.5
+        scores_BHw = scores_BHw.masked_fill((ages_w > memory.count_B[:, None])[:, None], -torch.inf)
+        o_BHV = torch.einsum("bhw,bwhv->bhv", scores_BHw.softmax(2), v_BwHV)
+        count_B = (memory.count_B + 1).clamp(max=self.window - 1)
+        return o_BHV, AttentionMemory(k_BwHK[:, 1:], v_BwHV[:, 1:], count_B)
+
+    def recall_all(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        _gates: None,
+        memory: AttentionMemory,
+        resets_BT: Tensor | None,
+        *,
+        is_empty: bool,
+    ) -> tuple[Tensor, AttentionMemory]:
+        """All steps at once, with the earlier ones of the memory before them."""
+        time, kept = q.shape[1], self.window - 1
+        k_BSHK, v_BSHV = torch.cat([memory.k_BWHK, k], dim=1), torch.cat([memory.v_BWHV, v], dim=1)
+        steps_S = torch.arange(-kept, time, device=q.device)
+        steps_T = steps_S[kept:]
+        first_BT = -memory.count_B[:, None].expand(-1, time)
+        count_B = memory.count_B + time
+        k_end_BWHK, v_end_BWHV = k_BSHK[:, time:], v_BSHV[:, time:]
+        if resets_BT is not None:
+            reset_BT = last_reset(resets_BT)
+            first_BT = torch.where(reset_BT < 0, first_BT, reset_BT)
+            count_B = time - first_BT[:, -1]
+            is_before_BW11 = (steps_S[time:] < reset_BT[:, -1:])[..., None, None] & (reset_BT >= 0)[
+                :, -1, None, None, None
+            ]
+            k_end_BWHK, v_end_BWHV = (x.masked_fill(is_before_BW11, 0) for x in (k_end_BWHK, v_end_BWHV))
+        if is_empty:  # nothing of it can be seen
+            k_BSHK, v_BSHV, steps_S = k, v, steps_T
+        is_seen_TS = (steps_S <= steps_T[:, None]) & (steps_S > steps_T[:, None] - self.window)
+        is_seen_BTS = is_seen_TS & (steps_S >= first_BT[..., None])
+        o_BHTV = functional.scaled_dot_product_attention(
+            q.transpose(1, 2), k_BSHK.transpose(1, 2), v_BSHV.transpose(1, 2), is_seen_BTS[:, None]
+        )
+        memory = AttentionMemory(k_end_BWHK, v_end_BWHV, count_B.clamp(max=kept))
+        return o_BHTV.transpose(1, 2), memory
+
+    def flops(self, length: int) -> int:
+        """Two products with each step that is seen."""
+        seen = sum(min(t, self.window) for t in range(1, length + 1))
+        return 2 * 3 * seen * self.num_heads * (self.key_size + self.value_size)
