@@ -150,5 +150,6 @@ REPRODUCTION = Reproduction(
     table=table,
     figures={"limits": draw},
     quick=("optimizer.lr=3e-3,1e-2", "seed=0", "trainer.max_updates=800"),
+    replayed=(PUBLISHED | {"seed": 0},),
     notes=Path(__file__).with_name("limits.md"),
 )

@@ -117,5 +117,6 @@ REPRODUCTION = Reproduction(
     table=table,
     figures={"lengths": draw},
     quick=("optimizer.lr=1e-2", "seed=0", "trainer.max_updates=800"),
+    replayed=({"model": "fastweights", "task.group": "parity", "seed": 0},),
     notes=Path(__file__).with_name("state_tracking.md"),
 )
