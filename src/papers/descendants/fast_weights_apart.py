@@ -99,6 +99,8 @@ def draw(evidence: Evidence) -> Figure:
         for label, style in styles_of(dict.fromkeys(CELLS, "fastweights")).items():
             found = {k: errors_or_none(evidence, **CELLS[label], task__num_pairs=k) for k in NUM_PAIRS}
             recalled = {k: k * (1 - errors) for k, errors in found.items() if errors is not None}
+            if not recalled:
+                continue
             spreads = [values.std(ddof=1) if len(values) > 1 else 0.0 for values in recalled.values()]
             means = [values.mean() for values in recalled.values()]
             axes.errorbar([*recalled], means, spreads, label=label, capsize=2, **style)
