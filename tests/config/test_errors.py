@@ -20,7 +20,7 @@ from src.config.schema import PlainName, check_keys, describe
 
 MISTAKES = {
     "unknown group": ("modell=lstm", ["modell is not a setting; did you mean model?", "legal: device, model, name"]),
-    "unknown option": ("model=lstmm", ["model=lstmm does not exist; did you mean lstm?", "legal: alstm, attention, bilinear"]),
+    "unknown option": ("model=lstmm", ["model=lstmm does not exist; did you mean lstm?", "legal: alstm, attention"]),
     "option of an empty group": ("debug=shrt", ["debug=shrt does not exist; did you mean short?"]),
     "no option": ("model=", ["model= needs a value", "legal: alstm, attention, bilinear, convnet"]),
     "an option that is no file": ("trainer=fast", ["trainer=fast: must be a group of settings"]),
