@@ -42,7 +42,7 @@ def another(hint, value):
     if get_origin(hint) is Annotated:
         kind = get_args(hint)[0]
         if get_origin(kind) in (Union, UnionType):
-            return another(get_args(kind)[-1], value)
+            return another([option for option in get_args(kind) if option is not NoneType][-1], value)
         if get_origin(kind) is list:
             return [another(get_args(kind)[0], item) for item in value]
         if get_origin(kind) is Literal or kind is bool:
@@ -95,7 +95,8 @@ def test_the_order_of_keys_does_not_matter(composed):
 
 
 def test_every_changed_configuration_was_a_legal_one(composed):
-    config = composed("model.hidden_size=10")  # as many as there are classes, for a network without a head
+    # as many units as there are classes, for a network without a head; and what a memory size has to go with
+    config = composed("model.hidden_size=10", "model.association=hetero")
     for path in leaves(config):
         if not path.endswith("_target_") and path != "device":
             check(changed(config, path))

@@ -90,7 +90,7 @@ def test_runs_without_curves_and_numbers_without_a_finished_run_can_be_drawn(fol
     (axes,) = figures["against_decay"].axes
     assert [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "X"] == [[0.5, 0.9], []]
     (axes,) = figures["learning_curves"].axes
-    assert axes.get_ylabel() == "val/error"
+    assert axes.get_ylabel() == "validation error"
 
 
 def test_a_run_without_a_finite_objective_is_not_drawn(folder):

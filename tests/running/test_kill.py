@@ -41,11 +41,11 @@ def updates_done(folder):
 
 def num_event_files(folder):
     """How many attempts have begun to write."""
-    return len(list(folder.glob("*/events*")))
+    return len(list(folder.glob("*-s*-*/events*")))
 
 
 def contents(folder):
-    (run,) = (path for path in folder.iterdir() if path.is_dir())
+    (run,) = folder.glob("*-s*-*/")
     last = torch.load(max((run / "checkpoints").glob("*.pt")), weights_only=True)
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     curves = {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]}

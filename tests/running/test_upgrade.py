@@ -6,14 +6,30 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from src.config.paths import EVENT_FILES
 from src.results.curves import read_curves
 from src.results.manifest import read_manifest
 from src.results.runs import load_runs
 from src.running.upgrade import upgrade
 from src.training import checkpoint
+from src.utils.events import event_writer
 
 TAGS = ("train/loss", "val/error", "val_selected/error", "test/error")
+
+
+def with_tags_of_version_0_1(folder):
+    """Rewrite the scalars of a run, of which TensorBoard shows some under other tags today."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    scalars = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+    for path in folder.glob(EVENT_FILES):
+        path.unlink()
+    with event_writer(folder) as writer:
+        for tag, points in scalars.items():
+            for point in points:
+                old = tag.replace("val_selected/test/", "test/").replace("weight_updates/", "train/")
+                writer.add_scalar(old, point.value, point.step)
 
 
 def as_of_version_0_1(folder):
@@ -21,6 +37,7 @@ def as_of_version_0_1(folder):
     old = folder.with_name(folder.name.rpartition("-")[0] + "-0123abcd")
     folder.rename(old)
     (old / "metrics.jsonl").unlink()
+    with_tags_of_version_0_1(old)
     for path in (old / "result.json", old / ".hydra" / "config.yaml"):
         if path.exists():
             text = re.sub(r"src\.training\.(optimizers|schedulers)", r"src.\1", path.read_text())

@@ -158,7 +158,7 @@ def test_two_stages_run_the_grid_once_and_repeat_the_chosen_points(train, tiny, 
     folder = Path("outputs/runs")
     manifest = read_manifest(folder)
     assert trained == list(manifest.runs)
-    assert sorted(trained) == sorted(path.name for path in folder.iterdir() if path.is_dir())
+    assert sorted(trained) == sorted(path.name for path in folder.glob("*-s*-*/"))
     settings = [manifest.runs[name] for name in trained]
     points = [(flat["model"], flat["optimizer.lr"], flat["seed"]) for flat in settings]
     assert points[:4] == [(model, lr, 0) for model in ("irnn", "lstm") for lr in (1e-3, 1e-1)]

@@ -55,7 +55,7 @@ def on_grid(core: FastWeights, decay_G: Array, fast_lr_G: Array) -> FastWeights:
     """The same core with its own λ and η for every sequence of a batch, which its definition broadcasts."""
     core = copy.deepcopy(core)
     core.decay = torch.tensor(decay_G)[:, None, None]  # type: ignore[assignment]
-    core.fast_lr = torch.tensor(fast_lr_G)[:, None, None]  # type: ignore[assignment]
+    core.fast_lr = torch.tensor(fast_lr_G)[:, None]  # type: ignore[assignment]
     return core
 
 
