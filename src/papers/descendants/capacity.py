@@ -92,7 +92,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """Accuracy against the numbers of the state, a curve per cell, and the floor."""
+    """Accuracy against the state size, a curve per cell, and the floor."""
     with rc_context(RC):
         figure, (axes,) = panels([""])
         models = models_of(evidence.runs)
@@ -105,7 +105,7 @@ def draw(evidence: Evidence) -> Figure:
         axes.set_xscale("log", base=2)
         ticks = [64, 256, 1024]
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        axes.set(xlabel="numbers of the state", ylabel="accuracy", ylim=(0, 1.03))
+        axes.set(xlabel="state size", ylabel="accuracy", ylim=(0, 1.03))
         legend(figure, [axes])
     return figure
 
