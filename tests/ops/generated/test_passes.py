@@ -314,6 +314,7 @@ def hashes():
     return {file.stem: hashlib.sha256(source(of_file(file)()).text.encode()).hexdigest() for file in LOWERED}
 
 
+@pytest.mark.slow
 def test_another_process_writes_the_same_source():
     environment = dict(os.environ, PYTHONHASHSEED="12345", OMP_NUM_THREADS="1")
     ended = subprocess.run(
