@@ -53,7 +53,7 @@ def _draw(home: Path, floors: Floors, last_update: int) -> None:
 
 
 def _drawn(home: Path) -> tuple[str | None, int]:
-    """The floors that have been drawn, as JSON, and where their lines end; (None, 0) if there are none, or damaged."""
+    """The floors that have been drawn, as JSON, and the update at which they end; (None, 0) if there are none."""
     try:
         values, until = json.loads((home / "floors.json").read_bytes())
     except (OSError, ValueError, TypeError):
