@@ -72,7 +72,7 @@ class Curves:
     def histograms(self, model: nn.Module, update: int) -> None:
         """Norms and histograms of all weights and of their last gradients, if they are finite."""
         for name, parameter in model.named_parameters():
-            gradient = parameter.grad if update else None  # before the first update it is that of nothing
+            gradient = parameter.grad if update else None  # before the first update there is none
             for kind, tensor in (("weights", parameter.detach()), ("weights_gradient", gradient)):
                 if tensor is not None and bool(tensor.isfinite().all()):
                     self.writer.add_scalar(f"{kind}_norm/{name}", tensor.norm(), update)
