@@ -14,16 +14,17 @@ from src.reports.style import RC, legend, panels, styles_of
 from src.reproduction.base import Claim, Evidence, Finding, Reproduction, chosen_lr
 from src.reproduction.effects import difference, mean
 
-NAME, FAST, VECTOR = "descendants-capacity", "descendants-capacity-fastweights", "descendants-capacity-vector"
+NAME, FAST, VECTOR, LONG = (f"descendants-capacity{what}" for what in ("", "-fastweights", "-vector", "-long"))
 NAMES = {"fastweights": FAST, "lstm": VECTOR}
+TIMES_LONGER = 8
 MATRIX_SIZE, LSTM_SIZE = 16, 128
 """Units with about 256 numbers of state: 16 x 16, and twice 128."""
 NUM_PAIRS = 8
 
 
-def _errors(evidence: Evidence, model: str, size: int = MATRIX_SIZE) -> np.ndarray:
+def _errors(evidence: Evidence, model: str, size: int = MATRIX_SIZE, name: str | None = None) -> np.ndarray:
     size = LSTM_SIZE if model == "lstm" else size
-    return evidence.values("test/error", name=NAMES.get(model, NAME), model=model, model__hidden_size=size)
+    return evidence.values("test/error", name=name or NAMES.get(model, NAME), model=model, model__hidden_size=size)
 
 
 def _solved(model: str) -> Claim:
@@ -53,6 +54,26 @@ def _is_better(statement: str, ours: str, theirs: str) -> Claim:
     )
 
 
+def _longer_helps(model: str) -> Claim:
+    def test(evidence: Evidence) -> Finding:
+        longer, shorter = _errors(evidence, model, name=LONG), _errors(evidence, model)
+        measured = f"{percents(longer)} % against {percents(shorter)} %"
+        return Finding(measured, [difference(longer, shorter).within(most=-0.1)])
+
+    return Claim(
+        f"With about 256 numbers of state, {label_of(model)} recalls more after {TIMES_LONGER} times the updates.",
+        "not in a paper",
+        "mean test error more than 10 points lower",
+        test,
+    )
+
+
+def _still_behind(evidence: Evidence) -> Finding:
+    deltanet, longer = _errors(evidence, "deltanet"), _errors(evidence, "fastweights", name=LONG)
+    measured = f"{percents(deltanet)} % against {percents(longer)} %"
+    return Finding(measured, [difference(deltanet, longer).within(most=-0.1)])
+
+
 def _size_matters(model: str) -> Claim:
     def test(evidence: Evidence) -> Finding:
         sizes = (8, 16, 32)
@@ -75,11 +96,13 @@ def table(evidence: Evidence) -> pd.DataFrame:
     """One row per cell and size of its state: error, parameters beside the state, learning rate."""
     rows: list[dict[str, Any]] = []
     for model in models_of(evidence.runs):
-        for size, runs in evidence.runs[evidence.runs["model"] == model].groupby("state_size"):
+        of_model = evidence.runs[evidence.runs["model"] == model]
+        for (updates, size), runs in of_model.groupby(["trainer.max_updates", "state_size"]):
             rows.append(
                 {
                     "cell": label_of(model),
                     "state": f"{size:,}",
+                    "updates": f"{updates:,}",
                     "weights": f"{runs['num_parameters'].iloc[0]:,}",
                     "error, %": percents(runs["test/error"].to_numpy(float)),
                     "written first, %": percents(runs["test/oldest_error"].to_numpy(float)),
@@ -92,15 +115,18 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """Accuracy against the state size, a curve per cell, and the floor."""
+    """Accuracy against the state size, a curve per cell, and the floor; hollow: after eight times the updates."""
     with rc_context(RC):
         figure, (axes,) = panels([""])
         models = models_of(evidence.runs)
         styles = styles_of({label_of(model): model for model in models})
         for model, (label, style) in zip(models, styles.items(), strict=True):
-            by_size = evidence.runs[evidence.runs["model"] == model].groupby("state_size")["test/error"]
-            accuracies = 1 - by_size.mean()
-            axes.errorbar(accuracies.index, accuracies, by_size.std(), label=label, capsize=2, **style)
+            for is_long, runs in evidence.runs[evidence.runs["model"] == model].groupby(evidence.runs["name"] == LONG):
+                by_size = runs.groupby("state_size")["test/error"]
+                accuracies = 1 - by_size.mean()
+                hollow = {"markerfacecolor": "white", "label": f"{label}, {TIMES_LONGER} times the updates"}
+                shown = style | {"label": label} | (hollow if is_long else {})
+                axes.errorbar(accuracies.index, accuracies, by_size.std(), capsize=2, **shown)
         axes.axhline(1 / NUM_PAIRS, label="knows the values only", **FLOOR_LINE)
         axes.set_xscale("log", base=2)
         ticks = [64, 256, 1024]
@@ -117,14 +143,23 @@ REPRODUCTION = Reproduction(
         "descendants/capacity_fastweights",
         "descendants/capacity_vector",
         "descendants/capacity_further",
+        "descendants/capacity_long",
     ),
-    only_in_full=("descendants/capacity_further",),
+    only_in_full=("descendants/capacity_further", "descendants/capacity_long"),
     claims=(
         _solved("deltanet"),
         _solved("gated_deltanet"),
         _is_better("At equal state DeltaNet recalls more than an LSTM.", "deltanet", "lstm"),
         _is_better("At equal state DeltaNet recalls more than fast weights.", "deltanet", "fastweights"),
         _is_better("At equal state fast weights recall more than an LSTM.", "fastweights", "lstm"),
+        _longer_helps("fastweights"),
+        _longer_helps("lstm"),
+        Claim(
+            f"At equal state DeltaNet recalls more than fast weights that are trained {TIMES_LONGER} times as long.",
+            "not in a paper",
+            "about 256 numbers of state: mean test error more than 10 points lower",
+            _still_behind,
+        ),
         _size_matters("deltanet"),
         _size_matters("fastweights"),
     ),
