@@ -43,6 +43,10 @@ class InputSpec:
     kind: Literal["tokens", "vectors"]
     size: int
 
+    def __post_init__(self) -> None:
+        if self.kind not in ("tokens", "vectors"):
+            raise ValueError(f"input_spec.kind={self.kind}: must be tokens or vectors")
+
     def __str__(self) -> str:
         return f"{self.kind} of {self.size}"
 
@@ -57,6 +61,10 @@ class OutputSpec:
     kind: Literal["class", "value", "bits", "policy"]
     size: int
     every_step: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("class", "value", "bits", "policy"):
+            raise ValueError(f"output_spec.kind={self.kind}: must be class, value, bits or policy")
 
     @property
     def num_outputs(self) -> int:

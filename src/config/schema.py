@@ -130,6 +130,8 @@ def check_keys(node: Any, receiver: Any, path: str) -> None:
             of = f" of {path}" if path else ""
             if receiver is Settings and key in ("debug", "experiment", "local"):
                 raise UserError(f"configs/{key}: the first line of a file there must be: # @package _global_")
+            if not annotations:
+                raise UserError(f"{full_key}: settings are the parameters after the * in {receiver.__qualname__}")
             raise UserError(f"{full_key} is not a setting{of}{choose(str(key), annotations)}")
     for key, hint in annotations.items():
         full_key = f"{path}.{key}".lstrip(".")
@@ -232,6 +234,8 @@ def signature(receiver: Any) -> tuple[dict[str, Any], list[str]]:
         for parameter in inspect.signature(receiver).parameters.values()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
+    if unknown := [parameter.name for parameter in parameters if parameter.name not in hints]:
+        raise UserError(f"{receiver.__qualname__}: {unknown[0]} needs an annotation, which says what is legal")
     required = [parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty]
     return {parameter.name: hints[parameter.name] for parameter in parameters}, required
 
@@ -246,8 +250,8 @@ def locate(target: str, path: str) -> Any:
     module, _, name = target.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        raise UserError(f"{path}._target_={target}: cannot be imported") from None
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}._target_={target}: cannot be imported: {error}") from None
 
 
 @cache

@@ -1,7 +1,8 @@
 """What TensorBoard shows for a folder of runs as a whole."""
 
+import mmap
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ def update_hparams_page(folder: Path) -> None:
     All of it is in one event file, which replaces the previous one, in a folder of its own: TensorBoard shows that as a
     run called "summary", and one in the folder itself as ".".
     """
-    results = [result for path in sorted(folder.iterdir()) if (result := read_result(path)) and result["metrics"]]
-    if not results:
+    found = {path: result for path in sorted(folder.iterdir()) if (result := read_result(path)) and result["metrics"]}
+    if not found:
         return
+    results = list(found.values())
     from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb  # it takes a while
 
     from src.utils.events import event_writer
@@ -43,6 +45,8 @@ def update_hparams_page(folder: Path) -> None:
                 writer.file_writer.add_summary(_image(f"visualization/{path.stem}", png), 0)
     for path in old:
         path.unlink(missing_ok=True)
+    for run, result in found.items():
+        _add_final_metrics(run, result)
 
 
 def _domain(values: Sequence[Any]) -> Any:
@@ -50,13 +54,36 @@ def _domain(values: Sequence[Any]) -> Any:
     from tensorboard.plugins.hparams.summary_v2 import Discrete
 
     kinds = {float if type(value) is int else type(value) for value in values}
-    return Discrete(map(kinds.pop(), values)) if len(kinds) == 1 else None
+    return Discrete(dict.fromkeys(map(kinds.pop(), values))) if len(kinds) == 1 else None
 
 
 def _tag_of_selected(tag: str) -> str:
     """Under which tag TensorBoard has a final metric, see `Curves.selected`."""
     split, _, name = tag.partition("/")
     return f"val_selected/{name}" if split == "val" else f"val_selected/{tag}"
+
+
+def _add_final_metrics(run: Path, result: Mapping[str, Any]) -> None:
+    """Add the final metrics that earlier versions wrote under other tags, so that their columns are not empty."""
+    files = list(run.glob(EVENT_FILES))
+    shown = {_tag_of_selected(tag): value for tag, value in result["metrics"].items()}
+    missing = {tag: value for tag, value in shown.items() if not any(_has_tag(file, tag) for file in files)}
+    if not files or not missing:
+        return
+    from src.utils.events import event_writer
+
+    with event_writer(run) as writer:
+        for tag, value in missing.items():
+            writer.add_scalar(tag, value, result["updates"])
+
+
+def _has_tag(path: Path, tag: str) -> bool:
+    """Whether an event file has a curve, searched from its end, where the final metrics are."""
+    if path.stat().st_size == 0:
+        return False
+    encoded = tag.encode()
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.rfind(b"\x0a" + bytes([len(encoded)]) + encoded) >= 0  # the field `tag` of a summary
 
 
 def _image(tag: str, png: bytes) -> Any:

@@ -27,10 +27,15 @@ _PAGE = """<!doctype html>
   figure { margin: 1.5rem 0; break-inside: avoid; }
   img { max-width: 100%; height: auto; }
   .note { font-style: italic; }
+  @page { size: landscape; margin: 12mm; }
   @media print {
-    body { font-size: 11px; max-width: none; }
+    body { font-size: 11px; max-width: none; padding: 0; }
     .table { overflow: visible; }
-    th, td { white-space: normal; overflow-wrap: anywhere; }
+    table { font-size: 8px; }
+    th, td { white-space: normal; padding: .15rem .3rem; }
+    td.long, td:last-child { overflow-wrap: anywhere; }
+    tr { break-inside: avoid; }
+    img { max-width: 15cm; }
   }
 </style>
 <h1>{{ title }}</h1>

@@ -91,7 +91,8 @@ def end_sweep(folder: Path, configurations: Mapping[str, Mapping[str, Any]]) -> 
     print_summary(runs, search)
     quoted = shlex.quote(str(folder))
     shown = (
-        f"{folder}/summary.md, summary.csv; figures: python scripts/report.py {quoted}\ntensorboard --logdir {quoted}"
+        f"{folder}/summary.md, summary.csv; figures: python scripts/report.py {quoted}\n"
+        f"curves in TensorBoard: python scripts/curves.py {quoted}"
     )
     get_console().print(shown, markup=False, highlight=False, soft_wrap=True)
     return [run.status for run in runs]

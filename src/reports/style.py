@@ -66,8 +66,8 @@ def _style(parts: tuple[str, Any, str]) -> dict[str, Any]:
 
 
 def panels(titles: Sequence[str], **subplots: Any) -> tuple[Figure, list[Axes]]:
-    """A figure outside pyplot with a panel per title, at most three side by side."""
-    columns = 1 if len(titles) == 1 else 3 if len(titles) in (3, 5, 6) or len(titles) > 8 else 2
+    """A figure outside pyplot with a panel per title, two side by side; of more than eight, three."""
+    columns = 1 if len(titles) == 1 else 2 if len(titles) <= 8 else 3
     rows = -(-len(titles) // columns)
     width = 4.8 if columns == 1 else 3.3 * columns
     figure = Figure(figsize=(width, 2.7 * rows + 0.2), layout="constrained")

@@ -147,7 +147,7 @@ def _over(cells: Sequence[Cell]) -> str:
     if not repeated or counts[-1] < 2:
         return ""
     number = "-".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
-    return f", mean and range over {number} {'seeds' if repeated == ['seed'] else 'runs'}"
+    return f",\nmean and range over {number} {'seeds' if repeated == ['seed'] else 'runs'}"
 
 
 def _is_number(cells: Sequence[Cell], key: str) -> bool:

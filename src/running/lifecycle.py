@@ -154,7 +154,7 @@ def _train(
         profiled(trainer.settings.profile_updates, folder) as after_update,
         Curves(folder, first_update=state.update + 1 if resumed else 0) as curves,
     ):
-        curves.describe(described.config, described.settings)
+        curves.describe(described.config, described.settings, described.fingerprint)
         draw_floors(folder.parent, short_name(config.task._target_), trainer.floors, trainer.settings.max_updates)
         with RunProgress(trainer.settings.max_updates, state.update, has_bar=number == 1) as progress:
             for _ in trainer.updates(curves, progress):

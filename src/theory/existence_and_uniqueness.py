@@ -8,7 +8,7 @@ from scipy.integrate import solve_ivp
 
 from src.theory.base import Claim, Demonstration
 from src.theory.claims import at_least, near
-from src.theory.figures import LIMIT, THEORY, heading, line, new_figure, points
+from src.theory.figures import LIMIT, THEORY, heading, line, points, wrapped
 
 REPORT = "Wayman & Mathew, report, section 5.1"
 TEXTBOOK = "Hirsch, Smale & Devaney (2013), chapter 7"
@@ -170,7 +170,7 @@ def _claims_of_the_equation() -> tuple[Claim, ...]:
 
 def draw(result: Solutions) -> Figure:
     """A solution that is not unique, an unbounded slope, and solutions that do not last."""
-    figure, ((many, slopes, end),) = new_figure(1, 3)
+    figure, (many, slopes, end) = wrapped(3)
     for index, delay in enumerate(result.delays):
         many.plot(result.times, delayed_parabola(result.times, delay), **line(index), label=f"waits until {delay:g}")
     many.axhline(0, color="black", linewidth=3, alpha=0.4, label="waits forever")

@@ -14,7 +14,7 @@ from torch.nn import functional
 from src.models.fastweights import FastWeights, FastWeightsState
 from src.theory.base import Claim, Demonstration
 from src.theory.claims import at_least, at_most, near
-from src.theory.figures import LIMIT, heading, line, new_figure
+from src.theory.figures import LIMIT, heading, line, wrapped
 
 BA = "Ba et al. (2016), section 3"
 REPORT = "Wayman & Mathew, final report, on fast weights"
@@ -250,7 +250,7 @@ def _claims_of_layer_norm(hidden_size: int, largest: float, printed_sizes: np.nd
 
 def draw(result: Memory) -> Figure:
     """The weight of each past state, the size of the memory, and the size of the states."""
-    figure, ((attention, matrix, size),) = new_figure(1, 3)
+    figure, (attention, matrix, size) = wrapped(3)
     num_steps = len(result.norms)
     attention.grid(visible=False)
     extent = (0.5, num_steps + 0.5, num_steps + 0.5, 0.5)

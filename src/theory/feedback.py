@@ -253,26 +253,25 @@ def _claims_of_negative_weights(y_BT: np.ndarray, mean: float, deviation: float)
 
 
 def draw(result: Regimes) -> Figure:
-    """One output and its expected range for each weight; below, the effect of the first input."""
-    figure, all_axes = new_figure(2, 5, panel_width=2.6, panel_height=2.3)
+    """One output and its expected range for each weight; beside it, the effect of the first input."""
+    figure, all_axes = new_figure(5, 2, panel_width=4.0, panel_height=1.7)
     steps = np.arange(result.outputs.shape[1])
     names = ("decays", "linear trend", "exponential", "alternates", "alternates, grows")
-    for column, (weight, name) in enumerate(zip(result.weights, names, strict=True)):
-        top, bottom = all_axes[:, column]
-        low = result.means[column] - 2 * result.deviations[column]
-        high = result.means[column] + 2 * result.deviations[column]
-        top.fill_between(steps, low, high, color="0.88", linewidth=0)
-        top.plot(steps, result.means[column], **THEORY)
-        top.plot(steps, result.outputs[column], **line(1) | {"linestyle": "-", "linewidth": 1.0})
-        heading(top, f"w = {weight:g}: {name}".replace("-", "−"))
+    for row, (weight, name) in enumerate(zip(result.weights, names, strict=True)):
+        left, right = all_axes[row]
+        low = result.means[row] - 2 * result.deviations[row]
+        high = result.means[row] + 2 * result.deviations[row]
+        left.fill_between(steps, low, high, color="0.88", linewidth=0)
+        left.plot(steps, result.means[row], **THEORY)
+        left.plot(steps, result.outputs[row], **line(1) | {"linestyle": "-", "linewidth": 1.0})
+        heading(left, f"w = {weight:g}: {name}".replace("-", "−"))
         shown = slice(None, 20) if weight < 0 else slice(None)
-        bottom.plot(
-            steps[shown], result.impulse_responses[column][shown], **line(0) | {"marker": ".", "linewidth": 0.8}
-        )
-        bottom.axhline(0, **LIMIT | {"linewidth": 0.8})
-        bottom.set_xlabel("step n")
-    all_axes[0, 0].set_ylabel("output y(n)\n(gray: mean ± 2 s.d.)")
-    all_axes[1, 0].set_ylabel("effect of the\nfirst input, $w^{n+1}$")
+        right.plot(steps[shown], result.impulse_responses[row][shown], **line(0) | {"marker": ".", "linewidth": 0.8})
+        right.axhline(0, **LIMIT | {"linewidth": 0.8})
+        heading(right, "effect of the first input, $w^{n+1}$")
+        left.set_ylabel("output y(n)")
+    for axes, text in zip(all_axes[-1], ("step n (gray: mean ± 2 s.d.)", "step n"), strict=True):
+        axes.set_xlabel(text)
     return figure
 
 

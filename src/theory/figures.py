@@ -41,6 +41,14 @@ def new_figure(
     return figure, all_axes
 
 
+def wrapped(num_panels: int, **options: Any) -> tuple[Figure, list[Axes]]:
+    """The same with two panels a row, as wide as a page of text; the last row may be half empty."""
+    figure, all_axes = new_figure(-(-num_panels // 2), 2, **{"panel_width": 4.0} | options)
+    for empty in all_axes.flat[num_panels:]:
+        empty.remove()
+    return figure, list(all_axes.flat[:num_panels])
+
+
 def line(index: int, marker: bool = False) -> dict[str, Any]:
     """Color, line style and, optionally, marker of the series with this number."""
     style: dict[str, Any] = {"color": COLORS[index], "linestyle": LINE_STYLES[index], "linewidth": 1.6}

@@ -12,7 +12,7 @@ from scipy.linalg import expm
 
 from src.theory.base import Claim, Demonstration
 from src.theory.claims import at_least, near
-from src.theory.figures import THEORY, heading, line, new_figure, points
+from src.theory.figures import THEORY, heading, line, points, wrapped
 
 REPORT = "Wayman & Mathew, report, section 4.1"
 
@@ -223,7 +223,7 @@ def _claims_of_growth(
 
 def draw(result: Growth) -> Figure:
     """Length and direction of the weights under both rules, and the error of Euler steps."""
-    figure, ((norm, direction, error),) = new_figure(1, 3)
+    figure, (norm, direction, error) = wrapped(3)
     reference = result.hebb_norm[-1] * np.exp(result.largest_eigenvalue * (result.times - result.times[-1]))
     norm.semilogy(result.times, reference, **THEORY, label=r"slope $\lambda_{\max}$")
     norm.semilogy(result.times, result.hebb_norm, **line(2), label="Hebb")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from src.theory.base import Claim, Demonstration
 from src.theory.claims import at_least, at_most, near
-from src.theory.figures import LIMIT, heading, line, new_figure
+from src.theory.figures import LIMIT, heading, line, wrapped
 
 PASCANU = "Pascanu, Mikolov & Bengio (2013), section 2.3 and figure 6"
 
@@ -172,7 +172,7 @@ def run(weight: float = 6.0, num_steps: int = 50, target: float = 0.15, resoluti
 
 def draw(result: Cliff) -> Figure:
     """The slice with its gradient, and the two descents on the plane."""
-    figure, ((loss, gradient, plane),) = new_figure(1, 3)
+    figure, (loss, gradient, plane) = wrapped(3)
     for axes in (loss, gradient):
         axes.axvline(result.fold, **LIMIT)
         axes.set(xlabel="bias b", xticks=[-3, -2.5, -2])

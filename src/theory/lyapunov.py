@@ -9,7 +9,7 @@ from scipy.linalg import solve_continuous_lyapunov
 
 from src.theory.base import Claim, Demonstration
 from src.theory.claims import at_least, at_most, near
-from src.theory.figures import heading, line, new_figure
+from src.theory.figures import heading, line, wrapped
 
 REPORT = "Wayman & Mathew, report, section 5.1.3"
 ATTRACTORS = "Wayman & Mathew, report, section 5.2"
@@ -234,7 +234,7 @@ def _claims_of_the_network(
 
 def draw(result: Functions) -> Figure:
     """Level sets with trajectories, and energies over time."""
-    figure, ((linear, pendulum, network),) = new_figure(1, 3, panel_height=3.2)
+    figure, (linear, pendulum, network) = wrapped(3, panel_height=3.2)
     x, y = np.meshgrid(np.linspace(-1, 5, 200), np.linspace(-1.5, 1.5, 200))
     V = result.P[0, 0] * x**2 + 2 * result.P[0, 1] * x * y + result.P[1, 1] * y**2
     linear.contour(x, y, V, levels=np.array([2, 8, 18, 32, 50]), colors="0.6", linewidths=1)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from src.models.nprnn import normalized_positive_definite_
 from src.theory.base import Claim, Demonstration
 from src.theory.claims import at_least, at_most, near
-from src.theory.figures import COLORS, heading, new_figure
+from src.theory.figures import COLORS, heading, wrapped
 
 TALATHI = "Talathi & Vartak (2015), section 3"
 DIRECTION = np.array([2.0, 1.0]) / np.sqrt(5)
@@ -130,17 +130,20 @@ def run(num_steps: int = 60, matrices: int = 200, seed: int = 0) -> Portraits:
 
 def draw(result: Portraits) -> Figure:
     """Orbits as lines from an open circle to a filled one."""
-    figure, (row,) = new_figure(1, 4, panel_width=2.8, panel_height=3.1, sharex=True, sharey=True)
-    for axes, (name, states) in zip(row, result.orbits.items(), strict=True):
+    figure, all_axes = wrapped(4, panel_width=3.6, panel_height=3.5, sharex=True, sharey=True)
+    for axes, (name, states) in zip(all_axes, result.orbits.items(), strict=True):
         if SPECTRA[name] == (1.0, 0.5):
             axes.plot([0, 1.5 * DIRECTION[0]], [0, 1.5 * DIRECTION[1]], color=COLORS[2], linewidth=5, alpha=0.4)
         for index in range(states.shape[1]):
             axes.plot(*states[:40, index].T, color="0.55", linewidth=0.8)
         axes.plot(*states[0].T, "o", color="0.55", markerfacecolor="white", markersize=3)
         axes.plot(*states[-1].T, "o", color=COLORS[0], markersize=4)
-        axes.set(xlim=(-1.1, 1.45), ylim=(-1.1, 1.45), box_aspect=1, xlabel="unit 1", xticks=[-1, 0, 1])
+        axes.set(xlim=(-1.1, 1.45), ylim=(-1.1, 1.45), box_aspect=1, xticks=[-1, 0, 1], yticks=[-1, 0, 1])
         heading(axes, name)
-    row[0].set(ylabel="unit 2", yticks=[-1, 0, 1])
+    for index in (0, 2):
+        all_axes[index].set_ylabel("unit 2")
+    for axes in all_axes[2:]:
+        axes.set_xlabel("unit 1")
     return figure
 
 

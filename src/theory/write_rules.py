@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from src.theory.base import Claim, Demonstration
 from src.theory.claims import at_least, at_most, near
-from src.theory.figures import THEORY, heading, line, new_figure
+from src.theory.figures import THEORY, heading, line, wrapped
 
 SCHLAG = "Schlag, Irie & Schmidhuber (2021), section 4.1"
 COMPUTED = "computed before, with other random numbers"
@@ -306,7 +306,7 @@ def _claims_of_updates(updated: dict[str, tuple[float, float]]) -> tuple[Claim, 
 
 def draw(result: WriteRules) -> Figure:
     """Accuracy by load, capacity by size, and accuracy after updates."""
-    figure, ((load, size, update),) = new_figure(1, 3, panel_width=3.7, panel_height=3.4)
+    figure, (load, size, update) = wrapped(3, panel_height=3.4)
     for curve in result.predicted.values():
         load.plot(result.loads, curve, **THEORY)
     for index, (name, curve) in enumerate(result.accuracies.items()):

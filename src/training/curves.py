@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from omegaconf import OmegaConf
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from torch import nn
 from torch.utils.tensorboard.summary import hparams
 
@@ -88,14 +89,17 @@ class Curves:
         tagged = {f"test/{name}": value for name, value in test.items()}
         self._write(tagged, update, {tag: f"val_selected/{tag}" for tag in tagged})
 
-    def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        """The configuration and the note as text, and the settings on the HParams page, see `src.reports.hparams`."""
+    def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any], fingerprint: str) -> None:
+        """The configuration and the note as text, and the settings on the HParams page, see `src.reports.hparams`.
+
+        There the name of a trial is the fingerprint: the page cuts names after some 14 letters, the columns say what
+        varies, and trials of the same name would be shown as one.
+        """
         self.text("configuration", OmegaConf.to_yaml(OmegaConf.create(dict(config))).splitlines(), 0)
         if config.get("note"):
             self.writer.add_text("note", str(config["note"]), 0)
-        _, session_start, _ = hparams(sortable(settings), {})
         assert self.writer.file_writer is not None
-        self.writer.file_writer.add_summary(session_start, 0)
+        self.writer.file_writer.add_summary(hparams_pb(sortable(settings), trial_id=fingerprint), 0)
 
     def text(self, tag: str, lines: Sequence[str], update: int) -> None:
         """Lines of text in a fixed-width font."""

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from src.config.errors import UserError, choose, in_one_line
 from src.config.paths import PROJECT
 from src.config.schema import PlainName, check_keys, describe
+from src.specs import InputSpec, OutputSpec
 
 MISTAKES = {
     "unknown group": ("modell=lstm", ["modell is not a setting; did you mean model?", "legal: device, model, name"]),
@@ -273,3 +274,19 @@ def test_an_integer_will_do_where_a_number_is_asked_for():
         pass
 
     check_keys(OmegaConf.create({"rate": 1}), receiver, "")
+
+
+def test_what_is_missing_in_a_model_or_task_of_ones_own_is_said():
+    def positional(input_size, hidden_size: int = 50): ...
+
+    def unannotated(input_size, *, hidden_size=50): ...
+
+    for receiver, says in (
+        (positional, "model.hidden_size: settings are the parameters after the \\* in .*positional"),
+        (unannotated, "unannotated: hidden_size needs an annotation, which says what is legal"),
+    ):
+        with pytest.raises(UserError, match=says):
+            check_keys(OmegaConf.create({"hidden_size": 50}), receiver, "model")
+    for spec, says in ((InputSpec, "input_spec.kind=token: must be"), (OutputSpec, "output_spec.kind=token: must be")):
+        with pytest.raises(ValueError, match=says):
+            spec("token", 3)

@@ -260,7 +260,8 @@ def test_a_failure_is_recorded_with_its_traceback_and_run_again(train, tiny, mon
         broken.setattr(Trainer, "do_update", lambda trainer: 1 / 0)
         ended = train(*tiny)
     assert ended.status == 1
-    assert ended.err == f"error: ZeroDivisionError: division by zero (see {only_run()}/train.log)\n"
+    place = rf"src/running/together\.py:\d+, see {re.escape(str(only_run()))}/train\.log"
+    assert re.fullmatch(rf"error: ZeroDivisionError: division by zero \({place}\)\n", ended.err)
     assert "Traceback" not in ended.out
     kept = result(only_run())
     assert kept["status"] == "failed"

@@ -15,11 +15,12 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 
 from src.config.fingerprint import decisive_keys
 from src.config.paths import EVENT_FILES, FLOORS, SUMMARY
-from src.reports.hparams import SHOWN_OF_ONE_RUN
+from src.reports.hparams import SHOWN_OF_ONE_RUN, update_hparams_page
 from src.results.curves import read_curves
 from src.results.result import read_result
 from src.training.curves import Curves
 from src.training.floors import draw_floors
+from src.utils.events import event_writer
 
 
 def events(folder):
@@ -190,6 +191,7 @@ def test_a_run_is_a_session_with_all_its_settings(trained):
     assert shown["model"].string_value == "lstm"
     assert shown["seed"].string_value == "2"
     assert shown["optimizer.lr"].number_value == 1e-3
+    assert hparams(run, "session_start_info").group_name == read_result(folder)["fingerprint"]  # the name of the trial
     assert hparams(run, "session_end_info").status == 1  # success
 
 
@@ -217,6 +219,25 @@ def test_the_hparams_page_has_a_column_for_what_varies_and_for_the_final_metrics
     for run in map(events, folders):
         assert final <= set(run.Tags()["scalars"])
         assert set(settings) <= set(hparams(run, "session_start_info").hparams)
+
+
+def test_the_final_metrics_of_an_earlier_version_get_the_tags_of_the_columns(trained):
+    """Its event file had those of the test set under tags of their own."""
+    (folder,) = trained("model=rnn")
+    (file,) = folder.glob(EVENT_FILES)
+    metrics = read_result(folder)["metrics"]
+    file.unlink()
+    with event_writer(folder) as writer:
+        for name in ("error", "nll"):
+            writer.add_scalar(f"val_selected/{name}", metrics[f"val/{name}"], 6)
+            writer.add_scalar(f"test/{name}", metrics[f"test/{name}"], 6)
+    for _ in range(2):
+        update_hparams_page(folder.parent)
+        assert len(list(folder.glob(EVENT_FILES))) == 2
+    run = events(folder)
+    for tag, value in metrics.items():
+        shown = run.Scalars(f"val_selected/{tag.removeprefix('val/')}")
+        assert {event.step: event.value for event in shown} == {6: pytest.approx(value)}
 
 
 def test_the_hparams_page_covers_runs_of_different_tasks(trained):

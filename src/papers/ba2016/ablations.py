@@ -103,6 +103,22 @@ def _sustained_is_better(evidence: Evidence) -> Finding:
     return Finding(measured, [times.within(most=1)])
 
 
+def _errs_more(mistake: str) -> Claim:
+    says = {"late": "A memory that lacks the latest state", "preliminary": "Writing the preliminary state"}
+
+    def test(evidence: Evidence) -> Finding:
+        mistaken, right = (_errors(evidence, "write", model__write=write) for write in (mistake, "state"))
+        measured = f"{percent(mistaken)} against {percent(right)}"
+        return Finding(measured, [difference(mistaken, right).within(least=0)])
+
+    return Claim(
+        f"{says[mistake]} makes more errors.",
+        "not in the paper; a mistake of public implementations",
+        "mean test error higher, each at its best learning rate",
+        test,
+    )
+
+
 def draw_decay_and_fast_lr(evidence: Evidence) -> Figure:
     """Mean test error in % against λ and η, with a star where the learning rate is at the edge of its grid."""
     with rc_context(RC | {"axes.grid": False}):
@@ -202,6 +218,8 @@ REPRODUCTION = Reproduction(
             "S=1, first update with a validation error at or below 2 %: ratio below 1",
             _sustained_is_better,
         ),
+        _errs_more("late"),
+        _errs_more("preliminary"),
     ),
     table=table,
     figures={"decay_and_fast_lr": draw_decay_and_fast_lr},

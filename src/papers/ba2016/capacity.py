@@ -83,7 +83,8 @@ def draw(evidence: Evidence) -> Figure:
         pairs = sorted(runs["task.num_pairs"].unique())
         floors = [100 * floor_of(int(num_pairs)) for num_pairs in pairs]
         axes.plot(pairs, floors, label="knows the digits only", **FLOOR_LINE)
-        axes.axhline(100 * BOUND, label=f"{BOUND:.0%}".replace("%", " %"), **(FLOOR_LINE | {"linestyle": ":"}))
+        limit = f"{100 * BOUND:g} %, the limit of capacity"
+        axes.axhline(100 * BOUND, label=limit, **(FLOOR_LINE | {"linestyle": ":"}))
         axes.set(xlabel="pairs", ylabel="test error, %, mean ± sd", xticks=pairs, ylim=(-2, None))
         legend(figure, [axes])
     return figure

@@ -133,7 +133,7 @@ def _ours(evidence: Evidence, **settings: Any) -> dict[str, str]:
 
 def draw(evidence: Evidence) -> Figure:
     """Validation error against epochs with 50 features: mean and standard deviation over seeds."""
-    titles = {"at the chosen rates": TABLE, "at one rate, 1e-3": MATCHED}
+    titles = {"at the chosen learning rates": TABLE, "at one learning rate, 1e-3": MATCHED}
     with rc_context(RC):
         figure, all_axes = panels(list(titles), sharey=True)
         for axes, name in zip(all_axes, titles.values(), strict=True):

@@ -104,7 +104,7 @@ def draw(evidence: Evidence) -> Figure:
             spreads = [values.std(ddof=1) if len(values) > 1 else 0.0 for values in recalled.values()]
             means = [values.mean() for values in recalled.values()]
             axes.errorbar([*recalled], means, spreads, label=label, capsize=2, **style)
-        axes.plot(NUM_PAIRS, NUM_PAIRS, label="all", **FLOOR_LINE)
+        axes.plot(NUM_PAIRS, NUM_PAIRS, label="all of them", **FLOOR_LINE)
         axes.set(xlabel="pairs written", ylabel="pairs recalled", xticks=NUM_PAIRS, ylim=(0, None))
         legend(figure, [axes])
     return figure

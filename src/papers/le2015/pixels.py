@@ -98,7 +98,7 @@ def draw(evidence: Evidence) -> Figure:
         points = {update * OF_PAPER: 1 - accuracy for update, accuracy in CURVE.items()}
         axes.plot(list(points), list(points.values()), "k^", label="IRNN, in print (test set)")
         axes.axhline(0.9, **FLOOR, label="chance")
-        axes.set(xscale="log", ylim=(0, 1), xlabel="images seen", ylabel="error")
+        axes.set(xscale="log", ylim=(0, 1), xlabel="images seen", ylabel="validation error")
         legend(figure, [axes])
     return figure
 

@@ -160,9 +160,11 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 def draw(evidence: Evidence) -> Figure:
     """Test likelihood and the gap between training and validation against the rank."""
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    panels = figure.subplots(2, 2, sharex=True, sharey="row")
-    for column, held in enumerate((WIDTH, BUDGET)):
+    names = set(evidence.runs.get("name", ()))
+    shown = [held for held in (WIDTH, BUDGET) if {_name(held, False), _name(held, True)} & names] or [WIDTH]
+    figure = Figure(figsize=(4.5 * len(shown), 6), layout="constrained")
+    panels = figure.subplots(2, len(shown), sharex=True, sharey="row", squeeze=False)
+    for column, held in enumerate(shown):
         for (model, combined), label in CELLS.items():
             for row in (0, 1):
                 points = []

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from src.theory.base import Claim, Demonstration
 from src.theory.basins.tanh_network import Portrait, jacobian, portrait, step
 from src.theory.claims import at_least, at_most, near
-from src.theory.figures import heading, new_figure
+from src.theory.figures import heading, wrapped
 
 REPORT = "Wayman & Mathew, report, section 5.3"
 STRAIGHT = 1.5 * np.eye(2)
@@ -243,7 +243,7 @@ def _claims_of_definitions() -> tuple[Claim, ...]:
 
 def draw(result: Basins) -> Figure:
     """Basins as shades, fixed points as markers, and contours where the Jacobian has norm or spectral radius 1."""
-    figure, (row,) = new_figure(1, 3, panel_height=3.9, sharex=True, sharey=True)
+    figure, row = wrapped(3, panel_height=4.0)
     names = ("Separate units", "Weak coupling", "Strong rotation: no point attractor")
     for axes, found, name in zip(row, result.portraits, names, strict=True):
         axes.grid(visible=False)
@@ -254,12 +254,13 @@ def draw(result: Basins) -> Figure:
         stable = found.radii < 1
         sources = (abs(np.linalg.eigvals(jacobian(found.W, found.fixed_points))) > 1).all(-1)
         for mask, marker, fill in ((stable, "o", "black"), (~stable & ~sources, "X", "white"), (sources, "s", "white")):
-            axes.scatter(*found.fixed_points[mask].T, marker=marker, c=fill, edgecolors="black", s=55, zorder=3)
+            x, y = found.fixed_points[mask].T
+            axes.scatter(x, y, marker=marker, c=fill, edgecolors="black", s=55, zorder=3)
         if not stable.any():
-            axes.scatter(*found.late.T, s=4, c="black", zorder=3)
-        axes.set(xlabel="unit 1", box_aspect=1, xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+            x, y = found.late.T
+            axes.scatter(x, y, s=4, c="black", zorder=3)
+        axes.set(xlabel="unit 1", ylabel="unit 2", box_aspect=1, xticks=[-1, 0, 1], yticks=[-1, 0, 1])
         heading(axes, name)
-    row[0].set_ylabel("unit 2")
     handles = [
         row[0].plot([], [], marker, color="black", markerfacecolor=fill, markersize=7, label=label)[0]
         for marker, fill, label in (("o", "black", "attractor"), ("X", "white", "saddle"), ("s", "white", "source"))
@@ -268,7 +269,7 @@ def draw(result: Basins) -> Figure:
         row[0].plot([], [], color="black", linestyle=style, marker=marker, label=label)[0]
         for style, marker, label in (("-", "", "‖J‖ = 1"), (":", "", "spectral radius 1"), ("", ".", "ends of orbits"))
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=9, frameon=False)
+    figure.legend(handles=handles, loc="center", bbox_to_anchor=(0.77, 0.25), frameon=False)
     return figure
 
 

@@ -14,7 +14,7 @@ from src.theory.base import Claim, Demonstration
 from src.theory.claims import at_least, at_most, near
 from src.theory.fast_weights_stability import dynamics, layer_norm_invariance, training
 from src.theory.fast_weights_stability.dynamics import Array
-from src.theory.figures import COLORS, LIMIT, heading, line, new_figure
+from src.theory.figures import COLORS, LIMIT, heading, line, new_figure, wrapped
 
 BOUND = "Comparison with the scalar recursion of ‖h‖ and ‖A‖ (page of this topic); Ba et al. 2016, equations 1 and 2"
 STEPS = (1, 2, 3)
@@ -320,7 +320,7 @@ def normalize_dynamics(
 
 def draw_bounded(result: Bounded) -> Figure:
     """Exponents with layer norm, and a cross wherever the same network overflows without it."""
-    figure, (all_axes,) = new_figure(1, 3, panel_width=3.5, panel_height=3.4, sharey=True)
+    figure, all_axes = wrapped(3, panel_height=3.3, sharey=True)
     edge = max(float(np.abs(exponent).max()) for exponent in result.exponent_LE.values())
     for S, axes in zip(STEPS, all_axes, strict=True):
         mesh = dynamics.draw_map(
@@ -329,8 +329,9 @@ def draw_bounded(result: Bounded) -> Figure:
         rows, columns = np.nonzero(result.blown_up_LE[S])
         axes.plot(result.fast_lr_E[columns], 1 - result.decay_L[rows], "x", color="black", markersize=5)
         heading(axes, f"S = {S}")
-    all_axes[0].set_ylabel("decay λ")
-    figure.colorbar(mesh, ax=list(all_axes), label="largest Lyapunov exponent,\nwith layer norm")
+    for axes in all_axes[::2]:
+        axes.set_ylabel("decay λ")
+    figure.colorbar(mesh, ax=all_axes, label="largest Lyapunov exponent,\nwith layer norm")
     figure.supxlabel("×: without layer norm, the state overflows", fontsize=10)
     return figure
 

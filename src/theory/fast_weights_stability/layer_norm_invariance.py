@@ -15,7 +15,7 @@ from src.theory.base import Claim
 from src.theory.claims import at_most, near
 from src.theory.fast_weights_stability import dynamics
 from src.theory.fast_weights_stability.dynamics import Array
-from src.theory.figures import LIMIT, THEORY, heading, line, new_figure
+from src.theory.figures import LIMIT, THEORY, heading, line, wrapped
 
 LAYER_NORM = "Ba, Kiros & Hinton 2016, section 3 and table 1"
 FAST = "Ba et al. 2016, section 3.2"
@@ -128,7 +128,7 @@ def scale_states(num_units: int = 20, seed: int = 0) -> Invariance:
 
 def draw_invariance(result: Invariance) -> Figure:
     """The scale of the state, the scale of the fast learning rate, and the effect of ε."""
-    figure, ((scales, rates, epsilons),) = new_figure(1, 3)
+    figure, (scales, rates, epsilons) = wrapped(3)
     for index, (S, norm_C) in enumerate(result.without_C.items()):
         scales.plot(result.scale_C, norm_C, label=f"no layer norm, S = {S}", **line(index + 1))
     scales.plot(result.scale_C, result.with_C, label="layer norm", **line(0))

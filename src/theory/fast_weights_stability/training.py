@@ -17,7 +17,7 @@ from src.theory.base import Claim
 from src.theory.claims import at_least, at_most
 from src.theory.fast_weights_stability import dynamics
 from src.theory.fast_weights_stability.dynamics import Array
-from src.theory.figures import COLORS, LIMIT, heading, new_figure
+from src.theory.figures import COLORS, LIMIT, heading, new_figure, wrapped
 from src.theory.networks import Trained, evaluated, in_double, load_run, train_briefly
 
 ROBUST = "Ba et al. 2016, section 3.2, on layer norm; the question of Wayman & Mathew, report, section 5"
@@ -146,7 +146,7 @@ def _trained_here(
 
 def draw_before_and_after(result: BeforeAndAfter) -> Figure:
     """Exponents before and after training, and the error with changed settings."""
-    figure, (all_axes,) = new_figure(1, 3, panel_width=3.7, panel_height=3.3, sharey=True)
+    figure, all_axes = wrapped(3, panel_height=3.3, sharey=True)
     edge = max(float(np.abs(exponent).max()) for exponent in result.exponent_LE)
     maps = (*result.exponent_LE, result.error_LE)
     before, after = result.own_exponents
@@ -163,8 +163,8 @@ def draw_before_and_after(result: BeforeAndAfter) -> Figure:
         heading(axes, title)
         if index:
             figure.colorbar(mesh, ax=axes, label=("", "largest Lyapunov exponent", result.metric)[index])
-    all_axes[0].set_ylabel("decay λ")
-    figure.set_layout_engine("constrained", wspace=0.1)
+    for axes in all_axes[::2]:
+        axes.set_ylabel("decay λ")
     figure.supxlabel(f"★: where it was trained ({result.name})", fontsize=10)
     return figure
 

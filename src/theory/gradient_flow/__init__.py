@@ -27,7 +27,7 @@ from src.tasks.associative_retrieval import AssociativeRetrieval
 from src.tasks.base import Task
 from src.theory.base import Claim, Demonstration
 from src.theory.claims import at_least, at_most, near
-from src.theory.figures import COLORS, LIMIT, MARKERS, heading, line, new_figure
+from src.theory.figures import COLORS, LIMIT, MARKERS, heading, line, new_figure, wrapped
 from src.theory.gradient_flow import error_carousel, limits
 from src.theory.gradient_flow.norms import Array, loss_gradient_by_lag, norms_by_lag, state_jacobians
 from src.theory.networks import Trained, evaluated, in_double, load_run, seeded_float64, train_briefly
@@ -194,7 +194,7 @@ def _gated(gates: dict[str, Array], fast: dict[str, Array], num_steps: int) -> l
 
 def draw_initial(result: Initial) -> Figure:
     """Three panels with a shared logarithmic axis."""
-    figure, (all_axes,) = new_figure(1, 3, panel_height=4.2, sharey=True)
+    figure, all_axes = wrapped(3, panel_height=4.2, sharey=True)
     for axes, (title, panel) in zip(all_axes, result.panels.items(), strict=True):
         for index, (name, norm_L) in enumerate(panel.items()):
             lag_L = np.arange(len(norm_L))
@@ -205,7 +205,8 @@ def draw_initial(result: Initial) -> Figure:
             frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(-0.1, -0.17), ncols=2, columnspacing=1
         )
         heading(axes, title)
-    all_axes[0].set_ylabel(r"$\|\partial h_T\,/\,\partial s_t\|$ at initialization")
+    for axes in all_axes[::2]:
+        axes.set_ylabel(r"$\|\partial h_T\,/\,\partial s_t\|$ at initialization")
     return figure
 
 

@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from src.theory.base import Claim
 from src.theory.claims import at_most, near
-from src.theory.figures import LIMIT, heading, line, new_figure
+from src.theory.figures import LIMIT, heading, line, new_figure, wrapped
 from src.theory.gradient_flow.norms import Array
 
 REPORT, MATHEWS = "Wayman & Mathew, report", "Mathews, report, section 2.1.2"
@@ -142,7 +142,7 @@ def _unrolled(seed: int, num_units: int = 5) -> Claim:
 
 def draw_powers(result: Powers) -> Figure:
     """Growth rates by spectral radius, the hump of a non-normal matrix, and a product that does not vanish."""
-    figure, ((radii, hump, product),) = new_figure(1, 3)
+    figure, (radii, hump, product) = wrapped(3)
     for index, (radius, norm_K) in enumerate(result.gaussian.items()):
         radii.plot(norm_K[:101], label=f"ρ = {radius}", markevery=(4 * index, 20), **line(index, marker=True))
     radii.set(yscale="log", ylim=(1e-8, 1e8), xlabel="k", ylabel=r"$\|W^k\|$, Gaussian $W$")

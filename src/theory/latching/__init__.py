@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 
 from src.theory.base import Claim, Demonstration
 from src.theory.claims import at_least, at_most, near
-from src.theory.figures import LIMIT, heading, line, new_figure
+from src.theory.figures import LIMIT, heading, line, wrapped
 from src.theory.latching.latch import (
     attractor,
     inside,
@@ -254,7 +254,7 @@ def _claims_of_the_gradient(
 
 def draw(result: Latch) -> Figure:
     """The fold, the losses by noise bound, and information against gradient."""
-    figure, ((fold, losses, trade),) = new_figure(1, 3, panel_height=3.3)
+    figure, (fold, losses, trade) = wrapped(3, panel_height=3.3)
     h, b = np.linspace(-0.2, 1.1, 300), threshold_outside(result.weight)
     fold.plot(h, h, color="0.6", linewidth=1)
     for index, (u, label) in enumerate(((0.0, "u = 0"), (b, f"u = −b* = −{b:.3f}"), (0.25, "u = −0.25"))):
@@ -277,10 +277,10 @@ def draw(result: Latch) -> Figure:
     heading(losses, "Below b* no bit is lost")
 
     trade.plot(result.gradients, result.information, **line(0, marker=True))
-    for weight, *place in zip(result.weights, result.gradients, result.information, strict=True):
+    for weight, x, y in zip(result.weights, result.gradients, result.information, strict=True):
         if weight in (1.02, 1.4, 1.5, 1.6, 1.8, 2.3):
             low = weight < 1.2
-            trade.annotate(f"w = {weight:g}", place, xytext=(0, 7) if low else (7, 2), textcoords="offset points",
+            trade.annotate(f"w = {weight:g}", (x, y), xytext=(0, 7) if low else (7, 2), textcoords="offset points",
                            fontsize=8.5, ha="center" if low else "left")  # fmt: skip
     trade.set(xlabel="gradient kept per step (factor)", ylabel=f"bit kept after {result.num_steps} steps (bits)")
     trade.set(xlim=(0, 1), ylim=(-0.05, 1.1))

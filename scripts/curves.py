@@ -1,0 +1,58 @@
+"""TensorBoard on a folder of runs, with a name for each run that says what differs between them.
+
+    python scripts/curves.py outputs/compare                    "lstm, lr 0.001, seed 0"
+    python scripts/curves.py outputs/compare --port 6007        further options go to TensorBoard
+
+`tensorboard --logdir outputs/compare` shows the same under the names of the folders.
+"""
+
+import argparse
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whichever one is installed
+
+from src.config.errors import UserError, in_one_line
+from src.reports.short_names import link_runs
+
+SECONDS = 10
+"""How often runs are looked for that have been added."""
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of runs")
+    options, others = parser.parse_known_args()
+    with in_one_line(), tempfile.TemporaryDirectory() as name:
+        links = Path(name)
+        if not (options.folder.is_dir() and link_runs(options.folder, links)):
+            raise UserError(f"{options.folder}: contains no runs")
+
+        from tensorboard.program import TensorBoard
+
+        server = TensorBoard()
+        server.configure(("tensorboard", "--logdir", name, *others))
+        ended = threading.Event()
+        thread = threading.Thread(target=_follow, args=(options.folder, links, ended))
+        thread.start()
+        try:
+            server.main()
+        finally:
+            ended.set()
+            thread.join()
+
+
+def _follow(folder: Path, links: Path, ended: threading.Event) -> None:
+    """Link what is added to the folder until the end."""
+    seen = None
+    while not ended.wait(SECONDS):
+        if (changed := folder.stat().st_mtime_ns) != seen:
+            seen = changed
+            link_runs(folder, links)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Short names for the runs of a folder in TensorBoard, which calls a run by its path.
+
+The folder of a run names its main settings, whichever of them vary. Links with shorter names, in a folder of their own,
+lead to the same event files.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.config.paths import FLOORS, SUMMARY
+from src.results.runs import Run, load_runs, varied_settings
+from src.results.selection import label_of
+
+LONGEST = 60
+"""Letters of a short name; a run that would need more keeps the name of its folder."""
+
+
+def link_runs(folder: Path, links: Path) -> int:
+    """Link the runs of a folder, its floors and its summary into another folder, and return how many runs there are.
+
+    Links that exist stay as they are. A run of a sweep that has not begun is linked as well, for TensorBoard to find
+    it later.
+    """
+    runs = load_runs(folder)
+    targets = {name: folder / run for run, name in short_names(runs).items()}
+    tasks = [path for path in (folder / FLOORS).glob("*") if path.is_dir()]
+    targets |= {FLOORS: tasks[0] if len(tasks) == 1 else folder / FLOORS, SUMMARY: folder / SUMMARY}
+    linked = {link.readlink() for link in links.iterdir()}
+    for name, target in targets.items():
+        if target.absolute() not in linked and not (links / name).is_symlink():
+            (links / name).symlink_to(target.absolute(), target_is_directory=True)
+    return len(runs)
+
+
+def short_names(runs: Sequence[Run]) -> dict[str, str]:
+    """{folder: name}: the settings that vary, the model first and the seed last, such as "lstm, lr 0.001, seed 0"."""
+    order = {"model": -1, "seed": 1}
+    keys = sorted(varied_settings(runs) or ["model"], key=lambda key: order.get(key, 0))
+    labels = {run.name: label_of((key, run.settings[key]) for key in keys if key in run.settings) for run in runs}
+    count = Counter(labels.values())
+    return {
+        folder: label.replace("/", "_") if 0 < len(label) <= LONGEST and count[label] == 1 else folder.replace("/", "_")
+        for folder, label in labels.items()
+    }
