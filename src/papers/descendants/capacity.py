@@ -19,6 +19,7 @@ NAMES = {"fastweights": FAST, "lstm": VECTOR}
 MATRIX_SIZE, LSTM_SIZE = 16, 128
 """Units with about 256 numbers of state: 16 x 16, and twice 128."""
 NUM_PAIRS = 8
+LARGE = ("descendants/capacity_large", "descendants/capacity_large_vector")
 
 
 def _errors(evidence: Evidence, model: str, size: int = MATRIX_SIZE) -> np.ndarray:
@@ -103,7 +104,7 @@ def draw(evidence: Evidence) -> Figure:
             axes.errorbar(accuracies.index, accuracies, by_size.std(), label=label, capsize=2, **style)
         axes.axhline(1 / NUM_PAIRS, label="knows the values only", **FLOOR_LINE)
         axes.set_xscale("log", base=2)
-        ticks = [64, 256, 1024]
+        ticks = [64, 256, 1024, 4096]
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.set(xlabel="state size", ylabel="accuracy", ylim=(0, 1.03))
         legend(figure, [axes])
@@ -117,8 +118,9 @@ REPRODUCTION = Reproduction(
         "descendants/capacity_fastweights",
         "descendants/capacity_vector",
         "descendants/capacity_further",
+        *LARGE,
     ),
-    only_in_full=("descendants/capacity_further",),
+    only_in_full=("descendants/capacity_further", *LARGE),
     claims=(
         _solved("deltanet"),
         _solved("gated_deltanet"),
