@@ -1,12 +1,14 @@
 """Fast weights and their descendants on the same ground; what the reports share."""
 
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from src.reproduction.base import Evidence, NotRunError
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, chosen_lr
+from src.reproduction.effects import difference, mean
 
 LABELS = {
     "fastweights": "fast weights (2016)",
@@ -54,3 +56,66 @@ def errors_or_none(evidence: Evidence, metric: str = "test/error", **settings: A
     with suppress(NotRunError):
         return evidence.values(metric, **settings)
     return None
+
+
+Cell = Mapping[str, Any]
+"""Settings that select the runs of a cell, as in `Evidence.select`; a key of None is a setting that it lacks."""
+
+
+def row_of(runs: pd.DataFrame, metrics: Mapping[str, str]) -> dict[str, str]:
+    """A row of a table: errors in % by the name of their column, sizes of state and weights, learning rate, seeds."""
+    errors = {f"{name}, %": percents(runs[metric].to_numpy(float)) for name, metric in metrics.items()}
+    sizes = {"state": f"{runs['state_size'].iloc[0]:,}", "weights": f"{runs['num_parameters'].iloc[0]:,}"}
+    return errors | sizes | {"lr": chosen_lr(runs), "n": str(len(runs))}
+
+
+def rows_of(evidence: Evidence, cells: Mapping[str, Cell], metrics: Mapping[str, str]) -> list[dict[str, str]]:
+    """A row for each cell, by its label."""
+    rows = []
+    for label, cell in cells.items():
+        try:
+            runs = evidence.select(**cell)
+        except NotRunError:
+            rows.append({"cell": label} | {f"{name}, %": "not run" for name in metrics})
+            continue
+        rows.append({"cell": label} | row_of(runs, metrics))
+    return rows
+
+
+def is_better(
+    statement: str, source: str, ours: Cell, theirs: Cell, points: float, metric: str = "test/error", where: str = ""
+) -> Claim:
+    """Of two cells, ours has a mean error that is more than so many points lower."""
+
+    def test(evidence: Evidence) -> Finding:
+        mine, others = evidence.values(metric, **ours), evidence.values(metric, **theirs)
+        measured = f"{percents(mine)} % against {percents(others)} %"
+        return Finding(measured, [difference(mine, others).within(most=-points)])
+
+    return Claim(statement, source, f"{where}mean test error more than {100 * points:g} points lower", test)
+
+
+def is_below(
+    statement: str, source: str, cells: Iterable[Cell], most: float, metric: str = "test/error", where: str = ""
+) -> Claim:
+    """The mean error of each of some cells is below a bound."""
+
+    def test(evidence: Evidence) -> Finding:
+        found = [evidence.values(metric, **cell) for cell in cells]
+        effects = [mean(errors).within(most=most) for errors in found]
+        return Finding("; ".join(f"{percents(errors)} %" for errors in found), effects)
+
+    return Claim(statement, source, f"{where}mean test error below {100 * most:g} %", test)
+
+
+def is_above(
+    statement: str, source: str, cells: Iterable[Cell], least: float, metric: str = "test/error", where: str = ""
+) -> Claim:
+    """The mean error of each of some cells is above a bound."""
+
+    def test(evidence: Evidence) -> Finding:
+        found = [evidence.values(metric, **cell) for cell in cells]
+        effects = [mean(errors).within(least=least) for errors in found]
+        return Finding("; ".join(f"{percents(errors)} %" for errors in found), effects)
+
+    return Claim(statement, source, f"{where}mean test error above {100 * least:g} %", test)

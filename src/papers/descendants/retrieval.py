@@ -1,0 +1,104 @@
+"""Ba et al. 2016, beyond the paper: their retrieval of 4, 8 and 16 pairs by all cells at equal state."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from src.papers.ba2016.table1 import floor_of
+from src.papers.descendants import LABELS, errors_or_none, is_below, is_better, row_of
+from src.reports.style import FLOOR as FLOOR_LINE
+from src.reports.style import RC, legend, panels, styles_of
+from src.reproduction.base import Evidence, NotRunError, Reproduction
+
+LINEAR, OTHERS = "descendants-retrieval-linear", "descendants-retrieval"
+MODELS = ("linear_attention", "retnet", "mlstm", "deltanet", "gated_deltanet")
+NUM_PAIRS = (4, 8, 16)
+CELLS: dict[str, dict[str, Any]] = {LABELS[model]: {"name": LINEAR, "model": model} for model in MODELS} | {
+    "fast weights (2016)": {"name": OTHERS, "model": "fastweights", "model__rule": "hebbian"},
+    "fast weights, delta rule": {"name": OTHERS, "model": "fastweights", "model__rule": "delta"},
+    "LSTM": {"name": OTHERS, "model": "lstm"},
+}
+
+
+def _at(cell: str, num_pairs: int) -> dict[str, Any]:
+    return CELLS[cell] | {"task__num_pairs": num_pairs}
+
+
+def table(evidence: Evidence) -> pd.DataFrame:
+    """One row per cell and number of pairs."""
+    rows = []
+    for label in CELLS:
+        for num_pairs in NUM_PAIRS:
+            try:
+                runs = evidence.select(**_at(label, num_pairs))
+            except NotRunError:
+                continue
+            rows.append({"cell": label, "pairs": str(num_pairs)} | row_of(runs, {"error": "test/error"}))
+    return pd.DataFrame(rows)
+
+
+def draw(evidence: Evidence) -> Figure:
+    """Accuracy against the number of pairs, a curve per cell."""
+    with rc_context(RC):
+        figure, (axes,) = panels([""])
+        for label, style in styles_of(dict.fromkeys(CELLS, "fastweights")).items():
+            found = {k: errors_or_none(evidence, **_at(label, k)) for k in NUM_PAIRS}
+            accuracies = {k: 1 - errors for k, errors in found.items() if errors is not None}
+            if accuracies:
+                spreads = [values.std(ddof=1) if len(values) > 1 else 0.0 for values in accuracies.values()]
+                means = [values.mean() for values in accuracies.values()]
+                axes.errorbar([*accuracies], means, spreads, label=label, capsize=2, **style)
+        axes.plot(NUM_PAIRS, [1 - floor_of(k) for k in NUM_PAIRS], label="knows the digits only", **FLOOR_LINE)
+        axes.set(xlabel="pairs", ylabel="accuracy", xticks=NUM_PAIRS, ylim=(0, 1.03))
+        legend(figure, [axes])
+    return figure
+
+
+REPRODUCTION = Reproduction(
+    title="Descendants of fast weights: the retrieval of Ba et al. by all cells at equal state",
+    experiments=("descendants/retrieval/linear", "descendants/retrieval/nonlinear"),
+    claims=(
+        *(
+            is_below(f"DeltaNet retrieves one of {k} pairs.", "not in the papers", [_at("DeltaNet", k)], 0.02)
+            for k in NUM_PAIRS
+        ),
+        *(
+            is_better(
+                f"Of {k} pairs, DeltaNet retrieves one more often than the fast weights of 2016.",
+                "not in the papers",
+                _at("DeltaNet", k),
+                _at("fast weights (2016)", k),
+                0.05,
+            )
+            for k in NUM_PAIRS
+        ),
+        *(
+            is_better(
+                f"Of {k} pairs, fast weights retrieve one more often than an LSTM.",
+                "Ba et al. 2016, table 1, at an equal number of units",
+                _at("fast weights (2016)", k),
+                _at("LSTM", k),
+                0.05,
+            )
+            for k in NUM_PAIRS
+        ),
+        *(
+            is_better(
+                f"Of {k} pairs, fast weights with a delta rule retrieve one more often than as published.",
+                "not in the papers",
+                _at("fast weights, delta rule", k),
+                _at("fast weights (2016)", k),
+                0.05,
+            )
+            for k in NUM_PAIRS
+        ),
+    ),
+    table=table,
+    figures={"retrieval": draw},
+    quick=("task.num_pairs=4,8", "optimizer.lr=3e-3", "seed=0", "trainer.max_updates=2000"),
+    replayed=({"name": OTHERS, "model": "fastweights", "model.rule": "hebbian", "task.num_pairs": 4, "seed": 0},),
+    notes=Path(__file__).with_name("retrieval.md"),
+)

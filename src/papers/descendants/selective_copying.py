@@ -1,0 +1,53 @@
+"""Beyond the papers: symbols among blanks with irregular gaps, by cells with and without gates."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from src.papers.descendants import LABELS, is_below, is_better, rows_of
+from src.reproduction.base import Evidence, Reproduction
+
+NAME = "descendants-selective-copying"
+UNGATED, GATED, ERASING = ("linear_attention", "retnet"), ("mamba2", "gla"), ("deltanet", "gated_deltanet", "kda")
+CELLS: dict[str, dict[str, Any]] = {
+    LABELS[model]: {"name": NAME, "model": model} for model in (*UNGATED, *GATED, *ERASING, "attention")
+}
+SOURCE = "Bouhadjar et al. 2026, on tasks of their own"
+
+
+def _than(statement: str, ours: str, theirs: str) -> Any:
+    return is_better(statement, SOURCE, CELLS[LABELS[ours]], CELLS[LABELS[theirs]], 0.02)
+
+
+def table(evidence: Evidence) -> pd.DataFrame:
+    """One row per cell."""
+    metrics = {"error": "test/error", "sequences": "test/exact_error", "first": "test/first_error"}
+    return pd.DataFrame(rows_of(evidence, CELLS, metrics | {"last": "test/last_error"}))
+
+
+REPRODUCTION = Reproduction(
+    title="Descendants of fast weights: copying of symbols among blanks, with longer gaps in the test",
+    experiments=("descendants/selective_copying",),
+    claims=(
+        *(
+            _than(f"A gate of its own for every feature helps: GLA errs less than {LABELS[other]}.", "gla", other)
+            for other in UNGATED
+        ),
+        _than(
+            "One gate of the input for the whole memory helps: Mamba-2 errs less than retention.", "mamba2", "retnet"
+        ),
+        _than(
+            "To correct helps as much as a gate: DeltaNet errs less than linear attention.",
+            "deltanet",
+            "linear_attention",
+        ),
+        _than("Beside a gate, to correct helps: Gated DeltaNet errs less than Mamba-2.", "gated_deltanet", "mamba2"),
+        _than("Attention, whose memory grows, errs less than GLA.", "attention", "gla"),
+        is_below("KDA, with both, copies over longer gaps.", SOURCE, [CELLS["KDA"]], 0.02),
+    ),
+    table=table,
+    quick=("optimizer.lr=3e-3", "seed=0", "trainer.max_updates=800"),
+    replayed=({"model": "gla", "seed": 0},),
+    notes=Path(__file__).with_name("selective_copying.md"),
+)
