@@ -39,7 +39,7 @@ def main() -> None:
         thread = threading.Thread(target=_follow, args=(options.folder, links, ended))
         thread.start()
         try:
-            server.main()
+            sys.exit(server.main())
         finally:
             ended.set()
             thread.join()

@@ -48,7 +48,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("readme", "regenerate the tables of the README from the committed results")
     command = add("check", "repeat the first updates of some recorded runs, and compare with the committed results")
     command.add_argument("names", nargs="*", help="such as ba2016/table1 (default: all committed)")
-    return parser.parse_args(arguments)
+    options, others = parser.parse_known_args(arguments)
+    if others:  # settings after --budget, which argparse does not take for overrides
+        if options.command != "run" or any(word.startswith("-") for word in others):
+            parser.error(f"unrecognized arguments: {' '.join(others)}")
+        options.overrides += others
+    return options
 
 
 @printing()

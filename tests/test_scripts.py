@@ -31,3 +31,13 @@ def test_the_time_of_a_benchmark_is_a_number_above_0(seconds, monkeypatch, capsy
         runpy.run_path(str(PROJECT / "scripts" / "benchmark.py"), run_name="__main__")
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"error: --seconds {float(seconds)}: must be a number above 0\n"
+
+
+def test_settings_may_come_after_the_budget_of_a_reproduction(capsys):
+    parse = runpy.run_path(str(PROJECT / "scripts" / "reproduce.py"))["parse"]
+    assert parse(["run", "ba2016/table1", "--budget", "full", "seed=0,1"]).overrides == ["seed=0,1"]
+    assert parse(["run", "ba2016/table1", "lr=1", "--budget", "full", "seed=0"]).overrides == ["lr=1", "seed=0"]
+    for wrong in (["list", "seed=0"], ["run", "ba2016/table1", "--budgt=full"]):
+        with pytest.raises(SystemExit):
+            parse(wrong)
+        assert "unrecognized arguments" in capsys.readouterr().err

@@ -47,12 +47,12 @@ def show_run(result: Mapping[str, Any], folder: Path) -> None:
     )  # fmt: skip
 
 
-def one_line(result: Mapping[str, Any], folder: Path) -> str:
+def one_line(result: Mapping[str, Any], name: str) -> str:
     """How a run ended, for the log of a sweep."""
     if result.get("metrics"):
         metrics = "  ".join(f"{tag} {number(value)}" for tag, value in result["metrics"].items())
-        return f"{folder.name}: {result['status']}  {metrics}  ({result['seconds']:.0f} s)"
-    return f"{folder.name}: {result['status']}, {result['reason']}"
+        return f"{name}: {result['status']}  {metrics}  ({result['seconds']:.0f} s)"
+    return f"{name}: {result['status']}, {result['reason']}"
 
 
 def sweep_table(rows: Sequence[Mapping[str, Any]], breaks: str = "/.") -> Table:

@@ -48,3 +48,15 @@ def write_manifest(folder: Path, search: SearchSettings, runs: Mapping[str, Mapp
         earlier = read_manifest(folder)
         manifest = Manifest(search, (earlier.runs if earlier else {}) | {name: dict(runs[name]) for name in runs})
         write_whole(folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
+
+
+def trial_name(run: Path, fingerprint: str) -> str:
+    """The name of a run on TensorBoard's HParams page: "07 2bec7a16", its number in the sweep and its fingerprint.
+
+    The page sorts trials by name, cuts names after some 14 letters, and shows trials of the same name as one.
+    """
+    manifest = read_manifest(run.parent)
+    names = list(manifest.runs) if manifest else []
+    if run.name not in names:
+        return fingerprint
+    return f"{names.index(run.name):0{len(str(len(names) - 1))}} {fingerprint}"

@@ -3,16 +3,22 @@
 import logging
 import re
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from src.config.paths import LOG, PROJECT
+from src.config.paths import LOG, MANIFEST, PROJECT
+from src.config.settings import varied
 from src.reports.hparams import update_hparams_page
 from src.reports.tables import one_line, show_run
+from src.results.manifest import read_manifest
 from src.results.result import ENDED
+from src.results.selection import label_of
 from src.training.signals import exit_status
 
 log = logging.getLogger(__name__)
+IN_THE_NAME = ("model", "model.hidden_size", "task", "optimizer.lr", "seed")
+"""The settings that the name of a run's folder says."""
 
 
 def conclude(result: dict[str, Any], folder: Path, in_sweep: bool) -> float:
@@ -23,12 +29,12 @@ def conclude(result: dict[str, Any], folder: Path, in_sweep: bool) -> float:
         raise KeyboardInterrupt(exit_status())
     if status not in ENDED:
         if in_sweep:
-            log.error("%s", one_line(result, folder))
+            log.error("%s", one_line(result, _name(folder)))
             return float("nan")
         place = f" ({_line(result['traceback'])}see {folder}/{LOG})" if "traceback" in result else ""
         sys.exit(f"error: {result['reason']}{place}")
     if in_sweep:
-        log.info("%s", one_line(result, folder))
+        log.info("%s", one_line(result, _name(folder)))
     else:
         update_hparams_page(folder.parent)
         show_run(result, folder)
@@ -40,3 +46,20 @@ def _line(traceback: str) -> str:
     places = re.findall(r'File "(.+?)", line (\d+)', traceback)
     own = [(Path(file), line) for file, line in places if Path(file).is_relative_to(PROJECT / "src")]
     return f"{own[-1][0].relative_to(PROJECT)}:{own[-1][1]}, " if own else ""
+
+
+def _name(folder: Path) -> str:
+    """The name of a run of a sweep, with what varies and is not in it: "gru50-first-lr0.1-s0-8a0289e7 (symbols 4)"."""
+    path = folder.parent / MANIFEST
+    runs, keys = _varied(folder.parent, path.stat().st_mtime_ns) if path.exists() else ({}, [])
+    settings = runs.get(folder.name, {})
+    label = label_of((key, settings[key]) for key in keys if key in settings)
+    return f"{folder.name} ({label})" if 0 < len(label) <= 60 else folder.name
+
+
+@lru_cache(maxsize=1)
+def _varied(folder: Path, _changed: int) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The runs of a manifest, and the settings that vary between them beyond those in their names."""
+    manifest = read_manifest(folder)
+    runs = manifest.runs if manifest else {}
+    return runs, [key for key in varied(list(runs.values())) if key not in IN_THE_NAME]

@@ -22,6 +22,7 @@ from src.config.fingerprint import Described, describe
 from src.config.paths import CHECKPOINTS, EVENT_FILES, LOG, METRICS, RESULT
 from src.config.schema import RunSettings
 from src.config.settings import short_name
+from src.results.manifest import trial_name
 from src.results.result import ENDED, read_result, stands
 from src.running.build import build_trainer, choose_device
 from src.running.conclusion import conclude
@@ -154,7 +155,7 @@ def _train(
         profiled(trainer.settings.profile_updates, folder) as after_update,
         Curves(folder, first_update=state.update + 1 if resumed else 0) as curves,
     ):
-        curves.describe(described.config, described.settings, described.fingerprint)
+        curves.describe(described.config, described.settings, trial_name(folder, described.fingerprint))
         draw_floors(folder.parent, short_name(config.task._target_), trainer.floors, trainer.settings.max_updates)
         with RunProgress(trainer.settings.max_updates, state.update, has_bar=number == 1) as progress:
             for _ in trainer.updates(curves, progress):

@@ -89,17 +89,16 @@ class Curves:
         tagged = {f"test/{name}": value for name, value in test.items()}
         self._write(tagged, update, {tag: f"val_selected/{tag}" for tag in tagged})
 
-    def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any], fingerprint: str) -> None:
+    def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any], trial: str) -> None:
         """The configuration and the note as text, and the settings on the HParams page, see `src.reports.hparams`.
 
-        There the name of a trial is the fingerprint: the page cuts names after some 14 letters, the columns say what
-        varies, and trials of the same name would be shown as one.
+        `trial` is the name of the run there.
         """
         self.text("configuration", OmegaConf.to_yaml(OmegaConf.create(dict(config))).splitlines(), 0)
         if config.get("note"):
             self.writer.add_text("note", str(config["note"]), 0)
         assert self.writer.file_writer is not None
-        self.writer.file_writer.add_summary(hparams_pb(sortable(settings), trial_id=fingerprint), 0)
+        self.writer.file_writer.add_summary(hparams_pb(sortable(settings), trial_id=trial), 0)
 
     def text(self, tag: str, lines: Sequence[str], update: int) -> None:
         """Lines of text in a fixed-width font."""

@@ -242,3 +242,10 @@ def test_a_fixed_setting_of_a_group_that_varies_is_applied_to_each_run(train, ti
     assert {row["optimizer"] for row in rows()} == {"sgd", "rmsprop"}
     configs = [json.loads(path.read_text())["config"] for path in Path("outputs/runs").glob("*/result.json")]
     assert [config["optimizer"]["momentum"] for config in configs] == [0.5, 0.5]
+
+
+def test_the_line_of_a_run_says_what_varies_beyond_its_name(train, tiny):
+    ended = train("-m", "model=rnn", "task.num_pairs=2,3", "seed=0,1", *tiny)
+    assert ended.status == 0
+    for pairs in (2, 3):
+        assert (ended.out + ended.err).count(f" (num_pairs {pairs}): finished") == 2

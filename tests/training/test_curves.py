@@ -221,6 +221,13 @@ def test_the_hparams_page_has_a_column_for_what_varies_and_for_the_final_metrics
         assert set(settings) <= set(hparams(run, "session_start_info").hparams)
 
 
+def test_trials_are_sorted_as_in_their_sweep(trained):
+    folder = trained("-m", "model=rnn", "seed=1,0")[0].parent
+    trials = {run.name: hparams(events(run), "session_start_info").group_name for run in folder.glob("rnn*")}
+    assert {trial.split()[0]: name.split("-")[3] for name, trial in trials.items()} == {"0": "s1", "1": "s0"}
+    assert all(name.endswith(trial.split()[1]) for name, trial in trials.items())
+
+
 def test_the_final_metrics_of_an_earlier_version_get_the_tags_of_the_columns(trained):
     """Its event file had those of the test set under tags of their own."""
     (folder,) = trained("model=rnn")

@@ -1,4 +1,4 @@
-"""The check as a whole: its parts as processes with limits, and one report of what they find.
+"""Check the project on a GPU: each part in a process with a time limit, and one report of what they find.
 
     python scripts/gpu_check.py                      on a machine with a CUDA card, at most 8 minutes
     python scripts/gpu_check.py --parts kernels speed
