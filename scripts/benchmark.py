@@ -25,8 +25,8 @@ update of the project, from clipping on).
 
 With --recurrence the linear recurrence is measured alone, forward and backward, of one head with H key and value
 features, as a kernel, in chunks and as a scan: that of linear_attention (no decay), retnet (a decay), gla (a decay for
-every feature), and deltanet, gated_deltanet and kda, which also erase; processor time, on one thread. Then whole updates
-with it, on stacked_recall and mqar of about as many steps, and "outside", the same without any recurrence.
+every feature), and deltanet, gated_deltanet and kda, which also erase; processor time, on one thread. Then come whole
+updates on stacked_recall and mqar of about as many steps, and "outside", the same without any recurrence.
 
 Ratios compare a model with torch's layer of the same kind (/own: nn.RNN with relu, nn.LSTM, nn.GRU) and with nn.LSTM,
 at the same width. rnn also uses relu here; gru resets before the recurrent product, nn.GRU after it. Since the load on

@@ -114,7 +114,8 @@ def update_of(model: str, task: Task, batch_size: int, size: int, kernel: str | 
     make_core = partial(instantiate, settings)
     network = SequenceModel(task.input_spec, task.output_spec, make_core, embedding_size=64)
     if kernel is None:
-        network.core.recur = lambda _, terms, S_BHKV, resets_BT: (terms.value, S_BHKV)
+        core: Any = network.core
+        core.recur = lambda _, terms, S_BHKV, resets_BT: (terms.value, S_BHKV)
     batches = (task.batch("train", index, batch_size) for index in count())
     return update_as_trained(network, lambda: task.loss(network, next(batches)).loss)
 
