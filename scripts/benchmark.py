@@ -25,7 +25,8 @@ update of the project, from clipping on).
 
 With --recurrence the linear recurrence is measured alone, forward and backward, of one head with H key and value
 features, as a kernel, in chunks and as a scan: that of linear_attention (no decay), retnet (a decay), gla (a decay for
-every feature), and deltanet, gated_deltanet and kda, which also erase; processor time, on one thread.
+every feature), and deltanet, gated_deltanet and kda, which also erase; processor time, on one thread. Then come whole
+updates on stacked_recall and mqar of about as many steps, and "outside", the same without any recurrence.
 
 Ratios compare a model with torch's layer of the same kind (/own: nn.RNN with relu, nn.LSTM, nn.GRU) and with nn.LSTM,
 at the same width. rnn also uses relu here; gru resets before the recurrent product, nn.GRU after it. Since the load on
@@ -189,7 +190,18 @@ def measure_recurrences(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     )
     title = f"The linear recurrence on {arguments.batch_size} sequences, forward and backward"
     print_table(make_table(title, f"model=model d=size T=length {columns}", rows))
-    return rows
+    updates = [
+        row
+        for length, size, name in track(cells, transient=True)
+        for row in recurrence.measure_updates(name, arguments.batch_size, length, size, *how[1:])
+    ]
+    columns = " ".join(
+        [*(f"{form},ms={form}_ms" for form in (*forms, "outside")), *(f"{f}/=ratio_of_{f}" for f in forms[1:])]
+    )
+    for task in dict.fromkeys(row["task"] for row in updates):
+        of_task = [row for row in updates if row["task"] == task]
+        print_table(make_table(f"Whole updates on {task}", f"model=model d=size {columns}", of_task))
+    return [*rows, *updates]
 
 
 @printing()

@@ -1,20 +1,26 @@
-"""Measures the linear recurrence alone, in each of its forms; see scripts/benchmark.py."""
+"""Measures the linear recurrence in each of its forms, alone and in a whole update; see scripts/benchmark.py."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import product
+from itertools import count, product
 from time import thread_time
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch.nn import functional
 from torch.utils.benchmark import Timer
 
+from src.benchmarks.updates import update_as_trained
 from src.config.paths import CONFIGS
+from src.models.sequence import SequenceModel
 from src.ops.cpu import calls
 from src.ops.cpu.linear_recurrence import linear_recurrence
 from src.ops.linear_recurrence import Recurrence, Terms, chunked, scan
+from src.tasks.base import Task
+from src.tasks.mqar import MQAR
+from src.tasks.stacked_recall import StackedRecall
 
 RECURRENCES: dict[str, tuple[str, bool]] = {
     "linear_attention": ("none", False),
@@ -61,21 +67,68 @@ def measure(
     if calls.available(torch.empty(0)):
         forms = {"kernel": linear_recurrence, **forms}
     terms = random_terms(*RECURRENCES[model], batch, time, size)
-    timers = {
-        name: Timer("run()", timer=thread_time, globals={"run": passes(form, terms)}) for name, form in forms.items()
-    }
+    rounds_ms = interleaved({name: passes(form, terms) for name, form in forms.items()}, rounds, seconds)
+    row = {"model": model, "batch_size": batch, "length": time, "size": size, "chunk_size": chunk_size}
+    return row | in_ratios(rounds_ms)
+
+
+def interleaved(runs: dict[str, Callable[[], None]], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Milliseconds of processor time of each, in rounds that take turns."""
+    timers = {name: Timer("run()", timer=thread_time, globals={"run": run}) for name, run in runs.items()}
     for timer in timers.values():
         timer.timeit(1)
     rounds_ms: dict[str, list[float]] = {name: [] for name in timers}
     for _, (name, timer) in product(range(rounds), timers.items()):
         one = timer.blocked_autorange(min_run_time=seconds / rounds / len(timers))
         rounds_ms[name].append(1e3 * one.median)
+    return rounds_ms
+
+
+def in_ratios(rounds_ms: dict[str, list[float]]) -> dict[str, Any]:
+    """Medians of the rounds, and ratios to the first."""
     ms = {name: sorted(values)[len(values) // 2] for name, values in rounds_ms.items()}
-    row = {"model": model, "batch_size": batch, "length": time, "size": size, "chunk_size": chunk_size}
     first = next(iter(ms.values()))
     return (
-        row
-        | {f"{name}_ms": value for name, value in ms.items()}
+        {f"{name}_ms": value for name, value in ms.items()}
         | {f"ratio_of_{name}": value / first for name, value in ms.items()}
         | {"rounds_ms": rounds_ms}
     )
+
+
+def tasks_of(length: int) -> dict[str, Task]:
+    """Tasks whose sequences have about this length, and a head over 64 values."""
+    pairs, queries = length // 2, max(1, length // 7)
+    most = max(64, pairs)
+    return {
+        "stacked_recall": StackedRecall(0, num_pairs=pairs, num_keys=most, num_values=most),
+        "mqar": MQAR(0, num_pairs=queries, num_slots=(length - 2 * queries) // 2, num_keys=most, num_values=most),
+    }
+
+
+def update_of(model: str, task: Task, batch_size: int, size: int, kernel: str | None) -> Callable[[], None]:
+    """An update of a network with one memory of size x size numbers and 64 outputs; without the recurrence if None."""
+    settings = OmegaConf.load(CONFIGS / "model" / f"{model}.yaml")
+    sizes = {"hidden_size": 64, "num_heads": 1, "key_size": size, "value_size": size, "conv_size": 0}
+    settings = OmegaConf.merge(settings, sizes, {"output_gate": False, "kernel": kernel or "auto"})
+    torch.manual_seed(0)
+    make_core = partial(instantiate, settings)
+    network = SequenceModel(task.input_spec, task.output_spec, make_core, embedding_size=64)
+    if kernel is None:
+        core: Any = network.core
+        core.recur = lambda _, terms, S_BHKV, resets_BT: (terms.value, S_BHKV)
+    batches = (task.batch("train", index, batch_size) for index in count())
+    return update_as_trained(network, lambda: task.loss(network, next(batches)).loss)
+
+
+def measure_updates(
+    model: str, batch: int, length: int, size: int, rounds: int, seconds: float
+) -> Iterator[dict[str, Any]]:
+    """Milliseconds of whole updates in each form, and of all in them that is not the recurrence, on each task."""
+    torch.set_num_threads(1)
+    kernels = {"kernel": "fused", "chunked": "vectorized", "scan": "reference", "outside": None}
+    if not calls.available(torch.empty(0)):
+        del kernels["kernel"]
+    for name, task in tasks_of(length).items():
+        updates = {form: update_of(model, task, batch, size, kernel) for form, kernel in kernels.items()}
+        row = {"task": name, "model": model, "batch_size": batch, "length": length, "size": size}
+        yield row | in_ratios(interleaved(updates, rounds, seconds))

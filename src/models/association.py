@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from src.models.init import scaled_identity_
-from src.models.linear_parts import unit_length
+from src.ops.linear_recurrence import unit_length
 
 
 class Association(nn.Module):

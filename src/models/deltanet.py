@@ -13,9 +13,9 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from src.models.linear_core import LinearCore, head_size
-from src.models.linear_parts import features, num_features, unit_length, unit_sum
+from src.models.linear_parts import features, num_features, unit_sum
 from src.ops.dispatch import Kernel
-from src.ops.linear_recurrence import Terms
+from src.ops.linear_recurrence import DeltaTerms, Terms
 
 
 class DeltaNet(LinearCore):
@@ -85,10 +85,10 @@ class DeltaNet(LinearCore):
         )
         self.feature_map, self.dpfp_order, self.max_beta = feature_map, dpfp_order, max_beta
 
-    def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms:
+    def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms | DeltaTerms:
         """k = β κ and b = κ."""
+        beta = self.max_beta * torch.sigmoid(gates)[..., None]
         if self.feature_map == "none":
-            q, k = unit_length(q), unit_length(k)
-        else:
-            q, k = (unit_sum(features(self.feature_map, x, self.dpfp_order)) for x in (q, k))
-        return Terms(q, self.max_beta * torch.sigmoid(gates)[..., None] * k, v, erase=k)
+            return DeltaTerms(q, k, v, beta)
+        q, k = (unit_sum(features(self.feature_map, x, self.dpfp_order)) for x in (q, k))
+        return Terms(q, beta * k, v, erase=k)

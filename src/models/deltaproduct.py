@@ -10,9 +10,8 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from src.models.linear_core import LinearCore
-from src.models.linear_parts import unit_length
 from src.ops.dispatch import Kernel
-from src.ops.linear_recurrence import Terms
+from src.ops.linear_recurrence import DeltaTerms
 
 
 class DeltaProduct(LinearCore):
@@ -74,11 +73,10 @@ class DeltaProduct(LinearCore):
         )
         self.num_householder, self.max_beta = num_householder, max_beta
 
-    def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms:
+    def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> DeltaTerms:
         """Of every write, k = β κ and b = κ."""
         k, v, z_beta = (self._one_after_the_other(x) for x in (k, v, gates.unflatten(-1, (self.num_heads, -1))))
-        k = unit_length(k)
-        return Terms(unit_length(q), self.max_beta * torch.sigmoid(z_beta) * k, v, erase=k)
+        return DeltaTerms(q, k, v, self.max_beta * torch.sigmoid(z_beta))
 
     def _one_after_the_other(self, x_BTH: Tensor) -> Tensor:
         """What is given for all writes of a step [B, T, H, n F], write by write [B, T n, H, F]."""

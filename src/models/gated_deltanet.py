@@ -10,9 +10,9 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from src.models.linear_core import LinearCore
-from src.models.linear_parts import Decay, unit_length
+from src.models.linear_parts import Decay
 from src.ops.dispatch import Kernel
-from src.ops.linear_recurrence import Terms
+from src.ops.linear_recurrence import DeltaTerms
 
 
 class GatedDeltaNet(LinearCore):
@@ -75,10 +75,8 @@ class GatedDeltaNet(LinearCore):
         self.max_beta = max_beta
         self.decay = Decay(num_heads, 1, decay_init)
 
-    def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms:
+    def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> DeltaTerms:
         """w = α, k = β κ and b = α κ."""
         z_beta, z_decay = gates[..., None].chunk(2, dim=-2)
         log_alpha, _ = self.decay(z_decay)
-        k = unit_length(k)
-        write = self.max_beta * torch.sigmoid(z_beta) * k
-        return Terms(unit_length(q) * self.key_size**-0.5, write, v, log_alpha, erase=log_alpha.exp() * k)
+        return DeltaTerms(q, k, v, self.max_beta * torch.sigmoid(z_beta), log_alpha, self.key_size**-0.5)

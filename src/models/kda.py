@@ -10,9 +10,9 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from src.models.linear_core import LinearCore, head_size
-from src.models.linear_parts import Decay, low_rank, unit_length
+from src.models.linear_parts import Decay, low_rank
 from src.ops.dispatch import Kernel
-from src.ops.linear_recurrence import Terms
+from src.ops.linear_recurrence import DeltaTerms
 
 
 class KDA(LinearCore):
@@ -81,13 +81,12 @@ class KDA(LinearCore):
         """A sigmoid."""
         return torch.sigmoid(gate)
 
-    def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms:
+    def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> DeltaTerms:
         """w = α, k = β κ and b = α ⊙ κ."""
         z_beta, z_decay = gates.tensor_split([self.num_heads], dim=-1)
         log_alpha, _ = self.decay(z_decay.unflatten(-1, (self.num_heads, -1)))
-        k = unit_length(k)
-        write = self.max_beta * torch.sigmoid(z_beta)[..., None] * k
-        return Terms(unit_length(q) * self.key_size**-0.5, write, v, log_alpha, erase=log_alpha.exp() * k)
+        beta = self.max_beta * torch.sigmoid(z_beta)[..., None]
+        return DeltaTerms(q, k, v, beta, log_alpha, self.key_size**-0.5)
 
 
 class Gates(nn.Module):

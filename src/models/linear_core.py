@@ -14,7 +14,7 @@ from torch.nn import functional
 from src.models.linear_parts import short_convolution
 from src.models.memory_core import MemoryCore
 from src.ops.dispatch import Kernel
-from src.ops.linear_recurrence import Recurrence, Terms
+from src.ops.linear_recurrence import DeltaTerms, Recurrence, Terms
 
 
 class LinearInput(NamedTuple):
@@ -108,10 +108,10 @@ class LinearCore(MemoryCore):
         self.output = nn.Linear(outputs, hidden_size, bias=False)
 
     @abstractmethod
-    def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms:
+    def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms | DeltaTerms:
         """What enters the recurrence, from queries and keys [B, T, H, K], values [B, T, H, V] and gates [B, T, G]."""
 
-    def read_out(self, o_BTHV: Tensor, terms: Terms) -> Tensor:
+    def read_out(self, o_BTHV: Tensor, terms: Any) -> Tensor:
         """The outputs of the heads before their norm, from what the queries read: the same."""
         return o_BTHV
 
@@ -125,9 +125,10 @@ class LinearCore(MemoryCore):
 
     def project(self, x: Tensor) -> LinearInput:
         """Queries, keys and values of all heads, and gates."""
-        channels, gate = self.input(x).tensor_split([sum(self.channels)], dim=-1)
-        gates = None if self.gates is None else self.gates(x)
-        return LinearInput(channels, gates, gate if self.has_output_gate else None)
+        channels, gate = self.input(x), None
+        if self.has_output_gate:
+            channels, gate = channels.split([sum(self.channels), self.input.out_features - sum(self.channels)], dim=-1)
+        return LinearInput(channels, None if self.gates is None else self.gates(x), gate)
 
     def initial_state(self, batch_size: int) -> Any:
         """S = S_0, and a window of zeros."""

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from src.ops.linear_recurrence import EPSILON
+
 FeatureMap = Literal["elu", "dpfp", "taylor"]
-EPSILON = 1e-6
 
 
 def last_reset(resets_BT: Tensor) -> Tensor:
@@ -51,11 +52,6 @@ def short_convolution(
     return y_BTC, after_the_reset(padded_BSC[:, time:], time, reset_BT1[:, -1:])
 
 
-def unit_length(x_K: Tensor) -> Tensor:
-    """x / √(‖x‖² + ε), ε = 1e-6: 0 stays 0, and so does its gradient."""
-    return x_K * torch.rsqrt(x_K.square().sum(-1, keepdim=True) + EPSILON)
-
-
 def unit_sum(x_K: Tensor) -> Tensor:
     """x / (Σ x + ε), of features that are not negative (Schlag et al., 2021)."""
     return x_K / (x_K.sum(-1, keepdim=True) + EPSILON)
@@ -74,7 +70,7 @@ def features(feature_map: FeatureMap, x_K: Tensor, order: int) -> Tensor:
     φ(q)ᵀφ(k) is the second-order expansion of exp(qᵀk / √K) (Arora et al., 2024).
     """
     if feature_map == "elu":
-        return functional.elu(x_K) + 1
+        return x_K.clamp(max=0).exp() + x_K.relu()  # elu(x) + 1, whose expm1 takes four times as long
     if feature_map == "dpfp":
         r_R = torch.cat([x_K, -x_K], dim=-1).relu()
         return torch.cat([r_R * r_R.roll(j, -1) for j in range(1, order + 1)], dim=-1)

@@ -16,7 +16,7 @@ from src.ops.cpu import calls
 from src.ops.cpu.linear_recurrence import linear_recurrence
 from src.ops.dispatch import Form, Kernel
 from src.ops.inputs import Inputs
-from src.ops.linear_recurrence import Recurrence, Terms, chunked, in_full_precision, scan
+from src.ops.linear_recurrence import DeltaTerms, Recurrence, Terms, chunked, in_full_precision, scan
 from src.specs import map_state
 
 
@@ -78,7 +78,7 @@ class MemoryCore(Core):
         return y_B1D[:, 0], state
 
     def recur(
-        self, recurrence: Recurrence, terms: Terms, S_BHKV: Tensor, resets_BT: Tensor | None
+        self, recurrence: Recurrence, terms: Terms | DeltaTerms, S_BHKV: Tensor, resets_BT: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The recurrence, with the start of a sequence after a reset."""
         start_BHKV = None if resets_BT is None else self.start(len(S_BHKV))

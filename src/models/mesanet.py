@@ -11,10 +11,10 @@ from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn import functional
 
-from src.models.linear_parts import Decay, unit_length
+from src.models.linear_parts import Decay
 from src.models.recall_core import RecallCore
 from src.ops.dispatch import Kernel
-from src.ops.linear_recurrence import Terms, chunked
+from src.ops.linear_recurrence import Terms, chunked, unit_length
 from src.ops.precision import at_least_single
 
 

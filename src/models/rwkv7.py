@@ -11,10 +11,10 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from src.models.linear_core import head_size
-from src.models.linear_parts import low_rank, unit_length
+from src.models.linear_parts import low_rank
 from src.models.memory_core import MemoryCore
 from src.ops.dispatch import Kernel
-from src.ops.linear_recurrence import Recurrence, Terms
+from src.ops.linear_recurrence import Recurrence, Terms, unit_length
 
 
 class RWKV7State(NamedTuple):

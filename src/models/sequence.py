@@ -109,6 +109,7 @@ class SequenceModel(nn.Module):
         *,
         lengths: Tensor | None = None,
         resets: Tensor | None = None,
+        mask: Tensor | None = None,
         return_state: bool = True,
     ) -> Output:
         """Run sequences of tokens [B, T] or of vectors [B, T, size] from `state`, or from the start.
@@ -118,6 +119,7 @@ class SequenceModel(nn.Module):
             state: of the core, before the first step.
             lengths: length of each sequence [B], if some are padded; see `Core.forward`.
             resets: steps before which a sequence is put back to the initial state [B, T].
+            mask: the steps whose answers are needed [B, T]; others are 0, which saves their head. None for all.
             return_state: whether the state after the last step is needed.
         """
         [inside] = self._projecting
@@ -131,7 +133,15 @@ class SequenceModel(nn.Module):
                 projected, state, lengths=lengths, return_state=return_state, return_sequence=self.return_sequence
             )
         asked = hidden_BTH if self.output_spec.every_step else last_step(hidden_BTH, lengths)
-        return Output(self.head(self._dropped(asked, self.output_dropout)), hidden_BTH, state)
+        return Output(self._answers(self._dropped(asked, self.output_dropout), mask), hidden_BTH, state)
+
+    def _answers(self, asked: Tensor, mask_BT: Tensor | None) -> Tensor:
+        if mask_BT is None:
+            return self.head(asked)
+        rows_N = mask_BT.flatten().nonzero()[:, 0]
+        answers_NC = self.head(asked.flatten(0, 1).index_select(0, rows_N))
+        zeros = answers_NC.new_zeros(mask_BT.numel(), answers_NC.shape[1])
+        return zeros.index_copy(0, rows_N, answers_NC).unflatten(0, mask_BT.shape)
 
     def project(self, inputs: Tensor | Inputs) -> Inputs:
         """The contribution of the inputs to the core at every step.

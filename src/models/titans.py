@@ -10,10 +10,10 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional
 
-from src.models.linear_parts import unit_length
 from src.models.recall_core import RecallCore
 from src.ops.dispatch import Kernel
 from src.ops.inputs import Inputs
+from src.ops.linear_recurrence import unit_length
 from src.ops.momentum_recurrence import MomentumTerms, chunked, step
 from src.ops.precision import at_least_single
 from src.specs import map_state

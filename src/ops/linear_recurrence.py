@@ -41,6 +41,53 @@ class Terms(NamedTuple):
         """n."""
         return self.key.shape[1] // self.query.shape[1]
 
+    @property
+    def plain(self) -> "Terms":
+        """These."""
+        return self
+
+
+class DeltaTerms(NamedTuple):
+    r"""The delta rule with keys and queries of unit length, which are given at any length. With x̂ = x / √(‖x‖² + 1e-6),
+
+        S̄_i = Diag(w_i) S_{i-1},    S_i = S̄_i + β_i k̂_i (v_i - S̄_iᵀ k̂_i)ᵀ,    o_t = scale · S_{n t}ᵀ q̂_t
+
+    so k = β k̂, b = w ⊙ k̂ and q = scale · q̂ of `Terms`. The kernel scales them itself, which saves many passes over all
+    keys and queries.
+    """
+
+    query: Tensor
+    """[B, T, H, K]."""
+    key: Tensor
+    """[B, N, H, K]."""
+    value: Tensor
+    """[B, N, H, V]."""
+    strength: Tensor
+    """β [B, N, H, 1]."""
+    log_decay: Tensor | None = None
+    """log w [B, N, H, G], as in `Terms`."""
+    scale: float = 1.0
+
+    @property
+    def num_writes(self) -> int:
+        """n."""
+        return self.key.shape[1] // self.query.shape[1]
+
+    @property
+    def plain(self) -> Terms:
+        """The terms that these stand for."""
+        key, query = unit_length(self.key), unit_length(self.query)
+        erase = key if self.log_decay is None else self.log_decay.exp() * key
+        return Terms(self.scale * query, self.strength * key, self.value, self.log_decay, erase)
+
+
+EPSILON = 1e-6
+
+
+def unit_length(x_K: Tensor) -> Tensor:
+    """x / √(‖x‖² + ε), ε = 1e-6: 0 stays 0, and so does its gradient."""
+    return x_K * torch.rsqrt(x_K.square().sum(-1, keepdim=True) + EPSILON)
+
 
 Recurrence = Callable[..., tuple[Tensor, Tensor]]
 """(terms, S_0 [B, H, K, V], resets [B, T] or None, start [B, H, K, V] or None, read_first) -> (o [B, T, H, V], S_N).
@@ -50,14 +97,18 @@ o_t = S_{n (t - 1)}ᵀ q_t."""
 
 
 def in_full_precision(
-    recurrence: Recurrence, terms: Terms, S_BHKV: Tensor, resets_BT: Tensor | None, start_BHKV: Tensor | None
+    recurrence: Recurrence,
+    terms: Terms | DeltaTerms,
+    S_BHKV: Tensor,
+    resets_BT: Tensor | None,
+    start_BHKV: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """A recurrence in the precision of its state, but at least float32, whatever autocast says.
 
     Over many steps bfloat16 would lose what is written: it has no digits for small changes of large numbers.
     """
     dtype = at_least_single(S_BHKV.dtype)
-    terms = Terms(*(None if term is None else term.to(dtype) for term in terms))  # type: ignore[arg-type]
+    terms = type(terms)(*(term.to(dtype) if isinstance(term, Tensor) else term for term in terms))  # type: ignore
     with without_autocast(S_BHKV):
         start_BHKV = None if start_BHKV is None else start_BHKV.to(dtype)
         o_BTHV, end_BHKV = recurrence(terms, S_BHKV.to(dtype), resets_BT, start_BHKV)
@@ -65,10 +116,11 @@ def in_full_precision(
 
 
 def scan(
-    terms: Terms, S_BHKV: Tensor, resets_BT: Tensor | None = None, start_BHKV: Tensor | None = None, *,
+    terms: Terms | DeltaTerms, S_BHKV: Tensor, resets_BT: Tensor | None = None, start_BHKV: Tensor | None = None, *,
     read_first: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The definition, one write after the other; see `Recurrence`."""
+    terms = terms.plain
     n = terms.num_writes
     outputs = []
     for t, q_BHK in enumerate(terms.query.unbind(1)):
@@ -94,7 +146,7 @@ def _read(S_BHKV: Tensor, q_BHK: Tensor) -> Tensor:
 
 
 def chunked(
-    terms: Terms, S_BHKV: Tensor, resets_BT: Tensor | None = None, start_BHKV: Tensor | None = None, *,
+    terms: Terms | DeltaTerms, S_BHKV: Tensor, resets_BT: Tensor | None = None, start_BHKV: Tensor | None = None, *,
     chunk_size: int = 32, read_first: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     r"""The same in products of matrices, chunk by chunk; the last chunk may be shorter. See `Recurrence`.
@@ -111,6 +163,7 @@ def chunked(
     (I + D) U = V - e^{L'} B S_0. Only differences of L are exponentiated, which are at most 0: the factor e^{-L} alone
     would overflow. So with a decay of its own for every key feature, the factors of a chunk are C² K numbers.
     """
+    terms = terms.plain
     n = terms.num_writes
     outputs = []
     for first in range(0, terms.query.shape[1], chunk_size):

@@ -18,12 +18,12 @@ from src.models.gated_deltanet import GatedDeltaNet
 from src.models.gla import GLA
 from src.models.kda import KDA
 from src.models.linear_attention import LinearAttention
-from src.models.linear_parts import Decay, features, num_features, short_convolution, unit_length
+from src.models.linear_parts import Decay, features, num_features, short_convolution
 from src.models.mamba2 import Mamba2
 from src.models.mlstm import MLSTM
 from src.models.retnet import RetNet
 from src.models.rwkv7 import RWKV7
-from src.ops.linear_recurrence import Terms, scan
+from src.ops.linear_recurrence import Terms, scan, unit_length
 from src.specs import state_tensors
 
 B, T, X, D, H = 2, 6, 4, 6, 2
@@ -337,7 +337,7 @@ def test_gated_deltanet_that_does_not_erase_has_the_recurrence_of_mamba2():
     gdn = make(GatedDeltaNet)
     q, k, v = torch.randn(3, B, T, H, gdn.key_size)
     gates = torch.randn(B, T, 2 * H)
-    terms = gdn.terms(q, k, v, gates)._replace(erase=None)
+    terms = gdn.terms(q, k, v, gates).plain._replace(erase=None)
     mamba = make(Mamba2)
     mamba.decay.load_state_dict(gdn.decay.state_dict())
     of_mamba = mamba.terms(q, k, v, gates[..., H:])

@@ -179,3 +179,24 @@ def test_dropout_of_outputs_keeps_their_mean_and_acts_while_training_only(mask, 
         assert bool((kept == kept[:, :1]).all()) == (mask == "sequence")
     model.eval()(inputs[:3])
     assert_close(entered[1], hidden[:3], rtol=0, atol=1e-6)
+
+
+def test_only_answers_that_count_are_computed():
+    model = make(every_step=True)
+    tokens_BT, mask_BT = torch.randint(5, (B, T)), torch.rand(B, T) < 0.5
+    weights_BTO = torch.randn(B, T, 2)
+    rows = []
+    model.head.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].numel() // inputs[0].shape[-1]))
+
+    def of(mask_BT):
+        prediction_BTO = model(tokens_BT, mask=mask_BT).prediction
+        counted = torch.where(mask_BT1, prediction_BTO, 0)
+        return prediction_BTO, counted, *torch.autograd.grad((counted * weights_BTO).sum(), [*model.parameters()])
+
+    mask_BT1 = mask_BT[..., None]
+    _, *expected = of(None)
+    prediction_BTO, *found = of(mask_BT)
+    assert rows == [B * T, int(mask_BT.sum())]
+    assert (prediction_BTO[~mask_BT] == 0).all()
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other, rtol=0, atol=1e-12)

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from src.ops.cpu import calls
 from src.ops.cpu.linear_recurrence import linear_recurrence
-from src.ops.linear_recurrence import Terms, chunked, scan
+from src.ops.linear_recurrence import DeltaTerms, Terms, chunked, scan
 
 B, H = 3, 2
 DECAYS = ["none", "scalar", "channel"]
@@ -113,6 +113,47 @@ def test_every_form_is_the_equation_with_all_gradients(
     assert_near(by_hand(*arguments), expected[:2])
     for form in forms().values():
         assert_near(results(form, *arguments), expected)
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize(
+    ("time", "keys", "values", "writes", "with_resets"),
+    [(1, 4, 3, 1, False), (19, 3, 6, 1, True), (7, 17, 4, 3, False)],
+)
+def test_every_form_scales_keys_and_queries_to_unit_length(time, keys, values, writes, with_resets, decay):
+    q, k, v, log_decay, *_ = make(time, keys, values, decay, "nothing", writes)
+    k[0, 0] = 0  # as after padding
+    S, start = torch.randn(2, B, H, keys, values)
+    resets = torch.rand(B, time) < 0.3 if with_resets else None
+    beta = 2 * torch.rand(*k.shape[:3], 1)
+
+    def of(form):
+        sources = [t.clone().requires_grad_() for t in (q, k, v, beta, S)]
+        if log_decay is not None:
+            sources.append(log_decay.clone().requires_grad_())
+        *terms, S_0 = sources[:5]
+        o, end = form(DeltaTerms(*terms, *sources[5:], scale=0.3), S_0, resets, start if with_resets else None)
+        weights = torch.randn(o.shape, generator=torch.Generator().manual_seed(1))
+        loss = (o * weights).sum() + end.square().sum()
+        return [o.detach(), end.detach(), *torch.autograd.grad(loss, sources)]
+
+    expected = of(scan)
+    for form in forms().values():
+        assert_near(of(form), expected)
+
+
+@pytest.mark.parametrize("decay", DECAYS[1:])
+def test_the_kernel_without_the_gradient_of_the_decay(decay):
+    if "kernel" not in forms():
+        pytest.skip("no compiler")
+    terms, S = make(35, 3, 6, decay, "nothing"), torch.randn(B, H, 3, 6)
+    q, k, v, log_decay, *_ = terms
+
+    def of(form):
+        sources = [t.clone().requires_grad_() for t in (q, k, v)]
+        return torch.autograd.grad(form(Terms(*sources, log_decay), S)[0].square().sum(), sources)
+
+    assert_near(of(linear_recurrence), of(scan))
 
 
 @pytest.mark.parametrize("erase", ERASES)

@@ -21,6 +21,7 @@ from src.papers.descendants import (
     retrieval,
     selective_copying,
     state_tracking,
+    state_tracking_s5,
 )
 from src.reproduction.base import Evidence
 
@@ -287,3 +288,12 @@ def test_in_context_language():
     assert outcome(in_context_language.REPRODUCTION, good, ("test/error",)) == {"reproduced"}
     bad = [(settings, 0.5 - error) for settings, error in good]
     assert outcome(in_context_language.REPRODUCTION, bad, ("test/error",)) == {"not reproduced"}
+
+
+def test_state_tracking_s5():
+    metrics = [f"test/error_at_{t}" for t in state_tracking_s5.LENGTHS]
+    cells = state_tracking_s5.CELLS.items()
+    good = [(cell, 0.9 if label == "DeltaProduct, 1 factor" else 0.0) for label, cell in cells]
+    assert outcome(state_tracking_s5.REPRODUCTION, good, metrics) == {"reproduced"}
+    bad = [(settings, 0.9 - error) for settings, error in good]
+    assert outcome(state_tracking_s5.REPRODUCTION, bad, metrics) == {"not reproduced"}

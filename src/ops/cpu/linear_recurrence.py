@@ -16,12 +16,12 @@ from torch.autograd import Function
 
 from src.ops.cpu import calls
 from src.ops.cpu.build import library
-from src.ops.linear_recurrence import Terms
+from src.ops.linear_recurrence import DeltaTerms, Terms
 
 _WHOLE = (
     "batch", "time", "heads", "writes", "keys", "values", "decays", "threads", "read_first", "double_precision",
 )  # fmt: skip
-_TERMS = ("query", "key", "value", "log_decay", "erase", "removal")
+_TERMS = ("query", "key", "value", "log_decay", "erase", "removal", "strength")
 _STATES = ("initial", "start")
 _POINTERS = ("outputs", "last", "saved", "d_outputs", "d_last", *(f"d_{name}" for name in (*_TERMS, *_STATES)))
 
@@ -37,6 +37,7 @@ class _Call(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in _WHOLE),
+        ("scale", ctypes.c_double),
         *((name, _Strided) for name in _TERMS),
         *((name, ctypes.c_void_p) for name in (*_STATES, "resets", *_POINTERS)),
     ]
@@ -50,7 +51,7 @@ def _function(name: str) -> Any:
     return function
 
 
-def _call(name: str, settings: dict[str, int], terms: tuple[Tensor | None, ...], **tensors: Tensor | None) -> int:
+def _call(name: str, settings: dict[str, Any], terms: tuple[Tensor | None, ...], **tensors: Tensor | None) -> int:
     given = {
         key: _Strided(term.data_ptr(), (ctypes.c_int64 * 3)(*term.stride()[:3]))
         for key, term in zip(_TERMS, terms, strict=True)
@@ -90,6 +91,8 @@ class _LinearRecurrence(Function):
             for state, needed in zip((initial, start), ctx.needs_input_grad[3:5], strict=True)
         ]
         d_terms = [None if term is None else term.new_empty(term.shape) for term in terms]
+        if not ctx.needs_input_grad[8]:  # a fixed decay, such as that of retention
+            d_terms[3] = None
         gradients = zip((*_STATES, *_TERMS), (*d_states, *d_terms), strict=True)
         named = {f"d_{name}": gradient for name, gradient in gradients}
         named |= {"initial": initial, "start": start, "resets": resets}
@@ -100,7 +103,7 @@ class _LinearRecurrence(Function):
 
 @calls.not_compiled
 def linear_recurrence(
-    terms: Terms,
+    terms: Terms | DeltaTerms,
     S_BHKV: Tensor,
     resets_BT: Tensor | None = None,
     start_BHKV: Tensor | None = None,
@@ -110,10 +113,15 @@ def linear_recurrence(
     """All outputs [B, T, H, V] of a linear recurrence, and S after the last step; see `Recurrence`."""
     (batch, heads, keys, values), time, dtype = S_BHKV.shape, terms.query.shape[1], S_BHKV.dtype
     writes = terms.num_writes
+    scale = 1.0
+    given: tuple[Tensor | None, ...] = (*terms, None)
+    if isinstance(terms, DeltaTerms):
+        scale = terms.scale
+        given = terms.query, terms.key, terms.value, terms.log_decay, None, None, terms.strength
     decays = 0 if terms.log_decay is None else terms.log_decay.shape[-1]
     if decays not in (0, 1, keys):
         raise ValueError(f"log_decay: {decays} decays of a head, expected 1 or {keys}")
-    for name, term, size in zip(_TERMS, terms, (keys, keys, values, decays, keys, keys), strict=True):
+    for name, term, size in zip(_TERMS, given, (keys, keys, values, decays, keys, keys, 1), strict=True):
         if term is not None:
             calls.check(name, term, (batch, time if name == "query" else time * writes, heads, size), dtype)
     for state in (S_BHKV, start_BHKV):
@@ -124,9 +132,9 @@ def linear_recurrence(
     settings = {
         "batch": batch, "time": time, "heads": heads, "writes": writes, "keys": keys, "values": values,
         "decays": decays, "threads": torch.get_num_threads(), "read_first": read_first,
-        "double_precision": dtype == torch.float64,
+        "double_precision": dtype == torch.float64, "scale": scale,
     }  # fmt: skip
     # inside `forward` it is not known whether a backward pass will follow
-    given = (S_BHKV, start_BHKV, *terms)
-    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
-    return _LinearRecurrence.apply(settings, save, resets_BT, S_BHKV, start_BHKV, *terms)
+    sources = (S_BHKV, start_BHKV, *given)
+    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in sources)
+    return _LinearRecurrence.apply(settings, save, resets_BT, S_BHKV, start_BHKV, *given)

@@ -16,11 +16,12 @@ struct Strided {
 // The arguments of both passes; what is absent is null.
 struct LinearRecurrenceCall {
   int64_t batch, time, heads, writes, keys, values, decays, threads, read_first, double_precision;
-  Strided query, key, value, log_decay, erase, removal;
+  double scale;
+  Strided query, key, value, log_decay, erase, removal, strength;
   const void *initial, *start, *resets;
   void *outputs, *last, *saved;
   const void *d_outputs, *d_last;
-  void *d_query, *d_key, *d_value, *d_log_decay, *d_erase, *d_removal, *d_initial, *d_start;
+  void *d_query, *d_key, *d_value, *d_log_decay, *d_erase, *d_removal, *d_strength, *d_initial, *d_start;
 };
 
 template <class S>
@@ -29,8 +30,8 @@ LinearRecurrence<S> recurrence(const LinearRecurrenceCall& call) {
     return typename LinearRecurrence<S>::Given{as<S>(x.data), {x.strides[0], x.strides[1], x.strides[2]}};
   };
   return {call.batch, call.time, call.heads, call.writes, call.keys, call.values, call.decays, int(call.threads),
-          call.read_first != 0, given(call.query), given(call.key), given(call.value), given(call.log_decay),
-          given(call.erase), given(call.removal), as<S>(call.initial), as<S>(call.start),
+          call.read_first != 0, call.scale, given(call.query), given(call.key), given(call.value), given(call.log_decay),
+          given(call.erase), given(call.removal), given(call.strength), as<S>(call.initial), as<S>(call.start),
           static_cast<const uint8_t*>(call.resets)};
 }
 
@@ -46,7 +47,7 @@ void backward(const LinearRecurrenceCall& call) {
   recurrence<S>(call).backward(
       to(call.saved), as<S>(call.d_outputs), as<S>(call.d_last),
       {to(call.d_query), to(call.d_key), to(call.d_value), to(call.d_log_decay), to(call.d_erase), to(call.d_removal),
-       to(call.d_initial), to(call.d_start)});
+       to(call.d_strength), to(call.d_initial), to(call.d_start)});
 }
 
 }  // namespace

@@ -6,6 +6,10 @@
 // steps is computed for four columns at a time, which stay in the first-level cache: 256 K bytes in float32. What is
 // saved is S before every chunk, and u (or c) of every write: the states within a chunk are computed once more.
 //
+// With a `strength` beta, it is the delta rule with keys of unit length, x^ = x / sqrt(|x|^2 + 1e-6): what is given as query
+// and key is scaled, q = scale q^, and k = beta k^, b = w k^. Here that takes hardly any time, and in plain PyTorch several
+// passes over all keys.
+//
 // Backward, with D = S_i' the gradient of the loss with respect to S_i, from the last write to the first:
 //
 //     D += q o'^T,    q' = S o'                                    where it is read
@@ -53,12 +57,14 @@ struct LinearRecurrence {
   int64_t batch, time, heads, writes, keys, values, decays;  // `writes` of a step, `decays`: 0, 1 or K
   int threads;
   bool read_first;
-  Given query, key, value, log_decay, erase, removal;
+  double scale;  // of the query, with `strength`
+  Given query, key, value, log_decay, erase, removal, strength;
   const S *initial, *start;  // S_0, and S after a reset, [batch, heads, K, V]; null for zeros
   const uint8_t* resets;     // [batch, time], or null
 
   struct Gradients {
-    S *query, *key, *value, *log_decay, *erase, *removal, *initial, *start;  // contiguous; the last two may be null
+    // contiguous; those of the decays and of the states may be null
+    S *query, *key, *value, *log_decay, *erase, *removal, *strength, *initial, *start;
   };
 
   int64_t columns() const { return (values + wide - 1) / wide * wide; }
@@ -79,26 +85,32 @@ struct LinearRecurrence {
   // Calls run(erase) with what is erased as a compile-time constant.
   template <class Run>
   void with_mode(Run run) const {
-    if (!erase.data) return run(std::integral_constant<int, nothing>());
+    if (!erases()) return run(std::integral_constant<int, nothing>());
     if (!removal.data) return run(std::integral_constant<int, by_delta_rule>());
     run(std::integral_constant<int, in_general>());
   }
 
-  // What one chunk of a block needs: the rows of each step or write, [step, unit, lane].
+  bool erases() const { return erase.data || strength.data; }
+
+  // What one chunk of a block needs: the rows of each step or write, [step, unit, lane]. With `strength` also beta, the
+  // factors that give queries and keys unit length and, if b is something else, the keys of unit length.
   struct Chunk {
-    Buffer<S> q, k, v, w, b, a, o, u;
+    Buffer<S> q, k, v, w, b, a, o, u, beta, q_factor, k_factor, unit;
+    bool has_w;  // of gradients: whether that of w is wanted
 
     Chunk(const LinearRecurrence& r, int64_t steps)
         : q(steps * r.keys), k(steps * r.writes * r.keys), v(steps * r.writes * r.columns()),
-          w(r.decays ? steps * r.writes * r.decays : 1), b(r.erase.data ? steps * r.writes * r.keys : 0),
+          w(r.decays ? steps * r.writes * r.decays : 1), b(r.erases() ? steps * r.writes * r.keys : 0),
           a(r.removal.data ? steps * r.writes * r.keys : 0), o(steps * r.columns()),
-          u(steps * r.writes * r.columns()) {
+          u(steps * r.writes * r.columns()), beta(r.strength.data ? steps * r.writes : 0),
+          q_factor(r.strength.data ? steps : 0), k_factor(r.strength.data ? steps * r.writes : 0),
+          unit(r.strength.data && r.decays ? steps * r.writes * r.keys : 0), has_w(r.decays) {
       if (!r.decays) w[0] = all<S>(1);
     }
   };
 
   struct Sources {
-    LaneRows<S, const S> query, key, value, log_decay, erase, removal;
+    LaneRows<S, const S> query, key, value, log_decay, erase, removal, strength;
   };
 
   Sources sources(Block block) const {
@@ -106,11 +118,55 @@ struct LinearRecurrence {
       return LaneRows<S, const S>(given.data, given.strides, block, heads, units);
     };
     return {rows(query, keys), rows(key, keys), rows(value, values), rows(log_decay, decays), rows(erase, keys),
-            rows(removal, keys)};
+            rows(removal, keys), rows(strength, 1)};
+  }
+
+  // Scales rows to unit length, times `factor`; returns the factor that made the length 1.
+  Vector<S> to_unit_length(Vector<S>* x, S factor) const {
+    Vector<S> square = all<S>(S(1e-6));
+    for (int64_t r = 0; r < keys; ++r) square += x[r] * x[r];
+    Vector<S> unit = S(1) / root<S>(square);
+    for (int64_t r = 0; r < keys; ++r) x[r] *= unit * factor;
+    return unit;
+  }
+
+  // From the gradient of rows of unit length to that of the rows that were scaled by `unit`.
+  void unit_length_backward(const Vector<S>* scaled, Vector<S> unit, Vector<S>* d) const {
+    Vector<S> along{};
+    for (int64_t r = 0; r < keys; ++r) along += scaled[r] * d[r];
+    for (int64_t r = 0; r < keys; ++r) d[r] = unit * (d[r] - along * scaled[r]);
+  }
+
+  // With `strength`: from the gradients of q, k, b and w of a chunk to those of what was given; k, b and q are consumed.
+  void strength_backward(Chunk& chunk, Chunk& gradient, int64_t steps, int64_t count) const {
+    for (int64_t t = 0; t < steps; ++t) {
+      Vector<S>*q = &chunk.q[t * keys], *d_q = &gradient.q[t * keys];
+      for (int64_t r = 0; r < keys; ++r) {
+        q[r] *= S(1 / scale);
+        d_q[r] *= S(scale);
+      }
+      unit_length_backward(q, chunk.q_factor[t], d_q);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const Vector<S>*w = &chunk.w[i * decays], *d_b = &gradient.b[i * keys];
+      Vector<S>*unit = &chunk.b[i * keys], *d_k = &gradient.k[i * keys], *d_w = gradient.w.data() + i * decays;
+      int64_t next = decays > 1;
+      gradient.beta[i] = Vector<S>{};
+      for (int64_t r = 0; r < keys; ++r) {
+        if (decays) unit[r] = chunk.unit[i * keys + r];
+        gradient.beta[i] += d_k[r] * unit[r];
+        if (gradient.has_w) d_w[r * next] += d_b[r] * unit[r];
+        d_k[r] = chunk.beta[i] * d_k[r] + w[r * next] * d_b[r];
+      }
+      unit_length_backward(unit, chunk.k_factor[i], d_k);
+    }
   }
 
   void load(const Sources& from, Block block, int64_t first, int64_t steps, Chunk& chunk) const {
-    for (int64_t t = 0; t < steps; ++t) from.query.load(block, first + t, &chunk.q[t * keys]);
+    for (int64_t t = 0; t < steps; ++t) {
+      from.query.load(block, first + t, &chunk.q[t * keys]);
+      if (strength.data) chunk.q_factor[t] = to_unit_length(&chunk.q[t * keys], S(scale));
+    }
     for (int64_t i = 0; i < steps * writes; ++i) {
       int64_t position = first * writes + i;
       from.key.load(block, position, &chunk.k[i * keys]);
@@ -121,6 +177,17 @@ struct LinearRecurrence {
         Vector<S>* w = &chunk.w[i * decays];
         from.log_decay.load(block, position, w);
         for (int64_t r = 0; r < decays; ++r) w[r] = exponential<S>(w[r]);
+      }
+      if (strength.data) {
+        Vector<S>*k = &chunk.k[i * keys], *b = &chunk.b[i * keys];
+        const Vector<S>* w = &chunk.w[i * decays];
+        from.strength.load(block, position, &chunk.beta[i]);
+        chunk.k_factor[i] = to_unit_length(k, S(1));
+        for (int64_t r = 0; r < keys; ++r) {
+          if (decays) chunk.unit[i * keys + r] = k[r];
+          b[r] = w[r * (decays > 1)] * k[r];
+          k[r] *= chunk.beta[i];
+        }
       }
     }
   }
@@ -273,6 +340,9 @@ struct LinearRecurrence {
     int64_t slabs = columns() / wide, slab_size = keys * wide, most = steps_of_chunk();
     for_each_block<S>(batch * heads, threads, descending, [&](int64_t number, Block block) {
       Chunk chunk(*this, most), gradient(*this, most);
+      gradient.has_w = to.log_decay != nullptr;
+      // only what is erased and the decays have gradients that need the states within a chunk
+      const int64_t kept = erasing != nothing || gradient.has_w ? slab_size : 0;
       Sources from = sources(block);
       int64_t all = time * writes;
       int64_t strides[3] = {time * heads * values, heads * values, values};
@@ -280,9 +350,9 @@ struct LinearRecurrence {
       LaneRows<S> d_q = contiguous(to.query, block, time, keys), d_k = contiguous(to.key, block, all, keys),
                   d_v = contiguous(to.value, block, all, values),
                   d_w = contiguous(to.log_decay, block, all, decays), d_b = contiguous(to.erase, block, all, keys),
-                  d_a = contiguous(to.removal, block, all, keys);
+                  d_a = contiguous(to.removal, block, all, keys), d_beta = contiguous(to.strength, block, all, 1);
       Buffer<S> D(state_size(), false), fresh(resets ? state_size() : 0), d_fresh(resets ? state_size() : 0);
-      Buffer<S> states((most * writes + 1) * slab_size, false);
+      Buffer<S> states(most * writes * kept + slab_size, false);
       const Vector<S>* saved = reinterpret_cast<const Vector<S>*>(all_saved) + number * saved_per_block();
       load_state(block, d_last, D.data());
       if (resets) load_state(block, start, fresh.data());
@@ -295,33 +365,33 @@ struct LinearRecurrence {
         clear(gradient.q, steps * keys);
         clear(gradient.k, count * keys);
         clear(gradient.w, count * decays);
-        if (erase.data) clear(gradient.b, count * keys);
+        if (erases()) clear(gradient.b, count * keys);
         if (removal.data) clear(gradient.a, count * keys);
         for (int64_t slab = 0; slab < slabs; ++slab) {
           Vector<S>* d = D.data() + slab * slab_size;
           std::memcpy(states.data(), saved + n * state_size() + slab * slab_size, slab_size * sizeof(Vector<S>));
           for (int64_t t = 0; t < steps; ++t) {  // the states again, and q' = S o'
-            Vector<S> mask, *state = &states[t * writes * slab_size];
+            Vector<S> mask, *state = &states[t * writes * kept];
             if (reset_at(block, first + t, mask)) select(mask, fresh.data() + slab * slab_size, state, slab_size);
             if (read_first) read_backward(chunk, gradient, t, slab, state);
-            for (int64_t i = t * writes; i < (t + 1) * writes; ++i, state += slab_size) {
+            for (int64_t i = t * writes; i < (t + 1) * writes; ++i, state += kept) {
               int64_t place = i * columns() + slab * wide;
               Four u = Four::from(erasing == in_general ? &chunk.v[place] : us + place), c;
               if constexpr (erasing == in_general) c = Four::from(us + place);
               if (!read_first && i == (t + 1) * writes - 1) {
                 Four d_o = Four::from(&chunk.o[t * columns() + slab * wide]);
                 Vector<S>* d_q = &gradient.q[t * keys];
-                write<erasing>(chunk, i, u, c, state, state + slab_size,
+                write<erasing>(chunk, i, u, c, state, state + kept,
                                [&](int64_t r, const Four& row) { d_q[r] += d_o.dot(row.part); });
               } else {
-                write<erasing>(chunk, i, u, c, state, state + slab_size, [](int64_t, const Four&) {});
+                write<erasing>(chunk, i, u, c, state, state + kept, [](int64_t, const Four&) {});
               }
             }
           }
           for (int64_t t = steps - 1; t >= 0; --t) {
             for (int64_t i = (t + 1) * writes - 1; i >= t * writes; --i) {
               bool is_read = !read_first && i == (t + 1) * writes - 1;
-              write_backward<erasing>(chunk, gradient, i, slab, us, &states[i * slab_size], d, is_read ? t : -1);
+              write_backward<erasing>(chunk, gradient, i, slab, us, &states[i * kept], d, is_read ? t : -1);
             }
             if (read_first) add_read(chunk, t, slab, d);
             Vector<S> mask;
@@ -332,6 +402,7 @@ struct LinearRecurrence {
               }
           }
         }
+        if (strength.data) strength_backward(chunk, gradient, steps, count);
         for (int64_t t = 0; t < steps; ++t) d_q.store(block, &gradient.q[t * keys], first + t);
         for (int64_t i = 0; i < count; ++i) {
           int64_t position = first * writes + i;
@@ -339,8 +410,10 @@ struct LinearRecurrence {
           d_v.store(block, &gradient.v[i * columns()], position);
           if (erase.data) d_b.store(block, &gradient.b[i * keys], position);
           if (removal.data) d_a.store(block, &gradient.a[i * keys], position);
+          if (strength.data) d_beta.store(block, &gradient.beta[i], position);
+          if (!gradient.has_w) continue;
           for (int64_t r = 0; r < decays; ++r) gradient.w[i * decays + r] *= chunk.w[i * decays + r];
-          if (decays) d_w.store(block, &gradient.w[i * decays], position);
+          d_w.store(block, &gradient.w[i * decays], position);
         }
       }
       if (to.initial) store_state(block, D.data(), to.initial);
@@ -388,7 +461,7 @@ struct LinearRecurrence {
         d_c.add(a[r], row);
         d_a[r] += c.dot(row);
       }
-      if (decays) d_w[r * next] += Four::from(state + r * wide).dot(row);
+      if (gradient.has_w) d_w[r * next] += Four::from(state + r * wide).dot(row);
       if constexpr (erasing == nothing)
         for (int column = 0; column < wide; ++column) d[r * wide + column] *= w[r * next];
     }
