@@ -25,6 +25,7 @@ from tests.models.cores import MODELS, VARIANTS, WITHOUT_KERNEL, X, random_state
 from tests.ops.generated.steps import LOWERED
 from tests.ops.generated.test_coverage import assert_kernel_is_the_scan
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # of numpy, where a block is padded
 B, T, V = 2, 4, 5
 QUICK = {"lstm", "softmax_over_slots"}
 
