@@ -17,7 +17,7 @@ from src.benchmarks.gpu.updates import How, as_trained
 from src.benchmarks.updates import MODELS, Sequences
 
 UNITS = 50
-AT_ONCE = 8
+AT_ONCE = 6
 """Each process has a context on the GPU, of half a gigabyte."""
 
 
