@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from src.config.errors import explain
 from src.config.paths import LOG
+from src.training.evaluation import StackedEvaluation
 from src.training.population import Stacked
 from src.training.signals import stopping_on_signals
 from src.training.trainer import Trainer
@@ -112,6 +114,9 @@ class _Runs:
         folders = list(self.going)
         try:
             update = Stacked([trainer.update for trainer in trainers])
+            evaluation = StackedEvaluation(update)
+            for row, trainer in enumerate(trainers):
+                trainer.evaluate_elsewhere = partial(evaluation.of, row)
             while len(self.going) == len(folders):
                 started = time.perf_counter()
                 update()
@@ -126,6 +131,9 @@ class _Runs:
                 "%d runs cannot be trained as one program, so they take turns: %s", len(folders), explain(error)
             )
             return False
+        finally:
+            for trainer in trainers:
+                trainer.evaluate_elsewhere = None
         return True
 
     def _say(self) -> None:

@@ -28,6 +28,14 @@ def fraction(flags: Tensor) -> tuple[Tensor, int]:
     return flags.sum(), flags.numel()
 
 
+def can_select(tensor: Tensor) -> bool:
+    """Whether positions can be selected by a mask: how many there are must be known at once.
+
+    On a GPU that means waiting for it, which a CUDA graph cannot, and a population has a number for each run.
+    """
+    return tensor.is_cpu and not torch._C._are_functorch_transforms_active()
+
+
 class Sampled(NamedTuple):
     """What a trained model has made up."""
 
@@ -150,12 +158,24 @@ class Task(ABC):
 
     def criterion(self, prediction: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy for classes, squared error for values, binary cross-entropy for bits (nats), averaged."""
+        if batch.mask is not None and self.output_spec.every_step and not can_select(prediction):
+            return self._masked_mean(prediction, batch.targets, batch.mask)
         prediction, targets = self._counted(prediction, batch)
+        return self._distance(prediction, targets)
+
+    def _distance(self, prediction: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+        """What is averaged, of predictions in one dimension."""
         if self.output_spec.kind == "class":
-            return functional.cross_entropy(prediction, targets)
+            return functional.cross_entropy(prediction, targets, reduction=reduction)
         if self.output_spec.kind == "value":
-            return functional.mse_loss(prediction, targets)
-        return functional.binary_cross_entropy_with_logits(prediction, targets)
+            return functional.mse_loss(prediction, targets, reduction=reduction)
+        return functional.binary_cross_entropy_with_logits(prediction, targets, reduction=reduction)
+
+    def _masked_mean(self, prediction: Tensor, targets: Tensor, mask_BT: Tensor) -> Tensor:
+        """The mean over the positions of a mask, from all of them."""
+        each = self._distance(prediction.flatten(0, 1), targets.flatten(0, 1), "none")
+        each_BT = each.reshape(*mask_BT.shape, -1).mean(-1)
+        return torch.where(mask_BT, each_BT, 0.0).sum() / mask_BT.sum()
 
     def metrics(self, output: Output, batch: Batch) -> Metrics:
         """`error` (a fraction) and `nll` (nats) for classes and bits, `mse` for values, each as (sum, count).

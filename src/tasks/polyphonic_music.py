@@ -16,7 +16,7 @@ from torch.nn import functional
 from src.data import music
 from src.models.sequence import SequenceModel
 from src.specs import Batch, InputSpec, Objective, Output, OutputSpec, Split
-from src.tasks.base import Metrics, Sampled, Task
+from src.tasks.base import Metrics, Sampled, Task, can_select
 
 LENGTH_SPREAD = 0.25
 """Batches are of pieces whose lengths are within about this share, drawn anew every epoch."""
@@ -132,6 +132,8 @@ class PolyphonicMusic(Task):
 
     def criterion(self, prediction: Tensor, batch: Batch) -> Tensor:
         """Nats per frame."""
+        if not can_select(prediction):
+            return super().criterion(prediction, batch) * self.output_spec.num_outputs
         logits, targets = self._counted(prediction, batch)
         return functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / max(len(targets), 1)
 

@@ -135,8 +135,7 @@ class Stacked:
                 drawn[update.task, update.index] = update.next_batch()
         self.batches = [drawn[update.task, update.index] for update in self.updates]
         self.optimizer.read_settings()
-        fields = zip(*self.batches, strict=True)
-        return Batch(*(None if field[0] is None else torch.stack(field) for field in fields))  # type: ignore[arg-type]
+        return _stack(self.batches)
 
     def compute(self, batch: Batch) -> tuple[Step, Tensor]:
         """As `Update.compute`, all with a first dimension P; the state is a list of tensors."""
@@ -150,13 +149,27 @@ class Stacked:
         """The losses, outputs and gradients of a batch of each run."""
         carried = [state_tensors(state.recurrent) for state in self.states if state.recurrent is not None]
         recurrent = [torch.stack(tensors) for tensors in zip(*carried, strict=True)]
-        given = {name: tensor for name, tensor in batch._asdict().items() if tensor is not None}
-        numbers = [values for _, _, values in self.numbers]
-        arguments = (dict(self._weights()) | self.buffers, numbers, given, recurrent, self.stabilizers)
-        total_P, losses, prediction, hidden, state, played = torch.func.vmap(self._one_run)(*arguments)
+        total_P, step = self._step(batch, recurrent, self.stabilizers)
         self.gradient_PN.zero_()
         total_P.sum().backward()
-        return Step(losses, Output(prediction, hidden, state), Batch(**played) if played else None)
+        return step
+
+    def evaluated(self, batches: Sequence[Batch], recurrent: list[Tensor]) -> Step:
+        """The losses and outputs of a batch of each run, in evaluation mode."""
+        precision, self.one.precision = self.one.precision, "float32"
+        self.one.eval()
+        try:
+            return self._step(_stack(batches), recurrent, [])[1]
+        finally:
+            self.one.train()
+            self.one.precision = precision
+
+    def _step(self, batch: Batch, recurrent: list[Tensor], stabilizers: list[Tensor]) -> tuple[Tensor, Step]:
+        given = {name: tensor for name, tensor in batch._asdict().items() if tensor is not None}
+        numbers = [values for _, _, values in self.numbers]
+        arguments = (dict(self._weights()) | self.buffers, numbers, given, recurrent, stabilizers)
+        total_P, losses, prediction, hidden, state, played = torch.func.vmap(self._one_run)(*arguments)
+        return total_P, Step(losses, Output(prediction, hidden, state), Batch(**played) if played else None)
 
     def _one_run(
         self,
@@ -192,6 +205,11 @@ class Stacked:
         own_episodes = None if played is None else played.map(lambda tensor: tensor[row])
         own = Step({name: part[row] for name, part in losses.items()}, output, own_episodes)
         return Done(batches[row], own, norms_P[row], lrs[row])
+
+
+def _stack(batches: Sequence[Batch]) -> Batch:
+    fields = zip(*batches, strict=True)
+    return Batch(*(None if field[0] is None else torch.stack(field) for field in fields))  # type: ignore[arg-type]
 
 
 class _Loss(nn.Module):

@@ -72,6 +72,8 @@ class Trainer:
         self.stop_requested = False
         self.stop_rule: StopRule | None = None
         self.stop_reason = ""
+        self.evaluate_elsewhere: Callable[[], dict[str, float]] | None = None
+        """The validation metrics, if they are computed for several runs at once."""
 
     def fit(self, curves: Curves, progress: RunProgress, after_update: Callable[[], None] | None = None) -> Outcome:
         """Train to the end, or until `stop_requested`; a run that has already ended returns its outcome.
@@ -151,7 +153,9 @@ class Trainer:
     def _evaluate(self, curves: Curves, progress: RunProgress) -> Outcome | None:
         """Evaluate on the validation set and select; an outcome if that ends the run."""
         state, settings, update = self.state, self.settings, self.state.update
-        metrics = evaluate(self.model, self.task, "val")
+        metrics = (
+            evaluate(self.model, self.task, "val") if self.evaluate_elsewhere is None else self.evaluate_elsewhere()
+        )
         progress.evaluated(update, metrics)
         curves.scalars("val", metrics, update)
         if settings.histograms:

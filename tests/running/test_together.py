@@ -101,6 +101,12 @@ def test_a_sweep_gives_the_same_runs_and_table_however_many_are_trained_together
         assert list(folder.glob("events*"))
 
 
+def test_a_population_of_one_is_the_run_to_the_last_bit(train, tiny):
+    for name, number in (("alone", 1), ("together", 20)):
+        assert train("-m", "model=irnn", "seed=1", *tiny, STACKED, f"name={name}", f"run.together={number}").status == 0
+    same_runs("alone", "together", exactly=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (4, 4)])
 def test_runs_go_on_together_alone_or_in_other_company(train, tiny, stop_at, monkeypatch, before, after):

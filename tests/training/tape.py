@@ -7,9 +7,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+aten = torch.ops.aten
+_WAITS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten._unique2, aten.repeat_interleave}
+
 
 class _Tape(TorchDispatchMode):
-    """Records operations on the same memory; a value that is read from a tensor is an error, as on a GPU."""
+    """Records operations on the same memory.
+
+    What would wait for a GPU is an error, as there: a value that is read from a tensor, or a shape that depends on one.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -18,7 +24,9 @@ class _Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: tuple = (), settings: Any = None) -> Any:
         settings = settings or {}
-        if function is torch.ops.aten._local_scalar_dense.default:
+        selects = function.overloadpacket in (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_)
+        by_mask = selects and any(t is not None and t.dtype == torch.bool for t in arguments[1])
+        if by_mask or function.overloadpacket in _WAITS:
             raise RuntimeError("operation not permitted when stream is capturing")
         for argument, given in zip(function._schema.arguments, arguments, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write:

@@ -10,6 +10,7 @@ from src.config.compose import compose
 from src.config.schema import TrainerSettings
 from src.models.sequence import SequenceModel
 from src.running.build import build_model, build_task
+from src.training.evaluation import StackedEvaluation, evaluate
 from src.training.fast_updates import flat_parameters
 from src.training.optimizers import adam, rmsprop, sgd
 from src.training.population import Stacked, signature
@@ -95,6 +96,55 @@ def test_a_population_equals_its_runs_alone(name, kernel):
     runs = [population(*settings, own=OWN.get(name, [()] * 3)) for _ in range(2)]
     assert len({signature(update) for update in runs[0]}) == 1
     same_after(50, *runs)
+
+
+EVALUATED = ["task=associative_retrieval", "task=selective_copying", "task=addition"]
+
+
+@pytest.mark.parametrize("task", [EVALUATED[0], *(pytest.param(one, marks=pytest.mark.slow) for one in EVALUATED[1:])])
+def test_the_runs_of_a_population_are_evaluated_as_each_alone(task, monkeypatch):
+    sizes = ["task.val_size=30", "task.test_size=30", *(["task.train_size=200"] if "catch" not in task else [])]
+    runs = [
+        update_of("model=rnn", task, "model.hidden_size=8", "trainer.batch_size=8", *sizes, f"seed={n}")
+        for n in range(3)
+    ]
+    for update in runs:
+        in_float64(update.task, monkeypatch)
+        update.state.model.train()
+    stacked, calls = Stacked(runs), []
+    stacked()
+    expected = [evaluate(update.state.model, update.task, "val") for update in runs]
+    evaluation = StackedEvaluation(stacked)
+    compute = evaluation.evaluate
+    monkeypatch.setattr(evaluation, "evaluate", lambda: calls.append(1) or compute())
+    found = [evaluation.of(row) for row in range(3)]
+    assert evaluation.possible
+    assert found == [pytest.approx(metrics, rel=1e-9) for metrics in expected]
+    assert len({tuple(metrics.values()) for metrics in found}) == 3
+    assert len(calls) == 1
+    stacked()
+    assert evaluation.of(2) != found[2]
+    assert stacked.one.training
+
+
+def in_float64(task, monkeypatch):
+    batches = task.evaluation
+
+    def converted(split):
+        for batch in batches(split):
+            yield batch.map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+
+    monkeypatch.setattr(task, "evaluation", converted)
+
+
+def test_where_one_program_fails_each_is_evaluated_alone(monkeypatch, caplog):
+    stacked = Stacked(population("model=irnn"))
+    evaluation = StackedEvaluation(stacked)
+    monkeypatch.setattr(stacked, "evaluated", lambda *_: 1 / 0)
+    with caplog.at_level("INFO"):
+        found = [evaluation.of(row) for row in range(3)]
+    assert found == [evaluate(update.state.model, update.task, "val") for update in stacked.updates]
+    assert caplog.messages == ["3 runs are evaluated one by one: ZeroDivisionError: division by zero"]
 
 
 @pytest.mark.parametrize(

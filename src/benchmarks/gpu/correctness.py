@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from src.benchmarks.gpu.compiled import for_every_model
 from src.benchmarks.gpu.rows import Rows
 from src.benchmarks.gpu.updates import How
 from src.benchmarks.updates import MODELS
@@ -108,17 +109,19 @@ def kernels(rows: Rows, device: str, tiny: bool) -> None:
 
 def every_model(rows: Rows, device: str, tiny: bool) -> None:
     """Every model in float64, in the form that it takes on the device, against its scan on the CPU."""
-    how = How.of(device, tiny)
-    files = sorted(MODELS.glob("*.yaml"))
-    for file in files[:2] if tiny else files:
-        with rows.trying(file.stem):
-            worst, count = 0.0, 0
-            for length, by_ids, carried in product((1, 11), (False, True), (False, True)):
-                torch.manual_seed(1)
-                core = instantiate(OmegaConf.load(file), FEATURES, hidden_size=6).double()
-                worst = max(worst, compared(core, how.device, 3, length, by_ids, carried))
-                count += 1
-            rows.right(file.stem, f"{count} comparisons, largest error {worst:.1e}", "below 1e-10", worst < 1e-10)
+    for name, result in for_every_model(_compared, device, tiny):
+        with rows.trying(name):
+            worst, count = result()
+            rows.right(name, f"{count} comparisons, largest error {worst:.1e}", "below 1e-10", worst < 1e-10)
+
+
+def _compared(file: Path, device: str, tiny: bool) -> tuple[float, int]:
+    how, errors = How.of(device, tiny), []
+    for length, (by_ids, carried) in product((1, 11), ((False, True), (True, False))):
+        torch.manual_seed(1)
+        core = instantiate(OmegaConf.load(file), FEATURES, hidden_size=6).double()
+        errors.append(compared(core, how.device, 3, length, by_ids, carried))
+    return max(errors), len(errors)
 
 
 def resumed(rows: Rows, device: str, tiny: bool) -> None:
@@ -207,6 +210,10 @@ def _under_sanitizer() -> None:
             )
             error = compared(core, device, 2, length, by_ids=length == 11, carried=True)
             assert error < 1e-3, error
+    for model in ("lstm", "sparse_rnn"):  # generated: with matrices in registers, and with tables
+        core = instantiate(OmegaConf.load(MODELS / f"{model}.yaml"), FEATURES, hidden_size=20)
+        error = compared(core, device, 2, 11, by_ids=True, carried=True)
+        assert error < 1e-3, error
     print("done")
 
 

@@ -29,6 +29,7 @@ PARTS = {
     "kernels": "correctness.kernels",
     "models": "correctness.every_model",
     "resume": "correctness.resumed",
+    "compile": "compiled.every_model",
     "sanitizer": "correctness.sanitized",
     "speed": "speed.one_run",
     "speed_of_models": "speed.every_model",

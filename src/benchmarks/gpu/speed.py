@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
+from src.benchmarks.gpu.compiled import UNITS
 from src.benchmarks.gpu.rows import Rows
 from src.benchmarks.gpu.updates import How, as_in_torch, as_trained, in_turns, ratio
 from src.benchmarks.updates import MODELS, Sequences, Yardstick
@@ -23,8 +24,6 @@ from src.models.fastweights import FastWeights
 from src.results.result import ENDED, read_result
 from src.tasks.associative_retrieval import AssociativeRetrieval
 from src.training.population import Stacked
-
-UNITS = 50
 
 
 def one_run(rows: Rows, device: str, tiny: bool) -> None:

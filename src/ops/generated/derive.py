@@ -7,7 +7,8 @@ import torch
 from torch import fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from src.ops.generated.emit import emit
+from src.ops.generated.emit import Source, emit
+from src.ops.generated.emit_triton import emit_triton
 from src.ops.generated.lower import Lowered
 from src.ops.generated.plan import Plan
 from src.ops.generated.recipe import Gradient, Instruction, LoweringError, Recipe, Sizes, example
@@ -15,14 +16,14 @@ from src.ops.generated.trace import Trace, trace
 from src.specs import state_tensors
 
 
-def derive(core: Any, dtype: torch.dtype) -> Recipe:
-    """The recipe of a core's step.
+def derive(core: Any, dtype: torch.dtype, on: str) -> Recipe:
+    """The recipe of a core's step for a "cpu" or "gpu".
 
     Raises:
         LoweringError: there is no kernel for it.
     """
     traced = trace(core)
-    recipe = of_plan(traced, plan_of(core, traced), dtype)
+    recipe = of_plan(traced, plan_of(core, traced), dtype, on)
     recipe.starts_at_zero = not any(t.requires_grad or t.any() for t in state_tensors(core.initial_state(64)))
     return recipe
 
@@ -37,9 +38,13 @@ def plan_of(core: Any, traced: Trace) -> Plan:
         raise LoweringError(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
 
 
-def of_plan(traced: Trace, plan: Plan, dtype: torch.dtype) -> Recipe:
+def of_plan(traced: Trace, plan: Plan, dtype: torch.dtype, on: str) -> Recipe:
     """The recipe of a plan."""
-    source = emit(plan, {torch.float32: "float", torch.float64: "double"}[dtype])
+    if on == "gpu":
+        text, gpu = emit_triton(plan, str(dtype).removeprefix("torch."))
+        source = Source(text, [], [])
+    else:
+        gpu, source = None, emit(plan, {torch.float32: "float", torch.float64: "double"}[dtype])
     names, prelude = _instructions(traced.prelude)
     gradients: list[Gradient | None] = [None] * len(plan.constants)
     for weight in plan.weights:
@@ -63,6 +68,7 @@ def of_plan(traced: Trace, plan: Plan, dtype: torch.dtype) -> Recipe:
         prelude=prelude,
         tables=list(plan.tables),
         gradients=gradients,
+        gpu=gpu,
     )
 
 

@@ -1,4 +1,5 @@
-"""The elementwise operations of a kernel: how each is written in C++, on vectors of type V of numbers of type S."""
+"""The elementwise operations of a kernel: how each is written in C++, on vectors of type V of numbers of type S, and in
+Triton, on blocks."""
 
 UNARY = {
     "neg": "-{}", "sigmoid": "sigmoid<S>({})", "tanh": "hyperbolic_tangent<S>({})", "relu": "rectified<S>({})",
@@ -27,3 +28,12 @@ REDUCTIONS = {
     "min": ("all<S>(infinity)", "{0} = smaller<S>({0}, {1});", "smaller<S>({0}, {1})"),
 }
 """The start of a reduction, one term more, and two results in one."""
+
+TRITON = {
+    **EXPRESSIONS, "sigmoid": "sigmoid({})", "tanh": "hyperbolic_tangent({})", "relu": "rectified({})",
+    "exp": "tl.exp({})", "expm1": "exp_minus_1({})", "sqrt": "tl.sqrt({})", "rsqrt": "1.0 / tl.sqrt({})",
+    "reciprocal": "1.0 / {}", "abs": "tl.abs({})", "sign": "sign({})", "log": "tl.log({})",
+    "log1p": "log_of_1_plus({})", "erf": "tl.erf({})", "sin": "tl.sin({})", "cos": "tl.cos({})",
+    "maximum": "larger({}, {})",
+    "minimum": "smaller({}, {})", "pow": "power({}, {})", "where": "tl.where({}, {}, {})",
+}  # fmt: skip

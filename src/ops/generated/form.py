@@ -1,4 +1,4 @@
-"""The generated kernel as one of the forms of a core: made at the first use, checked, and kept.
+"""The generated kernel as one of the forms of a core, on the CPU or a GPU: made at the first use, checked, and kept.
 
 Shapes: B sequences, T time steps.
 """
@@ -17,11 +17,23 @@ from src.config.errors import UserError, explain
 from src.ops.cpu import calls
 from src.ops.dispatch import Form
 from src.ops.generated.kernel import Kernel
-from src.ops.generated.recipe import OF_ALL_MODULES, LoweringError, Recipe, example, store, stored, with_place
+from src.ops.generated.recipe import (
+    OF_ALL_MODULES,
+    LoweringError,
+    Recipe,
+    example,
+    store,
+    stored,
+    tensors_of,
+    with_place,
+)
+from src.ops.generated.triton_kernel import TritonKernel
 from src.ops.inputs import Inputs
+from src.ops.triton import calls as gpu
 from src.specs import State, map_state, state_tensors
 
 log = logging.getLogger(__name__)
+functorch: Any = torch._C._functorch
 _KERNELS: WeakKeyDictionary[nn.Module, dict[Any, Kernel | str]] = WeakKeyDictionary()
 """For each core, dtype and settings its kernel, or why there is none."""
 _PLAIN = (bool, int, float, str)
@@ -41,9 +53,9 @@ def is_generated(form: Form) -> bool:
 
 @calls.not_compiled
 def _serves(core: Any, inputs: Inputs) -> bool:
-    if not calls.available(inputs):
+    if not (calls.available(inputs) or (gpu.takes(inputs.example) and not _has_mapped_settings(core))):
         return False
-    kernel = _kernel_of(core, inputs.example.dtype)
+    kernel = _kernel_of(core, inputs)
     if isinstance(kernel, Kernel):
         _CHOSEN[core] = kernel
         return True
@@ -56,7 +68,7 @@ def _serves(core: Any, inputs: Inputs) -> bool:
 def _run(
     core: Any, inputs: Inputs, state: State | None, return_state: bool, return_sequence: bool
 ) -> tuple[Tensor, State | None]:
-    kernel = _CHOSEN.pop(core, None) or _kernel_of(core, inputs.example.dtype)
+    kernel = _CHOSEN.pop(core, None) or _kernel_of(core, inputs)
     assert isinstance(kernel, Kernel)
     start: tuple[Tensor | None, ...] = kernel.nothing
     if not kernel.recipe.starts_at_zero and (state is None or inputs.resets is not None):
@@ -67,13 +79,25 @@ def _run(
     return y, optree.tree_unflatten(kernel.structure, last) if return_state else None
 
 
-def _kernel_of(core: nn.Module, dtype: torch.dtype) -> Kernel | str:
+def _has_mapped_settings(core: nn.Module) -> bool:
+    """Whether `torch.func.vmap` maps a setting, such as a decay in which the runs of a population differ.
+
+    In a kernel settings are fixed numbers.
+    """
+    settings = [value for module in core.modules() for key, value in vars(module).items() if key not in OF_ALL_MODULES]
+    return any(isinstance(value, Tensor) and functorch.is_batchedtensor(value) for value in settings)
+
+
+def _kernel_of(core: nn.Module, inputs: Inputs) -> Kernel | str:
     """The kernel of a core as its settings are now, or why there is none."""
-    key = (dtype, *map(_settings, core.modules()))
+    on = "gpu" if inputs.example.is_cuda or gpu.INTERPRETED else "cpu"
+    dtype = next(core.parameters()).dtype if on == "gpu" else inputs.example.dtype
+    key = (on, dtype, *map(_settings, core.modules()))
     kernel = _KERNELS.get(core, {}).get(key)
     if kernel is None:
-        with torch.random.fork_rng(devices=[]):  # an initial state may be drawn
-            kernel = _make(core, dtype)
+        device = inputs.example.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # an initial state may be drawn
+            kernel = _make_for_gpu(core, dtype, device) if on == "gpu" else _make(core, dtype, "cpu", device)
         _KERNELS.setdefault(core, {})[key] = kernel
     return kernel
 
@@ -88,23 +112,43 @@ def _settings(module: nn.Module) -> tuple:
     return id(module), *values
 
 
-def _make(core: nn.Module, dtype: torch.dtype) -> Kernel | str:
-    name = type(core).__name__
-    recipe = stored(core, dtype)
+def _make_for_gpu(core: nn.Module, dtype: torch.dtype, device: torch.device) -> Kernel | str:
+    """As `_make`, of a copy on the CPU with weights of its own, since those of the core may be mapped by `vmap`."""
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    with temporarily_clear_interpreter_stack(), torch.autocast(device.type, enabled=False):
+        return _make(_copied(core, torch.device("cpu")), dtype, "gpu", device)
+
+
+def _copied(core: nn.Module, device: torch.device) -> nn.Module:
+    """A core with weights of its own on a device; of mapped ones, those of the first member."""
+    parameters, memo = dict(core.named_parameters()), {}
+    for name, tensor in tensors_of(core).items():
+        one = tensor
+        if functorch.is_batchedtensor(tensor):
+            one = functorch.get_unwrapped(tensor).select(functorch.maybe_get_bdim(tensor), 0)
+        own = one.detach().to(device, copy=True)
+        memo[id(tensor)] = nn.Parameter(own) if name in parameters else own
+    return copy.deepcopy(core, memo)
+
+
+def _make(core: nn.Module, dtype: torch.dtype, on: str, device: torch.device) -> Kernel | str:
+    name, kind = type(core).__name__, TritonKernel if on == "gpu" else Kernel
+    recipe = stored(core, dtype, on)
     try:
         if recipe is not None and recipe.refused is None:
-            return Kernel(recipe, core)
+            return kind(recipe, core)
         if recipe is None:
             from src.ops.generated.derive import derive  # what it imports takes a third of a second
 
-            recipe = derive(core, dtype)
-            kernel = Kernel(recipe, core)
-            _compare(core, kernel, dtype)
-            store(core, dtype, recipe)
+            recipe = derive(core, dtype, on)
+            kernel = kind(recipe, core)
+            _compare(core, kernel, dtype, device)
+            store(core, dtype, on, recipe)
             return kernel
     except LoweringError as error:
         recipe = Recipe(refused=str(error), line=error.line)
-        store(core, dtype, recipe)
+        store(core, dtype, on, recipe)
     except Exception as error:  # a compiler that fails, or what is not foreseen in a step: the scan still runs
         log.warning("%s: its kernel is not available, so a slower form is used: %s", name, explain(error)[:400])
         return explain(error)
@@ -114,7 +158,7 @@ def _make(core: nn.Module, dtype: torch.dtype) -> Kernel | str:
     return reason
 
 
-def _compare(core: Any, kernel: Kernel, dtype: torch.dtype) -> None:
+def _compare(core: Any, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> None:
     """Run a new kernel and the scan on two random sequences of three steps, with random weights.
 
     Raises:
@@ -122,19 +166,21 @@ def _compare(core: Any, kernel: Kernel, dtype: torch.dtype) -> None:
     """
     with torch.enable_grad():
         torch.manual_seed(0)
-        core = copy.deepcopy(core)
+        core = _copied(core, device)
         for parameter in core.parameters():
-            parameter.requires_grad_().data.add_(0.1 * torch.randn_like(parameter))
-        p, state = map_state(lambda t: t.to(dtype), example(core))
-        p = map_state(lambda t: torch.randn(2, 3, *t.shape[1:], dtype=dtype).requires_grad_(), p)
-        state = map_state(lambda t: (0.3 * torch.randn(2, *t.shape[1:], dtype=dtype)).requires_grad_(), state)
+            parameter.requires_grad_().data.add_(0.1 * torch.randn(parameter.shape, dtype=dtype).to(device))
+        p, state = example(core)
+        p = map_state(lambda t: torch.randn(2, 3, *t.shape[1:], dtype=dtype).to(device).requires_grad_(), p)
+        state = map_state(
+            lambda t: torch.randn(2, *t.shape[1:], dtype=dtype).mul(0.3).to(device).requires_grad_(), state
+        )
         found = []
         for compute in (core.scan, lambda p, state: _outputs(core, kernel, p, state)):
             y, end = compute(p, state)
             results = [y, *state_tensors(end)]
             sources = [*state_tensors((p, state)), *core.parameters()]
             differentiable = [result for result in results if result.requires_grad]
-            shares = [torch.cos(torch.arange(r.numel())).view_as(r).to(dtype) for r in differentiable]
+            shares = [torch.cos(torch.arange(r.numel())).view_as(r).to(r) for r in differentiable]
             gradients = torch.autograd.grad(differentiable, sources, shares, allow_unused=True, materialize_grads=True)
             found.append([*results, *gradients])
     tolerance = 1e-3 if dtype == torch.float32 else 1e-8

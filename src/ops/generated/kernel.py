@@ -5,6 +5,7 @@ Shapes: B sequences, T time steps, V symbols.
 
 import ctypes
 import math
+from itertools import accumulate
 from operator import attrgetter
 from typing import Any
 
@@ -30,16 +31,8 @@ class Kernel:
     """A compiled step of a core."""
 
     def __init__(self, recipe: Recipe, core: nn.Module):
-        library = build.step_library(recipe.source, type(core).__name__)
         self.recipe, self.name = recipe, type(core).__name__
-        self.forward, self.backward = library.forward, library.backward
-        for function in (self.forward, self.backward):
-            function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_int
-        self.sizes = (ctypes.c_int64 * max(1, len(recipe.sizes)))(*recipe.sizes)
-        self.numbers = (ctypes.c_double * max(1, len(recipe.numbers)))(*recipe.numbers)
-        self.tables = (ctypes.addressof(self.sizes), ctypes.addressof(self.numbers))
         self.counts = (len(recipe.inputs), len(recipe.constants) + len(recipe.tables), len(recipe.states))
-        self.gradients = dict(enumerate(recipe.gradients, len(recipe.inputs)))
         self.nothing = (None,) * len(recipe.states)
         self.structure = optree.tree_structure(example(core)[1])
         names = list(tensors_of(core))
@@ -47,6 +40,18 @@ class Kernel:
         if not recipe.prelude and not recipe.tables:
             self.read = [attrgetter(names[int(name.removeprefix("$"))]) for name in recipe.constants]
         self.sizes_per_step = recipe.history + recipe.saved, recipe.history, sum(map(math.prod, recipe.states))
+        self.load()
+
+    def load(self) -> None:
+        """Compile the source, and load the library."""
+        recipe, library = self.recipe, build.step_library(self.recipe.source, self.name)
+        self.forward, self.backward = library.forward, library.backward
+        for function in (self.forward, self.backward):
+            function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_int
+        self.sizes = (ctypes.c_int64 * max(1, len(recipe.sizes)))(*recipe.sizes)
+        self.numbers = (ctypes.c_double * max(1, len(recipe.numbers)))(*recipe.numbers)
+        self.tables = (ctypes.addressof(self.sizes), ctypes.addressof(self.numbers))
+        self.gradients = dict(enumerate(recipe.gradients, len(recipe.inputs)))
 
     def constants(self, core: nn.Module, dtype: torch.dtype) -> list[Tensor]:
         """What the step reads of parameters and buffers."""
@@ -82,14 +87,9 @@ class Kernel:
     ) -> tuple[Tensor, ...]:
         """Outputs [B, T, H], or the last one [B, H], then the states at the end if asked for."""
         tables = [inputs.table] if isinstance(inputs.table, Tensor) else state_tensors(inputs.table)
-        dtype, recipe = tables[0].dtype, self.recipe
+        dtype = tables[0].dtype
         batch, time = inputs.batch_and_time
-        lead = 2 if inputs.ids is None else 1
-        for table, shape in zip(tables, recipe.inputs, strict=True):
-            calls.check("inputs", table, (*table.shape[:lead], *shape), dtype)
-        for tensor, shape in zip(initial, recipe.states, strict=True):
-            if tensor is not None:
-                calls.check("state", tensor, (batch, *shape), dtype)
+        self.check(tables, initial, inputs, dtype)
         given = (*tables, *self.constants(core, dtype), *initial, *restart)
         # inside `forward` it is not known whether a backward pass will follow
         save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
@@ -97,6 +97,23 @@ class Kernel:
         resets = None if inputs.resets is None else inputs.resets.bool()
         results = _Recurrence.apply(self, (batch, time), (return_state, return_sequence, save), ids, resets, *given)
         return results if isinstance(results, tuple) else (results,)
+
+    def check(
+        self, tables: list[Tensor], initial: tuple[Tensor | None, ...], inputs: Inputs, dtype: torch.dtype
+    ) -> None:
+        """Raise an error if the tensors are not what the kernel reads."""
+        lead = 2 if inputs.ids is None else 1
+        for table, shape in zip(tables, self.recipe.inputs, strict=True):
+            calls.check("inputs", table, (*table.shape[:lead], *shape), dtype)
+        for tensor, shape in zip(initial, self.recipe.states, strict=True):
+            if tensor is not None:
+                calls.check("state", tensor, (inputs.batch_and_time[0], *shape), dtype)
+
+    def parts(self, given: list[Any]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+        """The tensors of a call: inputs, constants, states at the start, and states after a reset."""
+        inputs, constants, states = self.counts
+        ends = list(accumulate([inputs, constants, states, states]))
+        return given[: ends[0]], given[ends[0] : ends[1]], given[ends[1] : ends[2]], given[ends[2] :]
 
     def call(self, function: Any, whole: tuple[int, ...], tensors: list[Tensor | None]) -> int:
         """Call the library with whole numbers and tensors in the order of `Call` of csrc/step.h."""

@@ -96,9 +96,52 @@ class Offsets:
     def of(self, constants: list[Tensor]) -> Tensor:
         """The table, from the values of the constants."""
         offset, strides, shape = self.layout
-        positions = torch.arange(max(1, self.size)).as_strided(shape, strides, offset)
+        positions = torch.arange(max(1, self.size), device=constants[0].device).as_strided(shape, strides, offset)
         at = [slice(None) if i is None else constants[i[0]].as_strided(i[3], i[2], i[1]) for i in self.indices]
         return positions[tuple(at)].contiguous()
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A matrix [K, N] of a product on a GPU: where it lies in a constant."""
+
+    constant: int
+    offset: int
+    strides: Sizes
+    shape: Sizes
+
+
+@dataclass(frozen=True)
+class Record:
+    """The K rows of a step that are a factor of the gradient of a matrix, and where they are."""
+
+    array: str
+    """"d_inputs", "saved" or "records"."""
+    number: int
+    size: int
+    """Numbers of the array at a step."""
+    offset: int
+    shape: Sizes
+    strides: Sizes
+
+
+@dataclass(frozen=True)
+class GpuLayout:
+    """What the kernels of a GPU are called with."""
+
+    matrices: tuple[list[Packed], list[Packed]]
+    """Of the forward pass, then of the backward pass; as the next."""
+    scratch: tuple[int, int]
+    """Numbers of memory within a step."""
+    history: list[int]
+    """The states that are kept, step by step."""
+    records: list[int]
+    """Sizes of the values whose rows are kept."""
+    terms: list[tuple[int, list[tuple[Record, Record]]]]
+    """For each constant that is a matrix, the factors of which its gradient is the sum of products."""
+    sums: list[tuple[int, int]]
+    """For each constant whose gradient is a plain sum, its size."""
+    num_warps: int
 
 
 @dataclass
@@ -131,6 +174,8 @@ class Recipe:
     tables: list[Offsets] = field(default_factory=list)
     gradients: list[Gradient | None] = field(default_factory=list)
     """Of the constants; None for those without one."""
+    gpu: GpuLayout | None = None
+    """None for a kernel of the CPU."""
 
 
 RECIPE: Any = TypeAdapter(Recipe)
@@ -139,6 +184,7 @@ RECIPE: Any = TypeAdapter(Recipe)
 def compute_constants(recipe: Recipe, tensors: list[Tensor]) -> list[Tensor]:
     """The constants of a core whose parameters and buffers are given."""
     results: dict[str, Any] = {str(number): tensor for number, tensor in enumerate(tensors)}
+    device = tensors[0].device
 
     def resolved(argument: Any) -> Any:
         return results[argument[1:]] if isinstance(argument, str) and argument.startswith("$") else argument
@@ -147,22 +193,25 @@ def compute_constants(recipe: Recipe, tensors: list[Tensor]) -> list[Tensor]:
         written: Any = (each.arguments, each.keywords)
         arguments, keywords = cast(Any, optree.tree_map(resolved, written, none_is_leaf=True))
         if each.operator == "tensor":
-            results[each.name] = torch.tensor(arguments[0], dtype=getattr(torch, arguments[1]))
+            results[each.name] = torch.tensor(arguments[0], dtype=getattr(torch, arguments[1]), device=device)
         elif each.operator == "item":
             results[each.name] = arguments[0][arguments[1]]
         else:
             _, packet, overload = each.operator.split(".")
-            results[each.name] = getattr(getattr(torch.ops.aten, packet), overload)(*arguments, **keywords)
+            function = getattr(getattr(torch.ops.aten, packet), overload)
+            if any(argument.name == "device" for argument in function._schema.arguments):
+                keywords = keywords | {"device": device}
+            results[each.name] = function(*arguments, **keywords)
     return [results[name.removeprefix("$")] for name in recipe.constants]
 
 
-def stored(core: nn.Module, dtype: torch.dtype) -> Recipe | None:
-    """The recipe that is kept on disk; None if there is none, or a damaged one."""
-    key = _key(core, dtype)
+def stored(core: nn.Module, dtype: torch.dtype, on: str) -> Recipe | None:
+    """The recipe for a CPU or GPU that is kept on disk; None if there is none, or a damaged one."""
+    key = _key(core, dtype, on)
     if key is None:
         return None
     try:
-        digest, content = _path(key).read_text().split("\n", 1)
+        digest, content = (recipe_folder(on) / f"{key}.json").read_text().split("\n", 1)
         if digest == hashlib.sha256(content.encode()).hexdigest():
             return RECIPE.validate_json(content)
     except (OSError, ValueError, ValidationError):
@@ -170,26 +219,28 @@ def stored(core: nn.Module, dtype: torch.dtype) -> Recipe | None:
     return None
 
 
-def store(core: nn.Module, dtype: torch.dtype, recipe: Recipe) -> None:
+def store(core: nn.Module, dtype: torch.dtype, on: str, recipe: Recipe) -> None:
     """Keep a recipe on disk, if its core is made of nothing but plain settings."""
-    key = _key(core, dtype)
+    key = _key(core, dtype, on)
     if key is None:
         return
     try:
         content = json.dumps(RECIPE.dump_python(recipe, mode="json"))
-        _path(key).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(_path(key), f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}".encode())
+        path = recipe_folder(on) / f"{key}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}".encode())
     except (OSError, ValueError, TypeError) as error:
         log.debug("the recipe of %s is not kept: %s", type(core).__name__, error)
 
 
-def _path(key: str) -> Path:
-    return build.cache_folder() / "recipes" / f"{key}.json"
+def recipe_folder(on: str) -> Path:
+    """Where recipes are kept; those for a GPU need no compiler of C++."""
+    return build.cache_root() / "fastweights_triton" if on == "gpu" else build.cache_folder() / "recipes"
 
 
-def _key(core: nn.Module, dtype: torch.dtype) -> str | None:
+def _key(core: nn.Module, dtype: torch.dtype, on: str) -> str | None:
     """A hash of all that a recipe depends on; None if something has no written form."""
-    parts = [torch.__version__, str(dtype)]
+    parts = [torch.__version__, str(dtype), on]
     try:
         parts.append(_sources(core))
         for name, module in core.named_modules():

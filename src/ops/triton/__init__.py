@@ -1,1 +1,1 @@
-"""Recurrences over whole sequences on a GPU: kernels in Triton, and those of cuDNN."""
+"""Recurrences over whole sequences on a GPU: kernels in Triton that are written by hand, and what all of them share."""

@@ -13,47 +13,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from src.config.errors import explain
 from src.ops.cpu import calls
 from src.ops.inputs import Inputs
+from src.ops.triton.calls import needs_backward, of_members, sum_by_id, takes
 
 log = logging.getLogger(__name__)
-INTERPRETED = False
-"""Whether Triton's interpreter runs the kernels, on a CPU, as in the tests (with TRITON_INTERPRET=1)."""
 MOST_UNITS = 128
 """W has to fit into the registers of a program."""
 ON_CHIP = 4096
 """Numbers of the past states of a sequence that a program holds in registers."""
 EPSILON = 1e-5
 """Of layer norm, as in torch."""
-ONE_HOT_AT_MOST = 2**26
-"""Numbers of a one-hot matrix that may be made, so that a table's gradient is a product; otherwise rows are added
-atomically, in any order."""
 
 
 @calls.not_compiled
 def available(inputs: Inputs, hidden_size: int) -> bool:
-    """Whether the kernels can compute these inputs; compiles and tries them if necessary.
-
-    Under autocast they take what is rounded to bfloat16, and go on in the precision of the weights.
-    """
+    """Whether the kernels can compute these inputs; compiles and tries them if necessary."""
     tensor = inputs.example
-    if not ((tensor.is_cuda or INTERPRETED) and hidden_size <= MOST_UNITS):
-        return False
-    rounded = tensor.dtype == torch.bfloat16 and torch.is_autocast_enabled(tensor.device.type)
-    if not (rounded or tensor.dtype in calls.DTYPES):
-        return False
-    return not _transformed() and _works(tensor.device)
-
-
-def _transformed() -> bool:
-    """Whether there is a forward derivative or a transform of torch.func, other than one `vmap`."""
-    if forward_ad._current_level >= 0:
-        return True
-    levels = torch._C._functorch.get_interpreter_stack() or []
-    return len(levels) > 1 or any(level.key() != torch._C._functorch.TransformType.Vmap for level in levels)
+    return hidden_size <= MOST_UNITS and takes(tensor) and _works(tensor.device)
 
 
 @cache
@@ -164,7 +144,7 @@ class _FastWeights(Function):
         )  # fmt: skip
         d_weight = torch.bmm(d_z.flatten(1, 2).transpose(1, 2), states.flatten(1, 2))
         d_gain, d_bias, d_first_gain, d_first_bias = d_norms.sum(1).unbind(1)
-        d_table = d_z if ids is None else _sum_by_id(ids, d_z, ctx.symbols)
+        d_table = d_z if ids is None else sum_by_id(ids, d_z, ctx.symbols)
         d_fast = None
         if d_a is not None and fast is not None:
             read = queries[:, :, :, :-1].reshape(members * batch, -1, units)
@@ -177,36 +157,11 @@ class _FastWeights(Function):
     def vmap(info, in_dims, settings, save, *given):
         """The mapped dimension and that of members as one."""
         size = info.batch_size
-        save = _needs_backward(given)
-
-        def together(tensor: Tensor | None, dim: int | None) -> Tensor | None:
-            if tensor is None:
-                return None
-            mapped = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-            return mapped.flatten(0, 1)
-
-        merged = [together(tensor, dim) for tensor, dim in zip(given, in_dims[2:], strict=True)]
+        save = needs_backward(given)
+        merged = [of_members(tensor, dim, size) for tensor, dim in zip(given, in_dims[2:], strict=True)]
         results = _FastWeights.apply(settings, save, *merged)
         apart = tuple(r.unflatten(0, (size, -1)) if r.ndim > 1 else r for r in results)
         return apart, tuple(0 if r.ndim > 1 else None for r in results)
-
-
-def _needs_backward(given: Sequence[Tensor | None]) -> bool:
-    """Whether a backward pass may follow, which is not known inside `forward`."""
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
-
-
-def _sum_by_id(ids: Tensor, d_z: Tensor, symbols: int) -> Tensor:
-    """The gradient of a table [P, V, H] from those of its rows where they were read [P, B, T, H]."""
-    d_rows = d_z.flatten(1, 2)
-    ids = ids.flatten(1)
-    if ids.numel() * symbols <= ONE_HOT_AT_MOST:
-        one_hot = (ids[:, None] == torch.arange(symbols, device=ids.device)[:, None]).to(d_rows.dtype)
-        return torch.bmm(one_hot, d_rows)
-    members = len(ids)
-    flat = ids + symbols * torch.arange(members, device=ids.device)[:, None]
-    total = d_rows.new_zeros(members * symbols, d_rows.shape[-1])
-    return total.index_add_(0, flat.flatten(), d_rows.flatten(0, 1)).view(members, symbols, -1)
 
 
 @calls.not_compiled
@@ -262,7 +217,7 @@ def population(
     }
     given = (table, weight_PHH, *norm, *preliminary_norm, initial_PBH, fast_PBHH)
     ids = None if ids is None else ids.long()
-    return _FastWeights.apply(settings, _needs_backward(given), ids, *given, decay_P, fast_lr_P)[0]
+    return _FastWeights.apply(settings, needs_backward(given), ids, *given, decay_P, fast_lr_P)[0]
 
 
 def fastweights(

@@ -18,6 +18,7 @@ from torch import nn
 from src.models.rnn import RNN
 from src.ops.generated import derive, form, recipe
 from src.ops.generated.emit import Source
+from src.ops.inputs import Inputs
 from src.training.fast_updates import flat_parameters
 from tests.ops.generated.steps import Cell, H, TwoLayers, X
 
@@ -68,7 +69,7 @@ class Ordered(Cell):
 def kept(monkeypatch, tmp_path):
     """The folder of the recipes, empty; what is compiled stays where it is."""
     folder = tmp_path / "recipes"
-    monkeypatch.setattr(recipe, "_path", lambda key: folder / f"{key}.json")
+    monkeypatch.setattr(recipe, "recipe_folder", lambda on: folder)
     return folder
 
 
@@ -125,7 +126,7 @@ def test_a_refusal_that_was_kept_names_the_file_where_the_step_is_now(traced, tm
         with monkeypatch.context() as patch:
             patch.syspath_prepend(tmp_path / folder)
             core = importlib.import_module("made_up_core").Mine()
-            messages.append(form._kernel_of(core, F64))
+            messages.append(form._kernel_of(core, Inputs(torch.zeros(1, 1, 1, dtype=F64))))
         sys.modules.pop("made_up_core")
     assert len(traced) == 1
     assert messages == [
@@ -178,14 +179,14 @@ def test_it_is_filed_by_all_that_it_depends_on():
         Leaky().eval(), Leaky().float(), RNN(X, hidden_size=5), RNN(X, hidden_size=6),
         RNN(X, hidden_size=5, nonlinearity="relu"),
     ]  # fmt: skip
-    keys = [recipe._key(core, F64) for core in cores] + [recipe._key(cores[0], torch.float32)]
+    keys = [recipe._key(core, F64, "cpu") for core in cores] + [recipe._key(cores[0], torch.float32, "cpu")]
     assert None not in keys
     assert len(set(keys)) == len(keys)
-    assert recipe._key(Leaky(), F64) == keys[0]
+    assert recipe._key(Leaky(), F64, "cpu") == keys[0]
 
 
 def test_a_private_setting_counts_and_a_class_made_in_a_function_is_not_kept():
-    assert recipe._key(Private(0.9), F64) != recipe._key(Private(0.5), F64) is not None
+    assert recipe._key(Private(0.9), F64, "cpu") != recipe._key(Private(0.5), F64, "cpu") is not None
 
     def made(decay):
         class Local(Cell):
@@ -195,14 +196,14 @@ def test_a_private_setting_counts_and_a_class_made_in_a_function_is_not_kept():
 
         return Local()
 
-    assert recipe._key(made(0.9), F64) is None
+    assert recipe._key(made(0.9), F64, "cpu") is None
 
 
 def test_training_does_not_make_another_core():
     core = Leaky()
-    before = recipe._key(core, F64)
+    before = recipe._key(core, F64, "cpu")
     flat_parameters(core)
-    assert recipe._key(core, F64) == before is not None
+    assert recipe._key(core, F64, "cpu") == before is not None
 
 
 def test_a_norm_that_changes_its_settings_is_another_core():
@@ -210,7 +211,7 @@ def test_a_norm_that_changes_its_settings_is_another_core():
     for eps in (1e-5, 1e-3):
         core = RNN(X, hidden_size=5, layer_norm=True)
         core.norm.eps = eps
-        keys.add(recipe._key(core, F64))
+        keys.add(recipe._key(core, F64, "cpu"))
     assert len(keys) == 2
 
 
@@ -234,14 +235,14 @@ def test_the_sources_of_a_users_modules_are_part_of_the_key(tmp_path, monkeypatc
     for name in sources:
         monkeypatch.delitem(sys.modules, name, raising=False)
     core = importlib.import_module("made_up_core").Mine()
-    keys = [recipe._key(core, F64), recipe._key(core, F64)]
+    keys = [recipe._key(core, F64, "cpu"), recipe._key(core, F64, "cpu")]
     assert keys[0] == keys[1]
     for name in sources:
         if name == "made_up_helpers":  # of which the core knows nothing but a function of torch
             continue
         with open(tmp_path / f"{name}.py", "a") as file:
             file.write("# changed\n")
-        keys.append(recipe._key(core, F64))
+        keys.append(recipe._key(core, F64, "cpu"))
     assert len(set(keys)) == len(keys) - 1
     assert None not in keys
     for name in sources:
@@ -250,12 +251,12 @@ def test_the_sources_of_a_users_modules_are_part_of_the_key(tmp_path, monkeypatc
 
 def test_the_sources_of_this_package_are_part_of_the_key(monkeypatch):
     package = Path(recipe.__file__).parent
-    keys, read = {recipe._key(Leaky(), F64)}, Path.read_bytes
+    keys, read = {recipe._key(Leaky(), F64, "cpu")}, Path.read_bytes
     names = [path.name for path in package.glob("*.py")]
     assert {"rules.py", "plan.py", "emit.py"} < set(names)
     for name in names:
         monkeypatch.setattr(Path, "read_bytes", lambda path, name=name: read(path) + (path.name == name) * b"#")
-        keys.add(recipe._key(Leaky(), F64))
+        keys.add(recipe._key(Leaky(), F64, "cpu"))
     assert len(keys) == 1 + len(names)
 
 
@@ -264,10 +265,10 @@ def test_the_source_of_a_function_that_a_step_calls_is_part_of_the_key(tmp_path,
     (tmp_path / "made_up_core.py").write_text(USERS.format(helpers="made_up_helpers"))
     monkeypatch.syspath_prepend(tmp_path)
     core = importlib.import_module("made_up_core").Mine()
-    before = recipe._key(core, F64)
+    before = recipe._key(core, F64, "cpu")
     with open(tmp_path / "made_up_helpers.py", "a") as file:
         file.write("# changed\n")
-    assert recipe._key(core, F64) not in (None, before)
+    assert recipe._key(core, F64, "cpu") not in (None, before)
     for name in ("made_up_helpers", "made_up_core"):
         sys.modules.pop(name, None)
 

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from src.ops.cpu import calls
-from src.ops.triton import fastweights
+from src.ops.cpu import calls as cpu
+from src.ops.triton import calls
 
 
 @pytest.fixture(autouse=True)
 def _interpreted(monkeypatch):
     pytest.importorskip("triton", reason="pip install -e '.[gpu]'")
-    monkeypatch.setattr(fastweights, "INTERPRETED", True)
-    monkeypatch.setattr(calls, "library", lambda: None)
+    monkeypatch.setattr(calls, "INTERPRETED", True)
+    monkeypatch.setattr(cpu, "library", lambda: None)
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
     yield

@@ -20,7 +20,7 @@ from src.config.paths import PROJECT
 from src.models.base import gain_and_bias
 from src.models.fastweights import FastWeights
 from src.ops.inputs import Inputs
-from src.ops.triton import fastweights
+from src.ops.triton import calls, fastweights
 from tests.ops.cpu.cells import V, assert_equal, make, random_state, random_table, random_vectors, run
 
 LENGTHS = [1, 2, 5, 9]  # of chunks of 4
@@ -106,7 +106,7 @@ def test_in_single_precision_it_is_near():
 @pytest.mark.parametrize("many_symbols", [False, True])
 def test_the_last_output_alone_with_its_gradients(many_symbols, monkeypatch):
     if many_symbols:
-        monkeypatch.setattr(fastweights, "ONE_HOT_AT_MOST", 0)
+        monkeypatch.setattr(calls, "ONE_HOT_AT_MOST", 0)
     core = make(FastWeights, 5)
     table, ids = random_table(core, 2, 6)
     found = []
@@ -223,7 +223,7 @@ def test_it_serves_up_to_128_units():
 
 
 def test_on_a_cpu_it_is_not_taken(monkeypatch):
-    monkeypatch.setattr(fastweights, "INTERPRETED", False)
+    monkeypatch.setattr(calls, "INTERPRETED", False)
     assert not fastweights.available(Inputs(torch.zeros(2, 3, 5)), 5)
 
 

@@ -1,0 +1,174 @@
+"""What the lines of a generated Triton kernel are made of: names, numbers, reads of memory, and products.
+
+Shapes: K rows and N columns of a matrix.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+
+from src.ops.generated.plan import Plan
+from src.ops.generated.values import Value, View
+
+BLOCK = 8192
+"""Numbers of a block that a program works on at once."""
+IN_REGISTERS = 16384
+"""Numbers of matrices that a program holds in registers."""
+
+
+def padded(number: int) -> int:
+    """The next power of two."""
+    return 1 << (number - 1).bit_length()
+
+
+def indented(lines: list[str], level: int) -> list[str]:
+    """The lines, that many levels deeper."""
+    return ["    " * level + line for line in lines]
+
+
+def literal(number: float) -> str:
+    """A number as Triton reads it."""
+    return repr(number) if math.isfinite(number) else f'float("{number}")'
+
+
+class Lines:
+    """Writes parts of the two kernels of a plan, one kernel after the other.
+
+    Args:
+        plan: what the kernels do.
+        scalar: "float32" or "float64".
+    """
+
+    def __init__(self, plan: Plan, scalar: str):
+        self.plan, self.scalar = plan, f"tl.{scalar}"
+        self.names: dict[Value, str] = {}
+        self.numbers: dict[float, str] = {}
+        """Of this kernel; they are made once."""
+        self.matrices: dict[tuple[View, bool], str] = {}
+        """Of products, and whether it is one of the backward pass."""
+        self.terms: dict[Value, str] = {}
+        """Memory for what is added up at the places of a table."""
+        self.units = 0
+        self.largest = 1
+        """Numbers of the largest block."""
+        self.backward = False
+        self.conditions: dict[Value, str] = {}
+        """Values that may be absent at a step, and the name of the condition."""
+
+    def name(self, value: Value) -> str:
+        """The pointer to a value's memory, which ends in an underscore: no keyword and nothing else here does."""
+        return self._named(value) + "_"
+
+    def register(self, value: Value) -> str:
+        """The name of the block of a value."""
+        return self._named(value) + "_i"
+
+    def _named(self, value: Value) -> str:
+        if value not in self.names:
+            wish = re.sub(r"\W", "_", value.name) or "value"
+            taken, chosen, count = set(self.names.values()), wish, 2
+            while chosen in taken:
+                chosen, count = f"{wish}_{count}", count + 1
+            self.names[value] = chosen
+        return self.names[value]
+
+    def number(self, number: float) -> str:
+        """A number in the precision of the kernel."""
+        return self.numbers.setdefault(number, f"x{len(self.numbers)}")
+
+    def next_unit(self) -> int:
+        """A number for the names of indices: Triton wants others where their shapes differ."""
+        self.units += 1
+        return self.units
+
+    def load(self, value: Value, place: str, mask: str, index: str) -> str:
+        """Numbers of a value in memory; `index` is one of the indices in the place, empty if that is one number."""
+        conditions = [f"({mask})"] if mask else []
+        condition = self.conditions.get(value)
+        if condition:  # Triton's interpreter cannot combine the mask of a block with that of a number
+            conditions.append(f"({index} < {condition}_below)" if index else condition)
+        masked = f", mask={' & '.join(conditions)}, other=0" if conditions else ""
+        loaded = f"tl.load({self.name(value)} + {place}{masked})"
+        if condition == "known":  # an id outside the table
+            loaded = f"tl.where(known, {loaded}, float('nan'))"
+        return f"({loaded} != 0)" if value.boolean else loaded
+
+    def in_pieces(self, at: str, size: int, lines: list[str]) -> list[str]:
+        """Lines with an index that runs through all places."""
+        if padded(size) <= BLOCK:
+            return [f"{at} = tl.arange(0, {padded(size)})", *lines]
+        head = [f"for {at}_first in range(0, {size}, {BLOCK}):", f"    {at} = {at}_first + tl.arange(0, {BLOCK})"]
+        return [*head, *indented(lines, 1)]
+
+    def copied(self, value: Value, to: str) -> list[str]:
+        """Copies a value to another place."""
+        at = f"i{self.next_unit()}"
+        inside = f"{at} < {value.size}"
+        line = f"tl.store({to} + {at}, {self.load(value, at, inside, at)}, mask={inside})"
+        return [*self.in_pieces(at, value.size, [line]), "tl.debug_barrier()"]
+
+    def is_held(self, view: View) -> bool:
+        """Whether a matrix is among those that stay in registers: the first ones for which there is room."""
+        room = IN_REGISTERS
+        for other, of_backward in self.matrices:
+            size = math.prod(map(padded, other.shape))
+            if of_backward == self.backward and size <= room:
+                room -= size
+                if other == view:
+                    return True
+        return False
+
+    def held(self, view: View, name: str) -> list[str]:
+        """Reads a matrix before the first step."""
+        (rows, columns), (k, n) = view.shape, map(padded, view.shape)
+        inside = f"({name}k < {rows}) & ({name}n < {columns})"
+        return [
+            f"{name}k = tl.arange(0, {k})[:, None]",
+            f"{name}n = tl.arange(0, {n})[None, :]",
+            f"{name}held = tl.load({name} + {name}k * {columns} + {name}n, mask={inside}, other=0.0)",
+        ]
+
+    def product(self, value: Value) -> Iterator[str]:
+        """A product of rows with a matrix, in registers or read piece by piece."""
+        x, matrix = value.operands
+        assert isinstance(x, View)
+        assert isinstance(matrix, View)
+        w = self.matrices.setdefault((matrix, self.backward), f"w{len(self.matrices)}_")
+        unit, (rows, columns), many = self.next_unit(), matrix.shape, x.shape[0] > 1
+        k, n, v, total, r = (f"{name}{unit}" for name in ("k", "n", "v", "sum", "r"))
+        moved = f" + {r} * {x.strides[0]}" if many else ""
+        given = f"{v} = {self.load(x.value, f'{x.offset}{moved} + {k}', f'{k} < {rows}', k)}"
+        after = []
+        if value.start is not None:
+            after = [f"{total} += {self._start(value.start, n, columns, r)}"]
+        to = self.name(value) + (f" + {r} * {columns}" if many else "")
+        after.append(f"tl.store({to} + {n}, {total}, mask={n} < {columns})")
+        if self.is_held(matrix):
+            lines = [f"{k} = tl.arange(0, {padded(rows)})", f"{n} = tl.arange(0, {padded(columns)})", given]
+            lines += [f"{total} = tl.sum({w}held * {v}[:, None], axis=0)", *after]
+        else:
+            wide = min(padded(columns), max(1, BLOCK // min(padded(rows), 128)))
+            deep = min(padded(rows), BLOCK // wide)
+            self.largest = max(self.largest, wide * deep)
+            place = f"{k}[:, None] * {columns} + {n}[None, :]"
+            inside = f"({k}[:, None] < {rows}) & ({n}[None, :] < {columns})"
+            lines = [
+                f"for {n}_first in range(0, {columns}, {wide}):",
+                f"    {n} = {n}_first + tl.arange(0, {wide})",
+                f"    {total} = tl.zeros(({wide},), {self.scalar})",
+                f"    for {k}_first in range(0, {rows}, {deep}):",
+                f"        {k} = {k}_first + tl.arange(0, {deep})",
+                f"        {given}",
+                f"        {w}part{unit} = tl.load({w} + {place}, mask={inside}, other=0.0)",
+                f"        {total} += tl.sum({w}part{unit} * {v}[:, None], axis=0)",
+                *indented(after, 1),
+            ]
+        yield from [f"for {r} in range({x.shape[0]}):", *indented(lines, 1)] if many else lines
+
+    def _start(self, start: View, n: str, columns: int, r: str) -> str:
+        """What a product is added to."""
+        varies = start.shape[-1] > 1 and start.strides[-1] == 1
+        place = f"{start.offset}" + (f" + {n}" if varies else "")
+        if start.shape[0] > 1 and start.strides[0]:
+            place += f" + {r} * {start.strides[0]}"
+        return self.load(start.value, place, f"{n} < {columns}" if varies else "", n if varies else "")
