@@ -146,7 +146,7 @@ class Task(ABC):
     def loss(self, model: SequenceModel, batch: Batch, state: State | None = None) -> Step:
         """Run the model over a batch from `state`; the trainer minimizes the sum of the losses."""
         others: dict[str, Any] = {} if batch.resets is None else {"resets": batch.resets}
-        if batch.mask is not None and batch.mask.is_cpu:  # a GPU would have to wait for its sum
+        if batch.mask is not None and self.output_spec.every_step and can_select(batch.mask):
             others["mask"] = batch.mask
         output = model(batch.inputs, state, lengths=batch.lengths, return_state=self.carries_state, **others)
         return Step({self.loss_name: self.criterion(output.prediction, batch)}, output)
