@@ -58,7 +58,7 @@ class _FastWeights(Function):
         ids, *tensors = calls.contiguous(ids, *given)
         table, named = tensors[0], dict(zip(_GIVEN, tensors, strict=True))
         shape = (settings["batch"], settings["time"], settings["units"])
-        saved = table.new_empty(_call("saved_size", settings, **named)) if save else None
+        saved = calls.room(table, _call("saved_size", settings, **named)) if save else None
         outputs = table.new_empty(shape if settings["return_sequence"] else shape[::2])
         ended = _call("forward", settings, ids=ids, outputs=outputs, saved=saved, **named)
         calls.check_exit(ended, "fast weights", *shape[:2], ids, len(table))

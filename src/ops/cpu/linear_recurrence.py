@@ -70,7 +70,7 @@ class _LinearRecurrence(Function):
         states = {"initial": initial, "start": start, "resets": resets}
         outputs = initial.new_empty(*terms[0].shape[:3], settings["values"])
         last = torch.empty_like(initial)
-        saved = initial.new_empty(_call("saved_size", settings, terms)) if save else None
+        saved = calls.room(initial, _call("saved_size", settings, terms)) if save else None
         ended = _call("forward", settings, terms, outputs=outputs, last=last, saved=saved, **states)
         calls.check_exit(ended, "linear recurrence", settings["batch"], settings["time"], None, 0)
         ctx.settings, ctx.shape = settings, outputs.shape

@@ -18,7 +18,7 @@ from src.ops.generated.recipe import Recipe, compute_constants, example, tensors
 from src.ops.inputs import Inputs
 from src.specs import state_tensors
 
-SAVED_AT_MOST = 32 * 2**20
+SAVED_AT_MOST = 8 * calls.ALWAYS_NEW if calls.LARGE_PAGES else calls.ALWAYS_NEW
 """Bytes that a forward pass saves; if it would be more, the backward pass computes the steps again in segments of 16.
 
 Measured: from about here on that is faster, since new memory is slow; from a quarter of it if a step multiplies little.
@@ -116,7 +116,7 @@ class _Recurrence(Function):
         outputs = example.new_empty((batch, time, recipe.output) if return_sequence else (batch, recipe.output))
         last = [example.new_empty(batch, *shape) for shape in recipe.states] if return_state else kernel.nothing
         size, every_step = kernel.saved_size(batch, time, example.element_size())
-        saved = example.new_empty(size) if save else None
+        saved = calls.room(example, size) if save else None
         whole = (batch, time, len(example), torch.get_num_threads(), return_sequence, every_step)
         ended = kernel.call(kernel.forward, whole, [ids, resets, outputs, saved, None, *tensors, *last])
         calls.check_exit(ended, kernel.name, batch, time, ids, len(example))
