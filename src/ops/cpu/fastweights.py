@@ -73,7 +73,11 @@ class _FastWeights(Function):
         calls.refuse_second_derivative()
         settings, (ids, saved, *given) = ctx.settings, ctx.saved_tensors
         d_outputs = saved.new_zeros(ctx.shape) if d_outputs is None else d_outputs.contiguous()
-        d_given = [None if tensor is None else torch.empty_like(tensor) for tensor in given]
+        needed = dict(zip(_GIVEN, ctx.needs_input_grad[3:], strict=True))
+        d_given = [
+            None if tensor is None or (name in ("initial", "fast") and not needed[name]) else torch.empty_like(tensor)
+            for name, tensor in zip(_GIVEN, given, strict=True)
+        ]
         named = {f"d_{name}": gradient for name, gradient in zip(_GIVEN, d_given, strict=True)}
         named |= dict(zip(_GIVEN, given, strict=True))
         ended = _call("backward", settings, ids=ids, saved=saved, d_outputs=d_outputs, **named)
