@@ -41,7 +41,8 @@ class Kernel:
         self.counts = (len(recipe.inputs), len(recipe.constants) + len(recipe.tables), len(recipe.states))
         self.gradients = dict(enumerate(recipe.gradients, len(recipe.inputs)))
         self.nothing = (None,) * len(recipe.states)
-        self.structure = optree.tree_structure(example(core)[1])
+        states, self.structure = optree.tree_flatten(example(core)[1])
+        self.state_dtypes = [None if state.is_floating_point() else state.dtype for state in states]
         names = list(tensors_of(core))
         self.read = None
         if not recipe.prelude and not recipe.tables:
@@ -87,16 +88,32 @@ class Kernel:
         lead = 2 if inputs.ids is None else 1
         for table, shape in zip(tables, recipe.inputs, strict=True):
             calls.check("inputs", table, (*table.shape[:lead], *shape), dtype)
-        for tensor, shape in zip(initial, recipe.states, strict=True):
+        for tensor, shape, kind in zip(initial, recipe.states, self.state_dtypes, strict=True):
             if tensor is not None:
-                calls.check("state", tensor, (batch, *shape), dtype)
+                calls.check("state", tensor, (batch, *shape), kind or dtype)
+        initial, restart = (self._numbers(states, dtype) for states in (initial, restart))
         given = (*tables, *self.constants(core, dtype), *initial, *restart)
         # inside `forward` it is not known whether a backward pass will follow
         save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
         ids = None if inputs.ids is None else inputs.ids.long()
         resets = None if inputs.resets is None else inputs.resets.bool()
         results = _Recurrence.apply(self, (batch, time), (return_state, return_sequence, save), ids, resets, *given)
-        return results if isinstance(results, tuple) else (results,)
+        y, *last = results if isinstance(results, tuple) else (results,)
+        return y, *(self._integers(state, kind) for state, kind in zip(last, self.state_dtypes, strict=bool(last)))
+
+    def _numbers(self, states: tuple[Tensor | None, ...], dtype: torch.dtype) -> tuple[Tensor | None, ...]:
+        """States as the kernel carries them: those of integers as numbers, which are exact up to a size."""
+        kinds = self.state_dtypes
+        return tuple(s if s is None or kind is None else s.to(dtype) for s, kind in zip(states, kinds, strict=True))
+
+    def _integers(self, state: Tensor, kind: torch.dtype | None) -> Tensor:
+        if kind is None:
+            return state
+        exact = round(2 / torch.finfo(state.dtype).eps) - 1
+        if state.numel() and state.abs().max() > exact:
+            what = f"a state of integers beyond {exact}, which {state.dtype} cannot count"
+            raise OverflowError(f"{self.name}: {what}; take model.kernel=reference")
+        return state.to(kind)
 
     def call(self, function: Any, whole: tuple[int, ...], tensors: list[Tensor | None]) -> int:
         """Call the library with whole numbers and tensors in the order of `Call` of csrc/step.h."""

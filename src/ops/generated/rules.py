@@ -114,6 +114,19 @@ def _pow(self: Builder, x: Operand, exponent: Any) -> Operand:
     return self.map(special, x) if special else self.map("pow", x, exponent)
 
 
+@_rule(aten.remainder)
+def _remainder(self: Builder, x: Operand, divisor: Operand | Number) -> Operand:
+    return self.map("remainder", x, divisor)
+
+
+@_rule(aten.div)
+def _div(self: Builder, x: Operand, divisor: Operand | Number, *, rounding_mode: str | None = None) -> Operand:
+    if rounding_mode == "floor":
+        x = self.map("sub", x, self.map("remainder", x, divisor))
+    quotient = self.map("div", x, divisor)
+    return self.map("trunc", quotient) if rounding_mode == "trunc" else quotient
+
+
 @_rule(aten.logaddexp)
 def _log_add_exp(self: Builder, a: Operand, b: Operand) -> Operand:
     distance = self.map("abs", self.map("sub", a, b))
@@ -201,7 +214,10 @@ def _flip(self: Builder, x: Operand, dims: list[int]) -> Operand:
 
 @_rule(aten._to_copy)
 def _to_copy(self: Builder, x: Operand, *, dtype: Any = None, **_: Any) -> Operand:
-    return x if dtype == torch.bool else self.number(x)
+    if dtype == torch.bool:
+        return x if isinstance(x, View) and x.value.boolean else self.map("ne", x, 0)
+    number = self.number(x)
+    return number if dtype is None or dtype.is_floating_point else self.map("trunc", number)
 
 
 @_rule(aten.copy)

@@ -185,6 +185,16 @@ inline Vector<S> power(Vector<S> x, Vector<S> exponent) {
   return x;
 }
 
+// What is left of x after whole multiples of y, with the sign of y.
+template <class S>
+inline Vector<S> remainder(Vector<S> x, Vector<S> y) {
+  for (int lane = 0; lane < Lanes<S>::count; ++lane) {
+    S left = std::fmod(x[lane], y[lane]);
+    x[lane] = left != 0 && (left < 0) != (y[lane] < 0) ? left + y[lane] : left;
+  }
+  return x;
+}
+
 // NaN if either is NaN, as in torch.
 template <class S>
 inline Vector<S> larger(Vector<S> a, Vector<S> b) {
