@@ -43,6 +43,7 @@ class Kernel:
         self.nothing = (None,) * len(recipe.states)
         states, self.structure = optree.tree_flatten(example(core)[1])
         self.state_dtypes = [None if state.is_floating_point() else state.dtype for state in states]
+        self.has_integers = any(self.state_dtypes)
         names = list(tensors_of(core))
         self.read = None
         if not recipe.prelude and not recipe.tables:
@@ -91,15 +92,19 @@ class Kernel:
         for tensor, shape, kind in zip(initial, recipe.states, self.state_dtypes, strict=True):
             if tensor is not None:
                 calls.check("state", tensor, (batch, *shape), kind or dtype)
-        initial, restart = (self._numbers(states, dtype) for states in (initial, restart))
+        if self.has_integers:
+            initial, restart = self._numbers(initial, dtype), self._numbers(restart, dtype)
         given = (*tables, *self.constants(core, dtype), *initial, *restart)
         # inside `forward` it is not known whether a backward pass will follow
         save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
         ids = None if inputs.ids is None else inputs.ids.long()
         resets = None if inputs.resets is None else inputs.resets.bool()
         results = _Recurrence.apply(self, (batch, time), (return_state, return_sequence, save), ids, resets, *given)
-        y, *last = results if isinstance(results, tuple) else (results,)
-        return y, *(self._integers(state, kind) for state, kind in zip(last, self.state_dtypes, strict=bool(last)))
+        if not isinstance(results, tuple):
+            return (results,)
+        if not self.has_integers:
+            return results
+        return results[0], *map(self._integers, results[1:], self.state_dtypes)
 
     def _numbers(self, states: tuple[Tensor | None, ...], dtype: torch.dtype) -> tuple[Tensor | None, ...]:
         """States as the kernel carries them: those of integers as numbers, which are exact up to a size."""
