@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from src.models.base import Core
-from src.ops.cpu import calls
-from src.ops.cpu.linear_recurrence import linear_recurrence
+from src.ops.cpu.linear_recurrence import available, linear_recurrence
 from src.ops.dispatch import Form, Kernel
 from src.ops.inputs import Inputs
 from src.ops.linear_recurrence import DeltaTerms, Recurrence, Terms, chunked, in_full_precision, scan
@@ -88,7 +87,7 @@ class MemoryCore(Core):
         """A kernel for all of them, written by hand; none is generated from the step."""
 
         def on_cpu(inputs: Inputs) -> bool:
-            return calls.available(next(self.parameters()))
+            return available(next(self.parameters()))
 
         yield Form("fused", partial(self._compute, linear_recurrence), on_cpu)
         yield Form("vectorized", partial(self._compute, partial(chunked, chunk_size=self.chunk_size)))

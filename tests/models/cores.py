@@ -174,7 +174,6 @@ WRITTEN_HERE = [Made("nested", Nested), Made("stack", Stack), Made("started", St
 MODELS = [*(of_file(file) for file in FILES), *WRITTEN_HERE]
 VARIANTS = [*(made for file in FILES for made in variants(file)), *WRITTEN_HERE]
 WITHOUT_KERNEL = {
-    "nested": "int64",
     "convnet": "int64",
     "fastweights_multilevel": "int64",
     "attention": "int64",

@@ -48,28 +48,36 @@ def recall(error):
     return {"error": error, "oldest_error": error, "newest_error": error}
 
 
-def of_capacity(errors, lstm=0.85):
-    """{cell: errors with 8, 16 and 32 units}."""
+def of_capacity(errors, lstm=0.85, longer=(0.4, 0.6)):
+    """{cell: errors with 8, 16 and 32 units}; the LSTM; fast weights and the LSTM after more updates."""
+    short, long = {"trainer.max_updates": 1600}, {"trainer.max_updates": 12_800}
     cells = [
         (
             {"name": capacity.NAMES.get(model, capacity.NAME), "model": model}
-            | {"model.hidden_size": size, "state_size": size**2},
+            | {"model.hidden_size": size, "state_size": size**2}
+            | short,
             recall(error),
         )
         for model, of_model in errors.items()
         for size, error in zip((8, 16, 32), of_model, strict=True)
     ]
-    vector = {"name": capacity.VECTOR, "model": "lstm", "model.hidden_size": 128, "state_size": 256}
-    return evidence_of(*cells, (vector, recall(lstm)))
+    vector = {"model": "lstm", "model.hidden_size": 128, "state_size": 256}
+    cells.append((vector | {"name": capacity.VECTOR} | short, recall(lstm)))
+    fast = {"model": "fastweights", "model.hidden_size": 16, "state_size": 256}
+    for settings, error in zip((fast, vector), longer, strict=True):
+        cells.append((settings | {"name": capacity.LONG} | long, recall(error)))
+    return evidence_of(*cells)
 
 
 def test_capacity():
     matrix = (0.2, 0.004, 0.001)
     good = of_capacity({"deltanet": matrix, "gated_deltanet": matrix, "fastweights": (0.8, 0.6, 0.3)})
     assert set(verdicts(capacity.REPRODUCTION, good).values()) == {"reproduced"}
-    bad = of_capacity({"deltanet": (0.2, 0.7, 0.8), "gated_deltanet": (1, 1, 1), "fastweights": (0.3, 0.65, 0.95)}, 0.1)
+    bad = of_capacity(
+        {"deltanet": (0.2, 0.7, 0.8), "gated_deltanet": (1, 1, 1), "fastweights": (0.3, 0.65, 0.95)}, 0.1, (0.7, 0.1)
+    )
     assert set(verdicts(capacity.REPRODUCTION, bad).values()) == {"not reproduced"}
-    assert len(capacity.table(good)) == 10
+    assert len(capacity.table(good)) == 12
     assert isinstance(capacity.draw(good), Figure)
 
 

@@ -144,7 +144,8 @@ def test_where_one_program_fails_each_is_evaluated_alone(monkeypatch, caplog):
     with caplog.at_level("INFO"):
         found = [evaluation.of(row) for row in range(3)]
     assert found == [evaluate(update.state.model, update.task, "val") for update in stacked.updates]
-    assert caplog.messages == ["3 runs are evaluated one by one: ZeroDivisionError: division by zero"]
+    said = [message for message in caplog.messages if "one by one" in message]  # kernels may be compiled as well
+    assert said == ["3 runs are evaluated one by one: ZeroDivisionError: division by zero"]
 
 
 @pytest.mark.parametrize(

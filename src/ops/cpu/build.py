@@ -1,9 +1,10 @@
 """Compiles kernels for this machine on first use, and loads them.
 
-There is one library with what is written by hand, and one for every generated step. They have a plain C interface and
-include no torch headers, so that compiling takes only seconds. They are cached under `TORCH_EXTENSIONS_DIR` (by default
-`~/.cache/torch_extensions`), by a hash of everything that determines them: sources, flags, compiler and processor.
-Their names hold a hash of their content, which is compared before they are loaded.
+There is one library with what is written by hand, one for the linear recurrence, and one for every generated step.
+They have a plain C interface and include no torch headers, so that compiling takes only seconds. They are cached
+under `TORCH_EXTENSIONS_DIR` (by default `~/.cache/torch_extensions`), by a hash of everything that determines them:
+sources, flags, compiler and processor. Their names hold a hash of their content, which is compared before they are
+loaded.
 """
 
 import ctypes
@@ -35,12 +36,28 @@ ELSEWHERE = "TORCH_EXTENSIONS_DIR names another folder for the compiled kernels"
 def library() -> ctypes.CDLL | None:
     """The kernels that are written by hand, or None, after one warning that says why, if they are not available."""
     try:
-        sources = sorted(SOURCES.glob("*.cpp"))
+        sources = [SOURCES / f"{name}.cpp" for name in ("fastweights", "products", "recurrence")]
         return _loaded(_compiled(cache_folder(), sources, "the fused kernels for this processor"), ctypes.RTLD_GLOBAL)
     except Exception as error:
-        reason = " ".join(explain(error).split())[:400]
-        log.warning("the fused kernels are not available, so a slower form is used: %s", reason)
+        _warn("the fused kernels are", error)
         return None
+
+
+@cache
+def linear_library() -> ctypes.CDLL | None:
+    """The kernel of the linear recurrence, which takes as long to compile as all others; or None as for `library`."""
+    if library() is None:
+        return None
+    try:
+        return step_library((SOURCES / "linear_recurrence.cpp").read_text(), "the linear recurrence")
+    except Exception as error:
+        _warn("the kernel of the linear recurrence is", error)
+        return None
+
+
+def _warn(what: str, error: Exception) -> None:
+    reason = " ".join(explain(error).split())[:400]
+    log.warning("%s not available, so a slower form is used: %s", what, reason)
 
 
 @cache

@@ -58,7 +58,7 @@ class _FastWeights(Function):
         ids, *tensors = calls.contiguous(ids, *given)
         table, named = tensors[0], dict(zip(_GIVEN, tensors, strict=True))
         shape = (settings["batch"], settings["time"], settings["units"])
-        saved = table.new_empty(_call("saved_size", settings, **named)) if save else None
+        saved = calls.room(table, _call("saved_size", settings, **named)) if save else None
         outputs = table.new_empty(shape if settings["return_sequence"] else shape[::2])
         ended = _call("forward", settings, ids=ids, outputs=outputs, saved=saved, **named)
         calls.check_exit(ended, "fast weights", *shape[:2], ids, len(table))
@@ -73,7 +73,11 @@ class _FastWeights(Function):
         calls.refuse_second_derivative()
         settings, (ids, saved, *given) = ctx.settings, ctx.saved_tensors
         d_outputs = saved.new_zeros(ctx.shape) if d_outputs is None else d_outputs.contiguous()
-        d_given = [None if tensor is None else torch.empty_like(tensor) for tensor in given]
+        needed = dict(zip(_GIVEN, ctx.needs_input_grad[3:], strict=True))
+        d_given = [
+            None if tensor is None or (name in ("initial", "fast") and not needed[name]) else torch.empty_like(tensor)
+            for name, tensor in zip(_GIVEN, given, strict=True)
+        ]
         named = {f"d_{name}": gradient for name, gradient in zip(_GIVEN, d_given, strict=True)}
         named |= dict(zip(_GIVEN, given, strict=True))
         ended = _call("backward", settings, ids=ids, saved=saved, d_outputs=d_outputs, **named)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from src.ops.cpu import calls
-from src.ops.cpu.build import library
+from src.ops.cpu.build import linear_library
 from src.ops.linear_recurrence import DeltaTerms, Terms
 
 _WHOLE = (
@@ -43,9 +43,15 @@ class _Call(ctypes.Structure):
     ]
 
 
+@calls.not_compiled
+def available(tensor: Tensor) -> bool:
+    """Whether the kernel can compute with this tensor; compiles it if necessary."""
+    return calls.available(tensor) and linear_library() is not None
+
+
 @cache
 def _function(name: str) -> Any:
-    function = getattr(library(), f"linear_recurrence_{name}")
+    function = getattr(linear_library(), f"linear_recurrence_{name}")
     function.argtypes = [ctypes.POINTER(_Call)]
     function.restype = ctypes.c_int64 if name == "saved_size" else ctypes.c_int
     return function
@@ -71,7 +77,7 @@ class _LinearRecurrence(Function):
         states = {"initial": initial, "start": start, "resets": resets}
         outputs = initial.new_empty(*terms[0].shape[:3], settings["values"])
         last = torch.empty_like(initial)
-        saved = initial.new_empty(_call("saved_size", settings, terms)) if save else None
+        saved = calls.room(initial, _call("saved_size", settings, terms)) if save else None
         ended = _call("forward", settings, terms, outputs=outputs, last=last, saved=saved, **states)
         calls.check_exit(ended, "linear recurrence", settings["batch"], settings["time"], None, 0)
         ctx.settings, ctx.shape = settings, outputs.shape

@@ -23,6 +23,8 @@ _PLAIN = {
     math.inf: "infinity",
     -math.inf: "-infinity",
 }
+_FEW = 4
+"""Terms of a sum for which several parts are not worth it."""
 
 
 class Source(NamedTuple):
@@ -325,45 +327,26 @@ class _Writer:
         return f"({number} != S(0))" if source.value.boolean else number
 
     def _loop(self, loop: Loop, work: Pass) -> Iterator[str]:
-        depth = len(loop.extents)
-        before: list[str] = []
-        body: list[str] = []
-        inner: list[tuple[int, str, str]] = []  # at which depth, declaration, what follows
+        nest = _Nest.of(loop)
         for value in loop.values:
-            self._statement(value, work, depth, before, body, inner)
-        if not body:
+            self._statement(value, work, nest)
+        if not nest.body:
             return
-        yield from before
-        if depth == 0:
-            yield from (line.replace("[k]", "[0]") for line in body)
-            return
-        unrolled = bool(inner)
-        for dim in range(depth - 1):
-            yield from (_indent(dim) + declared for level, declared, _ in inner if level == dim)
-            yield f"{_indent(dim)}for (int64_t i{dim} = 0; i{dim} < {self.size(loop.extents[dim])}; ++i{dim}) {{"
-        deepest = depth - 1
-        yield from (_indent(deepest) + declared for level, declared, _ in inner if level == deepest)
-        last, count = f"i{deepest}", self.size(loop.extents[-1])
-        head, tail = f"for (int64_t {last} = 0; {last} < {count}; ++{last}) {{", "}"
-        if unrolled:
-            head, tail = f"in_parts({count}, [&](int64_t {last}, int k) {{", "});"
-        yield _indent(deepest) + head
-        yield from (_indent(depth) + line for line in body)
-        yield _indent(deepest) + tail
-        yield from (_indent(deepest) + then for level, _, then in inner if level == deepest)
-        for dim in range(depth - 2, -1, -1):
-            yield _indent(dim) + "}"
-            yield from (_indent(dim) + then for level, _, then in inner if level == dim)
+        yield from nest.before
+        depth = len(nest.dims)
+        for level, dim in enumerate(nest.dims):
+            yield from (_indent(level) + line for line in nest.declared[level])
+            count = self.size(loop.extents[dim])
+            head = f"for (int64_t i{dim} = 0; i{dim} < {count}; ++i{dim}) {{"
+            if level == depth - 1 and nest.in_parts:
+                head = f"in_parts({count}, [&](int64_t i{dim}, int k) {{"
+            yield _indent(level) + head
+        yield from (_indent(depth) + line for line in nest.body)
+        for level in reversed(range(depth)):
+            yield _indent(level) + ("});" if level == depth - 1 and nest.in_parts else "}")
+            yield from (_indent(level) + line for line in nest.then[level])
 
-    def _statement(
-        self,
-        value: Value,
-        work: Pass,
-        depth: int,
-        before: list[str],
-        body: list[str],
-        inner: list[tuple[int, str, str]],
-    ) -> None:
+    def _statement(self, value: Value, work: Pass, nest: "_Nest") -> None:
         """What one value adds to a loop."""
         read = [self._read(value, operand, work) for operand in value.operands]
         place = self._at(0, value.strides)
@@ -372,56 +355,79 @@ class _Writer:
         if value.kind == "map":
             name = self.name(value)
             number = self.register(value)
-            body.append(f"auto {number} = {EXPRESSIONS[value.operation].format(*read)};")
+            nest.body.append(f"auto {number} = {EXPRESSIONS[value.operation].format(*read)};")
             if value in work.memory:
                 stored = f"{number} ? all<S>(1) : V{{}}" if value.boolean else number
-                body.append(f"{name}[{place}] = {stored};")
+                nest.body.append(f"{name}[{place}] = {stored};")
         elif value.target:
             operand = value.operands[0]
             if isinstance(operand, View) and work.inside.get(operand.value) == value.target:
                 return
             join, offset = value.target
-            body.append(f"{self.name(join)}[{self._at(offset, value.strides)}] = {read[0]};")
+            nest.body.append(f"{self.name(join)}[{self._at(offset, value.strides)}] = {read[0]};")
         elif value.kind == "total":
-            body.append(f"{self.name(value)}[{place}] += {read[0]};")
+            nest.body.append(f"{self.name(value)}[{place}] += {read[0]};")
         else:
-            self._reduction(value, " * ".join(read), work, depth, before, body, inner)
+            self._reduction(value, " * ".join(read), work, nest)
 
-    def _reduction(
-        self,
-        value: Value,
-        term: str,
-        work: Pass,
-        depth: int,
-        before: list[str],
-        body: list[str],
-        inner: list[tuple[int, str, str]],
-    ) -> None:
-        name, place = self.name(value), self._at(0, value.strides)
+    def _reduction(self, value: Value, term: str, work: Pass, nest: "_Nest") -> None:
+        name, place, number = self.name(value), self._at(0, value.strides), self.register(value)
         start, add, join = REDUCTIONS[value.operation]
-        summed = [stride == 0 for stride in value.strides]
-        first = depth
-        while first > 0 and summed[first - 1]:
-            first -= 1
-        if value.table is not None:
-            place = f"{self.name(value.table)}[{self._at(0, contiguous(value.loops))}]"
-        if value.table is not None or first == depth or any(summed[:first]):  # summed up in memory
-            before.append(f"std::fill({name}, {name} + {self.size(value.size)}, {start});")
-            body.append(add.format(f"{name}[{place}]", term))
+        level = nest.level_of(value)
+        if level is None:  # summed up in memory
+            if value.table is not None:
+                place = f"{self.name(value.table)}[{self._at(0, contiguous(value.loops))}]"
+            nest.before.append(f"std::fill({name}, {name} + {self.size(value.size)}, {start});")
+            nest.body.append(add.format(f"{name}[{place}]", term))
             return
-        number = self.register(value)
-        parts = f"{number}_parts"
-        declared = f"V {parts}[4] = {{{', '.join([start] * 4)}}};"
-        body.append(add.format(f"{parts}[k]", term))
-        halves = [join.format(f"{parts}[{i}]", f"{parts}[{i + 1}]") for i in (0, 2)]
-        whole_sum = join.format(*halves)
-        if first == 0:
-            then = f"V {number} = {whole_sum};" + (f" {name}[0] = {number};" if value in work.memory else "")
-            if depth == 0:
-                raise AssertionError("a sum without a loop")
+        if nest.in_parts:
+            parts = f"{number}_parts"
+            nest.declared[level].append(f"V {parts}[4] = {{{', '.join([start] * 4)}}};")
+            nest.body.append(add.format(f"{parts}[k]", term))
+            halves = [join.format(f"{parts}[{i}]", f"{parts}[{i + 1}]") for i in (0, 2)]
+            nest.then[level].append(f"V {number} = {join.format(*halves)};")
         else:
-            then = f"{name}[{place}] = {whole_sum};"
-        inner.append((first, declared, then))
+            nest.declared[level].append(f"V {number} = {start};")
+            nest.body.append(add.format(number, term))
+        if not value.scalar or value in work.memory:
+            nest.then[level].append(f"{name}[{place}] = {number};")
+
+
+class _Nest:
+    """Nested loops while they are written.
+
+    Args:
+        dims: the dimensions of the loops, outermost first: those that are summed over come last, so that a sum stays
+            in a register.
+        in_parts: whether sums have four parts, since one has to wait for the one before.
+    """
+
+    def __init__(self, dims: list[int], in_parts: bool):
+        self.dims, self.in_parts = dims, in_parts
+        self.before: list[str] = []
+        self.declared: list[list[str]] = [[] for _ in dims]
+        """At each level, before its loop; `then`: after it."""
+        self.then: list[list[str]] = [[] for _ in dims]
+        self.body: list[str] = []
+
+    @classmethod
+    def of(cls, loop: Loop) -> "_Nest":
+        """The loops of a plan."""
+        summed = [_summed(value) for value in loop.values if value.kind == "reduce" and value.table is None]
+        last = set.intersection(*summed) if summed else set()
+        dims = sorted(range(len(loop.extents)), key=lambda dim: dim in last)
+        return cls(dims, bool(last) and loop.extents[dims[-1]] > _FEW)
+
+    def level_of(self, value: Value) -> int | None:
+        """The level of the outermost loop that a reduction sums over; None if it has to be summed up in memory."""
+        summed = _summed(value)
+        level = len(self.dims) - len(summed)
+        return level if value.table is None and summed and set(self.dims[level:]) == summed else None
+
+
+def _summed(value: Value) -> set[int]:
+    """The loops that a reduction sums over."""
+    return {dim for dim, stride in enumerate(value.strides) if stride == 0}
 
 
 def _indent(level: int) -> str:

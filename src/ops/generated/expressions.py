@@ -6,13 +6,15 @@ UNARY = {
     "exp": "exponential<S>({})", "expm1": "exp_minus_1<S>({})", "sqrt": "root<S>({})", "rsqrt": "S(1) / root<S>({})",
     "reciprocal": "S(1) / {}", "abs": "absolute<S>({})", "sign": "sign<S>({})", "log": "each_lane<S>({}, std::log)",
     "log1p": "each_lane<S>({}, std::log1p)", "erf": "each_lane<S>({}, std::erf)", "sin": "each_lane<S>({}, std::sin)",
-    "cos": "each_lane<S>({}, std::cos)", "logical_not": "~{}", "bitwise_not": "~{}", "copy": "{}",
+    "cos": "each_lane<S>({}, std::cos)", "floor": "each_lane<S>({}, std::floor)",
+    "ceil": "each_lane<S>({}, std::ceil)", "trunc": "each_lane<S>({}, std::trunc)",
+    "round": "each_lane<S>({}, std::nearbyint)", "logical_not": "~{}", "bitwise_not": "~{}", "copy": "{}",
 }  # fmt: skip
 BINARY = {
     "add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}", "le": "{} <= {}", "ge": "{} >= {}",
     "lt": "{} < {}", "gt": "{} > {}", "eq": "{} == {}", "ne": "{} != {}", "maximum": "larger<S>({}, {})",
     "minimum": "smaller<S>({}, {})", "logical_and": "{} & {}", "bitwise_and": "{} & {}", "logical_or": "{} | {}",
-    "bitwise_or": "{} | {}", "pow": "power<S>({}, {})",
+    "bitwise_or": "{} | {}", "pow": "power<S>({}, {})", "remainder": "remainder<S>({}, {})",
 }  # fmt: skip
 EXPRESSIONS = {**UNARY, **BINARY, "where": "{} ? {} : {}"}
 LOGICAL = {"logical_not", "logical_and", "logical_or", "bitwise_not", "bitwise_and", "bitwise_or"}
@@ -36,4 +38,6 @@ TRITON = {
     "log1p": "log_of_1_plus({})", "erf": "tl.erf({})", "sin": "tl.sin({})", "cos": "tl.cos({})",
     "maximum": "larger({}, {})",
     "minimum": "smaller({}, {})", "pow": "power({}, {})", "where": "tl.where({}, {}, {})",
+    "floor": "tl.floor({})", "ceil": "tl.ceil({})", "trunc": "truncated({})", "round": "nearest({})",
+    "remainder": "remainder({}, {})",
 }  # fmt: skip

@@ -171,23 +171,28 @@ def _compare(core: Any, kernel: Kernel, dtype: torch.dtype, device: torch.device
             parameter.requires_grad_().data.add_(0.1 * torch.randn(parameter.shape, dtype=dtype).to(device))
         p, state = example(core)
         p = map_state(lambda t: torch.randn(2, 3, *t.shape[1:], dtype=dtype).to(device).requires_grad_(), p)
-        state = map_state(
-            lambda t: torch.randn(2, *t.shape[1:], dtype=dtype).mul(0.3).to(device).requires_grad_(), state
-        )
+        state = map_state(partial(_random_states, dtype=dtype, device=device), state)
         found = []
         for compute in (core.scan, lambda p, state: _outputs(core, kernel, p, state)):
             y, end = compute(p, state)
             results = [y, *state_tensors(end)]
-            sources = [*state_tensors((p, state)), *core.parameters()]
+            sources = [t for t in (*state_tensors((p, state)), *core.parameters()) if t.requires_grad]
             differentiable = [result for result in results if result.requires_grad]
             shares = [torch.cos(torch.arange(r.numel())).view_as(r).to(r) for r in differentiable]
             gradients = torch.autograd.grad(differentiable, sources, shares, allow_unused=True, materialize_grads=True)
-            found.append([*results, *gradients])
+            found.append([result.to(dtype) for result in (*results, *gradients)])
     tolerance = 1e-3 if dtype == torch.float32 else 1e-8
     for expected, actual in zip(*found, strict=True):
         error = (actual - expected).abs() / expected.abs().max().clamp(min=1)
         if not torch.all((error < tolerance) | (expected.isnan() & actual.isnan())):
             raise LoweringError("a kernel of it gives something else: the step mixes sequences, or depends on chance")
+
+
+def _random_states(state: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Two of the shape of a state."""
+    if not state.is_floating_point():
+        return torch.randint(2, (2, *state.shape[1:])).to(device, state.dtype)
+    return torch.randn(2, *state.shape[1:], dtype=dtype).mul(0.3).to(device).requires_grad_()
 
 
 def _outputs(core: nn.Module, kernel: Kernel, p: Any, state: State) -> tuple[Tensor, State]:

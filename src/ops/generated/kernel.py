@@ -19,7 +19,7 @@ from src.ops.generated.recipe import Recipe, compute_constants, example, tensors
 from src.ops.inputs import Inputs
 from src.specs import state_tensors
 
-SAVED_AT_MOST = 32 * 2**20
+SAVED_AT_MOST = 8 * calls.ALWAYS_NEW if calls.LARGE_PAGES else calls.ALWAYS_NEW
 """Bytes that a forward pass saves; if it would be more, the backward pass computes the steps again in segments of 16.
 
 Measured: from about here on that is faster, since new memory is slow; from a quarter of it if a step multiplies little.
@@ -34,7 +34,9 @@ class Kernel:
         self.recipe, self.name = recipe, type(core).__name__
         self.counts = (len(recipe.inputs), len(recipe.constants) + len(recipe.tables), len(recipe.states))
         self.nothing = (None,) * len(recipe.states)
-        self.structure = optree.tree_structure(example(core)[1])
+        states, self.structure = optree.tree_flatten(example(core)[1])
+        self.state_dtypes = [None if state.is_floating_point() else state.dtype for state in states]
+        self.has_integers = any(self.state_dtypes)
         names = list(tensors_of(core))
         self.read = None
         if not recipe.prelude and not recipe.tables:
@@ -90,13 +92,33 @@ class Kernel:
         dtype = tables[0].dtype
         batch, time = inputs.batch_and_time
         self.check(tables, initial, inputs, dtype)
+        if self.has_integers:
+            initial, restart = self._numbers(initial, dtype), self._numbers(restart, dtype)
         given = (*tables, *self.constants(core, dtype), *initial, *restart)
         # inside `forward` it is not known whether a backward pass will follow
         save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
         ids = None if inputs.ids is None else inputs.ids.long()
         resets = None if inputs.resets is None else inputs.resets.bool()
         results = _Recurrence.apply(self, (batch, time), (return_state, return_sequence, save), ids, resets, *given)
-        return results if isinstance(results, tuple) else (results,)
+        if not isinstance(results, tuple):
+            return (results,)
+        if not self.has_integers:
+            return results
+        return results[0], *map(self._integers, results[1:], self.state_dtypes)
+
+    def _numbers(self, states: tuple[Tensor | None, ...], dtype: torch.dtype) -> tuple[Tensor | None, ...]:
+        """States as the kernel carries them: those of integers as numbers, which are exact up to a size."""
+        kinds = self.state_dtypes
+        return tuple(s if s is None or kind is None else s.to(dtype) for s, kind in zip(states, kinds, strict=True))
+
+    def _integers(self, state: Tensor, kind: torch.dtype | None) -> Tensor:
+        if kind is None:
+            return state
+        exact = round(2 / torch.finfo(state.dtype).eps) - 1
+        if state.numel() and state.abs().max() > exact:
+            what = f"a state of integers beyond {exact}, which {state.dtype} cannot count"
+            raise OverflowError(f"{self.name}: {what}; take model.kernel=reference")
+        return state.to(kind)
 
     def check(
         self, tables: list[Tensor], initial: tuple[Tensor | None, ...], inputs: Inputs, dtype: torch.dtype
@@ -105,9 +127,9 @@ class Kernel:
         lead = 2 if inputs.ids is None else 1
         for table, shape in zip(tables, self.recipe.inputs, strict=True):
             calls.check("inputs", table, (*table.shape[:lead], *shape), dtype)
-        for tensor, shape in zip(initial, self.recipe.states, strict=True):
+        for tensor, shape, kind in zip(initial, self.recipe.states, self.state_dtypes, strict=True):
             if tensor is not None:
-                calls.check("state", tensor, (inputs.batch_and_time[0], *shape), dtype)
+                calls.check("state", tensor, (inputs.batch_and_time[0], *shape), kind or dtype)
 
     def parts(self, given: list[Any]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
         """The tensors of a call: inputs, constants, states at the start, and states after a reset."""
@@ -133,7 +155,7 @@ class _Recurrence(Function):
         outputs = example.new_empty((batch, time, recipe.output) if return_sequence else (batch, recipe.output))
         last = [example.new_empty(batch, *shape) for shape in recipe.states] if return_state else kernel.nothing
         size, every_step = kernel.saved_size(batch, time, example.element_size())
-        saved = example.new_empty(size) if save else None
+        saved = calls.room(example, size) if save else None
         whole = (batch, time, len(example), torch.get_num_threads(), return_sequence, every_step)
         ended = kernel.call(kernel.forward, whole, [ids, resets, outputs, saved, None, *tensors, *last])
         calls.check_exit(ended, kernel.name, batch, time, ids, len(example))

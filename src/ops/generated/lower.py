@@ -44,6 +44,7 @@ class Lowered(Builder):
         for node in nodes:
             if node.op == "call_function":
                 args, kwargs = fx.map_arg((node.args, node.kwargs), results.__getitem__)
+                _check_integers(node)
                 results[node] = self._lower(node.target, *args, **kwargs)
             elif node.op == "get_attr":
                 results[node] = _of_attribute(getattr(trace.joint, str(node.target)))
@@ -80,6 +81,16 @@ class Lowered(Builder):
         if name in BINARY and name != "pow":
             return self.map(name, *args[:2])
         raise LoweringError(str(target))
+
+
+def _check_integers(node: fx.Node) -> None:
+    """Refuse what is different for integers, which a kernel carries as numbers of its own precision."""
+    value, name = node.meta.get("val"), str(getattr(node.target, "overloadpacket", ""))
+    if not name.startswith(("aten.bitwise", "aten.mul", "aten.pow")) or not isinstance(value, Tensor):
+        return
+    selects = any(isinstance(a, fx.Node) and a.meta["val"].dtype == torch.bool for a in node.args)
+    if not (value.is_floating_point() or value.dtype == torch.bool or selects):
+        raise LoweringError(f"{node.target} of integers")
 
 
 def _name(result: Any, name: str) -> None:

@@ -15,7 +15,7 @@ from src.ops.generated.form import generated_form, is_generated
 from src.ops.inputs import Inputs
 from src.specs import State
 
-LARGE = 2 * 2**20
+LARGE = 2**19
 """Bytes of projected inputs from which on they are computed step by step; measured, since new memory is slow."""
 FEW = 4
 """Where P is less than this many times X, they are not: little room is saved, and one large product is faster."""

@@ -21,31 +21,6 @@ def _rule(*operators: Any) -> Callable[[Callable], Callable]:
     return register
 
 
-@_rule(aten.mm)
-def _mm(self: Builder, a: Operand, b: Operand) -> Operand:
-    return self.multiply(self.view(a), self.view(b))
-
-
-@_rule(aten.bmm)
-def _bmm(self: Builder, a: Operand, b: Operand) -> Operand:
-    return self.batch_multiply(self.view(a), self.view(b))
-
-
-@_rule(aten.addmm)
-def _addmm(self: Builder, start: Operand, a: Operand, b: Operand) -> Operand:
-    return self.map("add", _mm(self, a, b), start)
-
-
-@_rule(aten.cat)
-def _cat(self: Builder, pieces: list[Operand], dim: int = 0) -> Operand:
-    return self.join(list(pieces), dim)
-
-
-@_rule(aten.stack)
-def _stack(self: Builder, pieces: list[Operand], dim: int = 0) -> Operand:
-    return self.join([like(piece, meta_of(piece).unsqueeze(dim)) for piece in pieces], dim)
-
-
 @_rule(aten.slice_scatter)
 def _slice_scatter(
     self: Builder,
@@ -70,35 +45,10 @@ def _select_scatter(self: Builder, base: Operand, x: Operand, dim: int, index: i
     return _slice_scatter(self, base, like(x, meta_of(x).unsqueeze(dim)), dim, index, index + 1)
 
 
-@_rule(aten.slice_backward)
-def _slice_backward(self: Builder, x: Operand, shape: tuple[int, ...], *where: int) -> Operand:
-    return _slice_scatter(self, Filled(0, shape), x, *where)
-
-
-@_rule(aten.select_backward)
-def _select_backward(self: Builder, x: Operand, shape: tuple[int, ...], dim: int, index: int) -> Operand:
-    return _select_scatter(self, Filled(0, shape), x, dim, index)
-
-
-@_rule(aten.where)
-def _where(self: Builder, condition: Operand, a: Operand, b: Operand) -> Operand:
-    return self.map("where", condition, a, b)
-
-
 @_rule(aten.clamp, aten.hardtanh)
 def _clamp(self: Builder, x: Operand, least: Number | None = None, greatest: Number | None = None) -> Operand:
     x = x if least is None else self.map("maximum", x, least)
     return x if greatest is None else self.map("minimum", x, greatest)
-
-
-@_rule(aten.clamp_min)
-def _clamp_min(self: Builder, x: Operand, least: Number) -> Operand:
-    return self.map("maximum", x, least)
-
-
-@_rule(aten.clamp_max)
-def _clamp_max(self: Builder, x: Operand, greatest: Number) -> Operand:
-    return self.map("minimum", x, greatest)
 
 
 @_rule(aten.pow)
@@ -114,15 +64,18 @@ def _pow(self: Builder, x: Operand, exponent: Any) -> Operand:
     return self.map(special, x) if special else self.map("pow", x, exponent)
 
 
+@_rule(aten.div)
+def _div(self: Builder, x: Operand, divisor: Operand | Number, *, rounding_mode: str | None = None) -> Operand:
+    if rounding_mode == "floor":
+        x = self.map("sub", x, self.map("remainder", x, divisor))
+    quotient = self.map("div", x, divisor)
+    return self.map("trunc", quotient) if rounding_mode == "trunc" else quotient
+
+
 @_rule(aten.logaddexp)
 def _log_add_exp(self: Builder, a: Operand, b: Operand) -> Operand:
     distance = self.map("abs", self.map("sub", a, b))
     return self.map("add", self.map("maximum", a, b), self.map("log1p", self.map("exp", self.map("neg", distance))))
-
-
-@_rule(aten.sum)
-def _sum(self: Builder, x: Operand, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Operand:
-    return self.reduce("sum", x, dims, keepdim)
 
 
 @_rule(aten.mean)
@@ -130,16 +83,6 @@ def _mean(self: Builder, x: Operand, dims: Any = None, keepdim: bool = False, *,
     total = self.reduce("sum", x, dims, keepdim)
     count = torch.Size(x.shape).numel() / torch.Size(total.shape).numel()
     return self.map("mul", total, 1 / count)
-
-
-@_rule(aten.amax)
-def _amax(self: Builder, x: Operand, dims: Any = None, keepdim: bool = False) -> Operand:
-    return self.reduce("max", x, dims, keepdim)
-
-
-@_rule(aten.amin)
-def _amin(self: Builder, x: Operand, dims: Any = None, keepdim: bool = False) -> Operand:
-    return self.reduce("min", x, dims, keepdim)
 
 
 @_rule(aten.native_layer_norm)
@@ -201,44 +144,43 @@ def _flip(self: Builder, x: Operand, dims: list[int]) -> Operand:
 
 @_rule(aten._to_copy)
 def _to_copy(self: Builder, x: Operand, *, dtype: Any = None, **_: Any) -> Operand:
-    return x if dtype == torch.bool else self.number(x)
+    if dtype == torch.bool:
+        return x if isinstance(x, View) and x.value.boolean else self.map("ne", x, 0)
+    number = self.number(x)
+    return number if dtype is None or dtype.is_floating_point else self.map("trunc", number)
 
 
-@_rule(aten.copy)
-def _copy_of(self: Builder, base: Operand, x: Operand, non_blocking: bool = False) -> Operand:
-    return like(x, meta_of(x).expand(base.shape))
+def _product(self: Builder, a: Operand, b: Operand) -> Operand:
+    return self.multiply(self.view(a), self.view(b))
 
 
-@_rule(aten.full)
-def _full(self: Builder, shape: Any, number: Number, **_: Any) -> Filled:
-    return Filled(number, shape)
+def _reduction(operation: str) -> Callable:
+    def rule(self: Builder, x: Operand, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Operand:
+        return self.reduce(operation, x, dims, keepdim)
+
+    return rule
 
 
-@_rule(aten.full_like)
-def _full_like(self: Builder, x: Operand, number: Number, **_: Any) -> Filled:
-    return Filled(number, x.shape)
-
-
-@_rule(aten.zeros, aten.empty, aten.empty_permuted)
-def _zeros(self: Builder, shape: Any, *_: Any, **__: Any) -> Filled:
-    return Filled(0, shape)
-
-
-@_rule(aten.new_zeros)
-def _new_zeros(self: Builder, x: Operand, shape: Any, **_: Any) -> Filled:
-    return Filled(0, shape)
-
-
-@_rule(aten.zeros_like)
-def _zeros_like(self: Builder, x: Operand, **_: Any) -> Filled:
-    return Filled(0, x.shape)
-
-
-@_rule(aten.ones_like)
-def _ones_like(self: Builder, x: Operand, **_: Any) -> Filled:
-    return Filled(1, x.shape)
-
-
-@_rule(aten.scalar_tensor)
-def _scalar_tensor(self: Builder, number: Number, **_: Any) -> Filled:
-    return Filled(number)
+RULES |= {
+    aten.mm: _product,
+    aten.bmm: lambda self, a, b: self.batch_multiply(self.view(a), self.view(b)),
+    aten.addmm: lambda self, start, a, b: self.map("add", _product(self, a, b), start),
+    aten.cat: lambda self, pieces, dim=0: self.join(list(pieces), dim),
+    aten.stack: lambda self, pieces, dim=0: self.join([like(x, meta_of(x).unsqueeze(dim)) for x in pieces], dim),
+    aten.slice_backward: lambda self, x, shape, *where: _slice_scatter(self, Filled(0, shape), x, *where),
+    aten.select_backward: lambda self, x, shape, *where: _select_scatter(self, Filled(0, shape), x, *where),
+    aten.where: lambda self, condition, a, b: self.map("where", condition, a, b),
+    aten.clamp_min: lambda self, x, least: self.map("maximum", x, least),
+    aten.clamp_max: lambda self, x, greatest: self.map("minimum", x, greatest),
+    aten.sum: _reduction("sum"),
+    aten.amax: _reduction("max"),
+    aten.amin: _reduction("min"),
+    aten.copy: lambda self, base, x, non_blocking=False: like(x, meta_of(x).expand(base.shape)),
+    aten.full: lambda self, shape, number, **_: Filled(number, shape),
+    aten.full_like: lambda self, x, number, **_: Filled(number, x.shape),
+    aten.new_zeros: lambda self, x, shape, **_: Filled(0, shape),
+    aten.zeros_like: lambda self, x, **_: Filled(0, x.shape),
+    aten.ones_like: lambda self, x, **_: Filled(1, x.shape),
+    aten.scalar_tensor: lambda self, number, **_: Filled(number),
+    **dict.fromkeys((aten.zeros, aten.empty, aten.empty_permuted), lambda self, shape, *_, **__: Filled(0, shape)),
+}

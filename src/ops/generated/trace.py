@@ -4,20 +4,19 @@ One sequence is traced, a batch of one: every size is then that of a sequence, n
 does with the batch, and a sum over the batch becomes the kernel's sum over its lanes.
 """
 
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, NamedTuple, cast
 
 import optree
 import torch
 from torch import Tensor, fx, nn
-from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.func import functional_call, functionalize, vjp
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from src.ops.generated.decompositions import BEFORE_DERIVATIVES, OneHot, all_decompositions
 from src.ops.generated.recipe import LoweringError, example, tensors_of
 
 aten = torch.ops.aten
@@ -30,7 +29,7 @@ UNCHANGED = {aten.alias, aten.detach, aten.clone, aten.lift_fresh, aten.lift_fre
 
 
 class Trace(NamedTuple):
-    """One step of one sequence.
+    """One step of one sequence; states of integers or conditions are numbers in it, as in a kernel.
 
     `joint` maps (inputs, states, constants, gradient of the output, gradients of the next states) to (output, next
     states, gradients of inputs, states and differentiable constants, named intermediate values).
@@ -73,22 +72,32 @@ def trace(core: Any) -> Trace:
     inputs, p_structure = optree.tree_flatten(p)
     states, state_structure = optree.tree_flatten(state)
     for tensor in (*inputs, *states):
-        if not tensor.is_floating_point():
-            raise LoweringError(f"inputs and states must be floating-point numbers, not {tensor.dtype}")
         if tensor.numel() == 0:
             raise LoweringError("an input or state without numbers")
+    for tensor in inputs:
+        if not tensor.is_floating_point():
+            raise LoweringError(f"inputs must be floating-point numbers, not {tensor.dtype}")
+    kinds = [state.dtype for state in states]
+    if any(kind.is_complex for kind in kinds):
+        raise LoweringError("a complex state")
+    states = [state if state.is_floating_point() else state.to(inputs[0].dtype) for state in states]
     module, given = _Step(core), {f"core.{name}": t.detach() for name, t in tensors_of(core).items()}
     variables: list[str] = []
 
     def step(*flat: Tensor) -> list[Tensor]:
         left = iter(flat)
         p = optree.tree_unflatten(p_structure, [next(left) for _ in inputs])
-        state = optree.tree_unflatten(state_structure, [next(left) for _ in states])
-        with _local_variables_of(type(core).step) as found:
+        whole = [next(left) if kind.is_floating_point else next(left).to(kind) for kind in kinds]
+        state = optree.tree_unflatten(state_structure, whole)
+        with _local_variables_of(type(core).step) as found, OneHot():
             y, next_state = functional_call(module, dict(zip(given, left, strict=True)), (p, state))
         leaves, structure = optree.tree_flatten(next_state)
         if structure != state_structure:
             raise LoweringError(f"step returns a state of structure {structure}, not {state_structure}")
+        for leaf, kind in zip(leaves, kinds, strict=True):
+            if leaf.dtype != kind and not (leaf.is_floating_point() and kind.is_floating_point):
+                raise LoweringError(f"step returns a state of {leaf.dtype}, not {kind}")
+        leaves = [leaf if leaf.is_floating_point() else leaf.to(inputs[0].dtype) for leaf in leaves]
         named = {name: value for name, value in found.items() if isinstance(value, Tensor) and name.strip("_")}
         variables[:] = named
         return [y, *leaves, *named.values()]
@@ -96,15 +105,17 @@ def trace(core: Any) -> Trace:
     flat = [*inputs, *states, *given.values()]
     try:
         with torch.no_grad():
-            graph = make_fx(functionalize(step), _BEFORE_DERIVATIVES)(*flat)
+            graph = make_fx(functionalize(step), BEFORE_DERIVATIVES)(*flat)
             prelude, body = _split(graph, len(inputs) + len(states))
             constants = list(prelude(*given.values()))
         joint = _with_derivative(body, inputs, states, constants)
-    except LoweringError:
-        raise
     except Exception as error:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
-        raise LoweringError(f"step cannot be traced: {reason}") from error
+        if "_local_scalar_dense" in reason:
+            reason = "data-dependent control flow: a decision by the values of tensors"
+        elif not isinstance(error, LoweringError):
+            reason = f"step cannot be traced: {reason}"
+        raise LoweringError(reason, _line_in(type(core).step, error.__traceback__)) from error
     tensors = [node for node in prelude.graph.nodes if node.op == "placeholder"]
     known = {node: name.removeprefix("core.") for node, name in zip(tensors, given, strict=True)}
     constant_names = [known.get(node, node.name) for node in list(prelude.graph.nodes)[-1].args[0]]
@@ -126,6 +137,13 @@ def _local_variables_of(function: Callable) -> Iterator[dict[str, Any]]:
         yield found
     finally:
         sys.setprofile(before)
+
+
+def _line_in(function: Callable, trace: TracebackType | None) -> int | None:
+    """The line of a function at which an error was raised."""
+    while trace is not None and trace.tb_frame.f_code is not function.__code__:
+        trace = trace.tb_next
+    return trace.tb_lineno if trace is not None else None
 
 
 def is_view(node: fx.Node) -> bool:
@@ -202,60 +220,6 @@ def _with_derivative(
     with torch.no_grad():
         results = body(*inputs, *states, *constants)[:num_results]
     tangents = [torch.zeros_like(result) for result in results]
-    graph = make_fx(functionalize(joint), _decompositions())(*inputs, *states, *constants, *tangents)
+    graph = make_fx(functionalize(joint), all_decompositions())(*inputs, *states, *constants, *tangents)
     graph.graph.eliminate_dead_code()
     return graph
-
-
-def _roll(x: Tensor, shifts: list[int], dims: list[int]) -> Tensor:
-    for shift, dim in zip(shifts, dims, strict=True):
-        cut = -shift % x.shape[dim]
-        x = torch.cat([x.narrow(dim, cut, x.shape[dim] - cut), x.narrow(dim, 0, cut)], dim)
-    return x
-
-
-def _scaled(x: Tensor, factor: float) -> Tensor:
-    return x if factor == 1 else x * factor
-
-
-def _norm(x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
-    if ord != 2:
-        raise LoweringError(f"linalg_vector_norm of order {ord}; only 2 can be lowered")
-    return (x * x).sum(dim, keepdim).sqrt()
-
-
-def _variance(
-    x: Tensor, dim: list[int] | None = None, *, correction: float | None = 1, keepdim: bool = False
-) -> Tensor:
-    dims = dim or list(range(x.ndim))
-    centred = x - x.mean(dims, keepdim=True)
-    count = math.prod(x.shape[d] for d in dims)
-    return (centred * centred).sum(dims, keepdim=keepdim) / (count - (1 if correction is None else correction))
-
-
-_BEFORE_DERIVATIVES: dict[Any, Callable] = {
-    aten.lerp.Tensor: lambda a, b, weight: a + weight * (b - a),
-    aten.lerp.Scalar: lambda a, b, weight: a + weight * (b - a),
-    aten.addcmul.default: lambda a, b, c, value=1: a + _scaled(b * c, value),
-    aten.baddbmm.default: lambda a, b, c, beta=1, alpha=1: _scaled(a, beta) + _scaled(torch.bmm(b, c), alpha),
-    aten.linalg_vector_norm.default: _norm,
-    aten.roll.default: _roll,
-    aten.var.correction: _variance,
-    aten.std.correction: lambda *args, **kwargs: _variance(*args, **kwargs).sqrt(),
-    aten.copy.default: lambda a, b, non_blocking=False: b.expand(a.shape) * 1,
-}
-"""Operations that are taken apart before they are differentiated: their parts have the simpler derivatives."""
-
-_TAKEN_APART = [
-    aten._softmax, aten._softmax_backward_data, aten._log_softmax, aten._log_softmax_backward_data, aten.logsumexp,
-    aten.gelu, aten.gelu_backward, aten.elu, aten.elu_backward, aten.leaky_relu, aten.leaky_relu_backward, aten.silu,
-    aten.silu_backward, aten.softplus, aten.softplus_backward, aten.hardtanh, aten.hardtanh_backward, aten.mish,
-    aten.hardsigmoid, aten.hardswish, aten.log_sigmoid_forward, aten.log_sigmoid_backward, aten.glu, aten.glu_backward,
-]  # fmt: skip
-_KEPT = [aten.select_scatter, aten.slice_scatter, aten.select_backward, aten.slice_backward]  # rules of `lower`
-
-
-def _decompositions() -> dict:
-    table = {**core_aten_decompositions(), **get_decompositions(_TAKEN_APART)}
-    table |= dict.fromkeys((aten.rsub.Tensor, aten.rsub.Scalar), lambda a, b, alpha=1: torch.sub(b, a, alpha=alpha))
-    return {operator: rule for operator, rule in table.items() if operator.overloadpacket not in _KEPT}

@@ -71,3 +71,25 @@ def power(x, exponent):
     odd = tl.floor(exponent / 2.0) * 2.0 != exponent
     of_negative = tl.where(whole, tl.where(odd, -size, size), float("nan"))
     return tl.where(x < 0.0, of_negative, size)
+
+
+@triton.jit
+def truncated(x):
+    """The whole number next to x towards 0."""
+    return tl.where(x < 0.0, tl.ceil(x), tl.floor(x))
+
+
+@triton.jit
+def nearest(x):
+    """The nearest whole number, of two the even one."""
+    below = tl.floor(x)
+    rest = x - below
+    odd = tl.floor(below / 2.0) * 2.0 != below
+    return tl.where((rest > 0.5) | ((rest == 0.5) & odd), below + 1.0, below)
+
+
+@triton.jit
+def remainder(a, b):
+    """What division leaves, with the sign of the divisor."""
+    rest = a % b
+    return tl.where((rest != 0.0) & ((rest < 0.0) != (b < 0.0)), rest + b, rest)

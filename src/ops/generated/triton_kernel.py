@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from src.ops.cpu import calls as shared
 from src.ops.generated.kernel import Kernel
-from src.ops.generated.recipe import GpuLayout, Packed, Record, recipe_folder
+from src.ops.generated.recipe import GpuLayout, LoweringError, Packed, Record, recipe_folder
 from src.ops.inputs import Inputs
 from src.ops.triton import calls
 from src.specs import state_tensors
@@ -43,6 +43,8 @@ class TritonKernel(Kernel):
 
     def load(self) -> None:
         """Import the kernels; Triton compiles them when they are first called."""
+        if self.has_integers:  # whether they are still exact could only be seen by waiting for the GPU
+            raise LoweringError("a state of integers, which the kernel for a GPU does not carry")
         module = _module(self.recipe.source)
         self.forward, self.backward = module.forward_kernel, module.backward_kernel
         assert self.recipe.gpu is not None

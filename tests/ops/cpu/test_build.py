@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from src.config.errors import UserError
 from src.config.paths import PROJECT
 from src.models.fastweights import FastWeights
+from src.models.retnet import RetNet
 from src.models.rnn import RNN
 from src.ops.cpu import build
 from src.utils.files import FolderInUseError
@@ -68,7 +70,7 @@ def whole():
 def uncompiled(tmp_path, monkeypatch):
     """This process as it was before its first use of a kernel, with nothing compiled before."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
-    caches = build.library, build.step_library, build._key
+    caches = build.library, build.linear_library, build.step_library, build._key
     for cached in caches:
         cached.cache_clear()
     yield tmp_path
@@ -352,3 +354,25 @@ def test_a_flag_that_the_compiler_does_not_have_is_left_out_and_named(refused, l
     assert record.getMessage().endswith(" sorry")
     ((*_, source, _, _),) = compilations
     assert source == "a.cpp"
+
+
+def test_the_linear_recurrence_is_compiled_at_its_first_use_and_may_be_missing(monkeypatch, caplog):
+    build.linear_library.cache_clear()
+    asked = []
+
+    def refuse(source, name):
+        asked.append(name)
+        raise UserError("no room")
+
+    monkeypatch.setattr(build, "step_library", refuse)
+    core, p_BTH = FastWeights(3, hidden_size=4), torch.randn(2, 3, 4)
+    core(p_BTH)
+    assert asked == []
+    core = RetNet(3, hidden_size=4)
+    with caplog.at_level(logging.WARNING):
+        y_BTH, _ = core(core.project(torch.randn(2, 3, 3)))
+        core(core.project(torch.randn(2, 3, 3)))
+    assert (y_BTH.shape, asked) == ((2, 3, 4), ["the linear recurrence"])
+    said = "the kernel of the linear recurrence is not available, so a slower form is used: no room"
+    assert [record.getMessage() for record in caplog.records] == [said]
+    build.linear_library.cache_clear()

@@ -277,3 +277,24 @@ def test_a_compiled_model_gives_the_same(cell, monkeypatch):
         assert {name.removeprefix("fastweights_") for name in called} >= {"forward", "backward"}
     assert all(result.isfinite().all() for result in results[0])
     assert_close(results[1], results[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [0, 1, calls.ALWAYS_NEW // 8 - 1, calls.ALWAYS_NEW // 8 + 1000])
+@pytest.mark.parametrize("large_pages", [True, False])
+def test_room_is_memory_of_its_size(size, large_pages, monkeypatch):
+    monkeypatch.setattr(calls, "LARGE_PAGES", large_pages and calls.LARGE_PAGES)
+    room = calls.room(torch.empty(1), size)
+    assert (room.shape, room.dtype) == ((size,), torch.float64)
+    room[-1:] = 1  # can be written
+
+
+def test_fast_weights_without_a_gradient_change_no_other():
+    core = make(FastWeights, 17, num_inner_steps=2)
+    p_BTH, state = random_vectors(core, 3, 5), random_state(core, 3)
+    found = []
+    for wanted in (True, False):
+        h_BH, A_BHH = state[0].clone().requires_grad_(wanted), state[1].clone().requires_grad_(wanted)
+        y_BTH, _ = core(p_BTH.clone().requires_grad_(), type(state)(h_BH, A_BHH), return_state=False)
+        found.append(torch.autograd.grad(y_BTH.square().sum(), list(core.recurrent.parameters())))
+        assert wanted == (y_BTH.grad_fn.next_functions[-1][0] is not None)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -498,21 +498,132 @@ def log_of_a_sum_of_two_exponentials(self, p, h):
     return torch.tanh(torch.logaddexp(self.W(h), p))
 
 
-@refused("aten.cumsum")
+@lowered
 def cumulative_sum(self, p, h):
-    y = torch.tanh(torch.cumsum(h, 1) + p)
+    return torch.tanh(torch.cumsum(h, 1) + p)
+
+
+@lowered
+def cumulative_sum_of_columns(self, p, h):
+    return torch.tanh(torch.cumsum(h.view(-1, 3, 2), 1).flatten(1) + self.W(p).cumsum(-1).flip(1))
+
+
+@lowered
+def largest_three(self, p, h):
+    values_B3, order_B3 = torch.topk(self.W(h) + p, 3, 1)
+    return torch.tanh(p + values_B3.repeat(1, 2) + 0.1 * order_B3.to(p.dtype).sum(1, keepdim=True))
+
+
+@lowered
+def smallest_two_of_each_column(self, p, h):
+    values_B22 = torch.topk((self.W(h) + p).view(-1, 3, 2), 2, 1, largest=False).values
+    return torch.tanh(p + values_B22.flatten(1).repeat(1, 2)[:, :H])
+
+
+@lowered
+def winner_takes_all(self, p, h):
+    a = self.W(h) + p
+    return torch.tanh(a) * functional.one_hot(a.argmax(1), H)
+
+
+@lowered
+def largest_and_smallest_with_their_places(self, p, h):
+    most, least = self.V(h).max(1), (self.W(h) + p).view(-1, 2, 3).min(2, keepdim=True)
+    places_B = most.indices + self.V(p).argmin(1)
+    return torch.tanh(p + (most.values + places_B)[:, None] + least.values.sum(1) * least.indices.sum(1))
+
+
+@lowered
+def gathered_by_data(self, p, h):
+    place_B2 = torch.stack([self.W(h).argmax(1), self.V(p).argmax(1)], 1)
+    chosen_B2 = torch.take_along_dim(h, place_B2, 1) * torch.gather(p, 1, place_B2)
+    return torch.tanh(p + chosen_B2.repeat(1, 3))
+
+
+@lowered
+def embedding_of_a_choice(self, p, h):
+    return torch.tanh(functional.embedding(self.V(h).argmax(1), self.E_KH) + p)
+
+
+@lowered
+def rounded_numbers(self, p, h):
+    a = 3 * self.W(h)
+    parts = a.floor() + a.ceil() * p + a.round() + a.trunc() + a.int() + torch.remainder(a, 0.7)
+    return torch.tanh(parts + p + torch.div(a, 0.6, rounding_mode="floor") + torch.div(a, 0.6, rounding_mode="trunc"))
+
+
+@lowered_cell
+class Counter(Cell):
+    """A clockwork: some units change at every second or third step only."""
+
+    def initial_state(self, batch_size):
+        return self.zeros(batch_size, H), torch.zeros(batch_size, dtype=torch.int64)
+
+    def step(self, p, state):
+        h, count_B = state
+        ticks_BH = (count_B[:, None] + self.order_H) % 3 == 0
+        h = torch.where(ticks_BH, torch.tanh(self.W(h) + p / (1 + count_B[:, None])), h)
+        return h, (h, count_B + 1)
+
+
+@lowered_cell
+class Pointer(Cell):
+    """A place that moves over slots by what the input says, and slots that have been visited."""
+
+    def initial_state(self, batch_size):
+        place_B, visited_BK = torch.ones(batch_size, dtype=torch.int64), torch.zeros(batch_size, K, dtype=torch.bool)
+        return self.zeros(batch_size, K), place_B, visited_BK
+
+    def step(self, p, state):
+        slots_BK, place_B, visited_BK = state
+        place_B = (place_B + torch.where(p[:, 0] > 0, 1, -1)) % K
+        here_BK = functional.one_hot(place_B, K).bool()
+        slots_BK = torch.where(here_BK, torch.tanh(self.V(p)), slots_BK)
+        read_B1 = torch.gather(slots_BK, 1, place_B[:, None])
+        visited_BK = visited_BK | here_BK
+        y = torch.tanh(read_B1 * p + (slots_BK * visited_BK) @ self.E_KH)
+        return y, (slots_BK, place_B, visited_BK)
+
+
+@refused("aten.sort")
+def sorted_units(self, p, h):
+    y = torch.tanh(torch.sort(h, 1).values + p)
+    return y, y
+
+
+@refused("aten.topk of 18; at most 16")
+def largest_eighteen(self, p, h):
+    y = torch.tanh(p + torch.cat([h, p, self.W(h)], 1).topk(18, 1).values.sum(1, keepdim=True))
+    return y, y
+
+
+@refused("aten.index with indices that depend on the sequence")
+def indexed_by_data(self, p, h):
+    y = torch.tanh(p + self.E_KH[self.V(h).argmax(1)])
+    return y, y
+
+
+@refused("aten.scatter")
+def scattered_by_data(self, p, h):
+    y = torch.tanh(p + h.scatter(1, h.argmax(1, keepdim=True), 0.5))
+    return y, y
+
+
+@refused("aten.bitwise_and.Scalar of integers")
+def bits_of_an_integer(self, p, h):
+    y = torch.tanh(p + (h.argmax(1, keepdim=True) & 1))
+    return y, y
+
+
+@refused("aten.mul.Tensor of integers")
+def product_of_integers(self, p, h):
+    y = torch.tanh(p + h.argmax(1, keepdim=True) * p.argmax(1, keepdim=True))
     return y, y
 
 
 @refused("aten.convolution")
 def convolution(self, p, h):
     y = torch.tanh(functional.conv1d(h[:, None], self.E_KH[:1, :3][:, None], padding=1)[:, 0] + p)
-    return y, y
-
-
-@refused("aten.topk")
-def largest_three(self, p, h):
-    y = torch.tanh(p + torch.topk(self.W(h), 3, 1).values.sum(1, keepdim=True))
     return y, y
 
 
@@ -548,21 +659,6 @@ def mean_over_the_batch(self, p, h):
 def dropout(self, p, h):
     y = torch.tanh(functional.dropout(self.W(h), 0.5, self.training) + p)
     return y, y
-
-
-class IntegerState(Cell):
-    """A state that counts."""
-
-    def initial_state(self, batch_size):
-        return self.zeros(batch_size, H), torch.zeros(batch_size, dtype=torch.int64)
-
-    def step(self, p, state):
-        h, count_B = state
-        h = torch.tanh(self.W(h) + p / (1 + count_B[:, None]))
-        return h, (h, count_B + 1)
-
-
-REFUSED[IntegerState] = "floating-point numbers, not torch.int64"
 
 
 class EmptyState(Cell):

@@ -33,19 +33,29 @@ def everything(core, form, x_BTX, state):
     """Outputs, the final state, and all gradients of a functional of both."""
     core.kernel = form
     x_BTX = x_BTX.clone().requires_grad_()
-    state = state if state is None else map_state(lambda t: t.clone().requires_grad_(), state)
+    state = state if state is None else map_state(lambda t: t.clone().requires_grad_(t.is_floating_point()), state)
     inputs = Inputs(core.project(x_BTX))
     assert choose(core.forms(), form, inputs).kernel == form
     y_BTH, end = core(inputs, state)
     results = [y_BTH, *state_tensors(end)]
     loss = sum((result * torch.cos(torch.arange(result.numel())).view_as(result)).sum() for result in results)
-    sources = [x_BTX, *([] if state is None else state_tensors(state)), *core.parameters()]
+    given = [x_BTX, *([] if state is None else state_tensors(state)), *core.parameters()]
+    sources = [source for source in given if source.requires_grad]
     return [*results, *torch.autograd.grad(loss, sources, allow_unused=True, materialize_grads=True)]
+
+
+def another(state):
+    """A state of the same kind."""
+    return (
+        state.detach() + 0.3 * torch.randn_like(state)
+        if state.is_floating_point()
+        else state + (state.dtype != torch.bool)
+    )
 
 
 def assert_kernel_is_the_scan(core, length):
     x_BTX = torch.randn(B, length, X)
-    start = map_state(lambda t: t.detach() + 0.3 * torch.randn_like(t), core.initial_state(B))
+    start = map_state(another, core.initial_state(B))
     for state in (None, start):
         found, expected = (everything(core, form, x_BTX, state) for form in ("fused", "reference"))
         assert all(result.isfinite().all() for result in expected)
@@ -84,7 +94,7 @@ def test_a_step_without_a_kernel_is_scanned_and_says_why(kind, caplog):
         core(inputs)
 
 
-@pytest.mark.parametrize("name", ["cumulative_sum", "convolution", "largest_three"])
+@pytest.mark.parametrize("name", ["convolution", "sorted_units", "largest_eighteen", "bits_of_an_integer"])
 def test_an_operation_without_a_kernel_is_named_with_its_line(name):
     (kind,) = (kind for kind in REFUSED if kind.__name__ == name)
     core = kind(kernel="fused")
@@ -99,3 +109,34 @@ def test_dropout_has_a_kernel_where_it_does_nothing():
     core = kind().eval()
     assert_kernel_is_the_scan(core, T)
     assert not core.train().is_fused
+
+
+def test_a_decision_by_values_is_named_with_its_line():
+    (kind,) = (kind for kind in REFUSED if kind.__name__ == "decision_by_values")
+    core = kind(kernel="fused")
+    with pytest.raises(
+        UserError, match=r"data-dependent control flow: .* in line \d+ of .*: if y.abs\(\).max\(\) > 10:"
+    ):
+        core(core.project(torch.zeros(1, 2, X)))
+
+
+def test_integers_that_a_kernel_cannot_count_are_an_error():
+    (kind,) = (kind for kind in LOWERED if kind.__name__ == "Counter")
+    core = kind(kernel="fused").float()
+    p = core.project(torch.zeros(1, 3, X, dtype=torch.float32))
+    counted = []
+    for start in (2**24 - 4, 2**24 - 3):
+        try:
+            _, (_, count_B) = core(p, (core.initial_state(1)[0], torch.tensor([start])))
+            counted.append(count_B.tolist())
+        except OverflowError as error:
+            counted.append(str(error))
+    assert counted[0] == [2**24 - 1]
+    assert "a state of integers beyond 16777215, which torch.float32 cannot count; take model.kernel=ref" in counted[1]
+
+
+def test_a_state_of_integers_of_another_type_is_an_error():
+    (kind,) = (kind for kind in LOWERED if kind.__name__ == "Counter")
+    core = kind(kernel="fused")
+    with pytest.raises(ValueError, match=r"state of shape \[1\] in torch.float64: expected \[1\] in torch.int64"):
+        core(core.project(torch.zeros(1, 3, X)), (core.initial_state(1)[0], torch.zeros(1)))

@@ -302,6 +302,25 @@ def test_any_names_of_variables_are_possible():
     assert "double double" not in source(step).text
 
 
+def test_a_sum_over_an_outer_dimension_stays_in_a_register():
+    def step(self, p, h):
+        pairs_B23, more_B32 = torch.tanh(h).view(-1, 2, 3), torch.sigmoid(p).view(-1, 3, 2)
+        y = torch.tanh(p * pairs_B23.sum(1).repeat(1, 2) + h * more_B32.sum(1).repeat(1, 3))
+        return y, y
+
+    text = source(step).text
+    assert "std::fill" not in text[text.index("forward(Places") : text.index("backward(Places")]
+    assert "in_parts" not in text
+
+
+def test_a_long_sum_has_parts():
+    def step(self, p, h):
+        y = torch.tanh(p) * torch.sigmoid(h).sum(1, keepdim=True)
+        return y, y
+
+    assert "in_parts" in source(step).text
+
+
 HASHES = """
 import hashlib, json, torch
 from tests.ops.generated.test_passes import hashes

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from src.config.errors import UserError
 from src.config.paths import PROJECT
 from src.models.base import Core
 from src.models.lstm import LSTM
@@ -22,7 +23,7 @@ from src.ops.generated.form import generated_form, is_generated
 from src.ops.inputs import Inputs
 from src.specs import map_state, state_tensors
 from tests.models.cores import MODELS, VARIANTS, WITHOUT_KERNEL, X, random_state
-from tests.ops.generated.steps import LOWERED
+from tests.ops.generated.steps import LOWERED, Counter
 from tests.ops.generated.test_coverage import assert_kernel_is_the_scan
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # of numpy, where a block is padded
@@ -35,9 +36,14 @@ def some(kinds, name):
     return [pytest.param(k, marks=() if name(k) in QUICK else pytest.mark.slow, id=name(k)) for k in kinds]
 
 
+def has_integers(core):
+    """Whether its state has integers, which a GPU's kernel does not carry."""
+    return not all(tensor.is_floating_point() for tensor in state_tensors(core.initial_state(1)))
+
+
 def generated(models):
     """Those whose kernels are generated."""
-    kept = [made for made in models if made.name.split("-")[0] not in WITHOUT_KERNEL]
+    kept = [made for made in models if made.name.split("-")[0] not in WITHOUT_KERNEL and not has_integers(made())]
     return [made for made in kept if any(is_generated(form) for form in made().forms())]
 
 
@@ -82,7 +88,7 @@ def test_a_kernel_is_the_scan_of_every_variant(made):
     assert_close(*cases, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", some(LOWERED, lambda kind: kind.__name__))
+@pytest.mark.parametrize("kind", some([k for k in LOWERED if not has_integers(k())], lambda kind: kind.__name__))
 @pytest.mark.parametrize("in_pieces", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_kernel_is_the_scan_of_its_step(kind, in_pieces, monkeypatch, tmp_path):
     if in_pieces:
@@ -96,6 +102,14 @@ def make_blocks_small(monkeypatch):
     for module in (triton_lines, triton_blocks):
         monkeypatch.setattr(module, "BLOCK", 8)
     monkeypatch.setattr(triton_lines, "IN_REGISTERS", 0)
+
+
+def test_a_state_of_integers_is_scanned():
+    core = Counter(kernel="fused")
+    with pytest.raises(UserError, match="a state of integers, which the kernel for a GPU does not carry"):
+        core(core.project(torch.randn(B, T, X)))
+    core.kernel = "auto"
+    assert choose(core.forms(), "auto", Inputs(core.project(torch.randn(B, T, X)))).kernel == "reference"
 
 
 def test_large_blocks_and_matrices_are_done_in_pieces(monkeypatch, tmp_path):

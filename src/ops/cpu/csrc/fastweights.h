@@ -43,32 +43,32 @@ struct FastWeights {
   int64_t norms() const { return (gain ? inner_steps - first_norm() : 0) + (first_gain ? 1 : 0); }
   int64_t queries() const { return std::max<int64_t>(inner_steps, 1); }
   int64_t saved_per_step() const { return queries() * units + norms() * (units + 1) + inner_steps * time; }
-  int64_t saved_per_block() const { return (time + 1) * padded(units) + time * saved_per_step(); }
+  int64_t saved_per_block() const { return (time + 1) * units + time * saved_per_step(); }
 
   struct Saved {
     const FastWeights& cell;
     Vector<S>* data;
-    Vector<S>* h(int64_t k) const { return data + k * padded(cell.units); }
+    Vector<S>* h(int64_t k) const { return data + k * cell.units; }
     Vector<S>* q(int64_t k, int64_t s) const { return h(cell.time + 1) + k * cell.saved_per_step() + s * cell.units; }
     Vector<S>* x(int64_t k, int64_t n) const { return q(k, cell.queries()) + n * (cell.units + 1); }
     Vector<S>* c(int64_t k, int64_t s) const { return x(k, cell.norms()) + s * cell.time; }
   };
 
   void forward(Rows<S> inputs, Outputs<S> outputs, S* all_saved) const {
-    Packed<S> recurrent(weight, units, units, units, 1);
+    Matrix<S> recurrent(weight, units, units, units, 1);
     LayerNorm<S> norm{gain, bias, units}, norm_0{first_gain, first_bias, units}, none{nullptr, nullptr, units};
     std::vector<S> ages = powers(fast_lr), left = powers(decay);
     for_each_block<S>(batch, threads, ascending, [&](int64_t number, Block block) {
-      Buffer<S> own(all_saved ? 0 : saved_per_block()), z(padded(units)), a(units), r(read_weights ? units : 0);
+      Buffer<S> own(all_saved ? 0 : saved_per_block()), z(units), a(units), r(read_weights ? units : 0);
       Saved saved{*this,
                   all_saved ? reinterpret_cast<Vector<S>*>(all_saved) + number * saved_per_block() : own.data()};
       Scratch scratch(fast ? units : 0);
       std::vector<S> transposed = fast ? fast_transposed(block) : std::vector<S>();
-      std::fill(saved.h(0), saved.h(0) + padded(units), Vector<S>{});
+      std::fill(saved.h(0), saved.h(0) + units, Vector<S>{});
       if (initial) block.load(Rows<S>{initial, nullptr, 1, units}, 0, saved.h(0));
       for (int64_t k = 0; k < time; ++k) {
         block.load(inputs, k, z.data());
-        if (k >= first_state()) recurrent.multiply_add(saved.h(k), z.data());
+        if (k >= first_state()) recurrent.multiply(saved.h(k), z.data(), z.data());
         Vector<S>* q = saved.q(k, 0);
         std::copy(z.data(), z.data() + units, a.data());
         activate_normalized(norm_0, a.data(), saved.x(k, norms() - 1), q);
@@ -92,27 +92,27 @@ struct FastWeights {
 
   void backward(S* all_saved, OutputGradients<S> d_outputs, InputGradients<S> d_inputs, S* d_initial, S* d_fast,
                 S* d_weight, S* d_gain, S* d_bias, S* d_first_gain, S* d_first_bias, S* d_read_weights) const {
-    Packed<S> transposed(weight, units, units, 1, units);
+    Matrix<S> transposed(weight, units, units, 1, units);
     LayerNorm<S> norm{gain, bias, units}, norm_0{first_gain, first_bias, units};
     std::vector<S> ages = powers(fast_lr), left = powers(decay);
     int64_t blocks = num_blocks<S>(batch);
     BlockGradients<S> weights(blocks, units, units, serial(threads));
-    BlockGradients<S> states(fast ? batch : 0, units, units, false);
+    BlockGradients<S> states(d_fast ? batch : 0, units, units, false);
     int64_t num_sums = 4 * units + inner_steps;
     std::vector<S> small_gradients(blocks * num_sums);
     for_each_block<S>(batch, threads, descending, [&](int64_t number, Block block) {
       Saved saved{*this, reinterpret_cast<Vector<S>*>(all_saved) + number * saved_per_block()};
-      Buffer<S> d_h((time + 1) * padded(units)), g(units), d_z(padded(units)), d_q(units), e(time);
+      Buffer<S> d_h((time + 1) * units), g(units), d_z(units), d_q(units), e(time);
       Buffer<S> sums(num_sums);
       Scratch scratch(fast ? units : 0);
       Block own{0, block.lanes};
       S* rows = d_inputs.rows(block);
       int64_t readings = time * inner_steps;
-      std::vector<S> d_a_rows(fast ? block.lanes * readings * units : 0);
-      WideRows<S> q_rows(fast ? block.lanes * readings : 0, units);
+      std::vector<S> d_a_rows(d_fast ? block.lanes * readings * units : 0);
+      WideRows<S> q_rows(d_fast ? block.lanes * readings : 0, units);
       for (int64_t k = time - 1; k >= 0; --k) {
         d_outputs.load(block, k, g.data());
-        Vector<S>* later = d_h.data() + (k + 1) * padded(units);
+        Vector<S>* later = d_h.data() + (k + 1) * units;
         for (int64_t i = 0; i < units; ++i) g[i] += later[i];
         std::fill(d_z.data(), d_z.data() + units, Vector<S>{});
         for (int64_t s = inner_steps - 1; s >= 0; --s) {
@@ -137,7 +137,7 @@ struct FastWeights {
             for (int64_t j = first_state(); j <= k; ++j) e[j] *= weight_s;
           }
           add_to_states(k, saved.c(k, s), g.data(), e.data(), q, d_h.data());
-          if (fast) {
+          if (d_fast) {
             for (int64_t i = 0; i < units; ++i) g[i] *= left[k];
             own.store(g.data(), d_a_rows.data(), readings, units, k * inner_steps + s);
             q_rows.store(block, q, readings, k * inner_steps + s);
@@ -149,10 +149,11 @@ struct FastWeights {
         if (first_gain) norm_0.backward(g.data(), saved.x(k, norms() - 1), &sums[2 * units], &sums[3 * units]);
         for (int64_t i = 0; i < units; ++i) d_z[i] += g[i];
         own.store(d_z.data(), rows, time, units, k);
-        if (k > 0 || d_initial) transposed.multiply_add(d_z.data(), d_h.data() + k * padded(units));
+        if (Vector<S>* d_before = d_h.data() + k * units; k > 0 || d_initial)
+          transposed.multiply(d_z.data(), d_before, d_before);
       }
       if (d_initial) block.store(d_h.data(), d_initial, 1, units, 0);
-      for (int64_t lane = 0; fast && lane < block.lanes; ++lane)
+      for (int64_t lane = 0; d_fast && lane < block.lanes; ++lane)
         states.add(block.first + lane, d_a_rows.data() + lane * readings * units, units, 0, q_rows.row(lane * readings),
                    1, readings, 0);
       for (int64_t i = 0; i < num_sums; ++i)
@@ -165,7 +166,7 @@ struct FastWeights {
     });
     d_inputs.finish();
     weights.sum_to(d_weight);
-    if (fast) states.copy_to(d_fast);
+    if (d_fast) states.copy_to(d_fast);
     std::vector<S> total(num_sums);
     add_blocks(small_gradients, blocks, num_sums, total.data());
     if (gain) {
@@ -209,7 +210,7 @@ struct FastWeights {
                    Vector<S>* to) const {
     in_fours(first_state(), k + 1, [&](auto count, int64_t j) {
       const Vector<S>* h = saved.h(j);
-      int64_t next = padded(units);
+      int64_t next = units;
       Vector<S> factors[count];
       dot_products<S, count>(h, next, v, units, factors);
       for (int n = 0; n < count; ++n) c[j + n] = factors[n] *= ages[k - j - n];
@@ -225,7 +226,7 @@ struct FastWeights {
   void add_to_states(int64_t k, const Vector<S>* c, const Vector<S>* d_a, const Vector<S>* e, const Vector<S>* q,
                      Vector<S>* d_h) const {
     in_fours(first_state(), k + 1, [&](auto count, int64_t j) {
-      int64_t next = padded(units);
+      int64_t next = units;
       Vector<S>* d = d_h + j * next;
       Vector<S> of_a[count], of_q[count];
       for (int n = 0; n < count; ++n) {
@@ -249,10 +250,17 @@ struct FastWeights {
   // A_0^T of every sequence of a block.
   std::vector<S> fast_transposed(Block block) const {
     std::vector<S> matrices(block.lanes * units * units);
-    const S* from = fast + block.first * units * units;
-    for (int64_t lane = 0; lane < block.lanes; ++lane)
-      for (int64_t row = 0; row < units; ++row)
-        for (int64_t column = 0; column < units; ++column) matrices[(lane * units + column) * units + row] = *from++;
+    Buffer<S> columns(units, false);
+    for (int64_t lane = 0; lane < block.lanes; ++lane) {
+      const S* from = fast + (block.first + lane) * units * units;
+      S* to = &matrices[lane * units * units];
+      for (int64_t first = 0; first < units; first += Lanes<S>::count) {  // as many rows as a vector has lanes
+        Block rows{first, std::min<int64_t>(Lanes<S>::count, units - first)};
+        rows.load(Rows<S>{from, nullptr, 1, units}, 0, columns.data());
+        for (int64_t i = 0; i < units; ++i)
+          std::memcpy(to + i * units + first, &columns[i], rows.lanes * sizeof(S));
+      }
+    }
     return matrices;
   }
 

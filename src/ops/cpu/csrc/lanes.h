@@ -1,4 +1,4 @@
-// One sequence per lane of a SIMD vector: functions, sums, products with a matrix and layer norm.
+// One sequence per lane of a SIMD vector: functions, sums and layer norm.
 //
 // A block is one vector of sequences. A quantity of n units at one time step is n vectors, [unit, lane]: no sum over
 // units crosses lanes, and no width has to be padded. Only the compiler's vector types are used, so that the same
@@ -53,14 +53,6 @@ template <class S>
 using Vector = typename Lanes<S>::vector;
 template <class S>
 using Unaligned = typename Lanes<S>::unaligned;
-
-#if defined(__AVX512F__)
-constexpr int tile_rows = 8;
-#else
-constexpr int tile_rows = 4;
-#endif
-
-inline int64_t padded(int64_t rows) { return (rows + tile_rows - 1) / tile_rows * tile_rows; }
 
 // Vectors aligned to 64 bytes, initially zero unless they are written before they are read.
 template <class S>
@@ -193,6 +185,16 @@ inline Vector<S> power(Vector<S> x, Vector<S> exponent) {
   return x;
 }
 
+// What is left of x after whole multiples of y, with the sign of y.
+template <class S>
+inline Vector<S> remainder(Vector<S> x, Vector<S> y) {
+  for (int lane = 0; lane < Lanes<S>::count; ++lane) {
+    S left = std::fmod(x[lane], y[lane]);
+    x[lane] = left != 0 && (left < 0) != (y[lane] < 0) ? left + y[lane] : left;
+  }
+  return x;
+}
+
 // NaN if either is NaN, as in torch.
 template <class S>
 inline Vector<S> larger(Vector<S> a, Vector<S> b) {
@@ -288,37 +290,6 @@ template <class S>
 inline void activate(int nonlinearity, const Vector<S>* a, int64_t units, Vector<S>* to) {
   for (int64_t i = 0; i < units; ++i) to[i] = apply<S>(nonlinearity, a[i]);
 }
-
-// A matrix [rows, columns] with given strides, packed so that a tile of rows is read sequentially.
-template <class S>
-class Packed {
- public:
-  Packed(const S* matrix, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride)
-      : rows_(rows), columns_(columns), data_(padded(rows) * columns) {
-    for (int64_t row = 0; row < rows; ++row)
-      for (int64_t column = 0; column < columns; ++column)
-        data_[(row / tile_rows * columns + column) * tile_rows + row % tile_rows] =
-            matrix[row * row_stride + column * column_stride];
-  }
-
-  // y += M x; y has padded(rows) vectors.
-  void multiply_add(const Vector<S>* x, Vector<S>* y) const {
-    for (int64_t tile = 0; tile < rows_; tile += tile_rows) {
-      const S* weights = data_.data() + tile * columns_;
-      Vector<S> sums[tile_rows];
-      for (int i = 0; i < tile_rows; ++i) sums[i] = y[tile + i];
-      for (int64_t column = 0; column < columns_; ++column) {
-        Vector<S> value = x[column];
-        for (int i = 0; i < tile_rows; ++i) sums[i] += weights[column * tile_rows + i] * value;
-      }
-      for (int i = 0; i < tile_rows; ++i) y[tile + i] = sums[i];
-    }
-  }
-
- private:
-  int64_t rows_, columns_;
-  std::vector<S> data_;
-};
 
 // LN(a) = gain * x + bias with x = (a - mean) / sqrt(variance + epsilon), over the units of each lane.
 template <class S>
