@@ -106,12 +106,14 @@ def make_blocks_small(monkeypatch):
 
 def test_a_state_of_integers_is_scanned():
     core = Counter(kernel="fused")
+    p_BTP = core.project(torch.randn(B, T, core.input_size))
     with pytest.raises(UserError, match="a state of integers, which the kernel for a GPU does not carry"):
-        core(core.project(torch.randn(B, T, X)))
+        core(p_BTP)
     core.kernel = "auto"
-    assert choose(core.forms(), "auto", Inputs(core.project(torch.randn(B, T, X)))).kernel == "reference"
+    assert choose(core.forms(), "auto", Inputs(p_BTP)).kernel == "reference"
 
 
+@pytest.mark.slow
 def test_large_blocks_and_matrices_are_done_in_pieces(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     make_blocks_small(monkeypatch)
@@ -184,6 +186,7 @@ def test_a_population_that_differs_in_a_setting_is_scanned():
         assert network.used == "fused"
 
 
+@pytest.mark.slow
 def test_in_single_precision_it_is_near():
     core, x_BTX = LSTM(X, hidden_size=5), torch.randn(B, T, X)
     expected = everything(core, "reference", x_BTX, None, None, None, True)
