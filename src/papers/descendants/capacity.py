@@ -14,7 +14,8 @@ from src.reports.style import RC, legend, panels, styles_of
 from src.reproduction.base import Claim, Evidence, Finding, Reproduction, chosen_lr
 from src.reproduction.effects import difference, mean
 
-NAME, FAST, VECTOR, LONG = (f"descendants-capacity{what}" for what in ("", "-fastweights", "-vector", "-long"))
+_KINDS = ("", "-fastweights", "-vector", "-further", "-long")
+NAME, FAST, VECTOR, FURTHER, LONG = (f"descendants-capacity{kind}" for kind in _KINDS)
 NAMES = {"fastweights": FAST, "lstm": VECTOR}
 TIMES_LONGER = 8
 MATRIX_SIZE, LSTM_SIZE = 16, 128
@@ -122,24 +123,25 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """Accuracy against the state size, a curve per cell, and the floor; hollow: after eight times the updates."""
+    """Accuracy against the state size, a curve per cell; hollow: after eight times the updates."""
+    runs = evidence.runs
+    further = runs["name"] == FURTHER
     with rc_context(RC):
-        figure, (axes,) = panels([""])
-        models = models_of(evidence.runs)
-        styles = styles_of({label_of(model): model for model in models})
-        for model, (label, style) in zip(models, styles.items(), strict=True):
-            for is_long, runs in evidence.runs[evidence.runs["model"] == model].groupby(evidence.runs["name"] == LONG):
-                by_size = runs.groupby("state_size")["test/error"]
-                accuracies = 1 - by_size.mean()
-                hollow = {"markerfacecolor": "white", "label": f"{label}, {TIMES_LONGER} times the updates"}
-                shown = style | {"label": label} | (hollow if is_long else {})
-                axes.errorbar(accuracies.index, accuracies, by_size.std(), capsize=2, **shown)
-        axes.axhline(1 / NUM_PAIRS, label="knows the values only", **FLOOR_LINE)
-        axes.set_xscale("log", base=2)
-        ticks = [64, 256, 1024, 4096]
-        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        axes.set(xlabel="state size", ylabel="accuracy", ylim=(0, 1.03))
-        legend(figure, [axes])
+        figure, both = panels(["", "further linear cells"] if further.any() else [""])
+        styles = styles_of({label_of(model): model for model in models_of(runs)})
+        for axes, shown in zip(both, (runs[~further], runs[further]), strict=False):
+            for (model, is_long), of_model in shown.groupby(["model", shown["name"] == LONG], sort=False):
+                by_size = of_model.groupby("state_size")["test/error"]
+                label = label_of(model)
+                style = styles[label] | ({"markerfacecolor": "white"} if is_long else {})
+                label += f", {TIMES_LONGER} times the updates" * is_long
+                axes.errorbar(by_size.mean().index, 1 - by_size.mean(), by_size.std(), label=label, capsize=2, **style)
+            axes.axhline(1 / NUM_PAIRS, label="knows the values only", **FLOOR_LINE)
+            axes.set_xscale("log", base=2)
+            ticks = [64, 256, 1024, 4096]
+            axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+            axes.set(xlabel="state size", ylabel="accuracy", ylim=(0, 1.03))
+        legend(figure, both)
     return figure
 
 
