@@ -63,7 +63,7 @@ def _longer_helps(model: str) -> Claim:
         return Finding(measured, [difference(longer, shorter).within(most=-0.1)])
 
     return Claim(
-        f"With about 256 numbers of state, {label_of(model)} recalls more after {TIMES_LONGER} times the updates.",
+        f"With about 256 numbers of state, {TIMES_LONGER} times the updates help {label_of(model)} to recall.",
         "not in a paper",
         "mean test error more than 10 points lower",
         test,
