@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from src.config.paths import REFERENCE
+from src.config.paths import CONFIGS, REFERENCE
 from src.papers.ba2016 import (
     ablations,
     capacity,
@@ -26,7 +26,7 @@ from src.papers.ba2016 import (
 from src.reproduction.base import Evidence
 from src.reproduction.record import RECORD, read_record, restore
 from src.reproduction.report import DIGITS, read_evidence
-from src.reproduction.reproduce import configuration, evidence_of_runs, folders_of, reproductions
+from src.reproduction.reproduce import evidence_of_runs, folders_of, reproductions
 from src.running.build import build_model, build_task
 from src.tasks.associative_retrieval import AssociativeRetrieval
 
@@ -132,10 +132,12 @@ def test_the_floors_of_the_figure_are_those_of_the_task():
 def test_every_experiment_of_a_reproduction_exists_and_has_its_own_folder():
     named = {experiment for found in reproductions().values() for experiment in found.experiments}
     shared = {"ba2016/figure2", "ba2016/overfitting_fixed"}  # with Table 1
-    names = [configuration(experiment).name for experiment in sorted(named - shared)]
-    assert len(set(names)) == len(names)
-    of_ablations = {configuration(experiment).name for experiment in ablations.REPRODUCTION.experiments}
-    assert of_ablations == set(ablations.VARIED)
+    files = {experiment: CONFIGS / "experiment" / f"{experiment}.yaml" for experiment in named}
+    names = {experiment: OmegaConf.load(files[experiment]).get("name") for experiment in named - shared}
+    assert None not in names.values()
+    assert len(set(names.values())) == len(names)
+    assert {names[experiment] for experiment in ablations.REPRODUCTION.experiments} == set(ablations.VARIED)
+    assert all(files[experiment].is_file() for experiment in shared)
 
 
 def test_the_main_job_is_judged_by_the_claims_of_the_readme():
