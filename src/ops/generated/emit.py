@@ -5,11 +5,11 @@ the kernel is called. Steps of the same structure give the same source, and so s
 """
 
 import math
-import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from src.ops.generated.expressions import EXPRESSIONS, REDUCTIONS
+from src.ops.generated.names import Names
 from src.ops.generated.plan import Loop, Pass, Plan, Product
 from src.ops.generated.values import Value, View, contiguous
 
@@ -40,12 +40,12 @@ def emit(plan: Plan, scalar: str) -> Source:
     return _Writer(plan, scalar).source()
 
 
-class _Writer:
+class _Writer(Names):
     def __init__(self, plan: Plan, scalar: str):
+        super().__init__()
         self.plan, self.scalar = plan, scalar
         self.sizes: dict[int, str] = {}
         self.numbers: dict[float, str] = {}
-        self.names: dict[Value, str] = {}
         self.matrices: dict[tuple[View, bool], str] = {}
         self.lefts: dict[View, int] = {}
         self.rights: dict[View, int] = {}
@@ -62,23 +62,6 @@ class _Writer:
         """Any other number, on every lane."""
         plain = _PLAIN.get(number) or self.numbers.setdefault(number, f"x{len(self.numbers)}")
         return f"all<S>({plain})"
-
-    def name(self, value: Value) -> str:
-        """The name of a value's memory, which ends in an underscore: no keyword and nothing else here does."""
-        return self._named(value) + "_"
-
-    def register(self, value: Value) -> str:
-        """The name of one number of a value."""
-        return self._named(value) + "_i"
-
-    def _named(self, value: Value) -> str:
-        if value not in self.names:
-            wish = re.sub(r"\W", "_", value.name) or "value"
-            taken, chosen, count = set(self.names.values()), wish, 2
-            while chosen in taken:
-                chosen, count = f"{wish}_{count}", count + 1
-            self.names[value] = chosen
-        return self.names[value]
 
     def source(self) -> Source:
         """The whole source."""

@@ -4,9 +4,9 @@ Shapes: K rows and N columns of a matrix.
 """
 
 import math
-import re
 from collections.abc import Iterator
 
+from src.ops.generated.names import Names
 from src.ops.generated.plan import Plan
 from src.ops.generated.values import Value, View
 
@@ -31,7 +31,7 @@ def literal(number: float) -> str:
     return repr(number) if math.isfinite(number) else f'float("{number}")'
 
 
-class Lines:
+class Lines(Names):
     """Writes parts of the two kernels of a plan, one kernel after the other.
 
     Args:
@@ -40,8 +40,8 @@ class Lines:
     """
 
     def __init__(self, plan: Plan, scalar: str):
+        super().__init__()
         self.plan, self.scalar = plan, f"tl.{scalar}"
-        self.names: dict[Value, str] = {}
         self.numbers: dict[float, str] = {}
         """Of this kernel; they are made once."""
         self.matrices: dict[tuple[View, bool], str] = {}
@@ -54,23 +54,6 @@ class Lines:
         self.backward = False
         self.conditions: dict[Value, str] = {}
         """Values that may be absent at a step, and the name of the condition."""
-
-    def name(self, value: Value) -> str:
-        """The pointer to a value's memory, which ends in an underscore: no keyword and nothing else here does."""
-        return self._named(value) + "_"
-
-    def register(self, value: Value) -> str:
-        """The name of the block of a value."""
-        return self._named(value) + "_i"
-
-    def _named(self, value: Value) -> str:
-        if value not in self.names:
-            wish = re.sub(r"\W", "_", value.name) or "value"
-            taken, chosen, count = set(self.names.values()), wish, 2
-            while chosen in taken:
-                chosen, count = f"{wish}_{count}", count + 1
-            self.names[value] = chosen
-        return self.names[value]
 
     def number(self, number: float) -> str:
         """A number in the precision of the kernel."""

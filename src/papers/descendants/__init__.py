@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, chosen_lr
 from src.reproduction.effects import difference, mean
@@ -119,3 +120,11 @@ def is_above(
         return Finding("; ".join(f"{percents(errors)} %" for errors in found), effects)
 
     return Claim(statement, source, f"{where}mean test error above {100 * least:g} %", test)
+
+
+def draw_accuracies(axes: Axes, errors: Mapping[int, np.ndarray | None], **style: Any) -> None:
+    """The accuracies of a cell, mean and standard deviation, against a number; None where nothing has been run."""
+    accuracies = {number: 1 - found for number, found in errors.items() if found is not None}
+    if accuracies:
+        spreads = [values.std(ddof=1) if len(values) > 1 else 0.0 for values in accuracies.values()]
+        axes.errorbar([*accuracies], [values.mean() for values in accuracies.values()], spreads, capsize=2, **style)

@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from src.papers.ba2016.table1 import floor_of
-from src.papers.descendants import LABELS, errors_or_none, is_below, is_better, row_of
+from src.papers.descendants import LABELS, draw_accuracies, errors_or_none, is_below, is_better, row_of
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, styles_of
 from src.reproduction.base import Evidence, NotRunError, Reproduction
@@ -46,11 +46,7 @@ def draw(evidence: Evidence) -> Figure:
         figure, (axes,) = panels([""])
         for label, style in styles_of(dict.fromkeys(CELLS, "fastweights")).items():
             found = {k: errors_or_none(evidence, **_at(label, k)) for k in NUM_PAIRS}
-            accuracies = {k: 1 - errors for k, errors in found.items() if errors is not None}
-            if accuracies:
-                spreads = [values.std(ddof=1) if len(values) > 1 else 0.0 for values in accuracies.values()]
-                means = [values.mean() for values in accuracies.values()]
-                axes.errorbar([*accuracies], means, spreads, label=label, capsize=2, **style)
+            draw_accuracies(axes, found, label=label, **style)
         axes.plot(NUM_PAIRS, [1 - floor_of(k) for k in NUM_PAIRS], label="knows the digits only", **FLOOR_LINE)
         axes.set(xlabel="pairs", ylabel="accuracy", xticks=NUM_PAIRS, ylim=(0, 1.03))
         legend(figure, [axes])
