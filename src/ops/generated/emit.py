@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from src.ops.generated.expressions import EXPRESSIONS, REDUCTIONS
 from src.ops.generated.names import Names
-from src.ops.generated.plan import Loop, Pass, Plan, Product
+from src.ops.generated.plan import FEW, Loop, Pass, Plan, Product
 from src.ops.generated.values import Value, View, contiguous
 
 _PLAIN = {
@@ -23,8 +23,6 @@ _PLAIN = {
     math.inf: "infinity",
     -math.inf: "-infinity",
 }
-_FEW = 4
-"""Terms of a sum for which several parts are not worth it."""
 
 
 class Source(NamedTuple):
@@ -399,7 +397,7 @@ class _Nest:
         summed = [_summed(value) for value in loop.values if value.kind == "reduce" and value.table is None]
         last = set.intersection(*summed) if summed else set()
         dims = sorted(range(len(loop.extents)), key=lambda dim: dim in last)
-        return cls(dims, bool(last) and loop.extents[dims[-1]] > _FEW)
+        return cls(dims, bool(last) and loop.extents[dims[-1]] > FEW)
 
     def level_of(self, value: Value) -> int | None:
         """The level of the outermost loop that a reduction sums over; None if it has to be summed up in memory."""
