@@ -21,6 +21,7 @@ from src.running.sizes import check_sizes, integers, made
 from src.tasks.base import Task
 from src.training.fast_updates import flat_parameters
 from src.training.graphs import CudaRecorder
+from src.training.run_checkpoints import RunCheckpoints
 from src.training.trainer import Trainer
 
 
@@ -88,7 +89,7 @@ def build_trainer_on(device: torch.device, config: DictConfig, folder: Path, fin
     model = build_model(config, task).to(device)
     optimizer = instantiate(config.optimizer, [flat_parameters(model)], _convert_="all")
     scheduler = instantiate(config.scheduler, optimizer, settings.max_updates)
-    trainer = Trainer(model, task, optimizer, scheduler, settings, folder, fingerprint)
+    trainer = Trainer(model, task, optimizer, scheduler, settings, RunCheckpoints(folder, fingerprint))
     if device.type == "cuda" and config.run.cuda_graphs and not settings.detect_anomaly:
         trainer.update.replay_with(CudaRecorder(device))
     return trainer

@@ -148,7 +148,8 @@ def _train(
     result |= {"num_parameters": model.num_parameters, "state_size": model.core.state_size, "floors": trainer.floors}
     result |= {"objective": objective.metric, "higher_is_better": objective.higher_is_better}
 
-    resumed, state = trainer.resume(), trainer.state
+    state = trainer.state
+    resumed = trainer.checkpoints.resume(state)
     log.info("%s %s", folder, f"resumes from update {state.update}" if resumed else "starts")
     yield trainer
     with (

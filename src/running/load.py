@@ -18,8 +18,8 @@ from src.running.build import build_model, build_task, check
 from src.specs import Split
 from src.tasks.base import Task
 from src.training import checkpoint
+from src.training.content import Selected, as_content, check_weights
 from src.training.evaluation import evaluate
-from src.training.state import Selected, as_content, check_weights
 
 
 def read_config(folder: Path) -> DictConfig:

@@ -7,35 +7,29 @@ same run to the last bit.
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from src.config.paths import CHECKPOINTS
 from src.config.schema import TrainerSettings
 from src.models.sequence import SequenceModel
 from src.tasks.base import Task
-from src.training import checkpoint
+from src.training.content import Outcome, Selected
 from src.training.curves import Curves
 from src.training.evaluation import evaluate
 from src.training.progress import RunProgress
+from src.training.run_checkpoints import RunCheckpoints
 from src.training.schedulers import Plateau
-from src.training.state import Outcome, Selected, TrainState, as_content
+from src.training.state import TrainState
 from src.training.update import Update
 
 StopRule = Callable[[int, float], str | None]
 """Called with the update and the validation objective after each evaluation; stops the run by returning a reason."""
 
 
-class WrongCheckpointError(Exception):
-    """A checkpoint belongs to another configuration."""
-
-
 class Trainer:
-    """Trains a model on a task in a folder, and resumes from the folder's newest checkpoint.
+    """Trains a model on a task.
 
     Args:
         model: on its device.
@@ -43,8 +37,7 @@ class Trainer:
         optimizer: see `TrainState`.
         scheduler: of the optimizer.
         settings: of the loop.
-        folder: of the run; checkpoints go to its subfolder `checkpoints`.
-        fingerprint: of the run; a checkpoint with another one is refused.
+        checkpoints: of the run; the trainer saves them, `checkpoints.resume(state)` resumes from the newest one.
     """
 
     def __init__(
@@ -54,15 +47,13 @@ class Trainer:
         optimizer: Optimizer,
         scheduler: LRScheduler,
         settings: TrainerSettings,
-        folder: Path,
-        fingerprint: str,
+        checkpoints: RunCheckpoints,
     ):
         self.model = model
         self.model.return_sequence |= settings.norm_stabilizer > 0
         self.task = task
         self.settings = settings
-        self.folder = folder
-        self.fingerprint = fingerprint
+        self.checkpoints = checkpoints
         self.device = optimizer.param_groups[0]["params"][0].device
         self.floors = task.floors
         self.state = TrainState(model, optimizer, scheduler, torch.zeros((), device=self.device))
@@ -193,23 +184,4 @@ class Trainer:
     def save(self, curves: Curves) -> None:
         """Write a checkpoint, after flushing the curves to disk, so that none of their points is lost."""
         curves.flush()
-        content = {"fingerprint": self.fingerprint} | self.state.to_checkpoint()
-        checkpoint.save(self.folder / CHECKPOINTS, self.state.update, content)
-
-    def resume(self) -> bool:
-        """Resume from the newest undamaged checkpoint; False if there is none.
-
-        Raises:
-            WrongCheckpointError: it was written by a run with other settings.
-        """
-        return bool(checkpoint.load_newest(self.folder / CHECKPOINTS, self.device, self._take))
-
-    def _take(self, loaded: Any) -> bool:
-        content = as_content(loaded)
-        if content["fingerprint"] != self.fingerprint:
-            raise WrongCheckpointError(
-                f"{self.folder}/{CHECKPOINTS} belong to another configuration ({content['fingerprint']}, this is "
-                f"{self.fingerprint}); run.fresh=true starts over"
-            )
-        self.state.load(content)
-        return True
+        self.checkpoints.save(self.state)

@@ -25,6 +25,7 @@ from src.config.paths import CONFIGS, folder_of_runs
          ["-m", "optimizer=sgd,rmsprop", "optimizer.lr=1,2", "model.decay=1"]),
         (["optimizer=sgd,rmsprop", "optimizer.momentum=0.9"], ["optimizer=sgd,rmsprop", "optimizer.momentum=0.9"]),
         (["-m", "seed=0,1", "optimizer.lr=1"], ["-m", "seed=0,1", "optimizer.lr=1"]),
+        (["model=lstm", "-m", "seed=0,1"], ["-m", "model=lstm", "seed=0,1"]),
     ],
 )  # fmt: skip
 def test_arguments_that_hydra_would_refuse_are_rewritten(given, taken):

@@ -154,7 +154,7 @@ def test_a_run_that_fails_leaves_the_others(train, tiny, kernel, monkeypatch):
     original = Trainer.save
 
     def fails(trainer, curves):
-        if "-s1-" in trainer.folder.name and trainer.state.update == 4:
+        if "-s1-" in trainer.checkpoints.folder.name and trainer.state.update == 4:
             raise OSError("broken on purpose")
         return original(trainer, curves)
 

@@ -23,7 +23,7 @@ def trained(monkeypatch):
     original = Trainer.updates
 
     def recorded(trainer, *arguments):
-        names.append(trainer.folder.name)
+        names.append(trainer.checkpoints.folder.name)
         return original(trainer, *arguments)
 
     monkeypatch.setattr(Trainer, "updates", recorded)
@@ -77,7 +77,7 @@ def test_a_failure_is_in_the_table_and_the_other_runs_continue(train, tiny, monk
     original = Trainer.do_update
 
     def fails_for_lstm(trainer):
-        if "lstm" in trainer.folder.name:
+        if "lstm" in trainer.checkpoints.folder.name:
             raise RuntimeError("broken on purpose")
         original(trainer)
 
@@ -208,7 +208,7 @@ def test_a_worker_that_dies_of_one_run_is_its_failure_and_the_others_go_on(train
         pass
 
     def dies_of_lstm(trainer):
-        if "lstm" in trainer.folder.name:
+        if "lstm" in trainer.checkpoints.folder.name:
             raise Death
         original(trainer)
 

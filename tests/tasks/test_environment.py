@@ -76,7 +76,7 @@ def fit(folder, stop_at=None):
     """Train in a folder, from its checkpoint if there is one, and stop after some updates."""
     config = compose(*SMALL, "model=fastweights", "trainer.max_updates=6", "trainer.eval_every=3")
     trainer = build_trainer(config, folder, "")
-    resumed = trainer.resume()
+    resumed = trainer.checkpoints.resume(trainer.state)
 
     def stop():
         trainer.stop_requested = trainer.state.update == stop_at

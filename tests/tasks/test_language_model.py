@@ -19,6 +19,7 @@ from src.tasks.language_model import EVALUATION_ROWS, LanguageModel
 from src.training.evaluation import evaluate
 from src.training.fast_updates import flat_parameters
 from src.training.optimizers import adam
+from src.training.run_checkpoints import RunCheckpoints
 from src.training.schedulers import plateau
 from src.training.trainer import Trainer
 from tests.training.test_trainer import SETTINGS, Recorder
@@ -115,7 +116,7 @@ def trainer_of(folder, **changes):
     optimizer = adam([flat_parameters(model)], lr=1.0)
     settings = dataclasses.replace(SETTINGS, batch_size=60, max_updates=30, eval_every=4, **changes)
     scheduler = plateau(optimizer, settings.max_updates, factor=0.5, patience=1)
-    return Trainer(model, task, optimizer, scheduler, settings, folder, "00000000")
+    return Trainer(model, task, optimizer, scheduler, settings, RunCheckpoints(folder, "00000000"))
 
 
 @pytest.mark.parametrize("stop", [3, 8, 17])
@@ -128,7 +129,7 @@ def test_a_run_stopped_within_an_epoch_resumes_to_the_last_bit(stop, tmp_path):
     first = trainer_of(tmp_path / "parts", weight_noise=0.01)
     first.fit(Recorder(), Recorder(), lambda: setattr(first, "stop_requested", first.state.update == stop))
     second = trainer_of(tmp_path / "parts", weight_noise=0.01)
-    assert second.resume()
+    assert second.checkpoints.resume(second.state)
     assert second.state.update == stop
     second.fit(Recorder(), Recorder())
     assert second.state.outcome == whole.state.outcome

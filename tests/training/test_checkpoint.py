@@ -151,7 +151,7 @@ def test_the_right_digest_of_the_wrong_content_gives_way_to_the_one_before(says,
     wrong = checkpoint.write(folder, 10, instead if isinstance(instead, list | dict) else changed)
 
     resumed = trainer_of(Sums(carries_state=True), tmp_path, make_optimizer=adam, max_updates=10)
-    assert resumed.resume()
+    assert resumed.checkpoints.resume(resumed.state)
     assert resumed.state.update == checkpoint._update(before)
     (warning,) = warnings(caplog)
     assert warning.startswith(f"checkpoint {wrong} is damaged: {says.strip()}")
@@ -160,7 +160,7 @@ def test_the_right_digest_of_the_wrong_content_gives_way_to_the_one_before(says,
     before.unlink()
     untouched = trainer_of(Sums(carries_state=True), tmp_path, make_optimizer=adam, max_updates=10)
     weights, rng = copy.deepcopy(untouched.model.state_dict()), torch.get_rng_state()
-    assert not untouched.resume()
+    assert not untouched.checkpoints.resume(untouched.state)
     assert all(torch.equal(weights[name], now) for name, now in untouched.model.state_dict().items())
     assert torch.equal(rng, torch.get_rng_state())
     assert untouched.state.update == 0
@@ -171,9 +171,10 @@ def test_a_checkpoint_of_every_optimizer_is_taken(optimizer, tmp_path):
     trainer = trainer_of(Sums(), tmp_path, make_optimizer=optimizer, max_updates=10)
     trainer.stop_requested = True
     trainer.fit(Recorder(), Recorder())
-    assert trainer_of(Sums(), tmp_path, make_optimizer=optimizer, max_updates=10).resume()
+    at_first = trainer_of(Sums(), tmp_path, make_optimizer=optimizer, max_updates=10)
+    assert at_first.checkpoints.resume(at_first.state)
     trainer.stop_requested = False
     trainer.fit(Recorder(), Recorder())
     resumed = trainer_of(Sums(), tmp_path, make_optimizer=optimizer, max_updates=10)
-    assert resumed.resume()
+    assert resumed.checkpoints.resume(resumed.state)
     assert resumed.state.update == 10

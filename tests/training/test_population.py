@@ -14,6 +14,7 @@ from src.training.evaluation import StackedEvaluation, evaluate
 from src.training.fast_updates import flat_parameters
 from src.training.optimizers import adam, rmsprop, sgd
 from src.training.population import Stacked, signature
+from src.training.run_checkpoints import RunCheckpoints
 from src.training.schedulers import constant
 from src.training.stacked_optimizer import StackedOptimizer
 from src.training.state import TrainState
@@ -238,7 +239,7 @@ def carrying(path, lr, start):
     torch.manual_seed(0)
     model = SequenceModel(task.input_spec, task.output_spec, Accumulator)
     optimizer = sgd([flat_parameters(model)], lr=lr)
-    trainer = Trainer(model, task, optimizer, constant(optimizer, 20), SETTINGS, path, "00000000")
+    trainer = Trainer(model, task, optimizer, constant(optimizer, 20), SETTINGS, RunCheckpoints(path, "00000000"))
     for _ in range(start):
         trainer.do_update()
     return trainer.update

@@ -18,6 +18,7 @@ from src.tasks.base import Task
 from src.training.evaluation import evaluate
 from src.training.fast_updates import flat_parameters
 from src.training.optimizers import adam, rmsprop, sgd
+from src.training.run_checkpoints import RunCheckpoints
 from src.training.schedulers import constant
 from src.training.trainer import Trainer
 
@@ -97,7 +98,14 @@ def trainer_of(task, tmp_path, lr=0.1, make_optimizer=sgd, **changes):
     model = SequenceModel(task.input_spec, task.output_spec, Accumulator)
     optimizer = make_optimizer([flat_parameters(model)], lr=lr)
     settings = dataclasses.replace(SETTINGS, **changes)
-    return Trainer(model, task, optimizer, constant(optimizer, settings.max_updates), settings, tmp_path, "00000000")
+    return Trainer(
+        model,
+        task,
+        optimizer,
+        constant(optimizer, settings.max_updates),
+        settings,
+        RunCheckpoints(tmp_path, "00000000"),
+    )
 
 
 @pytest.fixture
@@ -170,11 +178,11 @@ def test_neither_logging_nor_an_interruption_moves_a_divergence(tmp_path, log_ev
         return trainer
 
     trainer = made()
-    trainer.resume()
+    trainer.checkpoints.resume(trainer.state)
     trainer.fit(Recorder(), Recorder(), lambda: setattr(trainer, "stop_requested", trainer.state.update == stop))
     if stop is not None:
         trainer = made()
-        assert trainer.resume()
+        assert trainer.checkpoints.resume(trainer.state)
         assert trainer.state.update == stop
     outcome = trainer.fit(Recorder(), Recorder())
     assert (outcome.status, trainer.state.update) == ("diverged", 10)
@@ -258,7 +266,7 @@ def test_a_carried_state_survives_a_resume(tmp_path):
     first = trainer_of(Sums(carries_state=True), tmp_path / "parts")
     first.fit(Recorder(), Recorder(), lambda: setattr(first, "stop_requested", first.state.update == 7))
     second = trainer_of(Sums(carries_state=True), tmp_path / "parts")
-    assert second.resume()
+    assert second.checkpoints.resume(second.state)
     assert second.state.update == 7
     torch.testing.assert_close(second.state.recurrent, first.state.recurrent, rtol=0, atol=0)
     second.fit(Recorder(), Recorder())

@@ -1,0 +1,90 @@
+"""The content of a checkpoint as it is read back: a file like any other, so its shapes and types are checked."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+from annotated_types import Ge
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from src.config.errors import what_is_wrong
+from src.models.sequence import SequenceModel
+
+
+class Outcome(NamedTuple):
+    """How a run ended, with the metrics of the selected weights if there are any."""
+
+    status: Literal["finished", "diverged", "interrupted"]
+    reason: str
+    metrics: dict[str, float]
+
+
+class Selected(NamedTuple):
+    """The weights that were best on the validation set, the earliest in a tie."""
+
+    update: int
+    metrics: dict[str, float]
+    weights: dict[str, Tensor]
+
+
+Count = Annotated[int, Ge(0)]
+
+
+@with_config(ConfigDict(arbitrary_types_allowed=True, extra="allow"))
+class Content(TypedDict):
+    """The content of a checkpoint: what `TrainState.to_checkpoint` gives, and whose it is."""
+
+    fingerprint: str
+    update: Count
+    seconds: Annotated[float, Ge(0)]
+    sum_of_norms: Tensor
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    rng: Tensor
+    device_rng: list[Tensor]
+    state: list[Tensor] | None
+    selected: Selected | None
+    evaluations_since_selected: Count
+    outcome: Outcome | None
+
+
+_CONTENT = TypeAdapter(Content)
+
+
+def as_content(loaded: Any) -> Content:
+    """What was loaded from a file as the content of a checkpoint.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        return _CONTENT.validate_python(loaded, strict=True)
+    except ValidationError as error:
+        raise ValueError(what_is_wrong(error)) from None
+
+
+def check_like(found: Any, wanted: Any, path: str) -> None:
+    """Raise a ValueError unless what was found has the shapes, types and keys of what is wanted."""
+    match wanted:
+        case Tensor():
+            fits = isinstance(found, Tensor) and (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
+        case Mapping():
+            fits = isinstance(found, Mapping) and found.keys() >= wanted.keys()
+        case list():
+            fits = isinstance(found, list) and len(found) == len(wanted)
+        case _:
+            fits = isinstance(found, type(wanted))
+    if not fits:
+        raise ValueError(f"{path} does not fit this run")
+    if isinstance(wanted, Mapping | list):
+        for key in wanted if isinstance(wanted, Mapping) else range(len(wanted)):
+            check_like(found[key], wanted[key], f"{path}.{key}")
+
+
+def check_weights(model: SequenceModel, weights: Mapping[str, Tensor], path: str) -> None:
+    """Raise a ValueError unless these are all weights of a model."""
+    own = model.state_dict()
+    check_like(weights, own, path)
+    check_like(own, dict(weights), path)
