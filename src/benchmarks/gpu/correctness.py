@@ -187,15 +187,16 @@ def resumed(rows: Rows, device: str, tiny: bool) -> None:
     ):
         with rows.trying(name), tempfile.TemporaryDirectory() as root:
             command = [sys.executable, "-m", "src.train", *settings, *common]
-            _finish(command, root, "whole")
-            process = _start(command, root, "killed")
+            undisturbed, process = (_start(command, root, name) for name in ("whole", "killed"))
             while process.poll() is None and _reached(Path(root, "killed")) < updates // 2:
                 time.sleep(0.02)
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             at = _reached(Path(root, "killed"))
-            _finish(command, root, "killed")
+            for each in (undisturbed, _start(command, root, "killed")):
+                if status := each.wait():
+                    raise RuntimeError(f"{' '.join(command[1:])} ended with exit status {status}")
             whole, killed = (_ends(Path(root, name), how.device) for name in ("whole", "killed"))
             same = len(whole) > 0 and whole.keys() == killed.keys() and all(_same(whole[k], killed[k]) for k in whole)
             found = f"killed at update {at} of {updates}: {'the same' if same else 'other'} weights and metrics"
@@ -205,11 +206,6 @@ def resumed(rows: Rows, device: str, tiny: bool) -> None:
 def _start(command: list[str], root: str, name: str) -> subprocess.Popen:
     arguments = [*command, f"run.root={root}", f"name={name}"]
     return subprocess.Popen(arguments, cwd=PROJECT, stdout=subprocess.DEVNULL, start_new_session=True)
-
-
-def _finish(command: list[str], root: str, name: str) -> None:
-    if status := _start(command, root, name).wait():
-        raise RuntimeError(f"{' '.join(command[1:])} ended with exit status {status}")
 
 
 def _reached(folder: Path) -> int:
