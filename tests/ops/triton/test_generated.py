@@ -332,9 +332,11 @@ from src.ops.generated.triton_kernel import _module
 from tests.models.cores import MODELS
 
 torch.manual_seed(0)
-name, size, architecture = sys.argv[1], *map(int, sys.argv[2:])
-made = next(made for made in MODELS if made.name == name)
-recipe = derive(made(hidden_size=size), torch.float32, "gpu")
+name, size, architecture = sys.argv[1], *map(int, sys.argv[2:4])
+core = next(made for made in MODELS if made.name == name)(hidden_size=size)
+for setting in sys.argv[4:]:
+    setattr(core, setting, torch.tensor(getattr(core, setting)))
+recipe = derive(core, torch.float32, "gpu")
 layout, module = recipe.gpu, _module(recipe.source)
 for direction, kernel in enumerate((module.forward_kernel, module.backward_kernel)):
     for absent in (("ids", "resets", "initial", "restart", "d_restart"), ()):
@@ -354,14 +356,21 @@ print("done")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "size", "architecture"),
-    [*((made.name, 50, 90) for made in generated(MODELS)), ("lstm", 128, 90), ("lstm", 300, 80), ("gru", 50, 80)],
+    ("name", "size", "architecture", "settings"),
+    [
+        *((made.name, 50, 90, []) for made in generated(MODELS)),
+        ("lstm", 128, 90, []),
+        ("lstm", 300, 80, []),
+        ("gru", 50, 80, []),
+        ("fastweights", 50, 90, ["decay", "fast_lr"]),
+        ("titans", 50, 90, ["max_rate"]),
+    ],
 )
-def test_it_compiles_for_a_gpu_without_one(name, size, architecture, tmp_path):
+def test_it_compiles_for_a_gpu_without_one(name, size, architecture, settings, tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     places = {"TRITON_CACHE_DIR": str(tmp_path), "TORCH_EXTENSIONS_DIR": str(tmp_path), "PYTHONPATH": str(PROJECT)}
     ended = subprocess.run(
-        [sys.executable, "-c", COMPILE, name, str(size), str(architecture)],
+        [sys.executable, "-c", COMPILE, name, str(size), str(architecture), *settings],
         cwd=PROJECT,
         env=environment | places,
         capture_output=True,
