@@ -9,7 +9,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def test_fast_weights_solve_associative_retrieval(train):
-    ended = train("model=fastweights")
+    ended = train("model=fastweights", "trainer.stop_at=0.002")
     assert ended.status == 0
     (path,) = Path("outputs/runs").glob("*/result.json")
     result = json.loads(path.read_text())

@@ -12,7 +12,9 @@ from typing import Literal
 import numpy as np
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not run"]
-Unit = Literal["%", "points", "times", "updates", "nats", "pairs", "squared error", "per step", "decades", "of return"]
+Unit = Literal[
+    "%", "points", "times", "updates", "nats", "pairs", "squared error", "per step", "decades", "of return", "of β"
+]
 CONFIDENCE = 0.95
 """Of the two-sided intervals, unless a claim says otherwise."""
 

@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class Run:
     """Path of its folder, relative to the folder that was loaded."""
     settings: Mapping[str, Any]
     """Every setting that can change its result, by full key."""
+    fingerprint: str = ""
+    """Empty if it has no result, or one of an early version."""
     note: str = ""
     """What the user wrote about it."""
     status: str = "missing"
@@ -88,12 +90,23 @@ def load_runs(folder: Path, only: Mapping[str, Mapping[str, Any]] | None = None)
 def _each_once(runs: Sequence[Run]) -> list[Run]:
     """The runs without copies in other folders, which are named in a warning; a copy that has ended is preferred."""
     by_name: dict[str, list[Run]] = {}
-    for run in runs:
-        by_name.setdefault(Path(run.name).name if _HAS_FINGERPRINT(run.name) else run.name, []).append(run)
+    for run in sorted(runs, key=lambda run: not _HAS_FINGERPRINT(run.name)):  # those in a folder of the user's own last
+        by_name.setdefault(_known_as(run, by_name), []).append(run)
     for name, copies in by_name.items():
         if len(copies) > 1:
-            log.warning("%s counts once: it is in %s", name, " and ".join(str(Path(run.name).parent) for run in copies))
-    return [max(copies, key=lambda run: run.ended) for copies in by_name.values()]
+            paths = [Path(run.name) for run in copies]
+            places = [str(path.parent if path.name == name else path) for path in paths]
+            log.warning("%s counts once: it is in %s", name, " and ".join(places))
+    chosen = {max(copies, key=lambda run: run.ended).name for copies in by_name.values()}
+    return [run for run in runs if run.name in chosen]
+
+
+def _known_as(run: Run, names: Iterable[str]) -> str:
+    """The name of a run, wherever it lies: that of its folder, or of `names` the one with its fingerprint."""
+    if _HAS_FINGERPRINT(run.name):
+        return Path(run.name).name
+    same = (name for name in names if run.fingerprint and name.endswith(f"-{run.fingerprint}"))
+    return next(same, run.fingerprint or run.name)
 
 
 def read_run(folder: Path, name: str, settings: Mapping[str, Any] | None = None) -> Run:
@@ -114,6 +127,7 @@ def as_run(name: str, result: Mapping[str, Any], settings: Mapping[str, Any] | N
     return Run(
         name=name,
         settings=decisive_keys(result["config"]) if settings is None else settings,
+        fingerprint=result.get("fingerprint", ""),
         note=str(result["config"].get("note", "")),
         status=result["status"],
         reason="" if result["status"] == "finished" else result["reason"],

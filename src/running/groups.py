@@ -85,7 +85,7 @@ def _is_stackable(update: Update, name: str) -> bool:
     try:
         stacked = Stacked([update])
         example = update.task.example()
-        stacked.gradients(example.map(lambda tensor: tensor[None]))
+        stacked.gradients(example.map(lambda tensor: tensor[None]), [])
     except Exception as error:  # whatever torch.func.vmap does not support
         log.info("%s, and runs like it, are trained one by one: %s", name, explain(error).splitlines()[0])
         return False

@@ -1,9 +1,11 @@
 """Updates on a GPU as one CUDA graph: its hundreds of kernels are recorded once, and launched together from then on.
 
 What is recorded is what an update does on tensors (`Update.compute`, `Stacked.compute`): forward and backward pass,
-clipping, and the step of the optimizer. Batches are prepared outside and copied to where the graph reads them; weights,
-gradients and the states of the optimizer are changed in place; the learning rate is written to where the graph reads
-it. The same kernels run on the same numbers as without a graph, so a resumed run is still the same run.
+clipping, and the step of the optimizer. Batches are prepared outside and copied to where the graph reads them, and so
+is the state that a task carries from batch to batch; weights, gradients and the states of the optimizer are changed in
+place; the learning rate is written to where the graph reads it. Random numbers, as of dropout, come from the generator
+of the device, which goes on at every replay as it does without a graph. So the same kernels run on the same numbers,
+and a resumed run is still the same run.
 """
 
 import logging
@@ -15,7 +17,6 @@ import torch
 from torch import Tensor
 
 from src.config.errors import explain
-from src.specs import Batch
 
 log = logging.getLogger(__name__)
 WARM_UP = 3
@@ -49,101 +50,96 @@ class CudaRecorder:
         return result
 
     def record(self, work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        """See `torch.cuda.graph`."""
+        """See `torch.cuda.graph`; the default generator of the device is a part of every graph.
+
+        Raises:
+            ValueError: the work draws random numbers on the CPU, which a replay would not draw anew.
+        """
+        generator = torch.cuda.default_generators[self.stream.device.index]
+        on_device, on_cpu = generator.clone_state(), torch.get_rng_state()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
-            results = work()
+        try:
+            with torch.cuda.graph(graph, stream=self.stream):
+                results = work()
+            if not torch.equal(torch.get_rng_state(), on_cpu):
+                raise ValueError("it draws random numbers on the CPU")
+        except Exception:
+            generator.graphsafe_set_state(on_device)  # what a recording has begun with is of no use after it has failed
+            torch.set_rng_state(on_cpu)
+            raise
         return graph.replay, results
 
 
 class Replayed:
-    """A function of a batch that is recorded after some calls, and replayed from then on.
+    """A function of tensors that is recorded after some calls, and replayed from then on.
 
-    Where that is impossible it stays as it is, and one line says why: batches of other shapes, random numbers, or
-    anything that waits for the device. The results of a call are overwritten by the next one.
+    It is recorded for the first shapes that come a few times in a row. Inputs of other shapes are computed without the
+    recording, such as the first window of a text, which starts without a state, and the last one, which is shorter.
+    Where recording is impossible, as for anything that waits for the device, the function stays as it is, and one line
+    says why. The results of a call are overwritten by the next one.
 
     Args:
-        compute: the function. It changes tensors in place, and reads nothing else that changes.
-        reads: the tensors that it changes; if one of them is replaced, it is recorded anew.
+        compute: the function, of tensors in any nesting. It changes tensors in place, and reads nothing else that
+            changes.
+        changes: the tensors that it changes; if one of them is replaced, it is recorded anew.
         recorder: of the device.
     """
 
-    def __init__(self, compute: Callable[[Batch], Any], reads: Callable[[], Sequence[Tensor]], recorder: Recorder):
+    def __init__(self, compute: Callable[..., Any], changes: Callable[[], Sequence[Tensor]], recorder: Recorder):
         self.compute = compute
-        self.reads = reads
+        self.changes = changes
         self.recorder = recorder
         self.possible = True
         self._forget(())
 
     def _forget(self, place: tuple) -> None:
         self.place = place
+        self.kind: Any = None
         self.warm = 0
-        self.inputs: Batch | None = None
+        self.held: Any = None
         self.replay: Callable[[], None] | None = None
         self.results: Any = None
 
-    def __call__(self, batch: Batch) -> Any:
+    @property
+    def is_recorded(self) -> bool:
+        """Whether calls are replayed now."""
+        return self.replay is not None
+
+    def __call__(self, *inputs: Any) -> Any:
         if not self.possible:
-            return self.compute(batch)
-        place = tuple(tensor.data_ptr() for tensor in self.reads())
+            return self.compute(*inputs)
+        place = tuple(tensor.data_ptr() for tensor in self.changes())
         if place != self.place:
             self._forget(place)
-        if self.inputs is None:
-            self.inputs = batch.map(torch.clone)
-        elif not _alike(batch, self.inputs):
-            return self.recorder.run(lambda: self.compute(batch))
-        else:
-            for held, given in zip(self.inputs, batch, strict=True):
-                if held is not None and given is not None:
-                    held.copy_(given)
-        if self.replay is None:
-            if self.warm < WARM_UP:
-                return self._run()
-            self._record()
-        if self.replay is None:
-            return self.compute(batch)
+        given: Any = inputs
+        tensors, structure = optree.tree_flatten(given)
+        kind = structure, [(tensor.shape, tensor.dtype) for tensor in tensors]
+        if kind != self.kind and self.replay is None:
+            self.kind, self.warm = kind, 0
+        if self.replay is None and self.warm == WARM_UP:
+            self._record(inputs)
+        if self.replay is None or kind != self.kind:
+            self.warm += 1
+            return self.recorder.run(lambda: self.compute(*inputs))
+        for held, tensor in zip(optree.tree_leaves(self.held), tensors, strict=True):
+            held.copy_(tensor)
         self.replay()
         return self.results
 
-    def _run(self) -> Any:
-        """An update as it will be recorded; afterwards it is known whether it draws random numbers."""
-        assert self.inputs is not None
-        before, inputs = self._random_state(), self.inputs
-        result = self.recorder.run(lambda: self.compute(inputs))
-        if not torch.equal(self._random_state(), before):
-            self._give_up("it draws random numbers")
-        self.warm += 1
-        return result
-
-    def _record(self) -> None:
-        assert self.inputs is not None
-        inputs = self.inputs
+    def _record(self, inputs: Any) -> None:
+        self.held = optree.tree_map(torch.clone, inputs)
 
         def work() -> Any:
-            results: Any = self.compute(inputs)
+            results: Any = self.compute(*self.held)
             return optree.tree_map(_detached, results)
 
         try:
             self.replay, self.results = self.recorder.record(work)
         except Exception as error:
-            self._give_up(explain(error).splitlines()[0][:200])
-
-    def _give_up(self, reason: str) -> None:
-        log.info("no CUDA graph, so every kernel of an update is launched by itself: %s", reason)
-        self._forget(())
-        self.possible = False
-
-    def _random_state(self) -> Tensor:
-        device = self.reads()[0].device
-        return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _alike(batch: Batch, held: Batch) -> bool:
-    """Whether a batch can be copied over another."""
-    return all(
-        (a is None) == (b is None) and (a is None or b is None or (a.shape, a.dtype) == (b.shape, b.dtype))
-        for a, b in zip(batch, held, strict=True)
-    )
+            reason = explain(error).splitlines()[0][:200]
+            log.info("no CUDA graph, so every kernel of an update is launched by itself: %s", reason)
+            self._forget(())
+            self.possible = False
 
 
 def _detached(result: Any) -> Any:

@@ -92,10 +92,10 @@ class Stacked:
         stabilizers = [one.norm_stabilizer for one in settings]
         self.stabilizers = [self._column(stabilizers)] if any(stabilizers) else []
 
-        self.program: Callable[[Batch], tuple[Step, Tensor]] = self.compute
+        self.program: Callable[[Batch, list[Tensor]], tuple[Step, Tensor]] = self.compute
         """How `compute` is done."""
-        if (recorder := updates[0].recorder) is not None:
-            self.program = Replayed(self.compute, lambda: (self.weights_PN, self.gradient_PN), recorder)
+        if (replayed := updates[0].replayed) is not None:
+            self.program = Replayed(self.compute, lambda: (self.weights_PN, self.gradient_PN), replayed.recorder)
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=self.weights_PN.dtype, device=self.weights_PN.device)
@@ -124,7 +124,7 @@ class Stacked:
                 update()
             return
         batch = self.next_batch()
-        step, norms_P = self.program(batch)
+        step, norms_P = self.program(batch, self.recurrent)
         self.done = self.batches, step, norms_P, self.advance(step)
 
     def next_batch(self) -> Batch:
@@ -137,18 +137,22 @@ class Stacked:
         self.optimizer.read_settings()
         return _stack(self.batches)
 
-    def compute(self, batch: Batch) -> tuple[Step, Tensor]:
+    @property
+    def recurrent(self) -> list[Tensor]:
+        """The tensors of the states that the runs carry, stacked; none if they carry none."""
+        carried = [state_tensors(state.recurrent) for state in self.states if state.recurrent is not None]
+        return [torch.stack(tensors) for tensors in zip(*carried, strict=True)]
+
+    def compute(self, batch: Batch, recurrent: list[Tensor]) -> tuple[Step, Tensor]:
         """As `Update.compute`, all with a first dimension P; the state is a list of tensors."""
-        step = self.gradients(batch)
+        step = self.gradients(batch, recurrent)
         norms_P = clip_rows_(self.gradient_PN, self.bounds_P)
         self.sums_P += norms_P
         self.optimizer.step()
         return step, norms_P
 
-    def gradients(self, batch: Batch) -> Step:
+    def gradients(self, batch: Batch, recurrent: list[Tensor]) -> Step:
         """The losses, outputs and gradients of a batch of each run."""
-        carried = [state_tensors(state.recurrent) for state in self.states if state.recurrent is not None]
-        recurrent = [torch.stack(tensors) for tensors in zip(*carried, strict=True)]
         total_P, step = self._step(batch, recurrent, self.stabilizers)
         self.gradient_PN.zero_()
         total_P.sum().backward()

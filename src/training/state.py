@@ -80,15 +80,16 @@ class TrainState:
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
-        torch.set_rng_state(content["rng"].cpu())
-        if content["device_rng"]:
-            torch.cuda.set_rng_state_all([state.cpu() for state in content["device_rng"]])
         if content["state"] is not None:
             tensors = iter(content["state"])
             self.recurrent = map_state(lambda _: next(tensors), self.model.core.initial_state(1))
         self.selected = content["selected"]
         self.evaluations_since_selected = content["evaluations_since_selected"]
         self.outcome = content["outcome"]
+        # last, since an initial state may be drawn
+        torch.set_rng_state(content["rng"].cpu())
+        if content["device_rng"]:
+            torch.cuda.set_rng_state_all([state.cpu() for state in content["device_rng"]])
 
     def _check(self, content: Content) -> None:
         """Raise a ValueError unless all of a checkpoint can be loaded and gone on from."""

@@ -46,23 +46,22 @@ class Update:
         """What the last update consisted of, if it was done here."""
         self.done_elsewhere: Callable[[], Done] | None = None
         """The same for an update of several runs at once."""
-        self.program: Callable[[Batch], tuple[Step, Tensor]] = self.compute
+        self.program: Callable[[Batch, State | None], tuple[Step, Tensor]] = self.compute
         """How `compute` is done."""
-        self.recorder: Recorder | None = None
+        self.replayed: Replayed | None = None
+        """What of it is recorded and replayed."""
 
     def replay_with(self, recorder: Recorder) -> None:
         """Record what is done on tensors, and replay it; with the optimizer if it can read a learning rate there."""
-        if self.task.carries_state:  # which is another tensor after every update
-            return
-        self.recorder = recorder
         optimizer, (group,) = self.state.optimizer, self.state.optimizer.param_groups
         whole = isinstance(optimizer, FusedAdamW)
         replayed = Replayed(self.compute if whole else self.gradients, lambda: (self.weights, self.gradient), recorder)
+        self.replayed = replayed
 
-        def program(batch: Batch) -> tuple[Step, Tensor]:
+        def program(batch: Batch, recurrent: State | None) -> tuple[Step, Tensor]:
             if isinstance(optimizer, FusedAdamW):
                 optimizer.write_lr(group["lr"])
-            result: tuple[Step, Tensor] = replayed(batch)
+            result: tuple[Step, Tensor] = replayed(batch, recurrent)
             if not whole:
                 optimizer.step()
             return result
@@ -72,7 +71,7 @@ class Update:
     def __call__(self) -> None:
         self.done = None  # its memory is used again, which saves 3 % of an update of fast weights
         batch = self.next_batch()
-        step, norm = self.program(batch)
+        step, norm = self.program(batch, self.state.recurrent)
         lr = self.advance(step.output.state if self.task.carries_state else None)
         self.done = Done(batch, step, norm, lr)
 
@@ -85,17 +84,17 @@ class Update:
         """Of the next batch."""
         return 0 if self.settings.overfit_one_batch else self.state.update
 
-    def compute(self, batch: Batch) -> tuple[Step, Tensor]:
+    def compute(self, batch: Batch, recurrent: State | None) -> tuple[Step, Tensor]:
         """The work on tensors: the step, after which the weights have changed, and the norm of its gradient."""
-        step, norm = self.gradients(batch)
+        step, norm = self.gradients(batch, recurrent)
         self.state.optimizer.step()
         return step, norm
 
-    def gradients(self, batch: Batch) -> tuple[Step, Tensor]:
+    def gradients(self, batch: Batch, recurrent: State | None) -> tuple[Step, Tensor]:
         """All of `compute` but the step of the optimizer."""
         state, settings = self.state, self.settings
         with weight_noise(state.model, settings.weight_noise):
-            step = loss_of(state.model, self.task, batch, state.recurrent, settings.norm_stabilizer, settings.precision)
+            step = loss_of(state.model, self.task, batch, recurrent, settings.norm_stabilizer, settings.precision)
             self.gradient.zero_()
             step.loss.backward()
         norm = clip_norm_(self.gradient, settings.clip_norm)

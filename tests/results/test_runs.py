@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -146,6 +147,17 @@ def test_a_run_in_two_folders_counts_once(tmp_path, caplog):
     assert [record.message for record in caplog.records] == [
         f"lstm50-lr0.01-s{seed}-0123456{seed} counts once: it is in x and y" for seed in (0, 1)
     ]
+
+
+def test_a_run_also_in_a_folder_with_a_name_of_the_users_own_counts_once(tmp_path, caplog):
+    """As with `hydra.run.dir=chosen`: the fingerprint in its result tells which run it is."""
+    for path in ("chosen", "again", "other", "x/lstm50-lr0.01-s0-01234560"):
+        made = Folder((tmp_path / path).parent)
+        made.path.joinpath(made.add()).rename(tmp_path / path)
+        made.change(Path(path).name, fingerprint="89abcdef" if path == "other" else "01234560")
+    assert [run.name for run in load_runs(tmp_path)] == ["other", "x/lstm50-lr0.01-s0-01234560"]
+    (record,) = caplog.records
+    assert record.message == "lstm50-lr0.01-s0-01234560 counts once: it is in x and again and chosen"
 
 
 def test_a_result_of_another_run_does_not_count(folder):

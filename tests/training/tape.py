@@ -5,10 +5,21 @@ from typing import Any
 import optree
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
 _WAITS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten._unique2, aten.repeat_interleave}
+_REFUSED = "operation not permitted when stream is capturing"
+
+
+class _NothingRead(TorchFunctionMode):
+    """Refuses what reads all values of a tensor, which is no operation on a CPU."""
+
+    def __torch_function__(self, function: Any, types: Any, arguments: tuple = (), settings: Any = None) -> Any:
+        if function in (Tensor.tolist, Tensor.numpy):
+            raise RuntimeError(_REFUSED)
+        return function(*arguments, **(settings or {}))
 
 
 class _Tape(TorchDispatchMode):
@@ -27,7 +38,7 @@ class _Tape(TorchDispatchMode):
         selects = function.overloadpacket in (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_)
         by_mask = selects and any(t is not None and t.dtype == torch.bool for t in arguments[1])
         if by_mask or function.overloadpacket in _WAITS:
-            raise RuntimeError("operation not permitted when stream is capturing")
+            raise RuntimeError(_REFUSED)
         for argument, given in zip(function._schema.arguments, arguments, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 for tensor in optree.tree_leaves(given):
@@ -63,9 +74,12 @@ class TapeRecorder:
         return work()
 
     def record(self, work):
-        tape = _Tape()
-        with tape:
-            results = work()
+        tape, random_state = _Tape(), torch.get_rng_state()
+        try:
+            with tape, _NothingRead():
+                results = work()
+        finally:
+            torch.set_rng_state(random_state)  # nothing is drawn while a CUDA graph is recorded
         self.recorded += 1
         with torch.no_grad():
             for whole, value in tape.before.values():

@@ -1,36 +1,44 @@
 """Updates that are recorded and replayed, with a tape in place of a CUDA graph."""
 
 import logging
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from src.running.build import build_trainer
-from src.specs import Batch
-from src.training.graphs import WARM_UP, Replayed
+from src.specs import Batch, state_tensors
+from src.tasks import base
+from src.training.graphs import WARM_UP, CudaRecorder, Replayed
 from src.training.population import Stacked
 from tests.training.tape import TapeRecorder
 
 QUICK = [
-    "model.hidden_size=6", "model.kernel=vectorized", "network.head_size=5", "task.train_size=64",
-    "trainer.batch_size=4", "trainer.max_updates=20", "trainer.clip_norm=null", "optimizer.lr=0.0078125",
-    "scheduler=constant",
+    "model.hidden_size=6", "model.kernel=vectorized", "network.head_size=5", "trainer.batch_size=4",
+    "trainer.max_updates=20", "trainer.clip_norm=null", "optimizer.lr=0.0078125", "scheduler=constant",
 ]  # fmt: skip
 
 
 @pytest.fixture
-def updates(composed, tmp_path):
-    """The update of a new run and what records it; None for what is done without recording."""
+def trainers(composed, tmp_path):
+    """The trainer of a new run; with a recorder, its updates are recorded and replayed."""
 
     def make(*overrides, recorder=None):
         trainer = build_trainer(composed(*QUICK, *overrides), tmp_path, "0")
         trainer.model.train()
         if recorder is not None:
             trainer.update.replay_with(recorder)
-        return trainer.update
+        return trainer
 
     return make
+
+
+@pytest.fixture
+def updates(trainers):
+    """The update of a new run."""
+    return lambda *overrides, recorder=None: trainers(*overrides, recorder=recorder).update
 
 
 def moved(update, count):
@@ -50,6 +58,9 @@ def moved(update, count):
         ["model=lstm", "model.kernel=reference", "optimizer.weight_decay=0.1"],
         ["model=rnn", "model.kernel=reference", "optimizer=sgd", "optimizer.momentum=0.9"],
         ["task=addition", "task.sequence_length=5", "trainer.norm_stabilizer=0.1"],
+        ["network.input_dropout=0.5"],
+        ["network.output_dropout=0.5", "network.dropout_mask=sequence"],
+        ["trainer.weight_noise=0.1"],
     ],
     ids=str,
 )
@@ -86,22 +97,121 @@ def test_a_replayed_population_is_the_population(updates):
     assert (recorder.recorded, recorder.replayed) == (1, 8 - WARM_UP)
 
 
+CARRYING = [
+    ["model=fastweights"],
+    ["model=lstm", "model.kernel=reference", "network.num_layers=2"],
+    ["model=fastweights_softmax", "model.kernel=reference", "model.context=4"],
+    ["model=cp_gate", "model.rank=3", "model.kernel=reference", "model.dropout=0.5"],
+]
+"""States that are a pair, nested, partly integers, and drawn at random."""
+
+
+@pytest.fixture
+def text(tmp_path, monkeypatch):
+    """Settings for a text of nine windows, the last one shorter; all have a mask, which selects nothing on a GPU."""
+    monkeypatch.setattr(base, "can_select", lambda _: False)
+    path = tmp_path / "text.txt"
+    path.write_text("".join("to be or not, that is "[(7 * n * n) % 22] for n in range(218)))
+    return ["task=language_model", f"task.file={path}", "task.window=5"]
+
+
 @pytest.mark.parametrize(
-    ("override", "reason"),
-    [
-        ("network.input_dropout=0.5", "it draws random numbers"),
-        ("trainer.weight_noise=0.1", "it draws random numbers"),
-        ("trainer.clip_norm=1.0", "RuntimeError: operation not permitted when stream is capturing"),
-    ],
+    "overrides",
+    [["trainer.clip_norm=1.0", "network.input_dropout=0.5"], ["model=ttt_linear", "model.num_heads=2"]],
+    ids=["the norm of a gradient", "places in a mini-batch"],
 )
-def test_what_cannot_be_recorded_is_said_in_one_line_and_goes_on_unrecorded(override, reason, updates, caplog):
-    recorder = TapeRecorder()
-    expected = moved(updates(override), 6)
+def test_what_cannot_be_recorded_is_said_in_one_line_and_goes_on_unrecorded(overrides, text, updates, caplog):
+    """What is waited for: on a CPU the norm, and where a state of TTT is, by which it divides a window.
+
+    The random numbers are those without a recording.
+    """
+    recorder, expected = TapeRecorder(), moved(updates(*text, *overrides), 7)
     with caplog.at_level(logging.INFO):
-        assert_close(moved(updates(override, recorder=recorder), 6), expected, rtol=0, atol=0)
+        assert_close(moved(updates(*text, *overrides, recorder=recorder), 7), expected, rtol=0, atol=0)
     assert recorder.recorded == 0
+    reason = "RuntimeError: operation not permitted when stream is capturing"
     says = f"no CUDA graph, so every kernel of an update is launched by itself: {reason}"
     assert [record.getMessage() for record in caplog.records] == [says]
+
+
+def carried(trainer):
+    return [tensor.clone() for tensor in state_tensors(trainer.state.recurrent)]
+
+
+@pytest.mark.parametrize("overrides", CARRYING, ids=lambda overrides: overrides[0])
+def test_a_state_that_is_carried_is_replayed_over_epochs_and_a_resumed_run(overrides, text, trainers):
+    whole, recorder = trainers(*text, *overrides), TapeRecorder()
+    weights, losses = moved(whole.update, 22)
+    recorded = trainers(*text, *overrides, recorder=recorder)
+    assert_close(moved(recorded.update, 22), (weights, losses), rtol=0, atol=0)
+    assert_close(carried(recorded), carried(whole), rtol=0, atol=0)
+    assert whole.task.num_windows(len(whole.task.symbols("train")), 4) == 9
+    # the first and the last window of an epoch are not replayed, nor are those before it is recorded
+    assert (recorder.recorded, recorder.replayed) == (1, 22 - 5 - WARM_UP)
+
+    interrupted = trainers(*text, *overrides, recorder=TapeRecorder())
+    before = moved(interrupted.update, 14)[1]
+    interrupted.checkpoints.save(interrupted.state)
+    resumed = trainers(*text, *overrides, recorder=TapeRecorder())
+    assert resumed.checkpoints.resume(resumed.state)
+    weights_resumed, after = moved(resumed.update, 8)
+    assert_close((weights_resumed, torch.cat([before, after])), (weights, losses), rtol=0, atol=0)
+    assert_close(carried(resumed), carried(whole), rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch imports what it deprecates
+def test_a_replayed_population_carries_its_states(text, updates):
+    recorder, found = TapeRecorder(), []
+    for own in (None, recorder):
+        runs = [updates(*text, "model=fastweights", *more, recorder=own) for more in (["seed=1"], ["optimizer.lr=0.1"])]
+        stacked = Stacked(runs)
+        for _ in range(12):
+            stacked()
+        states = [tensor for run in runs for tensor in state_tensors(run.state.recurrent)]
+        found.append([stacked.weights_PN, *(run.last().step.loss for run in runs), *states])
+    assert_close(*found, rtol=0, atol=0)
+    assert recorder.recorded == 1
+    assert recorder.replayed > 0
+
+
+class Generator:
+    """The generator of a card, as far as `CudaRecorder` knows it."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def clone_state(self):
+        return Generator(self.state)
+
+    def graphsafe_set_state(self, other):
+        self.state = other.state
+
+
+@pytest.fixture
+def generator(monkeypatch):
+    """That of a pretended card, which a recording changes."""
+    generator = Generator("as it was")
+
+    @contextmanager
+    def graph(*_, **__):
+        generator.state = "of a recording"
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(device=device))
+    monkeypatch.setattr(torch.cuda, "default_generators", (generator,))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay="replay"))
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    return generator
+
+
+def test_numbers_drawn_on_the_cpu_are_not_recorded(generator):
+    """They would be the same at every replay. All generators are as before, so the run goes on as without a graph."""
+    recorder, on_cpu = CudaRecorder(torch.device("cuda:0")), torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"^it draws random numbers on the CPU$"):
+        recorder.record(lambda: torch.rand(2))
+    assert torch.equal(torch.get_rng_state(), on_cpu)
+    assert generator.state == "as it was"
+    assert recorder.record(lambda: 3) == ("replay", 3)
 
 
 class Sums:

@@ -4,7 +4,10 @@
     python scripts/gpu_check.py --parts kernels speed
     python scripts/gpu_check.py --device cpu --tiny  try the command itself where there is no GPU
 
-kernels, models   the Triton kernels, and every model in the form that it takes, against the scan on the CPU
+kernels, models   the Triton kernels, and every model in the form that it takes, against the scan on the CPU, alone and
+                  as a population whose runs differ in all numbers that are settings of the model
+graphs            updates as CUDA graphs against the same without, to the last bit: with states that are carried and
+                  random numbers
 resume            runs that are killed and started again, to the last bit
 compile           the kernels of every model, so that they are ready for the parts that measure
 sanitizer         the kernels under compute-sanitizer, where it is installed
@@ -50,7 +53,7 @@ class Part(NamedTuple):
 
 
 CARD = Part("card", 40)
-TOGETHER = (*(Part(name, 110) for name in ("kernels", "models", "resume", "compile", "sanitizer")),)
+TOGETHER = (*(Part(name, 110) for name in ("kernels", "models", "graphs", "resume", "compile", "sanitizer")),)
 """Parts that measure no time, and so are done at the same time."""
 ALONE = (Part("speed", 80), Part("speed_of_models", 100), Part("populations", 80), Part("sweep", 90))
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.benchmarks.gpu.compiled import for_every_model
 from src.benchmarks.gpu.rows import Rows
@@ -121,7 +121,56 @@ def _compared(file: Path, device: str, tiny: bool) -> tuple[float, int]:
         torch.manual_seed(1)
         core = instantiate(OmegaConf.load(file), FEATURES, hidden_size=6).double()
         errors.append(compared(core, how.device, 3, length, by_ids, carried))
+    core = instantiate(OmegaConf.load(file), FEATURES, hidden_size=6).double()
+    errors.append(members_compared(core, how.device, 3, 11))
     return max(errors), len(errors)
+
+
+class _Outputs(nn.Module):
+    """The outputs of a core with settings in place of its own, as a module: so that weights can be put in as well."""
+
+    def __init__(self, core: Core):
+        super().__init__()
+        self.core = core
+
+    def forward(self, x_BTX: Tensor, settings: dict[str, Any]) -> Tensor:
+        vars(self.core).update(settings)
+        y_BTH, _ = self.core(self.core.project(x_BTX), return_state=False)
+        return y_BTH
+
+
+def members_compared(core: Core, device: torch.device, batch: int, length: int) -> float:
+    """How far outputs and gradients of two members of a population are from those of their scans on the CPU.
+
+    They differ in weights, inputs and all numbers among the settings of the model but 0.
+    """
+    torch.manual_seed(0)
+    numbers = {key: value for key, value in vars(core).items() if isinstance(value, float) and value != 0}
+    settings = [numbers, {key: 0.8 * value for key, value in numbers.items()}]
+    x_PBTX = torch.randn(2, batch, length, FEATURES, dtype=torch.float64)
+    stacked = {f"core.{name}": torch.stack([w.detach(), 0.9 * w.detach()]) for name, w in core.named_parameters()}
+
+    def run(where: torch.device, kernel: str) -> list[Tensor]:
+        network = _Outputs(core.to(where))
+        core.kernel = kernel  # type: ignore[assignment]
+        leaves = {name: w.to(where).requires_grad_() for name, w in stacked.items()}
+        x = x_PBTX.to(where).requires_grad_()
+
+        def outputs(weights: dict[str, Tensor], x_BTX: Tensor, settings: dict[str, Any]) -> Tensor:
+            return torch.func.functional_call(network, weights, (x_BTX, settings))
+
+        if kernel == "auto":
+            columns = {key: torch.tensor([one[key] for one in settings], dtype=x.dtype).to(where) for key in numbers}
+            y_PBTH = torch.func.vmap(outputs)(leaves, x, columns)
+        else:
+            each = [({name: w[m] for name, w in leaves.items()}, x[m], settings[m]) for m in range(2)]
+            y_PBTH = torch.stack([outputs(*one) for one in each])
+        sources = [x, *leaves.values()]
+        gradients = torch.autograd.grad(y_PBTH.square().sum(), sources, allow_unused=True, materialize_grads=True)
+        return [t.detach().cpu() for t in (y_PBTH, *gradients)]
+
+    actual, expected = run(device, "auto"), run(torch.device("cpu"), "reference")
+    return max(((a - e).abs().max() / (1 + e.abs().max())).item() for a, e in zip(actual, expected, strict=True))
 
 
 def resumed(rows: Rows, device: str, tiny: bool) -> None:
@@ -138,15 +187,16 @@ def resumed(rows: Rows, device: str, tiny: bool) -> None:
     ):
         with rows.trying(name), tempfile.TemporaryDirectory() as root:
             command = [sys.executable, "-m", "src.train", *settings, *common]
-            _finish(command, root, "whole")
-            process = _start(command, root, "killed")
+            undisturbed, process = (_start(command, root, name) for name in ("whole", "killed"))
             while process.poll() is None and _reached(Path(root, "killed")) < updates // 2:
                 time.sleep(0.02)
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             at = _reached(Path(root, "killed"))
-            _finish(command, root, "killed")
+            for each in (undisturbed, _start(command, root, "killed")):
+                if status := each.wait():
+                    raise RuntimeError(f"{' '.join(command[1:])} ended with exit status {status}")
             whole, killed = (_ends(Path(root, name), how.device) for name in ("whole", "killed"))
             same = len(whole) > 0 and whole.keys() == killed.keys() and all(_same(whole[k], killed[k]) for k in whole)
             found = f"killed at update {at} of {updates}: {'the same' if same else 'other'} weights and metrics"
@@ -156,11 +206,6 @@ def resumed(rows: Rows, device: str, tiny: bool) -> None:
 def _start(command: list[str], root: str, name: str) -> subprocess.Popen:
     arguments = [*command, f"run.root={root}", f"name={name}"]
     return subprocess.Popen(arguments, cwd=PROJECT, stdout=subprocess.DEVNULL, start_new_session=True)
-
-
-def _finish(command: list[str], root: str, name: str) -> None:
-    if status := _start(command, root, name).wait():
-        raise RuntimeError(f"{' '.join(command[1:])} ended with exit status {status}")
 
 
 def _reached(folder: Path) -> int:

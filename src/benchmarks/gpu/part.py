@@ -28,6 +28,7 @@ PARTS = {
     "card": "correctness.card",
     "kernels": "correctness.kernels",
     "models": "correctness.every_model",
+    "graphs": "recorded.graphs",
     "resume": "correctness.resumed",
     "compile": "compiled.every_model",
     "sanitizer": "correctness.sanitized",

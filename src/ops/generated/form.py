@@ -22,6 +22,7 @@ from src.ops.generated.recipe import (
     LoweringError,
     Recipe,
     example,
+    is_variable,
     store,
     stored,
     tensors_of,
@@ -53,7 +54,7 @@ def is_generated(form: Form) -> bool:
 
 @calls.not_compiled
 def _serves(core: Any, inputs: Inputs) -> bool:
-    if not (calls.available(inputs) or (gpu.takes(inputs.example) and not _has_mapped_settings(core))):
+    if not (calls.available(inputs) or gpu.takes(inputs.example)):
         return False
     kernel = _kernel_of(core, inputs)
     if isinstance(kernel, Kernel):
@@ -79,15 +80,6 @@ def _run(
     return y, optree.tree_unflatten(kernel.structure, last) if return_state else None
 
 
-def _has_mapped_settings(core: nn.Module) -> bool:
-    """Whether `torch.func.vmap` maps a setting, such as a decay in which the runs of a population differ.
-
-    In a kernel settings are fixed numbers.
-    """
-    settings = [value for module in core.modules() for key, value in vars(module).items() if key not in OF_ALL_MODULES]
-    return any(isinstance(value, Tensor) and functorch.is_batchedtensor(value) for value in settings)
-
-
 def _kernel_of(core: nn.Module, inputs: Inputs) -> Kernel | str:
     """The kernel of a core as its settings are now, or why there is none."""
     on = "gpu" if inputs.example.is_cuda or gpu.INTERPRETED else "cpu"
@@ -104,16 +96,17 @@ def _kernel_of(core: nn.Module, inputs: Inputs) -> Kernel | str:
 
 def _settings(module: nn.Module) -> tuple:
     """What a module is and what it is set to; objects that are no numbers or words count as themselves."""
-    values = [
-        value if type(value) in _PLAIN else id(value)
-        for key, value in vars(module).items()
-        if key not in OF_ALL_MODULES
-    ]
-    return id(module), *values
+    return id(module), *(_setting(value) for key, value in vars(module).items() if key not in OF_ALL_MODULES)
+
+
+def _setting(value: Any) -> Any:
+    if type(value) in _PLAIN:
+        return value
+    return "a tensor" if is_variable(value) else id(value)
 
 
 def _make_for_gpu(core: nn.Module, dtype: torch.dtype, device: torch.device) -> Kernel | str:
-    """As `_make`, of a copy on the CPU with weights of its own, since those of the core may be mapped by `vmap`."""
+    """As `_make`, of a copy on the CPU with tensors of its own, since those of the core may be mapped by `vmap`."""
     from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
     with temporarily_clear_interpreter_stack(), torch.autocast(device.type, enabled=False):
@@ -121,7 +114,7 @@ def _make_for_gpu(core: nn.Module, dtype: torch.dtype, device: torch.device) -> 
 
 
 def _copied(core: nn.Module, device: torch.device) -> nn.Module:
-    """A core with weights of its own on a device; of mapped ones, those of the first member."""
+    """A core with weights and variable settings of its own on a device; of mapped ones, those of the first member."""
     parameters, memo = dict(core.named_parameters()), {}
     for name, tensor in tensors_of(core).items():
         one = tensor

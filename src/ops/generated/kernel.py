@@ -37,10 +37,10 @@ class Kernel:
         states, self.structure = optree.tree_flatten(example(core)[1])
         self.state_dtypes = [None if state.is_floating_point() else state.dtype for state in states]
         self.has_integers = any(self.state_dtypes)
-        names = list(tensors_of(core))
+        self.tensors = [attrgetter(name) for name in tensors_of(core)]
         self.read = None
         if not recipe.prelude:
-            self.read = [attrgetter(names[int(name.removeprefix("$"))]) for name in recipe.constants]
+            self.read = [self.tensors[int(name.removeprefix("$"))] for name in recipe.constants]
         self.indices = sorted({at[0] for table in recipe.tables for at in table.indices if at is not None})
         """The constants of which tables are made."""
         self.made: tuple[list[tuple[Tensor, int]], list[Tensor]] = ([], [])
@@ -60,11 +60,11 @@ class Kernel:
         self.gradients = dict(enumerate(recipe.gradients, len(recipe.inputs)))
 
     def constants(self, core: nn.Module, dtype: torch.dtype) -> list[Tensor]:
-        """What the step reads of parameters and buffers."""
+        """What the step reads of parameters, buffers and variable settings."""
         if self.read is not None:
             found = [read(core) for read in self.read]
         else:
-            found = compute_constants(self.recipe, list(tensors_of(core).values()))
+            found = compute_constants(self.recipe, [read(core) for read in self.tensors])
         for constant, shape in zip(found, self.recipe.shapes, strict=True):
             if constant.shape != shape:
                 raise ValueError(f"{self.name}: a parameter of shape {list(constant.shape)}: expected {list(shape)}")

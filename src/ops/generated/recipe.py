@@ -52,8 +52,26 @@ def with_place(core: Any, reason: str, line: int | None) -> str:
 
 
 def tensors_of(core: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers of a core by name, in the order in which the prelude takes them."""
-    return {**dict(core.named_parameters()), **dict(core.named_buffers())}
+    """The parameters, buffers and variable settings of a core by name, in the order in which the prelude takes them."""
+    return {**dict(core.named_parameters()), **dict(core.named_buffers()), **variable_settings(core)}
+
+
+def variable_settings(core: nn.Module) -> dict[str, Tensor]:
+    """Settings that are numbers in tensors, such as a decay in which the runs of a population differ, by name.
+
+    A kernel reads them when it is called; any other setting is fixed in it.
+    """
+    return {
+        f"{name}.{key}".removeprefix("."): value
+        for name, module in core.named_modules()
+        for key, value in vars(module).items()
+        if key not in OF_ALL_MODULES and is_variable(value)
+    }
+
+
+def is_variable(value: Any) -> bool:
+    """Whether a setting is a number in a tensor."""
+    return isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()
 
 
 def example(core: Any) -> tuple[Any, Any]:
@@ -169,7 +187,7 @@ class Recipe:
     shapes: list[Sizes] = field(default_factory=list)
     """Of the constants."""
     constants: list[str] = field(default_factory=list)
-    """Names of parameters, buffers and results of the prelude."""
+    """Names of parameters, buffers, variable settings and results of the prelude."""
     prelude: list[Instruction] = field(default_factory=list)
     tables: list[Offsets] = field(default_factory=list)
     gradients: list[Gradient | None] = field(default_factory=list)
@@ -182,7 +200,7 @@ RECIPE: Any = TypeAdapter(Recipe)
 
 
 def compute_constants(recipe: Recipe, tensors: list[Tensor]) -> list[Tensor]:
-    """The constants of a core whose parameters and buffers are given."""
+    """The constants of a core whose `tensors_of` are given."""
     results: dict[str, Any] = {str(number): tensor for number, tensor in enumerate(tensors)}
     device = tensors[0].device
 
@@ -257,6 +275,8 @@ def _key(core: nn.Module, dtype: torch.dtype, on: str) -> str | None:
 
 
 def _settings(value: Any) -> str:
+    if is_variable(value):
+        return "a tensor"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_settings, value))}]"
     if value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.device)):

@@ -17,7 +17,7 @@ from torch.func import functional_call, functionalize, vjp
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from src.ops.generated.decompositions import BEFORE_DERIVATIVES, OneHot, all_decompositions
-from src.ops.generated.recipe import LoweringError, example, tensors_of
+from src.ops.generated.recipe import LoweringError, example, tensors_of, variable_settings
 
 aten = torch.ops.aten
 
@@ -37,18 +37,16 @@ class Trace(NamedTuple):
 
     joint: fx.GraphModule
     prelude: fx.GraphModule
-    """From parameters and buffers to the constants: what does not depend on the sequence is computed once, by torch."""
+    """From parameters, buffers and variable settings to the constants: what does not depend on the sequence is computed
+    once, by torch."""
     inputs: list[Tensor]
     states: list[Tensor]
     constants: list[Tensor]
     constant_names: list[str]
+    differentiable: list[int]
+    """Numbers of the constants that have a gradient; tables of indices have none, nor what is made of settings."""
     names: list[str]
     """The variables of `step` that hold the named intermediate values."""
-
-    @property
-    def differentiable(self) -> list[int]:
-        """Numbers of the constants that have a gradient; tables of indices have none."""
-        return [i for i, constant in enumerate(self.constants) if constant.is_floating_point()]
 
 
 class _Step(nn.Module):
@@ -109,7 +107,9 @@ def trace(core: Any) -> Trace:
             _multiply_by_inverse_roots(graph.graph, 1 + len(states))
             prelude, body = _split(graph, len(inputs) + len(states))
             constants = list(prelude(*given.values()))
-        joint = _with_derivative(body, inputs, states, constants)
+        fixed = {f"core.{name}" for name in variable_settings(core)}
+        free = _differentiable(prelude, [name in fixed for name in given], constants)
+        joint = _with_derivative(body, inputs, states, constants, free)
     except Exception as error:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
         if "_local_scalar_dense" in reason:
@@ -120,7 +120,19 @@ def trace(core: Any) -> Trace:
     tensors = [node for node in prelude.graph.nodes if node.op == "placeholder"]
     known = {node: name.removeprefix("core.") for node, name in zip(tensors, given, strict=True)}
     constant_names = [known.get(node, node.name) for node in list(prelude.graph.nodes)[-1].args[0]]
-    return Trace(joint, prelude, inputs, states, constants, constant_names, variables)
+    return Trace(joint, prelude, inputs, states, constants, constant_names, free, variables)
+
+
+def _differentiable(prelude: fx.GraphModule, fixed: list[bool], constants: list[Tensor]) -> list[int]:
+    """The constants that have a gradient; `fixed` says which arguments of the prelude have none."""
+    *nodes, output = prelude.graph.nodes
+    arguments = [node for node in nodes if node.op == "placeholder"]
+    without = {node for node, is_fixed in zip(arguments, fixed, strict=True) if is_fixed}
+    for node in nodes:
+        if node.all_input_nodes and without.issuperset(node.all_input_nodes):
+            without.add(node)
+    pairs = enumerate(zip(output.args[0], constants, strict=True))
+    return [i for i, (node, constant) in pairs if constant.is_floating_point() and node not in without]
 
 
 @contextmanager
@@ -211,11 +223,10 @@ def _split(graph: fx.GraphModule, num_sequence: int) -> tuple[fx.GraphModule, fx
 
 
 def _with_derivative(
-    body: fx.GraphModule, inputs: list[Tensor], states: list[Tensor], constants: list[Tensor]
+    body: fx.GraphModule, inputs: list[Tensor], states: list[Tensor], constants: list[Tensor], free: list[int]
 ) -> fx.GraphModule:
-    """The graph of a step followed by its vector-Jacobian product."""
+    """The graph of a step followed by its vector-Jacobian product; `free` are the constants that have a gradient."""
     num_sequence, num_results = len(inputs) + len(states), 1 + len(states)
-    free = [i for i, constant in enumerate(constants) if constant.is_floating_point()]
 
     def joint(*flat: Tensor) -> list[Tensor]:
         of_sequence, left = flat[:num_sequence], flat[num_sequence:]

@@ -35,7 +35,7 @@ def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     from src.running.load import load_model, read_config
 
     rows: list[dict[str, Any]] = []
-    for _, row in runs[(runs["model"] == GATED) & (runs["name"] == LINEAR)].iterrows():
+    for _, row in runs[runs["model"] == GATED].iterrows():
         config = read_config(folder / row["run"])
         task: Any = build_task(config)
         model, _ = load_model(folder / row["run"], config, torch.device("cpu"))
@@ -72,7 +72,7 @@ def _shown(found: dict[str, np.ndarray]) -> str:
 
 def _writes_at(other: str, evidence: Evidence) -> Finding:
     found = _by_position(evidence, "beta")
-    return Finding(f"β: {_shown(found)}", [difference(found["value"], found[other]).within(least=0.2)])
+    return Finding(f"β: {_shown(found)}", [difference(found["value"], found[other], unit="of β").within(least=0.2)])
 
 
 def _keeps(evidence: Evidence) -> Finding:

@@ -6,6 +6,7 @@ Shapes: P members, B sequences, T time steps, V symbols, X input features, H hid
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -18,13 +19,16 @@ from src.models.base import Core
 from src.models.lstm import LSTM
 from src.models.rnn import RNN
 from src.ops.dispatch import choose
-from src.ops.generated import triton_blocks, triton_lines
+from src.ops.generated import form, triton_blocks, triton_lines
 from src.ops.generated.form import generated_form, is_generated
+from src.ops.generated.triton_kernel import TritonKernel
 from src.ops.inputs import Inputs
 from src.specs import map_state, state_tensors
+from src.training.population import Stacked
 from tests.models.cores import MODELS, VARIANTS, WITHOUT_KERNEL, X, random_state
 from tests.ops.generated.steps import LOWERED, Counter
 from tests.ops.generated.test_coverage import assert_kernel_is_the_scan
+from tests.training.test_population import update_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # of numpy, where a block is padded
 B, T, V = 2, 4, 5
@@ -131,7 +135,9 @@ class Network(nn.Module):
         self.core = core
         self.used = None
 
-    def forward(self, x_BTX, **settings):
+    def forward(self, x_BTX, as_scan=False, **settings):
+        if as_scan:
+            return self.core.scan(self.core.project(x_BTX))
         vars(self.core).update(settings)
         inputs = Inputs(self.core.project(x_BTX))
         self.used = choose(self.core.forms(), self.core.kernel, inputs).kernel
@@ -161,7 +167,7 @@ def test_a_population_is_one_kernel(made):
 
 
 class Leaky(Core):
-    """h_t = a h_{t-1} + x_t."""
+    """h_t = a h_{t-1} + (1 - a) b x_t."""
 
     def __init__(self):
         super().__init__(X, X)
@@ -172,18 +178,105 @@ class Leaky(Core):
         return self.zeros(batch_size, X)
 
     def step(self, x_BX, h_BX):
-        h_BX = self.leak * h_BX + x_BX + self.bias
+        h_BX = self.leak * h_BX + (1 - self.leak) * self.bias * x_BX
         return h_BX, h_BX
 
 
-def test_a_population_that_differs_in_a_setting_is_scanned():
-    network, x_BTX = Network(Leaky()), torch.randn(B, 2, X)
-    leaks = torch.tensor([0.9, 0.5])
-    y_PBTX = torch.func.vmap(lambda leak: network(x_BTX, leak=leak))(leaks)
-    assert network.used == "reference"
-    for y_BTX, leak in zip(y_PBTX, leaks.tolist(), strict=True):
-        assert_close(y_BTX, network(x_BTX, leak=leak))
-        assert network.used == "fused"
+class Raised(Leaky):
+    """h_t = (1 + |h_{t-1}|)^a + b x_t, whose exponent has to be a number in a kernel."""
+
+    def step(self, x_BX, h_BX):
+        h_BX = (1 + h_BX.abs()) ** self.leak + self.bias * x_BX
+        return h_BX, h_BX
+
+
+def of(name, **settings):
+    return partial(next(made for made in MODELS if made.name == name), **settings)
+
+
+SETTINGS = {
+    "leaky": (Leaky, {"leak": (0.9, 0.5)}),
+    "cp_gate": (of("cp_gate", hidden_size=4, rank=2), {"gate_bias": (1.0, -0.5)}),
+    "tgu": (of("tgu", hidden_size=4, rank=2), {"gate_bias": (1.0, -0.5)}),
+    "bilinear": (of("bilinear", hidden_size=4, rank=2), {"scale": (1.0, 0.3)}),
+    "fastweights": (of("fastweights", hidden_size=4, rule="delta"), {"decay": (0.9, 0.6), "fast_lr": (0.5, 0.2)}),
+    "recurrent_deltanet": (of("recurrent_deltanet", hidden_size=4), {"max_beta": (1.0, 1.5)}),
+    "titans": (of("titans", hidden_size=4), {"max_rate": (1.0, 0.4)}),
+}
+"""Cores with generated kernels, and settings of their steps in which two members differ."""
+
+
+def of_members(network, settings, used):
+    """Outputs and gradients of two members with weights, inputs and settings of their own."""
+    core = network.core
+    x_PBTX = torch.randn(2, B, 3, core.input_size)
+    weights = {f"core.{n}": torch.stack([t.detach(), 0.9 * t.detach()]) for n, t in core.named_parameters()}
+    leaves = [x_PBTX.requires_grad_(), *(stacked.requires_grad_() for stacked in weights.values())]
+    columns = {key: torch.tensor(values) for key, values in settings.items()}
+
+    def outputs(x_BTX, weights, columns):
+        return torch.func.functional_call(network, weights, (x_BTX,), columns)
+
+    y_PBTH = torch.func.vmap(outputs)(x_PBTX, weights, columns)
+    assert network.used == used
+    results = []
+    for member in range(2):
+        vars(core).update({key: values[member] for key, values in settings.items()})
+        own = {name: stacked[member] for name, stacked in weights.items()}
+        x_BTX = x_PBTX[member]
+        y_BTH, _ = torch.func.functional_call(network, own, (x_BTX,), {"as_scan": True})
+        results.append(y_BTH)
+    found = [y_PBTH, *torch.autograd.grad(y_PBTH.square().sum(), leaves)]
+    return found, [torch.stack(results), *torch.autograd.grad(torch.stack(results).square().sum(), leaves)]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "leaky" else pytest.mark.slow) for name in SETTINGS]
+)
+def test_a_population_that_differs_in_settings_is_one_kernel(name):
+    make, settings = SETTINGS[name]
+    core = make()
+    for key, (first, _) in settings.items():
+        assert isinstance(getattr(core, key), float)
+        setattr(core, key, first)
+    assert_close(*of_members(Network(core), settings, "fused"), rtol=1e-10, atol=1e-10)
+
+
+def test_a_setting_that_a_kernel_needs_as_a_number_is_scanned():
+    core = Raised()
+    assert_close(*of_members(Network(core), {"leak": (0.9, 0.5)}, "reference"), rtol=1e-10, atol=1e-10)
+
+
+def test_one_kernel_serves_all_values_of_a_setting_in_a_tensor():
+    core, x_BTX = Leaky(), torch.randn(B, 3, X)
+    for leak in (0.9, 0.5):
+        core.leak = torch.tensor(leak)
+        cases = [everything(core, kernel, x_BTX, None, None, None, True) for kernel in ("fused", "reference")]
+        assert_close(*cases, rtol=1e-10, atol=1e-10)
+    (kernel,) = form._KERNELS[core].values()
+    assert kernel.recipe.gradients.count(None) == 1  # of a, but (1 - a) b has one
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch imports what it deprecates
+def test_runs_that_differ_in_a_setting_are_trained_by_one_kernel():
+    common = ["model=cp_gate", "model.rank=2", "task.num_pairs=2", "model.hidden_size=4", "trainer.batch_size=2"]
+    common += ["task.train_size=64", "trainer.max_updates=10"]
+    own = [["model.gate_bias=1.0"], ["model.gate_bias=-0.5", "seed=1"]]
+    alone, together = ([update_of(*common, *more) for more in own] for _ in range(2))
+    starts = [update.weights.detach().clone() for update in alone]
+    stacked = Stacked(together)
+    for _ in range(2):
+        stacked()
+        for update in alone:
+            update.state.model.core.kernel = "reference"
+            update()
+    (kernel,) = form._KERNELS[stacked.one.model.core].values()
+    assert isinstance(kernel, TritonKernel)
+    for one, other, start in zip(alone, together, starts, strict=True):
+        way = (one.weights - start).norm()
+        assert way > 0
+        assert (one.weights - other.weights).norm() < 1e-9 * way
 
 
 @pytest.mark.slow
@@ -239,9 +332,11 @@ from src.ops.generated.triton_kernel import _module
 from tests.models.cores import MODELS
 
 torch.manual_seed(0)
-name, size, architecture = sys.argv[1], *map(int, sys.argv[2:])
-made = next(made for made in MODELS if made.name == name)
-recipe = derive(made(hidden_size=size), torch.float32, "gpu")
+name, size, architecture = sys.argv[1], *map(int, sys.argv[2:4])
+core = next(made for made in MODELS if made.name == name)(hidden_size=size)
+for setting in sys.argv[4:]:
+    setattr(core, setting, torch.tensor(getattr(core, setting)))
+recipe = derive(core, torch.float32, "gpu")
 layout, module = recipe.gpu, _module(recipe.source)
 for direction, kernel in enumerate((module.forward_kernel, module.backward_kernel)):
     for absent in (("ids", "resets", "initial", "restart", "d_restart"), ()):
@@ -261,14 +356,21 @@ print("done")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "size", "architecture"),
-    [*((made.name, 50, 90) for made in generated(MODELS)), ("lstm", 128, 90), ("lstm", 300, 80), ("gru", 50, 80)],
+    ("name", "size", "architecture", "settings"),
+    [
+        *((made.name, 50, 90, []) for made in generated(MODELS)),
+        ("lstm", 128, 90, []),
+        ("lstm", 300, 80, []),
+        ("gru", 50, 80, []),
+        ("fastweights", 50, 90, ["decay", "fast_lr"]),
+        ("titans", 50, 90, ["max_rate"]),
+    ],
 )
-def test_it_compiles_for_a_gpu_without_one(name, size, architecture, tmp_path):
+def test_it_compiles_for_a_gpu_without_one(name, size, architecture, settings, tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     places = {"TRITON_CACHE_DIR": str(tmp_path), "TORCH_EXTENSIONS_DIR": str(tmp_path), "PYTHONPATH": str(PROJECT)}
     ended = subprocess.run(
-        [sys.executable, "-c", COMPILE, name, str(size), str(architecture)],
+        [sys.executable, "-c", COMPILE, name, str(size), str(architecture), *settings],
         cwd=PROJECT,
         env=environment | places,
         capture_output=True,
