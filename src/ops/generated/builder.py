@@ -73,6 +73,8 @@ class Builder:
         """An elementwise operation."""
         args: list[Operand] = [Filled(a) if isinstance(a, Number) else a for a in operands]
         shape = torch.broadcast_shapes(*(a.shape for a in args))
+        if simpler := self._without_signs(operation, args):
+            return simpler
         numbers = [a.number if isinstance(a, Filled) else None for a in args]
         if operation in _FOLDED and None not in numbers:
             return Filled(_FOLDED[operation](*numbers), shape)
@@ -100,6 +102,19 @@ class Builder:
             return like(result, meta_of(result).expand(shape))
         return whole(self._make("map", operation, args, shape, boolean=operation in BOOLEAN))
 
+    def _without_signs(self, operation: str, args: list[Operand]) -> Operand | None:
+        """An operation on negated numbers, such as a derivative of a difference, as one on the numbers themselves."""
+        positive = [_negated(a) for a in args]
+        plain = [p or a for p, a in zip(positive, args, strict=True)]
+        if operation == "neg":
+            return positive[0]
+        if operation in ("mul", "div") and any(positive):
+            result = self.map(operation, *plain)
+            return result if all(positive) else self.map("neg", result)
+        if operation in ("add", "sub") and positive[1]:
+            return self.map("sub" if operation == "add" else "add", args[0], plain[1])
+        return self.map("sub", args[1], plain[0]) if operation == "add" and positive[0] else None
+
     def number(self, x: Operand) -> Operand:
         """A number in place of a condition."""
         is_condition = isinstance(x, View) and x.value.boolean
@@ -109,6 +124,8 @@ class Builder:
         self, operation: str, x: Operand, dims: Any, keepdim: bool = False, times: View | None = None
     ) -> Operand:
         """A sum, maximum or minimum over dimensions, of x or of the product of x and `times`."""
+        if operation == "sum" and times is None and (positive := _negated(x)):
+            return self.map("neg", self.reduce(operation, positive, dims, keepdim))
         x, shape = self.number(x), x.shape
         summed = {dim % len(shape) for dim in (dims or range(len(shape)))} if shape else set()
         kept = [1 if dim in summed else size for dim, size in enumerate(shape)]
@@ -258,6 +275,15 @@ def parts_of(view: View) -> tuple[int, list[Operand]]:
             seen = seen.unsqueeze(dim)
         pieces.append(like(piece, seen))
     return along, pieces
+
+
+def _negated(operand: Operand) -> View | None:
+    """What an operand is the negative of, if it is one."""
+    if not isinstance(operand, View) or operand.value.operation != "neg":
+        return None
+    inner = operand.value.operands[0]
+    assert isinstance(inner, View)
+    return operand.through(inner)
 
 
 def _repeats(operand: Operand, shape: torch.Size) -> bool:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from src.ops.generated.expressions import EXPRESSIONS, REDUCTIONS
 from src.ops.generated.names import Names
-from src.ops.generated.plan import Loop, Pass, Plan, Product
+from src.ops.generated.plan import FEW, Loop, Pass, Plan, Product
 from src.ops.generated.values import Value, View, contiguous
 
 _PLAIN = {
@@ -23,8 +23,6 @@ _PLAIN = {
     math.inf: "infinity",
     -math.inf: "-infinity",
 }
-_FEW = 4
-"""Terms of a sum for which several parts are not worth it."""
 
 
 class Source(NamedTuple):
@@ -160,29 +158,28 @@ class _Writer(Names):
             return -1, 0
         return plan.d_inputs.index(holder), start + view.offset
 
-    def _placed_forward(self) -> dict[Value, str]:
-        """Values of the forward pass with a place given from outside."""
+    def _placed(self) -> dict[Value, str]:
+        """Values with a place given from outside, in both passes."""
         plan = self.plan
         placed = {value: f"at.inputs[{i}]" for i, value in enumerate(plan.inputs)}
         placed |= {value: f"at.before[{i}]" for i, value in enumerate(plan.states)}
-        placed |= self._placed_records()
-        placed |= {value: f"at.after[{i}]" for i, value in enumerate(plan.next_states)}
-        placed.setdefault(plan.output, "at.output")
-        return placed
-
-    def _placed_records(self) -> dict[Value, str]:
-        placed, before = {}, "at.saved"
-        for value in self.plan.per_step:
+        before = "at.saved"
+        for value in plan.per_step:
             placed[value] = before
             before = f"{self.name(value)} + {self.size(value.size)}"
         return placed
 
-    def _placed_backward(self) -> dict[Value, str]:
+    def _placed_forward(self) -> dict[Value, str]:
+        """And in the forward pass."""
         plan = self.plan
-        placed = {value: f"at.inputs[{i}]" for i, value in enumerate(plan.inputs)}
-        placed |= {value: f"at.before[{i}]" for i, value in enumerate(plan.states)}
+        placed = self._placed() | {value: f"at.after[{i}]" for i, value in enumerate(plan.next_states)}
+        placed.setdefault(plan.output, "at.output")
+        return placed
+
+    def _placed_backward(self) -> dict[Value, str]:
+        """And in the backward pass."""
+        plan, placed = self.plan, self._placed()
         placed |= {value: f"at.after[{i}]" for i, value in enumerate(plan.next_states) if value in plan.saved}
-        placed |= self._placed_records()
         placed |= {plan.d_output: "at.d_output"}
         placed |= {value: f"at.d_after[{i}]" for i, value in enumerate(plan.d_next)}
         placed |= {value: f"at.d_inputs[{i}]" for i, value in enumerate(plan.d_inputs)}
@@ -241,8 +238,6 @@ class _Writer(Names):
         assert isinstance(x, View)
         assert isinstance(matrix, View)
         name = self.matrices.setdefault((matrix, backward), f"w{len(self.matrices)}")
-        if not backward and (matrix, True) in self.matrices:
-            raise AssertionError("the forward pass is written first")
         rows = x.shape[0]
         to, start = self.name(value), "nullptr"
         source = f"{self.name(x.value)} + {self.size(x.offset)}"
@@ -399,7 +394,7 @@ class _Nest:
         summed = [_summed(value) for value in loop.values if value.kind == "reduce" and value.table is None]
         last = set.intersection(*summed) if summed else set()
         dims = sorted(range(len(loop.extents)), key=lambda dim: dim in last)
-        return cls(dims, bool(last) and loop.extents[dims[-1]] > _FEW)
+        return cls(dims, bool(last) and loop.extents[dims[-1]] > FEW)
 
     def level_of(self, value: Value) -> int | None:
         """The level of the outermost loop that a reduction sums over; None if it has to be summed up in memory."""

@@ -1,5 +1,6 @@
 """What a kernel does: the loops and products of each pass, and what the forward pass saves for the backward pass."""
 
+import math
 from dataclasses import dataclass, field
 
 import networkx  # type: ignore[import-untyped]
@@ -8,6 +9,9 @@ from src.ops.generated.builder import Operand
 from src.ops.generated.expressions import COSTLY
 from src.ops.generated.lower import Lowered
 from src.ops.generated.values import Value, View, contiguous, extents, reached, whole
+
+FEW = 4
+"""Terms of a sum that is no more work than an elementwise operation."""
 
 
 @dataclass
@@ -303,11 +307,11 @@ def _rows(factor: View, along: int) -> View:
 
 
 def _add_before_summing(roots: list[Value]) -> None:
-    """Turn Σ x + Σ y, neither sum being read elsewhere, into Σ (x + y)."""
+    """Turn Σ x ± Σ y, neither sum being read elsewhere, into Σ (x ± y)."""
     order = reached(roots)
     uses = _uses(roots, order)
     for value in order:
-        if value.kind != "map" or value.operation != "add":
+        if value.kind != "map" or value.operation not in ("add", "sub"):
             continue
         sums = [operand.value for operand in value.operands if isinstance(operand, View) and operand.covers()]
         alike = len(sums) == 2 and all(
@@ -323,7 +327,7 @@ def _add_before_summing(roots: list[Value]) -> None:
             if len(each.operands) == 2:
                 term = whole(Value("map", "mul", each.operands, loops, loops, contiguous(loops)))
             terms.append(term)
-        both = Value("map", "add", terms, loops, loops, contiguous(loops))
+        both = Value("map", value.operation, terms, loops, loops, contiguous(loops))
         value.kind, value.operation, value.operands = "reduce", "sum", [whole(both)]
         value.loops, value.strides = loops, sums[0].strides
 
@@ -380,7 +384,7 @@ def _to_save(known: list[Value], gradients: list[Value], states: list[Value], ne
         for source in value.sources:
             if source.kind != "constant":
                 graph.add_edge((source, "out"), (value, "in"))
-        if value.given or value.kind in ("product", "reduce", "join") or value.operation in COSTLY:
+        if value.given or _costly(value):
             graph.add_edge("source", (value, "in"))
         if value in wanted:
             graph.add_edge((value, "out"), "sink")
@@ -388,6 +392,13 @@ def _to_save(known: list[Value], gradients: list[Value], states: list[Value], ne
         return []
     _, (reachable, _) = networkx.minimum_cut(graph, "source", "sink")
     return [v for v in known if (v, "in") in reachable and (v, "out") not in reachable]
+
+
+def _costly(value: Value) -> bool:
+    """Whether a value should not be computed again; a sum of few numbers may be, such as that of two squares."""
+    if value.kind == "reduce":
+        return value.table is not None or math.prod(value.loops) > FEW * value.size
+    return value.kind in ("product", "join") or value.operation in COSTLY
 
 
 def name_of(value: Value) -> str:

@@ -104,6 +104,7 @@ def trace(core: Any) -> Trace:
     try:
         with torch.no_grad():
             graph = make_fx(functionalize(step), BEFORE_DERIVATIVES)(*flat)
+            _multiply_by_inverse_roots(graph.graph, 1 + len(states))
             prelude, body = _split(graph, len(inputs) + len(states))
             constants = list(prelude(*given.values()))
         fixed = {f"core.{name}" for name in variable_settings(core)}
@@ -161,6 +162,19 @@ def _line_in(function: Callable, trace: TracebackType | None) -> int | None:
 def is_view(node: fx.Node) -> bool:
     """Whether a node only looks at its argument in another shape."""
     return node.op == "call_function" and getattr(node.target, "overloadpacket", None) in VIEWS | UNCHANGED
+
+
+def _multiply_by_inverse_roots(graph: fx.Graph, num_results: int) -> None:
+    """Turn x / sqrt(y) into x * rsqrt(y), with which neither pass divides; not if the root is read elsewhere."""
+    output = graph.output_node()
+    results = cast(Any, output.args[0])[:num_results]  # after them come named values, which need not be computed
+    for root in graph.find_nodes(op="call_function", target=aten.sqrt.default):
+        users = [user for user in root.users if user is not output or root in results]
+        if users and all(user.target is aten.div.Tensor and user.args[0] is not root for user in users):
+            with graph.inserting_before(root):
+                inverse = graph.call_function(aten.rsqrt.default, root.args)
+            for user in users:
+                user.target, user.args = aten.mul.Tensor, (user.args[0], inverse)
 
 
 def _split(graph: fx.GraphModule, num_sequence: int) -> tuple[fx.GraphModule, fx.GraphModule]:

@@ -80,6 +80,10 @@ class TritonKernel(Kernel):
         zeros = (like.new_zeros(batch, *shape) for shape in self.recipe.states)
         return tuple(zero if state is None else state for state, zero in zip(states, zeros, strict=True))
 
+    def made_of(self, constants: list[Tensor]) -> list[Tensor]:
+        """As `Kernel.made_of`, every time, since constants may be mapped by `torch.func.vmap`."""
+        return [table.of(constants) for table in self.recipe.tables]
+
     def pack(self, constants: list[Tensor], direction: int) -> list[Tensor]:
         """The matrices of the products, [P, K, N]."""
 

@@ -109,6 +109,22 @@ class View(NamedTuple):
         """The number of numbers."""
         return math.prod(self.shape)
 
+    def through(self, inner: "View") -> "View | None":
+        """This view of a copy of what `inner` shows, as a view of that itself; None if no strides give it."""
+        offset, left, steps = inner.offset, self.offset, {0: 0}
+        for size, own, stride in zip(inner.shape, contiguous(inner.shape), inner.strides, strict=True):
+            if size > 1:
+                first, left = divmod(left, own)
+                last = first + sum(n - 1 for n, step in zip(self.shape, self.strides, strict=True) if step == own)
+                if last >= size:
+                    return None
+                offset += first * stride
+                steps[own] = stride
+        own_strides = [step if size > 1 else 0 for size, step in zip(self.shape, self.strides, strict=True)]
+        if not steps.keys() >= set(own_strides):
+            return None
+        return View(inner.value, offset, tuple(steps[step] for step in own_strides), self.shape)
+
     def permutes(self) -> bool:
         """Whether it shows every number of the value once."""
         own = sorted(zip(_own(self.value.shape)[1], extents(self.value.shape), strict=True))

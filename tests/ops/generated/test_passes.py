@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from src.config.paths import PROJECT
+from src.models.alstm import ALSTM
 from src.models.gru import GRU
 from src.models.lstm import LSTM
 from src.models.memory_core import MemoryCore
@@ -22,7 +23,7 @@ from src.ops.generated.expressions import COSTLY
 from src.ops.generated.plan import Loop, Product
 from src.ops.generated.trace import trace
 from tests.models.cores import FILES, WITHOUT_KERNEL, of_file
-from tests.ops.generated.steps import Cell
+from tests.ops.generated.steps import Cell, H
 
 
 def plan(core):
@@ -199,6 +200,49 @@ def test_two_sums_are_one():
         return y, y
 
     assert [value.kind for value in values(plan(step).forward)].count("reduce") == 1
+
+
+def test_the_derivative_of_a_difference_has_no_negated_copy():
+    def step(self, p, h):
+        y = torch.tanh(p) * h - torch.sigmoid(p) * h
+        return y, y
+
+    for made in (plan(step), plan(ALSTM(4, hidden_size=6))):
+        operations = [value.operation for each in (made.forward, made.backward) for value in values(each)]
+        assert "sub" in operations
+        assert "neg" not in operations
+
+
+def test_to_divide_by_a_root_is_to_multiply_by_its_inverse():
+    def step(self, p, h):
+        norm_B1 = (h * h).sum(1, keepdim=True).add(1).sqrt()
+        y = torch.tanh(p) * (h / norm_B1)
+        return y, y
+
+    made = plan(step)
+    operations = {value.operation for each in (made.forward, made.backward) for value in values(each)}
+    assert "rsqrt" in operations
+    assert not operations & {"sqrt", "div", "reciprocal"}
+
+
+def test_a_root_that_is_read_elsewhere_stays_one():
+    def step(self, p, h):
+        norm_B1 = (h * h).sum(1, keepdim=True).add(1).sqrt()
+        y = torch.tanh(p) * (h / norm_B1) + norm_B1
+        return y, y
+
+    assert "sqrt" in [value.operation for value in values(plan(step).forward)]
+
+
+@pytest.mark.parametrize(("terms", "saved"), [(2, []), (6, ["norm"])])
+def test_a_sum_of_few_numbers_is_computed_again(terms, saved):
+    def step(self, p, h):
+        norm = (h * h).view(-1, H // terms, terms).sum(2)
+        y = torch.where(norm.repeat(1, terms) > 1, p, h)
+        return y, y
+
+    made = plan(step)
+    assert [value.name for value in made.per_step] == saved
 
 
 def test_neighbours_in_one_value_are_not_copied_to_be_joined():
