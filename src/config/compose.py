@@ -48,9 +48,9 @@ def prepare_hydra() -> None:
 def for_hydra(arguments: Sequence[str]) -> list[str]:
     """Arguments as Hydra takes them: `-m` first, `~/` the home folder, a setting of a group that varies to every run.
 
-    Hydra's parser refuses whatever follows a `-m` between two settings.
-    Hydra would apply `optimizer.momentum=0.9` of `optimizer=sgd,rmsprop` to the default optimizer first, which may lack
-    it; as a sweep over one value it is applied to the runs only.
+    Hydra's parser refuses whatever follows a `-m` between two settings. Hydra would also apply
+    `optimizer.momentum=0.9` of `optimizer=sgd,rmsprop` to the default optimizer first, which may lack it; as a sweep
+    over one value it is applied to the runs only.
     """
     arguments = sorted(arguments, key=lambda argument: argument not in MULTIRUN)
     arguments = [re.sub(r"^([\w.]+=)~(?=/|$)", rf"\1{Path.home()}", argument) for argument in arguments]

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from src.papers.descendants import errors_or_none, is_above, is_below, rows_of
+from src.papers.descendants import draw_accuracies, errors_or_none, is_above, is_below, rows_of
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, styles_of
 from src.reproduction.base import Evidence, Reproduction
@@ -35,11 +35,7 @@ def draw(evidence: Evidence) -> Figure:
         figure, (axes,) = panels([""])
         for label, style in styles_of(dict.fromkeys(CELLS, "lstm")).items():
             found = {t: errors_or_none(evidence, f"test/error_at_{t}", **CELLS[label]) for t in LENGTHS}
-            accuracies = {t: 1 - errors for t, errors in found.items() if errors is not None}
-            if accuracies:
-                spreads = [values.std(ddof=1) if len(values) > 1 else 0.0 for values in accuracies.values()]
-                means = [values.mean() for values in accuracies.values()]
-                axes.errorbar([*accuracies], means, spreads, label=label, capsize=2, **style)
+            draw_accuracies(axes, found, label=label, **style)
         axes.axhline(1 - CHANCE, label="chance", **FLOOR_LINE)
         axes.set_xscale("log", base=2)
         axes.set_xticks(LENGTHS, [str(t) for t in LENGTHS])
