@@ -1,6 +1,6 @@
 """Fast weights and their descendants on the same ground; what the reports share."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -63,6 +63,10 @@ Cell = Mapping[str, Any]
 """Settings that select the runs of a cell, as in `Evidence.select`; a key of None is a setting that it lacks."""
 
 
+BY_AGE = {"error": "test/error", "written first": "test/oldest_error", "written last": "test/newest_error"}
+"""Metrics of recall by the name of their column: of all pairs, and of those that were written first and last."""
+
+
 def row_of(runs: pd.DataFrame, metrics: Mapping[str, str]) -> dict[str, str]:
     """A row of a table: errors in % by the name of their column, sizes of state and weights, learning rate, seeds."""
     errors = {f"{name}, %": percents(runs[metric].to_numpy(float)) for name, metric in metrics.items()}
@@ -100,12 +104,7 @@ def is_below(
     statement: str, source: str, cells: Iterable[Cell], most: float, metric: str = "test/error", where: str = ""
 ) -> Claim:
     """The mean error of each of some cells is below a bound."""
-
-    def test(evidence: Evidence) -> Finding:
-        found = [evidence.values(metric, **cell) for cell in cells]
-        effects = [mean(errors).within(most=most) for errors in found]
-        return Finding("; ".join(f"{percents(errors)} %" for errors in found), effects)
-
+    test = _within(cells, metric, most=most)
     return Claim(statement, source, f"{where}mean test error below {100 * most:g} %", test)
 
 
@@ -113,13 +112,17 @@ def is_above(
     statement: str, source: str, cells: Iterable[Cell], least: float, metric: str = "test/error", where: str = ""
 ) -> Claim:
     """The mean error of each of some cells is above a bound."""
+    test = _within(cells, metric, least=least)
+    return Claim(statement, source, f"{where}mean test error above {100 * least:g} %", test)
 
+
+def _within(cells: Iterable[Cell], metric: str, **bounds: float) -> Callable[[Evidence], Finding]:
     def test(evidence: Evidence) -> Finding:
         found = [evidence.values(metric, **cell) for cell in cells]
-        effects = [mean(errors).within(least=least) for errors in found]
+        effects = [mean(errors).within(**bounds) for errors in found]
         return Finding("; ".join(f"{percents(errors)} %" for errors in found), effects)
 
-    return Claim(statement, source, f"{where}mean test error above {100 * least:g} %", test)
+    return test
 
 
 def draw_accuracies(axes: Axes, errors: Mapping[int, np.ndarray | None], **style: Any) -> None:

@@ -1,17 +1,16 @@
 """Beyond the papers: recall of 8 pairs against the size of the state, a curve for each cell."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from src.papers.descendants import label_of, models_of, percents
+from src.papers.descendants import BY_AGE, label_of, models_of, percents, row_of
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, styles_of
-from src.reproduction.base import Claim, Evidence, Finding, Reproduction, chosen_lr
+from src.reproduction.base import Claim, Evidence, Finding, Reproduction
 from src.reproduction.effects import difference, mean
 
 _KINDS = ("", "-fastweights", "-vector", "-further", "-long")
@@ -102,23 +101,11 @@ def _size_matters(model: str) -> Claim:
 
 def table(evidence: Evidence) -> pd.DataFrame:
     """One row per cell and size of its state: error, parameters beside the state, learning rate."""
-    rows: list[dict[str, Any]] = []
+    rows = []
     for model in models_of(evidence.runs):
         of_model = evidence.runs[evidence.runs["model"] == model]
-        for (updates, size), runs in of_model.groupby(["trainer.max_updates", "state_size"]):
-            rows.append(
-                {
-                    "cell": label_of(model),
-                    "state": f"{size:,}",
-                    "updates": f"{updates:,}",
-                    "weights": f"{runs['num_parameters'].iloc[0]:,}",
-                    "error, %": percents(runs["test/error"].to_numpy(float)),
-                    "written first, %": percents(runs["test/oldest_error"].to_numpy(float)),
-                    "written last, %": percents(runs["test/newest_error"].to_numpy(float)),
-                    "lr": chosen_lr(runs),
-                    "n": str(len(runs)),
-                }
-            )
+        for (updates, _), runs in of_model.groupby(["trainer.max_updates", "state_size"]):
+            rows.append({"cell": label_of(model), "updates": f"{updates:,}"} | row_of(runs, BY_AGE))
     return pd.DataFrame(rows)
 
 

@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from src.papers.descendants import errors_or_none, percents
+from src.papers.descendants import BY_AGE, errors_or_none, percents, row_of
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, styles_of
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction
 from src.reproduction.effects import difference
 
 NAME = "descendants-fast-weights-apart"
@@ -77,18 +77,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
             except NotRunError:
                 rows.append(row | {"error, %": "not run"})
                 continue
-            rows.append(
-                row
-                | {
-                    "error, %": percents(runs["test/error"].to_numpy(float)),
-                    "written first, %": percents(runs["test/oldest_error"].to_numpy(float)),
-                    "written last, %": percents(runs["test/newest_error"].to_numpy(float)),
-                    "state": f"{runs['state_size'].iloc[0]:,}",
-                    "weights": f"{runs['num_parameters'].iloc[0]:,}",
-                    "lr": chosen_lr(runs),
-                    "n": str(len(runs)),
-                }
-            )
+            rows.append(row | row_of(runs, BY_AGE))
     return pd.DataFrame(rows)
 
 

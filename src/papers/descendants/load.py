@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from src.papers.descendants import LABELS, draw_accuracies, errors_or_none, is_below, is_better, row_of
+from src.papers.descendants import BY_AGE, LABELS, draw_accuracies, errors_or_none, is_below, is_better, row_of
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, styles_of
 from src.reproduction.base import Evidence, NotRunError, Reproduction
@@ -29,14 +29,13 @@ def _at(cell: str, num_pairs: int) -> dict[str, Any]:
 def table(evidence: Evidence) -> pd.DataFrame:
     """One row per cell and number of pairs."""
     rows = []
-    metrics = {"error": "test/error", "written first": "test/oldest_error", "written last": "test/newest_error"}
     for label, cell in CELLS.items():
         for num_pairs in NUM_PAIRS:
             try:
                 runs = evidence.select(**cell, task__num_pairs=num_pairs)
             except NotRunError:
                 continue
-            rows.append({"cell": label, "pairs": str(num_pairs)} | row_of(runs, metrics))
+            rows.append({"cell": label, "pairs": str(num_pairs)} | row_of(runs, BY_AGE))
     return pd.DataFrame(rows)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.papers.descendants import LABELS, is_above, is_below, is_better, rows_of
+from src.papers.descendants import BY_AGE, LABELS, is_above, is_below, is_better, rows_of
 from src.reproduction.base import Claim, Evidence, Finding, Reproduction
 from src.reproduction.effects import difference, mean
 
@@ -82,8 +82,7 @@ def _keeps(evidence: Evidence) -> Finding:
 
 def table(evidence: Evidence) -> pd.DataFrame:
     """One row per cell."""
-    metrics = {"error": "test/error", "written first": "test/oldest_error", "written last": "test/newest_error"}
-    return pd.DataFrame(rows_of(evidence, CELLS, metrics))
+    return pd.DataFrame(rows_of(evidence, CELLS, BY_AGE))
 
 
 def _beats(ours: str, theirs: str) -> Claim:

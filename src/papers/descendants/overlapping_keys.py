@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from src.papers.descendants import LABELS, is_below, is_better, rows_of
+from src.papers.descendants import BY_AGE, LABELS, is_below, is_better, rows_of
 from src.reproduction.base import Evidence, Reproduction
 
 NAME = "descendants-overlapping-keys"
@@ -20,10 +20,9 @@ def _at(model: str, key_size: int) -> dict[str, Any]:
 def table(evidence: Evidence) -> pd.DataFrame:
     """One row per size of the keys and cell."""
     rows = []
-    metrics = {"error": "test/error", "written first": "test/oldest_error", "written last": "test/newest_error"}
     for key_size in KEY_SIZES:
         cells = {LABELS[model]: _at(model, key_size) for model in MODELS}
-        rows += [{"numbers of a key": str(key_size)} | row for row in rows_of(evidence, cells, metrics)]
+        rows += [{"numbers of a key": str(key_size)} | row for row in rows_of(evidence, cells, BY_AGE)]
     return pd.DataFrame(rows)
 
 

@@ -1,13 +1,12 @@
 """Beyond the papers: recall after half of the keys were written again, and of the keys that were not."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from src.papers.descendants import label_of, models_of, percents
-from src.reproduction.base import Claim, Evidence, Finding, Reproduction, chosen_lr
+from src.papers.descendants import label_of, models_of, percents, row_of
+from src.reproduction.base import Claim, Evidence, Finding, Reproduction
 from src.reproduction.effects import difference, mean
 
 NAME = "descendants-overwriting"
@@ -47,21 +46,11 @@ def _forgets(evidence: Evidence) -> Finding:
 
 def table(evidence: Evidence) -> pd.DataFrame:
     """One row per cell: errors on keys that kept their value, and on those with a new one."""
-    rows: list[dict[str, Any]] = []
+    rows = []
+    metrics = {"error": "test/error", "kept": "test/kept_error", "updated": "test/updated_error"}
     for model in models_of(evidence.runs):
         runs = evidence.runs[evidence.runs["model"] == model]
-        rows.append(
-            {
-                "cell": label_of(model),
-                "error, %": percents(runs["test/error"].to_numpy(float)),
-                "kept, %": percents(runs["test/kept_error"].to_numpy(float)),
-                "updated, %": percents(runs["test/updated_error"].to_numpy(float)),
-                "state": f"{runs['state_size'].iloc[0]:,}",
-                "weights": f"{runs['num_parameters'].iloc[0]:,}",
-                "lr": chosen_lr(runs),
-                "n": str(len(runs)),
-            }
-        )
+        rows.append({"cell": label_of(model)} | row_of(runs, metrics))
     return pd.DataFrame(rows)
 
 

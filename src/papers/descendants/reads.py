@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from src.papers.descendants import is_better, percents, rows_of
+from src.papers.descendants import BY_AGE, is_better, percents, rows_of
 from src.reproduction.base import Claim, Evidence, Finding, Reproduction
 from src.reproduction.effects import difference
 
@@ -36,8 +36,7 @@ def _changes_little(steps: int) -> Claim:
 
 def table(evidence: Evidence) -> pd.DataFrame:
     """One row per way of reading."""
-    metrics = {"error": "test/error", "written first": "test/oldest_error", "written last": "test/newest_error"}
-    return pd.DataFrame(rows_of(evidence, CELLS, metrics)).rename(columns={"cell": "read"})
+    return pd.DataFrame(rows_of(evidence, CELLS, BY_AGE)).rename(columns={"cell": "read"})
 
 
 REPRODUCTION = Reproduction(
