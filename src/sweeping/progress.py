@@ -38,9 +38,10 @@ class SweepProgress:
 
     def expect(self, kept: Iterable[str], left: Iterable[str], num_later: int = 0) -> None:
         """Add runs: those whose results are kept, those left to launch, and how many more will be added later."""
+        num_known = len(self.runs)
         for name in kept:
             self._read(name)
-        self.num_ended_before = len(self.runs)
+        self.num_ended_before += len(self.runs) - num_known
         self.before |= {name: _written(self.folder / name) for name in left}
         self.num_later = num_later
         if not self._thread.is_alive():

@@ -54,6 +54,15 @@ def test_the_line_counts_the_runs_of_the_folder(progress, tmp_path):
     assert progress.line().startswith("3 of 8 done (1 diverged), 0 running, 1 failed, 4 left")
 
 
+def test_the_time_left_goes_by_all_runs_that_the_sweep_has_trained(progress, tmp_path):
+    for name in "bcde":
+        write(tmp_path / name, "finished", 0.25)
+    progress.look()
+    progress.expect("abcde", "fgh")
+    progress.started -= 160
+    assert progress.line().startswith("5 of 8 done, 0 running, 0 failed, 3 left, about 2 min to go")
+
+
 def test_a_line_is_printed_when_a_run_has_ended_but_not_too_often(tmp_path, capsys):
     progress = SweepProgress(tmp_path, seconds_between_lines=0.5, seconds_between_looks=0.01)
     progress.expect([], map(str, range(10)))
