@@ -28,7 +28,10 @@ def compose(*overrides: str) -> DictConfig:
 
 
 def prepare_hydra() -> None:
-    """Register the resolvers, and make Hydra complete and glob the files of a group in subfolders."""
+    """Register the resolvers, and make Hydra complete and glob the files of a group in subfolders.
+
+    Its help, which lists every subfolder by itself, asks for the options of a group without a filter.
+    """
     from hydra.core.object_type import ObjectType
 
     from src.config.hydra_internals import ConfigLoaderImpl
@@ -36,10 +39,8 @@ def prepare_hydra() -> None:
     register_resolvers()
     direct = ConfigLoaderImpl.get_group_options
 
-    def at_any_depth(
-        loader: ConfigLoaderImpl, group_name: str, results_filter: Any = ObjectType.CONFIG, *rest: Any, **more: Any
-    ) -> list[str]:
-        found = direct(loader, group_name, results_filter, *rest, **more)
+    def at_any_depth(loader: ConfigLoaderImpl, group_name: str, *rest: Any, **more: Any) -> list[str]:
+        found, results_filter = direct(loader, group_name, *rest, **more), more.get("results_filter", *rest[:1])
         return found or (files_of(group_name) if results_filter == ObjectType.CONFIG else [])
 
     ConfigLoaderImpl.get_group_options = at_any_depth  # type: ignore

@@ -52,3 +52,9 @@ def test_files_in_subfolders_are_completed(train, monkeypatch):
     files = sorted((CONFIGS / "experiment" / "ba2016").glob("ta*.yaml"))
     assert completed == [f"experiment=ba2016/{file.stem}" for file in files]
     assert len(completed) > 4
+
+
+def test_the_help_lists_a_file_in_its_own_folder_only(train):
+    listed = dict(line.partition(": ")[::2] for line in train("--help").out.splitlines() if ": " in line)
+    assert "table1" in listed["experiment/ba2016"].split(", ")
+    assert "ba2016/table1" not in listed["experiment"].split(", ")
