@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
 from src.reproduction.effects import mean
 
 TEACHER_RANK = 5
@@ -83,20 +83,24 @@ def _as_good_as_computed(form: str, method: str) -> Claim:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """‖W - V‖² / ‖W‖² by form and rank: by descent with momentum, by Adam, and computed."""
+    """‖W - V‖² / ‖W‖² by form and rank: by descent with momentum, by Adam, and computed; and learning rates."""
     rows = []
     for form, label in FORMS.items():
         for rank in RANKS:
             row = {"form": label, "R": str(rank)}
-            for column, optimizer, what in (
-                ("momentum", "sgd", "learned"), ("Adam", "adam", "learned"), ("computed", "sgd", "computed")
-            ):  # fmt: skip
-                row[column] = "-"
+            with suppress(NotRunError):
+                row["computed"] = _shown(_errors(evidence, form, rank, "computed"))
+            for column, optimizer, name in (("momentum", "sgd", MAIN), ("Adam", "adam", ADAM)):
                 with suppress(NotRunError):
-                    value = _errors(evidence, form, rank, what, optimizer).mean()
-                    row[column] = f"{value:.4f}" if value > 1e-3 else f"{value:.0e}"
+                    row[column] = _shown(_errors(evidence, form, rank, optimizer=optimizer))
+                    row[f"{column}, lr"] = chosen_lr(evidence.select(name=name, model__form=form, model__rank=rank))
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).fillna("-")
+
+
+def _shown(errors: np.ndarray) -> str:
+    value = errors.mean()
+    return f"{value:.4f}" if value > 1e-3 else f"{value:.0e}"
 
 
 REPRODUCTION = Reproduction(
