@@ -104,7 +104,9 @@ def table(evidence: Evidence) -> pd.DataFrame:
             with suppress(NotRunError):
                 shares = _share(evidence, task, model)
                 text = "diverged" if _diverged(evidence, task, model) else _percent(shares).removesuffix(" %")
-                row[label] = f"{text} (n={len(shares)})" if len(shares) > 1 else text
+                runs = evidence.select(name=f"mathews2016-cells-{task.replace('_', '-')}", model=model)
+                remarks = [f"n={len(shares)}"] * (len(shares) > 1) + ["edge"] * bool(runs["edge"].any())
+                row[label] = f"{text} ({', '.join(remarks)})" if remarks else text
         rows.append(row)
     return pd.DataFrame(rows)
 
