@@ -67,7 +67,7 @@ def _a_memory_helps(task: str) -> Claim:
         )
 
     return Claim(
-        f"{TASKS[task].capitalize()}: an associative memory helps.",
+        f"{TASKS[task].capitalize()}: the associative memory of 2016 helps.",
         "not in the report",
         f"lower mean error than each of {', '.join(COMPARED.values())} of equal size, in % of the floor",
         test,
