@@ -207,7 +207,12 @@ def recovered(factor, spread=1e-3):
         for rank in random_tensor.RANKS
         for seed in SEEDS
     ]
-    return evidence_of([], measured=rows)
+    runs = [
+        {"run": row["run"], "name": random_tensor.MAIN, "model.form": row["form"], "model.rank": row["rank"]}
+        | {"optimizer.lr": 0.1, "grid_points": 3}
+        for row in rows
+    ]
+    return evidence_of(runs, measured=rows)
 
 
 def test_a_tensor_is_recovered_if_its_error_is_that_of_the_computed_decomposition():
@@ -215,7 +220,8 @@ def test_a_tensor_is_recovered_if_its_error_is_that_of_the_computed_decompositio
     assert verdicts(random_tensor, recovered(1.1)) == ["reproduced", "not reproduced", "not reproduced"]
     assert verdicts(random_tensor, recovered(1.0, A_LOT)) == ["reproduced", "inconclusive", "inconclusive"]
     table = random_tensor.table(recovered(1.0)).set_index(["form", "R"])
-    assert table.loc[("tensor train", "5")].tolist() == ["1e-09", "-", "0.2000"]
+    row = table.loc[("tensor train", "5")]
+    assert row[["computed", "momentum", "momentum, lr"]].tolist() == ["0.2000", "1e-09", "0.1 of 3"]
 
 
 def test_a_run_that_learned_a_tensor_is_compared_with_its_decomposition(train):
@@ -296,6 +302,9 @@ def test_a_memory_helps_on_a_task_if_every_other_cell_leaves_more_of_the_error()
     table = cells.table(compared(0.1)).set_index("model")
     assert table.index[0] == "`fastweights`"
     assert table.loc["`bilinear`", "copying"] == "diverged (n=3)"
+    evidence = compared(0.1)
+    evidence.runs["edge"] = evidence.runs["run"] == "copying-gru-0"
+    assert cells.table(evidence).set_index("model").loc["`gru`", "copying"].endswith("(n=3, edge)")
     figure = cells.draw(compared(0.1))
     shown = [text.get_text() for text in figure.axes[0].texts]
     assert len(shown) == len(cells.TASKS) * 7

@@ -104,8 +104,8 @@ def table(evidence: Evidence) -> pd.DataFrame:
             with suppress(NotRunError):
                 shares = _share(evidence, task, model)
                 text = "diverged" if _diverged(evidence, task, model) else _percent(shares).removesuffix(" %")
-                runs = evidence.select(name=f"mathews2016-cells-{task.replace('_', '-')}", model=model)
-                remarks = [f"n={len(shares)}"] * (len(shares) > 1) + ["edge"] * bool(runs["edge"].any())
+                runs = evidence.runs["run"].isin(evidence.select_measured(task=task, model=model)["run"])
+                remarks = [f"n={len(shares)}"] * (len(shares) > 1) + ["edge"] * bool(evidence.runs[runs]["edge"].any())
                 row[label] = f"{text} ({', '.join(remarks)})" if remarks else text
         rows.append(row)
     return pd.DataFrame(rows)
