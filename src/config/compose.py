@@ -40,7 +40,8 @@ def prepare_hydra() -> None:
     direct = ConfigLoaderImpl.get_group_options
 
     def at_any_depth(loader: ConfigLoaderImpl, group_name: str, *rest: Any, **more: Any) -> list[str]:
-        found, results_filter = direct(loader, group_name, *rest, **more), more.get("results_filter", *rest[:1])
+        found = direct(loader, group_name, *rest, **more)
+        results_filter = rest[0] if rest else more.get("results_filter")
         return found or (files_of(group_name) if results_filter == ObjectType.CONFIG else [])
 
     ConfigLoaderImpl.get_group_options = at_any_depth  # type: ignore

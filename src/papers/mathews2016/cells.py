@@ -104,8 +104,9 @@ def table(evidence: Evidence) -> pd.DataFrame:
             with suppress(NotRunError):
                 shares = _share(evidence, task, model)
                 text = "diverged" if _diverged(evidence, task, model) else _percent(shares).removesuffix(" %")
-                runs = evidence.runs["run"].isin(evidence.select_measured(task=task, model=model)["run"])
-                remarks = [f"n={len(shares)}"] * (len(shares) > 1) + ["edge"] * bool(evidence.runs[runs]["edge"].any())
+                measured = evidence.select_measured(task=task, model=model)["run"]
+                edge = evidence.runs.loc[evidence.runs["run"].isin(measured), "edge"].any()
+                remarks = [f"n={len(shares)}"] * (len(shares) > 1) + ["edge"] * bool(edge)
                 row[label] = f"{text} ({', '.join(remarks)})" if remarks else text
         rows.append(row)
     return pd.DataFrame(rows)
