@@ -167,6 +167,26 @@ def test_fresh_sequences_are_compared_with_those_of_table_1():
     assert rows[("IRNN", "fresh sequences")] == "not run"
 
 
+def test_regularized_networks_are_compared_with_those_of_table_1():
+    lstm = as_printed().runs.query("model == 'lstm' and `model.hidden_size` == 100")
+    fixed = lstm.assign(**{"test/error": lstm["test/error"] + 0.018})
+    for name, key, label in (
+        (overfitting.DROPOUT, "network.input_dropout", "dropout 0.1"),
+        (overfitting.DECAY, "optimizer.weight_decay", "weight decay 0.1"),
+    ):
+        claim = next(
+            c
+            for c in overfitting.REPRODUCTION.claims
+            if c.statement.startswith(f"The LSTM with 100 units errs less {overfitting.IF[name]}")
+        )
+        for error, verdict in ((0.0, "reproduced"), (0.05, "not reproduced")):
+            regularized = lstm.assign(**{"name": name, key: 0.1, "test/error": lstm["test/error"] + error})
+            evidence = Evidence(pd.concat([fixed, regularized]), pd.DataFrame())
+            assert claim.judge(evidence).verdict == verdict
+        rows = overfitting.table(evidence).set_index(["model", "trained on"])["test error"]
+        assert rows[("LSTM", f"100,000 sequences, {label}")] == "5.01 ± 0.01 %"
+
+
 def capacities(errors):
     """Two runs for each width and number of pairs, with these test errors; those with 50 units are at an edge."""
     rows = [
