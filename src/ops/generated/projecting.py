@@ -3,6 +3,7 @@
 Shapes: B sequences, T time steps, X input features, P projected features.
 """
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from src.ops.cpu import calls
+from src.ops.dispatch import Form
 from src.ops.generated.form import generated_form, is_generated
 from src.ops.inputs import Inputs
 from src.specs import State
@@ -66,6 +68,10 @@ class Projecting(nn.Module):
     ) -> tuple[Tensor, State | None]:
         """As the compute function of a `Form`."""
         return generated_form(self).compute(inputs, state, return_state, return_sequence)
+
+    def forms(self) -> Iterable[Form]:
+        """Those of the core: where it is faster without a kernel, so it is here."""
+        return self.core.forms()
 
     def project(self, x: Tensor) -> Tensor:
         """The identity."""

@@ -11,7 +11,9 @@ import torch
 from torch.testing import assert_close
 
 from src.benchmarks.updates import Yardstick
+from src.models.attention import Attention
 from src.models.fastweights import FastWeights
+from src.models.fastweights_multilevel import FastWeightsMultilevel
 from src.models.gru import GRU
 from src.models.irnn import IRNN
 from src.models.lstm import LSTM
@@ -87,8 +89,8 @@ def test_what_comes_between_the_inputs_and_the_core_is_not_left_out(settings, in
     assert not inside
 
 
-def test_a_core_with_a_kernel_of_its_own_keeps_it_and_one_without_does_without(inside):
-    for kind in (FastWeights, partial(Yardstick, layer=torch.nn.GRU)):
+def test_a_core_that_is_faster_otherwise_stays_as_it_is(inside):
+    for kind in (FastWeights, FastWeightsMultilevel, Attention, partial(Yardstick, layer=torch.nn.GRU)):
         network(kind, 1)(torch.randn(B, T, 1))
     assert not inside
 
