@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from src.reports.style import FLOOR, RC, legend, panels, styles_of
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
 from src.reproduction.effects import difference
 
@@ -26,6 +28,8 @@ BASELINES = {"gru": "GRU", "lstm": "LSTM", "rnn": "tanh RNN", "fastweights": "Fa
 SOURCE = 'the chapter says only "mostly testing rank as regulariser"'
 OF_REGULARIZERS = {"network.input_dropout": "dropout", "optimizer.weight_decay": "weight decay"}
 DROPOUT, DECAY = (0.0, 0.2, 0.4), (0.0, 0.1)
+MEASURED = ("test, nats per frame", "validation - training, nats")
+"""What is drawn, in the order of `_values`."""
 
 
 def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
@@ -162,30 +166,31 @@ def draw(evidence: Evidence) -> Figure:
     """Test likelihood and the gap between training and validation against the rank."""
     names = set(evidence.runs.get("name", ()))
     shown = [held for held in (WIDTH, BUDGET) if {_name(held, False), _name(held, True)} & names] or [WIDTH]
-    figure = Figure(figsize=(4.5 * len(shown), 6), layout="constrained")
-    panels = figure.subplots(2, len(shown), sharex=True, sharey="row", squeeze=False)
-    for column, held in enumerate(shown):
-        for (model, combined), label in CELLS.items():
-            for row in (0, 1):
+    styles = styles_of({label: model for (model, _), label in CELLS.items()})
+    with rc_context(RC):
+        figure, all_axes = panels([held for _ in MEASURED for held in shown], sharex=True)
+        for number, axes in enumerate(all_axes):
+            measure_number, held = number // len(shown), shown[number % len(shown)]
+            for (model, combined), label in CELLS.items():
                 points = []
                 for rank in RANKS:
                     with suppress(NotRunError):
-                        values = _of_rank(evidence, held, model, combined, rank)[row]
+                        values = _of_rank(evidence, held, model, combined, rank)[measure_number]
                         points.append((rank, values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0))
                 if points:
-                    panels[row, column].errorbar(*zip(*points, strict=True), label=label, marker="o", capsize=2)
-        if held == WIDTH:
-            with suppress(NotRunError):
-                dropped, regularized = _best_dropout(evidence, "cp_gate")
-                panels[0, column].axhline(dropped.mean(), color="0.5", linestyle=":", label=f"CP gate, {regularized}")
-        panels[0, column].set_title(f"fixed: {held}", loc="left")
-        panels[1, column].set(xlabel="rank", xscale="log", xticks=RANKS, xticklabels=[str(rank) for rank in RANKS])
-        panels[1, column].minorticks_off()
-    panels[0, 0].set_ylabel("test, nats per frame")
-    panels[1, 0].set_ylabel("validation - training, nats")
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+                    ranks, means, spreads = zip(*points, strict=True)
+                    axes.errorbar(ranks, means, spreads, label=label, capsize=2, **styles[label])
+            if held == WIDTH and measure_number == 0:
+                with suppress(NotRunError):
+                    dropped, regularized = _best_dropout(evidence, "cp_gate")
+                    axes.axhline(dropped.mean(), label=f"{BASELINES['cp_gate']}, {regularized}", **FLOOR)
+            axes.set(
+                xscale="log", xticks=RANKS, xticklabels=[str(rank) for rank in RANKS], ylabel=MEASURED[measure_number]
+            )
+            axes.minorticks_off()
+        for axes in all_axes[-len(shown) :] if len(shown) > 1 else all_axes:
+            axes.set_xlabel("rank")
+        legend(figure, all_axes)
     return figure
 
 
