@@ -1,5 +1,6 @@
 """Beyond the report: does the rank of a network regularize it, and what is that worth next to dropout?"""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -168,9 +169,9 @@ def draw(evidence: Evidence) -> Figure:
     shown = [held for held in (WIDTH, BUDGET) if {_name(held, False), _name(held, True)} & names] or [WIDTH]
     styles = styles_of({label: model for (model, _), label in CELLS.items()})
     with rc_context(RC):
-        figure, all_axes = panels([held for _ in MEASURED for held in shown], sharex=True)
-        for number, axes in enumerate(all_axes):
-            measure_number, held = number // len(shown), shown[number % len(shown)]
+        drawn = list(itertools.product(range(len(MEASURED)), shown))
+        figure, all_axes = panels([held for _, held in drawn], sharex=True, sharey="row" if len(shown) > 1 else False)
+        for axes, (measure_number, held) in zip(all_axes, drawn, strict=True):
             for (model, combined), label in CELLS.items():
                 points = []
                 for rank in RANKS:
