@@ -328,7 +328,7 @@ REPRODUCTION = Reproduction(
     table=table,
     figures={"figure5": draw},
     quick=("trainer.max_updates=1000",),
-    searches=Searches({f"ba2016/figure5/search_{size}": STUDIES for size in VISIBLE}, trials=10, quick_trials=4),
+    searches=Searches({f"ba2016/figure5/search_{size}": STUDIES for size in VISIBLE}, trials=60, quick_trials=4),
     curves=("val/return", "val/entropy"),
     replayed=(
         {"name": "ba2016-figure5", "model": "fastweights"},
