@@ -40,12 +40,6 @@ STUDIES = (
         ),
     ),
 )
-OF_CELL = STUDIES[-1].ranges
-WIDER = Study(
-    ("model=fastweights",),
-    (*OF_CELL, "model.recurrent_scale=interval(0.05, 1.0)", "model.layer_norm=choice(true, false)"),
-)
-"""What the paper does not say it searched: the multiple of the identity at which W starts, and the norm."""
 ABLATIONS = {
     "fast-lr": ("model.fast_lr",),
     "decay": ("model.decay",),
