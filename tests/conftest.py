@@ -14,6 +14,13 @@ from src.config import errors
 from src.config.compose import compose
 from src.train import command as train_here
 from tests.data import made_up
+from tests.precompiled import use_precompiled_headers
+
+
+def pytest_configure(config):
+    """Before the processes of xdist start, which inherit it."""
+    if not hasattr(config, "workerinput"):
+        use_precompiled_headers()
 
 
 @dataclass

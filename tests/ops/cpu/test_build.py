@@ -343,6 +343,7 @@ def test_a_flag_that_the_compiler_does_not_have_is_left_out_and_named(refused, l
         return subprocess.CompletedProcess(command, 0, "", "")
 
     compilations = []
+    monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(subprocess, "run", compiler)
     monkeypatch.setattr(build, "_flags", lambda: ["-O3", "-march=native", "-fopenmp"])
     with caplog.at_level(logging.WARNING):
