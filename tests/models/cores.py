@@ -6,13 +6,14 @@ Shapes: B sequences, T time steps, X input features, H hidden units.
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
 from hydra.utils import get_class, instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from src.models.base import Core, last_step
@@ -135,18 +136,30 @@ class Made:
         return self.build(input_size, **{"hidden_size": H, **settings})
 
 
+@cache
+def example(made: Made) -> Core:
+    """One core of this kind, for what does not depend on its weights: it is built once, not for every test."""
+    return made()
+
+
+@cache
+def settings(file: Path) -> DictConfig:
+    """What a file of a model says."""
+    return OmegaConf.load(file)
+
+
 def of_file(file: Path, **variant: Any) -> Made:
     """The model of a file, with some settings changed."""
 
-    def build(input_size: int, **settings: Any) -> Core:
-        return instantiate(OmegaConf.load(file), input_size, **{**variant, **settings})
+    def build(input_size: int, **changed: Any) -> Core:
+        return instantiate(settings(file), input_size, **{**variant, **changed})
 
     return Made("-".join([file.stem, *(f"{key}={value}" for key, value in variant.items())]), build)
 
 
 def keywords(file: Path) -> dict[str, Any]:
     """The keyword-only parameters of the constructor that a file names, with their defaults."""
-    signature = inspect.signature(get_class(OmegaConf.load(file)["_target_"]))
+    signature = inspect.signature(get_class(settings(file)["_target_"]))
     return {name: p.default for name, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
@@ -156,7 +169,7 @@ def variants(file: Path) -> list[Made]:
     Not of `kernel`, since the tests run every form of every variant. What linear recurrences share is varied for one
     of them.
     """
-    hints = get_type_hints(get_class(OmegaConf.load(file)["_target_"]).__init__)
+    hints = get_type_hints(get_class(settings(file)["_target_"]).__init__)
     made = [of_file(file)]
     for name, default in keywords(file).items():
         values: list[Any] = []

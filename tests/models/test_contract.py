@@ -27,6 +27,7 @@ from tests.models.cores import (
     T,
     X,
     each_with_kernels,
+    example,
     keywords,
     random_state,
 )
@@ -45,8 +46,8 @@ def forms(marks=lambda make: []):
     return [
         pytest.param(make, number, id=f"{make.name}-{form.kernel}", marks=marks(make))
         for make in VARIANTS
-        for number, form in enumerate(make().forms())
-        if form.kernel != "reference" or make.name == "deltanet" or not isinstance(make(), MemoryCore)
+        for number, form in enumerate(example(make).forms())
+        if form.kernel != "reference" or make.name == "deltanet" or not isinstance(example(make), MemoryCore)
     ]
 
 

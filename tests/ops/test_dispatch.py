@@ -15,7 +15,7 @@ from src.models.fastweights import FastWeights
 from src.ops.cpu import calls
 from src.ops.dispatch import FASTEST_FIRST, Form, choose, plain
 from src.ops.inputs import Inputs
-from tests.models.cores import MODELS, WITHOUT_KERNEL, B, H, Nested, T, X, each_with_kernels
+from tests.models.cores import MODELS, WITHOUT_KERNEL, B, H, Nested, T, X, each_with_kernels, example
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 INPUTS = Inputs(torch.zeros(B, T, 2))
@@ -47,7 +47,7 @@ def chosen(core, kernel, length=T, dtype=torch.float32, device="cpu"):
 
 def slower_form(make):
     """The kernel of the fastest form in plain PyTorch."""
-    return "vectorized" if "vectorized" in [form.kernel for form in make().forms()] else "reference"
+    return "vectorized" if "vectorized" in [form.kernel for form in example(make).forms()] else "reference"
 
 
 @pytest.fixture
@@ -105,10 +105,10 @@ def test_only_allowed_forms_are_asked_and_about_these_inputs():
 
 @each_model
 def test_every_model_has_a_kernel_and_its_definition_among_its_forms(make):
-    kernels = [form.kernel for form in make().forms()]
+    kernels = [form.kernel for form in example(make).forms()]
     assert "fused" in kernels
     assert kernels.count("reference") == 1
-    (definition,) = (form for form in make().forms() if form.kernel == "reference")
+    (definition,) = (form for form in example(make).forms() if form.kernel == "reference")
     assert definition.serves(INPUTS)
 
 
