@@ -36,7 +36,7 @@ def played(off=0.0, models=tuple(music.MODELS)):
                 nats = printed.get(model, printed["gru"]) + NOISE[seed] + off * (model in ("gru", "cp_gate"))
                 rows.append({"name": f"chung2014-{pieces}", "model": model, "seed": seed, "test/nll": nats})
     if "lstm" in models:
-        name, nats = f"chung2014-{music.LARGE}", music.BAI2018["nottingham"]["lstm"] + off
+        name, nats = "chung2014-nottingham-large", music.BAI2018["nottingham"]["lstm"] + off
         rows += [{"name": name, "model": "lstm", "seed": seed, "test/nll": nats + NOISE[seed]} for seed in SEEDS]
     return evidence_of(rows)
 
