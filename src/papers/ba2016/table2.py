@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from src.reports.style import RC, legend, panels, style_of
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr, percent
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr, marked, percent
 from src.reproduction.effects import difference, mean
 
 FAST_WEIGHTS = "fastweights_multilevel"
@@ -114,8 +114,10 @@ def table(evidence: Evidence) -> pd.DataFrame:
         for width, printed in zip(WIDTHS, PRINTED[model], strict=True):
             row = {"model": label, "features": width, "paper, %": f"{100 * printed:.2f}", "ours, %": "not run"}
             rows.append(row | _ours(evidence, name=TABLE, model=model, model__hidden_size=width))
-            if ours := _ours(evidence, name=LONG, model=model, model__hidden_size=width):
-                rows.append(row | {"model": f"{label}, regularized"} | ours)
+            regularized = {"name": LONG, "model": model, "model__hidden_size": width}
+            if ours := _ours(evidence, **regularized):
+                dropout = _dropout(evidence.select(**regularized))
+                rows.append(row | {"model": f"{label}, regularized"} | ours | dropout)
     for wipe, without in WITHOUT_MEMORY.items():
         row = {"model": f"{MODELS[FAST_WEIGHTS]}, {without}", "features": 50, "paper, %": "-", "ours, %": "not run"}
         rows.append(row | _ours(evidence, name=MEMORY, model__wipe=wipe))
@@ -129,6 +131,14 @@ def _ours(evidence: Evidence, **settings: Any) -> dict[str, str]:
         epochs = f"{runs['updates'].mean() / UPDATES_PER_EPOCH:.3g}"
         return ours | {"epochs": epochs, "weights": f"{runs['num_parameters'].iloc[0]:,.0f}"}
     return {}
+
+
+def _dropout(runs: pd.DataFrame) -> dict[str, str]:
+    """What was chosen in the longer runs, where the learning rate was not: dropout of inputs and outputs."""
+    first = runs.iloc[0]
+    chosen = f"{first['network.input_dropout']:g} and {first['network.output_dropout']:g}"
+    points = f" of {first['grid_points']}{marked(runs)}"
+    return {"lr": f"{first['optimizer.lr']:g}, fixed", "dropout": chosen + points}
 
 
 def draw(evidence: Evidence) -> Figure:

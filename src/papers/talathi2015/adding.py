@@ -1,14 +1,18 @@
 """Adding two marked numbers: initializations of recurrent networks, counted by right answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
+from src.papers.le2015 import adding as le2015
 from src.papers.le2015.adding import CHANCE, FLOOR, errors_of, right, runs_of
+from src.reports import style
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
 from src.reproduction.effects import difference, mean, share
 
@@ -23,8 +27,14 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "iRNN": {"model": "irnn", "model__recurrent_scale": 0.01},
     "IRNN": {"model": "irnn", "model__recurrent_scale": 1.0},
 }
+"""Those of the paper."""
 OF_LE = ("gRNN", "IRNN")
 """These are among the runs of Le et al."""
+CHOSEN: dict[str, dict[str, Any]] = {
+    network: {"name": "le2015-adding" if network in OF_LE else NAME, **settings}
+    for network, settings in NETWORKS.items()
+} | {network: le2015.CHOSEN[network] for network in ("LSTM", "GRU", "fast weights")}
+"""The runs of each network with settings chosen on the validation set."""
 PRINTED = {
     "gRNN": (750, 680, 770, 760, 760),
     "oRNN": (770, 720, 750, 770, 820),
@@ -37,11 +47,6 @@ PRINTED = {
 """Right answers of 10,000 by length, read off the paper's figure by eye (about 100 off)."""
 HALF = 0.5
 SOLVED = FLOOR / 10
-
-
-def chosen(network: str) -> dict[str, Any]:
-    """The runs of a network with settings chosen on the validation set."""
-    return {"name": "le2015-adding" if network in OF_LE else NAME, **NETWORKS[network]}
 
 
 def measure_grid(solved: float) -> Any:
@@ -75,7 +80,7 @@ def solved_points(evidence: Evidence, settings: Mapping[str, Any], length: int) 
 
 def _answers_right(network: str, length: int) -> Claim:
     def test(evidence: Evidence) -> Finding:
-        runs = runs_of(evidence, chosen(network), length)
+        runs = runs_of(evidence, CHOSEN[network], length)
         shares = 1 - runs["test/error"].to_numpy(float)
         return Finding(f"{right(runs)} of 10,000", [mean(shares, "right").within(least=HALF)])
 
@@ -90,7 +95,7 @@ def _answers_right(network: str, length: int) -> Claim:
 
 def _fails(network: str, length: int) -> Claim:
     def test(evidence: Evidence) -> Finding:
-        runs = runs_of(evidence, chosen(network), length)
+        runs = runs_of(evidence, CHOSEN[network], length)
         shares = 1 - runs["test/error"].to_numpy(float)
         return Finding(f"{right(runs)} of 10,000", [mean(shares, "right").within(most=2 * CHANCE)])
 
@@ -115,7 +120,8 @@ def most_right(evidence: Evidence, length: int, others: Mapping[str, Mapping[str
 
 
 def _np_rnn_is_best(evidence: Evidence) -> Finding:
-    return most_right(evidence, 150, {name: chosen(name) for name in NETWORKS if name != "np-RNN"}, chosen("np-RNN"))
+    others = {network: CHOSEN[network] for network in NETWORKS if network != "np-RNN"}
+    return most_right(evidence, 150, others, CHOSEN["np-RNN"])
 
 
 def most_robust(evidence: Evidence, length: int, settings: Mapping[str, Mapping[str, Any]]) -> Finding:
@@ -126,22 +132,23 @@ def most_robust(evidence: Evidence, length: int, settings: Mapping[str, Mapping[
 
 
 def _np_rnn_is_robust(evidence: Evidence) -> Finding:
-    return most_robust(evidence, 150, {name: chosen(name) for name in NETWORKS})
+    return most_robust(evidence, 150, {network: CHOSEN[network] for network in NETWORKS})
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
     """Right answers with chosen settings and with those of the paper, next to the printed numbers."""
     rows = []
     for number, length in enumerate(LENGTHS):
-        for network in NETWORKS:
-            row = {"T": str(length), "network": network, "paper, right": f"{PRINTED[network][number]:,}"}
+        for network in CHOSEN:
+            printed = f"{PRINTED[network][number]:,}" if network in PRINTED else "-"
+            row = {"T": str(length), "network": network, "paper, right": printed}
             with suppress(NotRunError):
-                runs = runs_of(evidence, chosen(network), length)
+                runs = runs_of(evidence, CHOSEN[network], length)
                 row |= {"right of 10,000": right(runs), "error": errors_of(runs)}
                 row |= {"n": str(len(runs)), "lr": chosen_lr(runs)}
-                points = solved_points(evidence, chosen(network), length)
+                points = solved_points(evidence, CHOSEN[network], length)
                 row["grid solved"] = f"{points.sum()} of {len(points)}"
-            with suppress(NotRunError):
+            with suppress(NotRunError, KeyError):
                 runs = runs_of(evidence, {"name": PRINTED_NAME, **NETWORKS[network]}, length)
                 row["with the paper's settings"] = f"{right(runs)} at {runs['trainer.max_updates'].max():,}"
             if len(row) > 3:
@@ -152,9 +159,52 @@ def table(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("-")
 
 
+def draw_lengths(
+    evidence: Evidence,
+    networks: Mapping[str, Mapping[str, Any]],
+    printed: Mapping[str, Sequence[int]],
+    lengths: Sequence[int],
+    floor: tuple[str, float],
+) -> Figure:
+    """Right answers against the length, in print and here: mean and standard deviation over seeds."""
+    label, chance = floor
+    styles = style.styles_of({network: network for network in networks})
+    with rc_context(style.RC):
+        figure, (in_print, here) = style.panels(["in print", "here, settings chosen on validation"], sharey=True)
+        for network, settings in networks.items():
+            look = styles[network]
+            if network in printed:
+                in_print.plot(lengths, np.array(printed[network]) / 100, label=network, **look)
+            points = []
+            for length in lengths:
+                with suppress(NotRunError):
+                    shares = 100 * (1 - runs_of(evidence, dict(settings), length)["test/error"].to_numpy(float))
+                    points.append((length, shares.mean(), shares.std(ddof=1) if len(shares) > 1 else 0.0))
+            if points:
+                x, y, deviation = zip(*points, strict=True)
+                here.errorbar(x, y, deviation, label=network, elinewidth=0.8, capsize=2, **look)
+        for axes in (in_print, here):
+            axes.axhline(100 * chance, label=label, **style.FLOOR)
+            axes.set(xlabel="steps T", xticks=lengths, ylim=(-3, 103))
+        in_print.set_ylabel("right answers, %")
+        style.legend(figure, [in_print, here])
+    return figure
+
+
+def _draw(evidence: Evidence) -> Figure:
+    return draw_lengths(evidence, CHOSEN, PRINTED, LENGTHS, ("always answering 1", CHANCE))
+
+
 REPRODUCTION = Reproduction(
     title="Talathi and Vartak 2015: adding two marked numbers over 150 to 500 steps",
-    experiments=("talathi2015/adding", "le2015/adding", "talathi2015/adding_printed"),
+    experiments=(
+        "talathi2015/adding",
+        "le2015/adding",
+        "le2015/adding_lstm",
+        "le2015/adding_gru",
+        "le2015/adding_fastweights",
+        "talathi2015/adding_printed",
+    ),
     claims=(
         _answers_right("np-RNN", 150),
         _answers_right("IRNN", 150),
@@ -178,6 +228,7 @@ REPRODUCTION = Reproduction(
         _answers_right("np-RNN", 200),
     ),
     table=table,
+    figures={"lengths": _draw},
     measure=measure_grid(SOLVED),
     quick=("task.sequence_length=150,200", "seed=0", "optimizer.lr=1e-3", "trainer.max_updates=500"),
     curves=("val/mse", "val/error"),

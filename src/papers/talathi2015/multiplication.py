@@ -5,9 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from src.papers.le2015.adding import errors_of, right, runs_of
-from src.papers.talathi2015.adding import HALF, NETWORKS, measure_grid, most_right, most_robust, solved_points
+from src.papers.talathi2015.adding import (
+    HALF,
+    NETWORKS,
+    draw_lengths,
+    measure_grid,
+    most_right,
+    most_robust,
+    solved_points,
+)
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
 from src.reproduction.effects import mean
 
@@ -84,6 +93,10 @@ def table(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("-")
 
 
+def _draw(evidence: Evidence) -> Figure:
+    return draw_lengths(evidence, CHOSEN, PRINTED, LENGTHS, ("always answering 1/4", CHANCE))
+
+
 REPRODUCTION = Reproduction(
     title="Talathi and Vartak 2015: multiplying two marked numbers over 50 to 200 steps",
     experiments=(
@@ -118,6 +131,7 @@ REPRODUCTION = Reproduction(
         _answers_right("np-RNN", 200),
     ),
     table=table,
+    figures={"lengths": _draw},
     measure=measure_grid(SOLVED),
     quick=("task.sequence_length=50,100", "seed=0", "optimizer.lr=1e-3", "trainer.max_updates=500"),
     curves=("val/mse", "val/error"),
