@@ -45,12 +45,13 @@ def added(errors, but=None):
     return evidence_of(rows)
 
 
-PRINTED = {"IRNN": 0.01, "LSTM": 0.015, "ReLU RNN": 0.17, "tanh RNN": 0.17}
+PRINTED = {"IRNN": 0.01, "IRNN, for longer": 0.01, "LSTM": 0.015, "ReLU RNN": 0.17, "tanh RNN": 0.17}
 
 
 def test_squared_errors_as_printed_satisfy_the_claims_on_adding():
     assert verdicts(adding, added(PRINTED)) == ["reproduced"] * 6
-    assert verdicts(adding, added(dict(zip(PRINTED, (0.17, 0.17, 0.01, 0.01), strict=True)))) == ["not reproduced"] * 6
+    exchanged = dict(zip(PRINTED, (0.17, 0.17, 0.17, 0.01, 0.01), strict=True))
+    assert verdicts(adding, added(exchanged)) == ["not reproduced"] * 6
     assert verdicts(adding, added({"LSTM": 0.01}))[0] == "not run"
     table = adding.table(added(PRINTED, {("IRNN", 300): 20.0})).set_index(["T", "network"])
     assert table.loc[("150", "IRNN"), "error"] == "0.0100 ± 0.0002"
@@ -78,15 +79,22 @@ def right(module, networks, exchange=None, lengths=None, solved=True):
 
 
 def test_counts_as_printed_satisfy_the_claims_on_adding():
-    printed = right(counted, counted.chosen)
+    printed = right(counted, counted.CHOSEN.__getitem__)
     assert verdicts(counted, printed) == ["reproduced"] * 10
-    exchanged = right(counted, counted.chosen, {"np-RNN": "gRNN", "gRNN": "np-RNN"}, solved=False)
+    exchanged = right(counted, counted.CHOSEN.__getitem__, {"np-RNN": "gRNN", "gRNN": "np-RNN"}, solved=False)
     found = verdicts(counted, exchanged)
     assert [found[number] for number in (0, 5, 7, 8, 9)] == ["not reproduced"] * 5
     table = counted.table(printed).set_index(["T", "network"])
     assert table.loc[("150", "np-RNN"), "right of 10,000"] == "9,500 ± 19"
     assert table.loc[("150", "np-RNN"), "grid solved"] == "4 of 4"
     assert (table["with the paper's settings"] == "-").all() if "with the paper's settings" in table else True
+    (figure,) = (draw(printed) for draw in counted.REPRODUCTION.figures.values())
+    in_print, here = figure.axes
+    printed_lines = {line.get_label(): line.get_ydata() for line in in_print.lines}
+    assert printed_lines["np-RNN"] == pytest.approx([95.0, 94.5, 88.0, 83.5, 75.0])
+    drawn = {bars.get_label(): bars.lines[0].get_ydata() for bars in here.containers}
+    assert set(drawn) == set(counted.PRINTED)
+    assert all(drawn[network] == pytest.approx(printed_lines[network]) for network in drawn)
 
 
 def test_counts_as_printed_satisfy_the_claims_on_multiplication():
@@ -137,7 +145,7 @@ def test_the_grid_of_a_network_is_what_its_runs_came_to(tmp_path):
     ("experiment", "networks"),
     [
         ("le2015/adding", [adding.CHOSEN[name] for name in ("tanh RNN", "ReLU RNN", "IRNN")]),
-        ("talathi2015/adding", [counted.chosen(name) for name in counted.NETWORKS if name not in counted.OF_LE]),
+        ("talathi2015/adding", [counted.CHOSEN[name] for name in counted.NETWORKS if name not in counted.OF_LE]),
         ("talathi2015/multiplication", [multiplication.CHOSEN[name] for name in counted.NETWORKS]),
         ("le2015/rows", list(pixels.NETWORKS.values())),
     ],
