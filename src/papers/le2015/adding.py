@@ -27,6 +27,8 @@ CHOSEN: dict[str, dict[str, Any]] = {
     "np-RNN, for longer": {"name": "le2015-adding-long", "model": "nprnn"},
 }
 """The runs of each network with settings chosen on the validation set."""
+AFTER = ", after 20,000 updates"
+"""How long those run that are trained for longer."""
 AS_PRINTED: dict[str, dict[str, Any]] = {
     "tanh RNN": {"name": "le2015-adding-printed", "model": "rnn"},
     "IRNN": {"name": "le2015-adding-printed", "model": "irnn"},
@@ -75,7 +77,7 @@ def _adds(network: str, length: int, longer: Literal["", ", for longer"] = "") -
         errors = squared_errors(evidence, network + longer, length)
         return Finding(written(errors), [mean(errors, network, "squared error").within(most=SOLVED)])
 
-    updates = " after 20,000 updates" if longer else ""
+    updates = AFTER if longer else ""
     return Claim(
         f"The {network} adds over {length} steps.",
         f"Figure 2: {PRINTED[length][network]} updates",
