@@ -78,7 +78,8 @@ def solved_points(evidence: Evidence, settings: Mapping[str, Any], length: int) 
     measured = evidence.measured
     if measured.empty:
         raise NotRunError("no grid was measured")
-    return measured.loc[measured["run"] == runs["run"].iloc[0], "solved"].to_numpy(bool)
+    points = measured[measured["run"].isin(runs["run"])].drop_duplicates("lr")
+    return points["solved"].to_numpy(bool)
 
 
 def _answers_right(network: str, length: int, longer: Literal["", ", for longer"] = "") -> Claim:
