@@ -172,7 +172,7 @@ def draw_lengths(
 ) -> Figure:
     """Right answers against the length, in print and here: mean and standard deviation over seeds."""
     label, chance = floor
-    styles = style.styles_of({network: network for network in networks})
+    styles = style.styles_of(dict.fromkeys(networks, "a style for each"))
     with rc_context(style.RC):
         figure, (in_print, here) = style.panels(["in print", "here, settings chosen on validation"], sharey=True)
         for network, settings in networks.items():
@@ -196,7 +196,7 @@ def draw_lengths(
 
 
 def _draw(evidence: Evidence) -> Figure:
-    return draw_lengths(evidence, CHOSEN, PRINTED, LENGTHS, ("always answering 1", CHANCE))
+    return draw_lengths(evidence, CHOSEN, PRINTED, LENGTHS, ("always 1", CHANCE))
 
 
 REPRODUCTION = Reproduction(

@@ -94,7 +94,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def _draw(evidence: Evidence) -> Figure:
-    return draw_lengths(evidence, CHOSEN, PRINTED, LENGTHS, ("always answering 1/4", CHANCE))
+    return draw_lengths(evidence, CHOSEN, PRINTED, LENGTHS, ("always 1/4", CHANCE))
 
 
 REPRODUCTION = Reproduction(
