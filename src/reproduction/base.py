@@ -202,6 +202,8 @@ class Reproduction:
     """Settings of its runs, by full keys, if their folder contains others."""
     measure: Measure | None = None
     """Measures trained networks, given the folder of the runs and the rows of those that count."""
+    measure_needs_weights: bool = True
+    """Restored runs have none: what was measured when they were recorded counts for them."""
     figures: Mapping[str, Callable[[Evidence], Figure]] = field(default_factory=dict)
     quick: tuple[str, ...] = ()
     """Overrides of the quick budget."""

@@ -152,7 +152,11 @@ def evidence_of_runs(name: str, budget: Budget) -> Evidence:
             curve = read_curves(folder / row["run"], reproduction.curves)
             curves.append(pd.DataFrame(curve).rename_axis("update").reset_index().assign(run=row["run"]))
         if counting and reproduction.measure is not None:
-            measured.append(_measured(name, reproduction.measure, folder, pd.DataFrame(counting)))
+            rows_that_count = pd.DataFrame(counting)
+            if reproduction.measure_needs_weights:
+                measured.append(_measured(name, reproduction.measure, folder, rows_that_count))
+            else:
+                measured.append(reproduction.measure(folder, rows_that_count))
     if not rows:
         raise UserError(f"{name}: no run has finished; start them with: python scripts/reproduce.py run {name}")
     points = pd.concat(curves, ignore_index=True)[["run", "update", *reproduction.curves]]

@@ -78,8 +78,7 @@ def solved_points(evidence: Evidence, settings: Mapping[str, Any], length: int) 
     measured = evidence.measured
     if measured.empty:
         raise NotRunError("no grid was measured")
-    points = measured[measured["run"].isin(runs["run"])].drop_duplicates("lr")
-    return points["solved"].to_numpy(bool)
+    return measured.loc[measured["run"] == runs["run"].iloc[0], "solved"].to_numpy(bool)
 
 
 def _answers_right(network: str, length: int, longer: Literal["", ", for longer"] = "") -> Claim:
@@ -238,6 +237,7 @@ REPRODUCTION = Reproduction(
     table=table,
     figures={"lengths": _draw},
     measure=measure_grid(SOLVED),
+    measure_needs_weights=False,
     quick=("task.sequence_length=150,200", "seed=0", "optimizer.lr=1e-3", "trainer.max_updates=500"),
     curves=("val/mse", "val/error"),
     replayed=({"name": NAME, "model": "nprnn", "task.sequence_length": 150, "seed": 0, "model.nonlinearity": "relu"},),

@@ -133,6 +133,7 @@ REPRODUCTION = Reproduction(
     table=table,
     figures={"lengths": _draw},
     measure=measure_grid(SOLVED),
+    measure_needs_weights=False,
     quick=("task.sequence_length=50,100", "seed=0", "optimizer.lr=1e-3", "trainer.max_updates=500"),
     curves=("val/mse", "val/error"),
     replayed=({"name": NAME, "model": "nprnn", "task.sequence_length": 50, "seed": 0, "model.nonlinearity": "relu"},),
