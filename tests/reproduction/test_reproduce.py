@@ -168,6 +168,21 @@ def test_restored_runs_are_not_run_again(report, reproduction, train, tmp_path, 
     assert restored[0] not in made
 
 
+@pytest.mark.parametrize("needs_weights", [True, False])
+def test_restored_runs_are_measured_again_where_that_takes_no_weights(
+    report, reproduction, needs_weights, capsys, monkeypatch
+):
+    shutil.rmtree("outputs")
+    assert len(restore(read_record(report / RECORD), {QUICK: Path("outputs") / QUICK})) == 2
+    made = replace(
+        reproduction, measure=lambda folder, runs: runs[["run"]].assign(found=1), measure_needs_weights=needs_weights
+    )
+    monkeypatch.setattr("src.reproduction.reproduce.reproductions", lambda: {"paper/table": made})
+    evidence = evidence_of_runs("paper/table", "quick")
+    assert evidence.measured["run"].tolist() == ([] if needs_weights else evidence.runs["run"].tolist())
+    assert ("have no weights and cannot be measured" in capsys.readouterr().out) == needs_weights
+
+
 def test_the_restore_command_restores_a_record(report, reproduction, capsys, monkeypatch):
     shutil.rmtree("outputs")
     monkeypatch.setattr("src.reproduction.command.folders_of", lambda *_: {EXPERIMENT: Path("outputs") / QUICK})
