@@ -13,7 +13,9 @@ from src.reports.style import FLOOR, RC, legend, panels, style_of
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr, percent
 from src.reproduction.effects import difference, mean
 
-PIXELS, ROWS = "le2015-pixels", "le2015-rows"
+PIXELS, RATES, ROWS = "le2015-pixels", "le2015-pixels-rates", "le2015-rows"
+SEARCHED = "scanline, 2 epochs"
+"""What the learning rates of the longer runs were chosen on."""
 NETWORKS: dict[str, dict[str, Any]] = {
     "IRNN": {"model": "irnn"},
     "LSTM": {"model": "lstm"},
@@ -31,12 +33,15 @@ PRINTED = {
 order are read off by eye."""
 CURVE = {100_000: 0.88, 200_000: 0.92, 500_000: 0.96}
 """Accuracy of the IRNN in the first order, by update of 16 images."""
-OF_PAPER, HERE = 16, 64
-"""Images of an update."""
+PIXEL_BATCH, ROW_BATCH = 16, 64
+"""Images of an update: the paper's, and that of the quick form."""
 
 
 def _runs(evidence: Evidence, network: str, order: str) -> pd.DataFrame:
-    of_order = {"name": ROWS} if order == "rows" else {"name": PIXELS, "task__order": order}
+    of_order = {
+        "rows": {"name": ROWS},
+        SEARCHED: {"name": f"{RATES}-lstm" if network == "LSTM" else RATES},
+    }.get(order, {"name": PIXELS, "task__order": order})
     return evidence.select(**of_order, **NETWORKS[network])
 
 
@@ -73,13 +78,14 @@ def _irnn(evidence: Evidence) -> Finding:
 def table(evidence: Evidence) -> pd.DataFrame:
     """Errors on the test set, in print and here, by order of the pixels."""
     rows = []
-    for order in ("scanline", "permuted", "rows"):
+    for order in ("scanline", "permuted", SEARCHED, "rows"):
+        batch_size = ROW_BATCH if order == "rows" else PIXEL_BATCH
         for network in NETWORKS:
             printed = PRINTED.get(order, {}).get(network)
             row = {"order": order, "network": network, "paper": f"{100 * (1 - printed):.0f} %" if printed else "-"}
             with suppress(NotRunError):
                 runs = _runs(evidence, network, order)
-                images = HERE * float(runs["updates"].mean())
+                images = batch_size * float(runs["updates"].mean())
                 row |= {"error": percent(runs["test/error"].to_numpy(float)), "n": str(len(runs))}
                 row |= {"images seen": f"{images:,.0f}", "lr": chosen_lr(runs)}
                 rows.append(row)
@@ -94,8 +100,8 @@ def draw(evidence: Evidence) -> Figure:
             with suppress(NotRunError):
                 curve = evidence.mean_curve("val/error", name=PIXELS, task__order="scanline", **settings)
                 style = style_of(settings["model"]) | {"markersize": 0}
-                axes.plot(curve.index[1:] * HERE, curve["mean"].iloc[1:], label=network, **style)
-        points = {update * OF_PAPER: 1 - accuracy for update, accuracy in CURVE.items()}
+                axes.plot(curve.index[1:] * PIXEL_BATCH, curve["mean"].iloc[1:], label=network, **style)
+        points = {update * PIXEL_BATCH: 1 - accuracy for update, accuracy in CURVE.items()}
         axes.plot(list(points), list(points.values()), "k^", label="IRNN, in print (test set)")
         axes.axhline(0.9, **FLOOR, label="chance")
         axes.set(xscale="log", ylim=(0, 1), xlabel="images seen", ylabel="validation error")
@@ -105,7 +111,7 @@ def draw(evidence: Evidence) -> Figure:
 
 REPRODUCTION = Reproduction(
     title="Le et al. 2015, Figure 3: MNIST pixel by pixel, in two orders, and by rows",
-    experiments=("le2015/pixels", "le2015/rows"),
+    experiments=("le2015/pixels", "le2015/pixels_rates", "le2015/pixels_rates_lstm", "le2015/rows"),
     claims=(
         _lstm_is_worse("scanline"),
         _lstm_is_worse("permuted"),
