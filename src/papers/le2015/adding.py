@@ -31,6 +31,7 @@ AFTER = ", after 20,000 updates"
 """How long those run that are trained for longer."""
 AS_PRINTED: dict[str, dict[str, Any]] = {
     "tanh RNN": {"name": "le2015-adding-printed", "model": "rnn"},
+    "LSTM": {"name": "le2015-adding-printed", "model": "lstm"},
     "IRNN": {"name": "le2015-adding-printed", "model": "irnn"},
 }
 """Those with the paper's settings, over 150 steps."""
