@@ -133,7 +133,7 @@ REPRODUCTION = Reproduction(
         "le2015/adding_long",
         "le2015/adding_printed",
     ),
-    only_in_full=("le2015/adding_long",),
+    only_in_full=("le2015/adding_long", "le2015/adding_printed"),
     claims=(
         _adds("IRNN", 150, ", for longer"),
         _adds("LSTM", 150),

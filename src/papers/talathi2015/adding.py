@@ -209,7 +209,7 @@ REPRODUCTION = Reproduction(
         "le2015/adding_long",
         "talathi2015/adding_printed",
     ),
-    only_in_full=("le2015/adding_long",),
+    only_in_full=("le2015/adding_long", "talathi2015/adding_printed"),
     claims=(
         _answers_right("np-RNN", 150, ", for longer"),
         _answers_right("IRNN", 150, ", for longer"),
