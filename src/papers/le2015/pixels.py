@@ -31,8 +31,8 @@ PRINTED = {
     "permuted": {"IRNN": 0.81, "LSTM": 0.35, "tanh RNN": 0.33, "ReLU RNN": 0.25},
     FOR_LONGER: {"IRNN": 0.88},
 }
-"""Accuracy on the test set after up to 1,000,000 updates of 16 images, or 100,000, of Figure 3; all but the IRNN's in the
-first order are read off by eye."""
+"""Accuracy on the test set after up to 1,000,000 updates of 16 images, or 100,000, of Figure 3; all but the IRNN's in
+the first order are read off by eye."""
 CURVE = {100_000: 0.88, 200_000: 0.92, 500_000: 0.96}
 """Accuracy of the IRNN in the first order, by update of 16 images."""
 PIXEL_BATCH, ROW_BATCH = 16, 64
