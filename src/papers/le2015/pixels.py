@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from src.data import mnist
 from src.reports.style import FLOOR, RC, legend, panels, styles_of
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr, percent
 from src.reproduction.effects import difference, mean
@@ -37,7 +38,7 @@ CURVE = {100_000: 0.88, 200_000: 0.92, 500_000: 0.96}
 """Accuracy of the IRNN in the first order, by update of 16 images."""
 PIXEL_BATCH, ROW_BATCH = 16, 64
 """Images of an update: the paper's, and that of the quick form."""
-EPOCH = 50_000
+_, EPOCH = mnist.bounds("train")
 """Images that are trained on."""
 
 
@@ -128,6 +129,7 @@ REPRODUCTION = Reproduction(
         "le2015/pixels_rates_lstm",
         "le2015/rows",
     ),
+    only_in_full=("le2015/pixels_long", "le2015/pixels_rates", "le2015/pixels_rates_lstm"),
     claims=(
         _lstm_is_worse("scanline"),
         _lstm_is_worse("permuted"),

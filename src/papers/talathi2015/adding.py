@@ -81,6 +81,12 @@ def solved_points(evidence: Evidence, settings: Mapping[str, Any], length: int) 
     return measured.loc[measured["run"] == runs["run"].iloc[0], "solved"].to_numpy(bool)
 
 
+def right_as_printed(evidence: Evidence, name: str, network: str, length: int) -> str:
+    """Right answers of a network of the paper with the paper's settings, and after how many updates."""
+    runs = runs_of(evidence, {"name": name, **NETWORKS[network]}, length)
+    return f"{right(runs)} at {runs['trainer.max_updates'].max():,}"
+
+
 def _answers_right(network: str, length: int, longer: Literal["", ", for longer"] = "") -> Claim:
     def test(evidence: Evidence) -> Finding:
         runs = runs_of(evidence, CHOSEN[network + longer], length)
@@ -152,8 +158,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
                 points = solved_points(evidence, CHOSEN[network], length)
                 row["grid solved"] = f"{points.sum()} of {len(points)}"
             with suppress(NotRunError, KeyError):
-                runs = runs_of(evidence, {"name": PRINTED_NAME, **NETWORKS[network]}, length)
-                row["with the paper's settings"] = f"{right(runs)} at {runs['trainer.max_updates'].max():,}"
+                row["with the paper's settings"] = right_as_printed(evidence, PRINTED_NAME, network, length)
             if len(row) > 3:
                 rows.append(row)
         if rows and rows[-1]["T"] == str(length):

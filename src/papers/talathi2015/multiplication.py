@@ -15,6 +15,7 @@ from src.papers.talathi2015.adding import (
     measure_grid,
     most_right,
     most_robust,
+    right_as_printed,
     solved_points,
 )
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
@@ -87,8 +88,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
                 points = solved_points(evidence, settings, length)
                 row["grid solved"] = f"{points.sum()} of {len(points)}"
             with suppress(NotRunError, KeyError):
-                runs = runs_of(evidence, {"name": PRINTED_NAME, **NETWORKS[network]}, length)
-                row["with the paper's settings"] = f"{right(runs)} at {runs['trainer.max_updates'].max():,}"
+                row["with the paper's settings"] = right_as_printed(evidence, PRINTED_NAME, network, length)
             if len(row) > 3:
                 rows.append(row)
         if rows and rows[-1]["T"] == str(length):
