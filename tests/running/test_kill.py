@@ -52,7 +52,7 @@ def contents(folder):
     return run, json.loads((run / "result.json").read_text()), last, curves
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_kills_change_nothing(kills, tmp_path):
     assert start(tmp_path, "whole").wait() == 0
 
