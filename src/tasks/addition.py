@@ -102,9 +102,9 @@ class Addition(Task):
         return torch.stack([first, second], dim=1)
 
     def metrics(self, output: Output, batch: Batch) -> Metrics:
-        """`mse`, and `error`: the fraction of answers that are off by more than 0.04."""
-        wrong = (output.prediction - batch.targets).abs() > TOLERANCE
-        return super().metrics(output, batch) | {"error": fraction(wrong)}
+        """`mse`, and `error`: the fraction of answers that are not within 0.04; one that is not a number is wrong."""
+        right = (output.prediction - batch.targets).abs() <= TOLERANCE
+        return super().metrics(output, batch) | {"error": fraction(~right)}
 
     @property
     def floors(self) -> dict[str, dict[str, float]]:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -94,13 +96,14 @@ def test_floors_are_the_known_numbers():
     assert make(variant="hochreiter1997").floors["always the mean"]["mse"] == pytest.approx(1 / 24)
 
 
-def test_an_answer_is_wrong_if_more_than_four_hundredths_off():
+def test_an_answer_is_wrong_if_more_than_four_hundredths_off_or_no_number():
     task = make()
-    batch = task.batch("train", 0, 4)
-    off = torch.tensor([[0.0], [0.039], [-0.041], [0.2]])
+    batch = task.batch("train", 0, 5)
+    off = torch.tensor([[0.0], [0.039], [-0.041], [0.2], [math.nan]])
     output = Output(batch.targets + off, torch.empty(0), None)
-    assert averages(task.metrics(output, batch))["error"] == 0.5
-    assert [task.render(batch, row, output).split()[-1] for row in range(4)] == ["right", "right", "WRONG", "WRONG"]
+    assert averages(task.metrics(output, batch))["error"] == pytest.approx(0.6)
+    verdicts = [task.render(batch, row, output).split()[-1] for row in range(5)]
+    assert verdicts == ["right", "right", "WRONG", "WRONG", "WRONG"]
 
 
 @pytest.mark.parametrize(
