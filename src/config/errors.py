@@ -160,6 +160,10 @@ def _missing_file(error) -> str:
         return f"--config-name={name} does not exist{choose(name, (path.stem for path in CONFIGS.glob('*.yaml')))}"
     if group == "hydra/launcher" and name.partition("_")[0] in ("joblib", "submitit", "ray"):
         return f"{group}={name} needs a plugin: pip install -e '.[{name.partition('_')[0]}]'"
+    key, _, folder = group.partition("/")
+    if folder and (CONFIGS / key).is_dir():  # as it was typed, and not as the group that Hydra makes of it
+        options = [f"{folder}/{option}" for option in files_of(group)] or files_of(key)
+        group, name = key, f"{folder}/{name}"
     options = options or files_of(group or name)
     wrong = f"{group}={name} does not exist" if group else f"{name}= needs a value"
     return wrong + choose(name if group else "", options)

@@ -22,6 +22,11 @@ from src.specs import InputSpec, OutputSpec
 MISTAKES = {
     "unknown group": ("modell=lstm", ["modell is not a setting; did you mean model?", "legal: device, model, name"]),
     "unknown option": ("model=lstmm", ["model=lstmm does not exist; did you mean lstm?", "legal: alstm, attention"]),
+    "unknown option in a folder": (
+        "model=descendants/titan",
+        ["model=descendants/titan does not exist; did you mean descendants/titans?", "legal: descendants/attention"],
+    ),
+    "unknown folder": ("experiment=nowhere/x", ["experiment=nowhere/x does not exist; legal: ba2016/ablations/base"]),
     "option of an empty group": ("debug=shrt", ["debug=shrt does not exist; did you mean short?"]),
     "no option": ("model=", ["model= needs a value", "legal: alstm, attention, bilinear, convnet"]),
     "an option that is no file": ("trainer=fast", ["trainer=fast: must be a group of settings"]),
