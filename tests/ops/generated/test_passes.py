@@ -297,7 +297,11 @@ def test_equal_values_are_computed_once():
     assert [value.operation for value in values(plan(step).forward)].count("tanh") == 1
 
 
-@each_file
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(file, marks=pytest.mark.slow if number % 4 else ()) for number, file in enumerate(LOWERED)],
+    ids=lambda file: file.stem,
+)
 def test_the_source_does_not_depend_on_the_width(file):
     first, second = (source(of_file(file)(hidden_size=size)) for size in (30, 46))  # no size of another kind
     assert first.text == second.text
