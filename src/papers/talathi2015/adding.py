@@ -144,63 +144,91 @@ def _np_rnn_is_robust(evidence: Evidence) -> Finding:
     return most_robust(evidence, 150, {network: CHOSEN[network] for network in NETWORKS})
 
 
-def table(evidence: Evidence) -> pd.DataFrame:
-    """Right answers with chosen settings and with those of the paper, next to the printed numbers."""
+def table_of_lengths(
+    evidence: Evidence,
+    chosen: Mapping[str, Mapping[str, Any]],
+    printed: Mapping[str, Sequence[int]],
+    lengths: Sequence[int],
+    printed_name: str,
+    floor: tuple[str, float, float],
+) -> pd.DataFrame:
+    """Right answers and squared errors with chosen settings and with the paper's, next to the printed numbers.
+
+    `floor` is who knows only the mean, and its share of right answers and its squared error.
+    """
     rows = []
-    for number, length in enumerate(LENGTHS):
-        for network in CHOSEN:
-            printed = f"{PRINTED[network][number]:,}" if network in PRINTED else "-"
-            row = {"T": str(length), "network": network, "paper, right": printed}
+    for number, length in enumerate(lengths):
+        for network, settings in chosen.items():
+            in_print = f"{printed[network][number]:,}" if network in printed else "-"
+            row = {"T": str(length), "network": network, "paper, right": in_print}
             with suppress(NotRunError):
-                runs = runs_of(evidence, CHOSEN[network], length)
+                runs = runs_of(evidence, dict(settings), length)
                 row |= {"right of 10,000": right(runs), "error": errors_of(runs)}
                 row |= {"n": str(len(runs)), "lr": chosen_lr(runs)}
-                points = solved_points(evidence, CHOSEN[network], length)
+                points = solved_points(evidence, settings, length)
                 row["grid solved"] = f"{points.sum()} of {len(points)}"
             with suppress(NotRunError, KeyError):
-                row["with the paper's settings"] = right_as_printed(evidence, PRINTED_NAME, network, length)
+                row["with the paper's settings"] = right_as_printed(evidence, printed_name, network, length)
             if len(row) > 3:
                 rows.append(row)
         if rows and rows[-1]["T"] == str(length):
-            floor = {"T": str(length), "network": "always answering 1", "paper, right": "-"}
-            rows.append(floor | {"right of 10,000": f"{10_000 * CHANCE:.0f}", "error": f"{FLOOR:.4f}"})
+            who, chance, error = floor
+            row = {"T": str(length), "network": who, "paper, right": "-"}
+            rows.append(row | {"right of 10,000": f"{10_000 * chance:,.0f}", "error": f"{error:.4f}"})
     return pd.DataFrame(rows).fillna("-")
+
+
+def table(evidence: Evidence) -> pd.DataFrame:
+    """Right answers with chosen settings and with those of the paper, next to the printed numbers."""
+    return table_of_lengths(evidence, CHOSEN, PRINTED, LENGTHS, PRINTED_NAME, ("always answering 1", CHANCE, FLOOR))
 
 
 def draw_lengths(
     evidence: Evidence,
-    networks: Mapping[str, Mapping[str, Any]],
+    chosen: Mapping[str, Mapping[str, Any]],
     printed: Mapping[str, Sequence[int]],
     lengths: Sequence[int],
+    printed_name: str,
     floor: tuple[str, float],
 ) -> Figure:
     """Right answers against the length, in print and here: mean and standard deviation over seeds."""
+    as_printed = {network: {"name": printed_name, **settings} for network, settings in NETWORKS.items()}
+    shares = {network: _shares(evidence, settings, lengths) for network, settings in chosen.items()}
+    shares_as_printed = {network: _shares(evidence, settings, lengths) for network, settings in as_printed.items()}
     label, chance = floor
-    styles = style.styles_of(dict.fromkeys(networks, "a style for each"))
+    styles = style.styles_of(dict.fromkeys(chosen, "a style for each"))
+    titles = ["in print", "here, settings chosen on validation"]
+    if any(shares_as_printed.values()):
+        titles.append("here, the paper's settings")
     with rc_context(style.RC):
-        figure, (in_print, here) = style.panels(["in print", "here, settings chosen on validation"], sharey=True)
-        for network, settings in networks.items():
-            look = styles[network]
-            if network in printed:
-                in_print.plot(lengths, np.array(printed[network]) / 100, label=network, **look)
-            points = []
-            for length in lengths:
-                with suppress(NotRunError):
-                    shares = 100 * (1 - runs_of(evidence, dict(settings), length)["test/error"].to_numpy(float))
-                    points.append((length, shares.mean(), shares.std(ddof=1) if len(shares) > 1 else 0.0))
-            if points:
-                x, y, deviation = zip(*points, strict=True)
-                here.errorbar(x, y, deviation, label=network, elinewidth=0.8, capsize=2, **look)
-        for axes in (in_print, here):
+        figure, panels = style.panels(titles, sharey=True)
+        for network, counts in printed.items():
+            panels[0].plot(lengths, np.array(counts) / 100, label=network, **styles[network])
+        for axes, found in zip(panels[1:], (shares, shares_as_printed), strict=False):
+            for network, points in found.items():
+                if points:
+                    x, y, deviation = zip(*points, strict=True)
+                    axes.errorbar(x, y, deviation, label=network, elinewidth=0.8, capsize=2, **styles[network])
+        for axes in panels:
             axes.axhline(100 * chance, label=label, **style.FLOOR)
-            axes.set(xlabel="steps T", xticks=lengths, ylim=(-3, 103))
-        in_print.set_ylabel("right answers, %")
-        style.legend(figure, [in_print, here])
+            axes.set(xlabel="steps T", xticks=lengths, ylim=(-3, 103), ylabel="right answers, %")
+            axes.label_outer()
+        style.legend(figure, panels)
     return figure
 
 
+def _shares(evidence: Evidence, settings: Mapping[str, Any], lengths: Sequence[int]) -> list[tuple[int, float, float]]:
+    """The length, and mean and standard deviation of the right answers in %, where there are runs."""
+    points = []
+    for length in lengths:
+        with suppress(NotRunError):
+            shares = 100 * (1 - runs_of(evidence, dict(settings), length)["test/error"].to_numpy(float))
+            points.append((length, shares.mean(), shares.std(ddof=1) if len(shares) > 1 else 0.0))
+    return points
+
+
 def _draw(evidence: Evidence) -> Figure:
-    return draw_lengths(evidence, CHOSEN, PRINTED, LENGTHS, ("always 1", CHANCE))
+    return draw_lengths(evidence, CHOSEN, PRINTED, LENGTHS, PRINTED_NAME, ("always 1", CHANCE))
 
 
 REPRODUCTION = Reproduction(

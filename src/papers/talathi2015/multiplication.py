@@ -1,13 +1,12 @@
 """Multiplying two marked numbers: initializations of recurrent networks, counted by right answers."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from src.papers.le2015.adding import errors_of, right, runs_of
+from src.papers.le2015.adding import right, runs_of
 from src.papers.talathi2015.adding import (
     HALF,
     NETWORKS,
@@ -15,10 +14,9 @@ from src.papers.talathi2015.adding import (
     measure_grid,
     most_right,
     most_robust,
-    right_as_printed,
-    solved_points,
+    table_of_lengths,
 )
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
+from src.reproduction.base import Claim, Evidence, Finding, Reproduction
 from src.reproduction.effects import mean
 
 NAME, PRINTED_NAME = "talathi2015-multiplication", "talathi2015-multiplication-printed"
@@ -76,29 +74,11 @@ def _np_rnn_is_robust(evidence: Evidence) -> Finding:
 
 def table(evidence: Evidence) -> pd.DataFrame:
     """Right answers and squared errors with chosen settings and with the paper's, next to the printed numbers."""
-    rows = []
-    for number, length in enumerate(LENGTHS):
-        for network, settings in CHOSEN.items():
-            printed = f"{PRINTED[network][number]:,}" if network in PRINTED else "-"
-            row = {"T": str(length), "network": network, "paper, right": printed}
-            with suppress(NotRunError):
-                runs = runs_of(evidence, settings, length)
-                row |= {"right of 10,000": right(runs), "error": errors_of(runs)}
-                row |= {"n": str(len(runs)), "lr": chosen_lr(runs)}
-                points = solved_points(evidence, settings, length)
-                row["grid solved"] = f"{points.sum()} of {len(points)}"
-            with suppress(NotRunError, KeyError):
-                row["with the paper's settings"] = right_as_printed(evidence, PRINTED_NAME, network, length)
-            if len(row) > 3:
-                rows.append(row)
-        if rows and rows[-1]["T"] == str(length):
-            floor = {"T": str(length), "network": "always answering 1/4", "paper, right": "-"}
-            rows.append(floor | {"right of 10,000": f"{10_000 * CHANCE:,.0f}", "error": f"{FLOOR:.4f}"})
-    return pd.DataFrame(rows).fillna("-")
+    return table_of_lengths(evidence, CHOSEN, PRINTED, LENGTHS, PRINTED_NAME, ("always answering 1/4", CHANCE, FLOOR))
 
 
 def _draw(evidence: Evidence) -> Figure:
-    return draw_lengths(evidence, CHOSEN, PRINTED, LENGTHS, ("always 1/4", CHANCE))
+    return draw_lengths(evidence, CHOSEN, PRINTED, LENGTHS, PRINTED_NAME, ("always 1/4", CHANCE))
 
 
 REPRODUCTION = Reproduction(
