@@ -196,6 +196,7 @@ def draw_lengths(
     shares = {network: _shares(evidence, settings, lengths) for network, settings in chosen.items()}
     shares_as_printed = {network: _shares(evidence, settings, lengths) for network, settings in as_printed.items()}
     label, chance = floor
+    margin = (lengths[-1] - lengths[0]) / 20
     styles = style.styles_of(dict.fromkeys(chosen, "a style for each"))
     titles = ["in print", "here, settings chosen on validation"]
     if any(shares_as_printed.values()):
@@ -211,8 +212,9 @@ def draw_lengths(
                     axes.errorbar(x, y, deviation, label=network, elinewidth=0.8, capsize=2, **styles[network])
         for axes in panels:
             axes.axhline(100 * chance, label=label, **style.FLOOR)
-            axes.set(xlabel="steps T", xticks=lengths, ylim=(-3, 103), ylabel="right answers, %")
-            axes.label_outer()
+            axes.set(xlabel="steps T", xticks=lengths, xlim=(lengths[0] - margin, lengths[-1] + margin), ylim=(-3, 103))
+        for axes in panels[::2]:
+            axes.set_ylabel("right answers, %")
         style.legend(figure, panels)
     return figure
 
