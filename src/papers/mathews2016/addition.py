@@ -121,7 +121,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 REPRODUCTION = Reproduction(
-    title="Mathews 2016: addition of two marked numbers with 8 units, over 50 to 10,000 steps",
+    title="Mathews 2016: addition of two marked numbers over 50 to 5,000 steps with 8 units, over 10,000 with 32",
     experiments=("mathews2016/addition", "mathews2016/addition_long"),
     only_in_full=("mathews2016/addition_long",),
     claims=(

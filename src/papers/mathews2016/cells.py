@@ -141,7 +141,7 @@ def draw(evidence: Evidence) -> Figure:
 
 
 REPRODUCTION = Reproduction(
-    title="Mathews 2016, beyond the report: every cell with about 3,000 weights on every synthetic task",
+    title="Mathews 2016, beyond the report: every cell with about 3,000 weights on eight synthetic tasks",
     experiments=tuple(f"mathews2016/cells/{task}" for task in TASKS),
     claims=tuple(_a_memory_helps(task) for task in TASKS),
     table=table,
