@@ -87,7 +87,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 def _beats(ours: str, theirs: str) -> Claim:
     return is_better(
-        f"At about equal state, {ours} recalls more than {theirs}.",
+        f"At about equal state, more is recalled by {ours} than by {theirs.replace('LSTM', 'an LSTM')}.",
         "Arora et al. 2023",
         CELLS[ours],
         CELLS[theirs],

@@ -37,7 +37,7 @@ def _solves(cell: str, group: str, why: str, length: int = LENGTHS[0]) -> Claim:
         return Finding(measured, [mean(by_length[length], f"{length} steps").within(most=0.05)])
 
     return Claim(
-        f"{cell} tracks {group} over {length} steps.",
+        f"{cell[:1].upper()}{cell[1:]}: {group} is tracked over {length} steps.",
         why,
         f"trained on 20 steps: mean error after {length} steps below 5 %",
         test,
@@ -51,7 +51,7 @@ def _fails(cell: str, group: str, why: str, least: float) -> Claim:
         return Finding(measured, [mean(by_length[40], "40 steps").within(least=least)])
 
     return Claim(
-        f"{cell} does not track {group}.",
+        f"{cell}: {group} is not tracked.",
         why,
         f"trained on 20 steps: mean error after 40 steps above {100 * least:g} % (chance {100 * CHANCE[group]:.0f} %)",
         test,

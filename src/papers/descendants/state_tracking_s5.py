@@ -46,7 +46,7 @@ def draw(evidence: Evidence) -> Figure:
 
 def _solves(cell: str, source: str) -> Any:
     return is_below(
-        f"{cell}: tracks S5 over twice the steps of training.",
+        f"{cell[:1].upper()}{cell[1:]}: S5 is tracked over twice the steps of training.",
         source,
         [CELLS[cell]],
         0.05,
@@ -57,7 +57,7 @@ def _solves(cell: str, source: str) -> Any:
 
 def _fails(cell: str) -> Any:
     return is_above(
-        f"{cell}: does not track S5.", SOURCE, [CELLS[cell]], 0.5, "test/error_at_10", "trained on 5, after 10 steps: "
+        f"{cell}: S5 is not tracked.", SOURCE, [CELLS[cell]], 0.5, "test/error_at_10", "trained on 5, after 10 steps: "
     )
 
 
