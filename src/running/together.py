@@ -15,7 +15,7 @@ import torch
 from src.config.errors import explain
 from src.config.paths import LOG
 from src.training.evaluation import StackedEvaluation
-from src.training.population import Stacked
+from src.training.population import Stacked, stack
 from src.training.signals import stopping_on_signals
 from src.training.trainer import Trainer
 
@@ -159,7 +159,7 @@ def num_that_fit(trainer: Trainer) -> int:
     before = torch.cuda.memory_allocated(trainer.device)
     torch.cuda.reset_peak_memory_stats(trainer.device)
     stacked = Stacked([trainer.update])
-    stacked.gradients(stacked.next_batch(), stacked.recurrent)
+    stacked.gradients(stack(stacked.next_batches()), stacked.recurrent)
     needed = torch.cuda.max_memory_allocated(trainer.device) - before
     free, _ = torch.cuda.mem_get_info(trainer.device)
     return max(1, int(0.8 * free / needed))

@@ -119,23 +119,24 @@ class Stacked:
     def __call__(self) -> None:
         self.done: tuple[list[Batch], Step, Tensor, list[float]] | None = None
         carried = [state.recurrent is not None for state in self.states]
-        if any(carried) and not all(carried):  # some runs have just begun; after one update all carry a state
+        some_begin = any(carried) and not all(carried)  # after one update all carry a state
+        batches = self.next_batches()
+        alike = len({(batch.inputs.shape, batch.resets is None) for batch in batches}) == 1  # not if epochs begin apart
+        if some_begin or not alike:
             for update in self.updates:
                 update()
             return
-        batch = self.next_batch()
-        step, norms_P = self.program(batch, self.recurrent)
-        self.done = self.batches, step, norms_P, self.advance(step)
+        self.optimizer.read_settings()
+        step, norms_P = self.program(stack(batches), self.recurrent)
+        self.done = batches, step, norms_P, self.advance(step)
 
-    def next_batch(self) -> Batch:
-        """The data of the next update of each run, stacked; and the settings of the optimizers for it."""
+    def next_batches(self) -> list[Batch]:
+        """The data of the next update of each run."""
         drawn: dict[tuple[Task, int], Batch] = {}  # runs may share a task
         for update in self.updates:
             if (update.task, update.index) not in drawn:
                 drawn[update.task, update.index] = update.next_batch()
-        self.batches = [drawn[update.task, update.index] for update in self.updates]
-        self.optimizer.read_settings()
-        return _stack(self.batches)
+        return [drawn[update.task, update.index] for update in self.updates]
 
     @property
     def recurrent(self) -> list[Tensor]:
@@ -163,7 +164,7 @@ class Stacked:
         precision, self.one.precision = self.one.precision, "float32"
         self.one.eval()
         try:
-            return self._step(_stack(batches), recurrent, [])[1]
+            return self._step(stack(batches), recurrent, [])[1]
         finally:
             self.one.train()
             self.one.precision = precision
@@ -194,8 +195,8 @@ class Stacked:
 
     def advance(self, step: Step) -> list[float]:
         """As `Update.advance`, for all runs."""
-        state, carries = step.output.state, self.one.task.carries_state
-        rows = [self._state_of(row, state) if carries else None for row in range(len(self.updates))]
+        state = step.output.state
+        rows = [self._state_of(row, state) if it.carries_state else None for row, it in enumerate(self.updates)]
         return [update.advance(recurrent) for update, recurrent in zip(self.updates, rows, strict=True)]
 
     def _state_of(self, row: int, stacked: Any) -> Any:
@@ -211,9 +212,23 @@ class Stacked:
         return Done(batches[row], own, norms_P[row], lrs[row])
 
 
-def _stack(batches: Sequence[Batch]) -> Batch:
+def stack(batches: Sequence[Batch]) -> Batch:
+    """Batches along a new first dimension; a mask or lengths that only some of them have are those of whole rows."""
+    if len({batch.mask is None for batch in batches}) > 1:
+        batches = [it if it.mask is not None else it._replace(mask=_all_steps(it)) for it in batches]
+    if len({batch.lengths is None for batch in batches}) > 1:
+        batches = [it if it.lengths is not None else it._replace(lengths=_all_lengths(it)) for it in batches]
     fields = zip(*batches, strict=True)
     return Batch(*(None if field[0] is None else torch.stack(field) for field in fields))  # type: ignore[arg-type]
+
+
+def _all_steps(batch: Batch) -> Tensor:
+    return torch.ones(batch.inputs.shape[:2], dtype=torch.bool, device=batch.inputs.device)
+
+
+def _all_lengths(batch: Batch) -> Tensor:
+    num_rows, num_steps = batch.inputs.shape[:2]
+    return torch.full((num_rows,), num_steps, device=batch.inputs.device)
 
 
 class _Loss(nn.Module):

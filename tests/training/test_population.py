@@ -259,6 +259,43 @@ def test_runs_at_different_updates_that_carry_a_state(tmp_path):
     assert [update.state.update for update in together] == [4, 7]
 
 
+@pytest.mark.usefixtures("made_up_data")
+def test_runs_of_which_only_some_have_a_mask():
+    """Of 33 windows the last one is shorter, and its batch of 11 comes at another time in each run."""
+    overrides = ("task=polyphonic_music", "task.stream=true", "task.window=7", "trainer.batch_size=11", "model=rnn")
+    alone, together = ([update_of(*SMALL[1:], *overrides, f"seed={seed}") for seed in range(2)] for _ in range(2))
+    stacked, patterns = Stacked(together), set()
+    for _ in range(12):
+        patterns.add(tuple(update.next_batch().mask is None for update in alone))
+        stacked()
+        for one in alone:
+            one()
+    assert (True, False) in patterns or (False, True) in patterns
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(other.weights, one.weights)
+
+
+@pytest.mark.usefixtures("made_up_data")
+def test_runs_at_different_updates_of_which_only_some_begin_an_epoch():
+    def updates():
+        made = [update_of("task=language_model", *SMALL[1:], "model=rnn", f"seed={seed}") for seed in range(2)]
+        for start, update in zip((1, 2), made, strict=True):
+            for _ in range(start):
+                update()
+        return made
+
+    alone, together = updates(), updates()
+    stacked, patterns = Stacked(together), set()
+    for _ in range(alone[0].task.num_windows(len(alone[0].task.symbols("train")), alone[0].settings.batch_size) + 2):
+        patterns.add(tuple(update.next_batch().resets is None for update in alone))
+        stacked()
+        for one in alone:
+            one()
+    assert (True, False) in patterns
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(other.weights, one.weights)
+
+
 def test_a_checkpoint_holds_one_run():
     together = population("model=irnn")
     Stacked(together)()
