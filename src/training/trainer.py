@@ -103,7 +103,7 @@ class Trainer:
             return
         self.model.train()
         ended = None
-        if state.update == 0:
+        if state.update == 0 and state.selected is None:  # else it stopped after this evaluation
             ended = self._evaluate(curves, progress)
         while ended is None and state.update < settings.max_updates:
             if self.stop_requested:

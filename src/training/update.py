@@ -72,8 +72,13 @@ class Update:
         self.done = None  # its memory is used again, which saves 3 % of an update of fast weights
         batch = self.next_batch()
         step, norm = self.program(batch, self.state.recurrent)
-        lr = self.advance(step.output.state if self.task.carries_state else None)
+        lr = self.advance(step.output.state if self.carries_state else None)
         self.done = Done(batch, step, norm, lr)
+
+    @property
+    def carries_state(self) -> bool:
+        """Whether the next update starts from the state of this one."""
+        return self.task.carries_state and not self.settings.overfit_one_batch
 
     def next_batch(self) -> Batch:
         """The data of the next update."""

@@ -337,3 +337,25 @@ def test_an_update_in_bfloat16_is_near_one_in_float32(model, composed, tmp_path)
         found[precision] = torch.stack([step.loss.detach(), norm])
     assert not torch.equal(*found.values())
     assert_close(found["bfloat16"], found["float32"], rtol=0.05, atol=0)
+
+
+def test_a_run_stopped_at_its_first_evaluation_resumes_as_if_it_had_not(tmp_path):
+    def changed(**more):
+        return trainer_of(Sums(), tmp_path, eval_every=1, patience=1, max_updates=3, lr=0.01, **more)
+
+    first = changed()
+    first.stop_rule = lambda update, objective: "now"
+    assert first.fit(Recorder(), Recorder()).status == "interrupted"
+    second, curves = changed(), Recorder()
+    assert second.checkpoints.resume(second.state)
+    assert second.state.update == 0
+    assert second.fit(curves, Recorder()).reason == "all 3 updates done"
+    assert [update for update, _ in curves.points["val/mse"]] == [1, 2, 3]
+
+
+def test_overfitting_one_batch_starts_it_from_the_same_state_every_time(tmp_path):
+    trainer = trainer_of(Sums(carries_state=True), tmp_path, overfit_one_batch=True)
+    trainer.model.train()
+    for _ in range(3):
+        trainer.do_update()
+    assert trainer.model.core.starts == [None] * 3
