@@ -4,19 +4,23 @@ Shapes: B examples, T time steps.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
 LONGEST_LABELED = 40
+SYMBOL: dict[str, Any] = {"fontsize": 12, "family": "monospace", "parse_math": False}
+"""How symbols of a sequence are written: as they are, even a "$"."""
 
 
 def attention_figure(attention_BT: Tensor, labels: Sequence[Sequence[str]]) -> Figure:
     """How strongly the last step attends to each earlier step, one row per example.
 
     Args:
-        attention_BT: a weight for each step except the last.
+        attention_BT: a weight for each step except the last; there is at least one. After the end of a shorter example
+            it is 0.
         labels: of every step of each example, including the last.
     """
     num_examples, num_steps = attention_BT.shape
@@ -27,10 +31,10 @@ def attention_figure(attention_BT: Tensor, labels: Sequence[Sequence[str]]) -> F
     image = axes.imshow(share_BT, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     if num_steps <= LONGEST_LABELED:
         for row, row_labels in enumerate(labels):
-            for t, label in enumerate(row_labels[:num_steps]):
+            for t, label in enumerate(row_labels[:-1]):
                 color = "white" if share_BT[row, t] > 0.6 else "black"
-                axes.text(t, row, label, ha="center", va="center", color=color, fontsize=12, family="monospace")
-    axes.set_yticks(range(num_examples), [row_labels[-1] for row_labels in labels], fontsize=12, family="monospace")
+                axes.text(t, row, label, ha="center", va="center", color=color, **SYMBOL)
+    axes.set_yticks(range(num_examples), [row_labels[-1] for row_labels in labels], **SYMBOL)
     axes.set_ylabel("symbol of the last step")
     axes.set_xlabel("earlier step")
     figure.colorbar(image, ax=axes, label="attention of the last step,\nrelative to its largest")
@@ -50,7 +54,7 @@ def memory_figure(memory_BRC: Tensor, titles: Sequence[str], num_examples: int =
     all_axes = figure.subplots(num_rows, num_columns, squeeze=False, sharex=True, sharey=True)
     for axes, matrix, title in zip(all_axes.flat, shown, titles, strict=False):
         image = axes.imshow(matrix, cmap="RdBu_r", vmin=-bound, vmax=bound)
-        axes.set_title(title.split("   ")[0], fontsize=12, family="monospace")
+        axes.set_title(title.split("   ")[0], **SYMBOL)
     figure.supxlabel("from unit")
     figure.supylabel("to unit")
     figure.colorbar(image, ax=list(all_axes.flat), extend="both", label="weight")

@@ -1,13 +1,16 @@
 """Examples of a split as a person reads them, and what the memory of the model holds and attends to."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
 from src.models.base import Core
 from src.models.sequence import SequenceModel
-from src.specs import Batch, Output, Split, map_state, state_tensors
+from src.specs import Batch, Output, Split, State, map_state, state_tensors
 from src.tasks.base import Task
 from src.training.curves import Curves
 from src.training.trainer import Trainer
@@ -36,11 +39,12 @@ def show_examples(trainer: Trainer, curves: Curves, num_examples: int = 12) -> N
     lines = [task.render(batch, row, output) for row in range(len(batch.inputs))]
     curves.text("examples", lines, trainer.state.update)
     projected = trainer.model.project(batch.inputs).vectors
-    attention, memory = core.attention(projected), core.memory(projected)
+    ends = [batch.inputs.shape[1]] * len(lines) if batch.lengths is None else batch.lengths.tolist()
+    attention, memory = attention_of_last_steps(core, projected, ends), memory_at(core, projected, ends)
     if attention is not None:
         from src.reports.figures import attention_figure
 
-        labels = [task.labels(batch, row) for row in range(len(batch.inputs))]
+        labels = [task.labels(batch, row)[:end] for row, end in enumerate(ends)]
         curves.figure("visualization/attention", attention_figure(attention, labels), trainer.state.update)
     if memory is not None:
         from src.reports.figures import memory_figure
@@ -52,6 +56,29 @@ def show_examples(trainer: Trainer, curves: Curves, num_examples: int = 12) -> N
 
             looks = attention_of_every_step(core, trainer.model.project(batch.inputs[row : row + 1]).vectors)
             curves.figure(f"visualization/episode_{row}", film_figure(film, looks), trainer.state.update)
+
+
+def attention_of_last_steps(core: Core, p_BTP: State, ends: Sequence[int]) -> Tensor | None:
+    """How strongly the last step of each sequence attends to each earlier one, [B, T - 1], 0 after its end.
+
+    None without attention, or if there is only one step. `ends` has the length of each sequence.
+    """
+    looks = [core.attention(p_1TP) for p_1TP in _each(p_BTP, ends)]
+    if max(ends) == 1 or any(look is None for look in looks):
+        return None
+    return torch.cat([pad(look, (0, max(ends) - 1 - look.shape[1])) for look in looks if look is not None])
+
+
+def memory_at(core: Core, p_BTP: State, ends: Sequence[int]) -> Tensor | None:
+    """The memory at the end of each sequence, [B, R, C]; None without one."""
+    memories = [core.memory(p_1TP) for p_1TP in _each(p_BTP, ends)]
+    return None if any(memory is None for memory in memories) else torch.cat([it for it in memories if it is not None])
+
+
+def _each(p_BTP: State, ends: Sequence[int]) -> Iterator[State]:
+    """Each sequence as a batch of its own, up to its end."""
+    for row, end in enumerate(ends):
+        yield map_state(lambda tensor, row=row, end=end: tensor[row : row + 1, :end], p_BTP)  # type: ignore[misc]
 
 
 def attention_of_every_step(core: Core, p_1TP: Any) -> np.ndarray | None:

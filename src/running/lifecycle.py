@@ -164,18 +164,21 @@ def _train(
                 if after_update is not None:
                     after_update()
         outcome = trainer.outcome
+        result |= {
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "metrics": outcome.metrics,
+            "selected_update": None if state.selected is None else state.selected.update,
+            "updates": state.update,
+            "seconds": state.seconds,
+            "updates_per_second": state.update / state.seconds if state.seconds else 0.0,
+        }
         if outcome.status in ENDED:
-            show_examples(trainer, curves)
+            try:
+                show_examples(trainer, curves)
+            except Exception as error:  # the result stands without pictures of it
+                log.warning("no examples in TensorBoard: %s", explain(error))
         curves.end(described.settings)
-    result |= {
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "metrics": outcome.metrics,
-        "selected_update": None if state.selected is None else state.selected.update,
-        "updates": state.update,
-        "seconds": state.seconds,
-        "updates_per_second": state.update / state.seconds if state.seconds else 0.0,
-    }
 
 
 def _command(folder: Path) -> list[str] | None:
