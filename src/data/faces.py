@@ -1,6 +1,6 @@
 """A folder of one's own photographs of faces, such as those of Multi-PIE, which may not be distributed.
 
-    <data_dir>/multi_pie/<expression>/<person>_<anything>.png       48 x 48 pixels, aligned; other formats work as well
+    <data_dir>/multi_pie/<expression>/<person>_<anything>.png       48 x 48 pixels, aligned; or as another of `SUFFIXES`
 
 Shapes: N images of S x S pixels.
 """
@@ -15,7 +15,7 @@ from src.config.errors import UserError
 from src.specs import Split
 
 FOLDER = "multi_pie"
-SUFFIXES = frozenset({".png", ".pgm", ".bmp", ".jpg", ".jpeg"})
+SUFFIXES = (".png", ".pgm", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 BY_HAND = "Multi-PIE is licensed by Carnegie Mellon University: put your copy there, cut to faces"
 
 
@@ -31,14 +31,17 @@ def find(data_dir: str, expressions: Sequence[str]) -> list[Photograph]:
     """All photographs of a folder, in a fixed order.
 
     Raises:
-        UserError: there is no folder of an expression, or a file that does not name a person.
+        UserError: there is no folder of an expression, none of its photographs, or a file that does not name a person.
     """
     found = []
     for number, expression in enumerate(expressions):
         folder = Path(data_dir).expanduser() / FOLDER / expression
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; {BY_HAND} in folders {', '.join(expressions)}")
-        for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        if not paths:
+            raise UserError(f"{folder}: no photograph in it; legal: {', '.join(SUFFIXES)}")
+        for path in paths:
             person, separator, _ = path.stem.partition("_")
             if not separator:
                 raise UserError(f"{path}: names no person; call it <person>_<anything>{path.suffix}")
@@ -65,10 +68,11 @@ def divide(photographs: Sequence[Photograph], num_val: int, num_test: int) -> di
 
 
 def read(photographs: Sequence[Photograph], side: int) -> np.ndarray:
-    """The images in grey, [N, S, S], as bytes.
+    """The images in grey, [N, S, S], as bytes; of 16 bits the upper 8.
 
     Raises:
-        UserError: a file is no image, or one of another size, of which no more than the size is read.
+        UserError: a file is no image, or one of another size, of which no more than the size is read, or its pixels are
+            neither bytes nor of 16 bits.
     """
     images = np.empty((len(photographs), side, side), np.uint8)
     for number, photograph in enumerate(photographs):
@@ -81,9 +85,13 @@ def _image(path: Path, side: int) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            if image.size == (side, side):
+            size, mode = " x ".join(map(str, image.size)), image.mode
+            if image.size == (side, side) and mode.startswith("I;16"):
+                return (np.asarray(image) >> 8).astype(np.uint8)
+            if image.size == (side, side) and mode not in ("I", "F"):
                 return np.asarray(image.convert("L"))
-            size = " x ".join(map(str, image.size))
     except Exception as error:  # whatever a file that is something else leads to
         raise UserError(f"{path}: not an image: {' '.join(str(error).split()) or type(error).__name__}") from None
+    if mode in ("I", "F"):
+        raise UserError(f"{path}: pixels of 32 bits; save it with 8 or 16 bits")
     raise UserError(f"{path}: {size} pixels, not {side} x {side}")

@@ -45,6 +45,16 @@ def test_a_color_image_is_turned_grey(folder):
     assert (faces.read(found, 48) == 255).all()
 
 
+def test_of_16_bits_the_upper_8_are_read(folder):
+    values = (np.arange(48 * 48).reshape(48, 48) * 28).astype(np.uint16)
+    for suffix in (".png", ".tif"):
+        Image.fromarray(values).save(folder / "multi_pie" / "smile" / f"a_deep{suffix}")
+    found = [it for it in faces.find(str(folder), EXPRESSIONS) if it.path.stem == "a_deep"]
+    assert len(found) == 2
+    for image in faces.read(found, 48):
+        assert np.array_equal(image, values // 256)
+
+
 def test_what_is_wrong_is_named_in_one_line(folder, tmp_path_factory):
     nothing = tmp_path_factory.mktemp("nothing")
     assert refused(nothing).startswith(f"{nothing}/multi_pie/neutral: no such folder; Multi-PIE is licensed")
@@ -53,5 +63,15 @@ def test_what_is_wrong_is_named_in_one_line(folder, tmp_path_factory):
     assert f"{folder}/multi_pie/squint/a_x.png: not an image: " in refused(folder, "squint/a_x.png", b"text")
     Image.new("L", (640, 480)).save(folder / "multi_pie" / "squint" / "a_x.png")
     assert refused(folder).endswith("squint/a_x.png: 640 x 480 pixels, not 48 x 48")
+    Image.new("F", (48, 48)).save(folder / "multi_pie" / "squint" / "a_x.tif")
+    (folder / "multi_pie" / "squint" / "a_x.png").unlink()
+    assert refused(folder).endswith("squint/a_x.tif: pixels of 32 bits; save it with 8 or 16 bits")
+    (folder / "multi_pie" / "squint" / "a_x.tif").unlink()
     with pytest.raises(UserError, match="4 people in multi_pie: must be more than 2 \\+ 2"):
         faces.divide(faces.find(str(folder), EXPRESSIONS)[:-1], 2, 2)
+
+
+def test_a_folder_without_a_photograph_is_named_in_one_line(folder):
+    for path in (folder / "multi_pie" / "scream").iterdir():
+        path.rename(path.with_suffix(".heic"))
+    assert "multi_pie/scream: no photograph in it; legal: .png, " in refused(folder)
