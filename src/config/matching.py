@@ -11,6 +11,8 @@ from src.config.schema import locate
 
 MOST = 10_000_000
 """A configuration may come from anyone, and networks are built to count their weights."""
+TRIED = 64
+"""Widths in a row, of which one has to be legal."""
 _found: dict[str, int] = {}
 
 
@@ -35,11 +37,13 @@ def _closest(config: DictConfig, wanted: int) -> int:
 
     def size(width: int) -> int:
         """The weights at the first legal width from this one on; an associative LSTM needs an even one."""
-        try:
-            sizes[width] = _num_weights(config, width)
-        except ValueError:
-            return size(width + 1)
-        return sizes[width]
+        for legal in range(width, width + TRIED):
+            try:
+                sizes[legal] = _num_weights(config, legal)
+                return sizes[legal]
+            except ValueError as error:
+                reason = error
+        raise UserError(f"${{units_for:{wanted}}}: no network can be built: {reason}")
 
     most = 2
     while size(most) < wanted and most < wanted:

@@ -32,3 +32,10 @@ def test_a_number_that_no_network_may_have_is_an_error_in_one_line(wanted, train
     ended = train("task=addition", f"model.hidden_size=${{units_for:{wanted}}}")
     assert (ended.status, ended.err.count("\n")) == (1, 1)
     assert "must be an integer from 1 to 10,000,000" in ended.err
+
+
+def test_a_network_that_cannot_be_built_at_any_width_is_an_error_in_one_line(train):
+    ended = train("task=catch", "task.visible_frames=20", "model.hidden_size=${units_for:3000}")
+    assert (ended.status, ended.err.count("\n")) == (1, 1)
+    assert "${units_for:3000}: no network can be built: " in ended.err
+    assert "visible_frames=20" in ended.err
