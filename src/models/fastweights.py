@@ -22,6 +22,7 @@ from src.ops.dispatch import Form, Kernel, plain
 from src.ops.fastweights import attend, in_chunks, past_weights
 from src.ops.inputs import Inputs
 from src.ops.triton import fastweights as triton
+from src.specs import map_state, state_tensors
 
 
 class FastWeightsState(NamedTuple):
@@ -276,8 +277,11 @@ class FastWeights(Core):
 
     @torch.no_grad()
     def memory(self, p: Any) -> Tensor | None:
-        """A as the last step reads it."""
-        _, state = self(p)
+        """A as the last step reads it: with `write=late` before that step writes."""
+        batch_size, num_steps = state_tensors(p)[0].shape[:2]
+        if self.write == "late" and num_steps == 1:
+            return self.initial_state(batch_size).A_BHH
+        _, state = self(map_state(lambda tensor: tensor[:, :-1], p) if self.write == "late" else p)
         return state.A_BHH
 
     def flops(self, length: int) -> int:

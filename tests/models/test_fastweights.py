@@ -5,6 +5,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from src.models.fastweights import FastWeights, FastWeightsState
+from src.specs import map_state
 
 B, X, H = 2, 3, 5
 
@@ -151,6 +152,16 @@ def test_memory_is_the_matrix_read_by_the_last_step_and_attention_its_first_read
         assert_close(attention_Bt[:, tau], weight_B.detach(), rtol=0, atol=1e-12)
     read_BH = torch.einsum("bt,bth->bh", attention_Bt, past_BtH)
     assert_close(read_BH, torch.einsum("bij,bj->bi", states[-1].A_BHH, query_BH), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("gates", [False, True])
+def test_memory_that_is_written_late_is_read_before(gates):
+    core = random_core(decay=0.8, fast_lr=0.3, write="late", gates=gates)
+    p = core.project(torch.randn(B, 9, X))
+    state = core.initial_state(B)
+    for t in range(9):
+        assert_close(core.memory(map_state(lambda tensor, end=t + 1: tensor[:, :end], p)), state.A_BHH.detach())
+        _, state = core.step(map_state(lambda tensor, t=t: tensor[:, t], p), state)
 
 
 def test_rank_of_the_fast_weights_is_the_number_of_states_written():
