@@ -57,7 +57,7 @@ class EvaluateSettings:
 def _loaded(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tuple[DictConfig, "SequenceModel", int, "Task"]:
     """The changed configuration, the selected weights of a run, the update that they are of, and the changed task."""
     from src.running.build import build_task, check_device, choose_device
-    from src.running.load import load_model, read_config, with_changes
+    from src.running.load import check_same_symbols, load_model, read_config, with_changes
 
     check_device(settings.device)
     folder = Path(settings.run).expanduser()
@@ -66,7 +66,10 @@ def _loaded(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tuple[Dic
     device = choose_device(config, to_train=False)
     changed = with_changes(config, changes, settings.seed)
     model, update = load_model(folder, config, device)
-    return changed, model, update, build_task(changed).to(device)
+    task = build_task(changed).to(device)
+    if changes:
+        check_same_symbols(config, task)
+    return changed, model, update, task
 
 
 def generate(settings: EvaluateSettings, changes: Mapping[str, Any]) -> list[str]:
@@ -153,6 +156,17 @@ def _write(rows: Sequence[dict[str, Any]], to: str | None) -> None:
         write_whole(Path(to).expanduser(), text.encode())
 
 
+def _check_used(given: Mapping[Any, Any], settings: EvaluateSettings, several: bool) -> None:
+    """Raise `UserError` if a setting was given that has no effect."""
+    if settings.generate is not None:
+        without_effect = dict.fromkeys(("split", "examples", "to"), "with generate")
+    else:
+        without_effect = {"temperature": "without generate"} | ({"examples": "with several runs"} if several else {})
+    for key, when in without_effect.items():
+        if key in given:
+            raise UserError(f"{key}={given[key]}: has no effect {when}")
+
+
 def _check_file(to: str | None) -> None:
     """Raise `UserError` if metrics cannot be written there, before anything is evaluated."""
     if to is None:
@@ -177,8 +191,9 @@ def main() -> None:
             raise UserError(f"task={changes}: must be a group of settings")
         check_keys(given, EvaluateSettings, "")
         settings = EvaluateSettings(**OmegaConf.to_container(given, resolve=True))  # type: ignore[arg-type]
-        _check_file(settings.to)
         several = any(sign in settings.run for sign in "*?[") and not Path(settings.run).expanduser().exists()
+        _check_used(given, settings, several)
+        _check_file(settings.to)
         if several and settings.generate is None:
             failures = evaluate_all(folders_of(settings.run), settings, changes)
             sys.exit("\n".join(failures) or None)

@@ -125,6 +125,9 @@ def test_the_command_prints_metrics_floors_and_examples(run, monkeypatch, capsys
         ),
         ("generate=0", "generate=0: must be an integer, at least 1"),
         ("generate=5 temperature=0", "temperature=0: must be a number, above 0"),
+        ("generate=5 to=made_up.csv", "to=made_up.csv: has no effect with generate"),
+        ("generate=5 examples=2", "examples=2: has no effect with generate"),
+        ("temperature=0.5", "temperature=0.5: has no effect without generate"),
         ("model.hidden_size=3", "model is not a setting;"),
         ("split=tst", "split=tst: must be train, val or test; did you mean test?"),
         ("examples=-1", "examples=-1: must be an integer, at least 0"),
@@ -197,6 +200,21 @@ def test_a_text_is_generated_from_a_run(train, made_up_data, monkeypatch, capsys
     assert len(lengths[0]) in (70, 71)
     assert lengths[0] == lengths[1] != lengths[2]
     assert lengths[3] not in lengths[:3]
+
+
+def test_a_run_is_not_evaluated_on_a_text_of_other_symbols(train, made_up_data, monkeypatch, capsys):
+    for name, text in (("low", "abcd efgh "), ("other", "zbcy efgh "), ("same", "hgfe dcba ")):
+        Path(f"{name}.txt").write_text(text * 50)
+    folder = trained(train, made_up_data, "task=language_model", "task.file=low.txt")
+    code, out = command(monkeypatch, capsys, f"run={folder}", "task.file=other.txt")
+    assert out == ""
+    assert code == (
+        "error: the changed task has other symbols than the run was trained on: only one of them has 'a', 'd', 'y', 'z'"
+    )
+    assert command(monkeypatch, capsys, f"run={folder}", "task.file=same.txt")[0] == 0
+    Path("low.txt").write_text("abcd efgH " * 50)
+    code, _ = command(monkeypatch, capsys, f"run={folder}")
+    assert code.startswith(f"error: run={folder}: its data have changed since it was trained")
 
 
 def test_a_piece_of_music_is_generated_from_a_run(train, made_up_data, monkeypatch, capsys):

@@ -21,6 +21,7 @@ from src.running.sizes import check_sizes, integers, made
 from src.tasks.base import Task
 from src.training.fast_updates import flat_parameters
 from src.training.graphs import CudaRecorder
+from src.training.profiler import WARMUP
 from src.training.run_checkpoints import RunCheckpoints
 from src.training.trainer import Trainer
 
@@ -89,7 +90,8 @@ def build_trainer_on(device: torch.device, config: DictConfig, folder: Path, fin
     model = build_model(config, task).to(device)
     optimizer = instantiate(config.optimizer, [flat_parameters(model)], _convert_="all")
     scheduler = instantiate(config.scheduler, optimizer, settings.max_updates)
-    trainer = Trainer(model, task, optimizer, scheduler, settings, RunCheckpoints(folder, fingerprint))
+    checkpoints = RunCheckpoints(folder, fingerprint, task.data_digest)
+    trainer = Trainer(model, task, optimizer, scheduler, settings, checkpoints)
     if device.type == "cuda" and config.run.cuda_graphs and not settings.detect_anomaly:
         trainer.update.replay_with(CudaRecorder(device))
     return trainer
@@ -136,6 +138,12 @@ def _check_combination(config: DictConfig, to_run: bool) -> None:
         optimizer = instantiate(config.optimizer, [torch.nn.Parameter(torch.zeros(()))], _convert_="all")
     with _named("scheduler"):
         instantiate(config.scheduler, optimizer, config.trainer.max_updates)
+    most, profiled = config.trainer.max_updates, config.trainer.profile_updates
+    if to_run and profiled and WARMUP + profiled > most:
+        raise UserError(
+            f"trainer.profile_updates={profiled}: with {WARMUP} before them to warm up these are more than "
+            f"trainer.max_updates={most}"
+        )
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from src.running.build import build_model, build_task, check
 from src.specs import Split
 from src.tasks.base import Task
 from src.training import checkpoint
-from src.training.content import Selected, as_content, check_weights
+from src.training.content import OTHER_DATA, Selected, as_content, check_weights
 from src.training.evaluation import evaluate
 
 
@@ -77,10 +77,13 @@ def load_model(folder: Path, config: DictConfig, device: torch.device) -> tuple[
     Raises:
         UserError: there is no checkpoint of this run, or none that is undamaged.
     """
-    model = build_model(config, build_task(config)).to(device)
+    task = build_task(config)
+    model = build_model(config, task).to(device)
 
     def take(loaded: Any) -> Selected | None:
         content = as_content(loaded)
+        if content.get("data", task.data_digest) != task.data_digest:
+            raise UserError(f"run={folder}: {OTHER_DATA}")
         if content["fingerprint"] != fingerprint(config):
             raise UserError(f"run={folder}: its checkpoints are of another run ({content['fingerprint']})")
         if content["selected"] is not None:
@@ -137,6 +140,17 @@ def with_changes(config: DictConfig, changes: Mapping[str, Any], seed: int | Non
     changed.seed = config.seed if seed is None else seed
     check(changed)
     return changed
+
+
+def check_same_symbols(config: DictConfig, task: Task) -> None:
+    """Raise `UserError` if the numbers of symbols stand for other symbols than those that a run has learned."""
+    if task.vocabulary is not None and (learned := build_task(config).vocabulary) is not None:
+        symbols = set(task.vocabulary) ^ set(learned)
+        if symbols:
+            raise UserError(
+                f"the changed task has other symbols than the run was trained on: only one of them has "
+                f"{', '.join(map(repr, sorted(symbols)[:5]))}{', ...' if len(symbols) > 5 else ''}"
+            )
 
 
 def check_fits(model: SequenceModel, task: Task) -> None:

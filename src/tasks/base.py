@@ -106,6 +106,16 @@ class Task(ABC):
         others = [row for row in rows if row not in wrong][: num_examples - len(wrong)]
         return sorted(wrong + others)
 
+    @property
+    def data_digest(self) -> str:
+        """Of data that do not follow from the settings, such as a file of one's own; "" if all do."""
+        return ""
+
+    @property
+    def vocabulary(self) -> list[str] | None:
+        """What the numbers of the symbols stand for, if that depends on the data; else None."""
+        return None
+
     def labels(self, batch: Batch, row: int) -> list[str]:
         """A short label for every step of one example; the step number by default."""
         return [str(t) for t in range(batch.inputs.shape[1])]

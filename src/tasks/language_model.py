@@ -3,6 +3,7 @@
 Shapes: B rows of a batch, T time steps, V symbols.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -44,7 +45,8 @@ class LanguageModel(Task):
     Args:
         seed: has no effect on the data.
         text: a published text.
-        file: a text file in UTF-8 instead, whose path stands for its content; null for none.
+        file: a text file in UTF-8 instead, whose path stands for its content; null for none. A run is not resumed after
+            the file has changed.
         window: steps of a window.
         data_dir: the folder of published texts; see `src.data.text`.
     """
@@ -72,6 +74,14 @@ class LanguageModel(Task):
         num_symbols = texts.NUM_SYMBOLS[text] if file is None else len(self.corpus.symbols)
         self.input_spec = InputSpec("tokens", num_symbols)
         self.output_spec = OutputSpec("class", num_symbols, every_step=True)
+
+    @property
+    def data_digest(self) -> str:
+        return "" if self.file is None else hashlib.sha256(b"".join(self.corpus.texts.values())).hexdigest()[:16]
+
+    @property
+    def vocabulary(self) -> list[str]:
+        return self.corpus.symbols
 
     @property
     def corpus(self) -> texts.Corpus:
@@ -174,13 +184,18 @@ class LanguageModel(Task):
         train, test = self.corpus.texts["train"], self.corpus.texts["test"]
         return 8 * math.log(2) * (size(train + test) - size(train)) / len(self.corpus.splits["test"])
 
+    def examples(self, batch: Batch, output: Output, num_examples: int) -> list[int]:
+        """The first rows, but for those that are masked as a whole, after the end of a short text."""
+        return [row for row in range(len(batch.inputs)) if _num_read(batch, row)][:num_examples]
+
     def render(self, batch: Batch, row: int, output: Output) -> str:
         """The end of a window, the symbol that comes next and the most likely ones."""
-        shown = self._joined(batch.inputs[row, -SHOWN:].tolist())
-        share_V, symbols_V = output.prediction[row, -1].softmax(-1).topk(min(3, self.output_spec.size))
+        end = _num_read(batch, row)
+        shown = self._joined(batch.inputs[row, max(end - SHOWN, 0) : end].tolist())
+        share_V, symbols_V = output.prediction[row, end - 1].softmax(-1).topk(min(3, self.output_spec.size))
         likely = zip(symbols_V.tolist(), share_V.tolist(), strict=True)
         predicted = ", ".join(f"{self._name(symbol)} ({share:.2f})" for symbol, share in likely)
-        return f"{shown} -> {self._name(int(batch.targets[row, -1]))}   predicted {predicted}"
+        return f"{shown} -> {self._name(int(batch.targets[row, end - 1]))}   predicted {predicted}"
 
     def labels(self, batch: Batch, row: int) -> list[str]:
         return [self._name(symbol) for symbol in batch.inputs[row].tolist()]
@@ -211,6 +226,11 @@ class LanguageModel(Task):
         if not self.words:
             return Sampled("".join(symbols[number] for number in numbers))
         return Sampled(" ".join(symbols[number] for number in numbers).replace(f" {texts.END_OF_LINE}", "\n"))
+
+
+def _num_read(batch: Batch, row: int) -> int:
+    """Steps of a row before its text ends."""
+    return batch.inputs.shape[1] if batch.mask is None else int(batch.mask[row].sum())
 
 
 def _row_length(num_symbols: int, num_rows: int) -> int:

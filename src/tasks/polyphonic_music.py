@@ -44,7 +44,7 @@ class PolyphonicMusic(Task):
     and this stream is cut into windows. Each window starts from the initial state; its first frame is not predicted.
 
     A batch has pieces of similar lengths; the shorter ones are padded. Every epoch takes each piece once, in other
-    batches and in another order; its last batch may be smaller.
+    batches and in another order. The batch with the longest pieces, which may come at any time, has what is left over.
 
     Args:
         seed: of the order of the pieces.

@@ -1,7 +1,7 @@
 """The content of a checkpoint as it is read back: a file like any other, so its shapes and types are checked."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 
 from annotated_types import Ge
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
@@ -29,6 +29,7 @@ class Selected(NamedTuple):
 
 
 Count = Annotated[int, Ge(0)]
+OTHER_DATA = "its data have changed since it was trained: the file of its task has another content now"
 
 
 @with_config(ConfigDict(arbitrary_types_allowed=True, extra="allow"))
@@ -36,6 +37,7 @@ class Content(TypedDict):
     """The content of a checkpoint: what `TrainState.to_checkpoint` gives, and whose it is."""
 
     fingerprint: str
+    data: NotRequired[str]
     update: Count
     seconds: Annotated[float, Ge(0)]
     sum_of_norms: Tensor

@@ -6,7 +6,7 @@ from typing import Any
 from src.config.errors import UserError
 from src.config.paths import CHECKPOINTS
 from src.training import checkpoint
-from src.training.content import as_content
+from src.training.content import OTHER_DATA, as_content
 from src.training.state import TrainState
 
 
@@ -16,22 +16,24 @@ class RunCheckpoints:
     Args:
         folder: of the run.
         fingerprint: of the run; a checkpoint with another one is refused.
+        data: digest of its data, "" if they follow from its settings; a checkpoint with another one is refused.
     """
 
-    def __init__(self, folder: Path, fingerprint: str):
+    def __init__(self, folder: Path, fingerprint: str, data: str = ""):
         self.folder = folder
         self.fingerprint = fingerprint
+        self.data = data
 
     def save(self, state: TrainState) -> None:
         """Write the state of the run as its newest checkpoint."""
-        content = {"fingerprint": self.fingerprint} | state.to_checkpoint()
+        content = {"fingerprint": self.fingerprint, "data": self.data} | state.to_checkpoint()
         checkpoint.save(self.folder / CHECKPOINTS, state.update, content)
 
     def resume(self, state: TrainState) -> bool:
         """Load the newest undamaged checkpoint into the state; False if there is none.
 
         Raises:
-            UserError: it was written by a run with other settings.
+            UserError: it was written by a run with other settings, or on other data.
         """
 
         def take(loaded: Any) -> bool:
@@ -41,6 +43,8 @@ class RunCheckpoints:
                     f"{self.folder}/{CHECKPOINTS} belong to another configuration ({content['fingerprint']}, this is "
                     f"{self.fingerprint}); run.fresh=true starts over"
                 )
+            if content.get("data", self.data) != self.data:
+                raise UserError(f"{self.folder}: {OTHER_DATA}; run.fresh=true starts over")
             state.load(content)
             return True
 

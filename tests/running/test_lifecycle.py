@@ -323,6 +323,33 @@ def test_debug_profile_says_where_the_time_goes(train, tiny):
     assert (only_run("debug") / "trace.json").exists()
 
 
+def test_more_updates_to_profile_than_there_are_is_one_line(train, tiny):
+    ended = train(*tiny, "debug=profile", "trainer.max_updates=8")
+    assert (ended.status, ended.err.count("\n")) == (1, 1)
+    assert "trainer.profile_updates=50: with 10 before them" in ended.err
+    assert not Path("outputs").exists()
+
+
+def test_a_run_is_not_resumed_on_another_text(train, tiny, tmp_path, interrupt_at):
+    text = tmp_path / "own.txt"
+    text.write_text("To be, or not to be. " * 40)
+    small = [item for item in tiny if not item.startswith("task")]
+    arguments = [*small, "task=language_model", "task.file=own.txt", "model=rnn", "trainer.max_updates=40"]
+    interrupt_at(4, signal.SIGTERM)
+    train(*arguments)
+    checkpoints = sorted(only_run().glob("checkpoints/*.pt"))
+    assert checkpoints
+    for other in ("To be, or not to bE. " * 40, "To be or not to be, " * 40):  # with another symbol, and with the same
+        text.write_text(other)
+        ended = train(*arguments)
+        assert ended.status == 1
+        assert "its data have changed since it was trained" in ended.err
+        assert sorted(only_run().glob("checkpoints/*.pt")) == checkpoints
+    text.write_text("To be, or not to be. " * 40)
+    assert train(*arguments).status == 0
+    assert result(only_run())["updates"] == 40
+
+
 def test_debug_anomaly_names_the_operation_that_made_a_nan(train, tiny, monkeypatch, recwarn):
     def nan_loss(task, model, batch, state=None):
         step = original(task, model, batch, state)

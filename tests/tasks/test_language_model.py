@@ -220,3 +220,18 @@ def test_the_probabilities_of_a_sample_are_those_at_its_temperature():
 def test_the_corpus_is_read_only_when_needed(monkeypatch):
     monkeypatch.setattr(text, "published", lambda *_: pytest.fail("read"))
     assert LanguageModel(0).input_spec.size == 82
+
+
+def test_examples_of_a_short_text_end_where_it_ends(tmp_path):
+    """34 rows of predictions would be as many as 32 rows of two, of which the last ones are empty."""
+    (tmp_path / "own.txt").write_text("abcdefghij" * 34)
+    task = LanguageModel(0, file=str(tmp_path / "own.txt"))
+    (batch,) = task.evaluation("test")
+    read = batch.mask.sum(1).tolist()
+    assert 0 in read
+    output = task.loss(model_of(task), batch).output
+    rows = task.examples(batch, output, 100)
+    assert rows == [row for row, length in enumerate(read) if length]
+    for row in rows:
+        shown, following = "".join(task.labels(batch, row)[: read[row]]), int(batch.targets[row, read[row] - 1])
+        assert task.render(batch, row, output).startswith(f"{shown} -> {task.corpus.symbols[following]}   predicted ")
