@@ -96,6 +96,15 @@ def test_a_report_has_its_numbers_and_their_provenance(report):
         assert part in text
 
 
+def test_runs_of_an_unknown_commit_are_reported(report):
+    for path in (Path("outputs") / QUICK).glob("*/result.json"):
+        content = json.loads(path.read_text())
+        content["provenance"]["git_commit"] = None
+        path.write_text(json.dumps(content))
+    make_report("paper/table", "quick", report)
+    assert "at commit unknown" in (report / "report.md").read_text()
+
+
 def test_if_all_runs_diverged_those_at_one_grid_point_count(report):
     for path in (Path("outputs") / QUICK).glob("*/result.json"):
         path.write_text(path.read_text().replace('"status": "finished"', '"status": "diverged"'))
