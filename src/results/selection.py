@@ -58,12 +58,26 @@ class Cell:
 
     @cached_property
     def searched(self) -> Mapping[Pairs, Sequence[Run]]:
-        """The runs that the choice is based on, by grid point."""
-        if not self.two_stage:
+        """The runs that the choice is based on, by grid point: the same repetitions at each point, if there are any.
+
+        In a two-stage search it is the first one. Else it is those that have finished at every point, but for points
+        where none has, or where a run was lost, which is counted.
+        """
+        if self.two_stage:
+            first = self.repetition(self.runs[0])
+            first_at = {
+                point: [run for run in at if self.repetition(run) == first] for point, at in self.points.items()
+            }
+            return {point: runs for point, runs in first_at.items() if runs}
+        whole = [at for at in self.points.values() if any(run.finished for run in at) and not _any_lost(at)]
+        finished = [{self.repetition(run) for run in at if run.finished} for at in whole]
+        common = set.intersection(*finished) if finished else set()
+        if not common:
             return self.points
-        first = self.repetition(self.runs[0])
-        found = {point: [run for run in runs if self.repetition(run) == first] for point, runs in self.points.items()}
-        return {point: runs for point, runs in found.items() if runs}
+        return {
+            point: at if _any_lost(at) else [run for run in at if self.repetition(run) in common]
+            for point, at in self.points.items()
+        }
 
     @cached_property
     def choice(self) -> Choice | None:
@@ -145,7 +159,7 @@ def choose(points: Mapping[Pairs, Sequence[Run]], objective: Objective) -> Choic
     for point, runs in points.items():
         mean = _mean_objective(runs)
         if mean is not None:
-            ranked[point] = any(run.status in LOST for run in runs), sign * mean
+            ranked[point] = _any_lost(runs), sign * mean
     if not ranked:
         return None
     best = min(ranked.values())
@@ -239,6 +253,10 @@ def _grouped(runs: Sequence[Run], keys: Sequence[str]) -> dict[Pairs, list[Run]]
         pairs = tuple((key, run.settings[key]) for key in keys if key in run.settings)
         groups.setdefault(pairs, []).append(run)
     return groups
+
+
+def _any_lost(runs: Iterable[Run]) -> bool:
+    return any(run.status in LOST for run in runs)
 
 
 def _mean_objective(runs: Iterable[Run]) -> float | None:

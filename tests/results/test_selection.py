@@ -31,6 +31,7 @@ def test_the_point_with_the_best_mean_validation_error_is_tested(folder):
         (2, 0, 0.3, 0.1),
         (2, 1, 0.2, 0.1),
         (3, 0, 0.9, 0.0),
+        (3, 1, 0.9, 0.0),
     ]:
         folder.add(lr=lr, seed=seed, val=val, test=test)
     ((summary, chosen),) = summaries(folder)
@@ -48,7 +49,7 @@ def test_the_point_with_the_best_mean_validation_error_is_tested(folder):
         "optimizer.lr", "metric", "mean", "sd", "ci95", "n", "val", "grid_min", "grid_median", "grid_max", "points",
         "runs", "notes",
     ]  # fmt: skip
-    assert (row["optimizer.lr"], row["n"], row["points"], row["runs"]) == ("1", "2", "3", "5")
+    assert (row["optimizer.lr"], row["n"], row["points"], row["runs"]) == ("1", "2", "3", "6")
     numbers = (summary.mean, summary.sd, summary.ci95, summary.val, *summary.spread)
     names = ("mean", "sd", "ci95", "val", "grid_min", "grid_median", "grid_max")
     assert tuple(float(row[name]) for name in names) == numbers
@@ -61,7 +62,9 @@ def test_the_point_with_the_highest_mean_validation_return_is_tested(folder):
         (2, 0, 1.0, -1.0),
         (2, 1, 2.0, -2.0),
         (3, 0, 1.0, 5.0),
+        (3, 1, 1.0, 5.0),
         (4, 0, 1.5, 6.0),
+        (4, 1, 1.5, 6.0),
     ]:
         folder.add(lr=lr, seed=seed, val=val, test=test, objective="return", higher_is_better=True)
     folder.add(lr=5, val=8.0, status="diverged", objective="return", higher_is_better=True)
@@ -74,6 +77,21 @@ def test_the_point_with_the_highest_mean_validation_return_is_tested(folder):
     assert (summary.metric, summary.val, summary.mean, summary.n) == ("test/return", 1.5, -1.5, 2)
     assert summary.spread == (-3.0, 1.25, 1.5)
     assert summary.notes == "2 points tied, the first taken; 1 diverged at lr 5; 1 missing at lr 6"
+
+
+def test_points_are_compared_by_the_seeds_that_all_of_them_have(folder):
+    """So a point that was chosen and then repeated is not beaten by one with a single lucky seed."""
+    for lr, seed, val in [(1, 0, 0.3), (2, 0, 0.2), (3, 0, 0.25), (2, 1, 0.4), (2, 2, 0.5), (3, 5, 0.01)]:
+        folder.add(lr=lr, seed=seed, val=val, test=val)
+    folder.add(lr=4, seed=1, val=0.1, status="diverged")
+    ((summary, chosen),) = summaries(folder)
+    assert chosen == {"optimizer.lr": 2}
+    assert (summary.val, summary.n) == (0.2, 3)
+    folder.add(lr=1, seed=1, val=0.1, test=0.1)
+    folder.add(lr=3, seed=1, val=0.4, test=0.4)
+    ((summary, chosen),) = summaries(folder)
+    assert chosen == {"optimizer.lr": 1}
+    assert summary.val == pytest.approx(0.2)  # of seeds 0 and 1, where the others have 0.3 and 0.325
 
 
 def test_each_cell_has_its_own_choice(folder):
@@ -194,6 +212,7 @@ def test_the_table_keeps_its_columns_while_no_run_has_finished(folder):
 def test_two_stages_choose_with_the_first_repetition_only(folder):
     for lr, val in ((1, 0.3), (2, 0.1)):
         folder.add(lr=lr, seed=7, val=val, test=val)
+    folder.add(lr=1, seed=8, val=0.3, test=0.5)
     folder.add(lr=2, seed=8, val=0.9, test=0.5)
     folder.expect_all(two_stage=True)
     ((_, chosen),) = summaries(folder)
