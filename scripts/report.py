@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given = {name: getattr(options, name) for name in ("grid", "repeated", "columns")}
         changes = {name: keys for name, keys in given.items() if keys is not None}
         if len(found) > 1:
-            write_joint_report([folder for folder, _ in found], changes, figures=not options.no_figures)
+            write_joint_report(found, changes, figures=not options.no_figures)
         else:
             write_report(*found[0], changes, figures=not options.no_figures)
 

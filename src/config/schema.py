@@ -99,6 +99,14 @@ class SearchSettings:
             for key in getattr(self, name):
                 if key not in known:
                     raise UserError(f"search.{name}=[{key}]: no run has this setting{choose(key, known)}")
+        self.check_roles()
+
+    def check_roles(self) -> None:
+        """Raise `UserError` if a key has two roles, of which one would be ignored."""
+        for one, other in (("grid", "repeated"), ("grid", "columns"), ("repeated", "columns")):
+            for key in getattr(self, one):
+                if key in getattr(self, other):
+                    raise UserError(f"search.{one} and search.{other} both have {key}; legal: one of the two")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,6 +158,8 @@ def _check_value(value: Any, hint: Any, path: str) -> None:
         check_keys(value, locate(str(value["_target_"]), path), path)
     else:
         plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        if isinstance(plain, str) and "${" in plain:
+            raise UserError(f"{path}={plain}: must not have ${{, which would be evaluated when it is read back")
         if not _is_legal(plain, hint):
             nearest = difflib.get_close_matches(_MEANT.get(str(plain), str(plain)), _names(hint), n=1)
             did_you_mean = f"; did you mean {nearest[0]}?" if nearest else ""

@@ -16,7 +16,7 @@ from src.config.schema import SearchSettings
 from src.reports.hparams import update_hparams_page
 from src.reports.html import html_report
 from src.reports.summary import chosen_from_several, print_summary, sections, selection_csv, write_summary
-from src.results.runs import Run, load_runs, search_settings, varied_settings
+from src.results.runs import Run, each_once, load_runs, search_settings, varied_settings
 from src.utils.files import write_whole
 
 HTML = "report.html"
@@ -41,23 +41,49 @@ def write_report(
 
 
 def write_joint_report(
-    folders: Sequence[Path], changes: Mapping[str, Any] | None = None, *, figures: bool = True
+    given: Sequence[tuple[Path, SearchSettings | None]],
+    changes: Mapping[str, Any] | None = None,
+    *,
+    figures: bool = True,
 ) -> Path:
-    """The same of several folders at once, into a new one beside them, which is returned: `outputs/one+other`."""
-    root = Path(os.path.commonpath([folder.absolute() for folder in folders]))
-    runs = []
+    """The same of several folders at once, into a new one beside them, which is returned: `outputs/one+other`.
+
+    What is searched or repeated in one of them is so in the report; a run that is in several of them counts once.
+    """
+    folders = [folder for folder, _ in given]
     for folder in folders:
-        found = load_runs(folder)
-        if not found:
+        others = [other.resolve() for other in folders if other is not folder]
+        if not {folder.resolve(), *folder.resolve().parents}.isdisjoint(others):
+            raise UserError(f"{folder}: given twice, or inside another folder that is given")
+    root = Path(os.path.commonpath([folder.absolute() for folder in folders]))
+    found: list[Run] = []
+    searches = []
+    for folder, search in given:
+        runs = load_runs(folder)
+        if not runs:
             raise UserError(f"{folder}: contains no runs")
         inside = folder.absolute().relative_to(root)
-        runs += [replace(run, name=(inside / run.name).as_posix()) for run in found]
+        found += [replace(run, name=(inside / run.name).as_posix()) for run in runs]
+        searches.append(search or search_settings(folder, runs))
+    runs = each_once(found)
     to = root / "+".join(dict.fromkeys(folder.absolute().name for folder in folders))
     if to.exists() and load_runs(to):
         raise UserError(f"{to}: contains runs; the report on several folders would be written there")
     to.mkdir(exist_ok=True)
-    _write(root, runs, search_settings(folders[0], load_runs(folders[0])), changes or {}, to, figures)
+    _write(root, runs, _joint(searches), changes or {}, to, figures)
     return to
+
+
+def _joint(searches: Sequence[SearchSettings]) -> SearchSettings:
+    """What one of them searches is searched, what one repeats and none searches is repeated; the rest is compared."""
+    grid, repeated, columns = (
+        list(dict.fromkeys(key for search in searches for key in getattr(search, name)))
+        for name in ("grid", "repeated", "columns")
+    )
+    repeated = [key for key in repeated if key not in grid]
+    columns = [key for key in columns if key not in (*grid, *repeated)]
+    two_stage = any(search.two_stage for search in searches)
+    return SearchSettings(grid=grid, repeated=repeated, columns=columns, two_stage=two_stage)
 
 
 def _write(
@@ -66,6 +92,7 @@ def _write(
     """Print and write the report on runs in `folder`."""
     _check(changes, runs)
     search = replace(search, **changes)
+    search.check_roles()
     write_summary(to, runs, search)
     written = ["summary.md", "summary.csv"]
     if chosen_from_several(runs, search):

@@ -84,10 +84,10 @@ def load_runs(folder: Path, only: Mapping[str, Mapping[str, Any]] | None = None)
         return [read_run(folder, name, settings) for name, settings in only.items()]
     wanted = _expected(folder)
     names = dict.fromkeys([*wanted, *sorted(_run_folders(folder), key=_by_numbers)])
-    return _each_once([read_run(folder, name, wanted.get(name)) for name in names])
+    return each_once([read_run(folder, name, wanted.get(name)) for name in names])
 
 
-def _each_once(runs: Sequence[Run]) -> list[Run]:
+def each_once(runs: Sequence[Run]) -> list[Run]:
     """The runs without copies in other folders, which are named in a warning; a copy that has ended is preferred."""
     by_name: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: not _HAS_FINGERPRINT(run.name)):  # those in a folder of the user's own last

@@ -34,6 +34,11 @@ MISTAKES = {
     "unknown key with +": ("+sed=1", ["sed is not a setting; did you mean seed?"]),
     "unknown key with ++": ("++sed=1", ["sed is not a setting; did you mean seed?"]),
     "unknown nested key": ("model.hiden_size=8", ["model.hiden_size is not a setting of model", "mean hidden_size?"]),
+    "a note that would be evaluated": (r'note="\${seed}"', ["note=${seed}: must not have ${"]),
+    "a key with two roles": (
+        "-m search.repeated=[seed,optimizer.lr] seed=0,1",
+        ["search.grid and search.repeated both have optimizer.lr"],
+    ),
     "unknown nested key with +": (
         "+trainer.max_update=5",
         ["trainer.max_update is not a setting of trainer; did you mean max_updates?", "batch_size, checkpoint_every"],

@@ -302,6 +302,59 @@ def test_several_folders_have_one_report(folder, report, tmp_path):
     assert (joint / "figures" / "learning_curves.png").stat().st_size > 10_000
 
 
+def fingerprinted(made, name, digits):
+    """Give a made-up run a name with a fingerprint, and return it."""
+    other = f"{name}-{digits}"
+    (made.path / name).rename(made.path / other)
+    made.expected[other] = made.expected.pop(name)
+    return other
+
+
+def test_a_run_in_two_folders_counts_once_in_a_joint_report(folder, report, tmp_path):
+    other = Folder(tmp_path / "other")
+    for made in (folder, other):
+        for seed, test in ((0, 0.2), (1, 0.4)):
+            fingerprinted(made, made.add("lstm", 0.01, seed, val=0.25, test=test), f"0000000{seed}")
+        made.expect_all()
+    report("--no-figures", folder.path, other.path)
+    with open(tmp_path / f"{folder.path.name}+other" / "summary.csv") as file:
+        assert [(row["seed"], float(row["test/error"])) for row in csv.DictReader(file)] == [("0", 0.2), ("1", 0.4)]
+
+
+def test_what_one_folder_searches_is_searched_in_a_joint_report_in_any_order(folder, report, tmp_path):
+    other = Folder(tmp_path / "other")
+    folder.add("irnn", 0.01, val=0.25, width=50)
+    folder.expect_all()
+    for width, val in ((8, 0.3), (12, 0.2)):
+        other.add("lstm", 0.01, val=val, width=width)
+    other.expect_all(grid=["optimizer.lr", "model.hidden_size"])
+    rows = []
+    for folders in ([folder.path, other.path], [other.path, folder.path]):
+        report("--no-figures", *folders)
+        with open(tmp_path / "+".join(path.name for path in folders) / "selection.csv") as file:
+            rows.append(sorted((row["model"], row["model.hidden_size"]) for row in csv.DictReader(file)))
+    assert rows[0] == rows[1] == [("irnn", "50"), ("lstm", "12")]
+
+
+@pytest.mark.parametrize("inside", ["", "inner"])
+def test_a_folder_is_not_reported_on_twice(folder, report, inside):
+    inner = Folder(folder.path / inside)
+    for made in (folder, inner):
+        if not made.path.exists():
+            made.add()
+            made.expect_all()
+    with pytest.raises(SystemExit, match="given twice, or inside another folder"):
+        report("--no-figures", folder.path, inner.path)
+
+
+def test_a_key_with_two_roles_is_refused(folder, report):
+    folder.add(lr=0.001)
+    folder.add(lr=0.003)
+    folder.expect_all()
+    with pytest.raises(SystemExit, match=r"grid and search.columns both have optimizer.lr; legal: one of the two"):
+        report("--no-figures", folder.path, "--columns", "optimizer.lr")
+
+
 def note(folder, name, text):
     config = json.loads((folder.path / name / "result.json").read_text())["config"]
     folder.change(name, config=config | {"note": text})
