@@ -39,6 +39,9 @@ from src.training.signals import exit_status
 from src.utils import lifeline, supervisor
 from src.utils.files import locked
 
+WITHOUT_EFFECT = ("run.together", "run.retry_failed", "search.two_stage")
+"""Settings of sweeps that a search does not read. A failed trial is not run again: it is told to Optuna."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -72,7 +75,8 @@ def search(overrides: Sequence[str], options: Options) -> int:
         this = _Search(folder, fixed, space, options, build_task(config).objective)
         try:
             this.run()
-            status = int(bool(this.study.get_trials(deepcopy=False, states=[TrialState.FAIL])))
+            failed = this.study.get_trials(deepcopy=False, states=[TrialState.FAIL])
+            status = int(any(len(trial.params) == len(space) for trial in failed))  # not those that were never begun
         except KeyboardInterrupt:
             status = exit_status()
     manifest = read_manifest(folder)
@@ -84,8 +88,11 @@ def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, BaseDistributi
     """Separate fixed settings, kept as typed, from ranges: `interval`, `choice`, `range`, `tag(log, ...)`."""
     fixed, space = [], {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.get_key_element()
+        if key in WITHOUT_EFFECT or key.replace("/", ".").startswith("hydra."):
+            raise UserError(f"{key}: has no effect in a search, which has --workers for several runs at a time")
         if override.is_sweep_override():
-            space[override.get_key_element()] = _distribution(override)
+            space[key] = _distribution(override)
         else:
             fixed.append(str(override.input_line))
     return fixed, space
@@ -118,6 +125,8 @@ def _check(config: DictConfig, space: dict[str, BaseDistribution]) -> None:
     for key in space:
         if key in config.search.repeated:
             raise UserError(f"{key} is repeated, not searched; sweep over it at the chosen point")
+        if key not in decisive_keys(config):
+            raise UserError(f"{key}: makes no other run, so there is nothing to search")
     SearchSettings.of(config).check(decisive_keys(config))
     if config.run.fresh:
         raise UserError("run.fresh=true: a search resumes from its journal; give it another name=")

@@ -18,14 +18,13 @@ from optuna.trial import Trial
 
 from src.config.compose import compose
 from src.config.fingerprint import decisive_keys, run_name
-from src.config.paths import folder_of_runs
+from src.config.paths import JOURNAL, folder_of_runs
 from src.results.runs import as_run
 from src.running.build import check
 from src.running.lifecycle import run_in
 from src.utils import lifeline
 from src.utils.files import Lock
 
-JOURNAL = "optuna.journal"
 NOTHING: dict[str, Any] = {"pruned": False, "objective": math.nan, "reason": "", "tag": "", "run": ""}
 """What is known of a trial that has not run."""
 FOREVER = 1e9

@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 
 from src.config.errors import explain
 from src.config.paths import PROJECT
+from src.results.manifest import read_manifest
 from src.sweeping.search import Options, proposal, search, split
 from src.sweeping.trial import Pruning, storage_of
 from src.training.trainer import Trainer
@@ -109,6 +110,12 @@ def test_a_random_point_depends_only_on_the_seed_and_its_number():
         ([LR, "search.columns=[nokey]"], "search.columns=[nokey]: no run has this setting"),
         (["optimizer.lr=interval(-1, 1)"], "optimizer.lr=-1.0: must be a number, at least 0"),
         ([LR, "run.fresh=true"], "give it another name="),
+        ([LR, "trainer.log_every=choice(1,2)"], "trainer.log_every: makes no other run"),
+        (["name=choice(a,b)"], "name: makes no other run"),
+        ([LR, "hydra/launcher=joblib"], "hydra/launcher: has no effect in a search"),
+        ([LR, "run.together=4"], "run.together: has no effect in a search"),
+        ([LR, "run.retry_failed=true"], "run.retry_failed: has no effect in a search"),
+        ([LR, "search.columns=[optimizer.lr]"], "search.grid and search.columns both have optimizer.lr"),
     ],
 )
 def test_a_mistake_is_found_before_a_folder_is_created(look, ranges, message):
@@ -116,6 +123,23 @@ def test_a_mistake_is_found_before_a_folder_is_created(look, ranges, message):
         look(*ranges)
     assert message in explain(caught.value)
     assert not Path("outputs").exists()
+
+
+def test_a_trial_that_was_never_begun_is_no_failure(look):
+    assert look(LR, trials=2) == 0
+    (study,) = studies()
+    study.ask()  # and killed before it drew its settings
+    assert look(LR, trials=2) == 0
+    assert look(LR, trials=3) == 0
+
+
+def test_a_sweep_in_the_folder_of_a_search_keeps_what_was_searched(look, train, tiny):
+    assert look(LR, WIDTH, trials=2) == 0
+    chosen = rows()[0]
+    settings = [item for item in tiny if "hidden_size" not in item]
+    fixed = [f"optimizer.lr={chosen['optimizer.lr']}", f"model.hidden_size={chosen['model.hidden_size']}"]
+    assert train("-m", "name=s", "model=irnn", *settings, *fixed, "seed=0,1").status == 0
+    assert read_manifest(Path("outputs/s")).search.grid == ["optimizer.lr", "model.hidden_size"]
 
 
 def test_the_budget_is_spent_once_and_can_be_raised(look, trained):
