@@ -25,7 +25,8 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of runs")
-    options, others = parser.parse_known_args()
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="for TensorBoard, such as --port 6007")
+    options = parser.parse_args()
     with in_one_line(), tempfile.TemporaryDirectory() as name:
         links = Path(name)
         if not (options.folder.is_dir() and link_runs(options.folder, links)):
@@ -34,7 +35,7 @@ def main() -> None:
         from tensorboard.program import TensorBoard
 
         server = TensorBoard()
-        server.configure(("tensorboard", "--logdir", name, *others))
+        server.configure(("tensorboard", "--logdir", name, *options.options))
         ended = threading.Event()
         thread = threading.Thread(target=_follow, args=(options.folder, links, ended))
         thread.start()

@@ -116,12 +116,14 @@ def evaluate_all(folders: Sequence[Path], settings: EvaluateSettings, changes: M
     """Print and write the metrics of several runs, and return a line for each that cannot be evaluated."""
     from src.reports.tables import sweep_table
     from src.running.load import evaluate_on
+    from src.running.sizes import check_data
     from src.utils.console import print_table
 
     rows, failures = [], []
     for folder in folders:
         try:
-            _, model, update, task = _loaded(dataclasses.replace(settings, run=str(folder)), changes)
+            changed, model, update, task = _loaded(dataclasses.replace(settings, run=str(folder)), changes)
+            check_data(changed, task, [settings.split])
             metrics = evaluate_on(model, task, settings.split)
         except UserError as error:
             failures.append(f"error: {error}")

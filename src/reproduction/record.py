@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from src.config.errors import UserError
 from src.config.fingerprint import decisive_keys
-from src.config.paths import METRICS, RESULT
+from src.config.paths import CHECKPOINTS, METRICS, RESULT
 from src.config.schema import SearchSettings
 from src.results.curves import read_curves
 from src.results.manifest import write_manifest
@@ -63,16 +63,19 @@ def read_record(path: Path) -> list[Recorded]:
     """The runs of a record.
 
     Raises:
-        UserError: there is no record.
+        UserError: there is no record, or a line of it is damaged.
     """
     try:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
         raise UserError(f"{path}: no runs are recorded") from None
     runs = []
-    for line in lines:
-        run = Recorded(**json.loads(line))
-        curves = {tag: {int(update): value for update, value in curve.items()} for tag, curve in run.curves.items()}
+    for number, line in enumerate(lines, start=1):
+        try:
+            run = Recorded(**json.loads(line))
+            curves = {tag: {int(update): value for update, value in curve.items()} for tag, curve in run.curves.items()}
+        except (ValueError, TypeError, AttributeError):
+            raise UserError(f"{path}: line {number} is damaged") from None
         runs.append(run._replace(curves=curves))
     return runs
 
@@ -89,14 +92,14 @@ def restore(runs: Iterable[Recorded], sweeps: Mapping[str, Path]) -> list[Path]:
         write_manifest(sweeps[sweep], SearchSettings(**recorded[0].result["config"]["search"]), settings)
         for run in recorded:
             folder = sweeps[sweep] / run.run
-            if not folder.exists():
+            if read_result(folder) is None and not (folder / CHECKPOINTS).exists():
                 _restore(run, folder)
                 made.append(folder)
     return made
 
 
 def _restore(run: Recorded, folder: Path) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     by_update: dict[int, dict[str, float]] = {}
     for tag, points in run.curves.items():
         for update, value in points.items():

@@ -158,7 +158,8 @@ def evidence_of_runs(name: str, budget: Budget) -> Evidence:
             else:
                 measured.append(reproduction.measure(folder, rows_that_count))
     if not rows:
-        raise UserError(f"{name}: no run has finished; start them with: python scripts/reproduce.py run {name}")
+        command = f"python scripts/reproduce.py run {name} --budget {budget}"
+        raise UserError(f"{name}: no run has finished; start them with: {command}")
     points = pd.concat(curves, ignore_index=True)[["run", "update", *reproduction.curves]]
     return Evidence(pd.DataFrame(rows), points, pd.concat(measured, ignore_index=True))
 

@@ -28,7 +28,7 @@ def write_whole(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        error.filename = error.filename or str(path)
+        error.filename = str(path)  # not the temporary file
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -192,6 +192,25 @@ def test_restored_runs_are_measured_again_where_that_takes_no_weights(
     assert ("have no weights and cannot be measured" in capsys.readouterr().out) == needs_weights
 
 
+def test_a_half_restored_run_is_restored_and_one_under_way_is_left_alone(report):
+    shutil.rmtree("outputs")
+    runs, folders = read_record(report / RECORD), {QUICK: Path("outputs") / QUICK}
+    half, under_way = restore(runs, folders)
+    (half / "result.json").unlink()
+    (under_way / "result.json").unlink()
+    (under_way / "checkpoints").mkdir()
+    assert restore(runs, folders) == [half]
+    assert read_result(half)["metrics"]
+    assert read_result(under_way) is None
+
+
+def test_a_damaged_record_is_named_in_one_line(report):
+    path = report / RECORD
+    path.write_text(path.read_text().splitlines()[0] + '\n{"sweep": 1\n')
+    with pytest.raises(UserError, match=r"results.jsonl: line 2 is damaged"):
+        read_record(path)
+
+
 def test_the_restore_command_restores_a_record(report, reproduction, capsys, monkeypatch):
     shutil.rmtree("outputs")
     monkeypatch.setattr("src.reproduction.command.folders_of", lambda *_: {EXPERIMENT: Path("outputs") / QUICK})

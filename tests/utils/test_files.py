@@ -15,7 +15,7 @@ from src.config.paths import PROJECT
 from src.config.schema import SearchSettings
 from src.results.manifest import read_manifest, write_manifest
 from src.utils import lifeline
-from src.utils.files import FolderInUseError, changing, is_locked, locked
+from src.utils.files import FolderInUseError, changing, is_locked, locked, write_whole
 
 NONE = [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP]
 SAYS = "this file system has no locks, so never start the same run twice at a time"
@@ -103,3 +103,9 @@ def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_pa
         (tmp_path / name).touch()
     write_manifest(tmp_path, SearchSettings(grid=[], repeated=[], columns=[], two_stage=False), {})
     assert {path.name for path in tmp_path.glob("*.tmp")} == kept
+
+
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        write_whole(tmp_path / "nowhere" / "file", b"content")
+    assert caught.value.filename == str(tmp_path / "nowhere" / "file")
