@@ -14,6 +14,9 @@ from src.models.linear_core import LinearCore, LinearInput, head_size
 from src.ops.dispatch import Kernel
 from src.ops.linear_recurrence import Recurrence, Terms
 
+MOST = 80.0
+"""Of -m_t where its exponential bounds a denominator: a larger one has no finite exponential in float32."""
+
 
 class MLSTMState(NamedTuple):
     """C and n of every head, the inputs that the convolution still needs, and the stabilizer."""
@@ -113,7 +116,7 @@ class MLSTM(LinearCore):
         write_BTHK = (z_i_BTH - m_BTH).exp()[..., None] * k * self.key_size**-0.5
         terms = Terms(q, write_BTHK, functional.pad(v, (0, 1), value=1.0), log_decay_BTH1)
         o_BTHV, S_BHKV = self.recur(recurrence, terms, state.S_BHKV, resets_BT)
-        bound_BTH1 = torch.maximum(o_BTHV[..., -1:].abs(), (-m_BTH).exp()[..., None])
+        bound_BTH1 = torch.maximum(o_BTHV[..., -1:].abs(), (-m_BTH).clamp(max=MOST).exp()[..., None])
         o_BTHV = o_BTHV[..., :-1] / bound_BTH1
         return self.mix(o_BTHV, p.output_gate, only_last), MLSTMState(S_BHKV, window_BWC, m_BTH[:, -1])
 

@@ -153,7 +153,8 @@ class SequenceModel(nn.Module):
         core, embedding = self.core, self.embedding
         if isinstance(inputs, Inputs) and not dropping:
             return inputs._replace(table=core.project(self._encode(inputs.table)))
-        inputs = inputs.vectors if isinstance(inputs, Inputs) else inputs
+        if isinstance(inputs, Inputs):
+            return self.project(inputs.vectors)._replace(resets=inputs.resets)
         if embedding is None:
             return Inputs(core.project(self._encode(inputs)))
         if dropping or inputs.numel() <= self.input_spec.size:

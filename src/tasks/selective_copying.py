@@ -137,14 +137,18 @@ class SelectiveCopying(Task):
 def expected_largest_count(num_draws: int, num_choices: int) -> float:
     """How often the most frequent of `num_choices` equally likely outcomes is drawn in `num_draws`, in expectation.
 
-    P(no count above c) = n! / m^n [x^n] (Σ_{k≤c} x^k / k!)^m, summed over c.
+    P(no count above c) = n! / m^n [x^n] (Σ_{k≤c} x^k / k!)^m, summed over c. The coefficients are those of Poisson
+    probabilities with mean λ = n / m instead, which are neither too large nor too small for a float; the coefficient of
+    x^n is then divided by the probability that all of them together have n.
     """
-    expected = float(num_draws)
-    for most in range(num_draws):
-        one = np.array([1 / math.factorial(k) for k in range(most + 1)])
+    n, mean = num_draws, num_draws / num_choices
+    poisson = np.array([math.exp(k * math.log(mean) - mean - math.lgamma(k + 1)) for k in range(n + 1)])
+    together = math.exp(n * math.log(n) - n - math.lgamma(n + 1))
+    expected = float(n)
+    for most in range(n):
         product = np.ones(1)
         for _ in range(num_choices):
-            product = np.convolve(product, one)[: num_draws + 1]
-        if len(product) > num_draws:
-            expected -= math.factorial(num_draws) * product[num_draws] / float(num_choices) ** num_draws
+            product = np.convolve(product, poisson[: most + 1])[: n + 1]
+        if len(product) > n:
+            expected -= product[n] / together
     return float(expected)

@@ -200,3 +200,13 @@ def test_only_answers_that_count_are_computed():
     assert (prediction_BTO[~mask_BT] == 0).all()
     for one, other in zip(found, expected, strict=True):
         assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_resets_of_the_inputs_hold_with_dropout_as_well():
+    torch.manual_seed(0)
+    rnn = SequenceModel(InputSpec("vectors", 4), OutputSpec("class", 3, True), lambda n: RNN(n, hidden_size=5))
+    rnn.input_dropout = 1e-9
+    x, resets = torch.randn(2, 6, 4), torch.zeros(2, 6, dtype=torch.bool)
+    resets[:, 3] = True
+    expected = rnn.eval()(x, resets=resets).prediction
+    assert_close(rnn.train()(Inputs(x, resets=resets)).prediction, expected)

@@ -84,3 +84,10 @@ def test_the_floor_of_the_most_frequent_symbol():
 def test_symbols_that_do_not_fit_are_named(key):
     with pytest.raises(ValueError, match=f"{key}=7: must be at least 8"):
         SelectiveCopying(0, **{key: 7})
+
+
+def test_the_floor_of_long_sequences():
+    """Simulated, since factorials and powers of so many draws are no floats."""
+    draws = np.random.default_rng(0).integers(0, 36, (2000, 300))
+    largest = np.mean([np.bincount(row).max() for row in draws])
+    assert expected_largest_count(300, 36) == pytest.approx(largest, rel=0.01)
