@@ -5,6 +5,7 @@ Shapes: B sequences, T time steps, H heads, K key features, V value features.
 
 from typing import Annotated, Any
 
+import torch
 from annotated_types import Ge
 from torch import Tensor
 from torch.nn import functional
@@ -77,6 +78,13 @@ class LinearAttention(LinearCore):
             memory_size=(num_features(feature_map, key_size, dpfp_order), value_size + normalize),
         )
         self.feature_map, self.dpfp_order, self.normalize = feature_map, dpfp_order, normalize
+
+    def start(self, batch_size: int) -> Tensor:
+        """S_0, of which z_0 is 0 even if it is learned, so that denominators are positive."""
+        S_BHKV = super().start(batch_size)
+        if self.start_HKV is None or not self.normalize:
+            return S_BHKV
+        return torch.cat([S_BHKV[..., :-1], torch.zeros_like(S_BHKV[..., -1:])], dim=-1)
 
     def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms:
         """φ(q), φ(k), and v with the value 1 of the denominator."""

@@ -85,7 +85,10 @@ def _is_stackable(update: Update, name: str) -> bool:
     try:
         stacked = Stacked([update])
         example = update.task.example()
-        stacked.gradients(example.map(lambda tensor: tensor[None]), [])
+        batch = example.map(lambda tensor: tensor[None])
+        state: Any = stacked.gradients(batch, []).output.state
+        if update.carries_state:
+            stacked.gradients(batch, [tensor.detach() for tensor in state])
     except Exception as error:  # whatever torch.func.vmap does not support
         log.info("%s, and runs like it, are trained one by one: %s", name, explain(error).splitlines()[0])
         return False

@@ -476,3 +476,27 @@ def test_a_short_convolution_is_that_of_torch():
         y, after = short_convolution(x, window, weights, resets)
         assert_close(y, expected)
         assert_close(after, x[:, -3:])
+
+
+@pytest.mark.parametrize("feature_map", ["dpfp", "taylor", "elu"])
+def test_denominators_are_positive_from_a_learned_start_as_well(feature_map):
+    torch.manual_seed(0)
+    core = LinearAttention(16, hidden_size=16, num_heads=2, learned_start=True, feature_map=feature_map)
+    with torch.no_grad():
+        core.start_HKV.normal_()
+    channels = torch.randn(3, 4, 20, 2, 8)
+    terms = core.terms(*channels, None)
+    assert not core.start(4)[..., -1].any()
+    o_BTHV, _ = core.recur(scan, terms, core.start(4), None)
+    assert (o_BTHV[..., -1] >= 0).all()
+
+
+def test_an_mlstm_whose_gates_forget_everything_has_finite_gradients():
+    torch.manual_seed(0)
+    core = MLSTM(4, hidden_size=4, num_heads=1)
+    with torch.no_grad():
+        core.of_heads.bias.copy_(torch.tensor([-3.0, -95.0]))
+    outputs, _ = core(core.project(torch.randn(1, 60, 4)))
+    outputs.sum().backward()
+    assert outputs.isfinite().all()
+    assert all(weights.grad.isfinite().all() for weights in core.parameters() if weights.grad is not None)

@@ -226,6 +226,13 @@ def test_runs_that_have_to_be_alone(override):
     assert [len(names) for names in group(configs("run.together=20", override, "seed=0|1"))] == [1, 1]
 
 
+@pytest.mark.usefixtures("made_up_data")
+@pytest.mark.parametrize(("model", "sizes"), [("ttt_linear", [1, 1]), ("gru", [2])])
+def test_what_cannot_carry_a_state_as_one_program_is_alone(model, sizes):
+    runs = configs("run.together=20", "task=language_model", f"model={model}", "seed=0|1")
+    assert [len(names) for names in group(runs)] == sizes
+
+
 def test_auto_is_one_on_a_cpu(monkeypatch):
     runs = configs("seed=0|1")
     assert [len(names) for names in group(runs)] == [1, 1]
