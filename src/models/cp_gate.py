@@ -49,7 +49,8 @@ class CPGate(TensorCore):
     weights that it does not use.
 
     While training, dropout multiplies u with a mask of zeros and 1/(1 - p) that is drawn once for each sequence: it is
-    part of the state, drawn with the initial one, so rows that carry their state from batch to batch keep theirs.
+    part of the state, drawn with the initial one, so rows that carry their state from batch to batch keep theirs, also
+    into an evaluation. Sequences of a row that resets divide within one call share a mask.
 
     Args:
         input_size: features X of one input vector.

@@ -86,8 +86,9 @@ class FastWeights(Core):
         fast_lr: η, the fast learning rate; 0 switches the memory off.
         num_inner_steps: S, how often the fast weights are read per time step.
         layer_norm: normalize the summed input of every inner step (equation 5).
-        normalized: which inner steps are normalized, "all" or "last".
-        read_weights: "one" as above, or "learned": a weight w_s of A h_s for every inner step but the last, 0 at first.
+        normalized: which inner steps are normalized, "all" or "last"; the same with one, or without `layer_norm`.
+        read_weights: "one" as above, or "learned": a weight w_s of A h_s for every inner step but the last, 0 at first;
+            the same with one.
         layer_norm_preliminary: normalize `z` in the preliminary state as well, with its own gain and bias.
         boundary: "sustained" as above; "identity" is the second method of appendix B, h_s+1 = f(LN[(I + A) h_s]).
         write: what enters A. "state" as above; the other two are found in public re-implementations, and are here to
@@ -266,7 +267,7 @@ class FastWeights(Core):
     @torch.no_grad()
     def attention(self, p_BTH: Any) -> Tensor | None:
         """η λ^(t-τ) h(τ)ᵀ h_0: how much the last step's first read takes from each state τ = 1 ... T-1."""
-        if not self.is_sum_over_states:
+        if not self.is_sum_over_states or self.num_inner_steps == 0:  # nothing is read
             return None
         if p_BTH.shape[1] == 1:
             return p_BTH.new_zeros(p_BTH.shape[0], 0)

@@ -126,6 +126,8 @@ class FastWeightsSoftmax(Core):
     @torch.no_grad()
     def attention(self, p_BTH: Tensor) -> Tensor | None:
         """The softmax of the last step's first read, over the states τ = 1 ... T-1; 0 for those no longer kept."""
+        if self.num_inner_steps == 0:  # nothing is read
+            return None
         past_BtH = self(p_BTH)[0][:, :-1]
         if past_BtH.shape[1] == 0:
             return p_BTH.new_zeros(p_BTH.shape[0], 0)

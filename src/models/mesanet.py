@@ -7,7 +7,7 @@ import math
 from typing import Annotated, NamedTuple
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -47,7 +47,7 @@ class MesaNet(RecallCore):
         num_heads: H.
         key_size: features of a query and a key of one head; None for D / H.
         value_size: V; None for D / H.
-        min_ridge: the least Λ.
+        min_ridge: the least Λ, above 0.
         conv_size: steps that the convolution of q, k and v sees; 0 for none.
         chunk_size: steps of a chunk of the form in plain PyTorch.
         kernel: see `Core`.
@@ -61,7 +61,7 @@ class MesaNet(RecallCore):
         num_heads: Annotated[int, Ge(1)] = 2,
         key_size: Annotated[int, Ge(1)] | None = None,
         value_size: Annotated[int, Ge(1)] | None = None,
-        min_ridge: Annotated[float, Ge(0)] = 0.01,
+        min_ridge: Annotated[float, Gt(0)] = 0.01,
         conv_size: Annotated[int, Ge(0)] = 4,
         chunk_size: Annotated[int, Ge(1)] = 32,
         kernel: Kernel = "auto",

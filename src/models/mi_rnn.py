@@ -35,7 +35,7 @@ class MIRNN(Core):
         input_size: features X of one input vector.
         hidden_size: units H.
         nonlinearity: f.
-        plain: the product alone.
+        plain: the product alone, without α, β₁ and β₂.
         alpha: α at the start.
         beta: β₁ and β₂ at the start.
         kernel: see `Core`.

@@ -31,7 +31,8 @@ class BilinearMap(nn.Module, ABC):
 
     If the entries of W are initialized as "rank_independent", the variance of y_j is the mean of a_i² times that of
     b_k², whatever the sizes and ranks. A factor of a or b is drawn from N(0, 1/n), with n its number of features. The
-    first feature is weighted by N(0, 1) if it is the constant 1 (`padded`): it is as large as all others together.
+    first feature is weighted by N(0, 1) if it is the constant 1 (`padded`): it is as large as all others together, so
+    both means are those of the others plus 1.
 
     Args:
         sizes: I, J and K.

@@ -374,3 +374,8 @@ def test_gradients_are_those_of_finite_differences(kernel):
     core = FastWeights(X, hidden_size=3, nonlinearity="tanh", num_inner_steps=2, kernel=kernel)
     inputs = tuple(torch.randn(shape, requires_grad=True) for shape in [(1, 4, 3), (1, 3), (1, 3, 3)])
     assert torch.autograd.gradcheck(lambda p, h, A: core(p, FastWeightsState(h, A))[0], inputs)
+
+
+def test_without_inner_steps_nothing_is_attended_to():
+    core = random_core(num_inner_steps=0)
+    assert core.attention(core.project(torch.randn(B, 5, X))) is None
