@@ -198,7 +198,9 @@ def test_fresh_removes_a_link_in_the_place_of_the_checkpoints_and_nothing_behind
     assert [step for step, _ in scalars(folder)["val/error"]] == [0, 3, 6]
 
 
-@pytest.mark.parametrize("content", [b"{}", b"[" * 100_000], ids=len)
+@pytest.mark.parametrize(
+    "content", [b"{}", pytest.param(b"[" * 100_000, marks=pytest.mark.slow)], ids=lambda content: str(len(content))
+)
 def test_a_damaged_result_is_run_again_and_spoils_no_other_run(train, tiny, content):
     warn.cache_clear()
     train(*tiny)

@@ -49,7 +49,7 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "reason"),
     [
-        ("basic", KILLED),
+        pytest.param("basic", KILLED, marks=SLOW),
         pytest.param("joblib", WORKER, marks=SLOW),
         pytest.param("submitit_local", WORKER, marks=SLOW),
         pytest.param("ray", WORKER, marks=SLOW),

@@ -21,7 +21,7 @@ IN_COMPILED_CODE = 'hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)'
 IN_PYTHON = "while True: pass"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("work", [IN_COMPILED_CODE, IN_PYTHON])
 def test_a_second_signal_ends_the_process(number, work):
     command = [sys.executable, "-c", RUN.format(work=work)]

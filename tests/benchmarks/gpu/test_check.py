@@ -26,6 +26,7 @@ def test_without_a_gpu_it_says_so_in_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_part_that_hangs_or_crashes_leaves_what_it_found_before(tmp_path):
     deadline = time.monotonic() + 100
     parts = [check.Part("hangs", 4), check.Part("crashes", 60)]

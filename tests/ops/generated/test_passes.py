@@ -299,7 +299,7 @@ def test_equal_values_are_computed_once():
 
 @pytest.mark.parametrize(
     "file",
-    [pytest.param(file, marks=pytest.mark.slow if number % 4 else ()) for number, file in enumerate(LOWERED)],
+    [pytest.param(file, marks=pytest.mark.slow if number % 4 != 1 else ()) for number, file in enumerate(LOWERED)],
     ids=lambda file: file.stem,
 )
 def test_the_source_does_not_depend_on_the_width(file):
