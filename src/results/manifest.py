@@ -22,7 +22,7 @@ class Manifest:
     """The runs that a folder should contain, so that missing ones show.
 
     Attributes:
-        search: of the latest sweep in the folder.
+        search: of the latest sweep in the folder; what a search in it has searched stays searched.
         runs: {name: settings by full keys} of the runs of all sweeps in the folder, in order. Runs of the second stage
             of a search are added once they have been chosen.
     """

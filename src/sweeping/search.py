@@ -125,6 +125,8 @@ def _check(config: DictConfig, space: dict[str, BaseDistribution]) -> None:
     for key in space:
         if key in config.search.repeated:
             raise UserError(f"{key} is repeated, not searched; sweep over it at the chosen point")
+        if key in config.search.columns:
+            raise UserError(f"{key} is compared, not searched: it is in search.columns")
         if key not in decisive_keys(config):
             raise UserError(f"{key}: makes no other run, so there is nothing to search")
     SearchSettings.of(config).check(decisive_keys(config))

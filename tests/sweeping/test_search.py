@@ -109,13 +109,14 @@ def test_a_random_point_depends_only_on_the_seed_and_its_number():
         (["seed=range(0,0)"], "seed=range(0,0): there is no such value"),
         ([LR, "search.columns=[nokey]"], "search.columns=[nokey]: no run has this setting"),
         (["optimizer.lr=interval(-1, 1)"], "optimizer.lr=-1.0: must be a number, at least 0"),
+        ([WIDTH, "search.columns=[model.hidden_size]"], "model.hidden_size is compared, not searched"),
         ([LR, "run.fresh=true"], "give it another name="),
         ([LR, "trainer.log_every=choice(1,2)"], "trainer.log_every: makes no other run"),
         (["name=choice(a,b)"], "name: makes no other run"),
         ([LR, "hydra/launcher=joblib"], "hydra/launcher: has no effect in a search"),
         ([LR, "run.together=4"], "run.together: has no effect in a search"),
         ([LR, "run.retry_failed=true"], "run.retry_failed: has no effect in a search"),
-        ([LR, "search.columns=[optimizer.lr]"], "search.grid and search.columns both have optimizer.lr"),
+        ([WIDTH, "search.columns=[optimizer.lr]"], "search.grid and search.columns both have optimizer.lr"),
     ],
 )
 def test_a_mistake_is_found_before_a_folder_is_created(look, ranges, message):
