@@ -55,7 +55,7 @@ struct FastWeights {
   };
 
   void forward(Rows<S> inputs, Outputs<S> outputs, S* all_saved) const {
-    Matrix<S> recurrent(weight, units, units, units, 1);
+    Matrix<S> recurrent(weight, units, units, units, 1, batch);
     LayerNorm<S> norm{gain, bias, units}, norm_0{first_gain, first_bias, units}, none{nullptr, nullptr, units};
     std::vector<S> ages = powers(fast_lr), left = powers(decay);
     for_each_block<S>(batch, threads, ascending, [&](int64_t number, Block block) {
@@ -92,7 +92,7 @@ struct FastWeights {
 
   void backward(S* all_saved, OutputGradients<S> d_outputs, InputGradients<S> d_inputs, S* d_initial, S* d_fast,
                 S* d_weight, S* d_gain, S* d_bias, S* d_first_gain, S* d_first_bias, S* d_read_weights) const {
-    Matrix<S> transposed(weight, units, units, 1, units);
+    Matrix<S> transposed(weight, units, units, 1, units, batch);
     LayerNorm<S> norm{gain, bias, units}, norm_0{first_gain, first_bias, units};
     std::vector<S> ages = powers(fast_lr), left = powers(decay);
     int64_t blocks = num_blocks<S>(batch);

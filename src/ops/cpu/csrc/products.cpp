@@ -2,20 +2,21 @@
 
 namespace fused {
 
-// Few rows are summed in several parts, since a sum has to wait for the one before.
-template <class S, int height>
-inline void multiply_tile(const S* w, int64_t columns, const Vector<S>* x, const Vector<S>* start, Vector<S>* y) {
+// y[i] = start[i] + sum over columns of w[column, i] value(column) for i < height. Few rows are summed in several parts,
+// since a sum has to wait for the one before.
+template <class S, int height, class Weight, class Value>
+inline void multiply_tile(const Weight* w, int64_t columns, Value value, const Vector<S>* start, Vector<S>* y) {
   constexpr int parts = height >= 7 ? 1 : height >= 4 ? 2 : 4;
   Vector<S> sums[parts][height] = {};
   for (int i = 0; start && i < height; ++i) sums[0][i] = start[i];
   int64_t c = 0;
   for (; c + parts <= columns; c += parts)
     for (int part = 0; part < parts; ++part) {
-      Vector<S> value = x[c + part];
-      for (int i = 0; i < height; ++i) sums[part][i] += w[(c + part) * height + i] * value;
+      auto factor = value(c + part);
+      for (int i = 0; i < height; ++i) sums[part][i] += w[(c + part) * height + i] * factor;
     }
   for (; c < columns; ++c)
-    for (int i = 0; i < height; ++i) sums[0][i] += w[c * height + i] * x[c];
+    for (int i = 0; i < height; ++i) sums[0][i] += w[c * height + i] * value(c);
   for (int i = 0; i < height; ++i) {
     for (int part = 1; part < parts; ++part) sums[0][i] += sums[part][i];
     y[i] = sums[0][i];
@@ -34,22 +35,42 @@ inline void for_each_tile(int64_t rows, Run run) {
 }
 
 template <class S>
-Matrix<S>::Matrix(const S* from, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride)
-    : rows_(rows), columns_(columns), data_(rows * columns) {
-  S* to = data_.data();
-  for_each_tile(rows, [&](int64_t row, int64_t height) {
+Matrix<S>::Matrix(const S* from, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride, int64_t batch)
+    : rows_(rows), columns_(columns), wide_(batch == 1 ? Lanes<S>::count : 1), groups_((rows + wide_ - 1) / wide_),
+      data_((groups_ * wide_ * columns + Lanes<S>::count - 1) / Lanes<S>::count, false) {
+  S* to = reinterpret_cast<S*>(data_.data());
+  for_each_tile(groups_, [&](int64_t group, int64_t height) {
+    int64_t first = group * wide_, last = (group + height) * wide_;
     for (int64_t c = 0; c < columns; ++c)
-      for (int64_t i = 0; i < height; ++i) *to++ = from[(row + i) * row_stride + c * column_stride];
+      for (int64_t row = first; row < last; ++row)
+        *to++ = row < rows ? from[row * row_stride + c * column_stride] : S(0);
   });
 }
 
 template <class S>
 void Matrix<S>::multiply(const Vector<S>* x, const Vector<S>* start, Vector<S>* y) const {
+  if (wide_ > 1) return multiply_one(x, start, y);
   for_each_tile(rows_, [&](int64_t row, int64_t height) {
-    const S* w = data_.data() + row * columns_;
+    const S* w = reinterpret_cast<const S*>(data_.data()) + row * columns_;
     with_height<tallest>(height, [&](auto rows) {
-      multiply_tile<S, rows>(w, columns_, x, start ? start + row : nullptr, y + row);
+      multiply_tile<S, rows>(w, columns_, [x](int64_t c) { return x[c]; }, start ? start + row : nullptr, y + row);
     });
+  });
+}
+
+template <class S>
+void Matrix<S>::multiply_one(const Vector<S>* x, const Vector<S>* start, Vector<S>* y) const {
+  for_each_tile(groups_, [&](int64_t group, int64_t height) {
+    Vector<S> sums[tallest];
+    with_height<tallest>(height, [&](auto groups) {
+      auto value = [x](int64_t c) { return x[c][0]; };
+      multiply_tile<S, groups>(data_.data() + group * columns_, columns_, value, nullptr, sums);
+    });
+    int64_t first = group * wide_, last = std::min(first + height * wide_, rows_);
+    for (int64_t row = first; row < last; ++row) {
+      Vector<S> sum = all<S>(sums[(row - first) / wide_][(row - first) % wide_]);
+      y[row] = start ? start[row] + sum : sum;
+    }
   });
 }
 

@@ -23,19 +23,23 @@ inline void with_height(int64_t height, Run run) {
   }
 }
 
-// A matrix [rows, columns] with given strides, packed in tiles of nearly equal heights, each read sequentially.
+// A matrix [rows, columns] with given strides, packed in tiles of nearly equal heights, each read sequentially. For a
+// batch of one sequence, of which a block has only the first lane, the lanes of a tile are rows of the matrix.
 template <class S>
 class Matrix {
  public:
   Matrix() = default;
-  Matrix(const S* from, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride);
+  Matrix(const S* from, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride, int64_t batch);
 
-  // y = start + M x, for rows of x and y that are given numbers apart; without a start, y = M x.
+  // y = start + M x; without a start, y = M x.
   void multiply(const Vector<S>* x, const Vector<S>* start, Vector<S>* y) const;
 
  private:
-  int64_t rows_ = 0, columns_ = 0;
-  std::vector<S> data_;
+  void multiply_one(const Vector<S>* x, const Vector<S>* start, Vector<S>* y) const;
+
+  int64_t rows_ = 0, columns_ = 0, wide_ = 1;
+  int64_t groups_ = 0;  // of `wide_` rows each
+  Buffer<S> data_{0};
 };
 
 // to[i, j] += sum over rows of left[row, i] right[row, j] for i < high. Rows of `right` and `to` are `vectors` long,
