@@ -123,6 +123,8 @@ class SequenceModel(nn.Module):
             return_state: whether the state after the last step is needed.
         """
         [inside] = self._projecting
+        if inside.core is not self.core:  # another one has been put in its place
+            inside = self._projecting[0] = Projecting(self.core)
         if isinstance(inputs, Tensor) and lengths is None and self._enters_unchanged and inside.serves(inputs):
             hidden_BTH, state = inside(Inputs(inputs, resets=resets), state, return_state, self.return_sequence)
         else:
@@ -163,9 +165,10 @@ class SequenceModel(nn.Module):
 
     @property
     def _enters_unchanged(self) -> bool:
-        """Whether the inputs of the task are those of the core."""
+        """Whether the inputs of the task are those of the core, and nobody watches what else it is called with."""
         dropping = self.training and self.input_dropout > 0
-        return self.embedding is None and self.expansion is None and not dropping
+        hooked = self.core._forward_hooks or self.core._forward_pre_hooks
+        return self.embedding is None and self.expansion is None and not dropping and not hooked
 
     def _encode(self, x: Tensor) -> Tensor:
         """From vectors or embeddings to the core's input, one position at a time."""

@@ -233,6 +233,8 @@ class Builder:
         for index in indices:
             if index is not None and index.value not in self.constants:
                 raise LoweringError("aten.index with indices that depend on the sequence")
+            if index is not None and self._examples[self.constants.index(index.value)].dtype == torch.bool:
+                raise LoweringError("aten.index with a mask, whose values decide how many numbers it selects")
             at.append(None if index is None else (self.constants.index(index.value), *index[1:]))
         table = Offsets(x.value.size, (x.offset, x.strides, x.shape), tuple(at))
         if table not in self.tables:

@@ -73,14 +73,24 @@ def _embedding(weight: Tensor, index: Tensor, *_: Any, **__: Any) -> Tensor:
     return _is_at(index, len(weight)).to(weight.dtype) @ weight
 
 
-def _first_of(x: Tensor, best: Callable, dim: int | None, keepdim: bool) -> Tensor:
-    """The position of the first number that is the best one."""
+def _floor_divide(a: Tensor, b: Any) -> Tensor:
+    """A division by a number is a product with its inverse in a kernel, so that the quotient is not exact."""
+    quotient = ((a - torch.remainder(a, b)) / b).round()
+    return quotient.to(torch.result_type(a, b))
+
+
+def _first_of(x: Tensor, best: Callable, dim: int | None, keepdim: bool, taken: Tensor | None = None) -> Tensor:
+    """The position of the first number that is the best one and not taken; nan is better than any number."""
     if dim is None or x.ndim == 0:
         position = _first_of(x.flatten(), best, 0, False)
         return position.view([1] * x.ndim) if keepdim else position
     x = x.movedim(dim, -1)
+    if x.is_floating_point():
+        x = torch.where(x != x, math.inf if best is torch.amax else -math.inf, x)
     positions = torch.arange(x.shape[-1], device=x.device)
-    first = torch.where(x == best(x, -1, True), positions, x.shape[-1]).amin(-1, keepdim=True).movedim(-1, dim)
+    is_best = x == best(x, -1, True)
+    is_best = is_best if taken is None else is_best & ~taken
+    first = torch.where(is_best, positions, x.shape[-1]).amin(-1, keepdim=True).movedim(-1, dim)
     return first if keepdim else first.squeeze(dim)
 
 
@@ -109,10 +119,12 @@ def _topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool =
         raise LoweringError(f"aten.topk of {k}; at most {MOST_OF_TOPK} can be lowered")
     best, worst = (torch.amax, -math.inf) if largest else (torch.amin, math.inf)
     last, found = x.movedim(dim, -1), []
-    left = last.detach()
+    left, taken = last.detach(), None
     for _ in range(k):
-        found.append(_first_of(left, best, -1, True))
-        left = torch.where(_is_at(found[-1], last.shape[-1]).squeeze(-2), worst, left)
+        found.append(_first_of(left, best, -1, True, taken))
+        now = _is_at(found[-1], last.shape[-1]).squeeze(-2)
+        taken = now if taken is None else taken | now
+        left = torch.where(now, worst, left)
     index = torch.cat(found, -1)
     return _gather(last, -1, index).movedim(-1, dim), index.movedim(-1, dim)
 
@@ -150,7 +162,7 @@ BEFORE_DERIVATIVES: dict[Any, Callable] = {
     aten.max.dim: _extreme(torch.amax),
     aten.min.dim: _extreme(torch.amin),
     aten.topk.default: _topk,
-    aten.floor_divide.default: lambda a, b: (a - torch.remainder(a, b)) / b,
+    aten.floor_divide.default: _floor_divide,
 }
 """Operations that are taken apart before they are differentiated: their parts have the simpler derivatives."""
 

@@ -4,14 +4,15 @@ import sys
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
+from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.ops.generated.emit import Source, emit
 from src.ops.generated.emit_triton import emit_triton
 from src.ops.generated.lower import Lowered
 from src.ops.generated.plan import Plan
-from src.ops.generated.recipe import Gradient, Instruction, LoweringError, Recipe, Sizes, example
+from src.ops.generated.recipe import Gradient, Instruction, LoweringError, Recipe, Sizes, example, tensors_of
 from src.ops.generated.trace import Trace, trace
 from src.specs import state_tensors
 
@@ -25,8 +26,30 @@ def derive(core: Any, dtype: torch.dtype, on: str) -> Recipe:
     _check_worth(core)
     traced = trace(core)
     recipe = of_plan(traced, plan_of(core, traced), dtype, on)
-    recipe.starts_at_zero = not any(t.requires_grad or t.any() for t in state_tensors(core.initial_state(64)))
+    recipe.starts_at_zero = _starts_at_zero(core)
     return recipe
+
+
+def _starts_at_zero(core: Any) -> bool:
+    """Whether the initial state is zero whatever the parameters, buffers and variable settings are."""
+    unknown = {
+        f"core.{name}": torch.full_like(t, float("nan")) if t.is_floating_point() else torch.ones_like(t)
+        for name, t in tensors_of(core).items()
+    }
+    with torch.no_grad():
+        states = functional_call(_InitialState(core), unknown, (64,))
+    return not any(state.any() for state in state_tensors(states))
+
+
+class _InitialState(nn.Module):
+    """`initial_state` as the forward pass of a module, whose parameters can then be exchanged."""
+
+    def __init__(self, core: Any):
+        super().__init__()
+        self.core = core
+
+    def forward(self, batch_size: int) -> Any:
+        return self.core.initial_state(batch_size)
 
 
 def _check_worth(core: Any) -> None:

@@ -5,9 +5,12 @@ Shapes: B sequences, T time steps.
 
 import copy
 import logging
+from collections.abc import Callable
 from functools import partial
+from threading import RLock
+from types import NoneType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import optree
 import torch
@@ -37,7 +40,9 @@ log = logging.getLogger(__name__)
 functorch: Any = torch._C._functorch
 _KERNELS: WeakKeyDictionary[nn.Module, dict[Any, Kernel | str]] = WeakKeyDictionary()
 """For each core, dtype and settings its kernel, or why there is none."""
-_PLAIN = (bool, int, float, str)
+_MAKING = RLock()
+"""Held while a kernel is made: what traces a step replaces functions of torch for all threads."""
+_PLAIN = (bool, int, float, str, NoneType)
 _CHOSEN: WeakKeyDictionary[nn.Module, Kernel] = WeakKeyDictionary()
 """The kernel that has just been found to serve, so that it is not looked up twice."""
 
@@ -88,28 +93,61 @@ def _kernel_of(core: nn.Module, inputs: Inputs) -> Kernel | str:
     kernel = _KERNELS.get(core, {}).get(key)
     if kernel is None:
         device = inputs.example.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # an initial state may be drawn
+        with (
+            _MAKING,
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),  # an initial state may be drawn
+            torch.inference_mode(False),
+            torch.autocast(device.type, enabled=False),
+        ):
             kernel = _make_for_gpu(core, dtype, device) if on == "gpu" else _make(core, dtype, "cpu", device)
         _KERNELS.setdefault(core, {})[key] = kernel
     return kernel
 
 
 def _settings(module: nn.Module) -> tuple:
-    """What a module is and what it is set to; objects that are no numbers or words count as themselves."""
-    return id(module), *(_setting(value) for key, value in vars(module).items() if key not in OF_ALL_MODULES)
+    """What a module is, which parameters it has, and what it is set to."""
+    parameters = (name for name, parameter in module._parameters.items() if parameter is not None)
+    settings = ((key, _setting(value)) for key, value in vars(module).items() if key not in OF_ALL_MODULES)
+    return id(module), type(module), *parameters, *settings
 
 
 def _setting(value: Any) -> Any:
-    if type(value) in _PLAIN:
+    """A setting as part of a key: objects that are no numbers or words count as themselves."""
+    if isinstance(value, _PLAIN):
         return value
-    return "a tensor" if is_variable(value) else id(value)
+    if isinstance(value, Tensor):
+        if is_variable(value):
+            return "a tensor", value.requires_grad
+        return _Itself(value), None if value.is_inference() else value._version
+    if isinstance(value, (list, tuple)):
+        return type(value), *map(_setting, value)
+    if isinstance(value, dict):
+        return dict, *((key, _setting(item)) for key, item in value.items())
+    return _Itself(value)
+
+
+class _Itself:
+    """An object that equals no other, not even one that lies at its place once it is gone."""
+
+    def __init__(self, value: Any):
+        self.number = id(value)
+        try:
+            self.value: Callable[[], Any] = ref(value)
+        except TypeError:  # an object that cannot be referred to weakly is kept
+            self.value = lambda: value
+
+    def __hash__(self) -> int:
+        return self.number
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and self.value() is not None and self.value() is other.value()
 
 
 def _make_for_gpu(core: nn.Module, dtype: torch.dtype, device: torch.device) -> Kernel | str:
     """As `_make`, of a copy on the CPU with tensors of its own, since those of the core may be mapped by `vmap`."""
     from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-    with temporarily_clear_interpreter_stack(), torch.autocast(device.type, enabled=False):
+    with temporarily_clear_interpreter_stack():
         return _make(_copied(core, torch.device("cpu")), dtype, "gpu", device)
 
 
@@ -141,7 +179,8 @@ def _make(core: nn.Module, dtype: torch.dtype, on: str, device: torch.device) ->
             return kernel
     except LoweringError as error:
         recipe = Recipe(refused=str(error), line=error.line)
-        store(core, dtype, on, recipe)
+        if error.lasting:
+            store(core, dtype, on, recipe)
     except Exception as error:  # a compiler that fails, or what is not foreseen in a step: the scan still runs
         log.warning("%s: its kernel is not available, so a slower form is used: %s", name, explain(error)[:400])
         return explain(error)
@@ -177,7 +216,7 @@ def _compare(core: Any, kernel: Kernel, dtype: torch.dtype, device: torch.device
     tolerance = 1e-3 if dtype == torch.float32 else 1e-8
     for expected, actual in zip(*found, strict=True):
         error = (actual - expected).abs() / expected.abs().max().clamp(min=1)
-        if not torch.all((error < tolerance) | (expected.isnan() & actual.isnan())):
+        if not torch.all((error < tolerance) | (expected == actual) | (expected.isnan() & actual.isnan())):
             raise LoweringError("a kernel of it gives something else: the step mixes sequences, or depends on chance")
 
 

@@ -141,7 +141,10 @@ class Kernel:
         """Raise an error if the tensors are not what the kernel reads."""
         lead = 2 if inputs.ids is None else 1
         for table, shape in zip(tables, self.recipe.inputs, strict=True):
-            calls.check("inputs", table, (*table.shape[:lead], *shape), dtype)
+            calls.check("inputs", table, (*tables[0].shape[:lead], *shape), dtype)
+        if inputs.resets is not None and inputs.resets.shape != inputs.batch_and_time:
+            expected = f"expected {list(inputs.batch_and_time)}"
+            raise ValueError(f"resets of shape {list(inputs.resets.shape)}: {expected}")
         for tensor, shape, kind in zip(initial, self.recipe.states, self.state_dtypes, strict=True):
             if tensor is not None:
                 calls.check("state", tensor, (inputs.batch_and_time[0], *shape), kind or dtype)

@@ -13,7 +13,7 @@ import sys
 import sysconfig
 from dataclasses import field
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, NoneType
 from typing import Any, cast
 
 import optree
@@ -36,11 +36,13 @@ class LoweringError(Exception):
 
     Args:
         line: of the file of the step where the operation is used; None where that is unknown.
+        lasting: whether there can be none in another process either.
     """
 
-    def __init__(self, message: str, line: int | None = None) -> None:
+    def __init__(self, message: str, line: int | None = None, lasting: bool = True) -> None:
         super().__init__(message)
         self.line = line
+        self.lasting = lasting
 
 
 def with_place(core: Any, reason: str, line: int | None) -> str:
@@ -115,7 +117,12 @@ class Offsets:
         """The table, from the values of the constants."""
         offset, strides, shape = self.layout
         positions = torch.arange(max(1, self.size), device=constants[0].device).as_strided(shape, strides, offset)
-        at = [slice(None) if i is None else constants[i[0]].as_strided(i[3], i[2], i[1]) for i in self.indices]
+        at: list[Any] = [slice(None)] * len(self.indices)
+        for dim, index in enumerate(self.indices):
+            if index is not None:
+                number, start, index_strides, index_shape = index
+                given = constants[number].contiguous()
+                at[dim] = given.as_strided(index_shape, index_strides, given.storage_offset() + start)
         return positions[tuple(at)].contiguous()
 
 
@@ -243,7 +250,7 @@ def store(core: nn.Module, dtype: torch.dtype, on: str, recipe: Recipe) -> None:
     if key is None:
         return
     try:
-        content = json.dumps(RECIPE.dump_python(recipe, mode="json"))
+        content = json.dumps(RECIPE.dump_python(recipe))
         path = recipe_folder(on) / f"{key}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}".encode())
@@ -283,7 +290,8 @@ def _settings(value: Any) -> str:
         return repr(value)
     if isinstance(value, dict):
         return _settings([(key, value[key]) for key in value])
-    if callable(value) and hasattr(value, "__qualname__") and "<" not in value.__qualname__:
+    is_bound = not isinstance(getattr(value, "__self__", None), (ModuleType, NoneType))
+    if callable(value) and hasattr(value, "__qualname__") and "<" not in value.__qualname__ and not is_bound:
         return f"{value.__module__}.{value.__qualname__}"
     raise ValueError(value)
 

@@ -66,10 +66,14 @@ def _pow(self: Builder, x: Operand, exponent: Any) -> Operand:
 
 @_rule(aten.div)
 def _div(self: Builder, x: Operand, divisor: Operand | Number, *, rounding_mode: str | None = None) -> Operand:
+    if rounding_mode is None:
+        return self.map("div", x, divisor)
+    whole = self.map("sub", x, self.map("remainder", x, divisor))
+    down = self.map("round", self.map("div", whole, divisor))  # a division by a constant is a product, so not exact
     if rounding_mode == "floor":
-        x = self.map("sub", x, self.map("remainder", x, divisor))
-    quotient = self.map("div", x, divisor)
-    return self.map("trunc", quotient) if rounding_mode == "trunc" else quotient
+        return down
+    inexact = self.map("ne", whole, x)
+    return self.map("add", down, self.map("where", self.map("logical_and", inexact, self.map("lt", down, 0)), 1, 0))
 
 
 @_rule(aten.logaddexp)

@@ -75,10 +75,14 @@ def trace(core: Any) -> Trace:
     for tensor in inputs:
         if not tensor.is_floating_point():
             raise LoweringError(f"inputs must be floating-point numbers, not {tensor.dtype}")
+    for name, setting in variable_settings(core).items():
+        if setting.requires_grad:
+            raise LoweringError(f"{name}: a setting that requires a gradient; make it a parameter")
     kinds = [state.dtype for state in states]
     if any(kind.is_complex for kind in kinds):
         raise LoweringError("a complex state")
-    states = [state if state.is_floating_point() else state.to(inputs[0].dtype) for state in states]
+    inputs = [tensor.clone() for tensor in inputs]  # one tensor in two places would be taken for one argument
+    states = [(state if state.is_floating_point() else state.to(inputs[0].dtype)).clone() for state in states]
     module, given = _Step(core), {f"core.{name}": t.detach() for name, t in tensors_of(core).items()}
     variables: list[str] = []
 
@@ -112,11 +116,12 @@ def trace(core: Any) -> Trace:
         joint = _with_derivative(body, inputs, states, constants, free)
     except Exception as error:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
+        lasting = True
         if "_local_scalar_dense" in reason:
             reason = "data-dependent control flow: a decision by the values of tensors"
         elif not isinstance(error, LoweringError):
-            reason = f"step cannot be traced: {reason}"
-        raise LoweringError(reason, _line_in(type(core).step, error.__traceback__)) from error
+            reason, lasting = f"step cannot be traced: {reason}", False
+        raise LoweringError(reason, _line_in(type(core).step, error.__traceback__), lasting) from error
     tensors = [node for node in prelude.graph.nodes if node.op == "placeholder"]
     known = {node: name.removeprefix("core.") for node, name in zip(tensors, given, strict=True)}
     constant_names = [known.get(node, node.name) for node in list(prelude.graph.nodes)[-1].args[0]]
@@ -145,6 +150,9 @@ def _local_variables_of(function: Callable) -> Iterator[dict[str, Any]]:
             found.update(frame.f_locals)
 
     before = sys.getprofile()
+    if before is not None and not callable(before):  # one that is not written in Python cannot be put back
+        yield found
+        return
     sys.setprofile(at_return)
     try:
         yield found

@@ -585,6 +585,37 @@ class Pointer(Cell):
         return y, (slots_BK, place_B, visited_BK)
 
 
+@lowered_cell
+class Clock(Cell):
+    """Quotients of a number of steps, which a product with an inverse would make a little too small."""
+
+    def initial_state(self, batch_size):
+        return self.zeros(batch_size, H), torch.full((batch_size, 1), 39), torch.ones(batch_size, 1, dtype=torch.int64)
+
+    def step(self, p, state):
+        h, count_B1, quotient_B1 = state
+        count_B1 = count_B1 + 1
+        parts = torch.div(count_B1, 41, rounding_mode="trunc") - torch.div(-count_B1, 41, rounding_mode="floor")
+        h = torch.tanh(self.W(h) + p * (1 + quotient_B1) + parts)
+        return h, (h, count_B1, count_B1 // 41)
+
+
+@lowered_cell
+class Newest(Cell):
+    """Two slots, read in the order of their scores, which they do not have at first."""
+
+    def initial_state(self, batch_size):
+        return self.zeros(batch_size, 2, H), torch.full((batch_size, 2), -torch.inf)
+
+    def step(self, p, state):
+        slots_BKH, score_BK = state
+        slots_BKH = torch.cat([torch.tanh(p)[:, None], slots_BKH[:, :-1] + 0.1], 1)
+        score_BK = torch.cat([p[:, :1], score_BK[:, :-1]], 1)
+        best_B2 = score_BK.topk(2, 1).indices
+        read_B2H = torch.gather(slots_BKH, 1, best_B2[:, :, None].expand(-1, -1, H))
+        return read_B2H[:, 0] - 2 * read_B2H[:, 1], (slots_BKH, score_BK)
+
+
 @refused("aten.sort")
 def sorted_units(self, p, h):
     y = torch.tanh(torch.sort(h, 1).values + p)
@@ -600,6 +631,12 @@ def largest_eighteen(self, p, h):
 @refused("aten.index with indices that depend on the sequence")
 def indexed_by_data(self, p, h):
     y = torch.tanh(p + self.E_KH[self.V(h).argmax(1)])
+    return y, y
+
+
+@refused("aten.index with a mask")
+def indexed_by_a_mask(self, p, h):
+    y = torch.tanh(p + h[:, self.is_odd_H].sum(1, keepdim=True))
     return y, y
 
 

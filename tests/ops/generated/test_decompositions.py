@@ -51,6 +51,18 @@ def test_what_is_not_chosen_leaves_no_trace():
     assert BEFORE_DERIVATIVES[aten.gather.default](x, 1, torch.tensor([[1]])).item() == 1
 
 
+@pytest.mark.parametrize("operator", [aten.max.dim, aten.min.dim])
+def test_what_is_not_a_number_is_the_greatest_and_the_least(operator):
+    x = torch.tensor([[1.0, torch.nan, 3.0, torch.nan], [0.0, -1.0, 4.0, 2.0]])
+    assert_close(BEFORE_DERIVATIVES[operator](x, 1), tuple(operator(x, 1)), equal_nan=True)
+
+
+def test_numbers_without_an_end_are_taken_once_each():
+    x = torch.tensor([[-torch.inf, 2.0, -torch.inf, -torch.inf]])
+    _, found = BEFORE_DERIVATIVES[aten.topk.default](x, 3)
+    assert found.tolist() == [[1, 0, 2]]
+
+
 def test_an_embedding_of_indices_of_any_shape():
     weight = torch.randn(5, 4, requires_grad=True)
     found, expected = BEFORE_DERIVATIVES[aten.embedding.default](weight, PLACES), functional.embedding(PLACES, weight)

@@ -83,6 +83,28 @@ def test_a_copy_of_a_network_projects_with_its_own_weights(inside):
     assert not any("projecting" in name for name in model.state_dict())
 
 
+def test_another_core_projects_with_its_own_weights(inside):
+    model, other = network(IRNN, 1), network(GRU, 1)
+    x_BTX = torch.randn(B, T, 1)
+    model(x_BTX)
+    model.core = other.core
+    model.head = other.head
+    assert torch.equal(model(x_BTX).prediction, other(x_BTX).prediction)
+    assert len(inside) == 3
+
+
+def test_who_watches_the_core_sees_its_call(inside):
+    model, seen = network(IRNN, 1), []
+    watching = model.core.register_forward_hook(lambda core, given, result: seen.append(result))
+    x_BTX = torch.randn(B, T, 1)
+    watched = model(x_BTX).prediction
+    assert len(seen) == 1
+    assert not inside
+    watching.remove()
+    assert_close(model(x_BTX).prediction, watched)
+    assert inside
+
+
 @pytest.mark.parametrize("settings", [{"expansion_size": 5}, {"input_dropout": 0.5}])
 def test_what_comes_between_the_inputs_and_the_core_is_not_left_out(settings, inside):
     network(IRNN, 1, **settings)(torch.randn(B, T, 1))
