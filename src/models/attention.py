@@ -9,6 +9,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from src.models.linear_core import LinearInput
 from src.models.linear_parts import last_reset
 from src.models.recall_core import RecallCore
 from src.ops.dispatch import Kernel
@@ -27,9 +28,9 @@ class Attention(RecallCore):
 
         o_t = Σ_τ softmax_τ(q_tᵀ k_τ / √K) v_τ                       over the last `window` steps τ, t included
 
-    The state are the keys and values of the last `window` - 1 steps. A window as long as the sequences makes it full
-    attention, a shorter one sliding-window attention; `state_size` counts the whole window, filled or not. There are no
-    positional encodings: order enters through the convolution. The layer around it is that of `LinearCore`.
+    The state is the keys and values of the last `window` - 1 steps. A window as long as the sequences makes it full
+    attention, a shorter one sliding-window attention; `state_size` counts all of these steps, there or not. There
+    are no positional encodings: order enters through the convolution. The layer around it is that of `LinearCore`.
 
     Args:
         input_size: features X of one input vector.
@@ -122,6 +123,17 @@ class Attention(RecallCore):
         scores_BHTS = scores_BHTS.masked_fill(~is_seen_BTS[:, None], -torch.inf)
         o_BTHV = torch.einsum("bhts,bshv->bthv", scores_BHTS.softmax(3), v_BSHV)
         return o_BTHV, AttentionMemory(k_end_BWHK, v_end_BWHV, count_B.clamp(max=kept))
+
+    @torch.no_grad()
+    def attention(self, p: LinearInput) -> Tensor:
+        """The softmax of the last step at each earlier one, the mean of all heads; 0 for those out of the window."""
+        q_BTHK, k_BTHK, _, _ = self.heads(p.channels_C, self.empty_window(len(p.channels_C)), None)
+        scores_BHT = torch.einsum("bhk,bthk->bht", q_BTHK[:, -1], k_BTHK) * self.key_size**-0.5
+        scores_BHT[..., : -self.window] = -torch.inf
+        return scores_BHT.softmax(2).mean(1)[:, :-1]
+
+    def memory(self, p: LinearInput) -> None:
+        """None: what is kept are steps, not a matrix."""
 
     def flops(self, length: int) -> int:
         """Two products with each step that is seen."""

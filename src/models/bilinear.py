@@ -41,7 +41,7 @@ class Bilinear(TensorCore):
 
     If X and H differ, x_1 is cut to its first H features or filled up with zeros. On two vectors it is the bilinear map
     itself, which is how a decomposition is learned by gradient descent. On more, the state is a product of
-    matrices, and its logarithm of the norm grows or shrinks in proportion to time (Mathews 2016: "multiplicative
+    matrices, and the logarithm of its norm grows or shrinks in proportion to time (Mathews 2016: "multiplicative
     dynamics = instability?").
 
     Parameters: CP R (2H + X); tensor train R H + R² H + R X; Tucker R (2H + X) + R³; full H² X. The entries of W(h, x)

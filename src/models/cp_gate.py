@@ -60,7 +60,8 @@ class CPGate(TensorCore):
         nonlinearity: φ.
         gate_bias: g, a constant; above 0 the state is retained longer.
         init: how A, B and C start; see `CP`.
-        weight_norm: divide the rows of A, B and C by their norms, with a weight for each component; adds R parameters.
+        weight_norm: divide the rows of A, B and C by their norms, with a weight for each component; adds R parameters,
+            and with combined terms starts with a quarter of the variance, see `CP`.
         dropout: p, the probability that a unit's candidates are dropped.
         kernel: see `Core`.
     """

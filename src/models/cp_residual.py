@@ -23,11 +23,12 @@ class CPResidual(TensorCore):
 
     LN₁ has a gain and a bias, LN₂ a gain: R (2H + X) + H² + H + 3H parameters. The author's program leaves out the
     relu, so that the block is linear but for the norms; here it is as it was meant. The input enters only through the
-    product, so a state of 0 would be preserved whatever it is: hence h_0 = 1. U starts orthogonal, b as 0.
+    product, so as long as all biases are 0, as at the start, a state of 0 would stay 0 whatever the input is: hence
+    h_0 = 1. U starts orthogonal.
 
     Args:
         input_size: features X of one input vector.
-        hidden_size: units H.
+        hidden_size: units H, 2 or more.
         rank: R.
         kernel: see `Core`.
     """
@@ -40,6 +41,8 @@ class CPResidual(TensorCore):
         rank: Annotated[int, Ge(1)] = 20,
         kernel: Kernel = "auto",
     ):
+        if hidden_size == 1:
+            raise ValueError("hidden_size=1: must be 2 or more, since layer normalization makes one unit constant")
         super().__init__(input_size, hidden_size, kernel)
         self.term = BilinearTerm(partial(CP, rank=rank), (hidden_size, hidden_size, input_size), "none")
         self.inner_norm = nn.LayerNorm(hidden_size)
@@ -61,3 +64,7 @@ class CPResidual(TensorCore):
         inner_BH = torch.relu(self.inner_norm(self.term(state, p_BP)))
         h_BH = state + self.norm(torch.addmm(self.bias_H, inner_BH, self.recurrent.weight.t()))
         return h_BH, h_BH
+
+    def flops(self, length: int) -> int:
+        """As in `TensorCore`, and those of the first step, since h_0 is not 0."""
+        return super().flops(length + 1)

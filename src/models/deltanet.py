@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from src.models.linear_core import LinearCore, head_size
-from src.models.linear_parts import features, num_features, unit_sum
+from src.models.linear_parts import check_dpfp_order, features, num_features, unit_sum
 from src.ops.dispatch import Kernel
 from src.ops.linear_recurrence import DeltaTerms, Terms
 
@@ -37,7 +37,7 @@ class DeltaNet(LinearCore):
         key_size: K; None for D / H.
         value_size: V; None for D / H.
         feature_map: "none" for unit length, "elu" or "dpfp" for features of a unit sum.
-        dpfp_order: ν of the feature map dpfp.
+        dpfp_order: ν of the feature map dpfp, below K.
         max_beta: c.
         conv_size: steps that the convolution of q, k and v sees; 0 for none.
         output_gate: whether there is an output gate.
@@ -67,6 +67,8 @@ class DeltaNet(LinearCore):
             head_size(key_size, hidden_size, num_heads),
             head_size(value_size, hidden_size, num_heads),
         )
+        if feature_map == "dpfp":
+            check_dpfp_order(dpfp_order, key_size)
         rows = key_size if feature_map == "none" else num_features(feature_map, key_size, dpfp_order)
         super().__init__(
             input_size,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from src.config.schema import Neutral
 from src.models.association import Association
-from src.models.base import NONLINEARITIES, Core, Nonlinearity, gain_and_bias
+from src.models.base import NONLINEARITIES, Core, Nonlinearity, gain_and_bias, is_standard
 from src.models.init import scaled_identity_, uniform_fan_out_
 from src.ops.cpu import calls
 from src.ops.cpu.fastweights import chunk_length, fastweights
@@ -61,9 +61,11 @@ class FastWeights(Core):
     chunks: attention within a chunk, and the matrix A for all earlier chunks.
 
     Choices that the paper leaves open: the layer norm has one gain and bias for all steps; there is none on the
-    preliminary state; `z` has a bias only without layer norm, which has its own. With S = 0 nothing is read.
+    preliminary state; `z` has a bias only without layer norm, which has its own. With S = 0 nothing is read
+    or normalized, so with `layer_norm` z has no bias and the gain and bias of the norm are unused.
 
-    With S > 1, `read_weights="learned"` and `normalized="last"` start as a network with S = 1, which learns soonest:
+    With S > 1, `read_weights="learned"` and `normalized="last"` start as a network with S = 1, which learns soonest, if
+    the boundary is sustained and the preliminary state not normalized, or if it is "identity" and `f` not tanh:
 
         h_s+1     = f(z(t+1) + w_s A(t) h_s(t+1)),               for s < S-1, w_s = 0 at first
         h_S       = f(LN[z(t+1) + A(t) h_S-1(t+1)])
@@ -76,8 +78,9 @@ class FastWeights(Core):
         η(x)      = 2 η σ(w_ηᵀ x + b_η)                        with `gates`, which start with w = 0, as λ and η
 
     The delta rule (Schlag et al., 2021, arXiv 2102.11174) corrects what is stored under a key, and with η = 1 replaces
-    it; it is stable for η <= 2. Signed states are those with tanh or linear as nonlinearity. With a `memory_size` M, A
-    is M x M instead of H x H, so that there can be more units than the memory has rows.
+    it; it is stable for η <= 2, so with gates, where η(x) reaches 2 η, for a `fast_lr` <= 1. Signed states are those
+    with tanh or linear as nonlinearity. With a `memory_size` M, A is M x M instead of H x H, so that there can be more
+    units than the memory has rows.
 
     Args:
         input_size: features X of one input vector.
@@ -85,7 +88,7 @@ class FastWeights(Core):
         decay: λ, what remains of the fast weights after a step.
         fast_lr: η, the fast learning rate; 0 switches the memory off.
         num_inner_steps: S, how often the fast weights are read per time step.
-        layer_norm: normalize the summed input of every inner step (equation 5).
+        layer_norm: normalize the summed input of every inner step (equation 5); one unit would be constant.
         normalized: which inner steps are normalized, "all" or "last"; the same with one, or without `layer_norm`.
         read_weights: "one" as above, or "learned": a weight w_s of A h_s for every inner step but the last, 0 at first;
             the same with one.
@@ -93,7 +96,8 @@ class FastWeights(Core):
         boundary: "sustained" as above; "identity" is the second method of appendix B, h_s+1 = f(LN[(I + A) h_s]).
         write: what enters A. "state" as above; the other two are found in public re-implementations, and are here to
             measure what they cost: "late" writes h(t) only after h(t+1) has been computed, "preliminary" writes the
-            preliminary state h_0(t+1) instead, just before the read. Both are computed step by step, without kernel.
+            preliminary state h_0(t+1) instead, just before the read. Neither has the hand-written kernels or the
+            attention form.
         rule: how it is written, "hebbian" or "delta".
         association: "auto", the state is its own key; "hetero", key and value are learned projections of it.
         memory_size: M, with "hetero" as association; None for H.
@@ -211,15 +215,17 @@ class FastWeights(Core):
 
         size = self.hidden_size
 
+        by_hand = is_standard(self.norm) and is_standard(self.preliminary_norm)
+
         def attends(inputs: Inputs) -> bool:
             return self.is_sum_over_states and inputs.resets is None
 
         def on_cpu(inputs: Inputs) -> bool:
-            return attends(inputs) and calls.available(inputs)
+            return attends(inputs) and by_hand and calls.available(inputs)
 
         def on_gpu(inputs: Inputs) -> bool:
             as_in_paper = self.read_weights is None and not self.only_last_normalized
-            return attends(inputs) and as_in_paper and triton.available(inputs, size)
+            return attends(inputs) and by_hand and as_in_paper and triton.available(inputs, size)
 
         def in_torch(inputs: Inputs) -> bool:
             return attends(inputs) and inputs.batch_and_time[1] <= 2 * size

@@ -52,7 +52,7 @@ class FastWeightsMultilevel(Core):
 
     Args:
         input_size: pixels X of a glimpse.
-        hidden_size: units H.
+        hidden_size: units H, 2 or more.
         decay: λ, what remains of the fast weights at every store.
         fast_lr: η, the fast learning rate; 0 switches the memory off.
         wipe: whether h is wiped after it was stored; false lets a network without memory see the whole image.
@@ -71,6 +71,8 @@ class FastWeightsMultilevel(Core):
         recurrent_scale: float = 0.05,
         kernel: Kernel = "auto",
     ):
+        if hidden_size == 1:
+            raise ValueError("hidden_size=1: must be 2 or more, since layer normalization makes one unit constant")
         super().__init__(input_size, hidden_size, kernel)
         self.decay = decay
         self.fast_lr = fast_lr

@@ -35,11 +35,12 @@ class FastWeightsSoftmax(Core):
     `FastWeights` reads A(t) h_s = η Σ_τ λ^(t-τ) h(τ) [h(τ)ᵀ h_s], with the same products as weights. As a softmax they
     are the update of a modern Hopfield network (arXiv 2008.02217), which finds the most similar state however many
     there are; but the states themselves have to be kept. The state holds the last `context` of them, the sequence may
-    be longer. In the first step nothing is read. Everything else is as in `FastWeights`.
+    be longer. In the first step nothing is read. Everything else, S = 0 included, is as in
+    `FastWeights`.
 
     Args:
         input_size: features X of one input vector.
-        hidden_size: units H.
+        hidden_size: units H, 2 or more with `layer_norm`.
         beta: β, the inverse temperature.
         context: N, past states that are kept and attended to.
         num_inner_steps: S, how often they are read per time step.
@@ -62,6 +63,8 @@ class FastWeightsSoftmax(Core):
         recurrent_scale: float = 0.05,
         kernel: Kernel = "auto",
     ):
+        if hidden_size == 1 and layer_norm and num_inner_steps > 0:
+            raise ValueError("hidden_size=1: must be 2 or more with layer_norm=true, which makes one unit constant")
         super().__init__(input_size, hidden_size, kernel)
         self.beta = beta
         self.context = context

@@ -24,8 +24,9 @@ class GatedDeltaNet(LinearCore):
         o_t = S_tᵀ q_t / √K
 
     with κ and q of unit length, so w = α, k = β κ, b = α κ and a = -k. With α = 1 this is DeltaNet; without the erased
-    term it is the recurrence of Mamba-2. The paper initializes the decay so that most heads forget within a dozen steps
-    (`decay_init` "paper"); "slow" suits the recall of a hundred steps and more.
+    term it is the recurrence of Mamba-2. With `decay_init` "paper" a head remembers about a dozen steps in the median;
+    "slow" suits the recall of a hundred steps and more. The authors' program draws e^A from U(0, 16); here it is
+    U(1, 16), see `Decay`, without the longest memories.
 
     Args:
         input_size: features X of one input vector.

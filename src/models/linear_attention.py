@@ -5,13 +5,12 @@ Shapes: B sequences, T time steps, H heads, K key features, V value features.
 
 from typing import Annotated, Any
 
-import torch
 from annotated_types import Ge
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from src.models.linear_core import LinearCore, head_size
-from src.models.linear_parts import EPSILON, FeatureMap, features, num_features
+from src.models.linear_parts import EPSILON, FeatureMap, check_dpfp_order, features, num_features
 from src.ops.dispatch import Kernel
 from src.ops.linear_recurrence import Terms
 
@@ -34,7 +33,7 @@ class LinearAttention(LinearCore):
         key_size: K; None for D / H.
         value_size: V; None for D / H.
         feature_map: φ, see `features`.
-        dpfp_order: ν of the feature map dpfp.
+        dpfp_order: ν of the feature map dpfp, below K.
         normalize: whether there is a denominator.
         conv_size: steps that the convolution of q, k and v sees; 0 for none.
         output_gate: whether there is an output gate.
@@ -64,6 +63,8 @@ class LinearAttention(LinearCore):
             head_size(key_size, hidden_size, num_heads),
             head_size(value_size, hidden_size, num_heads),
         )
+        if feature_map == "dpfp":
+            check_dpfp_order(dpfp_order, key_size)
         super().__init__(
             input_size,
             hidden_size,
@@ -78,13 +79,15 @@ class LinearAttention(LinearCore):
             memory_size=(num_features(feature_map, key_size, dpfp_order), value_size + normalize),
         )
         self.feature_map, self.dpfp_order, self.normalize = feature_map, dpfp_order, normalize
+        if self.start_HKV is not None and normalize:  # z_0 is not learned
+            self.start_HKV = nn.Parameter(self.start_HKV.detach()[..., :-1].clone())
 
     def start(self, batch_size: int) -> Tensor:
         """S_0, of which z_0 is 0 even if it is learned, so that denominators are positive."""
         S_BHKV = super().start(batch_size)
         if self.start_HKV is None or not self.normalize:
             return S_BHKV
-        return torch.cat([S_BHKV[..., :-1], torch.zeros_like(S_BHKV[..., -1:])], dim=-1)
+        return functional.pad(S_BHKV, (0, 1))
 
     def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms:
         """φ(q), φ(k), and v with the value 1 of the denominator."""

@@ -170,3 +170,17 @@ class LinearCore(MemoryCore):
 def head_size(size: int | None, hidden_size: int, num_heads: int) -> int:
     """The given size, or the share of a head in the hidden size."""
     return size or max(1, hidden_size // num_heads)
+
+
+def need_two_features(setting: str, size: int | None, hidden_size: int, num_heads: int) -> None:
+    """Check the size of a head whose norm or softmax would be constant over one feature, whatever the input.
+
+    Raises:
+        ValueError: `setting`, "key_size" or "value_size", or the share of a head that stands for it, is 1.
+    """
+    if head_size(size, hidden_size, num_heads) > 1:
+        return
+    if size is not None:
+        raise ValueError(f"{setting}={size}: must be 2 or more, since what is normalized over one feature is constant")
+    of = setting.removesuffix("_size")
+    raise ValueError(f"num_heads={num_heads}: must leave 2 or more features of a {of} (hidden_size={hidden_size})")

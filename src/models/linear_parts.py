@@ -62,11 +62,22 @@ def num_features(feature_map: FeatureMap, size: int, order: int) -> int:
     return {"elu": size, "dpfp": 2 * size * order, "taylor": 1 + size + size**2}[feature_map]
 
 
+def check_dpfp_order(order: int, key_size: int) -> None:
+    """Check that dpfp of this order makes no features that are always 0 or there twice.
+
+    Raises:
+        ValueError: it does.
+    """
+    if order >= key_size:
+        raise ValueError(f"dpfp_order={order}: must be below the features of a key (key_size={key_size})")
+
+
 def features(feature_map: FeatureMap, x_K: Tensor, order: int) -> Tensor:
     r"""φ(x), whose products φ(q)ᵀφ(k) stand for a kernel.
 
     elu: elu(x) + 1 (Katharopoulos et al., 2020). dpfp: with r = [relu(x), relu(-x)] all products r_i r_{i-j} of entries
-    j = 1 ... `order` places apart (Schlag et al., 2021). taylor: [1, x, x xᵀ / √2] of x scaled by K^{-1/4}, so that
+    j = 1 ... `order` places apart (Schlag et al., 2021). An order below K is all there is: with j = K the products are
+    relu(x) relu(-x) = 0, and with j above K those of 2K - j. taylor: [1, x, x xᵀ / √2] of x scaled by K^{-1/4}, so that
     φ(q)ᵀφ(k) is the second-order expansion of exp(qᵀk / √K) (Arora et al., 2024).
     """
     if feature_map == "elu":
@@ -93,9 +104,10 @@ class Decay(nn.Module):
     Args:
         num_heads: heads.
         num_decays: decays of a head, each with its c.
-        init: "slow": A = 0 and c = -4 ... -6, from head to head, so that α = σ(-z - c) starts between 0.982 and 0.998;
-            "paper": e^A ~ U(1, 16) and softplus(c) log-uniform in [0.001, 0.1], as in Mamba-2 (Dao and Gu, 2024) and
-            its successors, which starts between 0.2 and 0.999.
+        init: "slow": A = 0 and c = -4 ... -6, from head to head, so that α = σ(-z - c) starts between 0.982 and 0.998
+            where z = 0; "paper": e^A ~ U(1, 16) and softplus(c) log-uniform in [0.001, 0.1], as in Mamba-2 (Dao and
+            Gu, 2024) and KDA, where α starts between 0.2 and 0.999 and 1 / -log α has a median of about a dozen steps.
+            The program of Gated DeltaNet has U(0, 16), with a few longer memories; here it is U(1, 16) for all.
     """
 
     def __init__(self, num_heads: int, num_decays: int, init: Literal["slow", "paper"]):

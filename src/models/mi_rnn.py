@@ -83,3 +83,7 @@ class MIRNN(Core):
         sum_BH = torch.addcmul(p.sum_BH, p.factor_BH, state @ self.recurrent.weight.t())
         h_BH = NONLINEARITIES[self.nonlinearity](sum_BH)
         return h_BH, h_BH
+
+    def flops(self, length: int) -> int:
+        """As in `Core`, and plain those of the first step, since h_0 is not 0 there."""
+        return super().flops(length + self.plain)

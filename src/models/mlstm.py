@@ -10,7 +10,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn import functional
 
-from src.models.linear_core import LinearCore, LinearInput, head_size
+from src.models.linear_core import LinearCore, LinearInput, head_size, need_two_features
 from src.ops.dispatch import Kernel
 from src.ops.linear_recurrence import Recurrence, Terms
 
@@ -45,7 +45,7 @@ class MLSTM(LinearCore):
         hidden_size: outputs D.
         num_heads: H.
         key_size: K; None for D / H.
-        value_size: V; None for D / H.
+        value_size: V, 2 or more, since it is layer-normalized; None for D / H.
         conv_size: steps that the convolution of q, k and v sees; 0 for none.
         output_gate: whether there is an output gate.
         learned_start: whether S_0 is learned.
@@ -67,6 +67,7 @@ class MLSTM(LinearCore):
         chunk_size: Annotated[int, Ge(1)] = 32,
         kernel: Kernel = "auto",
     ):
+        need_two_features("value_size", value_size, hidden_size, num_heads)
         key_size, value_size = (
             head_size(key_size, hidden_size, num_heads),
             head_size(value_size, hidden_size, num_heads),

@@ -117,5 +117,5 @@ class RecallCore(LinearCore, ABC):
 
     @torch.no_grad()
     def memory(self, p: Any) -> Tensor | None:
-        """The first matrix of every head at the last step, one below the other."""
+        """The first matrix of every head after the last step, one below the other."""
         return self(p)[1].memory[0].flatten(1, 2)

@@ -115,9 +115,10 @@ def positions(position_B: Tensor, num_steps: int, resets_BT: Tensor | None) -> T
 
 
 def rotated(x_BTHK: Tensor, position_BT: Tensor) -> Tensor:
-    """Features j and K/2 + j rotated by the angle t θ_j; of an odd number the last one stays."""
-    half = x_BTHK.shape[-1] // 2
-    rates = 10_000.0 ** -(torch.arange(half, device=x_BTHK.device, dtype=x_BTHK.dtype) / max(1, half))
+    """Features j and ⌊K/2⌋ + j rotated by the angle t θ_j; of an odd number the last one stays."""
+    size = x_BTHK.shape[-1]
+    half = size // 2
+    rates = 10_000.0 ** -(torch.arange(half, device=x_BTHK.device, dtype=x_BTHK.dtype) / (size / 2))
     angle = position_BT[:, :, None, None] * rates
     first, second, rest = x_BTHK.tensor_split([half, 2 * half], dim=-1)
     cos, sin = angle.cos(), angle.sin()

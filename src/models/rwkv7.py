@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.linear_core import head_size
+from src.models.linear_core import head_size, need_two_features
 from src.models.linear_parts import low_rank
 from src.models.memory_core import MemoryCore
 from src.ops.dispatch import Kernel
@@ -47,7 +47,7 @@ class RWKV7(MemoryCore):
         hidden_size: outputs D.
         num_heads: H.
         key_size: K; None for D / H.
-        value_size: V; None for D / H.
+        value_size: V, 2 or more, since it is layer-normalized; None for D / H.
         gate_rank: rows of W_1, A_1 and G_1.
         learned_start: whether S_0 is learned.
         chunk_size: steps of a chunk of the form in plain PyTorch.
@@ -67,6 +67,7 @@ class RWKV7(MemoryCore):
         chunk_size: Annotated[int, Ge(1)] = 8,
         kernel: Kernel = "auto",
     ):
+        need_two_features("value_size", value_size, hidden_size, num_heads)
         key_size, value_size = (
             head_size(key_size, hidden_size, num_heads),
             head_size(value_size, hidden_size, num_heads),

@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from src.models.linear_core import need_two_features
 from src.models.recall_core import RecallCore
 from src.ops.dispatch import Kernel
 
@@ -34,7 +35,7 @@ class SRWM(RecallCore):
         input_size: features X of one input vector.
         hidden_size: outputs D.
         num_heads: H.
-        key_size: K; None for D / H.
+        key_size: K, 2 or more, since φ of one feature is 1; None for D / H.
         rate_bias: mean of the rows of b at the start, and b itself, since φ sums to 1.
         kernel: see `Core`.
     """
@@ -49,6 +50,7 @@ class SRWM(RecallCore):
         rate_bias: float = -1.0,
         kernel: Kernel = "auto",
     ):
+        need_two_features("key_size", key_size, hidden_size, num_heads)
         super().__init__(
             input_size,
             hidden_size,

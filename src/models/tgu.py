@@ -41,7 +41,7 @@ class TGU(CPGate):
         input_size: features X of one input vector.
         hidden_size: units H.
         rank: R of both terms.
-        linear: how the linear terms of both are held; only separate in the final version.
+        linear: how the linear terms of both are held; the author's final version has separate ones only.
         version: how the output is computed.
         gate_bias: g, a constant; above 0 the state is retained longer.
         init: how the factors of both terms start; see `CP`.

@@ -4,12 +4,13 @@
 Shapes: B sequences, T time steps, n steps of a mini-batch, H heads, K features of query, key and value.
 """
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
+from src.models.linear_core import need_two_features
 from src.models.linear_parts import EPSILON
 from src.models.recall_core import RecallCore
 from src.ops.dispatch import Kernel
@@ -50,7 +51,7 @@ class TTTLinear(RecallCore):
         input_size: features X of one input vector.
         hidden_size: outputs D.
         num_heads: H.
-        key_size: K; None for D / H.
+        key_size: K, with the normalized loss 2 or more; None for D / H.
         mini_batch: n.
         fast_lr: η.
         loss: "normalized" or "plain", see above.
@@ -71,6 +72,8 @@ class TTTLinear(RecallCore):
         conv_size: Annotated[int, Ge(0)] = 4,
         kernel: Kernel = "auto",
     ):
+        if loss == "normalized":
+            need_two_features("key_size", key_size, hidden_size, num_heads)
         super().__init__(
             input_size,
             hidden_size,
@@ -146,6 +149,13 @@ class TTTLinear(RecallCore):
             position_B,
         )
         return o_BHK, memory
+
+    @torch.no_grad()
+    def memory(self, p: Any) -> Tensor:
+        """S_i of every head, which the last step reads, one below the other."""
+        S_BHKK, _, sum_S_BHKK, _, position_B = self(p)[1].memory
+        c_B = self.scales()[position_B - 1]  # after the last step of a mini-batch the sum is 0
+        return (S_BHKK - c_B[:, None, None, None] * sum_S_BHKK).flatten(1, 2)
 
     @staticmethod
     def serves(inputs: Inputs) -> bool:

@@ -20,7 +20,9 @@ class CP(BilinearMap):
     so M(b) has a rank of R at most. R (I + J + K) parameters, and R more with weights λ; otherwise λ = 1.
 
     With `normalize` "rows" the rows of A, B and C are divided by their norms, and λ are weights, √(J/R) at the start.
-    With "matrix" each of A, B and C is divided by its Frobenius norm, without weights.
+    If the first features are the constant 1 (`padded`), y then starts with a quarter of the variance that it has
+    without `normalize`, since the rows of A and C, whose norm is about √2, are divided by it. With "matrix" each of
+    A, B and C is divided by its Frobenius norm, without weights.
 
     "mathews2016" draws A, B and C from U(-√(3/R), √(3/R)), the default of TensorFlow in 2016: the variance of y falls
     as 1/R².

@@ -19,8 +19,8 @@ class Sparse(BilinearMap):
     i(e) and k(e) are drawn uniformly, so two entries can be in the same place, where they add up. The entries take
     turns with the results, j(e) = e mod J; Mathews (2016) draws j(e) as well, which leaves some results without any.
 
-    "rank_independent" draws v_e from N(0, J/E · s_i² s_k²), with s the deviations of the features; "mathews2016" from
-    N(0, 0.15²).
+    "rank_independent" draws v_e from N(0, I J K / E · s_i² s_k²), with s the deviations of the features; "mathews2016"
+    from N(0, 0.15²).
 
     Args:
         sizes: I, J and K.

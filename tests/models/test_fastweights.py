@@ -379,3 +379,22 @@ def test_gradients_are_those_of_finite_differences(kernel):
 def test_without_inner_steps_nothing_is_attended_to():
     core = random_core(num_inner_steps=0)
     assert core.attention(core.project(torch.randn(B, 5, X))) is None
+
+
+@pytest.mark.parametrize(
+    "settings", [{"eps": 0.1}, {"bias": False}, {"elementwise_affine": False}], ids=["eps", "no-bias", "no-gain"]
+)
+def test_another_layer_norm_is_computed_as_it_is(settings):
+    core = FastWeights(X, hidden_size=H)
+    core.norm = nn.LayerNorm(H, **settings)
+    p_BTH = core.project(0.1 * torch.randn(3, 6, X))
+    assert core.is_fused
+    torch.testing.assert_close(core(p_BTH)[0], core.scan(p_BTH)[0])
+
+
+def test_tensors_that_do_not_fit_are_an_error_and_not_read():
+    core = FastWeights(X, hidden_size=H, kernel="fused")
+    p_BTH = core.project(torch.randn(3, 6, X))
+    core.norm.double() if p_BTH.dtype == torch.float32 else core.norm.float()
+    with pytest.raises(ValueError, match=rf"^layer norm of shape \[{H}\] in torch.float\d\d: expected \[{H}\] in "):
+        core(p_BTH)

@@ -70,6 +70,11 @@ def test_sequences_at_other_positions_go_on_where_they_are():
     assert_close(goes_on, torch.stack([y_BTH[0, 7:17], y_BTH[1, 3:13]]), rtol=1e-10, atol=1e-10)
 
 
+def test_a_layer_norm_of_one_unit_is_an_error():
+    with pytest.raises(ValueError, match=r"^hidden_size=1: must be 2 or more"):
+        FastWeightsMultilevel(X, hidden_size=1)
+
+
 def test_attention_is_what_the_last_step_reads():
     core, x_BTX = random_core(), torch.randn(3, T, X)
     p_BTH = core.project(x_BTX)

@@ -62,5 +62,12 @@ def test_without_a_difference_between_past_states_it_reads_their_mean():
     assert_close(hebbian(p_BTH[:, :1])[0], core(p_BTH[:, :1])[0])
 
 
+def test_a_layer_norm_of_one_unit_is_an_error():
+    with pytest.raises(ValueError, match=r"^hidden_size=1: must be 2 or more with layer_norm=true"):
+        FastWeightsSoftmax(X, hidden_size=1)
+    FastWeightsSoftmax(X, hidden_size=1, layer_norm=False)
+    FastWeightsSoftmax(X, hidden_size=1, num_inner_steps=0)
+
+
 def test_the_size_of_the_state_counts_the_states_that_are_kept():
     assert FastWeightsSoftmax(X, hidden_size=H, context=10).state_size == H + 10 * H + 1

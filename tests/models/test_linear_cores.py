@@ -137,7 +137,7 @@ def retnet(core, x):
     def rotation(t, K):
         R = np.eye(K)
         for j in range(K // 2):
-            angle = t * 10_000 ** (-2 * j / (K // 2 * 2))
+            angle = t * 10_000 ** (-2 * j / K)
             i = K // 2 + j
             R[j, j] = R[i, i] = math.cos(angle)
             R[j, i], R[i, j] = -math.sin(angle), math.sin(angle)
@@ -277,6 +277,7 @@ def rwkv7(core, x):
         (LinearAttention, linear_attention, {"feature_map": "taylor", "normalize": False}),
         (RetNet, retnet, {"key_size": 4}),
         (RetNet, retnet, {"key_size": 5, "rotary": False}),
+        (RetNet, retnet, {"key_size": 5}),
         (Mamba2, mamba2, {}),
         (GLA, gla, {"value_size": 4}),
         (DeltaNet, deltanet, {"max_beta": 2.0}),
@@ -489,6 +490,52 @@ def test_denominators_are_positive_from_a_learned_start_as_well(feature_map):
     assert not core.start(4)[..., -1].any()
     o_BTHV, _ = core.recur(scan, terms, core.start(4), None)
     assert (o_BTHV[..., -1] >= 0).all()
+
+
+def test_a_learned_start_has_no_denominator():
+    """Every number of it is used, and all others start as without it in the denominator."""
+    for normalize in (True, False):
+        torch.manual_seed(0)
+        core = LinearAttention(X, hidden_size=D, num_heads=H, learned_start=True, normalize=normalize)
+        assert core.start_HKV.shape == (H, 3, 3)
+        assert core.start(B).shape == (B, H, 3, 3 + normalize)
+    torch.manual_seed(0)
+    start_HKV = torch.randn(H, 3, 4) * 3**-0.5
+    input_weight = nn.Linear(X, 3 * D, bias=False).weight
+    torch.manual_seed(0)
+    core = LinearAttention(X, hidden_size=D, num_heads=H, learned_start=True)
+    assert torch.equal(core.start_HKV, start_HKV[..., :-1])
+    assert torch.equal(core.input.weight, input_weight)
+    y, _ = core(core.project(torch.randn(B, T, X)))
+    y.square().sum().backward()
+    assert core.start_HKV.grad.ne(0).all()
+
+
+@pytest.mark.parametrize("cell", [LinearAttention, DeltaNet])
+@pytest.mark.parametrize(("key_size", "order"), [(1, 1), (3, 3), (3, 7)])
+def test_dpfp_of_too_high_an_order_is_an_error(cell, key_size, order):
+    x_NK = torch.randn(100, key_size)
+    distinct = {tuple(column) for column in features("dpfp", x_NK, order).T.tolist() if any(column)}
+    assert len(distinct) < num_features("dpfp", key_size, order)
+    with pytest.raises(ValueError, match=rf"^dpfp_order={order}: must be below .* \(key_size={key_size}\)$"):
+        cell(X, hidden_size=D, key_size=key_size, feature_map="dpfp", dpfp_order=order)
+
+
+def test_dpfp_of_the_highest_order_has_no_feature_twice_or_always_zero():
+    columns = features("dpfp", torch.randn(100, 4), 3).T.tolist()
+    assert len({tuple(column) for column in columns if any(column)}) == num_features("dpfp", 4, 3)
+    core = LinearAttention(X, hidden_size=D, key_size=4, feature_map="dpfp", dpfp_order=3)
+    assert core.memory_size[0] == len(columns)
+
+
+@pytest.mark.parametrize("cell", [MLSTM, RWKV7])
+def test_a_layer_norm_of_one_value_feature_is_an_error(cell):
+    message = r"^num_heads=6: must leave 2 or more features of a value \(hidden_size=6\)$"
+    with pytest.raises(ValueError, match=message):
+        cell(X, hidden_size=6, num_heads=6)
+    with pytest.raises(ValueError, match=r"^value_size=1: must be 2 or more"):
+        cell(X, hidden_size=6, value_size=1)
+    cell(X, hidden_size=6, num_heads=6, value_size=2)
 
 
 def test_an_mlstm_whose_gates_forget_everything_has_finite_gradients():

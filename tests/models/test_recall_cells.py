@@ -273,6 +273,46 @@ def test_attention_is_a_softmax_over_the_window(window):
     assert memory.count_B.tolist() == [min(T, window - 1)] * B
 
 
+@pytest.mark.parametrize("window", [1, 3, 100])
+@pytest.mark.parametrize("conv_size", [0, 4])
+def test_attention_at_the_last_step_is_the_mean_softmax_of_the_heads(window, conv_size):
+    core = random_cell("attention", window=window, conv_size=conv_size)
+    p = core.project(torch.randn(B, T, X))
+    attention_Bt = core.attention(p)
+    q, k, _, _ = (x.detach().numpy() for x in core.heads(p.channels_C, core.empty_window(B), None))
+    seen = min(window, T)
+    weights_BHw = softmax(np.einsum("bhk,bwhk->bhw", q[:, -1], k[:, T - seen :]) / np.sqrt(K))
+    expected = np.concatenate([np.zeros((B, T - seen)), weights_BHw.mean(1)[:, :-1]], axis=1)
+    np.testing.assert_allclose(attention_Bt, expected, atol=1e-12)
+    assert core.memory(p) is None
+
+
+@pytest.mark.parametrize("loss", ["normalized", "plain"])
+def test_the_memory_of_ttt_is_what_the_last_step_reads(loss):
+    """Within a mini-batch of 3 as well, where the inner model gives the query S_iᵀ q + b_i."""
+    core, read = random_cell("ttt_linear", loss=loss), []
+    core.read = lambda q, z: (read.append((q, z)), z)[1]
+    p = core.project(torch.randn(B, T, X))
+    for length in range(1, T + 1):
+        so_far = map_state(lambda tensor, end=length: tensor[:, :end], p)
+        _, (state, _) = core.scan(so_far)
+        q_BHK, z_BHK = read[-1]
+        S_BHKK = core.memory(so_far).unflatten(1, (H, K))
+        c_B11 = core.scales()[state.position_B - 1][:, None, None]
+        b_BHK = state.b_BHK - c_B11 * state.sum_b_BHK
+        assert_close(torch.einsum("bhk,bhkv->bhv", q_BHK, S_BHKK) + b_BHK, z_BHK, rtol=0, atol=1e-12)
+
+
+def test_softmax_and_layer_norm_of_one_feature_are_errors():
+    message = r"^num_heads=6: must leave 2 or more features of a key \(hidden_size=6\)$"
+    for cls in (SRWM, TTTLinear):
+        with pytest.raises(ValueError, match=message):
+            cls(X, hidden_size=6, num_heads=6)
+        with pytest.raises(ValueError, match=r"^key_size=1: must be 2 or more"):
+            cls(X, hidden_size=6, key_size=1)
+    TTTLinear(X, hidden_size=6, num_heads=6, loss="plain")
+
+
 def test_fast_weights_are_retention_that_reads_first_with_the_state_as_key_and_value():
     core = FastWeights(X, hidden_size=D, decay=0.8, fast_lr=0.3)
     p_BTD = core.project(torch.randn(B, T, X))

@@ -300,10 +300,15 @@ def test_dropout_drops_the_candidates_of_a_unit_for_a_whole_sequence(cell):
         (CPDelta, {}),
         (CPLossyIntegrator, {}),
         (CPResidual, {}),
+        (MIRNN, {}),
+        (MIRNN, {"plain": True}),
     ],
 )
 def test_operations_of_recurrent_products(cell, settings):
-    """T steps from a nonzero state take the operations that are counted for T + 1 steps from 0."""
+    """T steps from a nonzero state take the operations that are counted for T + 1 steps, of which the first is from 0.
+
+    In networks that start from 1 they are those of T steps.
+    """
     core = cell(2, hidden_size=4, **settings)
     for length in (1, 2, 5):
         p = core.project(torch.randn(1, length, 2))
@@ -311,4 +316,10 @@ def test_operations_of_recurrent_products(cell, settings):
         p = p if isinstance(p, tuple) else p.requires_grad_()
         with FlopCounterMode(display=False) as counter:
             core.scan(p, torch.randn(1, 4, requires_grad=True))[0].sum().backward()
-        assert core.flops(length + 1) == counter.get_total_flops()
+        starts_from_0 = not core.initial_state(1).any()
+        assert core.flops(length + starts_from_0) == counter.get_total_flops()
+
+
+def test_a_layer_norm_of_one_unit_is_an_error():
+    with pytest.raises(ValueError, match=r"^hidden_size=1: must be 2 or more"):
+        CPResidual(2, hidden_size=1)

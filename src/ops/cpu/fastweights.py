@@ -115,9 +115,12 @@ def fastweights(
     table, ids = inputs.table, inputs.ids
     (batch, time), units, dtype = inputs.batch_and_time, len(weight_HH), weight_HH.dtype
     calls.check("inputs", table, (*table.shape[:-1], units), dtype)
-    for state, shape in ((initial_BH, (batch, units)), (fast_BHH, (batch, units, units))):
-        if state is not None:
-            calls.check("state", state, shape, dtype)
+    expected = [("state", initial_BH, (batch, units)), ("state", fast_BHH, (batch, units, units))]
+    expected += [("layer norm", tensor, (units,)) for tensor in (*norm, *preliminary_norm)]
+    expected += [("read weights", read_weights, (max(0, num_inner_steps - 1),))]
+    for name, tensor, shape in expected:
+        if tensor is not None:
+            calls.check(name, tensor, shape, dtype)
     settings = {
         "batch": batch, "time": time, "symbols": len(table), "threads": torch.get_num_threads(),
         "return_sequence": return_sequence, "double_precision": dtype == torch.float64, "units": units,
