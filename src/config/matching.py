@@ -11,7 +11,7 @@ from src.config.schema import locate
 
 MOST = 10_000_000
 """A configuration may come from anyone, and networks are built to count their weights."""
-TRIED = 64
+TRIED = 256
 """Widths in a row, of which one has to be legal."""
 _found: dict[str, int] = {}
 

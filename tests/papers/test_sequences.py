@@ -77,6 +77,9 @@ def test_the_claims_on_war_and_peace():
     assert table.loc[("LSTM", "-"), "nats"] == "1.300 ± 0.010"
     assert table.loc[("LSTM, 50 epochs", "-"), "nats"] == "1.280 ± 0.010"
     assert table.loc[("20-gram", "-"), "Karpathy 2015"] == "1.195"
+    (axes,) = war_and_peace.draw(read()).axes
+    _, labels = axes.get_legend_handles_labels()
+    assert labels == ["LSTM", "GRU", "tanh RNN", "CP gate, separate", "CP gate, combined"]
 
 
 def swept(slope, dropped=8.3):

@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
+from src.reports import style
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
 from src.reproduction.effects import difference, mean
 
@@ -79,6 +82,32 @@ def table(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("-")
 
 
+def draw(evidence: Evidence) -> Figure:
+    """Nats per character of the test set against the rank of CP gates, and those of other networks as lines."""
+    cells = {f"CP gate, {linear}": linear for linear in ("separate", "combined")}
+    of_others = {label: model for model, label in MODELS.items()}
+    styles = style.styles_of({label: f"cp_gate {linear}" for label, linear in cells.items()} | of_others)
+    with rc_context(style.RC):
+        figure, [axes] = style.panels([""])
+        for label, linear in cells.items():
+            points = []
+            for rank in RANKS:
+                with suppress(NotRunError):
+                    nats = _nats(evidence, "cp_gate", name=RANK, model__linear=linear, model__rank=rank)
+                    points.append((rank, nats.mean(), nats.std(ddof=1) if len(nats) > 1 else 0.0))
+            if points:
+                axes.errorbar(*zip(*points, strict=True), label=label, elinewidth=0.8, capsize=2, **styles[label])
+        for model, label in MODELS.items():
+            with suppress(NotRunError):
+                axes.axhline(_nats(evidence, model).mean(), label=label, **styles[label] | {"marker": ""})
+        axes.set(
+            xscale="log", xticks=RANKS, xticklabels=map(str, RANKS), xlabel="rank R", ylabel="test, nats per character"
+        )
+        axes.minorticks_off()
+        style.legend(figure, [axes])
+    return figure
+
+
 REPRODUCTION = Reproduction(
     title="Karpathy et al. 2015: characters of War and Peace, nats per character of the test set, 128 units",
     experiments=("karpathy2015/war_and_peace", "karpathy2015/war_and_peace_long", "karpathy2015/war_and_peace_rank"),
@@ -100,6 +129,7 @@ REPRODUCTION = Reproduction(
         ),
     ),
     table=table,
+    figures={"ranks": draw},
     quick=("seed=0", "model=lstm,rnn", "optimizer.lr=5e-3", "trainer.max_updates=1024"),
     curves=("val/nll",),
     notes=Path(__file__).with_name("war_and_peace.md"),
