@@ -13,6 +13,7 @@ import csv
 import importlib
 import inspect
 import io
+import math
 import multiprocessing
 import os
 import pkgutil
@@ -85,28 +86,33 @@ def parse_settings(texts: Mapping[str, str], topics: Mapping[str, Sequence[Demon
         least = 0 if name == "seed" else 1
         if kind is int and values[name] < least:
             raise UserError(f"{name}={text}: at least {least} expected")
+        if kind is float and not math.isfinite(values[name]):
+            raise UserError(f"{name}={text}: a finite number expected")
     return values
 
 
 def run_topic(topic: str, settings: Mapping[str, Any], folder: Path) -> list[Finished]:
-    """Compute and draw one topic, and write its page."""
-    finished = []
+    """Compute and draw one topic, and then write its figures and its page."""
+    finished, figures = [], {}
     for demonstration in demonstrations(topic):
         given = {name: settings[name] for name in settings_of(demonstration) if name in settings}
         start = time.perf_counter()
         try:
             result = demonstration.run(**given)
+            buffer = io.BytesIO()
+            demonstration.draw(result).savefig(buffer, dpi=DOTS_PER_INCH, format="png", bbox_inches="tight")
         except Exception as error:
             if not given or isinstance(error, UserError | OSError):
                 raise
             shown = " ".join(f"{name}={value}" for name, value in given.items())
             raise UserError(f"{topic} {shown}: {explain(error)}") from error
         path = folder / f"{demonstration.name}.png"
-        buffer = io.BytesIO()
-        demonstration.draw(result).savefig(buffer, dpi=DOTS_PER_INCH, format="png", bbox_inches="tight")
-        write_whole(path, buffer.getvalue())
+        figures[path] = buffer.getvalue()
         finished.append(Finished(demonstration.name, tuple(result.claims), path, time.perf_counter() - start))
-    write_whole(folder / f"{topic}.md", page(topic, finished).encode())
+    text = page(topic, finished)
+    for path, figure in figures.items():
+        write_whole(path, figure)
+    write_whole(folder / f"{topic}.md", text.encode())
     return finished
 
 

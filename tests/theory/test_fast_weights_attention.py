@@ -38,3 +38,26 @@ def test_the_first_step_of_both_forms_is_the_same():
     with torch.no_grad():
         right, printed = (topic.state_sizes(core(), p_BTH, printed=printed) for printed in (False, True))
     np.testing.assert_allclose(right, printed)
+
+
+def claim_of(result, start):
+    (claim,) = (claim for claim in result.claims if claim.statement.startswith(start))
+    return claim
+
+
+def test_a_memory_that_starts_with_anything_but_zero_refutes_the_claim(monkeypatch):
+    assert claim_of(topic.run(num_steps=8), "Fast weights are a memory").holds
+    start = FastWeights.initial_state
+
+    def written_before(self, batch_size):
+        state = start(self, batch_size)
+        return state._replace(A_BHH=state.A_BHH + torch.eye(self.hidden_size))
+
+    monkeypatch.setattr(FastWeights, "initial_state", written_before)
+    assert not claim_of(topic.run(num_steps=8), "Fast weights are a memory").holds
+
+
+def test_states_that_have_not_grown_so_far_yet_are_not_said_to():
+    found = {steps: claim_of(topic.run(num_steps=steps), "With the layer norm").refuted for steps in (5, 8)}
+    assert found[5].endswith("whose states do not exceed 1e+30 within 5 steps")
+    assert found[8].endswith("whose states exceed 1e+30 after 7 steps")

@@ -35,3 +35,16 @@ def test_a_clipped_step_is_the_rate_times_the_threshold():
     np.testing.assert_allclose(path[1] - path[0], -0.05 * gradient / np.linalg.norm(gradient), rtol=1e-4)
     path = loss_cliff.descend(start, 0.05, None, 1, 50, 0.15)
     np.testing.assert_allclose(path[1] - path[0], -0.05 * gradient, rtol=1e-9)
+
+
+def test_a_clipped_step_in_another_direction_refutes_the_claim(monkeypatch):
+    def turned(parameters, threshold):
+        (parameter,) = parameters
+        parameter.grad = threshold * parameter.grad.flip(0) / parameter.grad.norm()
+
+    (claim,) = (claim for claim in loss_cliff.run(resolution=401).claims if claim.statement.startswith("Clipping"))
+    assert claim.holds
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", turned)
+    (claim,) = (claim for claim in loss_cliff.run(resolution=401).claims if claim.statement.startswith("Clipping"))
+    assert claim.measured == pytest.approx(0.05)
+    assert not claim.holds

@@ -32,13 +32,19 @@ def command(tmp_path, capsys, monkeypatch):
 def invented(monkeypatch, tmp_path):
     """A topic with one claim that holds if `answer` is 42."""
 
-    def compute(answer: int = 42, run: str | None = None, seed: int = 0):
+    def compute(answer: int = 42, run: str | None = None, seed: int = 0, noise: float = 0.5):
         if seed == 13:
             raise ValueError("unlucky")
         claim = claims.near("The answer [of all] | is 42", "Adams (1979)", 42, answer, 0.5, "by the book", f"{run}")
-        return SimpleNamespace(claims=(claim,))
+        return SimpleNamespace(claims=(claim,), noise=noise)
 
-    topic = (Demonstration("answer", compute, lambda result: Figure(figsize=(1, 1))),)
+    def draw(result):
+        if result.noise > 1:
+            raise ValueError("too loud to draw")
+        return Figure(figsize=(1, 1))
+
+    quiet = Demonstration("first", lambda: SimpleNamespace(claims=(), noise=0.0), draw)
+    topic = (quiet, Demonstration("answer", compute, draw))
     monkeypatch.setattr(run, "find_topics", lambda: {"invented": topic})
     monkeypatch.setattr(run, "demonstrations", lambda _: topic)
     monkeypatch.setattr(run, "PAGES", tmp_path)
@@ -60,7 +66,7 @@ def test_what_is_written_and_printed(command, tmp_path):
     assert "| The answer [of all] \\| is 42<br>*Refuted as printed:* as printed | Adams (1979) | 42 | 42 |" in page
     (row,) = csv.DictReader((folder / "claims.csv").read_text().splitlines())
     assert (row["topic"], row["measured"], row["holds"]) == ("invented", "42.0", "True")
-    assert EventAccumulator(str(folder)).Reload().Tags()["images"] == ["invented/answer"]
+    assert EventAccumulator(str(folder)).Reload().Tags()["images"] == ["invented/first", "invented/answer"]
 
 
 def test_statements_wrong_in_print_are_counted_once_and_without_readings():
@@ -84,16 +90,24 @@ def test_a_claim_that_fails_ends_the_command_with_status_1(command, tmp_path):
     ("arguments", "message"),
     [
         (["inventd"], "error: inventd is not a topic; did you mean invented? legal: invented"),
-        (["answr=3"], "error: answr is not a setting of invented; did you mean answer? legal: answer, run, seed"),
+        (
+            ["answr=3"],
+            "error: answr is not a setting of invented; did you mean answer? legal: answer, noise, run, seed",
+        ),
         (["answer=many"], "error: answer=many: int expected"),
         (["answer=0"], "error: answer=0: at least 1 expected"),
         (["seed=-1"], "error: seed=-1: at least 0 expected"),
+        (["noise=loud"], "error: noise=loud: float expected"),
+        (["noise=nan"], "error: noise=nan: a finite number expected"),
+        (["noise=-inf"], "error: noise=-inf: a finite number expected"),
+        (["noise=2"], "error: invented noise=2.0: ValueError: too loud to draw"),
         (["seed=13"], "error: invented seed=13: ValueError: unlucky"),
         (["--processes", "0"], "error: --processes 0: at least 1 expected"),
     ],
 )
-def test_mistakes_are_one_line(command, arguments, message):
+def test_mistakes_are_one_line_and_write_nothing(command, arguments, message, tmp_path):
     assert command(*arguments) == (1, "", message)
+    assert not list((tmp_path / "theory").glob("*"))
 
 
 def test_real_topics_in_separate_processes(command, tmp_path):

@@ -96,7 +96,8 @@ def draw(evidence: Evidence) -> Figure:
                     nats = _nats(evidence, "cp_gate", name=RANK, model__linear=linear, model__rank=rank)
                     points.append((rank, nats.mean(), nats.std(ddof=1) if len(nats) > 1 else 0.0))
             if points:
-                axes.errorbar(*zip(*points, strict=True), label=label, elinewidth=0.8, capsize=2, **styles[label])
+                ranks, means, deviations = zip(*points, strict=True)
+                axes.errorbar(ranks, means, deviations, label=label, elinewidth=0.8, capsize=2, **styles[label])
         for model, label in MODELS.items():
             with suppress(NotRunError):
                 axes.axhline(_nats(evidence, model).mean(), label=label, **styles[label] | {"marker": ""})

@@ -237,13 +237,13 @@ def fast_weights_gradient(
 
 def autograd_fast_weights(core: FastWeights, p_TM: Array, by_h_M: Array) -> Gradient:
     """The same gradient by automatic differentiation of the core's definition."""
-    p_1TM = torch.tensor(p_TM[None], requires_grad=True)
-    y_1TM, _ = core.scan(p_1TM)
-    named = {"W": core.recurrent.weight, "p": p_1TM}
+    inputs_TM = torch.tensor(p_TM, requires_grad=True)
+    y_1TM, _ = core.scan(inputs_TM[None])
+    named = {"W": core.recurrent.weight, "p": inputs_TM}
     if isinstance(core.norm, torch.nn.LayerNorm):
         named |= {"gain": core.norm.weight, "bias": core.norm.bias}
     found = torch.autograd.grad(y_1TM[0, -1] @ torch.tensor(by_h_M), list(named.values()))
-    return {name: tensor.numpy().squeeze() for name, tensor in zip(named, found, strict=True)}
+    return {name: tensor.numpy() for name, tensor in zip(named, found, strict=True)}
 
 
 def _nonlinearity(core: FastWeights) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:

@@ -22,6 +22,9 @@ from src.theory.networks import Trained, evaluated, in_double, load_run, train_b
 
 ROBUST = "Ba et al. 2016, section 3.2, on layer norm; the question of Wayman & Mathew, report, section 5"
 
+OVERFLOWED = "hotpink"
+"""The color of settings whose values are not finite, which neither color map has."""
+
 
 def retrieval_model(task: AssociativeRetrieval, num_units: int, seed: int, **settings) -> SequenceModel:
     """A fast-weights model for associative retrieval, in float32."""
@@ -147,8 +150,10 @@ def _trained_here(
 def draw_before_and_after(result: BeforeAndAfter) -> Figure:
     """Exponents before and after training, and the error with changed settings."""
     figure, all_axes = wrapped(3, panel_height=3.3, sharey=True)
-    edge = max(float(np.abs(exponent).max()) for exponent in result.exponent_LE)
+    exponents = np.abs(result.exponent_LE)
+    edge = float(exponents[np.isfinite(exponents)].max(initial=0)) or 1.0
     maps = (*result.exponent_LE, result.error_LE)
+    all_finite = all(np.isfinite(values_LE).all() for values_LE in maps)
     before, after = result.own_exponents
     titles = (
         f"before training, {before:.3f} at ★",
@@ -157,6 +162,9 @@ def draw_before_and_after(result: BeforeAndAfter) -> Figure:
     )
     for index, (axes, values_LE, title) in enumerate(zip(all_axes, maps, titles, strict=True)):
         scale = {"cmap": "PuOr_r", "vmin": -edge, "vmax": edge} if index < 2 else {"cmap": "cividis", "vmin": 0}
+        if not np.isfinite(values_LE).all():
+            axes.set_facecolor(OVERFLOWED)  # seen where nothing is drawn
+            values_LE = np.ma.masked_invalid(values_LE)
         mesh = dynamics.draw_map(axes, result.decay_L, result.fast_lr_E, values_LE, **scale)
         axes.plot(result.trained_at[1], 1 - result.trained_at[0], "*", color="white", markeredgecolor="black",
                   markersize=14)  # fmt: skip
@@ -165,7 +173,8 @@ def draw_before_and_after(result: BeforeAndAfter) -> Figure:
             figure.colorbar(mesh, ax=axes, label=("", "largest Lyapunov exponent", result.metric)[index])
     for axes in all_axes[::2]:
         axes.set_ylabel("decay λ")
-    figure.supxlabel(f"★: where it was trained ({result.name})", fontsize=10)
+    pink = "" if all_finite else "; pink: not finite, the state overflows"
+    figure.supxlabel(f"★: where it was trained ({result.name}){pink}", fontsize=10)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Vanishing and exploding gradients of every architecture before and after training, with the known bounds.
+"""Vanishing and exploding gradients of recurrent networks before and after training, with the known bounds.
 
 Shapes: B sequences, T time steps, X input features, H hidden units, L lags from 0.
 """
@@ -12,6 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from src.config.errors import UserError
 from src.models.alstm import ALSTM
 from src.models.base import Core
 from src.models.fastweights import FastWeights
@@ -29,7 +30,7 @@ from src.theory.base import Claim, Demonstration
 from src.theory.claims import at_least, at_most, near
 from src.theory.figures import COLORS, LIMIT, MARKERS, heading, line, new_figure, wrapped
 from src.theory.gradient_flow import error_carousel, limits
-from src.theory.gradient_flow.norms import Array, loss_gradient_by_lag, norms_by_lag, state_jacobians
+from src.theory.gradient_flow.norms import Array, check, loss_gradient_by_lag, norms_by_lag, state_jacobians
 from src.theory.networks import Trained, evaluated, in_double, load_run, seeded_float64, train_briefly
 
 REPORT, MATHEWS = "Wayman & Mathew, report", "Mathews, report, section 2.1.2"
@@ -63,7 +64,7 @@ class Initial:
 
 
 def measure_at_start(num_units: int = 20, num_steps: int = 51, num_sequences: int = 8, seed: int = 0) -> Initial:
-    """Measure every architecture at initialization under N(0, 1) inputs; the IRNN without, from a positive state."""
+    """Measure several architectures at initialization under N(0, 1) inputs; the IRNN without, from a positive state."""
 
     def core_of(make: Callable[[], Core]) -> Core:
         with seeded_float64(seed):
@@ -225,7 +226,7 @@ def measure_after_training(
     """Measure the network of a finished run on its test data, or four small ones trained within seconds.
 
     Args:
-        run: folder of the run; None to train the small networks.
+        run: folder of the run, whose state must be floating-point vectors; None to train the small networks.
         num_updates: updates of the small networks.
         num_sequences: number of test sequences to take the median of.
         seed: seed of the small networks and their data.
@@ -233,12 +234,18 @@ def measure_after_training(
     networks = [load_run(run)] if run else list(train_small_networks(num_updates, seed))
     result = Training([], {}, {})
     for network in networks:
+        if run:
+            try:
+                check(network.end.core, network.task)
+            except UserError as error:
+                raise UserError(f"run={run}: {error}") from None
         test = next(iter(network.task.evaluation("test"))).take(slice(0, num_sequences))
         batch = in_double(test)
         jacobians, gradients = [], []
         for model in (network.start, network.end):
-            jacobians.append(np.median(norms_by_lag(model.core, model.project(batch.inputs).vectors), axis=1))
-            gradients.append(np.median(loss_gradient_by_lag(model, network.task, batch), axis=1))
+            p_BTP = model.project(batch.inputs).vectors
+            jacobians.append(np.nanmedian(norms_by_lag(model.core, p_BTP, lengths=batch.lengths), axis=1))
+            gradients.append(np.nanmedian(loss_gradient_by_lag(model, network.task, batch), axis=1))
         result.jacobian_L[network.name] = jacobians[0], jacobians[1]
         result.loss_gradient_L[network.name] = gradients[0], gradients[1]
         if run is None:

@@ -1,4 +1,6 @@
-"""How much of a change of state remains after a number of steps, for any recurrent core, by automatic differentiation.
+"""How much of a change of state remains after a number of steps, for a vector as state, by automatic differentiation.
+
+A core qualifies if its state consists of floating-point vectors, apart from the exceptions of `vector_parts`.
 
 Shapes: B sequences, T time steps, P projected features, H outputs, S numbers of the state, L = T lags from 0.
 """
@@ -6,62 +8,122 @@ Shapes: B sequences, T time steps, P projected features, H outputs, S numbers of
 from typing import Any
 
 import numpy as np
+import optree
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from src.config.errors import UserError
+from src.models.alstm import ALSTMState
 from src.models.base import Core, last_step
+from src.models.cp_gate import DroppedState
 from src.models.fastweights import FastWeightsState
 from src.models.sequence import SequenceModel
 from src.ops.inputs import steps
 from src.specs import Batch, State, map_state, state_tensors
 from src.tasks.base import Task
+from src.tasks.environment import Environment
 
 Array = NDArray[np.float64]
 
 
 def vector_parts(state: State) -> list[Tensor]:
-    """The parts of a state to differentiate by: all, but for fast weights only h, which is written into A later."""
-    if isinstance(state, FastWeightsState):
-        return [state.h_BH]
-    return state_tensors(state)
+    """The parts of a state to differentiate by: all, but only h of fast weights, written into A later, and of masks."""
+    return [part for whole in _wholes(state) for part in (whole[:1] if _has_only_h(whole) else state_tensors(whole))]
+
+
+def check(core: Core, task: Task) -> None:
+    """Refuse what cannot be measured.
+
+    Raises:
+        UserError: a part of the state is a matrix or not of floating-point numbers, or the task is played.
+    """
+    if isinstance(task, Environment):
+        raise UserError("gradient norms need a task with given inputs; this one is played")
+    for whole in _wholes(core.initial_state(1)):
+        for part in vector_parts(whole):
+            is_vector = part.ndim == 2 or isinstance(whole, ALSTMState)  # its memory is copies of a vector
+            if not (is_vector and part.is_floating_point()):
+                kind = str(part.dtype).removeprefix("torch.")
+                raise UserError(
+                    "gradient norms need a state of floating-point vectors, as of rnn, lstm, gru, tgu or fastweights; "
+                    f"that of {type(core).__name__} has a part of shape {list(part.shape[1:])} in {kind}"
+                )
 
 
 def shifted_scan(core: Core, p_BTP: Any, state: State | None = None) -> tuple[Tensor, list[Tensor]]:
     """Run a core step by step, adding a shift of zero to the state after every step.
 
     The derivative by the shift of step t is the total derivative by the state after step t: it includes all paths
-    from there to the end and no others.
+    from there to the end and no others. One of them is from the state to the output of the same step.
 
     Returns:
         the outputs [B, T, H], each including the shift of its own step; the shifts, one [B, S] for every step.
     """
     by_step = steps(map_state(Tensor.detach, p_BTP))
     state = core.initial_state(len(state_tensors(by_step[0])[0])) if state is None else state
+    state = map_state(lambda part: part.detach().requires_grad_(), state)  # for `_read_jacobian`, if the core is frozen
     outputs, shifts = [], []
     for p_BP in by_step:
-        _, state = core.step(p_BP, state)
+        y_BH, state = core.step(p_BP, state)
         parts = vector_parts(state)
         sizes = [part[0].numel() for part in parts]
         shift_BS = parts[0].new_zeros(len(parts[0]), sum(sizes)).requires_grad_()
-        pieces = shift_BS.split(sizes, dim=1)
-        state = _with_parts(state, [part + piece.view_as(part) for part, piece in zip(parts, pieces, strict=True)])
-        outputs.append(vector_parts(state)[0])
+        shifted = [part + piece.view_as(part) for part, piece in zip(parts, shift_BS.split(sizes, dim=1), strict=True)]
+        same = [moved_BH for part, moved_BH in zip(parts, shifted, strict=True) if part is y_BH]
+        state = _with_parts(state, shifted)
+        outputs.append(same[0] if same else y_BH + torch.einsum("bhs,bs->bh", _read_jacobian(y_BH, parts), shift_BS))
         shifts.append(shift_BS)
     return torch.stack(outputs, dim=1), shifts
 
 
+def _read_jacobian(y_BH: Tensor, parts: list[Tensor]) -> Tensor:
+    """∂y_t/∂s_t of an output that is computed from the state after its step, [B, H, S].
+
+    Autograd lets parts change with the parts that they were computed from, such as h with c in an LSTM. Here every part
+    varies on its own: these paths are subtracted, one more link of their chain at a time.
+    """
+    rows_HBH = torch.eye(y_BH.shape[1], dtype=y_BH.dtype)[:, None].expand(-1, len(y_BH), -1)
+
+    def by_parts(outputs: Any, rows: Any) -> list[Tensor]:
+        found = torch.autograd.grad(outputs, parts, rows, is_grads_batched=True, allow_unused=True, retain_graph=True)
+        zeros = (part.new_zeros(len(rows_HBH), *part.shape) for part in parts)
+        return [zero if gradient is None else gradient for gradient, zero in zip(found, zeros, strict=True)]
+
+    totals = by_parts(y_BH, rows_HBH)
+    direct = totals
+    for _ in parts[1:]:
+        again = by_parts(parts, direct)
+        direct = [d + total - a for d, total, a in zip(direct, totals, again, strict=True)]
+    return torch.cat([part.flatten(2) for part in direct], dim=2).transpose(0, 1)
+
+
+def _has_only_h(state: State) -> bool:
+    return isinstance(state, FastWeightsState | DroppedState)
+
+
+def _is_whole(state: State) -> bool:
+    return isinstance(state, FastWeightsState | DroppedState | ALSTMState)
+
+
+def _wholes(state: State) -> list[State]:
+    """The tensors of a state, but those of the classes above together; a stack has several."""
+    return optree.tree_leaves(state, is_leaf=_is_whole)
+
+
 def _with_parts(state: State, parts: list[Tensor]) -> State:
-    if isinstance(state, FastWeightsState):
-        return state._replace(h_BH=parts[0])
     left = iter(parts)
-    return map_state(lambda _: next(left), state)
+
+    def replaced(whole: State) -> State:
+        return whole._replace(h_BH=next(left)) if _has_only_h(whole) else map_state(lambda _: next(left), whole)
+
+    return optree.tree_map(replaced, state, is_leaf=_is_whole)
 
 
-def state_jacobians(core: Core, p_BTP: Any, state: State | None = None) -> Tensor:
-    """∂h_T/∂s_t of the last output by the state after every step, [T, B, H, S]."""
+def state_jacobians(core: Core, p_BTP: Any, state: State | None = None, lengths: Tensor | None = None) -> Tensor:
+    """∂y/∂s_t of the last output of each sequence by the state after every step, [T, B, H, S]; 0 after its end."""
     outputs_BTH, shifts = shifted_scan(core, p_BTP, state)
-    last_BH = outputs_BTH[:, -1]
+    last_BH = last_step(outputs_BTH, lengths)
     eye_HH = torch.eye(last_BH.shape[1], dtype=last_BH.dtype)
     rows = torch.autograd.grad(
         last_BH, shifts, eye_HH[:, None].expand(-1, len(last_BH), -1), is_grads_batched=True, materialize_grads=True
@@ -69,19 +131,27 @@ def state_jacobians(core: Core, p_BTP: Any, state: State | None = None) -> Tenso
     return torch.stack([row_HBS.transpose(0, 1) for row_HBS in rows])
 
 
-def norms_by_lag(core: Core, p_BTP: Any, state: State | None = None) -> Array:
-    """‖∂h_T/∂s_{T-l}‖ in the spectral norm for l = 0 ... T - 1 and every sequence, [L, B]."""
-    return torch.linalg.matrix_norm(state_jacobians(core, p_BTP, state), ord=2).flip(0).numpy()
+def norms_by_lag(core: Core, p_BTP: Any, state: State | None = None, lengths: Tensor | None = None) -> Array:
+    """‖∂y_T/∂s_{T-l}‖ in the spectral norm for l = 0 ... T - 1 and every sequence, [L, B]; nan before its start."""
+    return _by_lag(torch.linalg.matrix_norm(state_jacobians(core, p_BTP, state, lengths), ord=2), lengths)
 
 
 def loss_gradient_by_lag(model: SequenceModel, task: Task, batch: Batch) -> Array:
-    """‖∂E/∂s_{T-l}‖ for the loss E of each sequence, [L, B]."""
+    """‖∂E/∂s_{T-l}‖ for the loss E of each sequence, [L, B]; nan before its start."""
     outputs_BTH, shifts = shifted_scan(model.core, model.project(batch.inputs).vectors)
     asked = outputs_BTH if task.output_spec.every_step else last_step(outputs_BTH, batch.lengths)
     # the criterion is a mean over the batch
     loss = task.criterion(model.head(asked), batch) * len(batch.inputs)
     gradients = torch.autograd.grad(loss, shifts, materialize_grads=True)
-    return torch.stack([gradient_BS.norm(dim=1) for gradient_BS in gradients]).flip(0).numpy()
+    return _by_lag(torch.stack([gradient_BS.norm(dim=1) for gradient_BS in gradients]), batch.lengths)
+
+
+def _by_lag(norms_TB: Tensor, lengths: Tensor | None) -> Array:
+    """From steps to lags, counted from the last step of each sequence, up to the length of the longest."""
+    if lengths is None:
+        return norms_TB.flip(0).numpy()
+    step_LB = lengths - 1 - torch.arange(int(lengths.max()))[:, None]
+    return norms_TB.gather(0, step_LB.clamp(min=0)).masked_fill(step_LB < 0, torch.nan).numpy()
 
 
 def geometric_mean(norms_LB: Array) -> Array:

@@ -45,3 +45,23 @@ def test_without_layer_norm_training_fails_at_once():
     assert math.isfinite(result.loss[True, 0.95, 0.5])
     assert result.floor == pytest.approx(0.624, abs=0.001)
     assert training.draw_learning(result).axes
+
+
+def test_infinite_exponents_are_drawn_apart_from_the_scale():
+    finite_LE = np.array([[-0.5, 0.25], [0.1, 0.0]])
+    overflows_LE = np.array([[-0.5, np.inf], [0.1, np.inf]])
+    for after_LE, edge, said in (
+        (finite_LE, 0.5, False),
+        (overflows_LE, 0.5, True),
+        (np.full((2, 2), np.inf), 0.5, True),
+    ):
+        result = training.BeforeAndAfter(
+            [], "a run", np.array([0.5, 0.9]), np.array([0.1, 1.0]), (0.9, 0.5), (finite_LE, after_LE),
+            np.ones((2, 2)), "error", (0.1, float("inf")),
+        )  # fmt: skip
+        figure = training.draw_before_and_after(result)
+        mesh = figure.axes[1].collections[0]
+        assert mesh.get_clim() == (-edge, edge)
+        assert (np.ma.getmaskarray(mesh.get_array()).reshape(2, 2) == np.isinf(after_LE)).all()
+        assert ("pink: not finite, the state overflows" in figure.get_supxlabel()) == said
+        assert (figure.axes[1].get_facecolor()[:3] != (1, 1, 1)) == said

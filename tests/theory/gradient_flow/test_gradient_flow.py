@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from src.config.errors import UserError
+from src.models.deltanet import DeltaNet
 from src.models.gru import GRU
 from src.models.sequence import SequenceModel
 from src.tasks.addition import Addition
+from src.tasks.catch import Catch
+from src.tasks.induction_heads import InductionHeads
 from src.theory import gradient_flow
 from src.theory.gradient_flow.norms import norms_by_lag
-from src.theory.networks import in_double, train_briefly
+from src.theory.networks import Trained, in_double, train_briefly
 
 
 def test_norms_at_initialization():
@@ -55,3 +58,31 @@ def test_a_run_is_measured_from_its_checkpoint(train, tiny, tmp_path):
     assert len(gradient_flow.draw_training(result).axes) == 2
     with pytest.raises(UserError, match="not the folder of a run"):
         gradient_flow.measure_after_training(run=str(tmp_path / "none"))
+
+
+def run_of(monkeypatch, task, make_core):
+    model = SequenceModel(task.input_spec, task.output_spec, make_core, embedding_size=8).double()
+    monkeypatch.setattr(gradient_flow, "load_run", lambda run: Trained("a run", model, model, task, 1))
+    return gradient_flow.measure_after_training(run="here", num_sequences=6)
+
+
+@pytest.mark.parametrize(
+    ("task", "make_core", "message"),
+    [
+        (Addition(0, sequence_length=5), lambda size: DeltaNet(size, hidden_size=8), "of floating-point vectors"),
+        (Catch(0), lambda size: GRU(size, hidden_size=4), "this one is played"),
+    ],
+)
+def test_a_run_that_cannot_be_measured_is_refused_in_one_line(monkeypatch, task, make_core, message):
+    with pytest.raises(UserError, match=f"^run=here: .*{message}") as refusal:
+        run_of(monkeypatch, task, make_core)
+    assert "\n" not in str(refusal.value)
+
+
+def test_sequences_of_different_lengths_have_a_median_at_every_lag(monkeypatch):
+    task = InductionHeads(0, sequence_length=4, test_length=16, val_size=6, test_size=6)
+    result = run_of(monkeypatch, task, lambda size: GRU(size, hidden_size=4))
+    for curves in (result.jacobian_L, result.loss_gradient_L):
+        for norm_L in curves["a run"]:
+            assert norm_L.shape == (16,)
+            assert (norm_L > 0).all()
