@@ -58,6 +58,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from rich import box
@@ -68,6 +69,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whic
 
 from src.benchmarks import episodes, recurrence, text
 from src.benchmarks.updates import MODELS, measure
+from src.config.errors import UserError, in_one_line
 from src.ops.cpu import calls
 from src.running.provenance import provenance
 from src.utils.console import print_table, printing
@@ -75,7 +77,21 @@ from src.utils.console import print_table, printing
 NAMES = sorted(path.stem for path in MODELS.glob("*.yaml"))
 STYLES = {"auto": "-", "fused": "--", "vectorized": "-.", "reference": ":"}  # line style of each kernel
 AXES = ("threads", "length", "hidden_size", "model", "kernel")  # of the grid
+GRID = {"model": NAMES, "hidden_size": [50, 100], "length": [11], "kernel": ["auto"], "threads": [1]}
+DEFAULTS = GRID | {"batch_size": 128, "seconds": 5.0, "rounds": 7}
 QUICK = {"model": ["fastweights", "lstm"], "hidden_size": [50], "length": [11, 50], "seconds": 2.0, "rounds": 4}
+
+IN_CHUNKS, WITH_RANK = "has no effect without --recurrence", "has no effect without --text"
+OWN_INPUTS, FORMS = "not with --text or --catch, which have inputs of their own", "has no effect with --recurrence"
+NO_LSTM = "shows nn.LSTM beside each model, which --{} does not measure"
+UNUSED = {
+    "": {"chunk_size": IN_CHUNKS, "rank": WITH_RANK},
+    "text": {"chunk_size": IN_CHUNKS, "features": OWN_INPUTS},
+    "catch": {"chunk_size": IN_CHUNKS, "rank": WITH_RANK, "features": OWN_INPUTS, "figure": NO_LSTM.format("catch")},
+    "recurrence": dict.fromkeys(("threads", "kernel", "features", "rank"), FORMS)
+    | {"figure": NO_LSTM.format("recurrence")},
+}
+"""Why an option is refused, for updates and for what is measured instead."""
 
 CELL = "model=model kernel=kernel H=hidden_size T=length thr.=threads "  # columns of the tables: header=key of the row
 UPDATES = """ms=update_ms IQR=update_iqr_ms seq./s=sequences_per_second /own=ratio_to_own_layer /LSTM=ratio_to_lstm
@@ -126,14 +142,14 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = lambda message: parser.exit(2, f"error: {message}\n")  # type: ignore  # one line, without the usage
     add, many = parser.add_argument, partial(parser.add_argument, nargs="+")
-    many("--models", dest="model", choices=NAMES, default=NAMES, metavar="MODEL", help=", ".join(NAMES))
-    many("--hidden-sizes", dest="hidden_size", type=int, default=[50, 100], metavar="H", help="units, default 50 100")
-    many("--lengths", dest="length", type=int, default=[11], metavar="T", help="steps, default 11")
-    many("--kernels", dest="kernel", choices=STYLES, default=["auto"], metavar="KERNEL", help=", ".join(STYLES))
-    many("--threads", type=int, default=[1], metavar="N", help="default 1")
-    add("--batch-size", type=int, default=128, metavar="B", help="default 128")
-    add("--seconds", type=float, default=5.0, metavar="S", help="measuring time per row, default 5")
-    add("--rounds", type=int, default=7, metavar="N", help="rounds that this time is divided into, default 7")
+    many("--models", dest="model", choices=NAMES, metavar="MODEL", help=", ".join(NAMES))
+    many("--hidden-sizes", dest="hidden_size", type=int, metavar="H", help="units, default 50 100")
+    many("--lengths", dest="length", type=int, metavar="T", help="steps, default 11")
+    many("--kernels", dest="kernel", choices=STYLES, metavar="KERNEL", help=", ".join(STYLES))
+    many("--threads", type=int, metavar="N", help="default 1")
+    add("--batch-size", type=int, metavar="B", help="default 128")
+    add("--seconds", type=float, metavar="S", help="measuring time per row, default 5")
+    add("--rounds", type=int, metavar="N", help="rounds that this time is divided into, default 7")
     add("--text", action="store_true", help="updates of a language model, with an answer at every step")
     add("--features", type=int, metavar="X", help="vectors of X numbers instead of tokens")
     add("--catch", action="store_true", help="updates of networks that play Catch, next to the plain loop")
@@ -144,26 +160,34 @@ def parse() -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="write all numbers and their provenance")
     add("--figure", type=Path, metavar="FILE.png", help="plot the time per update against H and against T")
     arguments = parser.parse_args()
-    if arguments.quick:
-        parser.set_defaults(**QUICK)
-        arguments = parser.parse_args()
+    if arguments.text + arguments.catch + arguments.recurrence > 1:
+        parser.error("--text, --catch, --recurrence: one of them")
+    mode = next((name for name in UNUSED if name and getattr(arguments, name)), "")
+    for name, reason in UNUSED[mode].items():
+        if getattr(arguments, name) is not None:
+            option = {"chunk_size": "chunk-size", "kernel": "kernels"}.get(name, name)
+            parser.error(f"--{option}: {reason}")
+    defaults = DEFAULTS | (QUICK if arguments.quick else {})
+    defaults |= {"model": list(recurrence.RECURRENCES)} if arguments.recurrence else {}
+    for name, value in defaults.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
     numbers = *arguments.hidden_size, *arguments.length, *arguments.threads, arguments.batch_size, arguments.rounds
     optional = arguments.rank, arguments.features, arguments.chunk_size
     numbers = *numbers, *(1 if number is None else number for number in optional)
     if not min(numbers) > 0:
         parser.error("units, lengths, threads, batch size, rounds, rank, features and chunk size must be above 0")
-    if (arguments.text or arguments.catch) and arguments.features is not None:
-        parser.error("--features: not with --text or --catch, which have inputs of their own")
     if not 0 < arguments.seconds < math.inf:
         parser.error(f"--seconds {arguments.seconds}: must be a number above 0")
-    if arguments.text + arguments.catch + arguments.recurrence > 1:
-        parser.error("--text, --catch, --recurrence: one of them")
     if arguments.catch and min(arguments.length) < 2:
         parser.error("--lengths: must be 2 or more with --catch")
+    if arguments.recurrence and min(arguments.length) < recurrence.SHORTEST:
+        parser.error(f"--lengths: must be {recurrence.SHORTEST} or more with --recurrence")
+    if arguments.recurrence and recurrence.RECURRENCES.keys().isdisjoint(arguments.model):
+        legal = ", ".join(recurrence.RECURRENCES)
+        parser.error(f"--models {' '.join(arguments.model)}: no linear recurrence to measure; legal: {legal}")
     if "fused" in arguments.kernel and not calls.available(torch.empty(0)):
         parser.error("--kernels: the fused kernels cannot be compiled here")
-    if arguments.figure and arguments.catch:
-        parser.error("--figure: shows nn.LSTM beside each model, which --catch does not measure")
     for path in filter(None, (arguments.json, arguments.figure)):
         if path.is_dir() or not path.parent.is_dir():
             parser.error(f"cannot write to {path}")
@@ -176,7 +200,7 @@ def write_json(path: Path, rows: Sequence[dict[str, Any]], threads: int) -> None
 
 
 def measure_recurrences(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The table of --recurrence, of those of the models that have one."""
+    """The tables of --recurrence, of those of the models that have one."""
     how = arguments.chunk_size, arguments.rounds, arguments.seconds
     names = [name for name in recurrence.RECURRENCES if name in arguments.model]
     cells = list(product(arguments.length, arguments.hidden_size, names))
@@ -206,7 +230,18 @@ def measure_recurrences(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 @printing()
 def main() -> None:
-    arguments = parse()
+    """The command."""
+    with in_one_line():
+        try:
+            benchmark(parse())
+        except InstantiationException as error:
+            if isinstance(error.__cause__, ValueError):  # a size that a model refuses
+                raise UserError(error.__cause__) from None
+            raise
+
+
+def benchmark(arguments: argparse.Namespace) -> None:
+    """Measure, print, write and draw what the arguments ask for."""
     if arguments.recurrence:
         rows = measure_recurrences(arguments)
         if arguments.json:

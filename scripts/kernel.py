@@ -8,11 +8,31 @@ products each pass consists of; the C++ is compiled at the first use of the mode
 """
 
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whichever one is installed
 
+from src.config.compose import MULTIRUN
+from src.config.errors import UserError, in_one_line
 from src.running.show_kernel import main
 
+
+def check_one_run(arguments: Sequence[str]) -> None:
+    """Raise `UserError` if the arguments are of several runs."""
+    for argument in arguments:
+        several = argument in MULTIRUN
+        with suppress(HydraException):  # which is explained later
+            several = several or OverridesParser.create().parse_override(argument).is_sweep_override()
+        if several:
+            raise UserError(f"{argument}: one kernel is shown at a time; give each setting one value")
+
+
 if __name__ == "__main__":
+    with in_one_line():
+        check_one_run(sys.argv[1:])
     main()

@@ -40,6 +40,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def folder_of(name: str) -> tuple[Path, SearchSettings | None]:
     """The folder of a name, and the search settings of the experiment if it is one."""
+    if not name:
+        raise UserError("'' is neither a folder nor an experiment; the current folder is .")
     if Path(name).is_dir():
         return Path(name), None
     known = [path.relative_to(EXPERIMENTS).with_suffix("").as_posix() for path in EXPERIMENTS.rglob("*.yaml")]

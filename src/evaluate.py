@@ -35,6 +35,9 @@ from src.config.paths import RESULT, STORED
 from src.config.schema import Seed, check_keys
 from src.utils.console import printing
 
+COLDEST = 1e-30
+"""The least temperature that is divided by: the quotients stay finite in float32, and the likeliest symbol is sure."""
+
 if TYPE_CHECKING:
     from src.models.sequence import SequenceModel
     from src.tasks.base import Task
@@ -82,7 +85,7 @@ def generate(settings: EvaluateSettings, changes: Mapping[str, Any]) -> list[str
     config, model, _, task = _loaded(settings, changes)
     check_fits(model, task)
     generator = torch.Generator().manual_seed(config.seed)
-    made = task.sample(model.eval(), settings.generate, generator, settings.temperature)
+    made = task.sample(model.eval(), settings.generate, generator, max(settings.temperature, COLDEST))
     if made.roll_TK is None:
         return made.text.splitlines()
     from src.reports.music import piano_roll_figure, write_midi
@@ -152,9 +155,11 @@ def _write(rows: Sequence[dict[str, Any]], to: str | None) -> None:
     """Write the metrics of runs, with all digits, as the name of the file says."""
     from src.reports.tables import to_csv
     from src.utils.files import write_whole
+    from src.utils.jsonl import to_line
 
     if to is not None:
-        text = to_csv(rows) if to.endswith(".csv") else json.dumps(rows, indent=2) + "\n"
+        plain = [json.loads(to_line(row)) for row in rows]  # null for what JSON cannot represent
+        text = to_csv(rows) if to.endswith(".csv") else json.dumps(plain, indent=2) + "\n"
         write_whole(Path(to).expanduser(), text.encode())
 
 

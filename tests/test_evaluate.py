@@ -1,6 +1,7 @@
 """A finished run is evaluated on any split, or with changed task settings."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from src.config.errors import UserError
-from src.evaluate import EvaluateSettings, evaluate_run, main
+from src.evaluate import EvaluateSettings, _write, evaluate_run, main
 from src.reports.hparams import update_hparams_page
 from src.results.result import read_result
 from src.results.runs import load_runs
@@ -200,6 +201,24 @@ def test_a_text_is_generated_from_a_run(train, made_up_data, monkeypatch, capsys
     assert len(lengths[0]) in (70, 71)
     assert lengths[0] == lengths[1] != lengths[2]
     assert lengths[3] not in lengths[:3]
+
+
+@pytest.mark.parametrize("task", ["language_model", "polyphonic_music"])
+def test_the_coldest_temperature_takes_the_likeliest(task, train, made_up_data, monkeypatch, capsys):
+    folder = trained(train, made_up_data, f"task={task}")
+    made = [
+        command(monkeypatch, capsys, f"run={folder}", "generate=20", f"temperature={temperature}", f"seed={seed}")
+        for temperature, seed in (("1e-300", 0), ("1e-300", 1), ("1e-7", 0))
+    ]
+    assert made[0][0] == 0
+    assert made[0] == made[1] == made[2]
+
+
+def test_what_is_not_a_number_is_null_in_a_file(tmp_path):
+    _write([{"run": "a", "update": 1, "test/error": math.nan}], str(tmp_path / "found.json"))
+    assert json.loads((tmp_path / "found.json").read_text(), parse_constant=pytest.fail) == [
+        {"run": "a", "update": 1, "test/error": None}
+    ]
 
 
 def test_a_run_is_not_evaluated_on_a_text_of_other_symbols(train, made_up_data, monkeypatch, capsys):

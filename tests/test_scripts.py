@@ -33,6 +33,15 @@ def test_the_time_of_a_benchmark_is_a_number_above_0(seconds, monkeypatch, capsy
     assert capsys.readouterr().err == f"error: --seconds {float(seconds)}: must be a number above 0\n"
 
 
+@pytest.mark.parametrize("argument", ["model=gru,lstm", "seed=range(3)", "-m"])
+def test_the_kernel_of_several_runs_is_refused(argument, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["kernel.py", argument])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(PROJECT / "scripts" / "kernel.py"), run_name="__main__")
+    assert ended.value.code == f"error: {argument}: one kernel is shown at a time; give each setting one value"
+
+
 def test_settings_may_come_after_the_budget_of_a_reproduction(capsys):
     parse = runpy.run_path(str(PROJECT / "scripts" / "reproduce.py"))["parse"]
     assert parse(["run", "ba2016/table1", "--budget", "full", "seed=0,1"]).overrides == ["seed=0,1"]

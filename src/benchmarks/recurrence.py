@@ -32,6 +32,9 @@ RECURRENCES: dict[str, tuple[str, bool]] = {
 }
 """What decays in the cell, nothing, a head or every key feature, and whether it erases."""
 
+SHORTEST = 4
+"""The fewest steps for which there are tasks of about as many."""
+
 
 def random_terms(decay: str, erases: bool, batch: int, time: int, size: int) -> Terms:
     """Terms of one head, with keys of unit length, that require gradients."""

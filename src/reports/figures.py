@@ -15,6 +15,13 @@ SYMBOL: dict[str, Any] = {"fontsize": 12, "family": "monospace", "parse_math": F
 """How symbols of a sequence are written: as they are, even a "$"."""
 
 
+def colors(weights: np.ndarray, bound: float) -> dict[str, Any]:
+    """The colors of weights up to a bound, for `imshow`: from 0, or around it if one is negative."""
+    if (weights < 0).any():
+        return {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}
+    return {"cmap": "Blues", "vmin": 0, "vmax": bound}
+
+
 def attention_figure(attention_BT: Tensor, labels: Sequence[Sequence[str]]) -> Figure:
     """How strongly the last step attends to each earlier step, one row per example.
 
@@ -28,11 +35,11 @@ def attention_figure(attention_BT: Tensor, labels: Sequence[Sequence[str]]) -> F
     width = min(3 + 0.35 * num_steps, 16)
     figure = Figure(figsize=(width, 1.6 + 0.35 * num_examples), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(share_BT, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    image = axes.imshow(share_BT, **colors(share_BT, 1), aspect="auto")
     if num_steps <= LONGEST_LABELED:
         for row, row_labels in enumerate(labels):
             for t, label in enumerate(row_labels[:-1]):
-                color = "white" if share_BT[row, t] > 0.6 else "black"
+                color = "white" if abs(share_BT[row, t]) > 0.6 else "black"
                 axes.text(t, row, label, ha="center", va="center", color=color, **SYMBOL)
     axes.set_yticks(range(num_examples), [row_labels[-1] for row_labels in labels], **SYMBOL)
     axes.set_ylabel("symbol of the last step")

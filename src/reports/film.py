@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from src.reports.figures import colors
 from src.specs import Film
 
 FRAMES_IN_A_ROW = 12
@@ -46,7 +47,7 @@ def film_figure(film: Film, looks_TT: np.ndarray | None) -> Figure:
     if looks_TT is not None:
         bound, within = float(abs(looks_TT).max()) or 1.0, (0.5, steps[-1] + 0.5, steps[-1] + 0.5, 0.5)
         shown = all_axes["attention"]
-        image = shown.imshow(looks_TT, cmap="Blues", vmin=0, vmax=bound, aspect="auto", extent=within)
+        image = shown.imshow(looks_TT, **colors(looks_TT, bound), aspect="auto", extent=within)
         shown.set(xlabel="earlier frame", ylabel="frame", title="what the fast weights attend to")
         figure.colorbar(image, ax=shown, label="weight", location="bottom")
     for name in names:

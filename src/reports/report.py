@@ -100,7 +100,7 @@ def _write(
         written.append("selection.csv")
     drawn = _draw(folder, runs, search, to) if figures else {}
     written += [f"{FIGURES}/{path.name}" for path in drawn.values()]
-    write_whole(to / HTML, html_report(to.name, runs, sections(runs, search), drawn).encode())
+    write_whole(to / HTML, html_report(to.resolve().name, runs, sections(runs, search), drawn).encode())
     print_summary(runs, search)
     shown = "\n".join(f"{to}/{name}" for name in [*written, HTML])
     get_console().print(shown, markup=False, highlight=False, soft_wrap=True)

@@ -37,7 +37,9 @@ def short_names(runs: Sequence[Run]) -> dict[str, str]:
     """{folder: name}: the settings that vary, the model first and the seed last, such as "lstm, lr 0.001, seed 0"."""
     order = {"model": -1, "seed": 1}
     keys = sorted(varied_settings(runs) or ["model"], key=lambda key: order.get(key, 0))
-    labels = {run.name: label_of((key, run.settings[key]) for key in keys if key in run.settings) for run in runs}
+    labels = {
+        run.name: label_of([(key, run.settings[key]) for key in keys if key in run.settings], keys) for run in runs
+    }
     count = Counter(labels.values())
     return {
         folder: label.replace("/", "_") if 0 < len(label) <= LONGEST and count[label] == 1 else folder.replace("/", "_")

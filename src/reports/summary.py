@@ -46,7 +46,7 @@ def sections(runs: Sequence[Run], search: SearchSettings) -> list[Section]:
 def write_summary(folder: Path, runs: Sequence[Run], search: SearchSettings) -> None:
     """Write `summary.csv`, a row per run, and `summary.md`."""
     write_whole(folder / "summary.csv", to_csv(run_rows(runs)).encode())
-    parts = [f"# {escaped(folder.name)}\n"]
+    parts = [f"# {escaped(folder.resolve().name)}\n"]
     if note := common_note(runs):
         parts.append(f"{escaped(note)}\n")
     for title, text, (first, *others), remark in sections(runs, search):
@@ -213,16 +213,19 @@ def pivot(summaries: Sequence[Summary], search: SearchSettings) -> list[Row] | N
 
 def _label(summary: Summary, keys: Sequence[str]) -> str:
     settings = dict(summary.cell.settings)
-    return label_of((key, settings[key]) for key in keys if key in settings) or "–"
+    return label_of(((key, settings[key]) for key in keys if key in settings), keys) or "–"
 
 
 def plus_minus(mean: float, sd: float) -> str:
-    """Mean and standard deviation, to two digits of the latter or four of the former: "0.0108 ± 0.0011"."""
+    """Mean and standard deviation, to two digits of the latter or four of the former: "0.0108 ± 0.0011".
+
+    Very large and very small ones are in scientific notation: "1.5e-10 ± 7.1e-11".
+    """
     if not math.isfinite(mean):
         return "–"
     if not math.isfinite(sd) or sd == 0:
         return f"{mean:.4g}" + (" ± 0" if sd == 0 else "")
-    if abs(mean) >= 1e5:
+    if abs(mean) >= 1e5 or max(abs(mean), sd) < 1e-4:
         return f"{mean:.3g} ± {sd:.2g}"
     digits = 1 - math.floor(math.log10(sd))
     if mean:

@@ -16,7 +16,7 @@ from src.config.schema import SearchSettings
 from src.reports.style import FLOOR, FLOOR_LINES, LOST_LABEL, RC, legend, panels, styles_of
 from src.results.curves import learning_curves
 from src.results.runs import LOST, Run, varied_settings
-from src.results.selection import Cell, cells, label_of, summarize
+from src.results.selection import Cell, cells, label_of, short_keys, summarize
 
 MOST_PANELS, MOST_TICKS = 9, 9
 LOG_FROM = 20
@@ -41,14 +41,15 @@ def draw_all(folder: Path, runs: Sequence[Run], search: SearchSettings) -> dict[
         if cell.choice is not None:
             by_objective.setdefault(cell.objective.metric, []).append(cell)
     figures = {}
+    varied = varied_settings(runs)
     for metric, chosen in by_objective.items():
         suffix = f"_{metric}" if len(by_objective) > 1 else ""
         with mpl.rc_context(RC):
             figures[f"learning_curves{suffix}"] = learning_curves_figure(folder, chosen, search)
-            for key in varied_settings(runs):
+            for key in varied:
                 if key not in search.repeated and _is_number(chosen, key):
                     draw = grid_figure if key in search.grid else compared_figure
-                    figures[f"against_{key.rpartition('.')[2]}{suffix}"] = draw(chosen, key, search)
+                    figures[f"against_{short_keys(varied)[key]}{suffix}"] = draw(chosen, key, search)
     return figures
 
 
@@ -129,7 +130,7 @@ def _against(
     _finish(figure, axes_of, cells, places, tag.partition("/")[2], np.array([value.mean for value in everything]))
     for axes in axes_of.values():
         _scale_x(axes, np.array([value.x for value in everything]), logarithmic=key == "optimizer.lr")
-        axes.set_xlabel(NAMES.get(key, key.rpartition(".")[2].replace("_", " ")))
+        axes.set_xlabel(NAMES.get(key) or short_keys([key, *_keys(cells)])[key].replace("_", " "))
     return figure
 
 
@@ -160,12 +161,18 @@ def _places(cells: Sequence[Cell], search: SearchSettings, drawn: str | None = N
     keys = [key for key in search.columns or ["model.hidden_size"] if key != drawn]
     if len({tuple(item for item in cell.settings if item[0] in keys) for cell in cells}) > MOST_PANELS:
         keys = []
-    places = []
+    places, among = [], _keys(cells)
     for cell in cells:
         panel = [item for item in cell.settings if item[0] in keys]
         label = [item for item in cell.settings if item[0] not in (*keys, drawn)]
-        places.append((label_of(panel), label_of(label) or _model(cell)))
+        places.append((label_of(panel, among), label_of(label, among) or _model(cell)))
     return places
+
+
+def _keys(cells: Sequence[Cell]) -> list[str]:
+    """The compared and the searched settings."""
+    settings = [pairs for cell in cells for pairs in (cell.settings, *cell.points)]
+    return list(dict.fromkeys(key for pairs in settings for key, _ in pairs))
 
 
 def _model(cell: Cell) -> str:

@@ -1,6 +1,7 @@
 """Selection on the validation set: cells of compared runs, the grid point chosen in each, and its test metric."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -123,7 +124,7 @@ class Summary:
         n: number of these runs.
         val: the mean validation objective that the choice was based on.
         spread: minimum, median and maximum of the validation objective over the grid points.
-        notes: on edges of the grid, ties, and runs that did not finish.
+        notes: on edges of the grid, ties, runs that did not finish, and those without a finite test metric.
     """
 
     cell: Cell
@@ -233,17 +234,26 @@ def spelled(pairs: Pairs) -> str:
     return " ".join(f"{key}={value}" for key, value in pairs)
 
 
-def label_of(pairs: Iterable[tuple[str, Any]]) -> str:
-    """Settings as a label: "lstm, 50 units, decay 0.9"."""
-    return ", ".join(_words(key, value) for key, value in pairs)
+def short_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Each key by its last name, or in full if several have that name."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    count = Counter(last.values())
+    return {key: name if count[name] == 1 else key for key, name in last.items()}
 
 
-def _words(key: str, value: Any) -> str:
+def label_of(pairs: Iterable[tuple[str, Any]], among: Iterable[str] = ()) -> str:
+    """Settings as a label, which tells their keys from each other and from others: "lstm, 50 units, decay 0.9"."""
+    pairs = list(pairs)
+    short = short_keys([*(key for key, _ in pairs), *among])
+    return ", ".join(_words(key, short[key], value) for key, value in pairs)
+
+
+def _words(key: str, short: str, value: Any) -> str:
     if key == "model.hidden_size":
         return f"{value} units"
     if "." not in key and key != "seed":  # which model, task, optimizer or schedule
         return str(value)
-    return f"{key.rpartition('.')[2]} {value:g}" if isinstance(value, float) else f"{key.rpartition('.')[2]} {value}"
+    return f"{short} {value:g}" if isinstance(value, float) else f"{short} {value}"
 
 
 def _grouped(runs: Sequence[Run], keys: Sequence[str]) -> dict[Pairs, list[Run]]:
@@ -266,7 +276,7 @@ def _mean_objective(runs: Iterable[Run]) -> float | None:
 
 
 def _notes(cell: Cell) -> list[str]:
-    """Remarks on edges of the grid, on ties, and on runs that did not finish."""
+    """Remarks on edges of the grid, on ties, and on runs that did not finish or lack a finite test metric."""
     notes = []
     if cell.choice is None:
         notes.append("nothing to choose from")
@@ -285,4 +295,7 @@ def _notes(cell: Cell) -> list[str]:
         reasons = dict.fromkeys(run.reason for run in found if run.reason) if status == "failed" else ()
         why = f" ({', '.join(reasons)})" if reasons else ""
         notes.append(f"{len(found)} {status}{where * bool(points)}{why}")
+    tests = [run.metrics.get(f"test/{cell.objective.metric}", math.nan) for run in cell.measured]
+    if unusable := sum(not math.isfinite(test) for test in tests):
+        notes.append(f"{unusable} without a finite test metric")
     return notes

@@ -250,6 +250,15 @@ def test_chunks_are_those_of_the_model(units, monkeypatch):
         (["--seconds", "-1"], "above 0"),
         (["--json", "missing/folder/all.json"], "missing/folder"),
         (["--no-such-thing"], "--no-such-thing"),
+        (["--recurrence", "--models", "gru"], "--models gru: no linear recurrence to measure; legal: linear_attention"),
+        (["--recurrence", "--models", "deltanet", "--lengths", "3"], "--lengths: must be 4 or more with --recurrence"),
+        (["--recurrence", "--figure", "f.png"], "--figure: shows nn.LSTM"),
+        (["--recurrence", "--threads", "1"], "--threads: has no effect with --recurrence"),
+        (["--recurrence", "--kernels", "auto"], "--kernels: has no effect with --recurrence"),
+        (["--recurrence", "--features", "1"], "--features: has no effect with --recurrence"),
+        (["--recurrence", "--rank", "1"], "--rank: has no effect with --recurrence"),
+        (["--catch", "--rank", "1"], "--rank: has no effect without --text"),
+        (["--text", "--chunk-size", "8"], "--chunk-size: has no effect without --recurrence"),
     ],
 )
 def test_mistakes_give_one_line(arguments, said):
@@ -258,6 +267,11 @@ def test_mistakes_give_one_line(arguments, said):
     assert error.startswith("error: ")
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_size_that_a_model_refuses_gives_one_line():
+    status, _, _ = run("--models", "alstm", "--hidden-sizes", 7)
+    assert status == "error: hidden_size=7: must be even, for real and imaginary parts"
 
 
 def test_help_explains_options_and_columns():

@@ -187,6 +187,7 @@ def test_a_report_without_figures_keeps_existing_ones(small, report):
         (["ba2016/tabel1"], "did you mean ba2016/table1?"),
         (["ba2016/table1"], "ba2016/table1 has no runs in outputs/ba2016-table1 yet"),
         (["empty"], "empty: contains no runs"),
+        ([""], "'' is neither a folder nor an experiment"),
         (
             ["made-up", "--grid", "optimizer.lrr"],
             "grid: no run has a setting optimizer.lrr; did you mean optimizer.lr?",
@@ -201,6 +202,14 @@ def test_a_mistake_gives_a_one_line_message(arguments, message, folder, report, 
         report(*arguments)
     assert message in str(ended.value)
     assert "\n" not in str(ended.value)
+
+
+def test_the_title_of_the_current_folder_is_its_name(folder, report, monkeypatch):
+    folder.add(lr=1)
+    monkeypatch.chdir(folder.path)
+    report(".", "--no-figures")
+    assert (folder.path / "summary.md").read_text().startswith("# made-up\n")
+    assert "<title>made-up</title>" in (folder.path / "report.html").read_text()
 
 
 def test_the_name_of_an_experiment_gives_its_folder_and_its_search_settings(folder, report, monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """The figures of a folder show the numbers of its runs."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -78,6 +79,21 @@ def test_the_compared_figure_shows_the_test_metric_at_the_chosen_point(folder):
             folder.add(width=width, lr=lr, val=value, test=10 * value, **RETURN)
     figure = draw(folder)["against_hidden_size"]
     assert drawn(figure, "lstm") == [(20, -20), (50, 30)]
+
+
+def test_settings_with_the_same_last_name_have_figures_and_labels_of_their_own(folder):
+    names = {}
+    for keys in (8, 16):
+        for values in (8, 16):
+            names[folder.add(test=keys + values, key_size=keys, task_key_size=values)] = values
+    for name, values in names.items():
+        config = json.loads((folder.path / name / "result.json").read_text())["config"]
+        config["model"].pop("task_key_size")
+        folder.change(name, config=config | {"task": {"_target_": "src.tasks.key_value.KeyValue", "key_size": values}})
+    figures = draw(folder)
+    assert set(figures) == {"learning_curves", "against_model.key_size", "against_task.key_size"}
+    assert drawn(figures["against_model.key_size"], "task.key_size 16") == [(8, 24), (16, 32)]
+    assert figures["against_task.key_size"].axes[0].get_xlabel() == "task.key size"
 
 
 def test_runs_without_curves_and_numbers_without_a_finished_run_can_be_drawn(folder):

@@ -9,7 +9,7 @@ import pytest
 
 from src.reports.summary import caption, pivot, plus_minus, select, selection_csv, selection_rows
 from src.results.runs import load_runs
-from src.results.selection import cells
+from src.results.selection import cells, label_of
 from src.specs import Objective
 
 
@@ -299,12 +299,19 @@ def test_the_caption_names_the_metric_of_the_finished_runs(folder):
     assert [row["test/return"] for row in selection_rows(found, folder.search)] == ["2", "–"]
 
 
+def test_settings_with_the_same_last_name_are_told_apart():
+    pairs = [("model.key_size", 8), ("task.key_size", 16), ("model.decay", 0.9)]
+    assert label_of(pairs) == "model.key_size 8, task.key_size 16, decay 0.9"
+    assert label_of(pairs[1:], among=[key for key, _ in pairs]) == "task.key_size 16, decay 0.9"
+
+
 @pytest.mark.parametrize(("values", "mean", "n"), [((0.5, math.nan), 0.5, 1), ((0.5, math.inf), math.inf, 2)])
 def test_an_infinite_test_metric_counts_and_nan_does_not(folder, values, mean, n):
     for seed, test in enumerate(values):
         folder.add(seed=seed, test=test)
     ((summary, _),) = summaries(folder)
     assert (summary.mean, summary.n) == (mean, n)
+    assert summary.notes == "1 without a finite test metric"
     assert math.isnan(summary.sd)
     assert math.isnan(summary.ci95)
 
@@ -321,6 +328,8 @@ def test_an_infinite_test_metric_counts_and_nan_does_not(folder, values, mean, n
         (0.5, math.nan, "0.5"),
         (math.nan, math.nan, "–"),
         (2.5e9, 1e9, "2.5e+09 ± 1e+09"),
+        (1.5e-10, 7.07e-11, "1.5e-10 ± 7.1e-11"),
+        (0.0, 1e-10, "0 ± 1e-10"),
     ],
 )
 def test_a_mean_and_its_deviation_have_significant_digits_only(mean, sd, text):
