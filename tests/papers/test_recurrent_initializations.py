@@ -136,9 +136,18 @@ def read(**errors):
             )
             for noise in NOISE:
                 row = {"name": name, "task.order": order.partition(",")[0], "test/error": error * (1 + noise)}
-                row["model.forget_bias"] = 2.0 if (order, network) == ("scanline", "LSTM") else None
+                row["model.forget_bias"] = pixels.FORGET_BIAS.get(order) if network == "LSTM" else None
                 rows.append(row_of(pixels.NETWORKS[network], **row))
     return evidence_of(rows)
+
+
+def test_an_lstm_with_another_forget_bias_is_another_row():
+    usual = [{"name": pixels.PIXELS, "task.order": order, "test/error": 0.9} for order in ("scanline", "permuted")]
+    rows = [row_of({"model": "lstm"}, **row, **{"model.forget_bias": bias}) for row in usual for bias in (1.0, 2.0)]
+    rows[1]["test/error"], rows[3]["test/error"] = 0.1, 0.2
+    table = pixels.table(evidence_of(rows)).set_index("order")
+    found = {order: table.loc[order, "error"] for order in ("scanline", pixels.UNTUNED, "permuted")}
+    assert found == {"scanline": "10.00 %", pixels.UNTUNED: "90.00 %", "permuted": "90.00 %"}
 
 
 def test_the_claims_on_pixels():

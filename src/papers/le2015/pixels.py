@@ -20,6 +20,8 @@ SEARCHED = "scanline, 2 epochs"
 """What the learning rates of the longer runs were chosen on."""
 UNTUNED = "scanline, forget bias 1"
 """The LSTM with a usual forget bias, not the one that is best after two epochs."""
+FORGET_BIAS = {"scanline": 2.0, UNTUNED: 1.0, "permuted": 1.0}
+"""Of the LSTM; that of the first order was chosen over two epochs, for the other none was."""
 NETWORKS: dict[str, dict[str, Any]] = {
     "IRNN": {"model": "irnn"},
     "LSTM": {"model": "lstm"},
@@ -50,9 +52,8 @@ def _of_order(order: str, network: str) -> dict[str, Any]:
     if order in names:
         return {"name": names[order]}
     of_pixels = {"name": PIXELS, "task__order": order.partition(",")[0]}
-    if order == UNTUNED:
-        return of_pixels | {"model__forget_bias": 1.0}
-    return of_pixels | ({"model__forget_bias": 2.0} if (order, network) == ("scanline", "LSTM") else {})
+    has_bias = network == "LSTM" or order == UNTUNED
+    return of_pixels | ({"model__forget_bias": FORGET_BIAS[order]} if has_bias else {})
 
 
 def _runs(evidence: Evidence, network: str, order: str) -> pd.DataFrame:
