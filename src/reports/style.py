@@ -1,7 +1,9 @@
 """The style of figures: a fixed color, line style and marker per model, and sizes for print."""
 
+import textwrap
 import zlib
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -39,6 +41,7 @@ _STYLES: dict[str, tuple[str, Any, str]] = {
 """The color-blind safe colors of Okabe and Ito; line styles and markers tell models apart in grey."""
 _COLORS = ("#332288", "#882255", "#117733", "#AA4499", "#999933", "#661100", "#6699CC", "#44AA99")
 _LINES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (4, 1, 1, 1)), (0, (2, 1)))
+_CHARACTER, _HANDLE = 0.065, 0.75  # of a legend, in inches
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p")
 
 
@@ -52,10 +55,11 @@ def style_of(model: str) -> dict[str, Any]:
 def styles_of(labels: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """The styles of the series of a figure, {label: model}.
 
-    They are those of the models if each has one series, else assigned in a fixed order.
+    They are those of the models if these tell the series apart, else assigned in a fixed order.
     """
-    if len(set(labels.values())) == len(labels):
-        return {label: style_of(model) for label, model in labels.items()}
+    of_models = {label: style_of(model) for label, model in labels.items()}
+    if all(of_models[one] != of_models[other] for one, other in combinations(labels, 2)):
+        return of_models
     choices = [*_STYLES.values(), *zip(_COLORS, _LINES + _LINES, _MARKERS, strict=False)]
     return {label: _style(choices[index % len(choices)]) for index, label in enumerate(labels)}
 
@@ -80,7 +84,10 @@ def panels(titles: Sequence[str], **subplots: Any) -> tuple[Figure, list[Axes]]:
 
 
 def legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
-    """One legend below all panels, series first, then floors; it makes the figure taller."""
+    """One legend below all panels, series first, then floors; it makes the figure taller.
+
+    What is too long for a line of the figure goes on in the next one.
+    """
     handles: dict[str, Any] = {}
     for axes in all_axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -91,11 +98,13 @@ def legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
     for num_columns in range(len(labels), 0, -1):
         num_rows = -(-len(labels) // num_columns)
         columns = [labels[start : start + num_rows] for start in range(0, len(labels), num_rows)]
-        if sum(0.065 * max(map(len, column)) + 0.75 for column in columns) <= figure.get_figwidth():
+        if sum(_CHARACTER * max(map(len, column)) + _HANDLE for column in columns) <= figure.get_figwidth():
             break
     num_columns = -(-len(labels) // num_rows)
-    figure.set_figheight(figure.get_figheight() + 0.17 * num_rows)
-    figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=num_columns)
+    texts = [textwrap.fill(label, int((figure.get_figwidth() - _HANDLE) / _CHARACTER)) for label in labels]
+    num_lines = num_rows + sum(text.count("\n") for text in texts)
+    figure.set_figheight(figure.get_figheight() + 0.17 * num_lines)
+    figure.legend([handles[label] for label in labels], texts, loc="outside lower center", ncols=num_columns)
 
 
 def _is_floor(handle: Any) -> bool:

@@ -12,12 +12,13 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from matplotlib import rc_context
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from src.config.paths import EVENT_FILES, METRICS, SUMMARY
 from src.reports.hparams import update_hparams_page
-from src.reports.style import style_of, styles_of
+from src.reports.style import RC, legend, panels, style_of, styles_of
 from src.utils.jsonl import to_line
 from tests.results.made_up import Folder
 
@@ -232,6 +233,26 @@ def test_a_model_has_the_same_style_everywhere_and_shares_it_with_no_other():
         assert len({str(style_of(name)[part]) for name in names[:7]}) == 7
     variants = styles_of({f"fastweights, decay {decay}": "fastweights" for decay in range(12)})
     assert len({str(style) for style in variants.values()}) == 12
+
+
+def test_models_whose_styles_are_the_same_by_chance_do_not_share_one_in_a_figure():
+    assert style_of("deltanet") == style_of("mi_rnn")
+    one, other = styles_of({"deltanet": "deltanet", "mi_rnn": "mi_rnn"}).values()
+    assert one != other
+
+
+@pytest.mark.parametrize("repeated", [1, 5])
+def test_a_legend_lies_within_its_figure(repeated):
+    with rc_context(RC):
+        figure, (axes,) = panels(["a title"])
+        for name in ("lstm", "fastweights"):
+            axes.plot([0, 1], label=f"{name}, decay 0.95, sequence length 300; " * repeated)
+        legend(figure, [axes])
+        figure.draw_without_rendering()
+    box, whole = figure.legends[0].get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0
+    assert box.x1 <= whole.x1
+    assert box.height < whole.height / 2
 
 
 @pytest.mark.slow
