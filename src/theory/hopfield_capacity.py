@@ -160,9 +160,9 @@ def _claims_of_errors(
             "Hertz, Krogh & Palmer (1991), section 2.2",
             0.0,
             float(relative),
-            0.1,
-            "largest relative difference, at loads with more than one wrong unit in a thousand; "
-            "the crosstalk is only nearly Gaussian",
+            0.2,
+            "largest relative difference, at loads with more than one wrong unit in a thousand; four standard errors "
+            "at the smallest of them, where wrong units come in groups",
         ),
         near(
             "At P = N/(2 ln N) most patterns are free of errors",

@@ -221,7 +221,7 @@ class Training:
 
 
 def measure_after_training(
-    run: str | None = None, num_updates: int = 300, num_sequences: int = 16, seed: int = 0
+    run: str | None = None, num_updates: int = 600, num_sequences: int = 64, seed: int = 0
 ) -> Training:
     """Measure the network of a finished run on its test data, or four small ones trained within seconds.
 
@@ -254,9 +254,9 @@ def measure_after_training(
 
 
 def _training_claims(network: Trained, batch: Batch, before: float, after: float, longest: int) -> list[Claim]:
-    """Claim that gated networks and fast weights learn their task and preserve the first state, and a tanh RNN neither.
+    """Claim that gated networks and fast weights learn their task and preserve the first state; a tanh RNN does not learn.
 
-    Nothing is claimed of a user's run, whose task may not need memory.
+    What the tanh RNN preserves differs from seed to seed. Nothing is claimed of a user's run, whose task may not need memory.
     """
     metric, best = network.task.objective.metric, max if network.task.objective.higher_is_better else min
     reached = evaluated(network.end, network.task, batch)
@@ -265,10 +265,7 @@ def _training_claims(network: Trained, batch: Batch, before: float, after: float
     name, error = network.name, f"{metric} after {network.update} updates"
     moved = f"‖∂h_T/∂s_t‖ at lag {longest}, {before:.2g} at first"
     if name == UNABLE:
-        return [
-            at_least(f"{name}: does not learn: {error}", source, floor, reached, "the best floor"),
-            at_most(f"{name}: and loses the first state: {moved}, after training", source, 0.1, after, "of 1"),
-        ]
+        return [at_least(f"{name}: does not learn: {error}", source, floor, reached, "the best floor")]
     far_before, far_after = (abs(float(np.log(norm))) for norm in (before, after))
     return [
         at_most(f"{name}: learns: {error}", source, 0.8 * floor, reached, "0.8 of the best floor"),
