@@ -254,9 +254,10 @@ def measure_after_training(
 
 
 def _training_claims(network: Trained, batch: Batch, before: float, after: float, longest: int) -> list[Claim]:
-    """Claim that gated networks and fast weights learn their task and preserve the first state; a tanh RNN does not learn.
+    """Claim that gated networks and fast weights learn their task and preserve the first state, and that a tanh RNN fails.
 
-    What the tanh RNN preserves differs from seed to seed. Nothing is claimed of a user's run, whose task may not need memory.
+    What the tanh RNN preserves differs from seed to seed. Nothing is claimed of a user's run, whose task may not need
+    memory.
     """
     metric, best = network.task.objective.metric, max if network.task.objective.higher_is_better else min
     reached = evaluated(network.end, network.task, batch)
