@@ -254,7 +254,7 @@ def measure_after_training(
 
 
 def _training_claims(network: Trained, batch: Batch, before: float, after: float, longest: int) -> list[Claim]:
-    """Claim that gated networks and fast weights learn and preserve the first state, and that a tanh RNN does not learn.
+    """Claim that gated networks and fast weights learn and preserve the first state, and a tanh RNN does not learn.
 
     What the tanh RNN preserves differs from seed to seed. Nothing is claimed of a user's run, whose task may not need
     memory.
