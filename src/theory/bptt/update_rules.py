@@ -66,14 +66,13 @@ def compare_update_rules(lr: float = 0.1, momentum: float = 0.9, num_iterations:
         ),
         *_adam(),
         near(
-            "For a one-hot target, the loss without the logarithm has the correct gradient times ŷ: "
-            "largest difference over ŷ",
+            "For a one-hot target, the loss without the logarithm has the correct gradient times ŷ, which vanishes for "
+            "the most wrong answers: largest difference over ŷ",
             f"{REPORT}, section 7; ∂ŷ/∂o = ŷ (1 - ŷ)",
             0,
             float(np.abs(without_log_Q - probability_Q * with_log_Q).max()),
             1e-12,
             "both from automatic differentiation in float64",
-            "E = -ΣΣ ŷ^y, whose gradient vanishes for the most wrong answers",
         ),
         *_activation(),
         _start(),

@@ -13,5 +13,5 @@ def test_update_rules():
     assert result.printed_I[-1] == pytest.approx(0.5)
     np.testing.assert_allclose(result.with_log_Q, 1 - result.probability_Q)
     np.testing.assert_allclose(result.without_log_Q, result.probability_Q * (1 - result.probability_Q))
-    assert sum(bool(claim.refuted) for claim in result.claims) == 7
+    assert sum(bool(claim.refuted) for claim in result.claims) == 6
     assert update_rules.draw_update_rules(result).axes
