@@ -63,18 +63,21 @@ def test_evaluation_takes_the_whole_split_and_as_many_pieces_of_the_training_set
 def test_the_likelihood_is_the_sum_over_keys_averaged_over_all_frames():
     task = PolyphonicMusic(0, pieces="nottingham")
     model = SequenceModel(task.input_spec, task.output_spec, lambda size: GRU(size, hidden_size=5))
-    total, frames, right, either = 0.0, 0, 0, 0
+    total, by_piece, frames, right, either = 0.0, [], 0, 0, 0
     for roll in music.pieces("nottingham", "data")["test"]:
         targets = torch.from_numpy(roll).float()
         inputs = torch.cat([torch.zeros(1, 88), targets[:-1]])
         with torch.no_grad():
             logits = model(inputs[None]).prediction[0]
-        total += float(functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum"))
+        nats = float(functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum"))
+        total += nats
+        by_piece.append(nats / len(roll))
         frames += len(roll)
         right += int(((logits > 0) & (targets > 0)).sum())
         either += int(((logits > 0) | (targets > 0)).sum())
     metrics = evaluate(model, task, "test")
     assert metrics["nll"] == pytest.approx(total / frames, rel=1e-5)
+    assert metrics["nll_by_piece"] == pytest.approx(sum(by_piece) / len(by_piece), rel=1e-5)
     assert metrics["accuracy"] == pytest.approx(right / either)
 
 
