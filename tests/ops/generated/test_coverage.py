@@ -4,6 +4,7 @@ Shapes: B sequences, T time steps, X input features, H hidden units.
 """
 
 import logging
+import math
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from src.ops.dispatch import choose
 from src.ops.generated import kernel
 from src.ops.inputs import Inputs
 from src.specs import map_state, state_tensors
-from tests.ops.generated.steps import LOWERED, REFUSED, X
+from tests.ops.generated.steps import LOWERED, REFUSED, Cell, H, X
 
 B, T = 3, 5
 
@@ -140,3 +141,23 @@ def test_a_state_of_integers_of_another_type_is_an_error():
     core = kind(kernel="fused")
     with pytest.raises(ValueError, match=r"state of shape \[1\] in torch.float64: expected \[1\] in torch.int64"):
         core(core.project(torch.zeros(1, 3, X)), (core.initial_state(1)[0], torch.zeros(1)))
+
+
+class Exponential(Cell):
+    """y_t = e^{p_t}."""
+
+    def step(self, p, h):
+        return torch.exp(p), h
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-7), (torch.float64, 5e-16)])
+def test_exponentials_are_accurate_everywhere_and_0_where_they_are_too_small(dtype, tolerance):
+    core = Exponential(kernel="fused").to(dtype)
+    tiny = torch.finfo(dtype).tiny
+    x_N = torch.linspace(1.02 * math.log(tiny), -0.99 * math.log(tiny), 20_000, dtype=dtype)
+    x_N = torch.cat([x_N, torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1e30, -1e30], dtype=dtype)])
+    y_N = core(x_N[None, :, None].expand(1, -1, H))[0][0, :, 0]
+    expected_N = x_N.double().exp().where(~(x_N < math.log(tiny) + 0.01), 0.0)
+    small_N = (x_N > math.log(tiny) - 0.01) & (expected_N == 0)
+    assert (y_N[small_N] < 1.02 * tiny).all()
+    assert_close(y_N[~small_N].double(), expected_N[~small_N], rtol=tolerance, atol=0, equal_nan=True)

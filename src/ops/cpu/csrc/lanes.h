@@ -30,7 +30,7 @@ struct Lanes<float> {
   typedef float unaligned __attribute__((vector_size(64), aligned(4), may_alias));
   typedef int32_t integers __attribute__((vector_size(64)));
   static constexpr int mantissa_bits = 23, exponent_bias = 127;
-  static constexpr float least_exponent = -87.0f, greatest_exponent = 88.0f;
+  static constexpr float least_exponent = -87.33f, greatest_exponent = 88.0f;
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
   static constexpr int taylor_terms = 7;
   static constexpr float rounding = 12582912.0f;  // 1.5 * 2^23: x + this has no fraction
@@ -43,7 +43,7 @@ struct Lanes<double> {
   typedef double unaligned __attribute__((vector_size(64), aligned(8), may_alias));
   typedef int64_t integers __attribute__((vector_size(64)));
   static constexpr int mantissa_bits = 52, exponent_bias = 1023;
-  static constexpr double least_exponent = -708.0, greatest_exponent = 709.0;
+  static constexpr double least_exponent = -708.39, greatest_exponent = 709.0;
   static constexpr double ln2_high = 6.93145751953125e-1, ln2_low = 1.42860682030941723212e-6;
   static constexpr int taylor_terms = 13;
   static constexpr double rounding = 6755399441055744.0;  // 1.5 * 2^52
@@ -157,7 +157,8 @@ inline Vector<S> sigmoid(Vector<S> x) {
 template <class S>
 inline Vector<S> exponential(Vector<S> x) {
   auto [power, fraction] = exponential_of<S>(x);
-  return x > Lanes<S>::greatest_exponent ? all<S>(std::numeric_limits<S>::infinity()) : power * fraction + power;
+  Vector<S> y = x < Lanes<S>::least_exponent ? Vector<S>{} : power * fraction + power;
+  return x > Lanes<S>::greatest_exponent ? all<S>(std::numeric_limits<S>::infinity()) : y;
 }
 
 template <class S>
