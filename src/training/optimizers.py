@@ -7,7 +7,7 @@ import torch
 from annotated_types import Ge, Gt, Len, Lt
 from torch import Tensor, nn
 
-from src.training.fast_updates import Columns, FusedAdamW
+from src.training.fast_updates import Columns, FusedAdamW, Unwrapped
 
 LearningRate = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
@@ -52,7 +52,7 @@ def sgd(
     return SGD(parameters, lr, momentum, weight_decay=weight_decay, nesterov=nesterov)
 
 
-class RMSprop(torch.optim.RMSprop):
+class RMSprop(Unwrapped, torch.optim.RMSprop):  # type: ignore[misc]
     """torch's RMSprop, which can also do a step for several runs at once."""
 
     @staticmethod
@@ -70,7 +70,7 @@ class RMSprop(torch.optim.RMSprop):
         weights_PN.sub_(lr * moved_PN)
 
 
-class SGD(torch.optim.SGD):
+class SGD(Unwrapped, torch.optim.SGD):  # type: ignore[misc]
     """torch's SGD, which can also do a step for several runs at once."""
 
     @staticmethod

@@ -1,12 +1,15 @@
 """One vector of all weights trains a model as its separate weights do."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
 from src.training.fast_updates import FusedAdamW, clip_norm_, flat_parameters
+from src.training.optimizers import SGD, RMSprop
 
 
 def model():
@@ -61,6 +64,45 @@ def test_the_fused_step_is_that_of_torch_and_resumes_from_its_state():
             optimizer = FusedAdamW([mine], **settings, fused=True)
             optimizer.load_state_dict(state)
     torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize(("mine", "theirs"), [(SGD, torch.optim.SGD), (RMSprop, torch.optim.RMSprop)])
+def test_steps_without_wrappers_are_those_of_torch(mine, theirs, momentum):
+    values = []
+    for kind in (mine, theirs):
+        weights = nn.Parameter(torch.linspace(-1, 1, 7, dtype=torch.float64))
+        optimizer = kind([weights], 0.1, momentum=momentum, weight_decay=0.1)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        for update in range(10):
+            weights.grad = torch.sin(3 * weights.detach())
+            optimizer.step()
+            scheduler.step()
+            if update == 4:
+                state, optimizer = optimizer.state_dict(), kind([weights], 0.1, momentum=momentum, weight_decay=0.1)
+                optimizer.load_state_dict(state)
+                scheduler.optimizer = optimizer
+        values.append(weights.detach())
+    assert torch.equal(*values)
+
+
+def test_no_optimizer_imports_the_compiler_of_torch():
+    code = """
+import sys
+import torch
+from src.training.optimizers import adam, rmsprop, sgd
+
+for make in (adam, rmsprop, sgd):
+    weights = torch.nn.Parameter(torch.ones(3))
+    weights.grad = torch.ones(3)
+    optimizer = make([weights])
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert (weights < 1).all()
+print("torch._dynamo" in sys.modules)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.stdout == "False\n", ended.stderr
 
 
 def test_clipping_is_that_of_torch():
