@@ -62,9 +62,11 @@ def as_content(loaded: Any) -> Content:
         ValueError: it is something else.
     """
     try:
-        return _CONTENT.validate_python(loaded, strict=True)
+        content = _CONTENT.validate_python(loaded, strict=True)
     except ValidationError as error:
         raise ValueError(what_is_wrong(error)) from None
+    content["sum_of_norms"] = content["sum_of_norms"].double()  # once it was in float32
+    return content
 
 
 def check_like(found: Any, wanted: Any, path: str) -> None:

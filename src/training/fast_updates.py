@@ -10,6 +10,7 @@ What each saves of an update of fast weights with 50 units, 0.6 ms in batches of
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -121,19 +122,31 @@ _ONE = torch.ones(())  # a number would be converted to a tensor at every step
 def clip_norm_(gradient: Tensor, bound: float | None) -> Tensor:
     """Scale a gradient to a norm of at most `bound` (Pascanu et al., 2013) and return the norm before.
 
-    The same as `torch.nn.utils.clip_grad_norm_`. Most gradients need no scaling, and on a CPU checking the norm takes
-    less time than scaling by 1; on another device it would mean waiting for the norm.
+    The same as `torch.nn.utils.clip_grad_norm_`, but that the norm is finite if all numbers of the gradient are: in
+    float32 the squares of those above 1e19 are not, so it is then taken in float64. Most gradients need no scaling, and
+    on a CPU checking the norm takes less time than scaling by 1; on another device it would mean waiting for the norm.
     """
-    norm = torch.linalg.vector_norm(gradient)
-    if bound is None or (gradient.is_cpu and norm.item() + 1e-6 <= bound):  # False for nan
-        return norm
-    gradient.mul_((bound / (norm + 1e-6)).clamp_(max=1.0))
+    if gradient.is_cpu:
+        norm = torch.linalg.vector_norm(gradient)
+        if math.isfinite(value := norm.item()):
+            if bound is not None and value + 1e-6 > bound:
+                gradient.mul_(bound / (norm + 1e-6))
+            return norm
+    norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+    if bound is not None:
+        _scale_(gradient, bound / (norm + 1e-6))
     return norm
 
 
 def clip_rows_(gradient_PN: Tensor, bounds_P: Tensor) -> Tensor:
-    """`clip_norm_` of each row, with a bound of its own that may be infinite; the norms before."""
-    norms_P = torch.linalg.vector_norm(gradient_PN, dim=1)
-    factors_P = (bounds_P / (norms_P + 1e-6)).clamp_(max=1.0)
-    gradient_PN.mul_(torch.where(bounds_P.isinf(), 1.0, factors_P)[:, None])
+    """`clip_norm_` of each row, with a bound of its own that may be infinite; the norms before, in float64."""
+    norms_P = torch.linalg.vector_norm(gradient_PN, dim=1, dtype=torch.float64)
+    factors_P = torch.where(bounds_P.isinf(), 1.0, bounds_P / (norms_P + 1e-6))
+    _scale_(gradient_PN, factors_P[:, None])
     return norms_P
+
+
+def _scale_(gradient: Tensor, factor: Tensor) -> None:
+    """Scale by what is below 1, in two steps: the factor may be too small for float32."""
+    root = factor.clamp(max=1.0).sqrt().to(gradient.dtype)
+    gradient.mul_(root).mul_(root)

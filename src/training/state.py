@@ -23,7 +23,7 @@ class TrainState:
         model: with the current weights.
         optimizer: of the model's weights as one vector, see `flat_parameters`.
         scheduler: of the optimizer, stepped once per update.
-        sum_of_norms: of all gradients so far; not finite once any of them was not.
+        sum_of_norms: of all gradients so far, in float64; not finite once any number of them was not.
         update: how many updates have been done.
         seconds: of training.
         selected: None before the first evaluation.

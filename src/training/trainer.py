@@ -56,7 +56,7 @@ class Trainer:
         self.checkpoints = checkpoints
         self.device = optimizer.param_groups[0]["params"][0].device
         self.floors = task.floors
-        self.state = TrainState(model, optimizer, scheduler, torch.zeros((), device=self.device))
+        self.state = TrainState(model, optimizer, scheduler, torch.zeros((), dtype=torch.float64, device=self.device))
         self.update = Update(self.state, task, settings)
 
         self.outcome = Outcome("interrupted", "not started", {})

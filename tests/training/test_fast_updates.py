@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.training.fast_updates import FusedAdamW, clip_norm_, flat_parameters
+from src.training.fast_updates import FusedAdamW, clip_norm_, clip_rows_, flat_parameters
 from src.training.optimizers import SGD, RMSprop
 
 
@@ -116,11 +116,29 @@ def test_clipping_is_that_of_torch():
         torch.testing.assert_close(clipped, theirs.grad, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [1e18, 1e20, 1e30, 3e38])
+@pytest.mark.parametrize("bound", [0.5, 1e3, None])
+def test_a_gradient_is_scaled_as_long_as_its_numbers_are_finite(size, bound):
+    gradient = size * torch.randn(1000, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    exact = gradient.double()
+    expected = exact if bound is None else exact * (bound / exact.norm())
+    alone, rows = gradient.clone(), torch.stack([gradient, 1e-3 * gradient / size])
+    bounds = torch.tensor([math.inf if bound is None else bound, 0.5])
+    norms = clip_norm_(alone, bound).double(), clip_rows_(rows, bounds)[0]
+    for norm, scaled in zip(norms, (alone, rows[0]), strict=True):
+        torch.testing.assert_close(norm, exact.norm(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(scaled.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(rows[1], 1e-3 * gradient / size, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("spoilt", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_neither_hidden_nor_scaled_away(spoilt):
     gradient = torch.tensor([1.0, spoilt])
+    rows = gradient[None].clone()
     assert not math.isfinite(clip_norm_(gradient, 1.0))
+    assert not clip_rows_(rows, torch.ones(1)).isfinite()
     assert gradient[1].isnan()
+    assert rows[0, 1].isnan()
 
 
 @pytest.mark.parametrize("change", [nn.Module.double, nn.Module.half, lambda part: part.to("meta")])

@@ -333,7 +333,7 @@ def test_an_update_in_bfloat16_is_near_one_in_float32(model, composed, tmp_path)
         trainer = build_trainer(config, tmp_path, "0")
         trainer.update()
         _, step, norm, _ = trainer.update.last()
-        assert step.output.prediction.dtype == trainer.state.sum_of_norms.dtype == torch.float32
+        assert step.output.prediction.dtype == trainer.update.weights.dtype == torch.float32
         found[precision] = torch.stack([step.loss.detach(), norm])
     assert not torch.equal(*found.values())
     assert_close(found["bfloat16"], found["float32"], rtol=0.05, atol=0)

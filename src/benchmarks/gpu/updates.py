@@ -57,7 +57,9 @@ def as_trained(task: Task, make_core: MakeCore, how: How, seed: int = 0, lr: flo
     model = network(task, make_core, how.device, seed)
     optimizer = adam([flat_parameters(model)], lr=lr)
     settings: Any = OmegaConf.to_container(compose(f"trainer.batch_size={how.batch_size}").trainer, resolve=True)
-    state = TrainState(model, optimizer, cosine(optimizer, 10**6), torch.zeros((), device=how.device))
+    state = TrainState(
+        model, optimizer, cosine(optimizer, 10**6), torch.zeros((), dtype=torch.float64, device=how.device)
+    )
     update = Update(state, task, TrainerSettings(**settings))
     if (recorder := how.recorder) is not None:
         update.replay_with(recorder)
