@@ -1,4 +1,4 @@
-"""A convolutional network over a sequence of patches, the baseline of Ba et al. (2016), sections 4.2 and 4.3.
+"""A convolutional network over a sequence of patches, as the baseline of Ba et al. (2016), sections 4.2 and 4.3.
 
 Shapes: B sequences, T time steps, X input features, H hidden units, N patches.
 """

@@ -99,7 +99,9 @@ class CPGate(TensorCore):
         h_BH = self.zeros(batch_size, self.hidden_size)
         if self.dropout == 0:
             return h_BH
-        kept = 1 - self.dropout if self.training else 1.0
+        if not self.training:  # without a draw, so that an evaluation does not change what is drawn after it
+            return DroppedState(h_BH, torch.ones_like(h_BH))
+        kept = 1 - self.dropout
         return DroppedState(h_BH, torch.bernoulli(torch.full_like(h_BH, kept)) / kept)
 
     def accumulate(self, gate_BP: Tensor, u_BH: Tensor, state: Tensor | DroppedState) -> tuple[Tensor, Tensor, State]:
