@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whic
 
 from src.config.errors import UserError, in_one_line
 from src.reports.short_names import link_runs
+from src.results.runs import run_folders
 
 SECONDS = 10
 """How often runs are looked for that have been added."""
@@ -48,10 +49,10 @@ def main() -> None:
 
 def _follow(folder: Path, links: Path, ended: threading.Event) -> None:
     """Link what is added to the folder until the end."""
-    seen = None
+    seen: set[str] = set()
     while not ended.wait(SECONDS):
-        if (changed := folder.stat().st_mtime_ns) != seen:
-            seen = changed
+        if (found := set(run_folders(folder))) != seen:
+            seen = found
             link_runs(folder, links)
 
 

@@ -180,6 +180,8 @@ def _check_file(to: str | None) -> None:
         return
     if not to.endswith((".json", ".csv")):
         raise UserError(f"to={to}: must end in .json or .csv")
+    if Path(to).expanduser().is_dir():
+        raise UserError(f"to={to}: is a folder")
     if not Path(to).expanduser().parent.is_dir():
         raise UserError(f"to={to}: there is no folder {Path(to).expanduser().parent}")
 

@@ -16,7 +16,7 @@ from src.evaluate import EvaluateSettings, _write, evaluate_run, main
 from src.reports.hparams import update_hparams_page
 from src.results.result import read_result
 from src.results.runs import load_runs
-from src.running.load import load_run, stored_config
+from src.running.load import load_run, read_config, stored_config
 from src.training.evaluation import evaluate
 from tests.results.made_up import Folder
 
@@ -128,6 +128,7 @@ def test_the_command_prints_metrics_floors_and_examples(run, monkeypatch, capsys
         ("generate=5 temperature=0", "temperature=0: must be a number, above 0"),
         ("generate=5 to=made_up.csv", "to=made_up.csv: has no effect with generate"),
         ("generate=5 examples=2", "examples=2: has no effect with generate"),
+        ("to=folder.csv", "to=folder.csv: is a folder"),
         ("temperature=0.5", "temperature=0.5: has no effect without generate"),
         ("model.hidden_size=3", "model is not a setting;"),
         ("split=tst", "split=tst: must be train, val or test; did you mean test?"),
@@ -147,6 +148,8 @@ def test_a_mistake_gives_one_line(arguments, says, tiny, composed, tmp_path, mon
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save(composed(*tiny), tmp_path / ".hydra" / "config.yaml")
+    (tmp_path / "folder.csv").mkdir()
+    monkeypatch.chdir(tmp_path)
     code, out = command(monkeypatch, capsys, f"run={tmp_path}", *arguments.split())
     assert code.startswith(f"error: {says}")
     assert "\n" not in code
@@ -269,6 +272,16 @@ def test_a_run_without_the_files_of_hydra_is_evaluated_from_its_result(train, ti
     assert metrics == pytest.approx(
         {name: read_result(folder)["metrics"][f"test/{name}"] for name in metrics}, rel=1e-6
     )
+
+
+def test_a_run_whose_settings_come_from_the_environment_is_read_from_its_result(train, tiny, monkeypatch):
+    monkeypatch.setenv("OUT", "out")
+    assert train(*tiny, "model=lstm", "run.root=${oc.env:OUT}").status == 0
+    (folder,) = Path("out/runs").glob("lstm*")
+    assert read_config(folder).run.root == "out"
+    (folder / "result.json").unlink()
+    with pytest.raises(UserError, match=r"run.root would run a resolver"):
+        read_config(folder)
 
 
 def test_checkpoints_of_another_run_are_refused(train, tiny):

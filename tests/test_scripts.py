@@ -4,10 +4,12 @@ import runpy
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from src.config.paths import PROJECT
+from tests.results.made_up import Folder
 
 SCRIPTS = sorted(path.name for path in (PROJECT / "scripts").glob("*.py"))
 
@@ -40,6 +42,23 @@ def test_the_kernel_of_several_runs_is_refused(argument, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(PROJECT / "scripts" / "kernel.py"), run_name="__main__")
     assert ended.value.code == f"error: {argument}: one kernel is shown at a time; give each setting one value"
+
+
+def test_curves_of_runs_that_begin_in_a_folder_of_sweeps_are_shown(tmp_path):
+    sweep, links = Folder(tmp_path / "outputs" / "sweep"), tmp_path / "links"
+    links.mkdir()
+
+    def looks():
+        sweep.add(seed=0)
+        yield False
+        sweep.add(seed=1)
+        yield False
+        yield True
+
+    look = looks()
+    follow = runpy.run_path(str(PROJECT / "scripts" / "curves.py"))["_follow"]
+    follow(tmp_path / "outputs", links, SimpleNamespace(wait=lambda _: next(look)))
+    assert len([link for link in links.iterdir() if link.readlink().parent.name == "sweep"]) == 2
 
 
 def test_settings_may_come_after_the_budget_of_a_reproduction(capsys):

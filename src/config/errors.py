@@ -88,7 +88,7 @@ def explain(error: BaseException) -> str:
     from hydra.errors import MissingConfigException, OverrideParseException
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
 
-    chain = list(_chain(error))
+    chain, causes = list(_chain(error)), list(_causes(error))
     for link in chain:
         if isinstance(link, UserError):
             return str(link)
@@ -100,7 +100,7 @@ def explain(error: BaseException) -> str:
             return _unknown_key(link)
         if isinstance(link, ValidationError):
             return _single_line(f"{link.full_key}: {link.msg}" if link.full_key else str(link))
-        if isinstance(link, OSError) and link.strerror:
+        if isinstance(link, OSError) and link.strerror and link in causes:
             return f"{link.filename}: {link.strerror}" if link.filename else link.strerror
     if died(error):
         return f"{DIED}; run the same command again to resume"
@@ -133,9 +133,20 @@ def died(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those that a traceback shows before it, and those that OmegaConf hides."""
+    from omegaconf.errors import OmegaConfBaseException
+
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        hidden = error.__suppress_context__ and not isinstance(error, OmegaConfBaseException)
+        error = error.__cause__ or (None if hidden else error.__context__)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those that it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def _unknown_key(error) -> str:

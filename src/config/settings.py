@@ -13,6 +13,12 @@ def without_hydra(config: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
+def resolved(config: DictConfig) -> DictConfig:
+    """A configuration with values in the place of its interpolations."""
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    return OmegaConf.create(settings)
+
+
 def short_name(target: str) -> str:
     """The short name of a model, task or optimizer: the module of a class, or the name of a function.
 

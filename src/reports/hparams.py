@@ -1,22 +1,33 @@
 """What TensorBoard shows for a folder of runs as a whole."""
 
+import logging
 import mmap
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from src.config.errors import explain
 from src.config.fingerprint import decisive_keys
 from src.config.paths import EVENT_FILES, FIGURES, SUMMARY
 from src.config.settings import sortable, varied
 from src.results.result import read_result
 
+log = logging.getLogger(__name__)
 SHOWN_OF_ONE_RUN = ("model", "task", "seed", "model.hidden_size", "optimizer.lr")
 """Settings with a column on the HParams page if nothing varies."""
 
 
 def update_hparams_page(folder: Path) -> None:
-    """Write what TensorBoard shows for a folder as a whole: HParams columns, and the images of `figures/`.
+    """Write what TensorBoard shows for a folder as a whole, or warn: the results stand without it."""
+    try:
+        _write(folder)
+    except Exception as error:
+        log.warning("no HParams page in TensorBoard: %s", explain(error))
+
+
+def _write(folder: Path) -> None:
+    """Write HParams columns, and the images of `figures/`.
 
     Columns are the settings that vary and the final metrics; without them every scalar of every run would be a column.
     All of it is in one event file, which replaces the previous one, in a folder of its own: TensorBoard shows that as a
@@ -74,16 +85,18 @@ def _add_final_metrics(run: Path, result: Mapping[str, Any]) -> None:
 
     with event_writer(run) as writer:
         for tag, value in missing.items():
-            writer.add_scalar(tag, value, result["updates"])
+            writer.add_scalar(tag, value, result.get("updates", 0))
 
 
 def _has_tag(path: Path, tag: str) -> bool:
     """Whether an event file has a curve, searched from its end, where the final metrics are."""
     if path.stat().st_size == 0:
         return False
-    encoded = tag.encode()
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    encoded = Summary.Value(tag=tag).SerializeToString()
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.rfind(b"\x0a" + bytes([len(encoded)]) + encoded) >= 0  # the field `tag` of a summary
+        return content.rfind(encoded) >= 0
 
 
 def _image(tag: str, png: bytes) -> Any:

@@ -172,7 +172,9 @@ def _provenance(name: str, budget: Budget, num_counting: int, results: Sequence[
         "hours": sum(result["seconds"] for result in results) / 3600,
         "first": min(origin["date"] for origin in origins)[:10],
         "last": max(origin["date"] for origin in origins)[:10],
-        "commits": sorted({(origin["git_commit"] or "unknown") + "+" * origin["git_dirty"] for origin in origins}),
+        "commits": sorted(
+            {(origin["git_commit"] or "unknown") + ("+" if origin["git_dirty"] else "") for origin in origins}
+        ),
         "processor": ", ".join(sorted({origin["processor"] for origin in origins})),
         "threads": sorted({origin["threads"] for origin in origins}),
         "versions": origins[-1]["versions"] | {"python": origins[-1]["python"]},

@@ -83,7 +83,7 @@ def load_runs(folder: Path, only: Mapping[str, Mapping[str, Any]] | None = None)
     if only is not None:
         return [read_run(folder, name, settings) for name, settings in only.items()]
     wanted = _expected(folder)
-    names = dict.fromkeys([*wanted, *sorted(_run_folders(folder), key=_by_numbers)])
+    names = dict.fromkeys([*wanted, *sorted(run_folders(folder), key=_by_numbers)])
     return each_once([read_run(folder, name, wanted.get(name)) for name in names])
 
 
@@ -179,7 +179,8 @@ def _expected(folder: Path) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def _run_folders(folder: Path) -> Iterator[str]:
+def run_folders(folder: Path) -> Iterator[str]:
+    """The folders of runs at any depth below a folder, relative to it."""
     for path, folders, files in os.walk(folder):
         if path != str(folder) and (RESULT in files or ".hydra" in folders):
             folders.clear()

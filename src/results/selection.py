@@ -61,11 +61,11 @@ class Cell:
     def searched(self) -> Mapping[Pairs, Sequence[Run]]:
         """The runs that the choice is based on, by grid point: the same repetitions at each point, if there are any.
 
-        In a two-stage search it is the first one. Else it is those that have finished at every point, but for points
-        where none has, or where a run was lost, which is counted.
+        In a two-stage search it is the one at the most points, the first of several. Else it is those that have
+        finished at every point, but for points where none has, or where a run was lost, which is counted.
         """
         if self.two_stage:
-            first = self.repetition(self.runs[0])
+            first = Counter(map(self.repetition, self.runs)).most_common(1)[0][0]
             first_at = {
                 point: [run for run in at if self.repetition(run) == first] for point, at in self.points.items()
             }

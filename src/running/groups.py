@@ -18,6 +18,7 @@ from src.config.errors import UserError, explain
 from src.config.fingerprint import run_name
 from src.config.jobs import Job
 from src.config.paths import GROUP, STORED
+from src.config.settings import resolved
 from src.results.manifest import RunFolder
 from src.results.stored import read_json, read_yaml
 from src.running.build import build_trainer, check, choose_device
@@ -105,7 +106,7 @@ def write_group(folder: Path, runs: Mapping[str, tuple[Job, DictConfig]]) -> Non
     for name in others:
         stored = folder / name / STORED
         stored.parent.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(runs[name][1], stored)
+        OmegaConf.save(resolved(runs[name][1]), stored)
         OmegaConf.save(OmegaConf.create(runs[name][0]), stored.with_name("overrides.yaml"))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(others).encode())

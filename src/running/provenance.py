@@ -19,8 +19,7 @@ def provenance(threads: int, device: str, command: Sequence[str] | None = None) 
     """What has to be known to repeat or to doubt a result; the command is that of this process, unless given."""
     return {
         "command": shlex.join(command or ["python", *sys.orig_argv[1:]]),
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
+        **_of_git(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
         "platform": platform.platform(),
@@ -29,6 +28,14 @@ def provenance(threads: int, device: str, command: Sequence[str] | None = None) 
         "threads": threads,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _of_git() -> dict[str, Any]:
+    """The commit of the project and whether files differ from it; None without git, or inside another repository."""
+    top = _git("rev-parse", "--show-toplevel")
+    if top is None or Path(top) != PROJECT:
+        return {"git_commit": None, "git_dirty": None}
+    return {"git_commit": _git("rev-parse", "HEAD"), "git_dirty": bool(_git("status", "--porcelain"))}
 
 
 @cache

@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -171,7 +171,7 @@ class _LogOfEach(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         folder = _speaking.get()
         if folder is not None:
-            with open(folder / LOG, "a") as file:
+            with suppress(OSError), open(folder / LOG, "a") as file:  # as on a full disk
                 file.write(self.format(record) + "\n")
 
 

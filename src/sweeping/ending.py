@@ -25,7 +25,11 @@ def ending_in_a_table() -> Iterator[None]:
         status = ended.code
     finally:
         redirect(None)
-    if end is not None and not end():
-        status = status or 1
+    try:
+        with in_one_line():
+            if end is not None and not end():
+                status = status or 1
+    except SystemExit as ended:
+        status = status or ended.code
     if status:
         sys.exit(status)

@@ -44,7 +44,7 @@ class SweepProgress:
         self.num_ended_before += len(self.runs) - num_known
         self.before |= {name: _written(self.folder / name) for name in left}
         self.num_later = num_later
-        if not self._thread.is_alive():
+        if self._thread.ident is None:
             self._thread.start()
 
     def end(self) -> None:
@@ -57,7 +57,8 @@ class SweepProgress:
 
     def look(self) -> bool:
         """Read new results; whether there are any."""
-        new = [name for name, written in self.before.items() if _written(self.folder / name) not in (0, written)]
+        before = list(self.before.items())  # `expect` may add to it meanwhile
+        new = [name for name, written in before if _written(self.folder / name) not in (0, written)]
         for name in new:
             if self._read(name):
                 del self.before[name]
@@ -80,8 +81,9 @@ class SweepProgress:
 
     def line(self) -> str:
         """Numbers of runs done, running, failed and left; time left; the best so far."""
-        counts = Counter(run.status for run in self.runs.values())
-        done = sum(run.ended for run in self.runs.values())
+        runs = list(self.runs.values())
+        counts = Counter(run.status for run in runs)
+        done = sum(run.ended for run in runs)
         running = sum(is_locked(self.folder / name) for name in list(self.before))
         left = len(self.before) - running + self.num_later
         parts = [f"{done} of {len(self.runs) + len(self.before) + self.num_later} done"]
@@ -96,7 +98,7 @@ class SweepProgress:
     def _best(self) -> Iterator[str]:
         """The best run on each objective."""
         best: dict[str, tuple[float, Run]] = {}
-        for run in self.runs.values():
+        for run in list(self.runs.values()):
             value, tag = run.validation_objective, run.objective_tag
             if value is not None and (tag not in best or run.objective.improves(value, best[tag][0])):
                 best[tag] = value, run

@@ -8,6 +8,7 @@ seed; several may share a folder.
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -25,6 +26,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich import get_console
 
+from src.config.compose import for_hydra
 from src.config.errors import DIED, UserError, explain
 from src.config.fingerprint import decisive_keys, run_name
 from src.config.paths import RESULT, folder_of_runs
@@ -87,11 +89,15 @@ def search(overrides: Sequence[str], options: Options) -> int:
 def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, BaseDistribution]]:
     """Separate fixed settings, kept as typed, from ranges: `interval`, `choice`, `range`, `tag(log, ...)`."""
     fixed, space = [], {}
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+    parsed = OverridesParser.create().parse_overrides(for_hydra(overrides))
+    given = Counter(override.key_or_group for override in parsed)
+    for override in parsed:
         key = override.get_key_element()
         if key in WITHOUT_EFFECT or key.replace("/", ".").startswith("hydra."):
             raise UserError(f"{key}: has no effect in a search, which has --workers for several runs at a time")
         if override.is_sweep_override():
+            if given[override.key_or_group] > 1:
+                raise UserError(f"{override.input_line}: {key} is given twice")
             space[key] = _distribution(override)
         else:
             fixed.append(str(override.input_line))
@@ -136,8 +142,13 @@ def _check(config: DictConfig, space: dict[str, BaseDistribution]) -> None:
 
 def proposal(space: dict[str, BaseDistribution], seed: int, index: int) -> dict[str, Any]:
     """The settings of a random trial, a function of the seed and the number of the trial."""
-    sampler = optuna.samplers.RandomSampler(seed=int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
+    sampler = optuna.samplers.RandomSampler(seed=_seed(seed, index))
     return optuna.create_study(sampler=sampler).ask(space).params
+
+
+def _seed(seed: int, index: int) -> int:
+    """The seed of one trial, so that a search that resumes proposes what an uninterrupted one does."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
 
 
 @dataclass
@@ -152,17 +163,13 @@ class _Search:
 
     def __post_init__(self) -> None:
         ranges = {key: repr(distribution) for key, distribution in self.space.items()}
-        seed, samplers = self.options.seed, optuna.samplers
-        described = json.dumps([sorted(self.fixed), sorted(ranges.items()), self.options.sampler, seed])
+        described = json.dumps([sorted(self.fixed), sorted(ranges.items()), self.options.sampler, self.options.seed])
         self.name = hashlib.sha256(described.encode()).hexdigest()[:8]
         self.study = optuna.create_study(
             storage=storage_of(self.folder),
             study_name=self.name,
             load_if_exists=True,
             direction="maximize" if self.objective.higher_is_better else "minimize",
-            sampler=samplers.TPESampler(seed=seed, constant_liar=self.options.workers > 1)
-            if self.options.sampler == "tpe"
-            else samplers.RandomSampler(seed=seed),
         )
 
     def run(self) -> None:
@@ -202,7 +209,11 @@ class _Search:
                 self.study.tell(trial.number, state=TrialState.FAIL)
         supervisor.check_explained()
         while (index := len(self._proposed())) < self.options.trials:
-            if self.options.sampler == "random" and not self.study.get_trials(states=[TrialState.WAITING]):
+            if self.options.sampler == "tpe":
+                self.study.sampler = optuna.samplers.TPESampler(
+                    seed=_seed(self.options.seed, index), constant_liar=self.options.workers > 1
+                )
+            elif not self.study.get_trials(states=[TrialState.WAITING]):
                 self.study.enqueue_trial(proposal(self.space, self.options.seed, index))
             yield self.study.ask(self.space)
 

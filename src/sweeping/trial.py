@@ -19,6 +19,7 @@ from optuna.trial import Trial
 from src.config.compose import compose
 from src.config.fingerprint import decisive_keys, run_name
 from src.config.paths import JOURNAL, folder_of_runs
+from src.config.settings import resolved
 from src.results.runs import as_run
 from src.running.build import check
 from src.running.lifecycle import run_in
@@ -56,7 +57,7 @@ def run_trial(overrides: list[str], study: tuple[str, int] | None) -> dict[str, 
         config = composed(overrides)
         folder = folder_of_runs(config) / run_name(config)
         (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+        OmegaConf.save(resolved(config), folder / ".hydra" / "config.yaml")
         OmegaConf.save(OmegaConf.create(overrides), folder / ".hydra" / "overrides.yaml")
         pruning = Pruning(folder.parent, *study, config.trainer.max_updates // 5) if study else None
         with _logged(folder):

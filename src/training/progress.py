@@ -26,7 +26,12 @@ class ConsoleHandler(logging.Handler):
         if in_worker() and record.name == __name__:
             return
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        get_console().print(level + self.format(record), markup=False, highlight=False, soft_wrap=True)
+        try:
+            get_console().print(level + self.format(record), markup=False, highlight=False, soft_wrap=True)
+        except BrokenPipeError:
+            raise
+        except OSError:  # as on a full disk; train.log has the line
+            pass
 
 
 class RunProgress:

@@ -14,7 +14,8 @@ import torch
 from annotated_types import Ge, Gt, Le, Len, Lt, MinLen
 from omegaconf import OmegaConf
 
-from src.config.errors import UserError, choose, in_one_line
+from src.config.compose import compose
+from src.config.errors import UserError, choose, explain, in_one_line
 from src.config.paths import PROJECT
 from src.config.schema import PlainName, check_keys, describe
 from src.specs import InputSpec, OutputSpec
@@ -214,6 +215,28 @@ def test_only_the_death_of_tensorboards_thread_is_silent(module, silent, capsys)
         thread.start()
         thread.join()
     assert ("RuntimeError: dead" in capsys.readouterr().err) is not silent
+
+
+def test_what_the_user_should_not_see_is_not_named():
+    def raised(error, during, **how):
+        error.__context__ = during
+        if "cause" in how:
+            error.__cause__ = how["cause"]  # as by `raise ... from`
+        return explain(error)
+
+    missing = FileNotFoundError(2, "No such file or directory", "cache")
+    assert raised(ValueError("wrong"), missing) == "ValueError: wrong"
+    assert raised(ValueError("wrong"), missing, cause=None) == "ValueError: wrong"
+    assert raised(ValueError("wrong"), KeyError(), cause=missing) == "cache: No such file or directory"
+    assert raised(missing, ValueError("wrong")) == "cache: No such file or directory"
+    assert raised(ValueError("wrong"), UserError("hidden"), cause=None) == "ValueError: wrong"
+    assert raised(ValueError("wrong"), UserError("shown")) == "shown"
+
+
+def test_the_mistake_inside_a_resolver_is_named():
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - OmegaConf's own
+        OmegaConf.to_container(compose("model.hidden_size=${units_for:x}"), resolve=True)
+    assert explain(caught.value) == "${units_for:x}: must be an integer from 1 to 10,000,000"
 
 
 def test_ctrl_c_in_any_command_is_status_130_and_the_next_one_ends_it():

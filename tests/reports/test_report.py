@@ -19,6 +19,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from src.config.paths import EVENT_FILES, METRICS, SUMMARY
 from src.reports.hparams import update_hparams_page
 from src.reports.style import RC, legend, panels, style_of, styles_of
+from src.utils.events import event_writer
 from src.utils.jsonl import to_line
 from tests.results.made_up import Folder
 
@@ -33,6 +34,25 @@ def report():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return lambda *arguments: module.main([str(argument) for argument in arguments])
+
+
+def test_any_stored_metric_gets_a_column(folder, caplog):
+    for length in (100, 127, 128, 300):
+        name = folder.add(objective="m" * length, width=length)
+        with event_writer(folder.path / name) as writer:
+            writer.add_scalar("val/other", 0.5, 90)
+    folder.change(name, status="interrupted", updates=None)
+    for _ in range(2):
+        update_hparams_page(folder.path)
+        assert len(list(folder.path.glob(f"*/{EVENT_FILES}"))) == 2 * 4 + 1  # those of the page are in one file
+    assert caplog.text == ""
+
+
+def test_results_stand_without_their_page_in_tensorboard(folder, caplog):
+    folder.add()
+    (folder.path / SUMMARY).touch()
+    update_hparams_page(folder.path)
+    assert "no HParams page in TensorBoard: " in caplog.text
 
 
 def write_curves(folder, last=10_000, every=250, level=0.1):

@@ -99,7 +99,7 @@ def test_a_report_has_its_numbers_and_their_provenance(report):
 def test_runs_of_an_unknown_commit_are_reported(report):
     for path in (Path("outputs") / QUICK).glob("*/result.json"):
         content = json.loads(path.read_text())
-        content["provenance"]["git_commit"] = None
+        content["provenance"] |= {"git_commit": None, "git_dirty": None}
         path.write_text(json.dumps(content))
     make_report("paper/table", "quick", report)
     assert "at commit unknown" in (report / "report.md").read_text()

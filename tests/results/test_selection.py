@@ -223,6 +223,16 @@ def test_two_stages_choose_with_the_first_repetition_only(folder):
     assert summary.spread[2] == 0.3
 
 
+def test_two_stages_choose_with_the_repetition_at_the_most_points(folder):
+    folder.add(lr=1, seed=5, val=0.2)  # a single run, before the sweep
+    for lr, val in ((1, 0.3), (2, 0.1)):
+        for seed in (0, 1):
+            folder.add(lr=lr, seed=seed, val=val)
+    folder.expect_all(two_stage=True)
+    ((summary, chosen),) = summaries(folder, two_stage=True)
+    assert (chosen["optimizer.lr"], summary.val, summary.n) == (2, 0.1, 2)
+
+
 def test_columns_go_across(folder):
     for model in ("lstm", "irnn"):
         for width in (50, 20):

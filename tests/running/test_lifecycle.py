@@ -13,7 +13,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from src.config.paths import PROJECT
 from src.results.stored import warn
+from src.running.provenance import provenance
 from src.training import checkpoint
 from src.training.trainer import Trainer
 from src.utils import files
@@ -76,6 +78,21 @@ def test_result_has_all_keys_and_the_metrics_of_the_selected_weights(train, tiny
     assert errors[kept["selected_update"]] == min(errors.values())
     assert kept["metrics"]["val/error"] == pytest.approx(errors[kept["selected_update"]])
     assert only_run().name.endswith(kept["fingerprint"])
+
+
+@pytest.mark.parametrize(
+    ("answers", "recorded"),
+    [
+        ({}, (None, None)),  # no git
+        ({"--show-toplevel": "/home/me", "HEAD": "abc", "--porcelain": ""}, (None, None)),
+        ({"--show-toplevel": str(PROJECT), "HEAD": "abc", "--porcelain": ""}, ("abc", False)),
+        ({"--show-toplevel": str(PROJECT), "HEAD": "abc", "--porcelain": " M README.md"}, ("abc", True)),
+    ],
+)
+def test_the_recorded_commit_is_one_of_the_project(answers, recorded, monkeypatch):
+    monkeypatch.setattr("src.running.provenance._git", lambda *arguments: answers.get(arguments[-1]))
+    origin = provenance(1, "cpu")
+    assert (origin["git_commit"], origin["git_dirty"]) == recorded
 
 
 def test_the_recorded_command_of_a_run_in_a_sweep_is_that_run_alone(train, tiny):
@@ -393,7 +410,7 @@ def test_a_run_in_its_own_working_folder_shows_where_it_is(train, tiny, tmp_path
 
 DIVERGING = [
     "model=irnn",
-    "model.recurrent_scale=1.53",
+    "model.recurrent_scale=5.0",
     "model.hidden_size=8",
     "task=addition",
     "task.sequence_length=50",
@@ -409,7 +426,7 @@ DIVERGING = [
 
 
 def test_a_run_diverges_whether_or_not_it_is_interrupted(train, interrupt_at):
-    """Its weights stay finite, only a gradient does not: whether one was is part of the checkpoint."""
+    """It ends at the next evaluation, with the same reason: whether a gradient was finite is part of the checkpoint."""
     assert train(*DIVERGING, "trainer.log_every=30", "name=whole").status == 0
     whole = result(only_run("whole"))
     assert (whole["status"], whole["updates"]) == ("diverged", 15)

@@ -254,6 +254,22 @@ def test_a_damaged_list_or_configuration_is_left_out(train, tiny, caplog):
     assert others_of_group(first) == {}
 
 
+def test_a_log_that_cannot_be_written_is_in_no_ones_way(tmp_path):
+    before = together._speaking.set(tmp_path / "missing")
+    try:
+        together._LogOfEach().emit(logging.makeLogRecord({"msg": "update 3"}))
+    finally:
+        together._speaking.reset(before)
+
+
+def test_a_group_whose_settings_come_from_the_environment(train, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "default.yaml").write_text("# @package _global_\nrun:\n  root: ${oc.env:OUT}\n")
+    assert train(f"--config-dir={tmp_path}", *GRID, *tiny, "run.together=4").status == 0
+    assert len(list(tmp_path.glob("out/runs/*/result.json"))) == 4
+
+
 def test_wrong_numbers_of_runs(train, tiny):
     ended = train("-m", "seed=0,1", *tiny, "run.together=0")
     legal = "must be auto, or an integer, at least 1, at most 256"

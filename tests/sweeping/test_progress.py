@@ -1,5 +1,6 @@
 """The progress of a sweep, read from its folder; and what its workers do when it is gone."""
 
+import errno
 import json
 import logging
 import os
@@ -8,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,6 +78,21 @@ def test_a_line_is_printed_when_a_run_has_ended_but_not_too_often(tmp_path, caps
     assert lines[-1] == "10 of 10 done, 0 running, 0 failed, 0 left; best val/error 0.1: 9"
 
 
+def test_runs_may_be_added_while_the_folder_is_read(progress, monkeypatch):
+    monkeypatch.setattr("src.sweeping.progress._written", lambda folder: progress.before.setdefault("f", 0))
+    assert not progress.look()
+    assert "f" in progress.before
+
+
+def test_a_thread_that_has_died_is_not_started_again(tmp_path):
+    progress = SweepProgress(tmp_path)
+    progress._thread = threading.Thread(target=list)
+    progress.expect([], "a")
+    progress._thread.join()
+    progress.expect([], "b")
+    assert set(progress.before) == {"a", "b"}
+
+
 def test_testing_a_lock_never_blocks_its_owner(tmp_path):
     ended = threading.Event()
 
@@ -124,6 +142,16 @@ def test_workers_print_how_their_runs_end_but_not_their_progress(monkeypatch, ca
     monkeypatch.setenv(lifeline.VARIABLE, "0:0:/nowhere")
     list(map(handler.emit, said))
     assert capsys.readouterr().out == "other\n"
+
+
+@pytest.mark.parametrize(("error", "passed_on"), [(OSError(errno.ENOSPC, "full"), False), (BrokenPipeError(), True)])
+def test_a_line_that_cannot_be_printed_ends_a_run_only_if_nobody_reads(error, passed_on, monkeypatch):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("src.training.progress.get_console", lambda: SimpleNamespace(print=refuse))
+    with pytest.raises(BrokenPipeError) if passed_on else nullcontext():
+        ConsoleHandler().emit(logging.makeLogRecord({"msg": "update 3", "levelno": logging.INFO}))
 
 
 PARENT = """

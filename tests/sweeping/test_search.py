@@ -21,8 +21,9 @@ from optuna.trial import TrialState
 from src.config.errors import explain
 from src.config.paths import PROJECT
 from src.results.manifest import read_manifest
+from src.running.load import read_config
 from src.sweeping.search import Options, proposal, search, split
-from src.sweeping.trial import Pruning, storage_of
+from src.sweeping.trial import NOTHING, Pruning, storage_of
 from src.training.trainer import Trainer
 
 LR = "optimizer.lr=tag(log, interval(1e-4, 1e-2))"
@@ -110,9 +111,12 @@ def test_a_random_point_depends_only_on_the_seed_and_its_number():
         ([LR, "search.columns=[nokey]"], "search.columns=[nokey]: no run has this setting"),
         (["optimizer.lr=interval(-1, 1)"], "optimizer.lr=-1.0: must be a number, at least 0"),
         ([WIDTH, "search.columns=[model.hidden_size]"], "model.hidden_size is compared, not searched"),
+        ([LR, "optimizer.lr=1e-3"], "(log, interval(1e-4, 1e-2)): optimizer.lr is given twice"),
+        (["++optimizer.lr=1e-3", LR], "optimizer.lr is given twice"),
         ([LR, "run.fresh=true"], "give it another name="),
-        ([LR, "trainer.log_every=choice(1,2)"], "trainer.log_every: makes no other run"),
-        (["name=choice(a,b)"], "name: makes no other run"),
+        ([LR, "run.root=choice(a,b)"], "run.root: makes no other run"),
+        (["note=choice(a,b)"], "note: makes no other run"),
+        (["name=choice(a,b)"], "name is given twice"),
         ([LR, "hydra/launcher=joblib"], "hydra/launcher: has no effect in a search"),
         ([LR, "run.together=4"], "run.together: has no effect in a search"),
         ([LR, "run.retry_failed=true"], "run.retry_failed: has no effect in a search"),
@@ -163,6 +167,33 @@ def test_the_budget_is_spent_once_and_can_be_raised(look, trained):
     assert look(LR, WIDTH, trials=3) == 0
     assert len(trained) == 3
     assert rows()[:2] == table
+
+
+def test_a_search_that_resumes_proposes_what_an_uninterrupted_one_does(look, monkeypatch):
+    def ended(overrides, study):
+        return NOTHING | {"status": "finished", "objective": float(overrides[-1].partition("=")[2])}
+
+    def proposed():
+        (study,) = studies()
+        return [trial.params["optimizer.lr"] for trial in study.trials]
+
+    monkeypatch.setattr("src.sweeping.search.run_trial", ended)
+    for trials in (2, 4, 12):
+        look(LR, sampler="tpe", trials=trials)
+    resumed = proposed()
+    assert len(set(resumed)) == 12
+    Path("outputs").rename("before")
+    look(LR, sampler="tpe", trials=12)
+    assert proposed() == resumed
+
+
+def test_a_home_folder_or_an_environment_variable_may_be_the_root(look, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    for root, folder in (("~/x", "home/x"), ("${oc.env:OUT}", "out")):
+        assert look(LR, f"run.root={root}", trials=1) == 0
+        (run,) = (path.parent for path in (tmp_path / folder / "s").glob("*/result.json"))
+        assert read_config(run).run.root == str(tmp_path / folder)
 
 
 def test_an_interrupted_trial_resumes_with_the_same_settings(look, trained, monkeypatch):

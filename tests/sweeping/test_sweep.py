@@ -99,6 +99,13 @@ def test_a_diverged_run_is_a_result(train, tiny):
     assert [row["status"] for row in rows()] == ["finished", "diverged"]
 
 
+def test_a_table_that_cannot_be_written_is_one_line(train, tiny):
+    Path("outputs/runs/summary.md").mkdir(parents=True)
+    ended = train("-m", "seed=0,1", *tiny)
+    assert ended.status == 1
+    assert ended.err.splitlines()[-1] == "error: outputs/runs/summary.md: Is a directory"
+
+
 def test_ctrl_c_ends_the_sweep_and_the_same_command_resumes(train, tiny, trained, monkeypatch):
     import signal
 
