@@ -123,13 +123,13 @@ def clip_norm_(gradient: Tensor, bound: float | None) -> Tensor:
     """Scale a gradient to a norm of at most `bound` (Pascanu et al., 2013) and return the norm before.
 
     The same as `torch.nn.utils.clip_grad_norm_`, but that the norm is finite if all numbers of the gradient are: in
-    float32 the squares of those above 1e19 are not, so it is then taken in float64. Most gradients need no scaling, and
-    on a CPU checking the norm takes less time than scaling by 1; on another device it would mean waiting for the norm.
+    float32 the squares of those above 1e19 are not, so it is taken in float64. Most gradients need no scaling, and on a
+    CPU checking the norm in float32 first takes less time; on another device it would mean waiting for the norm.
     """
-    if gradient.is_cpu:
+    if bound is not None and gradient.is_cpu:
         norm = torch.linalg.vector_norm(gradient)
         if math.isfinite(value := norm.item()):
-            if bound is not None and value + 1e-6 > bound:
+            if value + 1e-6 > bound:
                 gradient.mul_(bound / (norm + 1e-6))
             return norm
     norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)

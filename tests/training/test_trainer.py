@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -215,8 +216,9 @@ def test_the_logged_gradient_norm_is_that_before_clipping(tmp_path):
     free, clipped = Recorder(), Recorder()
     trainer_of(Sums(), tmp_path / "free", lr=0.0).fit(free, Recorder())
     trainer_of(Sums(), tmp_path / "clipped", lr=0.0, clip_norm=1e-6).fit(clipped, Recorder())
-    assert clipped.points["train/gradient_norm"] == free.points["train/gradient_norm"]
-    assert min(norm for _, norm in free.points["train/gradient_norm"]) > 1e-3
+    before, after = (np.array(recorder.points["train/gradient_norm"]) for recorder in (free, clipped))
+    np.testing.assert_allclose(after, before, rtol=1e-6)
+    assert before[:, 1].min() > 1e-3
 
 
 def test_clipping_bounds_the_step(tmp_path):
