@@ -25,7 +25,7 @@ MOST_BYTES, MOST_LEVELS, MOST_INTERPOLATIONS = 2**16, 20, 20
 TOO_DEEP = f"nested more than {MOST_LEVELS} levels deep"
 
 
-class RunsResolverError(UserError):
+class ResolverError(UserError):
     """A stored configuration has a resolver that would reach outside of it."""
 
 
@@ -90,7 +90,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        RunsResolverError: it would run a resolver.
+        ResolverError: it would run a resolver.
         UserError: it is damaged, or would be more than a configuration.
     """
     try:
@@ -111,7 +111,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except UnsupportedInterpolationType as error:
-        raise RunsResolverError(
+        raise ResolverError(
             f"{path}: {error.full_key} would run a resolver; legal: ${{by:}}, ${{units_for:}} and other settings"
         ) from None
     except Exception as error:  # whatever YAML and OmegaConf make of it

@@ -13,7 +13,7 @@ from src.config.paths import CHECKPOINTS, STORED
 from src.config.schema import current_target, later_keys
 from src.models.sequence import SequenceModel
 from src.results.result import read_result
-from src.results.stored import RunsResolverError, checked_config, read_yaml
+from src.results.stored import ResolverError, checked_config, read_yaml
 from src.running.build import build_model, build_task, check
 from src.specs import Split
 from src.tasks.base import Task
@@ -32,7 +32,7 @@ def read_config(folder: Path) -> DictConfig:
     """
     try:
         settings = read_yaml(folder / STORED)
-    except (FileNotFoundError, RunsResolverError) as error:
+    except (FileNotFoundError, ResolverError) as error:
         result = read_result(folder)
         if result is None:
             says = "not the folder of a run" if isinstance(error, FileNotFoundError) else str(error)

@@ -53,9 +53,9 @@ def _refuse(*_: object, **__: object) -> NoReturn:
 
 
 class Unwrapped(torch.optim.Optimizer):
-    """One of torch's optimizers, inherited from after this, without its wrappers.
+    """A base class to name before one of torch's optimizers: the methods of that one, without torch's wrappers.
 
-    These import torch's compiler, which takes two seconds at every start.
+    The wrappers import torch's compiler, which takes two seconds at every start.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
@@ -69,7 +69,7 @@ class Unwrapped(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """One step of the optimizer inherited from next."""
+        """One step of that optimizer."""
         inspect.unwrap(super().step)(self)
 
 
