@@ -1,6 +1,7 @@
 """Compiles kernels for this machine on first use, and loads them.
 
-There is one library with what is written by hand, one for the linear recurrence, and one for every generated step.
+There is one library with what is written by hand, one for the linear recurrence, and one for every generated step;
+with `ONE_LANE`, another of each but the linear recurrence, for one sequence at a time (`csrc/lanes.h`).
 They have a plain C interface and include no torch headers, so that compiling takes only seconds. They are cached
 under `TORCH_EXTENSIONS_DIR` (by default `~/.cache/torch_extensions`), by a hash of everything that determines them:
 sources, flags, compiler and processor. Their names hold a hash of their content, which is compared before they are
@@ -17,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,17 +31,29 @@ SOURCES = Path(__file__).parent / "csrc"
 INSTALL = "Debian: apt-get install g++, macOS: xcode-select --install"
 _OPTIONAL: tuple[tuple[str, ...], ...] = ((), ("-fopenmp",), ("-march=", "-mcpu="), ("-fopenmp", "-march=", "-mcpu="))
 """Flags to leave out, one attempt after the other: threads and the instructions of this processor."""
+ONE_LANE = ("-DONE_LANE",)
 ELSEWHERE = "TORCH_EXTENSIONS_DIR names another folder for the compiled kernels"
 
 
 @cache
 def library() -> ctypes.CDLL | None:
     """The kernels that are written by hand, or None, after one warning that says why, if they are not available."""
+    return _by_hand(cache_folder, "the fused kernels for this processor", "the fused kernels are")
+
+
+@cache
+def one_lane_library() -> ctypes.CDLL | None:
+    """The same for one sequence at a time; or None as for `library`, whose kernels compute a single sequence too."""
+    what = "the fused kernels for single sequences"
+    return _by_hand(lambda: cache_folder() / "one_lane", what, f"{what} are", *ONE_LANE)
+
+
+def _by_hand(folder: Callable[[], Path], what: str, are: str, *flags: str) -> ctypes.CDLL | None:
     try:
         sources = [SOURCES / f"{name}.cpp" for name in ("fastweights", "products", "recurrence")]
-        return _loaded(_compiled(cache_folder(), sources, "the fused kernels for this processor"), ctypes.RTLD_GLOBAL)
+        return _loaded(_compiled(folder(), sources, what, *flags), ctypes.RTLD_GLOBAL)
     except Exception as error:
-        _warn("the fused kernels are", error)
+        _warn(are, error)
         return None
 
 
@@ -73,6 +87,20 @@ def step_library(source: str, name: str) -> ctypes.CDLL:
     return _loaded(_compiled(folder, source, f"the kernel of {name}"), ctypes.RTLD_LOCAL)
 
 
+@cache
+def one_lane_step_library(source: str, name: str) -> ctypes.CDLL | None:
+    """The same for one sequence at a time; or None, after one warning, if it is not available."""
+    if one_lane_library() is None:
+        return None
+    folder = cache_folder() / f"step_{hashlib.sha256(source.encode()).hexdigest()[:16]}_one_lane"
+    what = f"the kernel of {name} for single sequences"
+    try:
+        return _loaded(_compiled(folder, source, what, *ONE_LANE), ctypes.RTLD_LOCAL)
+    except Exception as error:
+        _warn(f"{what} is", error)
+        return None
+
+
 def _loaded(path: Path, mode: int) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(path), mode)
@@ -97,13 +125,13 @@ def cache_folder() -> Path:
     return cache_root() / f"fastweights_{_key(tuple(_compiler()))}"
 
 
-def _compiled(folder: Path, sources: list[Path] | str, what: str) -> Path:
+def _compiled(folder: Path, sources: list[Path] | str, what: str, *own: str) -> Path:
     """The path of the library, compiled if missing or damaged; other processes wait for the one that compiles."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if (finished := _undamaged(folder)) is None:
             with locked(folder, patience=600):
-                finished = _undamaged(folder) or _compile(folder, sources, what)
+                finished = _undamaged(folder) or _compile(folder, sources, what, *own)
     except FolderInUseError as error:
         raise UserError(f"{error}, which has not finished compiling within 10 minutes") from None
     except OSError as error:
@@ -123,7 +151,7 @@ def _name(content: bytes) -> str:
     return f"fused.{hashlib.sha256(content).hexdigest()[:16]}.so"
 
 
-def _compile(folder: Path, sources: list[Path] | str, what: str) -> Path:
+def _compile(folder: Path, sources: list[Path] | str, what: str, *own: str) -> Path:
     """Compile under another name and rename, so that a killed compilation leaves nothing to load."""
     started, compiler = time.perf_counter(), _compiler()
     log.info("compiling %s, once ...", what)
@@ -141,7 +169,7 @@ def _compile(folder: Path, sources: list[Path] | str, what: str) -> Path:
         failures = []
         for left_out in _OPTIONAL:
             flags = [flag for flag in _flags() if not flag.startswith(left_out)]
-            command = [*compiler, "-shared", "-fPIC", "-std=c++17", *flags, *files]
+            command = [*compiler, "-shared", "-fPIC", "-std=c++17", *flags, *own, *files]
             ended = subprocess.run(command, capture_output=True, text=True)
             if ended.returncode == 0 and made.exists():
                 break

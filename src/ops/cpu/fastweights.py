@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from src.ops.cpu import calls
-from src.ops.cpu.build import library
+from src.ops.cpu.build import library, one_lane_library
 from src.ops.inputs import Inputs
 
 NONLINEARITIES = {"relu": 0, "tanh": 1, "linear": 2}
@@ -38,8 +38,8 @@ class _Call(ctypes.Structure):
 
 
 @cache
-def _function(name: str) -> Any:
-    function = getattr(library(), f"fastweights_{name}")
+def _function(name: str, single: bool) -> Any:
+    function = getattr((single and one_lane_library()) or library(), f"fastweights_{name}")
     function.argtypes = [ctypes.POINTER(_Call)]
     function.restype = ctypes.c_int64 if name == "saved_size" else ctypes.c_int
     return function
@@ -47,7 +47,7 @@ def _function(name: str) -> Any:
 
 def _call(name: str, settings: dict[str, Any], **tensors: Tensor | None) -> int:
     addresses = {key: tensor.data_ptr() for key, tensor in tensors.items() if tensor is not None}
-    return calls.enter(_function(name), _Call(**settings, **addresses))
+    return calls.enter(_function(name, settings["batch"] == 1), _Call(**settings, **addresses))
 
 
 class _FastWeights(Function):

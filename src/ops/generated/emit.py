@@ -114,7 +114,7 @@ class _Writer(Names):
             strides = f"{self.size(view.strides[1])}, {self.size(view.strides[0])}"
             data = f"{self.name(view.value)} + {self.size(view.offset)}"
             direction = "backward" if backward else "forward"
-            yield f"    if ({direction}) {name} = Matrix<S>({data}, {rows}, {columns}, {strides}, call.batch);"
+            yield f"    if ({direction}) {name} = Matrix<S>({data}, {rows}, {columns}, {strides});"
 
     def _layout(self) -> Iterator[str]:
         plan = self.plan

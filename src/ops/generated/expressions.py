@@ -8,7 +8,7 @@ UNARY = {
     "log1p": "each_lane<S>({}, std::log1p)", "erf": "each_lane<S>({}, std::erf)", "sin": "each_lane<S>({}, std::sin)",
     "cos": "each_lane<S>({}, std::cos)", "floor": "each_lane<S>({}, std::floor)",
     "ceil": "each_lane<S>({}, std::ceil)", "trunc": "each_lane<S>({}, std::trunc)",
-    "round": "each_lane<S>({}, std::nearbyint)", "logical_not": "~{}", "bitwise_not": "~{}", "copy": "{}",
+    "round": "each_lane<S>({}, std::nearbyint)", "logical_not": "!{}", "bitwise_not": "!{}", "copy": "{}",
 }  # fmt: skip
 BINARY = {
     "add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}", "le": "{} <= {}", "ge": "{} >= {}",
@@ -39,5 +39,5 @@ TRITON = {
     "maximum": "larger({}, {})",
     "minimum": "smaller({}, {})", "pow": "power({}, {})", "where": "tl.where({}, {}, {})",
     "floor": "tl.floor({})", "ceil": "tl.ceil({})", "trunc": "truncated({})", "round": "nearest({})",
-    "remainder": "remainder({}, {})",
+    "remainder": "remainder({}, {})", "logical_not": "~{}", "bitwise_not": "~{}",
 }  # fmt: skip

@@ -7,7 +7,7 @@ import ctypes
 import math
 from itertools import accumulate
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import optree
 import torch
@@ -25,6 +25,21 @@ SAVED_AT_MOST = 8 * calls.ALWAYS_NEW if calls.LARGE_PAGES else calls.ALWAYS_NEW
 Measured: from about here on that is faster, since new memory is slow; from a quarter of it if a step multiplies little.
 """
 _VECTOR, _SEGMENT = 64, 16  # as in csrc: bytes, steps
+
+
+class Passes(NamedTuple):
+    """The functions of a library."""
+
+    forward: Any
+    backward: Any
+    lanes: int | None
+    """The sequences of a block; None: as many as a vector has numbers."""
+
+
+def _passes_of(library: ctypes.CDLL, lanes: int | None = None) -> Passes:
+    for function in (library.forward, library.backward):
+        function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_int
+    return Passes(library.forward, library.backward, lanes)
 
 
 class Kernel:
@@ -50,14 +65,22 @@ class Kernel:
 
     def load(self) -> None:
         """Compile the source, and load the library."""
-        recipe, library = self.recipe, build.step_library(self.recipe.source, self.name)
-        self.forward, self.backward = library.forward, library.backward
-        for function in (self.forward, self.backward):
-            function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_int
+        recipe = self.recipe
+        self.passes = _passes_of(build.step_library(recipe.source, self.name))
+        self.passes_of_one: Passes | None = None
         self.sizes = (ctypes.c_int64 * max(1, len(recipe.sizes)))(*recipe.sizes)
         self.numbers = (ctypes.c_double * max(1, len(recipe.numbers)))(*recipe.numbers)
         self.tables = (ctypes.addressof(self.sizes), ctypes.addressof(self.numbers))
         self.gradients = dict(enumerate(recipe.gradients, len(recipe.inputs)))
+
+    def passes_for(self, batch: int) -> Passes:
+        """Those of so many sequences; what is for a single one is compiled when it is first needed."""
+        if batch > 1:
+            return self.passes
+        if self.passes_of_one is None:
+            library = build.one_lane_step_library(self.recipe.source, self.name)
+            self.passes_of_one = self.passes if library is None else _passes_of(library, lanes=1)
+        return self.passes_of_one
 
     def constants(self, core: nn.Module, dtype: torch.dtype) -> list[Tensor]:
         """What the step reads of parameters, buffers and variable settings."""
@@ -82,9 +105,9 @@ class Kernel:
             self.made = [(tensor, tensor._version) for tensor in read], tables
         return tables
 
-    def saved_size(self, batch: int, time: int, itemsize: int) -> tuple[int, bool]:
+    def saved_size(self, batch: int, time: int, itemsize: int, lanes: int | None) -> tuple[int, bool]:
         """The size of the saved tensor, and whether every step is saved; as `saved_per_block` of recurrence.cpp."""
-        lanes = _VECTOR // itemsize
+        lanes = lanes or _VECTOR // itemsize
         per_step, history, state = self.sizes_per_step
         padded = -(-batch // lanes) * lanes
         size = padded * (time * per_step + history)
@@ -172,12 +195,13 @@ class _Recurrence(Function):
         example, recipe = tensors[0], kernel.recipe
         outputs = example.new_empty((batch, time, recipe.output) if return_sequence else (batch, recipe.output))
         last = [example.new_empty(batch, *shape) for shape in recipe.states] if return_state else kernel.nothing
-        size, every_step = kernel.saved_size(batch, time, example.element_size())
+        passes = kernel.passes_for(batch)
+        size, every_step = kernel.saved_size(batch, time, example.element_size(), passes.lanes)
         saved = calls.room(example, size) if save else None
         whole = (batch, time, len(example), torch.get_num_threads(), return_sequence, every_step)
-        ended = kernel.call(kernel.forward, whole, [ids, resets, outputs, saved, None, *tensors, *last])
+        ended = kernel.call(passes.forward, whole, [ids, resets, outputs, saved, None, *tensors, *last])
         calls.check_exit(ended, kernel.name, batch, time, ids, len(example))
-        ctx.kernel, ctx.whole = kernel, whole
+        ctx.kernel, ctx.passes, ctx.whole = kernel, passes, whole
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(ids, resets, saved, *tensors)
         return (outputs, *last) if return_state else outputs
@@ -199,7 +223,7 @@ class _Recurrence(Function):
                 d_given.append(torch.empty_like(tensor))
         d_outputs, *d_ends = calls.contiguous(d_outputs, *(d_last or kernel.nothing))
         tensors = [ids, resets, None, saved, d_outputs, *given, *kernel.nothing, *d_ends, *d_given]
-        calls.check_exit(kernel.call(kernel.backward, whole, tensors), kernel.name, whole[0], whole[1], None, 0)
+        calls.check_exit(kernel.call(ctx.passes.backward, whole, tensors), kernel.name, whole[0], whole[1], None, 0)
         for number, gradient in gradients.items():
             if (written := d_given[number]) is not None:
                 d_given[number] = written.as_strided(gradient.shape, gradient.strides)

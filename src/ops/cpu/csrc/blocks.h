@@ -1,4 +1,4 @@
-// Conversion between tensors and blocks of 16 or 8 sequences, and the loop over the blocks.
+// Conversion between tensors and blocks of 16, 8 or one sequences, and the loop over the blocks.
 #pragma once
 
 #include <atomic>
@@ -28,7 +28,7 @@ inline bool any_outside(const int64_t* ids, int64_t positions, int64_t symbols) 
   return outside;
 }
 
-#if defined(__has_builtin)
+#if defined(__has_builtin) && !defined(ONE_LANE)
 #if __has_builtin(__builtin_shufflevector)
 #define TRANSPOSES_IN_REGISTERS 1
 #endif
@@ -97,6 +97,10 @@ struct Block {
   void load_each(Row row, int64_t units, Vector<S>* to) const {
     constexpr int count = Lanes<S>::count;
     S* scalars = reinterpret_cast<S*>(to);
+    if (one_lane) {
+      std::copy(row(0), row(0) + units, scalars);
+      return;
+    }
     int64_t done = 0;
 #ifdef TRANSPOSES_IN_REGISTERS
     const S* starts[count];
@@ -129,6 +133,10 @@ struct Block {
   void store_each(const Vector<S>* from, int64_t units, Row row) const {
     constexpr int count = Lanes<S>::count;
     const S* scalars = reinterpret_cast<const S*>(from);
+    if (one_lane) {
+      std::copy(scalars, scalars + units, row(0));
+      return;
+    }
     int64_t done = 0;
 #ifdef TRANSPOSES_IN_REGISTERS
     for (; lanes == count && done + count <= units; done += count) {

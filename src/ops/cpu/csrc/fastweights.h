@@ -55,11 +55,11 @@ struct FastWeights {
   };
 
   void forward(Rows<S> inputs, Outputs<S> outputs, S* all_saved) const {
-    Matrix<S> recurrent(weight, units, units, units, 1, batch);
+    Matrix<S> recurrent(weight, units, units, units, 1);
     LayerNorm<S> norm{gain, bias, units}, norm_0{first_gain, first_bias, units}, none{nullptr, nullptr, units};
     std::vector<S> ages = powers(fast_lr), left = powers(decay);
     for_each_block<S>(batch, threads, ascending, [&](int64_t number, Block block) {
-      Buffer<S> own(all_saved ? 0 : saved_per_block()), z(units), a(units), r(read_weights ? units : 0);
+      Buffer<Vector<S>> own(all_saved ? 0 : saved_per_block()), z(units), a(units), r(read_weights ? units : 0);
       Saved saved{*this,
                   all_saved ? reinterpret_cast<Vector<S>*>(all_saved) + number * saved_per_block() : own.data()};
       Scratch scratch(fast ? units : 0);
@@ -92,7 +92,7 @@ struct FastWeights {
 
   void backward(S* all_saved, OutputGradients<S> d_outputs, InputGradients<S> d_inputs, S* d_initial, S* d_fast,
                 S* d_weight, S* d_gain, S* d_bias, S* d_first_gain, S* d_first_bias, S* d_read_weights) const {
-    Matrix<S> transposed(weight, units, units, 1, units, batch);
+    Matrix<S> transposed(weight, units, units, 1, units);
     LayerNorm<S> norm{gain, bias, units}, norm_0{first_gain, first_bias, units};
     std::vector<S> ages = powers(fast_lr), left = powers(decay);
     int64_t blocks = num_blocks<S>(batch);
@@ -102,8 +102,8 @@ struct FastWeights {
     std::vector<S> small_gradients(blocks * num_sums);
     for_each_block<S>(batch, threads, descending, [&](int64_t number, Block block) {
       Saved saved{*this, reinterpret_cast<Vector<S>*>(all_saved) + number * saved_per_block()};
-      Buffer<S> d_h((time + 1) * units), g(units), d_z(units), d_q(units), e(time);
-      Buffer<S> sums(num_sums);
+      Buffer<Vector<S>> d_h((time + 1) * units), g(units), d_z(units), d_q(units), e(time);
+      Buffer<Vector<S>> sums(num_sums);
       Scratch scratch(fast ? units : 0);
       Block own{0, block.lanes};
       S* rows = d_inputs.rows(block);
@@ -244,13 +244,13 @@ struct FastWeights {
   struct Scratch {
     explicit Scratch(int64_t units) : left(Lanes<S>::count * units), products(left.size()), sums(units) {}
     std::vector<S> left, products;
-    Buffer<S> sums;
+    Buffer<Vector<S>> sums;
   };
 
   // A_0^T of every sequence of a block.
   std::vector<S> fast_transposed(Block block) const {
     std::vector<S> matrices(block.lanes * units * units);
-    Buffer<S> columns(units, false);
+    Buffer<Vector<S>> columns(units, false);
     for (int64_t lane = 0; lane < block.lanes; ++lane) {
       const S* from = fast + (block.first + lane) * units * units;
       S* to = &matrices[lane * units * units];

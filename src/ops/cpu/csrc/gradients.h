@@ -11,21 +11,21 @@ template <class S>
 class WideRows {
  public:
   WideRows(int64_t rows, int64_t columns, bool clear = true)
-      : columns_(columns), vectors_((columns + Lanes<S>::count - 1) / Lanes<S>::count), data_(rows * vectors_, clear) {}
+      : columns_(columns), vectors_((columns + Simd<S>::count - 1) / Simd<S>::count), data_(rows * vectors_, clear) {}
 
-  Vector<S>* row(int64_t i) { return data_.data() + i * vectors_; }
+  Wide<S>* row(int64_t i) { return data_.data() + i * vectors_; }
   const S* numbers(int64_t i) const { return reinterpret_cast<const S*>(data_.data() + i * vectors_); }
   int64_t vectors() const { return vectors_; }
 
   // Stores row t of the `time` rows of every lane.
   void store(Block block, const Vector<S>* from, int64_t time, int64_t t) {
     S* rows = reinterpret_cast<S*>(data_.data());
-    Block{0, block.lanes}.store(from, rows, time, columns_, t, vectors_ * Lanes<S>::count);
+    Block{0, block.lanes}.store(from, rows, time, columns_, t, vectors_ * Simd<S>::count);
   }
 
  private:
   int64_t columns_, vectors_;
-  Buffer<S> data_;
+  Buffer<Wide<S>> data_;
 };
 
 // Gradients of a matrix [rows, columns], one sum per block. Serial blocks share two matrices, the total and that of the
@@ -40,19 +40,19 @@ class BlockGradients {
 
   // Adds left^T right, both with `rows` rows for every sequence: those of `left` are `left_width` numbers apart, and
   // from one sequence to the next `left_group`. In the first `skipped` rows of a sequence one of them is zero.
-  void add(int64_t block, const S* left, int64_t left_width, int64_t left_group, const Vector<S>* right,
+  void add(int64_t block, const S* left, int64_t left_width, int64_t left_group, const Wide<S>* right,
            int64_t sequences, int64_t rows, int64_t skipped) {
-    Vector<S>* own = data_.row((shared_ ? apart_ : block) * rows_);
+    Wide<S>* own = data_.row((shared_ ? apart_ : block) * rows_);
     OuterProducts<S>{left, left_width, left_group, rows_, right, data_.vectors(), sequences, rows, skipped, own}.add();
   }
 
   // To be called when a block is done.
   void finish() {
     if (!apart_) return;
-    Vector<S>*total = data_.row(0), *own = data_.row(rows_);
+    Wide<S>*total = data_.row(0), *own = data_.row(rows_);
     for (int64_t i = 0; i < rows_ * data_.vectors(); ++i) {
       total[i] += own[i];
-      own[i] = Vector<S>{};
+      own[i] = Wide<S>{};
     }
   }
 

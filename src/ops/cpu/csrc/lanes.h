@@ -3,6 +3,9 @@
 // A block is one vector of sequences. A quantity of n units at one time step is n vectors, [unit, lane]: no sum over
 // units crosses lanes, and no width has to be padded. Only the compiler's vector types are used, so that the same
 // source works on every processor.
+//
+// A single sequence would leave all lanes but one unused. So everything is also compiled with ONE_LANE: then a block is
+// one sequence, a quantity is n numbers, and the compiler makes vectors of neighbouring units.
 #pragma once
 
 #include <algorithm>
@@ -18,17 +21,52 @@
 #include <immintrin.h>
 #endif
 
+#ifdef ONE_LANE
+#define fused fused_one_lane  // a process may load both
+#endif
+
 namespace fused {
 
+#ifdef ONE_LANE
+constexpr bool one_lane = true;
+#else
+constexpr bool one_lane = false;
+#endif
+
+// A SIMD vector, whatever its numbers are.
+template <class S>
+struct Simd;
+
+template <>
+struct Simd<float> {
+  static constexpr int count = 16;
+  typedef float vector __attribute__((vector_size(64)));
+  typedef float unaligned __attribute__((vector_size(64), aligned(4), may_alias));
+  typedef int32_t integers __attribute__((vector_size(64)));
+};
+
+template <>
+struct Simd<double> {
+  static constexpr int count = 8;
+  typedef double vector __attribute__((vector_size(64)));
+  typedef double unaligned __attribute__((vector_size(64), aligned(8), may_alias));
+  typedef int64_t integers __attribute__((vector_size(64)));
+};
+
+template <class S>
+using Wide = typename Simd<S>::vector;
+template <class S>
+using Unaligned = typename Simd<S>::unaligned;
+
+// One number of every sequence of a block.
 template <class S>
 struct Lanes;
 
 template <>
 struct Lanes<float> {
-  static constexpr int count = 16;
-  typedef float vector __attribute__((vector_size(64)));
-  typedef float unaligned __attribute__((vector_size(64), aligned(4), may_alias));
-  typedef int32_t integers __attribute__((vector_size(64)));
+  static constexpr int count = one_lane ? 1 : Simd<float>::count;
+  using vector = std::conditional_t<one_lane, float, Simd<float>::vector>;
+  using integers = std::conditional_t<one_lane, int32_t, Simd<float>::integers>;
   static constexpr int mantissa_bits = 23, exponent_bias = 127;
   static constexpr float least_exponent = -87.33f, greatest_exponent = 88.0f;
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
@@ -38,10 +76,9 @@ struct Lanes<float> {
 
 template <>
 struct Lanes<double> {
-  static constexpr int count = 8;
-  typedef double vector __attribute__((vector_size(64)));
-  typedef double unaligned __attribute__((vector_size(64), aligned(8), may_alias));
-  typedef int64_t integers __attribute__((vector_size(64)));
+  static constexpr int count = one_lane ? 1 : Simd<double>::count;
+  using vector = std::conditional_t<one_lane, double, Simd<double>::vector>;
+  using integers = std::conditional_t<one_lane, int64_t, Simd<double>::integers>;
   static constexpr int mantissa_bits = 52, exponent_bias = 1023;
   static constexpr double least_exponent = -708.39, greatest_exponent = 709.0;
   static constexpr double ln2_high = 6.93145751953125e-1, ln2_low = 1.42860682030941723212e-6;
@@ -51,25 +88,23 @@ struct Lanes<double> {
 
 template <class S>
 using Vector = typename Lanes<S>::vector;
-template <class S>
-using Unaligned = typename Lanes<S>::unaligned;
 
-// Vectors aligned to 64 bytes, initially zero unless they are written before they are read.
-template <class S>
+// Vectors in memory aligned to 64 bytes, initially zero unless they are written before they are read.
+template <class V>
 class Buffer {
  public:
-  explicit Buffer(int64_t size, bool clear = true) : storage_(new char[(size + 1) * sizeof(Vector<S>)]) {
-    if (clear) std::memset(storage_.get(), 0, (size + 1) * sizeof(Vector<S>));
+  explicit Buffer(int64_t size, bool clear = true) : storage_(new char[size * sizeof(V) + 64]) {
+    if (clear) std::memset(storage_.get(), 0, size * sizeof(V) + 64);
     auto address = reinterpret_cast<uintptr_t>(storage_.get());
-    data_ = reinterpret_cast<Vector<S>*>((address + 63) / 64 * 64);
+    data_ = reinterpret_cast<V*>((address + 63) / 64 * 64);
   }
-  Vector<S>* data() { return data_; }
-  const Vector<S>* data() const { return data_; }
-  Vector<S>& operator[](int64_t i) { return data_[i]; }
+  V* data() { return data_; }
+  const V* data() const { return data_; }
+  V& operator[](int64_t i) { return data_[i]; }
 
  private:
   std::unique_ptr<char[]> storage_;
-  Vector<S>* data_;
+  V* data_;
 };
 
 template <class S>
@@ -77,18 +112,31 @@ inline Vector<S> all(S value) {
   return value - Vector<S>{};
 }
 
+template <class S>
+inline S on_lane(const Vector<S>& x, int64_t lane) {
+  return reinterpret_cast<const S*>(&x)[lane];
+}
+
+// function(lane) on every lane.
+template <class S, class Function>
+inline __attribute__((always_inline)) Vector<S> on_lanes(Function function) {
+  Vector<S> y{};
+  for (int lane = 0; lane < Lanes<S>::count; ++lane) reinterpret_cast<S*>(&y)[lane] = function(lane);
+  return y;
+}
+
 // The sum of the lanes in use: values in the others may have overflowed.
 template <class S>
 inline S sum_of_lanes(Vector<S> x, int64_t lanes) {
   S sum = 0;
-  for (int64_t lane = 0; lane < lanes; ++lane) sum += x[lane];
+  for (int64_t lane = 0; lane < lanes; ++lane) sum += on_lane<S>(x, lane);
   return sum;
 }
 
 // x, but at least and at most the limits; NaN stays NaN.
 template <class S>
 inline Vector<S> clamped(Vector<S> x, S least, S most) {
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && !defined(ONE_LANE)
   if constexpr (std::is_same_v<S, float>)
     return _mm512_min_ps(all<S>(most), _mm512_max_ps(all<S>(least), x));
   else
@@ -140,7 +188,7 @@ inline Vector<S> exp_minus_1(Vector<S> x) {
 // the last bit or two.
 template <class S>
 inline Vector<S> reciprocal(Vector<S> x) {
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && !defined(ONE_LANE)
   if constexpr (std::is_same_v<S, float>) {
     Vector<S> estimate = _mm512_rcp14_ps(x);
     return estimate + estimate * (S(1) - x * estimate);
@@ -169,31 +217,26 @@ inline Vector<S> hyperbolic_tangent(Vector<S> x) {
 
 template <class S>
 inline Vector<S> each_lane(Vector<S> x, S (*function)(S)) {
-  for (int lane = 0; lane < Lanes<S>::count; ++lane) x[lane] = function(x[lane]);
-  return x;
+  return on_lanes<S>([&](int lane) { return function(on_lane<S>(x, lane)); });
 }
 
 template <class S>
-inline Vector<S> root(Vector<S> x) {
-  Vector<S> y{};  // without a call for each lane, so that it becomes one instruction
-  for (int lane = 0; lane < Lanes<S>::count; ++lane) y[lane] = std::sqrt(x[lane]);
-  return y;
+inline Vector<S> root(Vector<S> x) {  // not by `each_lane`, so that it becomes one instruction
+  return on_lanes<S>([&](int lane) { return std::sqrt(on_lane<S>(x, lane)); });
 }
 
 template <class S>
 inline Vector<S> power(Vector<S> x, Vector<S> exponent) {
-  for (int lane = 0; lane < Lanes<S>::count; ++lane) x[lane] = std::pow(x[lane], exponent[lane]);
-  return x;
+  return on_lanes<S>([&](int lane) { return std::pow(on_lane<S>(x, lane), on_lane<S>(exponent, lane)); });
 }
 
 // What is left of x after whole multiples of y, with the sign of y.
 template <class S>
 inline Vector<S> remainder(Vector<S> x, Vector<S> y) {
-  for (int lane = 0; lane < Lanes<S>::count; ++lane) {
-    S left = std::fmod(x[lane], y[lane]);
-    x[lane] = left != 0 && (left < 0) != (y[lane] < 0) ? left + y[lane] : left;
-  }
-  return x;
+  return on_lanes<S>([&](int lane) {
+    S divisor = on_lane<S>(y, lane), left = std::fmod(on_lane<S>(x, lane), divisor);
+    return left != 0 && (left < 0) != (divisor < 0) ? left + divisor : left;
+  });
 }
 
 // NaN if either is NaN, as in torch.
@@ -306,8 +349,7 @@ struct LayerNorm {
       a[i] -= mean;
       return a[i] * a[i];
     });
-    Vector<S> variance = squares / S(units) + S(1e-5), scale{};
-    for (int lane = 0; lane < Lanes<S>::count; ++lane) scale[lane] = S(1) / std::sqrt(variance[lane]);
+    Vector<S> scale = S(1) / root<S>(squares / S(units) + S(1e-5));
     for (int64_t i = 0; i < units; ++i) x[i] = a[i] * scale;
     x[units] = scale;
   }

@@ -95,7 +95,7 @@ struct LinearRecurrence {
   // What one chunk of a block needs: the rows of each step or write, [step, unit, lane]. With `strength` also beta, the
   // factors that give queries and keys unit length and, if b is something else, the keys of unit length.
   struct Chunk {
-    Buffer<S> q, k, v, w, b, a, o, u, beta, q_factor, k_factor, unit;
+    Buffer<Vector<S>> q, k, v, w, b, a, o, u, beta, q_factor, k_factor, unit;
     bool has_w;  // of gradients: whether that of w is wanted
 
     Chunk(const LinearRecurrence& r, int64_t steps)
@@ -202,14 +202,14 @@ struct LinearRecurrence {
   void load_state(Block block, const S* from, Vector<S>* state) const {
     std::fill(state, state + state_size(), Vector<S>{});
     if (!from) return;
-    Buffer<S> rows(keys * values, false);
+    Buffer<Vector<S>> rows(keys * values, false);
     block.load(Rows<S>{from, nullptr, 1, keys * values}, 0, rows.data());
     for (int64_t r = 0; r < keys; ++r)
       for (int64_t c = 0; c < values; ++c) state[place(r, c)] = rows[r * values + c];
   }
 
   void store_state(Block block, const Vector<S>* state, S* to) const {
-    Buffer<S> rows(keys * values, false);
+    Buffer<Vector<S>> rows(keys * values, false);
     for (int64_t r = 0; r < keys; ++r)
       for (int64_t c = 0; c < values; ++c) rows[r * values + c] = state[place(r, c)];
     block.store(rows.data(), to, 1, keys * values, 0);
@@ -291,7 +291,7 @@ struct LinearRecurrence {
       Chunk chunk(*this, most);
       Sources from = sources(block);
       LaneRows<S> to = contiguous(outputs, block, time, values);
-      Buffer<S> state(state_size(), false), fresh(resets ? state_size() : 0);
+      Buffer<Vector<S>> state(state_size(), false), fresh(resets ? state_size() : 0);
       Vector<S>* saved = all_saved ? reinterpret_cast<Vector<S>*>(all_saved) + number * saved_per_block() : nullptr;
       load_state(block, initial, state.data());
       if (resets) load_state(block, start, fresh.data());
@@ -351,8 +351,8 @@ struct LinearRecurrence {
                   d_v = contiguous(to.value, block, all, values),
                   d_w = contiguous(to.log_decay, block, all, decays), d_b = contiguous(to.erase, block, all, keys),
                   d_a = contiguous(to.removal, block, all, keys), d_beta = contiguous(to.strength, block, all, 1);
-      Buffer<S> D(state_size(), false), fresh(resets ? state_size() : 0), d_fresh(resets ? state_size() : 0);
-      Buffer<S> states(most * writes * kept + slab_size, false);
+      Buffer<Vector<S>> D(state_size(), false), fresh(resets ? state_size() : 0), d_fresh(resets ? state_size() : 0);
+      Buffer<Vector<S>> states(most * writes * kept + slab_size, false);
       const Vector<S>* saved = reinterpret_cast<const Vector<S>*>(all_saved) + number * saved_per_block();
       load_state(block, d_last, D.data());
       if (resets) load_state(block, start, fresh.data());
@@ -361,7 +361,7 @@ struct LinearRecurrence {
         load(from, block, first, steps, chunk);
         for (int64_t t = 0; t < steps; ++t) d_o.load(block, first + t, &chunk.o[t * columns()]);
         const Vector<S>* us = saved + chunks() * state_size() + first * writes * columns();
-        auto clear = [](Buffer<S>& buffer, int64_t size) { std::fill(buffer.data(), buffer.data() + size, Vector<S>{}); };
+        auto clear = [](Buffer<Vector<S>>& buffer, int64_t size) { std::fill(buffer.data(), buffer.data() + size, Vector<S>{}); };
         clear(gradient.q, steps * keys);
         clear(gradient.k, count * keys);
         clear(gradient.w, count * decays);

@@ -2,21 +2,19 @@
 
 namespace fused {
 
-// y[i] = start[i] + sum over columns of w[column, i] value(column) for i < height. Few rows are summed in several parts,
-// since a sum has to wait for the one before.
-template <class S, int height, class Weight, class Value>
-inline void multiply_tile(const Weight* w, int64_t columns, Value value, const Vector<S>* start, Vector<S>* y) {
+// y[i] = start[i] + sum over columns of w[column, i] x[column] for i < height: the numbers of a matrix times vectors, or
+// its vectors times numbers. Few rows are summed in several parts, since a sum has to wait for the one before.
+template <class S, int height, class Weight, class Factor>
+inline void multiply_tile(const Weight* w, int64_t columns, const Factor* x, const Wide<S>* start, Wide<S>* y) {
   constexpr int parts = height >= 7 ? 1 : height >= 4 ? 2 : 4;
-  Vector<S> sums[parts][height] = {};
+  Wide<S> sums[parts][height] = {};
   for (int i = 0; start && i < height; ++i) sums[0][i] = start[i];
   int64_t c = 0;
   for (; c + parts <= columns; c += parts)
-    for (int part = 0; part < parts; ++part) {
-      auto factor = value(c + part);
-      for (int i = 0; i < height; ++i) sums[part][i] += w[(c + part) * height + i] * factor;
-    }
+    for (int part = 0; part < parts; ++part)
+      for (int i = 0; i < height; ++i) sums[part][i] += w[(c + part) * height + i] * x[c + part];
   for (; c < columns; ++c)
-    for (int i = 0; i < height; ++i) sums[0][i] += w[c * height + i] * value(c);
+    for (int i = 0; i < height; ++i) sums[0][i] += w[c * height + i] * x[c];
   for (int i = 0; i < height; ++i) {
     for (int part = 1; part < parts; ++part) sums[0][i] += sums[part][i];
     y[i] = sums[0][i];
@@ -35,12 +33,12 @@ inline void for_each_tile(int64_t rows, Run run) {
 }
 
 template <class S>
-Matrix<S>::Matrix(const S* from, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride, int64_t batch)
-    : rows_(rows), columns_(columns), wide_(batch == 1 ? Lanes<S>::count : 1), groups_((rows + wide_ - 1) / wide_),
-      data_((groups_ * wide_ * columns + Lanes<S>::count - 1) / Lanes<S>::count, false) {
+Matrix<S>::Matrix(const S* from, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride)
+    : rows_(rows), columns_(columns), groups_((rows + wide - 1) / wide),
+      data_((groups_ * wide * columns + Simd<S>::count - 1) / Simd<S>::count, false) {
   S* to = reinterpret_cast<S*>(data_.data());
   for_each_tile(groups_, [&](int64_t group, int64_t height) {
-    int64_t first = group * wide_, last = (group + height) * wide_;
+    int64_t first = group * wide, last = (group + height) * wide;
     for (int64_t c = 0; c < columns; ++c)
       for (int64_t row = first; row < last; ++row)
         *to++ = row < rows ? from[row * row_stride + c * column_stride] : S(0);
@@ -49,28 +47,27 @@ Matrix<S>::Matrix(const S* from, int64_t rows, int64_t columns, int64_t row_stri
 
 template <class S>
 void Matrix<S>::multiply(const Vector<S>* x, const Vector<S>* start, Vector<S>* y) const {
-  if (wide_ > 1) return multiply_one(x, start, y);
-  for_each_tile(rows_, [&](int64_t row, int64_t height) {
-    const S* w = reinterpret_cast<const S*>(data_.data()) + row * columns_;
-    with_height<tallest>(height, [&](auto rows) {
-      multiply_tile<S, rows>(w, columns_, [x](int64_t c) { return x[c]; }, start ? start + row : nullptr, y + row);
+  if constexpr (one_lane)
+    multiply_one(x, start, y);
+  else
+    for_each_tile(rows_, [&](int64_t row, int64_t height) {
+      const S* w = reinterpret_cast<const S*>(data_.data()) + row * columns_;
+      with_height<tallest>(height, [&](auto rows) {
+        multiply_tile<S, rows>(w, columns_, x, start ? start + row : nullptr, y + row);
+      });
     });
-  });
 }
 
 template <class S>
-void Matrix<S>::multiply_one(const Vector<S>* x, const Vector<S>* start, Vector<S>* y) const {
+void Matrix<S>::multiply_one(const S* x, const S* start, S* y) const {
   for_each_tile(groups_, [&](int64_t group, int64_t height) {
-    Vector<S> sums[tallest];
+    Wide<S> sums[tallest];
     with_height<tallest>(height, [&](auto groups) {
-      auto value = [x](int64_t c) { return x[c][0]; };
-      multiply_tile<S, groups>(data_.data() + group * columns_, columns_, value, nullptr, sums);
+      multiply_tile<S, groups>(data_.data() + group * columns_, columns_, x, nullptr, sums);
     });
-    int64_t first = group * wide_, last = std::min(first + height * wide_, rows_);
-    for (int64_t row = first; row < last; ++row) {
-      Vector<S> sum = all<S>(sums[(row - first) / wide_][(row - first) % wide_]);
-      y[row] = start ? start[row] + sum : sum;
-    }
+    const S* numbers = reinterpret_cast<const S*>(sums);
+    int64_t first = group * wide, count = std::min(height * wide, rows_ - first);
+    for (int64_t i = 0; i < count; ++i) y[first + i] = start ? start[first + i] + numbers[i] : numbers[i];
   });
 }
 
@@ -93,10 +90,10 @@ void OuterProducts<S>::add_columns(int64_t j) const {
 template <class S>
 template <int tall, int wide>
 void OuterProducts<S>::add_tile(int64_t i, int64_t j) const {
-  Vector<S> sums[tall][wide] = {};
+  Wide<S> sums[tall][wide] = {};
   for (int64_t group = 0; group < groups; ++group) {
     const S* factors = left + group * left_group + skipped * left_width + i;
-    const Vector<S>* values = right + (group * rows + skipped) * vectors + j;
+    const Wide<S>* values = right + (group * rows + skipped) * vectors + j;
     for (int64_t row = skipped; row < rows; ++row, factors += left_width, values += vectors)
       for (int k = 0; k < tall; ++k)
         for (int n = 0; n < wide; ++n) sums[k][n] += factors[k] * values[n];

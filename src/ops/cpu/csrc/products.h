@@ -23,23 +23,24 @@ inline void with_height(int64_t height, Run run) {
   }
 }
 
-// A matrix [rows, columns] with given strides, packed in tiles of nearly equal heights, each read sequentially. For a
-// batch of one sequence, of which a block has only the first lane, the lanes of a tile are rows of the matrix.
+// A matrix [rows, columns] with given strides, packed in tiles of nearly equal heights, each read sequentially. With one
+// lane the numbers of a vector are rows of the matrix.
 template <class S>
 class Matrix {
  public:
   Matrix() = default;
-  Matrix(const S* from, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride, int64_t batch);
+  Matrix(const S* from, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride);
 
   // y = start + M x; without a start, y = M x.
   void multiply(const Vector<S>* x, const Vector<S>* start, Vector<S>* y) const;
 
  private:
-  void multiply_one(const Vector<S>* x, const Vector<S>* start, Vector<S>* y) const;
+  static constexpr int64_t wide = one_lane ? Simd<S>::count : 1;
+  void multiply_one(const S* x, const S* start, S* y) const;
 
-  int64_t rows_ = 0, columns_ = 0, wide_ = 1;
-  int64_t groups_ = 0;  // of `wide_` rows each
-  Buffer<S> data_{0};
+  int64_t rows_ = 0, columns_ = 0;
+  int64_t groups_ = 0;  // of `wide` rows each
+  Buffer<Wide<S>> data_{0};
 };
 
 // to[i, j] += sum over rows of left[row, i] right[row, j] for i < high. Rows of `right` and `to` are `vectors` long,
@@ -49,9 +50,9 @@ template <class S>
 struct OuterProducts {
   const S* left;
   int64_t left_width, left_group, high;
-  const Vector<S>* right;
+  const Wide<S>* right;
   int64_t vectors, groups, rows, skipped;
-  Vector<S>* to;
+  Wide<S>* to;
 
   // Columns are the outer loop, so that what is read repeatedly is narrow enough for the cache.
   void add() const;

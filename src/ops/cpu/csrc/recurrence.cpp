@@ -49,7 +49,7 @@ class Vectors {
   Vector<S>* operator[](int64_t i) const { return at_[i]; }
 
  private:
-  Buffer<S> buffer_;
+  Buffer<Vector<S>> buffer_;
   std::vector<Vector<S>*> at_;
 };
 
@@ -97,7 +97,7 @@ class Recurrence {
       std::vector<S*> rows;
       for (auto& gradient : d_inputs) rows.push_back(gradient.rows(block));
       Vector<S>* saved = reinterpret_cast<Vector<S>*>(call.saved) + number * saved_per_block(layout, call);
-      Buffer<S> again(call.save_every_step ? 0 : saved_in(layout, segment_length), false);
+      Buffer<Vector<S>> again(call.save_every_step ? 0 : saved_in(layout, segment_length), false);
       if (call.save_every_step) run.start(saved, 0, call.time, false);
       for (int64_t first = (call.time - 1) / segment_length * segment_length; first >= 0; first -= segment_length) {
         int64_t steps = std::min(segment_length, call.time - first);
@@ -174,7 +174,7 @@ class Recurrence {
     void start_backward() {
       d_inputs_.reset(new Vectors<S>(layout_.inputs));
       d_states_.reset(new Vectors<S>(layout_.states, 3));
-      d_output_.reset(new Buffer<S>(layout_.output + layout_.backward_scratch, false));
+      d_output_.reset(new Buffer<Vector<S>>(layout_.output + layout_.backward_scratch, false));
       std::vector<int64_t> sizes;
       for (const Sum& sum : layout_.sums) sizes.push_back(sum.size);
       sums_.reset(new Vectors<S>(sizes));
@@ -319,7 +319,8 @@ class Recurrence {
     template <class Which>
     void copy_lanes(int64_t size, const Vector<S>* from, Vector<S>* to, Which which) const {
       for (int64_t lane = 0; lane < block_.lanes; ++lane)
-        for (int64_t n = 0; which(lane) && n < size; ++n) to[n][lane] = from[n][lane];
+        for (int64_t n = 0; which(lane) && n < size; ++n)
+          reinterpret_cast<S*>(&to[n])[lane] = on_lane<S>(from[n], lane);
     }
 
     void load_or_clear(const void* from, int64_t size, Vector<S>* to) const {
@@ -344,13 +345,13 @@ class Recurrence {
     const Layout& layout_;
     Block block_;
     Vectors<S> inputs_, states_, entered_;
-    Buffer<S> own_;  // what a step saves if nothing is saved, the output, and memory within a step
+    Buffer<Vector<S>> own_;  // what a step saves if nothing is saved, the output, and memory within a step
     Places<S> at_;
     Vector<S>*saved_ = nullptr, *records_ = nullptr;
     int64_t first_ = 0;
     std::vector<Vector<S>*> history_;
     std::unique_ptr<Vectors<S>> d_inputs_, d_states_, sums_;
-    std::unique_ptr<Buffer<S>> d_output_;
+    std::unique_ptr<Buffer<Vector<S>>> d_output_;
     std::vector<std::unique_ptr<S[]>> lefts_;
     std::vector<WideRows<S>> rights_;
   };
