@@ -1,6 +1,6 @@
 """The headers of generated kernels, compiled once: the tests compile hundreds of kernels.
 
-They take GCC half of the time of a kernel. Compiled, they fill 60 MB and have taken as long as two kernels, which
+They take GCC half of the time of a kernel. Compiled, they fill 120 MB and have taken as long as four kernels, which
 does not pay outside the tests. A kernel is the same without: where the flags differ, GCC reads the header itself.
 """
 
@@ -24,13 +24,16 @@ def use_precompiled_headers() -> None:
             return
         folder = build.cache_folder() / "headers"
         folder.mkdir(parents=True, exist_ok=True)
-        header, compiled = folder / "step.h", folder / "step.h.gch"
+        header, compiled = folder / "step.h", folder / "step.h.gch"  # a folder, of which GCC takes what fits the flags
         with locked(folder, patience=600):
             if not compiled.exists():
                 header.write_text(f'#include "{build.SOURCES / "step.h"}"\n')
                 made = folder / "made.gch"
+                made.mkdir(exist_ok=True)
                 flags = ["-fPIC", "-std=c++17", *build._flags(), f"-I{build.SOURCES}"]
-                subprocess.run([compiler, *flags, "-x", "c++-header", str(header), "-o", str(made)], check=True)
+                for name, own in (("lanes", ()), ("one_lane", build.ONE_LANE)):
+                    command = [compiler, *flags, *own, "-x", "c++-header", str(header), "-o", str(made / name)]
+                    subprocess.run(command, check=True)
                 made.rename(compiled)
     except (UserError, OSError, subprocess.CalledProcessError):
         return  # the tests of the compilation say what is wrong
