@@ -70,7 +70,8 @@ def whole():
 def uncompiled(tmp_path, monkeypatch):
     """This process as it was before its first use of a kernel, with nothing compiled before."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
-    caches = build.library, build.linear_library, build.step_library, build._key
+    libraries = build.library, build.one_lane_library, build.linear_library
+    caches = *libraries, build.step_library, build.one_lane_step_library, build._key
     for cached in caches:
         cached.cache_clear()
     yield tmp_path
@@ -83,10 +84,13 @@ def uncompiled(tmp_path, monkeypatch):
 def without_steps(tmp_path, monkeypatch):
     """This process with what is written by hand, and no compiled step."""
     assert build.library() is not None
+    assert build.one_lane_library() is not None
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
     build.step_library.cache_clear()
+    build.one_lane_step_library.cache_clear()
     yield
     build.step_library.cache_clear()
+    build.one_lane_step_library.cache_clear()
 
 
 def the_only_warning(caplog):
@@ -287,6 +291,26 @@ def test_a_step_that_cannot_be_compiled_is_scanned_after_one_warning(monkeypatch
     assert not core.is_fused
     (record,) = caplog.records
     says = "RNN: its kernel is not available, so a slower form is used: "
+    assert record.getMessage().startswith(says)
+    assert record.getMessage().endswith(f"No space left on device; {build.ELSEWHERE}")
+
+
+@pytest.mark.usefixtures("without_steps")
+def test_without_the_kernels_of_single_sequences_those_of_several_compute_them(monkeypatch, caplog):
+    core, p_BTH = RNN(3, hidden_size=4, kernel="fused"), torch.randn(2, 3, 4)
+    compile_ = build._compile
+
+    def fails(folder, sources, what, *own):
+        if own:
+            raise OSError(28, "No space left on device", str(folder))
+        return compile_(folder, sources, what)
+
+    monkeypatch.setattr(build, "_compile", fails)
+    with caplog.at_level(logging.WARNING):
+        alone = torch.cat([core(p_TH[None])[0] for p_TH in p_BTH])
+    assert torch.equal(alone, core(p_BTH)[0])
+    (record,) = caplog.records
+    says = "the kernel of RNN for single sequences is not available, so a slower form is used: "
     assert record.getMessage().startswith(says)
     assert record.getMessage().endswith(f"No space left on device; {build.ELSEWHERE}")
 

@@ -165,6 +165,17 @@ def test_nothing_is_saved_without_a_backward_pass(cell, monkeypatch):
 
 
 @each_cell
+def test_a_single_sequence_saves_no_more_than_its_share(cell, monkeypatch):
+    """Of as many sequences as a vector of float64 has numbers."""
+    core = make(cell, 6, kernel="fused")
+    sizes, room = [], calls.room
+    monkeypatch.setattr(calls, "room", lambda like, size: sizes.append(size) or room(like, size))
+    for batch in (1, 8):
+        core(random_vectors(core, batch, 5))
+    assert sizes == [sizes[0], 8 * sizes[0]]
+
+
+@each_cell
 def test_tensors_may_lie_in_any_order_in_memory(cell):
     core = make(cell, 6)
     vectors, (table, ids) = random_vectors(core, 9, 12), random_table(core, 9, 12)
