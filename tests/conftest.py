@@ -1,5 +1,6 @@
 """The command in this process, in an empty folder; its configuration; settings for a run of a second."""
 
+import gc
 import logging
 import os
 import signal
@@ -21,6 +22,17 @@ def pytest_configure(config):
     """Before the processes of xdist start, which inherit it."""
     if not hasattr(config, "workerinput"):
         use_precompiled_headers()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Half a million objects are there to stay: the garbage collector need not look through them again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @dataclass
