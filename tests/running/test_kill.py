@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from src.config.paths import PROJECT
 
-MAX_UPDATES = 1000
+MAX_UPDATES = 600
 SETTINGS = [
     f"trainer.max_updates={MAX_UPDATES}",
     "trainer.batch_size=16",
@@ -29,8 +29,12 @@ SETTINGS = [
 ]
 
 
+def arguments(folder, name):
+    return [f"name={name}", f"run.root={folder}", *SETTINGS]
+
+
 def start(folder, name):
-    command = [sys.executable, "-W", "error", "-m", "src.train", f"name={name}", f"run.root={folder}", *SETTINGS]
+    command = [sys.executable, "-W", "error", "-m", "src.train", *arguments(folder, name)]
     return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, env=dict(os.environ, COLUMNS="200"))
 
 
@@ -53,8 +57,9 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
-def test_kills_change_nothing(kills, tmp_path):
-    assert start(tmp_path, "whole").wait() == 0
+def test_kills_change_nothing(kills, train, tmp_path):
+    """What is not killed needs no process of its own."""
+    assert train(*arguments(tmp_path, "whole")).status == 0
 
     moments = random.Random(0)
     for number, update in enumerate(sorted(moments.sample(range(MAX_UPDATES - 400), kills)), start=1):
@@ -65,7 +70,7 @@ def test_kills_change_nothing(kills, tmp_path):
         time.sleep(moments.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-    assert start(tmp_path, "killed").wait() == 0
+    assert train(*arguments(tmp_path, "killed")).status == 0
 
     whole_run, whole_result, whole, whole_curves = contents(tmp_path / "whole")
     killed_run, killed_result, killed, killed_curves = contents(tmp_path / "killed")
