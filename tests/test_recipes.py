@@ -45,24 +45,61 @@ def test_a_model_and_a_task_are_two_files_each():
     ]  # fmt: skip
 
 
-def test_an_experiment_is_one_file(checkout):
+def train(*overrides):
+    """The lines of a program that do what `python -m src.train` does."""
+    return f"sys.argv[1:] = {overrides!r}\nmain()"
+
+
+def print_run_names(*commands):
+    """The lines of a program that print the run names of some commands, each given as overrides, in one line."""
+    return f"print(*[run_name(compose(*one.split())) for one in {commands!r}])"
+
+
+START = """
+import sys
+from pathlib import Path
+from src.config.compose import compose
+from src.config.fingerprint import run_name
+from src.train import main
+"""
+MODELS = ["model=mine", "model=lstm", "model=fastweights"]
+
+
+@pytest.fixture(scope="module")
+def ran(checkout):
+    """What one process prints that trains the experiment and a run of the model on the task, and then runs the lines.
+
+    A process each would take most of its time to import torch. The sweep is first, as it goes on in a child.
+    """
     (name,) = (name for name in recipes() if "experiment" in name)
     experiment = name.removeprefix("configs/experiment/").removesuffix(".yaml")
     sweep = ["model.hidden_size=8", "optimizer.lr=1e-3,1e-2", "seed=0,1", "trainer.max_updates=2"]
     small = ["task.train_size=64", "task.val_size=64", "task.test_size=64", "trainer.batch_size=8"]
-    ended = python(checkout, "-m", "src.train", f"experiment={experiment}", *sweep, *small)
+    mine = ["model=mine", "task=first", "task.sequence_length=3", "task.val_size=200", "task.test_size=200"]
+    (snippet,) = re.findall(r"## From Python\n\n```python\n(.*?)^```", (PROJECT / "README.md").read_text(), re.S | re.M)
+    program = [
+        START,
+        train(f"experiment={experiment}", *sweep, *small),
+        train(*mine, "trainer.max_updates=200", "trainer.eval_every=100"),
+        "(folder,) = Path('outputs/runs').glob('mine50-first-*')",
+        f"exec({snippet!r}.replace('outputs/runs/<run>', str(folder)))",
+        "print(output.prediction.shape, attention.shape, memory.shape, loss.item() > 0)",
+        print_run_names(*MODELS),
+    ]
+    ended = python(checkout, "-c", "\n".join(program))
     assert ended.returncode == 0, ended.stderr
-    assert len(list(checkout.glob("outputs/widths/*/result.json"))) == 3  # of two rates, the chosen one with both seeds
+    return ended.stdout.splitlines()
 
 
-@pytest.fixture(scope="module")
-def run(checkout):
-    """A run of the model on the task."""
-    overrides = ["model=mine", "task=first", "task.sequence_length=3", "task.val_size=200", "task.test_size=200"]
-    ended = python(checkout, "-m", "src.train", *overrides, "trainer.max_updates=200", "trainer.eval_every=100")
-    assert ended.returncode == 0, ended.stderr
+@pytest.fixture
+def run(checkout, ran):
+    """The folder of the run of the model on the task."""
     (folder,) = checkout.glob("outputs/runs/mine50-first-*")
     return folder
+
+
+def test_an_experiment_is_one_file(checkout, ran):
+    assert len(list(checkout.glob("outputs/widths/*/result.json"))) == 3  # of two rates, the chosen one with both seeds
 
 
 def test_they_train(run):
@@ -77,22 +114,8 @@ def test_they_pass_the_contract_tests(checkout):
     assert int(re.search(r"(\d+) passed", ended.stdout)[1]) > 60
 
 
-IMPORTS = "from src.config.compose import compose; from src.config.fingerprint import run_name"
-
-
-def run_names(folder, *overrides):
-    """The run names of some commands, each given as overrides separated by spaces."""
-    prints = (f"print(run_name(compose(*{one.split()!r})))" for one in overrides)
-    ended = python(folder, "-c", "; ".join([IMPORTS, *prints]))
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout.split()
-
-
-def test_a_key_can_be_added_and_a_class_moved_without_renaming_a_run(checkout, run):
+def test_a_key_can_be_added_and_a_class_moved_without_renaming_a_run(checkout, ran, run):
     """In the copy, add a key with a neutral value and move the optimizers to another module."""
-    models = ["model=mine", "model=lstm", "model=fastweights"]
-    before = run_names(checkout, *models)
-
     key = "forget_bias: float = 1.0,"
     path = checkout / "src/models/lstm.py"
     text = path.read_text().replace(key, f"{key}\n        peepholes: Annotated[bool, Neutral(False)] = False,")
@@ -104,18 +127,16 @@ def test_a_key_can_be_added_and_a_class_moved_without_renaming_a_run(checkout, r
     (checkout / "src/training/optimizers.py").rename(moved / "optimizers.py")
     for path in (checkout / "configs/optimizer").glob("*.yaml"):
         path.write_text(path.read_text().replace("src.training.optimizers.", "src.training.updates.optimizers."))
-    assert run_names(checkout, *models) == before
-    assert not {*run_names(checkout, "model=lstm model.peepholes=true")} & {*before}
-
-    evaluated = python(checkout, "-m", "src.evaluate", f"run={run}", "examples=0")
-    assert evaluated.returncode == 0, evaluated.stderr
-
-
-def test_the_lines_of_python_run(checkout, run):
-    (snippet,) = re.findall(r"## From Python\n\n```python\n(.*?)^```", (PROJECT / "README.md").read_text(), re.S | re.M)
-    code = snippet.replace("outputs/runs/<run>", str(run))
-    code += "\nprint(output.prediction.shape, attention.shape, memory.shape, loss.item() > 0)"
-    ended = python(checkout, "-c", code)
+    evaluate = f"import src.evaluate\nsys.argv[1:] = ['run={run}', 'examples=0']\nsrc.evaluate.main()"
+    names = print_run_names(*MODELS, "model=lstm model.peepholes=true")
+    ended = python(checkout, "-c", "\n".join([START, names, evaluate]))
     assert ended.returncode == 0, ended.stderr
-    *_, last = ended.stdout.splitlines()
-    assert last == "torch.Size([128, 10]) torch.Size([128, 14]) torch.Size([128, 50, 50]) True"
+    *same, other = ended.stdout.splitlines()[0].split()
+    before = ran[-1].split()
+    assert len(before) == len(MODELS)
+    assert same == before
+    assert other not in before
+
+
+def test_the_lines_of_python_run(ran):
+    assert ran[-2] == "torch.Size([128, 10]) torch.Size([128, 14]) torch.Size([128, 50, 50]) True"
