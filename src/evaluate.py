@@ -16,7 +16,8 @@ Settings:
     temperature  by which the predicted log-probabilities are divided then, above 0 (default 1)
     device     auto, cpu, cuda, mps (default auto)
     task.*     any setting of the run's task
-    seed       of the data, or of what is made up (default: that of the run)
+    seed       of the examples, or of what is made up (default: that of the run); what a task draws once from the seed
+               of its run, such as a permutation, stays
 """
 
 import dataclasses
@@ -67,9 +68,11 @@ def _loaded(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tuple[Dic
     config = read_config(folder)
     config.device = settings.device
     device = choose_device(config, to_train=False)
-    changed = with_changes(config, changes, settings.seed)
+    changed = with_changes(config, changes)
     model, update = load_model(folder, config, device)
     task = build_task(changed).to(device)
+    if settings.seed is not None:
+        task.seed = settings.seed  # of its examples: its constructor has drawn what defines it
     if changes:
         check_same_symbols(config, task)
     return changed, model, update, task
@@ -82,9 +85,9 @@ def generate(settings: EvaluateSettings, changes: Mapping[str, Any]) -> list[str
     from src.running.load import check_fits
 
     assert settings.generate is not None
-    config, model, _, task = _loaded(settings, changes)
+    _, model, _, task = _loaded(settings, changes)
     check_fits(model, task)
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(task.seed)
     made = task.sample(model.eval(), settings.generate, generator, max(settings.temperature, COLDEST))
     if made.roll_TK is None:
         return made.text.splitlines()

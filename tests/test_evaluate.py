@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from omegaconf import OmegaConf
 
 from src.config.errors import UserError
-from src.evaluate import EvaluateSettings, _write, evaluate_run, main
+from src.evaluate import EvaluateSettings, _loaded, _write, evaluate_run, main
 from src.reports.hparams import update_hparams_page
 from src.results.result import read_result
 from src.results.runs import load_runs
@@ -77,6 +78,15 @@ def test_changed_settings_split_and_seed_give_other_data(run, capsys):
     assert len({metrics["nll"] for metrics in [same, longer, *others]}) == 5
     assert evaluated(folder)[0] == same
     assert "knows the digits, not the binding" in capsys.readouterr().out
+
+
+def test_another_seed_gives_other_examples_of_the_same_task(run):
+    folder = run("task=hadamard_product", "task.vector_size=6", "task.permuted=true")
+    learned, other = (_loaded(EvaluateSettings(run=str(folder), seed=seed), {})[3] for seed in (None, 1))
+    assert torch.equal(learned.order_n, other.order_n)
+    products, others = (next(iter(task.evaluation("test"))) for task in (learned, other))
+    assert not torch.equal(products.inputs, others.inputs)
+    assert torch.equal(others.targets, others.inputs.prod(1)[:, learned.order_n])
 
 
 def test_a_larger_test_set_gives_similar_metrics(run):

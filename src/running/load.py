@@ -129,8 +129,8 @@ def load_run(folder: Path | str, device: str = "cpu") -> LoadedRun:
     return LoadedRun(config, model.eval(), build_task(config).to(on), update, result["metrics"] if result else {})
 
 
-def with_changes(config: DictConfig, changes: Mapping[str, Any], seed: int | None = None) -> DictConfig:
-    """The configuration of a run with some settings of its task changed, and another seed if there is one.
+def with_changes(config: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
+    """The configuration of a run with some settings of its task changed.
 
     Raises:
         UserError: the settings are wrong.
@@ -138,7 +138,6 @@ def with_changes(config: DictConfig, changes: Mapping[str, Any], seed: int | Non
     changed = config.copy()
     OmegaConf.set_struct(changed, False)
     changed.task = OmegaConf.merge(config.task, changes)
-    changed.seed = config.seed if seed is None else seed
     check(changed)
     return changed
 

@@ -53,7 +53,8 @@ class Task(ABC):
     are read from files has no sizes, and overrides `batch`, `evaluation` and `example` instead of `generate`.
 
     Args:
-        seed: of all its data.
+        seed: of all its data. What is drawn once and not per example, such as a permutation, is drawn in the
+            constructor, so that another `seed` set later gives other examples of the same task.
         train_size: examples in the training set, reshuffled every epoch; None for fresh ones at every update.
         val_size: examples in the validation set.
         test_size: examples in the test set.
