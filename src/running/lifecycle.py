@@ -118,11 +118,11 @@ def _execute(config: DictConfig, described: Described, folder: Path, stop_rule: 
     return result
 
 
-def record_death(folder: Path, config: DictConfig, reason: str) -> None:
-    """Write the result of a run whose process died, so that it could not do so itself."""
+def record_death(folder: Path, config: DictConfig, reason: str) -> str:
+    """Write the result of a run whose process died, so that it could not do so itself; say so in one line."""
     folder.mkdir(parents=True, exist_ok=True)  # it may have died before
     write_whole(folder / RESULT, json.dumps(_failed(describe(config)) | {"reason": reason}, indent=2).encode())
-    log.warning("%s: %s", folder.name, reason)
+    return f"{folder.name}: {reason}"
 
 
 def _failed(described: Described) -> dict[str, Any]:

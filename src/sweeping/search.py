@@ -7,6 +7,7 @@ seed; several may share a folder.
 
 import hashlib
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,7 @@ from src.training.signals import exit_status
 from src.utils import lifeline, supervisor
 from src.utils.files import locked
 
+log = logging.getLogger(__name__)
 WITHOUT_EFFECT = ("run.together", "run.retry_failed", "search.two_stage")
 """Settings of sweeps that a search does not read. A failed trial is not run again: it is told to Optuna."""
 
@@ -242,7 +244,7 @@ class _Search:
     def _record_death(self, trial: Trial, reason: str) -> None:
         """Record that the process of a trial died, in its run and in the study."""
         config = composed(self._overrides(trial))
-        record_death(self.folder / run_name(config), config, reason)
+        log.warning("%s", record_death(self.folder / run_name(config), config, reason))
         self._tell(trial, NOTHING | {"status": "failed", "reason": reason})
 
     def _tell(self, trial: Trial, given: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from src.config.fingerprint import decisive_keys, run_name
 from src.config.jobs import Job, expand
 from src.config.paths import JOURNAL, RESULT
 from src.config.schema import RunSettings, SearchSettings
+from src.config.settings import without_hydra
 from src.reports.report import end_sweep
 from src.results.manifest import read_manifest, write_manifest
 from src.results.result import ENDED, read_result, stands
@@ -132,7 +133,7 @@ class Sweep:
         lifeline.hold(self.folder)
         if len(jobs) == 1 and len(self.groups[names[tuple(jobs[0])]]) == 1:
             [[name]] = begun
-            record_death(self.folder / name, self.configs[name], DIED)
+            log.warning("%s", record_death(self.folder / name, self.configs[name], DIED))
             return []
         again = [[self._job_of([name])] for names in begun for name in names]
         again.append([self._job_of(names) for names in groups if names and names not in begun])
@@ -167,7 +168,11 @@ class Checks(Callback):
 def _check_single(config: DictConfig) -> None:
     check(config, to_run=True)
     SearchSettings.of(config).check(decisive_keys(config))
-    refuse_other_run(Path(config.hydra.run.dir), config)
+    folder = Path(config.hydra.run.dir)
+    refuse_other_run(folder, config)
+    if death := supervisor.death_in(folder, RESULT):
+        raise UserError(record_death(folder, without_hydra(config), death.reason))
+    supervisor.check_explained()
 
 
 def _start(config: DictConfig) -> None:
@@ -197,7 +202,7 @@ def _start(config: DictConfig) -> None:
         if len(names) > 1:  # they were trained together, and any of them may be the reason
             alone.update(names)
         else:
-            record_death(folder / names[0], configs[names[0]], death.reason)
+            log.warning("%s", record_death(folder / names[0], configs[names[0]], death.reason))
     supervisor.check_explained()
     search = SearchSettings.of(first)
     search.check(set().union(*settings.values()))

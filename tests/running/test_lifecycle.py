@@ -18,7 +18,8 @@ from src.results.stored import warn
 from src.running.provenance import provenance
 from src.training import checkpoint
 from src.training.trainer import Trainer
-from src.utils import files
+from src.utils import files, supervisor
+from src.utils.supervisor import Death
 
 
 def only_run(name="runs"):
@@ -446,3 +447,18 @@ def test_what_killed_writes_left_is_removed_at_the_next_start(train, tiny):
     (only_run() / "result.json").unlink()
     assert train(*tiny).status == 0
     assert not any(path.exists() for path in left)
+
+
+def test_a_run_whose_process_has_died_is_not_started_again_by_the_same_command(train, tiny, monkeypatch):
+    """A run from an experiment has a supervisor, which starts another process."""
+    train(*tiny)
+    (only_run() / "result.json").unlink()
+    reason = "its process died (Killed), perhaps for lack of memory"
+    monkeypatch.setattr(supervisor, "_deaths", [Death(os.getpid(), reason)])
+    ended = train(*tiny)
+    assert (ended.status, ended.out, ended.err) == (1, "", f"error: {only_run().name}: {reason}\n")
+    kept = result(only_run())
+    assert (kept["status"], kept["reason"]) == ("failed", reason)
+    assert "hydra" not in kept["config"]
+    monkeypatch.setattr(supervisor, "_deaths", [Death(0, reason)])
+    assert "outside of a run" in train(*tiny, "seed=1").err
