@@ -2,7 +2,8 @@
 
     python scripts/upgrade_runs.py outputs/runs outputs/compare
 
-Each folder contains runs. Runs that are already upgraded, TensorBoard's files and all other files stay unchanged.
+Each folder contains runs. Runs that are already upgraded, TensorBoard's files and all other files stay unchanged. A run
+that cannot be upgraded keeps its name, with a warning.
 """
 
 import argparse

@@ -14,8 +14,9 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from src.config.errors import explain
 from src.config.fingerprint import fingerprint, run_name
-from src.config.paths import CHECKPOINTS, EVENT_FILES, MANIFEST, METRICS, RESULT
+from src.config.paths import CHECKPOINTS, EVENT_FILES, MANIFEST, METRICS, RESULT, STORED
 from src.results.manifest import read_manifest, write_manifest
 from src.results.result import read_result
 from src.running.load import read_config, stored_config
@@ -28,15 +29,25 @@ CURVES = ("train/", "val/", "val_selected/", "test/")
 
 
 def upgrade(folder: Path) -> dict[str, str]:
-    """Upgrade all runs in a folder, and its manifest; returns {old name: new name}. What is upgraded stays as it is."""
-    names = {path.parent.name: _upgrade_run(path.parent) for path in sorted(folder.glob(f"*/{RESULT}"))}
-    unfinished = [path.parents[1] for path in sorted(folder.glob("*/.hydra/config.yaml"))]
-    names |= {path.name: _upgrade_run(path) for path in unfinished if path.exists()}
-    manifest = read_manifest(folder)
-    if manifest is not None:
-        renamed = {names.get(name, name): settings for name, settings in manifest.runs.items()}
-        (folder / MANIFEST).unlink()
-        write_manifest(folder, manifest.search, renamed)
+    """Upgrade all runs in a folder, and its manifest; returns {old name: new name}. What is upgraded stays as it is.
+
+    A run that cannot be upgraded keeps its name, with a warning. The manifest follows even if this is stopped midway.
+    """
+    ended = {path.parent for path in folder.glob(f"*/{RESULT}")}
+    begun = {path.parents[1] for path in folder.glob(f"*/{STORED}")}
+    names: dict[str, str] = {}
+    try:
+        for run in sorted(ended | begun):
+            try:
+                names[run.name] = _upgrade_run(run)
+            except Exception as error:
+                log.warning("%s cannot be upgraded: %s", run, explain(error))
+    finally:
+        manifest = read_manifest(folder)
+        if manifest is not None:
+            renamed = {names.get(name, name): settings for name, settings in manifest.runs.items()}
+            (folder / MANIFEST).unlink()
+            write_manifest(folder, manifest.search, renamed)
     return {old: new for old, new in names.items() if old != new}
 
 

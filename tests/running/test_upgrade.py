@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from src.config.paths import EVENT_FILES
 from src.results.curves import read_curves
 from src.results.manifest import read_manifest
 from src.results.runs import load_runs
-from src.running.upgrade import upgrade
+from src.running.upgrade import _write_metrics, upgrade
 from src.training import checkpoint
 from src.utils.events import event_writer
 
@@ -67,10 +68,26 @@ def sweep(train, tiny):
     return folder, names, curves, results
 
 
-def test_upgraded_runs_are_what_they_would_be_today(sweep):
+def test_upgraded_runs_are_what_they_would_be_today(sweep, monkeypatch, caplog):
     folder, names, curves, results = sweep
     assert not {path.name for path in folder.iterdir()} & set(names)
-    assert sorted(upgrade(folder).values()) == names
+    (folder / "lstm0" / ".hydra").mkdir(parents=True)
+    (folder / "lstm0" / ".hydra" / "config.yaml").write_text("model: 1\n")
+    upgraded = []
+
+    def stopped(run):
+        if len(upgraded) == 1:
+            raise KeyboardInterrupt
+        upgraded.append(_write_metrics(run))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("src.running.upgrade._write_metrics", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            upgrade(folder)
+    assert len(set(read_manifest(folder).runs) & set(names)) == 1
+    assert [message.partition(": ")[0] for message in caplog.messages] == ["outputs/old/lstm0 cannot be upgraded"]
+    assert len(upgrade(folder)) == 2
+    shutil.rmtree(folder / "lstm0")
     assert sorted(read_manifest(folder).runs) == names[:2]
     for name in names[:2]:
         assert json.loads((folder / name / "result.json").read_text()) == results[name]
