@@ -166,6 +166,8 @@ def _check_value(value: Any, hint: Any, path: str) -> None:
             if isinstance(plain, float) and plain.is_integer() and _is_legal(int(plain), hint):
                 did_you_mean = f"; write {int(plain)}"
             raise UserError(f"{path}={_as_typed(plain)}: must be {describe(hint)}{did_you_mean}")
+        if isinstance(plain, int) and abs(plain) >= 2**63:  # more than torch or a stored run can hold
+            raise UserError(f"{path}={plain}: an integer must be above {-(2**63)} and below {2**63}")
 
 
 _MEANT = {"gpu": "cuda"}

@@ -92,6 +92,10 @@ MISTAKES = {
     "not a number": ("trainer.stop_at=nan", ["trainer.stop_at=nan: must be a number, or null"]),
     "infinite": ("optimizer.lr=inf", ["optimizer.lr=inf: must be a number, at least 0"]),
     "seed beyond 63 bits": (f"seed={2**63}", [f"seed={2**63}: must be an integer, at least 0, below {2**63}"]),
+    "counter beyond 63 bits": (
+        f"trainer.max_updates={2**63}",
+        [f"trainer.max_updates={2**63}: an integer must be above -{2**63} and below {2**63}"],
+    ),
     "name that is a path": ("name=../x", ["name=../x: must be", "letters, digits, dots, hyphens and underscores"]),
     "empty name": ("name=", ["name=: must be", "letters, digits, dots, hyphens and underscores"]),
     "root of the file system by accident": ("run.root=", ["run.root=: must be a string, not empty"]),
