@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Required, TypeGuard
 
 from annotated_types import Ge, Lt
+from omegaconf import DictConfig
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
@@ -60,3 +61,9 @@ def stands(result: Mapping[str, Any] | None, settings: RunSettings) -> TypeGuard
     if result is None or settings.fresh:
         return False
     return result["status"] in ENDED or (result["status"] == "failed" and not settings.retry_failed)
+
+
+def has_another_note(result: Mapping[str, Any] | None, config: DictConfig) -> bool:
+    """Whether a run has ended with another note than the one that is given now, if there is one."""
+    note = config.get("note", "")
+    return result is not None and note not in ("", result["config"].get("note", ""))

@@ -23,7 +23,7 @@ from src.config.paths import CHECKPOINTS, EVENT_FILES, LOG, METRICS, RESULT
 from src.config.schema import RunSettings
 from src.config.settings import short_name
 from src.results.manifest import trial_name
-from src.results.result import ENDED, read_result, stands
+from src.results.result import ENDED, has_another_note, read_result, stands
 from src.running.build import build_trainer, choose_device
 from src.running.conclusion import conclude
 from src.running.examples import show_examples
@@ -73,19 +73,19 @@ def life(folder: Path, config: DictConfig, patience: float, stop_rule: StopRule 
     try:
         with locked(folder, patience):
             described = describe(config)
-            existing = _existing(folder, RunSettings(**config.run), described.fingerprint)
+            existing = _existing(folder, config, described.fingerprint)
             return existing or (yield from _execute(config, described, folder, stop_rule, number))
     except (FolderInUseError, UserError) as error:
         return {"status": "in use", "reason": str(error)}
 
 
-def _existing(folder: Path, settings: RunSettings, fingerprint: str) -> dict[str, Any] | None:
+def _existing(folder: Path, config: DictConfig, fingerprint: str) -> dict[str, Any] | None:
     """The result of a run that need not be run again.
 
     Raises:
         UserError: it is the result of another run.
     """
-    result = read_result(folder)
+    result, settings = read_result(folder), RunSettings(**config.run)
     if result is not None and result.get("fingerprint", fingerprint) != fingerprint:
         raise UserError(f"{folder} holds another run ({result['fingerprint']}, this is {fingerprint})")
     if settings.fresh:
@@ -94,6 +94,8 @@ def _existing(folder: Path, settings: RunSettings, fingerprint: str) -> dict[str
     if not stands(result, settings):
         return None
     log.info("%s has already %s; run.fresh=true starts over", folder, result["status"])
+    if has_another_note(result, config):
+        log.warning("note=%s is not stored: the run keeps the note that it ended with", config.note)
     return dict(result)
 
 

@@ -19,7 +19,7 @@ from src.config.schema import RunSettings, SearchSettings
 from src.config.settings import without_hydra
 from src.reports.report import end_sweep
 from src.results.manifest import read_manifest, write_manifest
-from src.results.result import ENDED, read_result, stands
+from src.results.result import ENDED, has_another_note, read_result, stands
 from src.results.runs import Run, load_runs
 from src.results.selection import first_stage, num_of_second_stage, second_stage
 from src.running.build import check
@@ -102,6 +102,10 @@ class Sweep:
         self.progress.expect(kept, left, num_later)
         if kept:
             log.info("%d of %d runs have ended already; run.fresh=true starts them over", len(kept), len(names))
+        others = [name for name in kept if has_another_note(read_result(self.folder / name), self.configs[name])]
+        if others:
+            note = self.configs[others[0]].note
+            log.warning("note=%s is not stored with %d of them, which keep what they ended with", note, len(others))
         groups = [[name] for name in left if name in self.alone]
         groups += group({name: self.configs[name] for name in left if name not in self.alone})
         for start in range(0, len(groups), self.batch_size or max(len(groups), 1)):

@@ -120,13 +120,15 @@ def test_a_run_does_without_the_files_of_hydra(train, tiny):
 
 
 def test_a_finished_run_is_not_run_again(train, tiny, monkeypatch):
-    train(*tiny)
+    train(*tiny, "note=first")
     before = result(only_run())
     monkeypatch.setattr(Trainer, "updates", None)
-    again = train(*tiny, "trainer.log_every=3")
-    assert again.status == 0
-    assert "has already finished" in again.out
-    assert result(only_run()) == before
+    for arguments, warnings in ((["trainer.log_every=3"], 0), (["note=first"], 0), (["note=second"], 1)):
+        again = train(*tiny, *arguments)
+        assert again.status == 0
+        assert "has already finished" in again.out
+        assert again.out.count("warning: note=second is not stored: the run keeps the note") == warnings
+        assert result(only_run()) == before
 
 
 def test_fresh_starts_over_and_gives_the_same_result_to_the_last_bit(train, tiny):

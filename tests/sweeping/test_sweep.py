@@ -50,9 +50,10 @@ def test_six_runs_and_a_table_then_nothing_then_only_the_missing_one(train, tiny
     assert "fastweights" in ended.out.splitlines()[-4]
 
     trained.clear()
-    ended = train(*SIX, *tiny)
+    ended = train(*SIX, *tiny, "note=late")
     assert ended.status == 0
     assert "6 of 6 runs have ended already" in ended.out
+    assert "warning: note=late is not stored with 6 of them" in ended.out
     assert trained == []
     assert rows() == table
 
