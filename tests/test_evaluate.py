@@ -18,6 +18,7 @@ from src.reports.hparams import update_hparams_page
 from src.results.result import read_result
 from src.results.runs import load_runs
 from src.running.load import load_run, read_config, stored_config
+from src.training.content import OTHER_DATA
 from src.training.evaluation import evaluate
 from tests.results.made_up import Folder
 
@@ -247,6 +248,18 @@ def test_a_run_is_not_evaluated_on_a_text_of_other_symbols(train, made_up_data, 
     Path("low.txt").write_text("abcd efgH " * 50)
     code, _ = command(monkeypatch, capsys, f"run={folder}")
     assert code.startswith(f"error: run={folder}: its data have changed since it was trained")
+
+
+def test_a_run_is_not_evaluated_on_photographs_that_have_changed(train, made_up_data, monkeypatch, capsys, tmp_path):
+    for name in ("own", "other"):
+        shutil.copytree(made_up_data / "multi_pie", tmp_path / name / "multi_pie")
+    folder = trained(train, tmp_path / "own", "task=facial_expressions")
+    photograph = next((tmp_path / "own").glob("multi_pie/smile/*.png"))
+    photograph.rename(photograph.with_name("zoe_0.png"))
+    code, _ = command(monkeypatch, capsys, f"run={folder}")
+    assert code == f"error: run={folder}: {OTHER_DATA}"
+    shutil.rmtree(tmp_path / "own")
+    assert command(monkeypatch, capsys, f"run={folder}", f"task.data_dir={tmp_path}/other", "examples=0")[0] == 0
 
 
 def test_a_piece_of_music_is_generated_from_a_run(train, made_up_data, monkeypatch, capsys):

@@ -5,6 +5,7 @@
 Shapes: N images of S x S pixels.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +66,15 @@ def divide(photographs: Sequence[Photograph], num_val: int, num_test: int) -> di
         "train": set(people[: last - num_val]), "val": set(people[last - num_val : last]), "test": set(people[last:])
     }  # fmt: skip
     return {split: [it for it in photographs if it.person in these] for split, these in of_split.items()}
+
+
+def digest(photographs: Sequence[Photograph]) -> str:
+    """Of the names and contents of photographs, wherever their folder is."""
+    whole = hashlib.sha256()
+    for path, _, expression in photographs:
+        with open(path, "rb") as file:
+            whole.update(f"{expression}/{path.name}\0".encode() + hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()[:16]
 
 
 def read(photographs: Sequence[Photograph], side: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from src.running.build import build_model, build_task, check
 from src.specs import Split
 from src.tasks.base import Task
 from src.training import checkpoint
-from src.training.content import OTHER_DATA, Selected, as_content, check_weights
+from src.training.content import OTHER_DATA, Selected, as_content, check_weights, is_of_other_data
 from src.training.evaluation import evaluate
 
 
@@ -83,7 +83,7 @@ def load_model(folder: Path, config: DictConfig, device: torch.device) -> tuple[
 
     def take(loaded: Any) -> Selected | None:
         content = as_content(loaded)
-        if content.get("data", task.data_digest) != task.data_digest:
+        if is_of_other_data(content, task.data_digest):
             raise UserError(f"run={folder}: {OTHER_DATA}")
         if content["fingerprint"] != fingerprint(config):
             raise UserError(f"run={folder}: its checkpoints are of another run ({content['fingerprint']})")

@@ -109,7 +109,7 @@ class Task(ABC):
 
     @property
     def data_digest(self) -> str:
-        """Of data that do not follow from the settings, such as a file of one's own; "" if all do."""
+        """Of data that do not follow from the settings, such as a file of one's own; "" if all do, or none is there."""
         return ""
 
     @property

@@ -1,6 +1,7 @@
 """Facial expressions in glimpses, the task of Ba et al. (2016), section 4.3."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -43,6 +44,11 @@ class FacialExpressions(Glimpses):
         self.num_test_people = num_test_people
         self.data_dir = data_dir
         self._photographs: dict[Split, list[Photograph]] = {}
+
+    @property
+    def data_digest(self) -> str:
+        there = (Path(self.data_dir).expanduser() / faces.FOLDER).is_dir()
+        return faces.digest(faces.find(self.data_dir, EXPRESSIONS)) if there else ""
 
     def photographs(self, split: Split) -> list[Photograph]:
         """The files of a split, which are looked for when first needed."""

@@ -29,7 +29,7 @@ class Selected(NamedTuple):
 
 
 Count = Annotated[int, Ge(0)]
-OTHER_DATA = "its data have changed since it was trained: the file of its task has another content now"
+OTHER_DATA = "its data have changed since it was trained: the files of its task have another content now"
 
 
 @with_config(ConfigDict(arbitrary_types_allowed=True, extra="allow"))
@@ -67,6 +67,11 @@ def as_content(loaded: Any) -> Content:
         raise ValueError(what_is_wrong(error)) from None
     content["sum_of_norms"] = content["sum_of_norms"].double()  # once it was in float32
     return content
+
+
+def is_of_other_data(content: Content, digest: str) -> bool:
+    """Whether a checkpoint was written on data of another digest than this one, as far as both are known."""
+    return bool(digest and content.get("data")) and content["data"] != digest
 
 
 def check_like(found: Any, wanted: Any, path: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from src.config.errors import UserError
 from src.config.paths import CHECKPOINTS
 from src.training import checkpoint
-from src.training.content import OTHER_DATA, as_content
+from src.training.content import OTHER_DATA, as_content, is_of_other_data
 from src.training.state import TrainState
 
 
@@ -16,7 +16,7 @@ class RunCheckpoints:
     Args:
         folder: of the run.
         fingerprint: of the run; a checkpoint with another one is refused.
-        data: digest of its data, "" if they follow from its settings; a checkpoint with another one is refused.
+        data: `data_digest` of its task; a checkpoint with another one is refused.
     """
 
     def __init__(self, folder: Path, fingerprint: str, data: str = ""):
@@ -43,7 +43,7 @@ class RunCheckpoints:
                     f"{self.folder}/{CHECKPOINTS} belong to another configuration ({content['fingerprint']}, this is "
                     f"{self.fingerprint}); run.fresh=true starts over"
                 )
-            if content.get("data", self.data) != self.data:
+            if is_of_other_data(content, self.data):
                 raise UserError(f"{self.folder}: {OTHER_DATA}; run.fresh=true starts over")
             state.load(content)
             return True
