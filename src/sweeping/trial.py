@@ -2,11 +2,13 @@
 
 import logging
 import math
+import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
-from multiprocessing import get_context
+from contextlib import contextmanager, suppress
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from src.config.settings import resolved
 from src.results.runs import as_run
 from src.running.build import check
 from src.running.lifecycle import run_in
+from src.training.signals import ONE_REQUEST
 from src.utils import lifeline
 from src.utils.files import Lock
 
@@ -52,8 +55,10 @@ def run_trial(overrides: list[str], study: tuple[str, int] | None) -> dict[str, 
     """
     lifeline.follow()
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     given = NOTHING
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # also one that a worker has been sent
         config = composed(overrides)
         folder = folder_of_runs(config) / run_name(config)
         (folder / ".hydra").mkdir(parents=True, exist_ok=True)
@@ -65,6 +70,7 @@ def run_trial(overrides: list[str], study: tuple[str, int] | None) -> dict[str, 
     except KeyboardInterrupt:
         return given | {"status": "interrupted"}
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         signal.signal(signal.SIGINT, previous)
     ended = as_run(folder.name, {"metrics": {}} | result, decisive_keys(config))
     given |= {"status": ended.status, "reason": result["reason"], "run": folder.name, "tag": ended.objective_tag}
@@ -107,13 +113,45 @@ def _logged(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def workers(number: int, here: bool) -> Iterator[Any]:
-    """A function that starts a call and returns its future: `here`, in this process, or in a pool of processes."""
+    """A function that starts a call and returns its future: `here`, in this process, or in a pool of processes.
+
+    Ctrl-C is passed on to the processes, which take it during a trial only.
+    """
     if here:
         yield _now
         return
-    ignoring = (signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(number, get_context("spawn"), initializer=signal.signal, initargs=ignoring) as pool:
-        yield pool.submit
+    with _passing_on(), ProcessPoolExecutor(number, get_context("spawn"), initializer=os.setpgrp) as pool:
+
+        def start(*call: Any) -> Future:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # as it will be in the processes
+            try:
+                return pool.submit(*call)
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+        yield start
+
+
+@contextmanager
+def _passing_on() -> Iterator[None]:
+    """Ctrl-C reaches the processes of this one, once for each request, and ends what this one does meanwhile."""
+    last = -math.inf
+
+    def stop(*_: Any) -> None:
+        nonlocal last
+        since, last = time.monotonic() - last, time.monotonic()
+        if since > ONE_REQUEST:
+            for process in active_children():
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid or 0, signal.SIGINT)
+        if since == math.inf:
+            raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _now(function: Any, *arguments: Any) -> Future:

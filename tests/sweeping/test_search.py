@@ -23,7 +23,7 @@ from src.config.paths import PROJECT
 from src.results.manifest import read_manifest
 from src.running.load import read_config
 from src.sweeping.search import Options, proposal, search, split
-from src.sweeping.trial import NOTHING, Pruning, storage_of
+from src.sweeping.trial import NOTHING, Pruning, run_trial, storage_of, workers
 from src.training.trainer import Trainer
 
 LR = "optimizer.lr=tag(log, interval(1e-4, 1e-2))"
@@ -216,6 +216,23 @@ def test_an_interrupted_trial_resumes_with_the_same_settings(look, trained, monk
     Path("outputs").rename("before")
     assert look(LR) == 0
     assert rows() == resumed
+
+
+def test_ctrl_c_is_passed_on_to_workers_which_take_it_in_a_trial_even_if_it_came_before():
+    told = []
+
+    def interrupted():
+        with workers(2, here=False) as start:
+            told.append(start(signal.sigtimedwait, [signal.SIGINT], 60))
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert told[0].result().si_signo == signal.SIGINT
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    signal.raise_signal(signal.SIGINT)
+    assert run_trial([], None)["status"] == "interrupted"
+    assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def test_failed_and_diverged_trials_count_toward_the_budget(look, trained, monkeypatch):
