@@ -5,11 +5,13 @@ A folder with the result of the same run is left as it is; a run with checkpoint
 
 import json
 import logging
+import os
 import shutil
 import time
 import traceback
 from collections.abc import Generator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,8 @@ from src.training.trainer import StopRule, Trainer
 from src.utils.files import FolderInUseError, locked, write_whole
 
 log = logging.getLogger(__name__)
+JOB = ".slurm_job"
+"""The job of a SLURM queue that was the last to start a run over."""
 
 
 def run(config: DictConfig) -> float:
@@ -88,15 +92,23 @@ def _existing(folder: Path, config: DictConfig, fingerprint: str) -> dict[str, A
     result, settings = read_result(folder), RunSettings(**config.run)
     if result is not None and result.get("fingerprint", fingerprint) != fingerprint:
         raise UserError(f"{folder} holds another run ({result['fingerprint']}, this is {fingerprint})")
-    if settings.fresh:
+    if settings.fresh and not _begun_by_this_job(folder):
         clear(folder)
+        if job := os.environ.get("SLURM_JOB_ID"):
+            (folder / JOB).write_text(job)
         return None
-    if not stands(result, settings):
+    if not stands(result, replace(settings, fresh=False)):
         return None
     log.info("%s has already %s; run.fresh=true starts over", folder, result["status"])
     if has_another_note(result, config):
         log.warning("note=%s is not stored: the run keeps the note that it ended with", config.note)
     return dict(result)
+
+
+def _begun_by_this_job(folder: Path) -> bool:
+    """Whether this is a job that SLURM has queued again, as after its time limit, and that has started the run over."""
+    again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    return again and (folder / JOB).exists() and (folder / JOB).read_text() == os.environ.get("SLURM_JOB_ID")
 
 
 def _execute(config: DictConfig, described: Described, folder: Path, stop_rule: StopRule | None, number: int) -> Life:

@@ -143,6 +143,17 @@ def test_fresh_starts_over_and_gives_the_same_result_to_the_last_bit(train, tiny
     assert scalars(only_run()) == curves
 
 
+def test_a_job_that_is_queued_again_starts_over_once(train, tiny, interrupt_at, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    interrupt_at(5)
+    assert "starts" in train(*tiny, "run.fresh=true").out
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert "resumes from update 5" in train(*tiny, "run.fresh=true").out
+    assert "has already finished" in train(*tiny, "run.fresh=true").out
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert "starts" in train(*tiny, "run.fresh=true").out
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(train, tiny, interrupt_at, number):
     noisy = [*tiny, "trainer.weight_noise=0.01", "network.input_dropout=0.2", "scheduler=cosine"]
