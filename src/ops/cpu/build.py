@@ -1,7 +1,7 @@
 """Compiles kernels for this machine on first use, and loads them.
 
 There is one library with what is written by hand, one for the linear recurrence, and one for every generated step;
-with `ONE_LANE`, another of each but the linear recurrence, for one sequence at a time (`csrc/lanes.h`).
+with `ONE_LANE`, another of each but the linear recurrence, for a few sequences, one at a time (`csrc/lanes.h`).
 They have a plain C interface and include no torch headers, so that compiling takes only seconds. They are cached
 under `TORCH_EXTENSIONS_DIR` (by default `~/.cache/torch_extensions`), by a hash of everything that determines them:
 sources, flags, compiler and processor. Their names hold a hash of their content, which is compared before they are
@@ -43,8 +43,8 @@ def library() -> ctypes.CDLL | None:
 
 @cache
 def one_lane_library() -> ctypes.CDLL | None:
-    """The same for one sequence at a time; or None as for `library`, whose kernels compute a single sequence too."""
-    what = "the fused kernels for single sequences"
+    """The same for one sequence at a time; or None as for `library`, whose kernels compute few sequences, too."""
+    what = "the fused kernels for few sequences"
     return _by_hand(lambda: cache_folder() / "one_lane", what, f"{what} are", *ONE_LANE)
 
 
@@ -93,7 +93,7 @@ def one_lane_step_library(source: str, name: str) -> ctypes.CDLL | None:
     if one_lane_library() is None:
         return None
     folder = cache_folder() / f"step_{hashlib.sha256(source.encode()).hexdigest()[:16]}_one_lane"
-    what = f"the kernel of {name} for single sequences"
+    what = f"the kernel of {name} for few sequences"
     try:
         return _loaded(_compiled(folder, source, what, *ONE_LANE), ctypes.RTLD_LOCAL)
     except Exception as error:

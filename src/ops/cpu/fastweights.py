@@ -38,8 +38,8 @@ class _Call(ctypes.Structure):
 
 
 @cache
-def _function(name: str, single: bool) -> Any:
-    function = getattr((single and one_lane_library()) or library(), f"fastweights_{name}")
+def _function(name: str, one_by_one: bool) -> Any:
+    function = getattr((one_by_one and one_lane_library()) or library(), f"fastweights_{name}")
     function.argtypes = [ctypes.POINTER(_Call)]
     function.restype = ctypes.c_int64 if name == "saved_size" else ctypes.c_int
     return function
@@ -47,7 +47,8 @@ def _function(name: str, single: bool) -> Any:
 
 def _call(name: str, settings: dict[str, Any], **tensors: Tensor | None) -> int:
     addresses = {key: tensor.data_ptr() for key, tensor in tensors.items() if tensor is not None}
-    return calls.enter(_function(name, settings["batch"] == 1), _Call(**settings, **addresses))
+    one_by_one = calls.one_by_one(settings["batch"], 8 if settings["double_precision"] else 4)
+    return calls.enter(_function(name, one_by_one), _Call(**settings, **addresses))
 
 
 class _FastWeights(Function):

@@ -191,19 +191,20 @@ def _make(core: nn.Module, dtype: torch.dtype, on: str, device: torch.device) ->
 
 
 def _compare(core: Any, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> None:
-    """Run a new kernel and the scan on two random sequences of three steps, with random weights.
+    """Run a new kernel and the scan on some random sequences of three steps, with random weights.
 
     Raises:
         LoweringError: they differ. Then the step mixes sequences, or depends on chance.
     """
+    batch = 2 if isinstance(kernel, TritonKernel) else 5  # on a CPU enough for lanes
     with torch.enable_grad():
         torch.manual_seed(0)
         core = _copied(core, device)
         for parameter in core.parameters():
             parameter.requires_grad_().data.add_(0.1 * torch.randn(parameter.shape, dtype=dtype).to(device))
         p, state = example(core)
-        p = map_state(lambda t: torch.randn(2, 3, *t.shape[1:], dtype=dtype).to(device).requires_grad_(), p)
-        state = map_state(partial(_random_states, dtype=dtype, device=device), state)
+        p = map_state(lambda t: torch.randn(batch, 3, *t.shape[1:], dtype=dtype).to(device).requires_grad_(), p)
+        state = map_state(partial(_random_states, batch=batch, dtype=dtype, device=device), state)
         found = []
         for compute in (core.scan, lambda p, state: _outputs(core, kernel, p, state)):
             y, end = compute(p, state)
@@ -220,11 +221,11 @@ def _compare(core: Any, kernel: Kernel, dtype: torch.dtype, device: torch.device
             raise LoweringError("a kernel of it gives something else: the step mixes sequences, or depends on chance")
 
 
-def _random_states(state: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Two of the shape of a state."""
+def _random_states(state: Tensor, batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """As many of the shape of a state."""
     if not state.is_floating_point():
-        return torch.randint(2, (2, *state.shape[1:])).to(device, state.dtype)
-    return torch.randn(2, *state.shape[1:], dtype=dtype).mul(0.3).to(device).requires_grad_()
+        return torch.randint(2, (batch, *state.shape[1:])).to(device, state.dtype)
+    return torch.randn(batch, *state.shape[1:], dtype=dtype).mul(0.3).to(device).requires_grad_()
 
 
 def _outputs(core: nn.Module, kernel: Kernel, p: Any, state: State) -> tuple[Tensor, State]:

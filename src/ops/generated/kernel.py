@@ -24,7 +24,7 @@ SAVED_AT_MOST = 8 * calls.ALWAYS_NEW if calls.LARGE_PAGES else calls.ALWAYS_NEW
 
 Measured: from about here on that is faster, since new memory is slow; from a quarter of it if a step multiplies little.
 """
-_VECTOR, _SEGMENT = 64, 16  # as in csrc: bytes, steps
+_SEGMENT = 16  # steps, as in csrc
 
 
 class Passes(NamedTuple):
@@ -73,9 +73,9 @@ class Kernel:
         self.tables = (ctypes.addressof(self.sizes), ctypes.addressof(self.numbers))
         self.gradients = dict(enumerate(recipe.gradients, len(recipe.inputs)))
 
-    def passes_for(self, batch: int) -> Passes:
-        """Those of so many sequences; what is for a single one is compiled when it is first needed."""
-        if batch > 1:
+    def passes_for(self, batch: int, itemsize: int) -> Passes:
+        """Those for so many sequences; what computes one at a time is compiled when it is first needed."""
+        if not calls.one_by_one(batch, itemsize):
             return self.passes
         if self.passes_of_one is None:
             library = build.one_lane_step_library(self.recipe.source, self.name)
@@ -107,7 +107,7 @@ class Kernel:
 
     def saved_size(self, batch: int, time: int, itemsize: int, lanes: int | None) -> tuple[int, bool]:
         """The size of the saved tensor, and whether every step is saved; as `saved_per_block` of recurrence.cpp."""
-        lanes = lanes or _VECTOR // itemsize
+        lanes = lanes or calls.VECTOR // itemsize
         per_step, history, state = self.sizes_per_step
         padded = -(-batch // lanes) * lanes
         size = padded * (time * per_step + history)
@@ -195,8 +195,8 @@ class _Recurrence(Function):
         example, recipe = tensors[0], kernel.recipe
         outputs = example.new_empty((batch, time, recipe.output) if return_sequence else (batch, recipe.output))
         last = [example.new_empty(batch, *shape) for shape in recipe.states] if return_state else kernel.nothing
-        passes = kernel.passes_for(batch)
-        size, every_step = kernel.saved_size(batch, time, example.element_size(), passes.lanes)
+        passes = kernel.passes_for(batch, itemsize := example.element_size())
+        size, every_step = kernel.saved_size(batch, time, itemsize, passes.lanes)
         saved = calls.room(example, size) if save else None
         whole = (batch, time, len(example), torch.get_num_threads(), return_sequence, every_step)
         ended = kernel.call(passes.forward, whole, [ids, resets, outputs, saved, None, *tensors, *last])

@@ -296,8 +296,8 @@ def test_a_step_that_cannot_be_compiled_is_scanned_after_one_warning(monkeypatch
 
 
 @pytest.mark.usefixtures("without_steps")
-def test_without_the_kernels_of_single_sequences_those_of_several_compute_them(monkeypatch, caplog):
-    core, p_BTH = RNN(3, hidden_size=4, kernel="fused"), torch.randn(2, 3, 4)
+def test_without_the_kernels_for_few_sequences_those_for_many_compute_them(monkeypatch, caplog):
+    core, p_BTH = RNN(3, hidden_size=4, kernel="fused"), torch.randn(3, 3, 4)
     compile_ = build._compile
 
     def fails(folder, sources, what, *own):
@@ -310,7 +310,7 @@ def test_without_the_kernels_of_single_sequences_those_of_several_compute_them(m
         alone = torch.cat([core(p_TH[None])[0] for p_TH in p_BTH])
     assert torch.equal(alone, core(p_BTH)[0])
     (record,) = caplog.records
-    says = "the kernel of RNN for single sequences is not available, so a slower form is used: "
+    says = "the kernel of RNN for few sequences is not available, so a slower form is used: "
     assert record.getMessage().startswith(says)
     assert record.getMessage().endswith(f"No space left on device; {build.ELSEWHERE}")
 

@@ -4,8 +4,8 @@
 // units crosses lanes, and no width has to be padded. Only the compiler's vector types are used, so that the same
 // source works on every processor.
 //
-// A single sequence would leave all lanes but one unused. So everything is also compiled with ONE_LANE: then a block is
-// one sequence, a quantity is n numbers, and the compiler makes vectors of neighbouring units.
+// A few sequences would leave most lanes unused. So everything is also compiled with ONE_LANE: then a block is one
+// sequence, a quantity is n numbers, and the compiler makes vectors of neighbouring units.
 #pragma once
 
 #include <algorithm>
