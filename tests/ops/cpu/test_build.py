@@ -29,7 +29,7 @@ from src.models.fastweights import FastWeights
 from src.models.rnn import RNN
 torch.manual_seed(0)
 for core in (FastWeights(3, hidden_size=4), RNN(3, hidden_size=4)):
-    print(core.is_fused, core(torch.ones(2, 3, 4))[0].sum().item())
+    print(core.is_fused, core(torch.ones(8, 3, 4))[0].sum().item())
 """
 COMPILING, COMPILED = "INFO compiling the", "INFO compiled in"
 LIBRARIES = 2  # what is written by hand, and the step of an RNN
@@ -264,7 +264,7 @@ def test_a_damaged_library_of_a_step_is_compiled_again_once(caplog):
         with caplog.at_level(logging.INFO):
             torch.manual_seed(0)
             core = RNN(3, hidden_size=4)
-            y_BTH, _ = core(torch.ones(2, 3, 4))
+            y_BTH, _ = core(torch.ones(8, 3, 4))
         assert core.is_fused
         said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert said == ([f"{path} is damaged and is compiled again"] if damage else [])
