@@ -23,15 +23,12 @@
 
 #ifdef ONE_LANE
 #define fused fused_one_lane  // a process may load both
-#endif
-
-namespace fused {
-
-#ifdef ONE_LANE
 constexpr bool one_lane = true;
 #else
 constexpr bool one_lane = false;
 #endif
+
+namespace fused {
 
 // A SIMD vector, whatever its numbers are.
 template <class S>
@@ -42,7 +39,7 @@ struct Simd<float> {
   static constexpr int count = 16;
   typedef float vector __attribute__((vector_size(64)));
   typedef float unaligned __attribute__((vector_size(64), aligned(4), may_alias));
-  typedef int32_t integers __attribute__((vector_size(64)));
+  typedef uint32_t integers __attribute__((vector_size(64)));
 };
 
 template <>
@@ -50,7 +47,7 @@ struct Simd<double> {
   static constexpr int count = 8;
   typedef double vector __attribute__((vector_size(64)));
   typedef double unaligned __attribute__((vector_size(64), aligned(8), may_alias));
-  typedef int64_t integers __attribute__((vector_size(64)));
+  typedef uint64_t integers __attribute__((vector_size(64)));
 };
 
 template <class S>
@@ -66,7 +63,7 @@ template <>
 struct Lanes<float> {
   static constexpr int count = one_lane ? 1 : Simd<float>::count;
   using vector = std::conditional_t<one_lane, float, Simd<float>::vector>;
-  using integers = std::conditional_t<one_lane, int32_t, Simd<float>::integers>;
+  using integers = std::conditional_t<one_lane, uint32_t, Simd<float>::integers>;
   static constexpr int mantissa_bits = 23, exponent_bias = 127;
   static constexpr float least_exponent = -87.33f, greatest_exponent = 88.0f;
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
@@ -78,7 +75,7 @@ template <>
 struct Lanes<double> {
   static constexpr int count = one_lane ? 1 : Simd<double>::count;
   using vector = std::conditional_t<one_lane, double, Simd<double>::vector>;
-  using integers = std::conditional_t<one_lane, int64_t, Simd<double>::integers>;
+  using integers = std::conditional_t<one_lane, uint64_t, Simd<double>::integers>;
   static constexpr int mantissa_bits = 52, exponent_bias = 1023;
   static constexpr double least_exponent = -708.39, greatest_exponent = 709.0;
   static constexpr double ln2_high = 6.93145751953125e-1, ln2_low = 1.42860682030941723212e-6;
