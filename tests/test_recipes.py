@@ -110,7 +110,8 @@ def test_they_pass_the_contract_tests(checkout):
     """The contract tests of models, tasks and configuration files."""
     of_models = ["tests/models/test_contract.py", "tests/models/test_lengths.py"]
     of_tasks = ["tests/tasks/test_contract.py", "tests/tasks/test_metrics.py", "tests/config/test_configs.py"]
-    ended = python(checkout, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-k", "mine or first", *of_models, *of_tasks)
+    options = ["-q", "-n0", "-p", "no:cacheprovider", "-k", "mine or first"]
+    ended = python(checkout, "-m", "pytest", *options, *of_models, *of_tasks)
     assert ended.returncode == 0, ended.stdout[-5000:]
     assert int(re.search(r"(\d+) passed", ended.stdout)[1]) > 60
 
