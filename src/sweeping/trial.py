@@ -141,9 +141,9 @@ def _passing_on() -> Iterator[None]:
         nonlocal last
         since, last = time.monotonic() - last, time.monotonic()
         if since > ONE_REQUEST:
-            for process in active_children():
+            for pid in (process.pid for process in active_children() if process.pid is not None):
                 with suppress(ProcessLookupError):
-                    os.kill(process.pid or 0, signal.SIGINT)
+                    os.kill(pid, signal.SIGINT)
         if since == math.inf:
             raise KeyboardInterrupt
 
