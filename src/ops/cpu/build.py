@@ -83,8 +83,7 @@ def step_library(source: str, name: str) -> ctypes.CDLL:
     """
     if library() is None:
         raise UserError("the kernels that it uses are not available")
-    folder = cache_folder() / f"step_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
-    return _loaded(_compiled(folder, source, f"the kernel of {name}"), ctypes.RTLD_LOCAL)
+    return _of_step(source, "", f"the kernel of {name}")
 
 
 @cache
@@ -92,13 +91,17 @@ def one_lane_step_library(source: str, name: str) -> ctypes.CDLL | None:
     """The same for one sequence at a time; or None, after one warning, if it is not available."""
     if one_lane_library() is None:
         return None
-    folder = cache_folder() / f"step_{hashlib.sha256(source.encode()).hexdigest()[:16]}_one_lane"
     what = f"the kernel of {name} for few sequences"
     try:
-        return _loaded(_compiled(folder, source, what, *ONE_LANE), ctypes.RTLD_LOCAL)
+        return _of_step(source, "_one_lane", what, *ONE_LANE)
     except Exception as error:
         _warn(f"{what} is", error)
         return None
+
+
+def _of_step(source: str, suffix: str, what: str, *own: str) -> ctypes.CDLL:
+    folder = cache_folder() / f"step_{hashlib.sha256(source.encode()).hexdigest()[:16]}{suffix}"
+    return _loaded(_compiled(folder, source, what, *own), ctypes.RTLD_LOCAL)
 
 
 def _loaded(path: Path, mode: int) -> ctypes.CDLL:
