@@ -90,9 +90,19 @@ def tiny():
 
 
 @pytest.fixture
-def train(monkeypatch, tmp_path, capsys):
-    """Run the command in `tmp_path`: `train("model=lstm", "seed=1")`. It may be called again and again."""
+def drawn():
+    """The figures of runs are drawn."""
+
+
+@pytest.fixture
+def train(monkeypatch, tmp_path, capsys, request):
+    """Run the command in `tmp_path`: `train("model=lstm", "seed=1")`. It may be called again and again.
+
+    Figures are made but drawn only with `drawn`, since that takes as long as all else in a short run.
+    """
     monkeypatch.chdir(tmp_path)
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_figure", lambda *_, close: None)
     monkeypatch.setattr(errors, "_user_wants_tracebacks", False)
     root = logging.getLogger()
 

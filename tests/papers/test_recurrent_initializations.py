@@ -117,7 +117,7 @@ def test_counts_as_printed_satisfy_the_claims_on_multiplication():
 )
 def test_runs_with_the_settings_of_the_paper_have_a_column_of_their_own(module, count):
     def as_printed(network):
-        return {"name": module.PRINTED_NAME, **counted.NETWORKS[paper_name(network)]}
+        return module.AS_PRINTED[paper_name(network)]
 
     table = module.table(right(module, as_printed)).set_index(["T", "network"])
     row = table.loc[(str(module.LENGTHS[0]), "nRNN")]

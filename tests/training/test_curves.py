@@ -163,7 +163,7 @@ def test_the_whole_configuration_can_be_read(trained):
     assert "hydra" not in shown
 
 
-def test_examples_and_what_the_memory_looks_at_are_shown_at_the_end(trained):
+def test_examples_and_what_the_memory_looks_at_are_shown_at_the_end(drawn, trained):
     (folder,) = trained("model=fastweights")
     run = events(folder)
     lines = text(run, "examples").splitlines()

@@ -30,14 +30,20 @@ NETWORKS: dict[str, dict[str, Any]] = {
 """Those of the paper."""
 OF_LE = ("gRNN", "IRNN")
 """These are among the runs of Le et al."""
+LARGER = "IRNN, larger input weights"
+"""About those of the other networks, and a hundred times as large as those of Le et al."""
 CHOSEN: dict[str, dict[str, Any]] = {
     network: {"name": "le2015-adding" if network in OF_LE else NAME, **settings}
     for network, settings in NETWORKS.items()
 } | {
     network: le2015.CHOSEN[network]
-    for network in ("LSTM", "GRU", "fast weights", "IRNN, for longer", "np-RNN, for longer")
+    for network in (LARGER, "LSTM", "GRU", "fast weights", "IRNN, for longer", "np-RNN, for longer")
 }
 """The runs of each network with settings chosen on the validation set."""
+AS_PRINTED: dict[str, dict[str, Any]] = {
+    network: {"name": PRINTED_NAME, **settings} for network, settings in NETWORKS.items()
+} | {LARGER: {"name": f"{PRINTED_NAME}-irnn", "model": "irnn"}}
+"""The runs with the paper's settings."""
 PRINTED = {
     "gRNN": (750, 680, 770, 760, 760),
     "oRNN": (770, 720, 750, 770, 820),
@@ -79,12 +85,6 @@ def solved_points(evidence: Evidence, settings: Mapping[str, Any], length: int) 
     if measured.empty:
         raise NotRunError("no grid was measured")
     return measured.loc[measured["run"] == runs["run"].iloc[0], "solved"].to_numpy(bool)
-
-
-def right_as_printed(evidence: Evidence, name: str, network: str, length: int) -> str:
-    """Right answers of a network of the paper with the paper's settings, and after how many updates."""
-    runs = runs_of(evidence, {"name": name, **NETWORKS[network]}, length)
-    return f"{right(runs)} at {runs['trainer.max_updates'].max():,}"
 
 
 def _answers_right(network: str, length: int, longer: Literal["", ", for longer"] = "") -> Claim:
@@ -149,7 +149,7 @@ def table_of_lengths(
     chosen: Mapping[str, Mapping[str, Any]],
     printed: Mapping[str, Sequence[int]],
     lengths: Sequence[int],
-    printed_name: str,
+    as_printed: Mapping[str, Mapping[str, Any]],
     floor: tuple[str, float, float],
 ) -> pd.DataFrame:
     """Right answers and squared errors with chosen settings and with the paper's, next to the printed numbers.
@@ -168,7 +168,8 @@ def table_of_lengths(
                 points = solved_points(evidence, settings, length)
                 row["grid solved"] = f"{points.sum()} of {len(points)}"
             with suppress(NotRunError, KeyError):
-                row["with the paper's settings"] = right_as_printed(evidence, printed_name, network, length)
+                runs = runs_of(evidence, dict(as_printed[network]), length)
+                row["with the paper's settings"] = f"{right(runs)} at {runs['trainer.max_updates'].max():,}"
             if len(row) > 3:
                 rows.append(row)
         if rows and rows[-1]["T"] == str(length):
@@ -180,7 +181,7 @@ def table_of_lengths(
 
 def table(evidence: Evidence) -> pd.DataFrame:
     """Right answers with chosen settings and with those of the paper, next to the printed numbers."""
-    return table_of_lengths(evidence, CHOSEN, PRINTED, LENGTHS, PRINTED_NAME, ("always answering 1", CHANCE, FLOOR))
+    return table_of_lengths(evidence, CHOSEN, PRINTED, LENGTHS, AS_PRINTED, ("always answering 1", CHANCE, FLOOR))
 
 
 def draw_lengths(
@@ -188,11 +189,10 @@ def draw_lengths(
     chosen: Mapping[str, Mapping[str, Any]],
     printed: Mapping[str, Sequence[int]],
     lengths: Sequence[int],
-    printed_name: str,
+    as_printed: Mapping[str, Mapping[str, Any]],
     floor: tuple[str, float],
 ) -> Figure:
     """Right answers against the length, in print and here: mean and standard deviation over seeds."""
-    as_printed = {network: {"name": printed_name, **settings} for network, settings in NETWORKS.items()}
     shares = {network: _shares(evidence, settings, lengths) for network, settings in chosen.items()}
     shares_as_printed = {network: _shares(evidence, settings, lengths) for network, settings in as_printed.items()}
     label, chance = floor
@@ -230,7 +230,7 @@ def _shares(evidence: Evidence, settings: Mapping[str, Any], lengths: Sequence[i
 
 
 def _draw(evidence: Evidence) -> Figure:
-    return draw_lengths(evidence, CHOSEN, PRINTED, LENGTHS, PRINTED_NAME, ("always 1", CHANCE))
+    return draw_lengths(evidence, CHOSEN, PRINTED, LENGTHS, AS_PRINTED, ("always 1", CHANCE))
 
 
 REPRODUCTION = Reproduction(
@@ -238,13 +238,15 @@ REPRODUCTION = Reproduction(
     experiments=(
         "talathi2015/adding",
         "le2015/adding",
+        "le2015/adding_irnn",
         "le2015/adding_lstm",
         "le2015/adding_gru",
         "le2015/adding_fastweights",
         "le2015/adding_long",
         "talathi2015/adding_printed",
+        "talathi2015/adding_printed_irnn",
     ),
-    only_in_full=("le2015/adding_long", "talathi2015/adding_printed"),
+    only_in_full=("le2015/adding_long", "talathi2015/adding_printed", "talathi2015/adding_printed_irnn"),
     claims=(
         _answers_right("np-RNN", 150, ", for longer"),
         _answers_right("IRNN", 150, ", for longer"),
