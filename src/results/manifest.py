@@ -46,8 +46,22 @@ def write_manifest(folder: Path, search: SearchSettings, runs: Mapping[str, Mapp
     with changing(folder / MANIFEST):
         remove_leftovers(folder)
         earlier = read_manifest(folder)
-        manifest = Manifest(search, (earlier.runs if earlier else {}) | {name: dict(runs[name]) for name in runs})
-        write_whole(folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
+        _write(folder, Manifest(search, (earlier.runs if earlier else {}) | {name: dict(runs[name]) for name in runs}))
+
+
+def rename_runs(folder: Path, names: Mapping[str, str]) -> None:
+    """Give runs in the manifest of a folder, if it has one, other names: {old: new}."""
+    if not (folder / MANIFEST).exists():
+        return
+    with changing(folder / MANIFEST):
+        manifest = read_manifest(folder)
+        if manifest is not None:
+            runs = {names.get(name, name): settings for name, settings in manifest.runs.items()}
+            _write(folder, Manifest(manifest.search, runs))
+
+
+def _write(folder: Path, manifest: Manifest) -> None:
+    write_whole(folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
 
 
 def trial_name(run: Path, fingerprint: str) -> str:

@@ -16,8 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from src.config.errors import explain
 from src.config.fingerprint import fingerprint, run_name
-from src.config.paths import CHECKPOINTS, EVENT_FILES, MANIFEST, METRICS, RESULT, STORED
-from src.results.manifest import read_manifest, write_manifest
+from src.config.paths import CHECKPOINTS, EVENT_FILES, METRICS, RESULT, STORED
+from src.results.manifest import rename_runs
 from src.results.result import read_result
 from src.running.load import read_config, stored_config
 from src.training import checkpoint
@@ -43,11 +43,7 @@ def upgrade(folder: Path) -> dict[str, str]:
             except Exception as error:
                 log.warning("%s cannot be upgraded: %s", run, explain(error))
     finally:
-        manifest = read_manifest(folder)
-        if manifest is not None:
-            renamed = {names.get(name, name): settings for name, settings in manifest.runs.items()}
-            (folder / MANIFEST).unlink()
-            write_manifest(folder, manifest.search, renamed)
+        rename_runs(folder, names)
     return {old: new for old, new in names.items() if old != new}
 
 

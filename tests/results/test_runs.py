@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from src.results.manifest import read_manifest
+from src.results.manifest import read_manifest, rename_runs
 from src.results.runs import DEFAULT_SEARCH, load_runs, search_settings, varied_settings
 from src.specs import Objective
 from tests.results.made_up import Folder
@@ -167,3 +167,23 @@ def test_a_result_of_another_run_does_not_count(folder):
     (renamed / "result.json").write_text(json.dumps(result | {"fingerprint": "89abcdef"}))
     (found,) = load_runs(folder.path)
     assert (found.status, found.reason) == ("missing", "its result is of another run (89abcdef)")
+
+
+def test_renamed_runs_keep_their_place_and_a_failure_keeps_the_manifest(folder, monkeypatch):
+    rename_runs(folder.path, {"a": "b"})
+    assert not (folder.path / "sweep.json").exists()
+    names = [folder.add(seed=seed, val=0.25, test=0.26) for seed in range(3)]
+    folder.expect_all()
+    before = read_manifest(folder.path)
+    rename_runs(folder.path, {names[1]: "new"})
+    after = read_manifest(folder.path)
+    assert (list(after.runs), after.search) == ([names[0], "new", names[2]], before.search)
+    assert after.runs["new"] == before.runs[names[1]]
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("src.results.manifest.write_whole", full)
+    with pytest.raises(OSError, match="no space"):
+        rename_runs(folder.path, {"new": "other"})
+    assert read_manifest(folder.path) == after
