@@ -190,6 +190,7 @@ REPRODUCTION = Reproduction(
             ("gru", "lstm"),
             better=False,
         ),
+        _gates("With one piece per update gates do not help there either.", SINGLE, ("gru", "lstm"), better=False),
         _others_keep_up("jsb", "the chorales"),
         _others_keep_up("nottingham", "Nottingham"),
     ),
