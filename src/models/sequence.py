@@ -43,6 +43,8 @@ class SequenceModel(nn.Module):
         num_layers: cores on top of each other, with residual connections and layer norms; see `Stack`.
         head: whether there is a head; without one the outputs of the core are the answer.
         head_size: ReLU units between the core and the output; null for a linear head.
+        head_std: standard deviation of the initial weights of the output, drawn from N(0, head_std²); null for the
+            uniform distribution above.
         input_dropout: probability of dropping an input feature of the core while training.
         output_dropout: the same for an output feature of the core, before the head.
         dropout_mask: whether a mask is drawn for every step, or for a whole sequence of a batch: the same for all its
@@ -61,6 +63,7 @@ class SequenceModel(nn.Module):
         num_layers: Annotated[int, Ge(1), Neutral(1)] = 1,
         head: Annotated[bool, Neutral(True)] = True,
         head_size: Annotated[int, Ge(1)] | None = None,
+        head_std: Annotated[Annotated[float, Ge(0)] | None, Neutral(None)] = None,
         input_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
         output_dropout: Annotated[float, Ge(0), Lt(1), Neutral(0.0)] = 0.0,
         dropout_mask: Annotated[Literal["step", "sequence"], Neutral("step")] = "step",
@@ -98,9 +101,12 @@ class SequenceModel(nn.Module):
                 )
             self.head = nn.Identity()
             return
-        layer = self.head = _linear(self.core.output_size, head_size or output_spec.num_outputs)
+        last = self.head = _linear(self.core.output_size, head_size or output_spec.num_outputs)
         if head_size is not None:
-            self.head = nn.Sequential(layer, nn.ReLU(), _linear(head_size, output_spec.num_outputs))
+            first, last = last, _linear(head_size, output_spec.num_outputs)
+            self.head = nn.Sequential(first, nn.ReLU(), last)
+        if head_std is not None:
+            nn.init.normal_(last.weight, std=head_std)
 
     def forward(
         self,

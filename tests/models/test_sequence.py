@@ -130,6 +130,18 @@ def test_weights_start_uniform_by_outgoing_connections_the_embedding_normal_and_
         assert not layer.bias.any()
 
 
+def test_the_output_can_start_from_a_normal_distribution():
+    spec = InputSpec("tokens", 200)
+    torch.manual_seed(3)
+    usual = make(spec, head_size=500)
+    torch.manual_seed(3)
+    model = make(spec, head_size=500, head_std=0.001)
+    assert model.head[2].weight.std().item() == pytest.approx(0.001, rel=0.1)
+    for name, weight in model.state_dict().items():
+        assert (name == "head.2.weight") != torch.equal(weight, usual.state_dict()[name])
+    assert make(spec, head_std=0.5).head.weight.std().item() == pytest.approx(0.5, rel=0.3)
+
+
 def test_number_of_parameters_counts_what_is_trained():
     model = make(embedding_size=8, expansion_size=9, head_size=7)
     core = 6 * (6 + 9 + 1)
