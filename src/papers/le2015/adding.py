@@ -112,8 +112,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
                 row |= {"n": str(len(runs)), "lr": chosen_lr(runs)}
             with suppress(NotRunError, KeyError):
                 runs = runs_of(evidence, AS_PRINTED[network], length)
-                start = runs["trainer.max_updates"].max()
-                row["with the paper's settings"] = f"{errors_of(runs)} at {start:,}"
+                row["with the paper's settings"] = f"{errors_of(runs)} at {runs['updates'].max():,}"
             if len(row) > 3:
                 rows.append(row)
         if rows and rows[-1]["T"] == str(length):

@@ -169,7 +169,7 @@ def table_of_lengths(
                 row["grid solved"] = f"{points.sum()} of {len(points)}"
             with suppress(NotRunError, KeyError):
                 runs = runs_of(evidence, dict(as_printed[network]), length)
-                row["with the paper's settings"] = f"{right(runs)} at {runs['trainer.max_updates'].max():,}"
+                row["with the paper's settings"] = f"{right(runs)} at {runs['updates'].max():,}"
             if len(row) > 3:
                 rows.append(row)
         if rows and rows[-1]["T"] == str(length):
