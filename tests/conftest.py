@@ -98,7 +98,7 @@ def drawn():
 def train(monkeypatch, tmp_path, capsys, request):
     """Run the command in `tmp_path`: `train("model=lstm", "seed=1")`. It may be called again and again.
 
-    Figures are made but drawn only with `drawn`, since that takes as long as all else in a short run.
+    Figures are made but drawn only with `drawn`, since drawing takes a third of a short run.
     """
     monkeypatch.chdir(tmp_path)
     if "drawn" not in request.fixturenames:
