@@ -14,7 +14,7 @@ Settings:
     generate   how many steps of a text or a piece of music to make up, instead of evaluating; music goes into the
                run's folder, as generated.png and generated.mid
     temperature  by which the predicted log-probabilities are divided then, above 0 (default 1)
-    device     auto, cpu, cuda, mps (default auto)
+    device     auto, cpu, cuda (default auto)
     task.*     any setting of the run's task
     seed       of the examples, or of what is made up (default: that of the run); what a task draws once from the seed
                of its run, such as a permutation, stays
@@ -54,7 +54,7 @@ class EvaluateSettings:
     to: Annotated[str, MinLen(1)] | None = None
     generate: Annotated[int, Ge(1)] | None = None
     temperature: Annotated[float, Gt(0)] = 1.0
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: Seed | None = None
 
 

@@ -5,6 +5,7 @@ Shapes: B sequences in a batch, T time steps, H hidden units.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -83,7 +84,9 @@ class Objective:
     higher_is_better: bool = False
 
     def improves(self, value: float, best: float) -> bool:
-        """Whether a value is strictly better than the best so far; nan never is."""
+        """Whether a value is strictly better than the best so far; nan never is, and all others are better than nan."""
+        if math.isnan(best):
+            return not math.isnan(value)
         return value > best if self.higher_is_better else value < best
 
     def reached(self, value: float, goal: float) -> bool:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.config.errors import UserError
 from src.config.schema import locate
+from src.config.settings import without_hydra
 
 MOST = 10_000_000
 """A configuration may come from anyone, and networks are built to count their weights."""
@@ -24,9 +25,9 @@ def units_for(num_parameters: Any, root: DictConfig) -> int:
     """
     if type(num_parameters) is not int or not 1 <= num_parameters <= MOST:
         raise UserError(f"${{units_for:{num_parameters}}}: must be an integer from 1 to {MOST:,}")
-    config = OmegaConf.masked_copy(root, ["model", "task", "network", "seed"])
+    config = without_hydra(root).copy()
     config.model.hidden_size = 1
-    key = json.dumps([num_parameters, OmegaConf.to_container(config, resolve=True)])
+    key = json.dumps([num_parameters, _settings(config)])
     if key not in _found:
         _found[key] = _closest(config, num_parameters)
     return _found[key]
@@ -52,11 +53,17 @@ def _closest(config: DictConfig, wanted: int) -> int:
     return min(sizes, key=lambda width: abs(sizes[width] - wanted))
 
 
+def _settings(config: DictConfig) -> dict[str, Any]:
+    """What the number of weights depends on, resolved; it may refer to other settings."""
+    groups = {group: OmegaConf.to_container(config[group], resolve=True) for group in ("model", "task", "network")}
+    return groups | {"seed": config.seed}
+
+
 def _num_weights(config: DictConfig, width: int) -> int:
     import torch  # takes a second to import
 
     config.model.hidden_size = width
-    settings: Any = OmegaConf.to_container(config, resolve=True)
+    settings = _settings(config)
 
     def make(group: str, *given: Any) -> Any:
         keys = {key: value for key, value in settings[group].items() if key != "_target_"}

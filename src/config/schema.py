@@ -116,7 +116,7 @@ class Settings:
     name: PlainName
     note: Note = ""
     seed: Seed
-    device: Literal["auto", "cpu", "cuda", "mps"]
+    device: Literal["auto", "cpu", "cuda"]
     model: Any
     task: Any
     network: Any

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
@@ -39,8 +38,7 @@ def check(config: DictConfig, to_run: bool = False) -> None:
 
 def check_device(name: str) -> None:
     """Raise `UserError` if this machine does not have the device."""
-    backend: Any = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(name)
-    if backend is not None and not backend.is_available():
+    if name == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={name}: there is none here; legal: auto, cpu")
 
 

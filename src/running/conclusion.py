@@ -38,7 +38,7 @@ def conclude(result: dict[str, Any], folder: Path, in_sweep: bool) -> float:
     else:
         update_hparams_page(folder.parent)
         show_run(result, folder)
-    return next((value for tag, value in result["metrics"].items() if tag.startswith("test/")), float("nan"))
+    return result["metrics"].get(f"test/{result.get('objective')}", float("nan"))
 
 
 def _line(traceback: str) -> str:

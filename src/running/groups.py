@@ -64,12 +64,18 @@ def _most(config: DictConfig) -> int:
 
 
 def _update_of(config: DictConfig) -> Update | None:
-    """An update of a run, on the CPU; None if the run has to be alone, since it draws noise or is profiled."""
+    """An update of a run, on the CPU; None if the run has to be alone.
+
+    That is if it draws noise, is profiled, or cannot be built: then it fails by itself, and the others go on.
+    """
     if config.trainer.weight_noise or config.trainer.profile_updates:
         return None
     on_cpu = config.copy()
     OmegaConf.update(on_cpu, "device", "cpu")
-    return build_trainer(on_cpu, Path(), "").update
+    try:
+        return build_trainer(on_cpu, Path(), "").update
+    except Exception:
+        return None
 
 
 def _kind(config: DictConfig, update: Update) -> Hashable:

@@ -64,7 +64,8 @@ def check_sizes(config: DictConfig, task: Task, model: SequenceModel) -> None:
 
 def check_data(config: DictConfig, task: Task, splits: Sequence[Split]) -> Batch:
     """Raise `UserError` if the examples of some splits do not fit into memory; return one of them."""
-    size, key = max((task.sizes[split] or 0, f"task.{split}_size") for split in splits)
+    drawn = {split: split if task.sizes[split] else "val" for split in splits}  # fresh data are as many to evaluate on
+    size, key = max((task.sizes[split] or 0, f"task.{split}_size") for split in drawn.values())
     keys = _shape(config, task) | {key: size}
     example = made("the data", max(size, 1), keys, task.example)
     _check("the data", size * _bytes(example), keys)

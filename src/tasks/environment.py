@@ -12,6 +12,7 @@ from torch import Tensor
 
 from src.models.sequence import SequenceModel
 from src.ops.inputs import Inputs
+from src.ops.precision import without_autocast
 from src.specs import Batch, InputSpec, Objective, Output, OutputSpec, State, Step
 from src.tasks.base import Metrics, Task
 
@@ -162,7 +163,8 @@ class Environment(Task):
         """G."""
         steps_T = torch.arange(reward_BT.shape[1], dtype=reward_BT.dtype, device=reward_BT.device)
         ahead_TT = steps_T[:, None] - steps_T  # of the reward, seen from the step in the column
-        return reward_BT @ torch.pow(self.discount, ahead_TT.clamp(min=0)).where(ahead_TT >= 0, 0)
+        with without_autocast(reward_BT):
+            return reward_BT @ torch.pow(self.discount, ahead_TT.clamp(min=0)).where(ahead_TT >= 0, 0)
 
     @property
     def loss_name(self) -> str:

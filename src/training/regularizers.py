@@ -15,7 +15,7 @@ def norm_stabilizer(hidden_BTH: Tensor, lengths: Tensor | None = None) -> Tensor
 
     Args:
         hidden_BTH: the hidden states.
-        lengths: length T of each sequence [B], if some are padded.
+        lengths: length T of each sequence [B], if some are padded; those of length 0 do not count.
     """
     norms_BT = (hidden_BTH.square().sum(-1) + 1e-12).sqrt()
     if norms_BT.shape[1] == 1:
@@ -24,7 +24,8 @@ def norm_stabilizer(hidden_BTH: Tensor, lengths: Tensor | None = None) -> Tensor
     if lengths is None:
         return squares_BT.mean()
     counts_BT = torch.arange(1, hidden_BTH.shape[1], device=lengths.device) < lengths[:, None]
-    return ((squares_BT * counts_BT).sum(1) / (lengths - 1).clamp(min=1)).mean()
+    means_B = (squares_BT * counts_BT).sum(1) / (lengths - 1).clamp(min=1)
+    return means_B.sum() / (lengths > 0).sum()
 
 
 @contextmanager

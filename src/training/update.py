@@ -142,8 +142,15 @@ def loss_of(
         step = step._replace(output=map_state(_in_float32, step.output))
     if not isinstance(stabilizer, Tensor) and stabilizer == 0:
         return step
-    penalty = stabilizer * norm_stabilizer(step.output.hidden_BTH, batch.lengths)
+    penalty = stabilizer * norm_stabilizer(step.output.hidden_BTH, _lengths(batch))
     return step._replace(losses=step.losses | {"norm_stabilizer": penalty})
+
+
+def _lengths(batch: Batch) -> Tensor | None:
+    """The length of each sequence, up to the last step that counts."""
+    if batch.lengths is not None or batch.mask is None:
+        return batch.lengths
+    return (batch.mask * torch.arange(1, batch.mask.shape[1] + 1, device=batch.mask.device)).amax(1)
 
 
 def _in_float32(tensor: Tensor) -> Tensor:

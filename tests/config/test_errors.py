@@ -60,7 +60,7 @@ MISTAKES = {
     "key of another group": ("lr=3", ["lr is not a setting; did you mean optimizer.lr?"]),
     "nested key of another group": ("model.lr=3", ["model.lr is not a setting of model; did you mean optimizer.lr?"]),
     "exponent for an integer": ("trainer.max_updates=1e4", ["must be an integer, at least 1; write 10000"]),
-    "GPU by another name": ("device=gpu", ["device=gpu: must be auto, cpu, cuda or mps; did you mean cuda?"]),
+    "GPU by another name": ("device=gpu", ["device=gpu: must be auto, cpu or cuda; did you mean cuda?"]),
     "unknown searched key": ("search.grid=[optimiser.lr]", ["search.grid=[optimiser.lr]", "mean optimizer.lr?"]),
     "unknown column in a sweep": ("-m search.columns=[nokey] seed=0,1", ["search.columns=[nokey]: no run has this"]),
     "a sweep over names": ("-m name=a,b", ["name=a and name=b: name differs", "start one for each"]),
@@ -99,7 +99,7 @@ MISTAKES = {
     "name that is a path": ("name=../x", ["name=../x: must be", "letters, digits, dots, hyphens and underscores"]),
     "empty name": ("name=", ["name=: must be", "letters, digits, dots, hyphens and underscores"]),
     "root of the file system by accident": ("run.root=", ["run.root=: must be a string, not empty"]),
-    "no such device": ("device=gpu", ["device=gpu: must be auto, cpu, cuda or mps"]),
+    "no such device": ("device=gpu", ["device=gpu: must be auto, cpu or cuda"]),
     "device that is not here": ("device=cuda", ["device=cuda: there is none here; legal: auto, cpu"]),
     "class that no file names": (
         "model._target_=src.models.lstm.X",

@@ -27,6 +27,13 @@ def test_settings_that_follow_the_width_follow_the_width_found(composed):
     assert abs(build_model(config, build_task(config)).num_parameters - 700) < 50
 
 
+def test_settings_may_follow_those_of_other_groups(composed):
+    overrides = ["task=addition", "network.head_size=${trainer.batch_size}", "trainer.batch_size=16"]
+    config = composed(*overrides, "model=rnn", "model.hidden_size=${units_for:700}")
+    assert config.network.head_size == 16
+    assert abs(build_model(config, build_task(config)).num_parameters - 700) < 50
+
+
 @pytest.mark.parametrize("wanted", [0, "lstm", matching.MOST + 1])
 def test_a_number_that_no_network_may_have_is_an_error_in_one_line(wanted, train):
     ended = train("task=addition", f"model.hidden_size=${{units_for:{wanted}}}")

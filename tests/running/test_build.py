@@ -44,6 +44,12 @@ def test_what_does_not_fit_is_one_line_that_names_the_key_and_leaves_nothing(com
     assert list(tmp_path.iterdir()) == []
 
 
+def test_fresh_training_data_are_as_many_to_evaluate_on_as_those_to_validate_on(composed):
+    config = composed("task=copying", f"task.val_size={HUGE}")
+    with pytest.raises(UserError, match=f"task.val_size={HUGE}: the data would take at least"):
+        sizes.check_data(config, build.build_task(config), ["train"])
+
+
 def test_a_stored_run_needs_no_room_for_its_training(composed):
     for override in (f"trainer.batch_size={HUGE}", f"task.train_size={HUGE}", "trainer.threads=3"):
         build.check(composed(override))

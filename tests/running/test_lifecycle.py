@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from src.config.paths import PROJECT
 from src.results.stored import warn
+from src.running.conclusion import conclude
 from src.running.provenance import provenance
 from src.training import checkpoint
 from src.training.trainer import Trainer
@@ -475,3 +476,8 @@ def test_a_run_whose_process_has_died_is_not_started_again_by_the_same_command(t
     assert "hydra" not in kept["config"]
     monkeypatch.setattr(supervisor, "_deaths", [Death(0, reason)])
     assert "outside of a run" in train(*tiny, "seed=1").err
+
+
+def test_a_job_returns_the_test_metric_that_is_its_objective(tmp_path):
+    ended = {"status": "finished", "seconds": 1.0, "metrics": {"test/error": 0.6, "test/nll": 2.3}, "objective": "nll"}
+    assert conclude(ended, tmp_path / "run", in_sweep=True) == 2.3

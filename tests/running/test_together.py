@@ -226,6 +226,15 @@ def test_runs_that_have_to_be_alone(override):
     assert [len(names) for names in group(configs("run.together=20", override, "seed=0|1"))] == [1, 1]
 
 
+def test_a_run_that_cannot_be_built_is_alone():
+    """It fails with its own reason, and the others are trained."""
+    runs = configs("run.together=20", "task=addition", "task.sequence_length=9|10", "seed=0|1")
+    for name, config in runs.items():
+        if "=10" in name:
+            config.task.sequence_length = 0
+    assert sorted(len(names) for names in group(runs)) == [1, 1, 2]
+
+
 @pytest.mark.usefixtures("made_up_data")
 @pytest.mark.parametrize(("model", "sizes"), [("ttt_linear", [1, 1]), ("gru", [2])])
 def test_what_cannot_carry_a_state_as_one_program_is_alone(model, sizes):

@@ -64,6 +64,14 @@ def test_losses_actions_and_all_gradients_are_those_of_the_plain_loop(core, visi
         assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
 
 
+def test_returns_are_not_rounded_by_autocast():
+    task = Catch(0, size=24, discount=0.97)
+    reward_BT = torch.rand(3, task.num_steps)
+    expected_BT = task.returns(reward_BT)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(task.returns(reward_BT), expected_BT)
+
+
 def test_an_action_is_drawn_where_the_cumulative_distribution_passes_a_number():
     logits_BA = torch.tensor([[0.2, 0.5, 0.3]]).log().expand(6, 3)
     assert drawn(logits_BA, torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 1.0 - 2**-24])).tolist() == [0, 0, 1, 1, 2, 2]

@@ -19,9 +19,11 @@ from src.tasks.language_model import EVALUATION_ROWS, LanguageModel
 from src.training.evaluation import evaluate
 from src.training.fast_updates import flat_parameters
 from src.training.optimizers import adam
+from src.training.regularizers import norm_stabilizer
 from src.training.run_checkpoints import RunCheckpoints
 from src.training.schedulers import plateau
 from src.training.trainer import Trainer
+from src.training.update import loss_of
 from tests.training.test_trainer import SETTINGS, Recorder
 
 pytestmark = pytest.mark.usefixtures("made_up_data")
@@ -95,6 +97,22 @@ def test_evaluation_is_that_of_rows_read_in_one_piece():
     mean = float(torch.cat(nats).mean())
     assert results[0]["nll"] == pytest.approx(mean, rel=1e-5)
     assert results[0]["bits"] == pytest.approx(mean / math.log(2), rel=1e-5)
+
+
+def test_the_norm_stabilizer_leaves_out_what_is_masked(tmp_path):
+    """Of 29 predictions in eleven rows of three steps the tenth row has two and the last none."""
+    path = tmp_path / "short.txt"
+    path.write_text("once upon a time there was a king who")
+    task = LanguageModel(0, file=str(path), window=8)
+    model = model_of(task)
+    model.return_sequence = True
+    batch = task.batch("train", 0, 11)
+    lengths = [int(row.sum()) for row in batch.mask]
+    assert lengths == 9 * [3] + [2, 0]
+    hidden = model(batch.inputs).hidden_BTH
+    rows = [norm_stabilizer(row[None, :length]) for row, length in zip(hidden, lengths, strict=True) if length]
+    step = loss_of(model, task, batch, None, 1.0)
+    torch.testing.assert_close(step.losses["norm_stabilizer"], torch.stack(rows).mean())
 
 
 def test_a_later_epoch_starts_from_the_initial_state():

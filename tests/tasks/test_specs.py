@@ -51,6 +51,8 @@ def test_an_objective_knows_its_direction(higher_is_better, better, worse):
     assert not objective.improves(worse, better)
     assert not objective.improves(better, better)
     assert not objective.improves(math.nan, worse)
+    assert objective.improves(worse, math.nan)
+    assert not objective.improves(math.nan, math.nan)
     assert objective.reached(better, worse)
     assert objective.reached(better, better)
     assert not objective.reached(worse, better)

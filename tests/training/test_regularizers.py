@@ -15,6 +15,12 @@ def test_padding_does_not_count_in_the_norm_stabilizer():
     torch.testing.assert_close(norm_stabilizer(hidden_BTH, lengths), torch.stack(alone).mean())
 
 
+def test_sequences_without_steps_do_not_count_in_the_norm_stabilizer():
+    hidden_BTH = torch.randn(4, 5, 3, dtype=torch.float64)
+    some = norm_stabilizer(hidden_BTH[:2], torch.tensor([5, 3]))
+    torch.testing.assert_close(norm_stabilizer(hidden_BTH, torch.tensor([5, 3, 0, 0])), some)
+
+
 def test_the_norm_stabilizer_is_zero_for_states_of_equal_norm():
     hidden_BTH = nn.functional.normalize(torch.randn(3, 8, 5, dtype=torch.float64), dim=-1) * 7
     assert norm_stabilizer(hidden_BTH) < 1e-20

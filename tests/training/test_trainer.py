@@ -202,6 +202,13 @@ def test_a_higher_objective_is_better_if_the_task_says_so(tmp_path, scripted, mo
     assert (trainer.state.update, trainer.state.outcome.metrics["val/mse"]) == (10, 4.0)
 
 
+def test_a_first_evaluation_that_is_nan_is_never_selected(tmp_path, scripted):
+    scripted([float("nan"), float("nan"), 3.0, 2.0, 4.0])
+    trainer = trainer_of(Sums(), tmp_path)
+    trainer.fit(Recorder(), Recorder())
+    assert (trainer.state.selected.update, trainer.state.outcome.metrics["val/mse"]) == (15, 2.0)
+
+
 def test_the_parts_of_the_loss_are_logged_by_name(tmp_path):
     single, several = Recorder(), Recorder()
     trainer_of(Sums(), tmp_path / "single").fit(single, Recorder())
