@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -60,7 +60,7 @@ class SequenceModel(nn.Module):
         embedding_size: Annotated[int, Ge(1)] = 100,
         expansion_size: Annotated[int, Ge(1)] | None = None,
         expansion_nonlinearity: Nonlinearity = "relu",
-        num_layers: Annotated[int, Ge(1), Neutral(1)] = 1,
+        num_layers: Annotated[int, Ge(1), Le(1000), Neutral(1)] = 1,
         head: Annotated[bool, Neutral(True)] = True,
         head_size: Annotated[int, Ge(1)] | None = None,
         head_std: Annotated[Annotated[float, Ge(0)] | None, Neutral(None)] = None,

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Annotated
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from src.specs import Batch, InputSpec, Objective, Output, OutputSpec
@@ -48,7 +48,7 @@ class SequenceTeacher(Task):
         sequence_length: Annotated[int, Ge(1)] = 50,
         vector_size: Annotated[int, Ge(1)] = 32,
         rank: Annotated[int, Ge(1)] = 8,
-        num_layers: Annotated[int, Ge(1)] = 2,
+        num_layers: Annotated[int, Ge(1), Le(1000)] = 2,
         constant_input: bool = False,
         train_size: Annotated[int, Ge(1)] | None = None,
         val_size: Annotated[int, Ge(1)] = 500,
