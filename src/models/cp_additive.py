@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import NONLINEARITIES
+from src.models.base import NONLINEARITIES, refuse_one_unit
 from src.models.tensor_core import TensorCore
 from src.ops.dispatch import Kernel
 from src.tensors.cp import CP
@@ -44,6 +44,8 @@ class CPAdditive(TensorCore):
         layer_norm: Literal["none", "before", "after"] = "none",
         kernel: Kernel = "auto",
     ):
+        if layer_norm != "none":
+            refuse_one_unit(hidden_size)
         super().__init__(input_size, hidden_size, kernel)
         self.nonlinearity = nonlinearity
         self.term = BilinearTerm(partial(CP, rank=rank), (hidden_size, hidden_size, input_size), "input")

@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from src.models.base import refuse_one_unit
 from src.models.tensor_core import TensorCore
 from src.ops.dispatch import Kernel
 from src.tensors.base import unit_scaling_
@@ -51,6 +52,8 @@ class CPIntegrator(TensorCore):
         layer_norm: Literal["none", "before", "after"] = "none",
         kernel: Kernel = "auto",
     ):
+        if layer_norm != "none":
+            refuse_one_unit(hidden_size)
         super().__init__(input_size, hidden_size, kernel)
         self.term = BilinearTerm(partial(CP, rank=rank), (hidden_size, hidden_size, input_size), "none")
         self.input = nn.Linear(input_size, hidden_size)

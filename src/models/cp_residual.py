@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from src.models.base import refuse_one_unit
 from src.models.tensor_core import TensorCore
 from src.ops.dispatch import Kernel
 from src.tensors.cp import CP
@@ -41,8 +42,7 @@ class CPResidual(TensorCore):
         rank: Annotated[int, Ge(1)] = 20,
         kernel: Kernel = "auto",
     ):
-        if hidden_size == 1:
-            raise ValueError("hidden_size=1: must be 2 or more, since layer normalization makes one unit constant")
+        refuse_one_unit(hidden_size)
         super().__init__(input_size, hidden_size, kernel)
         self.term = BilinearTerm(partial(CP, rank=rank), (hidden_size, hidden_size, input_size), "none")
         self.inner_norm = nn.LayerNorm(hidden_size)

@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn import functional
 
-from src.models.base import Core
+from src.models.base import Core, refuse_one_unit
 from src.models.init import scaled_identity_, uniform_fan_out_
 from src.ops.dispatch import Form, Kernel
 from src.ops.inputs import Inputs
@@ -71,8 +71,7 @@ class FastWeightsMultilevel(Core):
         recurrent_scale: float = 0.05,
         kernel: Kernel = "auto",
     ):
-        if hidden_size == 1:
-            raise ValueError("hidden_size=1: must be 2 or more, since layer normalization makes one unit constant")
+        refuse_one_unit(hidden_size)
         super().__init__(input_size, hidden_size, kernel)
         self.decay = decay
         self.fast_lr = fast_lr

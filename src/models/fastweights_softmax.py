@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from src.models.base import NONLINEARITIES, Core, Nonlinearity
+from src.models.base import NONLINEARITIES, Core, Nonlinearity, refuse_one_unit
 from src.models.init import scaled_identity_, uniform_fan_out_
 from src.ops.dispatch import Form, Kernel, plain
 from src.ops.generated.form import generated_form
@@ -63,8 +63,8 @@ class FastWeightsSoftmax(Core):
         recurrent_scale: float = 0.05,
         kernel: Kernel = "auto",
     ):
-        if hidden_size == 1 and layer_norm and num_inner_steps > 0:
-            raise ValueError("hidden_size=1: must be 2 or more with layer_norm=true, which makes one unit constant")
+        if layer_norm and num_inner_steps > 0:
+            refuse_one_unit(hidden_size)
         super().__init__(input_size, hidden_size, kernel)
         self.beta = beta
         self.context = context

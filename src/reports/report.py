@@ -82,7 +82,7 @@ def _joint(searches: Sequence[SearchSettings]) -> SearchSettings:
     )
     repeated = [key for key in repeated if key not in grid]
     columns = [key for key in columns if key not in (*grid, *repeated)]
-    two_stage = any(search.two_stage for search in searches)
+    two_stage = all(search.two_stage for search in searches)
     return SearchSettings(grid=grid, repeated=repeated, columns=columns, two_stage=two_stage)
 
 

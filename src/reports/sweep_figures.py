@@ -1,6 +1,7 @@
 """Figures of a folder of runs: learning curves, and the final metric against every numeric setting that varies."""
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from src.config.schema import SearchSettings
 from src.reports.style import FLOOR, FLOOR_LINES, LOST_LABEL, RC, legend, panels, styles_of
 from src.results.curves import learning_curves
 from src.results.runs import LOST, Run, varied_settings
-from src.results.selection import Cell, cells, label_of, short_keys, summarize
+from src.results.selection import Cell, any_lost, cells, label_of, short_keys, summarize
 
 MOST_PANELS, MOST_TICKS = 9, 9
 LOG_FROM = 20
@@ -83,20 +84,21 @@ def compared_figure(cells: Sequence[Cell], key: str, search: SearchSettings) -> 
 def grid_figure(cells: Sequence[Cell], key: str, search: SearchSettings) -> Figure:
     """The validation objective against a searched number, with the chosen one circled.
 
-    If several settings are searched, each point is the best over the others.
+    If several settings are searched, each point is the best over the others, by the rule of `choose`.
     """
     tag = f"val/{cells[0].objective.metric}"
     sign = -1 if cells[0].objective.higher_is_better else 1
     series = []
     for cell in cells:
-        best: dict[float, Value] = {}
+        best: dict[float, tuple[bool, float, Value]] = {}
         for point, runs in cell.searched.items():
             values = [run.metrics[tag] for run in runs if run.finished and np.isfinite(run.metrics.get(tag, np.nan))]
             if key in dict(point) and values:
                 x = float(dict(point)[key])
                 value = Value(x, fmean(values), stdev(values) if len(values) > 1 else None)
-                best[x] = min(best.get(x, value), value, key=lambda found: sign * found.mean)
-        series.append(list(best.values()))
+                found = any_lost(runs), sign * value.mean, value
+                best[x] = min(best.get(x, found), found, key=itemgetter(0, 1))
+        series.append([value for *_, value in best.values()])
     return _against(cells, series, key, tag, search)
 
 

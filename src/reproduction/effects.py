@@ -52,7 +52,9 @@ class Effect:
 
     def __str__(self) -> str:
         level = "" if self.confidence == CONFIDENCE else f", {100 * self.confidence:g} %"
-        interval = "one seed" if math.isnan(self.low) else f"{self._number(self.low)} to {self._number(self.high)}"
+        interval = f"{self._number(self.low)} to {self._number(self.high)}"
+        if math.isnan(self.low):
+            interval = "one seed" if math.isfinite(self.estimate) else "no interval"
         unit = " %" if self.unit == "%" else f" {self.unit}"
         label = f"{self.name}: " if self.name else ""
         return f"{label}{self._number(self.estimate)}{unit} ({interval}{level})"
@@ -93,7 +95,7 @@ def difference(
     ours: np.ndarray, theirs: np.ndarray, name: str = "", unit: Unit = "points", confidence: float = CONFIDENCE
 ) -> Effect:
     """The mean of ours minus that of theirs, with Welch's interval."""
-    estimate = float(ours.mean() - theirs.mean())
+    estimate = float(ours.mean()) - float(theirs.mean())
     low, high = _interval(estimate, [ours, theirs], confidence)
     return Effect(name, estimate, low, high, unit, confidence)
 
@@ -124,11 +126,11 @@ def _logarithm(updates: np.ndarray, never: float) -> np.ndarray:
 def _interval(estimate: float, samples: list[np.ndarray], confidence: float) -> tuple[float, float]:
     """The interval of a sum or difference of means, with the degrees of freedom of Welch and Satterthwaite.
 
-    For one sample it is Student's.
+    For one sample it is Student's. It is nan if a sample has one value, or one that is not finite.
     """
     from scipy import stats  # takes half a second to import
 
-    if min(map(len, samples)) < 2:
+    if min(map(len, samples)) < 2 or not all(np.isfinite(values).all() for values in samples):
         return math.nan, math.nan
     squares = np.array([values.var(ddof=1) / len(values) for values in samples])
     if squares.sum() == 0:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 
@@ -40,10 +41,15 @@ def _is_number(value: Any) -> bool:
 
 
 def _beyond(values: Sequence[float], edge: float) -> float | None:
-    """The next value of a geometric scale, with one digit: 1e-4 below 3e-4 and 1e-3. None if it is not one."""
-    neighbor = values[1] if edge == values[0] else values[-2]
-    if not all(isinstance(value, float) and value > 0 for value in (edge, neighbor)):
+    """The next value of a geometric scale, with one digit: 1e-4 below 3e-4 and 1e-3. None if it is not one.
+
+    On a geometric scale each value is at least one and a half times the one before.
+    """
+    if not all(isinstance(value, float) and value > 0 for value in values):
         return None
+    if any(1.5 * value > following for value, following in pairwise(values)):
+        return None
+    neighbor = values[1] if edge == values[0] else values[-2]
     exact = math.log10(edge**2 / neighbor)
     scale = [math.log10(digit) + math.floor(exact) for digit in (1, 2, 3, 5, 10)]
     return float(f"{10 ** min(scale, key=lambda value: abs(value - exact)):.0e}")

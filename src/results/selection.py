@@ -70,13 +70,13 @@ class Cell:
                 point: [run for run in at if self.repetition(run) == first] for point, at in self.points.items()
             }
             return {point: runs for point, runs in first_at.items() if runs}
-        whole = [at for at in self.points.values() if any(run.finished for run in at) and not _any_lost(at)]
+        whole = [at for at in self.points.values() if any(run.finished for run in at) and not any_lost(at)]
         finished = [{self.repetition(run) for run in at if run.finished} for at in whole]
         common = set.intersection(*finished) if finished else set()
         if not common:
             return self.points
         return {
-            point: at if _any_lost(at) else [run for run in at if self.repetition(run) in common]
+            point: at if any_lost(at) else [run for run in at if self.repetition(run) in common]
             for point, at in self.points.items()
         }
 
@@ -160,7 +160,7 @@ def choose(points: Mapping[Pairs, Sequence[Run]], objective: Objective) -> Choic
     for point, runs in points.items():
         mean = _mean_objective(runs)
         if mean is not None:
-            ranked[point] = _any_lost(runs), sign * mean
+            ranked[point] = any_lost(runs), sign * mean
     if not ranked:
         return None
     best = min(ranked.values())
@@ -265,7 +265,8 @@ def _grouped(runs: Sequence[Run], keys: Sequence[str]) -> dict[Pairs, list[Run]]
     return groups
 
 
-def _any_lost(runs: Iterable[Run]) -> bool:
+def any_lost(runs: Iterable[Run]) -> bool:
+    """Whether one of these runs has diverged or failed."""
     return any(run.status in LOST for run in runs)
 
 

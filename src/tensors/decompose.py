@@ -31,11 +31,14 @@ def cp_als(W_IJK: Tensor, rank: int, max_sweeps: int = 1000, seed: int = 0) -> C
 
 
 def tensor_train_svd(W_IJK: Tensor, ranks: tuple[int, int]) -> TensorTrain:
-    """Tensor train of ranks P and Q, by two singular value decompositions: within √2 of the least error."""
+    """Tensor train of ranks P and Q, by two singular value decompositions: within √2 of the least error.
+
+    Ranks beyond those at which it is exact are lowered to them.
+    """
     from tensorly.decomposition import tensor_train
 
     left_IP, core_PJQ, right_QK = tensor_train(_array(W_IJK), rank=[1, *ranks, 1])
-    made = TensorTrain(Sizes(*W_IJK.shape), ranks)
+    made = TensorTrain(Sizes(*W_IJK.shape), (core_PJQ.shape[0], core_PJQ.shape[2]))
     return _filled(made, W_IJK, [left_IP[0].T, core_PJQ.transpose(1, 0, 2), right_QK[..., 0]])
 
 

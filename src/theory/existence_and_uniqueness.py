@@ -37,11 +37,6 @@ def wild(x: np.ndarray) -> np.ndarray:
     return x**2 * np.sin(1 / x**2)
 
 
-def wild_slope(x: np.ndarray) -> np.ndarray:
-    """F'(x) = 2x sin(1/x²) - 2/x cos(1/x²)."""
-    return 2 * x * np.sin(1 / x**2) - 2 / x * np.cos(1 / x**2)
-
-
 def blow_up(start: float, limit: float = 1e8) -> tuple[np.ndarray, np.ndarray]:
     """x' = x² solved until x reaches the limit."""
 

@@ -63,7 +63,7 @@ def test_without_a_difference_between_past_states_it_reads_their_mean():
 
 
 def test_a_layer_norm_of_one_unit_is_an_error():
-    with pytest.raises(ValueError, match=r"^hidden_size=1: must be 2 or more with layer_norm=true"):
+    with pytest.raises(ValueError, match=r"^hidden_size=1: must be 2 or more"):
         FastWeightsSoftmax(X, hidden_size=1)
     FastWeightsSoftmax(X, hidden_size=1, layer_norm=False)
     FastWeightsSoftmax(X, hidden_size=1, num_inner_steps=0)

@@ -3,6 +3,8 @@
 Shapes: T time steps, X input features, H hidden units, R components.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -322,6 +324,14 @@ def test_operations_of_recurrent_products(cell, settings):
         assert core.flops(length + starts_from_0) == counter.get_total_flops()
 
 
-def test_a_layer_norm_of_one_unit_is_an_error():
+@pytest.mark.parametrize(
+    "make",
+    [
+        CPResidual,
+        *(partial(cell, layer_norm=where) for cell in (CPAdditive, CPIntegrator) for where in ("before", "after")),
+    ],
+)
+def test_a_layer_norm_of_one_unit_is_an_error(make):
     with pytest.raises(ValueError, match=r"^hidden_size=1: must be 2 or more"):
-        CPResidual(2, hidden_size=1)
+        make(2, hidden_size=1)
+    make(2, hidden_size=2)

@@ -386,6 +386,21 @@ def test_what_one_folder_searches_is_searched_in_a_joint_report_in_any_order(fol
     assert rows[0] == rows[1] == [("irnn", "50"), ("lstm", "12")]
 
 
+def test_a_folder_searched_at_once_keeps_its_choice_beside_one_searched_in_two_stages(folder, report, tmp_path):
+    other = Folder(tmp_path / "other")
+    for lr, values in ((0.01, (0.1, 0.5)), (0.001, (0.2, 0.2))):
+        for seed, val in enumerate(values):
+            folder.add("lstm", lr, seed, val=val)
+    folder.expect_all()
+    for lr, seed, val in ((0.01, 0, 0.1), (0.001, 0, 0.2), (0.01, 1, 0.5)):
+        other.add("irnn", lr, seed, val=val)
+    other.expect_all(two_stage=True)
+    report("--no-figures", folder.path, other.path)
+    with open(tmp_path / f"{folder.path.name}+other" / "selection.csv") as file:
+        chosen = {row["model"]: row["optimizer.lr"] for row in csv.DictReader(file)}
+    assert chosen == {"lstm": "0.001", "irnn": "0.01"}
+
+
 @pytest.mark.parametrize("inside", ["", "inner"])
 def test_a_folder_is_not_reported_on_twice(folder, report, inside):
     inner = Folder(folder.path / inside)

@@ -55,6 +55,18 @@ def test_the_best_of_several_points_at_a_number_is_drawn_and_the_choice_is_circl
         assert (rings(against_lr), rings(against_decay)) == ([(1, 10)], [(0.5, 10)])
 
 
+def test_a_point_with_a_run_that_was_lost_is_neither_drawn_for_its_number_nor_circled(folder):
+    """Nor is it chosen, however good its other runs are."""
+    folder.add("fastweights", lr=1, decay=0.5, seed=0, val=10.0)
+    folder.add("fastweights", lr=1, decay=0.5, seed=1, status="diverged")
+    for seed in (0, 1):
+        folder.add("fastweights", lr=1, decay=0.9, seed=seed, val=20.0)
+        folder.add("fastweights", lr=2, decay=0.9, seed=seed, val=30.0)
+    figures = draw(folder, grid=["optimizer.lr", "model.decay"])
+    assert drawn(figures["against_lr"], "fastweights") == [(1, 20), (2, 30)]
+    assert rings(figures["against_lr"]) == [(1, 20)]
+
+
 @pytest.mark.parametrize("values", [(-200.0, -100.0, -1.0), (-3.0, 0.001, 5.0), (0.0, 0.001, 5.0), (2.0, 3.0, 4.0)])
 def test_every_point_of_a_figure_is_inside_its_axes(folder, values):
     for lr, value in enumerate(values, start=1):

@@ -78,6 +78,10 @@ def test_one_refuted_effect_refutes_and_one_open_effect_leaves_open():
 def test_one_seed_decides_nothing_and_equal_seeds_have_no_width():
     assert difference(OURS[:1], THEIRS).within(most=0).verdict == "inconclusive"
     assert str(mean(OURS[:1], "R=20")) == "R=20: 1.01 % (one seed)"
+    assert str(mean(np.array([0.1, np.inf, 0.2]))) == "∞ % (no interval)"
+    diverged = np.array([np.inf, np.inf])
+    assert difference(diverged, OURS).within(most=0).verdict == "inconclusive"
+    assert difference(diverged, diverged).within(most=0).verdict == "inconclusive"
     equal = difference(np.array([2.0, 2.0]), np.array([2.0, 2.0, 2.0]), unit="pairs")
     assert (equal.low, equal.high) == (0, 0)
     assert equal.within(least=0).verdict == "not reproduced"

@@ -31,6 +31,13 @@ def test_a_tensor_of_the_rank_is_found_and_computes_the_same(tensor, decompose):
     assert_close(found(a_BI, b_BK), expected_BJ, rtol=1e-5, atol=1e-5)
 
 
+def test_a_tensor_train_has_no_more_components_than_it_needs_to_be_exact():
+    W_IJK = torch.randn(SIZES)
+    found = tensor_train_svd(W_IJK, (9, 8))
+    assert found.G_JPQ.shape == (7, 6, 5)
+    assert relative_error(W_IJK, found.full()) < 1e-6
+
+
 def test_truncated_decompositions_are_within_their_bounds_of_the_optimum():
     """The squared error of an optimum is at least that of the best matrix of the rank, for each unfolding."""
     W_IJK = torch.randn(SIZES)

@@ -77,6 +77,8 @@ def compare_before_and_after(
     core = network.end.core
     if not isinstance(core, FastWeights):
         raise UserError(f"run={run}: not a network with fast weights")
+    if core.gates:
+        raise UserError(f"run={run}: λ and η depend on the input (model.gates=true), so they cannot be varied")
     decay_L, fast_lr_E = 1 - np.geomspace(0.5, 0.01, num_decays), np.geomspace(1e-2, 20.0, num_lrs)
     decay_G, fast_lr_G = (a.ravel() for a in np.meshgrid(decay_L, fast_lr_E, indexing="ij"))
     shape = num_decays, num_lrs
@@ -107,8 +109,8 @@ def compare_before_and_after(
 
 def _bounded(network: Trained, core: FastWeights, inputs: torch.Tensor) -> list[Claim]:
     """The bound on the state with the learned gains and biases."""
-    if not isinstance(core.norm, torch.nn.LayerNorm):
-        return []
+    if core.num_inner_steps == 0 or not isinstance(core.norm, torch.nn.LayerNorm):
+        return []  # nothing is normalized
     with torch.no_grad():
         h_BTH, _ = core.scan(network.end.project(inputs).vectors)
         bound = core.norm.weight.abs().max() * core.hidden_size**0.5 + core.norm.bias.norm()

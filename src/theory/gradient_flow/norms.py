@@ -152,8 +152,3 @@ def _by_lag(norms_TB: Tensor, lengths: Tensor | None) -> Array:
         return norms_TB.flip(0).numpy()
     step_LB = lengths - 1 - torch.arange(int(lengths.max()))[:, None]
     return norms_TB.gather(0, step_LB.clamp(min=0)).masked_fill(step_LB < 0, torch.nan).numpy()
-
-
-def geometric_mean(norms_LB: Array) -> Array:
-    """The geometric mean over the sequences, [L]; an exact zero counts as 1e-300."""
-    return np.exp(np.log(np.maximum(norms_LB, 1e-300)).mean(1))

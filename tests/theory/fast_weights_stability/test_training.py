@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from src.config.errors import UserError
+from src.models.fastweights import FastWeights
 from src.models.gru import GRU
 from src.models.sequence import SequenceModel
 from src.tasks.associative_retrieval import AssociativeRetrieval
@@ -31,12 +32,32 @@ def test_maps_of_a_run(train, tiny, tmp_path):
     assert [claim.holds for claim in result.claims] == [True]
 
 
-def test_a_run_without_fast_weights_is_refused(monkeypatch):
-    task = AssociativeRetrieval(0, num_pairs=1)
-    model = SequenceModel(task.input_spec, task.output_spec, lambda size: GRU(size, hidden_size=4))
-    monkeypatch.setattr(training, "load_run", lambda run: Trained("gru", model, model, task, 1))
-    with pytest.raises(UserError, match="run=here: not a network with fast weights"):
+def untrained(make_core):
+    """A network in the place of a trained one."""
+    task = AssociativeRetrieval(0, num_pairs=1, val_size=8, test_size=8)
+    model = SequenceModel(task.input_spec, task.output_spec, make_core).double()
+    return Trained("a network", model, model, task, 1)
+
+
+@pytest.mark.parametrize(
+    ("make_core", "says"),
+    [
+        (lambda size: GRU(size, hidden_size=4), "not a network with fast weights"),
+        (lambda size: FastWeights(size, hidden_size=4, gates=True), "λ and η depend on the input"),
+    ],
+)
+def test_a_run_without_fast_weights_that_can_be_varied_is_refused(monkeypatch, make_core, says):
+    monkeypatch.setattr(training, "load_run", lambda run: untrained(make_core))
+    with pytest.raises(UserError, match=f"^run=here: {says}"):
         training.compare_before_and_after(run="here")
+
+
+def test_the_bound_of_layer_norm_is_not_claimed_without_it(monkeypatch):
+    """Without inner steps nothing is normalized."""
+    monkeypatch.setattr(
+        training, "load_run", lambda run: untrained(lambda size: FastWeights(size, hidden_size=4, num_inner_steps=0))
+    )
+    assert training.compare_before_and_after(run="here", num_decays=2, num_lrs=2, num_steps=12).claims == []
 
 
 def test_without_layer_norm_training_fails_at_once():
