@@ -183,6 +183,7 @@ REPRODUCTION = Reproduction(
             ("gru", "lstm"),
             better=True,
         ),
+        _gates("On MuseData, a GRU is better than a tanh network.", "muse", ("gru",), better=True),
         _gates("On Piano-midi, a GRU is better than a tanh network.", "piano", ("gru",), better=True),
         _gates(
             "Gates do not help everywhere: on Nottingham a tanh network is better than a GRU and an LSTM.",
