@@ -183,9 +183,10 @@ def parse() -> argparse.Namespace:
         parser.error("--lengths: must be 2 or more with --catch")
     if arguments.recurrence and min(arguments.length) < recurrence.SHORTEST:
         parser.error(f"--lengths: must be {recurrence.SHORTEST} or more with --recurrence")
-    if arguments.recurrence and recurrence.RECURRENCES.keys().isdisjoint(arguments.model):
+    others = [model for model in arguments.model if model not in recurrence.RECURRENCES]
+    if arguments.recurrence and others:
         legal = ", ".join(recurrence.RECURRENCES)
-        parser.error(f"--models {' '.join(arguments.model)}: no linear recurrence to measure; legal: {legal}")
+        parser.error(f"--models {' '.join(others)}: no linear recurrence to measure; legal: {legal}")
     if "fused" in arguments.kernel and not calls.available(torch.empty(0)):
         parser.error("--kernels: the fused kernels cannot be compiled here")
     for path in filter(None, (arguments.json, arguments.figure)):

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt, MinLen
 from omegaconf import DictConfig, OmegaConf
 
-from src.config.errors import UserError, in_one_line
+from src.config.errors import UserError, choose, in_one_line
 from src.config.paths import RESULT, STORED
 from src.config.schema import Seed, check_keys
 from src.utils.console import printing
@@ -132,7 +132,8 @@ def evaluate_all(folders: Sequence[Path], settings: EvaluateSettings, changes: M
             check_data(changed, task, [settings.split])
             metrics = evaluate_on(model, task, settings.split)
         except UserError as error:
-            failures.append(f"error: {error}")
+            where = "" if str(folder) in str(error) else f"{folder}: "
+            failures.append(f"error: {where}{error}")
             continue
         rows.append({"run": folder.name, "update": update} | {f"{settings.split}/{k}": v for k, v in metrics.items()})
     if rows:
@@ -166,12 +167,28 @@ def _write(rows: Sequence[dict[str, Any]], to: str | None) -> None:
         write_whole(Path(to).expanduser(), text.encode())
 
 
-def _check_used(given: Mapping[Any, Any], settings: EvaluateSettings, several: bool) -> None:
-    """Raise `UserError` if a setting was given that has no effect."""
+def _given(arguments: Sequence[str]) -> DictConfig:
+    """The settings of the command line. `run` is a text, whatever it means in YAML, in which `*` begins an alias."""
+    pairs = [argument.removeprefix("+").partition("=") for argument in arguments]
+    names = [*(field.name for field in dataclasses.fields(EvaluateSettings)), "task"]
+    for key, *_ in pairs:
+        if key.partition(".")[0] not in names:
+            raise UserError(f"{key} is not a setting{choose(key, [*names[:-1], 'task.*'])}")
+    given = OmegaConf.from_dotlist(["".join(pair) for pair in pairs if pair[:2] != ("run", "=")])
+    for key, equals, value in pairs:
+        if (key, equals) == ("run", "="):
+            given.run = value
+    return given
+
+
+def _check_used(given: Mapping[Any, Any], settings: EvaluateSettings, number: int) -> None:
+    """Raise `UserError` if a setting was given that has no effect for this number of runs, or more than it can do."""
     if settings.generate is not None:
+        if number > 1:
+            raise UserError(f"run={settings.run}: {number} runs; generate needs one")
         without_effect = dict.fromkeys(("split", "examples", "to"), "with generate")
     else:
-        without_effect = {"temperature": "without generate"} | ({"examples": "with several runs"} if several else {})
+        without_effect = {"temperature": "without generate"} | ({"examples": "with several runs"} if number > 1 else {})
     for key, when in without_effect.items():
         if key in given:
             raise UserError(f"{key}={given[key]}: has no effect {when}")
@@ -197,18 +214,20 @@ def main() -> None:
         print(__doc__)
         return
     with in_one_line():
-        given = OmegaConf.from_dotlist([argument.removeprefix("+") for argument in arguments])
+        given = _given(arguments)
         changes = given.pop("task", OmegaConf.create())
         if not OmegaConf.is_dict(changes):
             raise UserError(f"task={changes}: must be a group of settings")
         check_keys(given, EvaluateSettings, "")
         settings = EvaluateSettings(**OmegaConf.to_container(given, resolve=True))  # type: ignore[arg-type]
-        several = any(sign in settings.run for sign in "*?[") and not Path(settings.run).expanduser().exists()
-        _check_used(given, settings, several)
+        is_pattern = any(sign in settings.run for sign in "*?[") and not Path(settings.run).expanduser().exists()
+        folders = folders_of(settings.run) if is_pattern else [Path(settings.run)]
+        _check_used(given, settings, len(folders))
         _check_file(settings.to)
-        if several and settings.generate is None:
-            failures = evaluate_all(folders_of(settings.run), settings, changes)
+        if len(folders) > 1:
+            failures = evaluate_all(folders, settings, changes)
             sys.exit("\n".join(failures) or None)
+        settings = dataclasses.replace(settings, run=str(folders[0]))
         lines = evaluate_run(settings, changes)[1] if settings.generate is None else generate(settings, changes)
         print("\n".join(lines))
 

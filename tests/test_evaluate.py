@@ -141,7 +141,10 @@ def test_the_command_prints_metrics_floors_and_examples(run, monkeypatch, capsys
         ("generate=5 examples=2", "examples=2: has no effect with generate"),
         ("to=folder.csv", "to=folder.csv: is a folder"),
         ("temperature=0.5", "temperature=0.5: has no effect without generate"),
-        ("model.hidden_size=3", "model is not a setting;"),
+        (
+            "model.hidden_size=3",
+            "model.hidden_size is not a setting; legal: device, examples, generate, run, seed",
+        ),
         ("split=tst", "split=tst: must be train, val or test; did you mean test?"),
         ("examples=-1", "examples=-1: must be an integer, at least 0"),
         ("seed=x", "seed=x: must be an integer, at least 0"),
@@ -173,6 +176,7 @@ def test_a_mistake_gives_one_line(arguments, says, tiny, composed, tmp_path, mon
         (["split=val"], "run is missing"),
         (["run=nowhere"], "run=nowhere: not the folder of a run"),
         (["run"], "run=null: must be a string"),
+        (["run=*.no"], "run=*.no: no folder of a run there"),
     ],
 )
 def test_a_run_must_be_given(arguments, says, monkeypatch, capsys):
@@ -215,6 +219,7 @@ def test_a_text_is_generated_from_a_run(train, made_up_data, monkeypatch, capsys
     assert len(lengths[0]) in (70, 71)
     assert lengths[0] == lengths[1] != lengths[2]
     assert lengths[3] not in lengths[:3]
+    assert command(monkeypatch, capsys, "run=outputs/runs/*", "generate=70") == (0, lengths[0])
 
 
 @pytest.mark.parametrize("task", ["language_model", "polyphonic_music"])
@@ -426,6 +431,12 @@ def test_of_several_runs_those_that_cannot_be_evaluated_are_named(train, tiny, t
     shown = capsys.readouterr().out
     assert whole.name in shown
     assert damaged.name not in shown
+    for setting, says in (
+        ("task.num_bits=3", f"error: outputs/both/{damaged.name}: task.num_bits is not a setting of task"),
+        ("generate=5", "error: run=outputs/both/*: 2 runs; generate needs one"),
+    ):
+        code, _ = command(monkeypatch, capsys, "run=outputs/both/*", setting)
+        assert code.startswith(says)
 
 
 def test_a_run_is_loaded_from_python(run):

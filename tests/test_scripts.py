@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from src.config.errors import UserError
 from src.config.paths import PROJECT
+from src.running.show_kernel import kernel_of
 from tests.results.made_up import Folder
 
 SCRIPTS = sorted(path.name for path in (PROJECT / "scripts").glob("*.py"))
@@ -42,6 +44,18 @@ def test_the_kernel_of_several_runs_is_refused(argument, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(PROJECT / "scripts" / "kernel.py"), run_name="__main__")
     assert ended.value.code == f"error: {argument}: one kernel is shown at a time; give each setting one value"
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("retnet", "the kernel of RetNet is not generated from its step but written by hand"),
+        ("mesanet", "there is no kernel for the step of MesaNet: "),
+    ],
+)
+def test_a_model_without_a_generated_kernel_is_refused(model, says):
+    with pytest.raises(UserError, match=f"^{says}"):
+        kernel_of([f"model={model}"])
 
 
 def test_curves_of_runs_that_begin_in_a_folder_of_sweeps_are_shown(tmp_path):

@@ -42,6 +42,11 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return by_key
 
 
+def as_typed(value: Any) -> str:
+    """A value of flat settings as on the command line, where None is null."""
+    return "null" if value == "None" else str(value)
+
+
 def varied(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
     """Keys that differ between flat settings, without those that only some models, tasks or optimizers have."""
     values: dict[str, dict[Any, set[str]]] = {}

@@ -11,7 +11,7 @@ from typing import Any
 from rich import get_console
 
 from src.config.errors import UserError, choose
-from src.config.paths import FIGURES
+from src.config.paths import FIGURES, RESULT, STORED
 from src.config.schema import SearchSettings
 from src.reports.hparams import update_hparams_page
 from src.reports.html import html_report
@@ -33,9 +33,7 @@ def write_report(
 
     Without `search`, which settings are searched and repeated is read from the folder; `changes` override it.
     """
-    runs = load_runs(folder)
-    if not runs:
-        raise UserError(f"{folder}: contains no runs")
+    runs = _runs_in(folder)
     _write(folder, runs, search or search_settings(folder, runs), changes or {}, folder, figures)
     update_hparams_page(folder)
 
@@ -59,19 +57,29 @@ def write_joint_report(
     found: list[Run] = []
     searches = []
     for folder, search in given:
-        runs = load_runs(folder)
-        if not runs:
-            raise UserError(f"{folder}: contains no runs")
+        runs = _runs_in(folder)
         inside = folder.absolute().relative_to(root)
         found += [replace(run, name=(inside / run.name).as_posix()) for run in runs]
         searches.append(search or search_settings(folder, runs))
     runs = each_once(found)
-    to = root / "+".join(dict.fromkeys(folder.absolute().name for folder in folders))
+    here = Path.cwd()
+    beside = root.relative_to(here) if root.is_relative_to(here) else root
+    to = beside / "+".join(dict.fromkeys(folder.absolute().name for folder in folders))
     if to.exists() and load_runs(to):
         raise UserError(f"{to}: contains runs; the report on several folders would be written there")
     to.mkdir(exist_ok=True)
     _write(root, runs, _joint(searches), changes or {}, to, figures)
     return to
+
+
+def _runs_in(folder: Path) -> list[Run]:
+    """The runs of a folder, or a `UserError` if there is none."""
+    runs = load_runs(folder)
+    if not runs and ((folder / RESULT).exists() or (folder / STORED).exists()):
+        raise UserError(f"{folder}: is a run; give the folder that it is in, {folder.parent}")
+    if not runs:
+        raise UserError(f"{folder}: contains no runs")
+    return runs
 
 
 def _joint(searches: Sequence[SearchSettings]) -> SearchSettings:

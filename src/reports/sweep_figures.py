@@ -120,7 +120,7 @@ def _against(
         axes_of[panel].errorbar(
             x,
             [value.mean for value in values],
-            yerr=[value.sd or 0 for value in values],
+            yerr=[np.nan if value.sd is None else value.sd for value in values],
             label=label,
             capsize=2.5,
             elinewidth=1,

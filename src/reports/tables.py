@@ -12,6 +12,7 @@ from rich import box, get_console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from src.config.settings import as_typed
 from src.utils.console import print_table
 
 
@@ -100,4 +101,4 @@ def number(value: Any) -> str:
         if 10 <= abs(value) < 1000:
             return f"{value:.2f}"
         return f"{value:.4f}" if 0.0001 <= abs(value) < 10 else f"{value:.2g}"
-    return str(value)
+    return as_typed(value)

@@ -9,6 +9,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from src.config.schema import SearchSettings
+from src.config.settings import as_typed
 from src.results.edges import Edge, edges_of
 from src.results.runs import LOST, Run, varied_settings
 from src.specs import Objective
@@ -231,7 +232,7 @@ def num_of_second_stage(runs: Sequence[Run], search: SearchSettings) -> int:
 
 def spelled(pairs: Pairs) -> str:
     """Settings as on the command line: "model=lstm model.hidden_size=20"."""
-    return " ".join(f"{key}={value}" for key, value in pairs)
+    return " ".join(f"{key}={as_typed(value)}" for key, value in pairs)
 
 
 def short_keys(keys: Iterable[str]) -> dict[str, str]:
@@ -253,7 +254,7 @@ def _words(key: str, short: str, value: Any) -> str:
         return f"{value} units"
     if "." not in key and key != "seed":  # which model, task, optimizer or schedule
         return str(value)
-    return f"{short} {value:g}" if isinstance(value, float) else f"{short} {value}"
+    return f"{short} {value:g}" if isinstance(value, float) else f"{short} {as_typed(value)}"
 
 
 def _grouped(runs: Sequence[Run], keys: Sequence[str]) -> dict[Pairs, list[Run]]:

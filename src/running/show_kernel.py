@@ -6,6 +6,8 @@ import textwrap
 
 from src.config.compose import compose
 from src.config.errors import UserError, in_one_line
+from src.models.memory_core import MemoryCore
+from src.models.recall_core import RecallCore
 from src.ops.generated.derive import plan_of
 from src.ops.generated.emit import emit
 from src.ops.generated.recipe import LoweringError, with_place
@@ -29,17 +31,21 @@ def kernel_of(overrides: list[str]) -> str:
     """The step of a model, the plan of its kernel and the C++.
 
     Raises:
-        UserError: there is no kernel for the step.
+        UserError: there is no kernel for the step, or another one is used.
     """
     config = compose(*overrides)
     check(config)
     core = build_model(config, build_task(config)).core
-    traced = trace(core)
+    name = type(core).__name__
+    if isinstance(core, MemoryCore) and not isinstance(core, RecallCore):
+        raise UserError(
+            f"the kernel of {name} is not generated from its step but written by hand: src/ops/linear_recurrence.py"
+        )
     try:
-        plan = plan_of(core, traced)
+        plan = plan_of(core, trace(core))
     except LoweringError as error:
         reason = with_place(core, str(error), error.line)
-        raise UserError(f"there is no kernel for the step of {type(core).__name__}: {reason}") from None
+        raise UserError(f"there is no kernel for the step of {name}: {reason}") from None
     source = emit(plan, "float")
     step = textwrap.dedent(inspect.getsource(type(core).step))
     sizes = ", ".join(f"n{number} = {size}" for number, size in enumerate(source.sizes))

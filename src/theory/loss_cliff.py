@@ -160,8 +160,8 @@ def run(weight: float = 6.0, num_steps: int = 50, target: float = 0.15, resoluti
             "Without clipping, one step from the cliff leaves the region for good",
             PASCANU,
             1.0,
-            float(np.linalg.norm(free[1] - free[0])),
-            f"length of the first step at a rate of {rate}; the slice is 1.2 wide",
+            float(np.linalg.norm(free[1:] - free[0], axis=1).min()),
+            f"least distance from the start after a step at a rate of {rate}; the slice is 1.2 wide",
         ),
         at_most(
             "With clipping, descent continues to a low loss",

@@ -117,12 +117,18 @@ def run(num_steps: int = 60, matrices: int = 200, seed: int = 0) -> Portraits:
             f"rounding; mean over {matrices} matrices of 50 units",
         ),
         at_least(
-            "All other eigenvalues of a new np-RNN lie between 0 and 1",
+            "All other eigenvalues of a new np-RNN lie above 0",
             "A + I is at least I, and at most about 5 I (Marchenko & Pastur 1967)",
             0.15,
             float(np.array(spectra).min()),
-            f"smallest eigenvalue; 1/5 minus finite-size effects; the second largest is at most "
-            f"{np.array(spectra)[:, -2].max():.4f}",
+            "smallest eigenvalue; 1/5 minus finite-size effects",
+        ),
+        at_most(
+            "And below 1",
+            "The largest of several eigenvalues is 1",
+            1.0,
+            float(np.array(spectra)[:, -2].max()),
+            "second largest eigenvalue of any of the matrices",
         ),
     )
     return Portraits(claims, orbits)

@@ -19,6 +19,7 @@ import os
 import pkgutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -227,7 +228,11 @@ def run(arguments: argparse.Namespace) -> bool:
     for name in names:
         if name not in topics:
             raise UserError(f"{name} is not a topic{choose(name, topics)}")
-    texts = dict(word.split("=", 1) for word in arguments.words if "=" in word)
+    pairs = [word.split("=", 1) for word in arguments.words if "=" in word]
+    texts = dict(pairs)
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise UserError(f"{key}: given {count} times")
     names = list(dict.fromkeys(names))
     settings = parse_settings(texts, {name: topics[name] for name in names})
     if arguments.processes < 1:

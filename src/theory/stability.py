@@ -12,7 +12,6 @@ from src.theory.base import Claim, Demonstration
 from src.theory.claims import at_most, near
 from src.theory.figures import LIMIT, THEORY, heading, line, new_figure
 
-REPORT = "Wayman & Mathew, report, section 5.1.1"
 DEFINITIONS = "Wayman & Mathew, report, section 5.1.2"
 HARTMAN = "theorem of Hartman and Grobman; Strogatz (2015), section 6.3"
 W = np.array([[1.8, 0.3], [-0.2, 1.7]])

@@ -97,7 +97,7 @@ def test_updates_of_a_language_model_are_measured(tmp_path):
 
 def test_the_linear_recurrence_is_measured_in_each_of_its_forms(tmp_path):
     how = "--batch-size", 2, "--seconds", 0.02, "--rounds", 2, "--hidden-sizes", 4, "--lengths", 6
-    models = "--models", "gru", "retnet", "kda"
+    models = "--models", "retnet", "kda"
     status, table, error = run("--recurrence", *models, *how, "--chunk-size", 3, "--json", tmp_path / "x.json")
     assert (status, error) == (0, "")
     assert "The linear recurrence on 2 sequences" in table

@@ -208,6 +208,8 @@ def test_a_report_without_figures_keeps_existing_ones(small, report):
         (["ba2016/tabel1"], "did you mean ba2016/table1?"),
         (["ba2016/table1"], "ba2016/table1 has no runs in outputs/ba2016-table1 yet"),
         (["empty"], "empty: contains no runs"),
+        (["made-up/lone"], "made-up/lone: is a run; give the folder that it is in, made-up"),
+        (["made-up/lone", "empty"], "made-up/lone: is a run; give the folder that it is in, made-up"),
         ([""], "'' is neither a folder nor an experiment"),
         (
             ["made-up", "--grid", "optimizer.lrr"],
@@ -216,7 +218,8 @@ def test_a_report_without_figures_keeps_existing_ones(small, report):
     ],
 )
 def test_a_mistake_gives_a_one_line_message(arguments, message, folder, report, monkeypatch, tmp_path):
-    folder.add(lr=1)
+    name = folder.add(lr=1)
+    (folder.path / name).rename(folder.path / "lone")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
@@ -335,15 +338,18 @@ def test_nothing_in_a_run_breaks_the_html(folder, report):
     assert "<script>alert(1)</script> &lt; {{ 1 + 1 }}" in page.texts
 
 
-def test_several_folders_have_one_report(folder, report, tmp_path):
+def test_several_folders_have_one_report(folder, report, tmp_path, monkeypatch, capsys):
     other = Folder(tmp_path / "other")
     for made, model in ((folder, "lstm"), (other, "irnn")):
         for seed in (0, 1):
             name = made.add(model, 0.01, seed, val=0.25, test=0.5)
             write_curves(made.path / name, last=100, every=50)
         made.expect_all()
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
     report(folder.path, other.path)
     joint = tmp_path / f"{folder.path.name}+other"
+    assert f"\n{folder.path.name}+other/summary.md\n" in capsys.readouterr().out
     assert {path.name for path in joint.iterdir()} == {
         "summary.md", "summary.csv", "selection.csv", "report.html", "figures"
     }  # fmt: skip

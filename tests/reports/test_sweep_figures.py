@@ -93,6 +93,17 @@ def test_the_compared_figure_shows_the_test_metric_at_the_chosen_point(folder):
     assert drawn(figure, "lstm") == [(20, -20), (50, 30)]
 
 
+def test_a_single_run_has_no_spread(folder):
+    """Nor does it look as if there were one of 0, beside a number with several runs."""
+    for width, seed, test in ((20, 0, 1.0), (20, 1, 3.0), (50, 0, 5.0)):
+        folder.add("lstm", width=width, seed=seed, val=1.0, test=test)
+    (axes,) = draw(folder)["against_hidden_size"].axes
+    (container,) = axes.containers
+    _, (low, high), _ = container.lines
+    spreads = np.array(high.get_ydata(), float) - np.array(low.get_ydata(), float)
+    np.testing.assert_allclose(spreads, [2 * np.std([1.0, 3.0], ddof=1), np.nan])
+
+
 def test_settings_with_the_same_last_name_have_figures_and_labels_of_their_own(folder):
     names = {}
     for keys in (8, 16):

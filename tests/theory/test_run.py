@@ -101,6 +101,7 @@ def test_a_claim_that_fails_ends_the_command_with_status_1(command, tmp_path):
         (["noise=nan"], "error: noise=nan: a finite number expected"),
         (["noise=-inf"], "error: noise=-inf: a finite number expected"),
         (["noise=2"], "error: invented noise=2.0: ValueError: too loud to draw"),
+        (["seed=1", "seed=2"], "error: seed: given 2 times"),
         (["seed=13"], "error: invented seed=13: ValueError: unlucky"),
         (["--processes", "0"], "error: --processes 0: at least 1 expected"),
     ],

@@ -13,7 +13,6 @@ from src.reproduction.effects import difference, mean
 
 LINEAR, OTHERS = "descendants-mqar-linear", "descendants-mqar"
 MODELS = ("linear_attention", "retnet", "mlstm", "deltanet", "gated_deltanet")
-NUM_PAIRS = 8
 CELLS: dict[str, dict[str, Any]] = {
     f"{LABELS[model]}{'' if size else ', no convolution'}": {"name": LINEAR, "model": model, "model__conv_size": size}
     for model in MODELS

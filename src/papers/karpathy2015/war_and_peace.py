@@ -19,7 +19,6 @@ PRINTED = {"lstm": 1.28, "rnn": 1.42}
 """Karpathy et al. (2015), one layer of 128 units: from memory, not certain."""
 NGRAM, BEST = 1.195, 1.077
 """Their 20-gram model, and their best network, of three layers."""
-PPM = "PPM of order 6"
 BOUND = 1.35
 RANKS = (1, 8, 32, 128, 256)
 

@@ -11,7 +11,6 @@ from src.reproduction.effects import mean
 
 MODELS = {"bilinear": "bilinear map", "rnn": "RNN", "gru": "GRU", "cp_rnn": "CP RNN", "cp_gate": "CP gate"}
 SCALES = (1.0, 2.0, 4.0)
-NAME = "mathews2016-scalar-multiplication"
 
 
 def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:

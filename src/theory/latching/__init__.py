@@ -20,7 +20,6 @@ from src.theory.latching.latch import (
     trade_off,
 )
 
-REPORT = "Wayman & Mathew, report, section 5.3"
 BENGIO = "Bengio, Simard & Frasconi (1994)"
 FOLD = "saddle-node (fold) bifurcation of the fixed point; Strogatz (2015), section 3.1"
 
