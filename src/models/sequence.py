@@ -94,9 +94,9 @@ class SequenceModel(nn.Module):
         self._projecting = [Projecting(core)]  # in a list, since its parameters are those of the core
         self.head: nn.Module
         if not head:
-            unused = next((key for key, value in (("head_size", head_size), ("head_std", head_std)) if value), None)
-            if unused is not None:
-                raise ValueError(f"{unused}: needs network.head=true")
+            for key, value in {"head_size": head_size, "head_std": head_std}.items():
+                if value is not None:
+                    raise ValueError(f"{key}={value}: needs network.head=true")
             if self.core.output_size != output_spec.num_outputs:
                 raise ValueError(
                     f"hidden_size={self.core.hidden_size}: must give {output_spec.num_outputs} outputs with "

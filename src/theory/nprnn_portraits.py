@@ -124,7 +124,7 @@ def run(num_steps: int = 60, matrices: int = 200, seed: int = 0) -> Portraits:
             "smallest eigenvalue; 1/5 minus finite-size effects",
         ),
         at_most(
-            "And below 1",
+            "All other eigenvalues of a new np-RNN lie below 1",
             "The largest of several eigenvalues is 1",
             1.0,
             float(np.array(spectra)[:, -2].max()),
