@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from src.config.schema import Neutral
 from src.models.association import Association
-from src.models.base import NONLINEARITIES, Core, Nonlinearity, gain_and_bias, is_standard, refuse_one_unit
+from src.models.base import NONLINEARITIES, Core, Nonlinearity, gain_and_bias, is_standard
 from src.models.init import scaled_identity_, uniform_fan_out_
 from src.ops.cpu import calls
 from src.ops.cpu.fastweights import chunk_length, fastweights
@@ -132,8 +132,6 @@ class FastWeights(Core):
         input_scale: Annotated[float, Gt(0), Neutral(1.0)] = 1.0,
         kernel: Kernel = "auto",
     ):
-        if (layer_norm and num_inner_steps > 0) or layer_norm_preliminary:
-            refuse_one_unit(hidden_size)
         super().__init__(input_size, hidden_size, kernel)
         self.decay = decay
         self.fast_lr = fast_lr

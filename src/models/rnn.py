@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import NONLINEARITIES, Core, Nonlinearity, refuse_one_unit
+from src.models.base import NONLINEARITIES, Core, Nonlinearity
 from src.models.init import spectral_radius_, uniform_fan_out_
 from src.ops.dispatch import Kernel
 
@@ -53,8 +53,6 @@ class RNN(Core):
         recurrent_scale: Annotated[float, Ge(0)] = 1.0,
         kernel: Kernel = "auto",
     ):
-        if layer_norm:
-            refuse_one_unit(hidden_size)
         super().__init__(input_size, hidden_size, kernel)
         self.nonlinearity = nonlinearity
 

@@ -41,7 +41,7 @@ class SequenceModel(nn.Module):
         expansion_size: units of a layer between the input or embedding and the core; null for none.
         expansion_nonlinearity: of that layer.
         num_layers: cores on top of each other, with residual connections and layer norms; see `Stack`.
-        head: whether there is a head; without one the outputs of the core are the answer.
+        head: whether there is a head; without one the outputs of the core are the answer, and the next two are unused.
         head_size: ReLU units between the core and the output; null for a linear head.
         head_std: standard deviation of the initial weights of the output, drawn from N(0, head_std²); null for the
             uniform distribution above.
@@ -94,9 +94,6 @@ class SequenceModel(nn.Module):
         self._projecting = [Projecting(core)]  # in a list, since its parameters are those of the core
         self.head: nn.Module
         if not head:
-            for key, value in {"head_size": head_size, "head_std": head_std}.items():
-                if value is not None:
-                    raise ValueError(f"{key}={value}: needs network.head=true")
             if self.core.output_size != output_spec.num_outputs:
                 raise ValueError(
                     f"hidden_size={self.core.hidden_size}: must give {output_spec.num_outputs} outputs with "

@@ -400,11 +400,3 @@ def test_tensors_that_do_not_fit_are_an_error_and_not_read():
         ValueError, match=rf"^layer norm of shape \[{H}\] in torch.float32: expected \[{H}\] in torch.float64"
     ):
         core(p_BTH)
-
-
-def test_a_layer_norm_of_one_unit_is_an_error():
-    for settings in ({}, {"layer_norm": False, "layer_norm_preliminary": True}):
-        with pytest.raises(ValueError, match=r"^hidden_size=1: must be 2 or more"):
-            FastWeights(3, hidden_size=1, **settings)
-    FastWeights(3, hidden_size=1, layer_norm=False)
-    FastWeights(3, hidden_size=1, num_inner_steps=0)

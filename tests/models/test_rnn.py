@@ -91,9 +91,3 @@ def test_gradients_are_those_of_finite_differences():
     core = RNN(2, hidden_size=3, layer_norm=True)
     p_BTH, h_BH = torch.randn(2, 4, 3, requires_grad=True), torch.randn(2, 3, requires_grad=True)
     assert torch.autograd.gradcheck(core, (p_BTH, h_BH))
-
-
-def test_a_layer_norm_of_one_unit_is_an_error():
-    with pytest.raises(ValueError, match=r"^hidden_size=1: must be 2 or more"):
-        RNN(3, hidden_size=1, layer_norm=True)
-    RNN(3, hidden_size=1)
