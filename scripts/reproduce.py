@@ -24,7 +24,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="list | run | report | restore | readme | check"
+        dest="command", required=True, metavar="list | run | report | restore | renew | check"
     )
 
     def add(name: str, does: str) -> argparse.ArgumentParser:
@@ -45,7 +45,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             command.add_argument("overrides", nargs="*", help="further settings, such as seed=0,1")
     command = add("restore", "copy committed results to the output folder, so that `run` only trains missing runs")
     command.add_argument("names", nargs="+", help="such as ba2016/table1")
-    add("readme", "regenerate the tables of the README from the committed results")
+    add("renew", "regenerate the text and tables of the committed reports, and those of the README, from their data")
     command = add("check", "repeat the first updates of some recorded runs, and compare with the committed results")
     command.add_argument("names", nargs="*", help="such as ba2016/table1 (default: all committed)")
     options, others = parser.parse_known_args(arguments)

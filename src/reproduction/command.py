@@ -18,11 +18,8 @@ def run_command(arguments: argparse.Namespace) -> int:
         return _list()
     if arguments.command == "check":
         return _check(arguments.names)
-    if arguments.command == "readme":
-        from src.reproduction.readme import renew
-
-        renew()
-        return 0
+    if arguments.command == "renew":
+        return _renew()
     if arguments.command == "restore":
         return _restore(arguments.names)
     status = 0
@@ -71,11 +68,25 @@ def _restore(names: list[str]) -> int:
     return 0
 
 
+def _committed() -> list[str]:
+    return [name for name in reproductions() if (REFERENCE / name).is_dir()]
+
+
+def _renew() -> int:
+    from src.reproduction.readme import renew
+    from src.reproduction.report import write_tables
+
+    for name in _committed():
+        write_tables(name, REFERENCE / name)
+    renew()
+    return 0
+
+
 def _check(names: list[str]) -> int:
     from src.reproduction.check import check
     from src.reproduction.readme import holds
 
-    checked = names or [name for name in reproductions() if (REFERENCE / name).is_dir()]
+    checked = names or _committed()
     if not checked:
         raise UserError("no result is committed")
     found = ((name, *one) for name in checked for one in check(name))

@@ -117,7 +117,7 @@ def write_tables(name: str, folder: Path) -> None:
     table, claims = reproduction.table(evidence), claims_table(reproduction, evidence)
     write_whole(folder / "table.csv", table.to_csv(index=False).encode())
     write_whole(folder / "claims.csv", claims.to_csv(index=False).encode())
-    write_whole(folder / "report.md", _text(name, reproduction, table, claims, folder).encode())
+    write_whole(folder / "report.md", text_of_report(name, table, claims, folder).encode())
 
 
 def replayed(reproduction: Reproduction, evidence: Evidence) -> list[str]:
@@ -130,7 +130,13 @@ def replayed(reproduction: Reproduction, evidence: Evidence) -> list[str]:
     return names
 
 
-def _text(name: str, reproduction: Reproduction, table: pd.DataFrame, claims: pd.DataFrame, folder: Path) -> str:
+def text_of_report(name: str, table: pd.DataFrame, claims: pd.DataFrame, folder: Path) -> str:
+    """What `report.md` in a folder says: the provenance of the runs, the tables, the figures and the notes.
+
+    Raises:
+        UserError: the folder contains no provenance.
+    """
+    reproduction = find(name)
     provenance = read_json(folder / PROVENANCE, ORIGIN, 2**20)
     if provenance is None:
         raise UserError(f"{folder}: contains no {PROVENANCE} that says where the runs come from")

@@ -83,14 +83,14 @@ def right(module, networks, exchange=None, lengths=None, solved=True):
 
 def test_counts_as_printed_satisfy_the_claims_on_adding():
     printed = right(counted, counted.CHOSEN.__getitem__)
-    assert verdicts(counted, printed) == ["reproduced"] * 12
+    assert verdicts(counted, printed) == ["reproduced"] * 12 + ["not run"] * 3
     exchanged = right(counted, counted.CHOSEN.__getitem__, {"np-RNN": "gRNN", "gRNN": "np-RNN"}, solved=False)
     found = verdicts(counted, exchanged)
     assert [found[number] for number in (0, 5, 7, 8, 9, 10)] == ["not reproduced"] * 6
     table = counted.table(printed).set_index(["T", "network"])
     assert table.loc[("150", "np-RNN"), "right of 10,000"] == "9,500 ± 19"
     assert table.loc[("150", "np-RNN"), "grid solved"] == "4 of 4"
-    assert "with the paper's settings" not in table
+    assert "right, paper's settings" not in table
     (figure,) = (draw(printed) for draw in counted.REPRODUCTION.figures.values())
     in_print, here = figure.axes
     printed_lines = {line.get_label(): line.get_ydata() for line in in_print.lines}
@@ -103,25 +103,35 @@ def test_counts_as_printed_satisfy_the_claims_on_adding():
 def test_counts_as_printed_satisfy_the_claims_on_multiplication():
     networks = multiplication.CHOSEN.__getitem__
     assert verdicts(multiplication, right(multiplication, networks)) == [
-        "not run" if n == 5 else "reproduced" for n in range(8)
+        "not run" if n in (5, 8, 9, 10) else "reproduced" for n in range(11)
     ]
     exchanged = right(multiplication, networks, {"np-RNN": "IRNN", "IRNN": "np-RNN"})
     found = verdicts(multiplication, exchanged)
     assert [found[number] for number in (0, 3, 4, 6, 7)] == ["not reproduced"] * 5
-    assert verdicts(multiplication, right(multiplication, networks, lengths=(50,)))[6:] == ["not run"] * 2
+    assert verdicts(multiplication, right(multiplication, networks, lengths=(50,)))[6:] == ["not run"] * 5
 
 
 @pytest.mark.parametrize(
-    ("module", "count"), [(counted, "8,550 ± 17 at 2,343"), (multiplication, "7,850 ± 16 at 2,343")]
+    ("module", "count", "exchanged"),
+    [
+        (counted, "8,550 ± 17", {"np-RNN": "gRNN", "IRNN": "gRNN"}),
+        (multiplication, "7,850 ± 16", {"np-RNN": "iRNN", "IRNN": "np-RNN"}),
+    ],
 )
-def test_runs_with_the_settings_of_the_paper_have_a_column_of_their_own(module, count):
+def test_runs_with_the_settings_of_the_paper_have_columns_and_claims_of_their_own(module, count, exchanged):
     def as_printed(network):
         return module.AS_PRINTED[paper_name(network)]
 
-    table = module.table(right(module, as_printed)).set_index(["T", "network"])
+    printed = right(module, as_printed)
+    table = module.table(printed).set_index(["T", "network"])
     row = table.loc[(str(module.LENGTHS[0]), "nRNN")]
-    assert row["with the paper's settings"] == count
+    assert row["right, paper's settings"] == count
+    assert row["error, paper's settings"] == "0.0100 ± 0.0000"
+    assert row["n, updates"] == "3, 2,343"
     assert "grid solved" not in row
+    others = ["not run"] * (len(module.REPRODUCTION.claims) - 3)
+    assert verdicts(module, printed) == [*others, *["reproduced"] * 3]
+    assert verdicts(module, right(module, as_printed, exchanged))[-3:] == ["not reproduced"] * 3
 
 
 def read(**errors):

@@ -221,13 +221,13 @@ def test_the_restore_command_restores_a_record(report, reproduction, capsys, mon
 
 def test_a_check_repeats_the_recorded_runs(report, capsys):
     found = list(check("paper/table"))
-    assert len(found) == 4
+    assert len(found) == 5
     assert all(agrees for _, agrees in found), found
     assert command.run_command(parse(["check"])) == 0
-    assert capsys.readouterr().out.count("agrees") == 4 + 1  # and the README
+    assert capsys.readouterr().out.count("agrees") == 5 + 1  # and the README
 
 
-@pytest.mark.parametrize("file", ["table.csv", "claims.csv", FIRST_UPDATES, RECORD])
+@pytest.mark.parametrize("file", ["table.csv", "claims.csv", "report.md", FIRST_UPDATES, RECORD])
 def test_a_check_fails_if_something_disagrees(report, file):
     path = report / file
     if file == FIRST_UPDATES:
@@ -323,7 +323,7 @@ def test_the_readme_has_the_tables_of_the_committed_results(report, capsys, tmp_
 
     assert run("check") == 1
     assert "DISAGREES  README.md" in capsys.readouterr().out
-    assert run("readme") == 0
+    assert run("renew") == 0
     assert run("check") == 0
     text = path.read_text()
     assert "stale" not in text
@@ -332,7 +332,7 @@ def test_the_readme_has_the_tables_of_the_committed_results(report, capsys, tmp_
     assert "| [paper/table](outputs/reference/paper/table/report.md) | A title | 1 inconclusive | 2 | 0.0 |" in text
     path.write_text(text.replace("paper/table", "paper/other"))
     with pytest.raises(UserError, match=r"paper/other -->: .* contains no report"):
-        run("readme")
+        run("renew")
 
 
 def test_only_runs_of_the_experiment_count(report, reproduction, train, capsys):

@@ -73,6 +73,12 @@ def right(runs: pd.DataFrame, of: int = 10_000) -> str:
     return f"{counts.mean():,.0f}" + (f" ± {counts.std(ddof=1):,.0f}" if len(counts) > 1 else "")
 
 
+def ended_at(runs: pd.DataFrame) -> str:
+    """After how many updates they ended, or from how many on to how many."""
+    first, last = runs["updates"].min(), runs["updates"].max()
+    return f"{last:,}" if first == last else f"{first:,} to {last:,}"
+
+
 def _adds(network: str, length: int, longer: Literal["", ", for longer"] = "") -> Claim:
     def test(evidence: Evidence) -> Finding:
         errors = squared_errors(evidence, network + longer, length)
@@ -112,7 +118,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
                 row |= {"n": str(len(runs)), "lr": chosen_lr(runs)}
             with suppress(NotRunError, KeyError):
                 runs = runs_of(evidence, AS_PRINTED[network], length)
-                row["with the paper's settings"] = f"{errors_of(runs)} at {runs['updates'].max():,}"
+                row["with the paper's settings"] = f"{errors_of(runs)} at {ended_at(runs)}"
             if len(row) > 3:
                 rows.append(row)
         if rows and rows[-1]["T"] == str(length):
