@@ -68,7 +68,7 @@ class Core(nn.Module):
         return x
 
     def initial_state(self, batch_size: int) -> State:
-        """The state before the first step, on the device and in the dtype of the parameters."""
+        """The state before the first step, on the device and in the dtype of the parameters, in memory of its own."""
         raise NotImplementedError
 
     def step(self, p_BP: Any, state: State) -> tuple[Tensor, State]:

@@ -66,10 +66,10 @@ class MemoryCore(Core):
         """Any number of steps: the outputs of all of them [B, T, D], or of the last one [B, 1, D], and the state."""
 
     def start(self, batch_size: int) -> Tensor:
-        """S_0 [B, H, K, V]."""
+        """S_0 [B, H, K, V], a copy: a state that is carried on must not change with the weights."""
         if self.start_HKV is None:
             return self.zeros(batch_size, self.num_heads, *self.memory_size)
-        return self.start_HKV.expand(batch_size, *self.start_HKV.shape)
+        return self.start_HKV.expand(batch_size, *self.start_HKV.shape).clone()
 
     def step(self, p: Any, state: Any) -> tuple[Tensor, Any]:
         """A sequence of one step, with the recurrence as it is defined."""

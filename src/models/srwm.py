@@ -75,8 +75,8 @@ class SRWM(RecallCore):
         return x_HK, x_HK, x_HK
 
     def empty(self, batch_size: int) -> SelfReferentialMemory:
-        """The learned W."""
-        return SelfReferentialMemory(self.start_HRK.expand(batch_size, *self.start_HRK.shape))
+        """The learned W, a copy: a state that is carried on must not change with the weights."""
+        return SelfReferentialMemory(self.start_HRK.expand(batch_size, *self.start_HRK.shape).clone())
 
     def recall(
         self, x_BHK: Tensor, _k: Tensor, _v: Tensor, _gates: None, memory: SelfReferentialMemory

@@ -380,6 +380,15 @@ def test_every_parameter_receives_a_gradient(make):
         assert parameter.grad.any(), name
 
 
+@each_variant
+def test_a_state_shares_no_memory_with_the_weights(make):
+    """Otherwise a state that is carried to the next update would change with them, but not after resuming."""
+    core = make()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in core.parameters()}
+    for tensor in state_tensors(core.initial_state(B)):
+        assert tensor.untyped_storage().data_ptr() not in weights
+
+
 @each_of_models
 @pytest.mark.parametrize("length", [1, T])
 def test_attention_and_memory_are_none_or_have_their_shapes(make, length):
