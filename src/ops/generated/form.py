@@ -172,9 +172,10 @@ def _make(core: nn.Module, dtype: torch.dtype, on: str, device: torch.device) ->
         if recipe is None:
             from src.ops.generated.derive import derive  # what it imports takes a third of a second
 
-            recipe = derive(core, dtype, on)
-            kernel = kind(recipe, core)
-            _compare(core, kernel, dtype, device)
+            with torch.autograd.set_detect_anomaly(False):  # which would be traced as well
+                recipe = derive(core, dtype, on)
+                kernel = kind(recipe, core)
+                _compare(core, kernel, dtype, device)
             store(core, dtype, on, recipe)
             return kernel
     except LoweringError as error:

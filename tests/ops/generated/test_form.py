@@ -187,8 +187,9 @@ def test_one_tensor_may_be_two_states():
         cProfile.Profile,
         torch.inference_mode,
         lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: torch.autograd.set_detect_anomaly(True),
     ],
-    ids=["profiled", "inference", "autocast"],
+    ids=["profiled", "inference", "autocast", "anomaly"],
 )
 def test_what_happens_to_be_around_the_first_call_decides_nothing(around):
     core = Leaky()
