@@ -12,7 +12,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from src.models.linear_core import LinearCore, head_size
+from src.models.linear_core import LinearCore, head_size, need_two_features
 from src.models.linear_parts import check_dpfp_order, features, num_features, unit_sum
 from src.ops.dispatch import Kernel
 from src.ops.linear_recurrence import DeltaTerms, Terms
@@ -63,6 +63,8 @@ class DeltaNet(LinearCore):
         chunk_size: Annotated[int, Ge(1)] = 32,
         kernel: Kernel = "auto",
     ):
+        if feature_map == "elu":
+            need_two_features("key_size", key_size, hidden_size, num_heads)
         key_size, value_size = (
             head_size(key_size, hidden_size, num_heads),
             head_size(value_size, hidden_size, num_heads),

@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
+from src.models.linear_core import need_two_features
 from src.models.recall_core import RecallCore
 from src.ops.dispatch import Kernel
 
@@ -56,6 +57,7 @@ class RecurrentDeltaNet(RecallCore):
         conv_size: Annotated[int, Ge(0)] = 0,
         kernel: Kernel = "auto",
     ):
+        need_two_features("key_size", key_size, hidden_size, num_heads)
         super().__init__(
             input_size,
             hidden_size,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.models.base import Core, last_step
+from src.models.base import Core, last_step, refuse_one_unit
 from src.ops.dispatch import Form
 from src.ops.inputs import Inputs
 from src.specs import State
@@ -32,6 +32,8 @@ class Stack(Core):
 
     def __init__(self, layers: Sequence[Core]):
         first = layers[0]
+        for layer in layers[1:]:
+            refuse_one_unit(layer.input_size)
         super().__init__(first.input_size, first.hidden_size)
         self.layers = nn.ModuleList(layers)
         self.norms = nn.ModuleList(nn.LayerNorm(layer.input_size) for layer in layers[1:])

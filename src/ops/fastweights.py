@@ -31,7 +31,10 @@ def written(past_BtH: Tensor, carried_BHH: Tensor | None, decay: float, fast_lr:
     weighted_BtH = past_BtH * past_weights(num_steps, decay, fast_lr, past_BtH)[:, None]
     if carried_BHH is None:
         return torch.bmm(weighted_BtH.transpose(1, 2), past_BtH)
-    return torch.baddbmm(carried_BHH, weighted_BtH.transpose(1, 2), past_BtH, beta=decay**num_steps)
+    kept = decay**num_steps
+    if isinstance(kept, Tensor):  # mapped by `torch.func.vmap`, which `beta` may not be
+        return kept * carried_BHH + torch.bmm(weighted_BtH.transpose(1, 2), past_BtH)
+    return torch.baddbmm(carried_BHH, weighted_BtH.transpose(1, 2), past_BtH, beta=kept)
 
 
 def attend(

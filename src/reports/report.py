@@ -20,6 +20,8 @@ from src.results.runs import Run, each_once, load_runs, search_settings, varied_
 from src.utils.files import write_whole
 
 HTML = "report.html"
+OF_REPORTS = ("learning_curves*.png", "against_*.png")
+"""The figures among the files of their folder."""
 
 
 def write_report(
@@ -140,9 +142,10 @@ def _draw(folder: Path, runs: Sequence[Run], search: SearchSettings, to: Path) -
     figures = draw_all(folder, runs, search)
     (to / FIGURES).mkdir(exist_ok=True)
     paths = {name: to / FIGURES / f"{name}.png" for name in sorted(figures)}
-    for path in (to / FIGURES).glob("*.png"):
-        if path not in paths.values():
-            path.unlink()
+    for pattern in OF_REPORTS:
+        for path in (to / FIGURES).glob(pattern):
+            if path not in paths.values():
+                path.unlink()
     for name, path in paths.items():
         png = io.BytesIO()
         figures[name].savefig(png, format="png", dpi=200)

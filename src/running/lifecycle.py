@@ -6,7 +6,6 @@ A folder with the result of the same run is left as it is; a run with checkpoint
 import json
 import logging
 import os
-import shutil
 import time
 import traceback
 from collections.abc import Generator
@@ -32,10 +31,12 @@ from src.running.examples import show_examples
 from src.running.groups import others_of_group
 from src.running.provenance import provenance
 from src.running.together import Life, finish
+from src.training.checkpoint import newest_first
 from src.training.curves import Curves
 from src.training.floors import draw_floors
 from src.training.profiler import profiled
 from src.training.progress import RunProgress
+from src.training.signals import exit_status
 from src.training.trainer import StopRule, Trainer
 from src.utils.files import FolderInUseError, locked, write_whole
 
@@ -57,6 +58,8 @@ def run(config: DictConfig) -> float:
     results = finish({each: life(each, runs[each], patience=10, number=len(runs)) for each in runs})
     ended_first = sorted(results, key=lambda each: results[each]["status"] == "interrupted")
     objectives = {each: conclude(results[each], each, in_sweep=True) for each in ended_first}
+    if any(result.get("stop_requested") for result in results.values()):  # by a signal after the last update
+        raise KeyboardInterrupt(exit_status())
     return objectives[folder]
 
 
@@ -171,7 +174,10 @@ def _train(
         Curves(folder, first_update=state.update + 1 if resumed else 0) as curves,
     ):
         curves.describe(described.config, described.settings, trial_name(folder, described.fingerprint))
-        draw_floors(folder.parent, short_name(config.task._target_), trainer.floors, trainer.settings.max_updates)
+        try:
+            draw_floors(folder.parent, short_name(config.task._target_), trainer.floors, trainer.settings.max_updates)
+        except OSError as error:  # the run does without these lines
+            log.warning("no floors in TensorBoard: %s", explain(error))
         with RunProgress(trainer.settings.max_updates, state.update, has_bar=number == 1) as progress:
             for _ in trainer.updates(curves, progress):
                 yield trainer
@@ -205,7 +211,6 @@ def _command(folder: Path) -> list[str] | None:
 def clear(folder: Path) -> None:
     """Remove what an earlier attempt left."""
     checkpoints = folder / CHECKPOINTS
-    if checkpoints.is_dir() and not checkpoints.is_symlink():
-        shutil.rmtree(checkpoints)
-    for path in [checkpoints, folder / RESULT, folder / METRICS, *folder.glob(EVENT_FILES)]:
+    own = newest_first(checkpoints) if checkpoints.is_dir() and not checkpoints.is_symlink() else [checkpoints]
+    for path in [*own, folder / RESULT, folder / METRICS, *folder.glob(EVENT_FILES)]:
         path.unlink(missing_ok=True)

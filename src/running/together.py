@@ -31,7 +31,7 @@ def finish(lives: Mapping[Path, Life]) -> dict[Path, dict[str, Any]]:
     """Bring runs to their ends, all at the same time, and return their results by folder.
 
     The runs have to be alike (see `src.running.groups`), and on a GPU as many as fit are taken at a time. After a
-    signal, those that have not begun have no result.
+    signal, those that have not begun have no result, and the results have `stop_requested`.
     """
     results: dict[Path, dict[str, Any]] = {}
     with ExitStack() as stack:
@@ -39,10 +39,11 @@ def finish(lives: Mapping[Path, Life]) -> dict[Path, dict[str, Any]]:
             stack.callback(life.close)
         if len(lives) > 1:
             stack.enter_context(_with_a_log_each())
-        while len(results) < len(lives) and not any(one["status"] == "interrupted" for one in results.values()):
+        while len(results) < len(lives):
             runs = _Runs(lives, results)
             runs.begin()
-            runs.train()
+            if runs.train():
+                return {folder: result | {"stop_requested": True} for folder, result in results.items()}
     return results
 
 
@@ -82,9 +83,9 @@ class _Runs:
         finally:
             _speaking.reset(speaking)
 
-    def train(self) -> None:
-        """Do the updates of all runs, until the last of them has ended."""
-        with stopping_on_signals(*self.going.values()):
+    def train(self) -> bool:
+        """Do the updates of all runs, until the last of them has ended, and return whether a signal has come."""
+        with stopping_on_signals(*self.going.values()) as signals:
             for folder in list(self.going):
                 self.go_on(folder)
             can_be_stacked = True
@@ -94,6 +95,7 @@ class _Runs:
                     can_be_stacked = self._train_stacked(trainers)
                 else:
                     self._train_in_turn()
+        return bool(signals)
 
     def _train_in_turn(self) -> None:
         """Do updates one run after the other, until a run ends."""

@@ -37,7 +37,7 @@ from src.results.manifest import read_manifest, write_manifest
 from src.running.build import build_task
 from src.running.lifecycle import record_death
 from src.specs import Objective
-from src.sweeping.trial import NOTHING, composed, run_trial, storage_of, workers
+from src.sweeping.trial import NOTHING, composed, mend, run_trial, storage_of, workers
 from src.training.signals import exit_status
 from src.utils import lifeline, supervisor
 from src.utils.files import locked
@@ -76,6 +76,7 @@ def search(overrides: Sequence[str], options: Options) -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with locked(folder):
         lifeline.hold(folder)
+        mend(folder)
         this = _Search(folder, fixed, space, options, build_task(config).objective)
         try:
             this.run()
@@ -268,6 +269,8 @@ class _Search:
         ended = f"{given['tag']} {value:.4g}" if status == "finished" else f"{status}, {given['reason']}"
         line = f"trial {trial.number + 1} of {self.options.trials}: {settings}  {ended}"
         get_console().print(line, markup=False, highlight=False, soft_wrap=True)
+        if given["stop_requested"]:
+            raise KeyboardInterrupt
 
 
 def _short(value: Any) -> str:

@@ -27,9 +27,13 @@ from src.running.build import check
 from src.running.lifecycle import run_in
 from src.training.signals import ONE_REQUEST
 from src.utils import lifeline
-from src.utils.files import Lock
+from src.utils.files import Lock, write_whole
 
-NOTHING: dict[str, Any] = {"pruned": False, "objective": math.nan, "reason": "", "tag": "", "run": ""}
+log = logging.getLogger(__name__)
+
+NOTHING: dict[str, Any] = {
+    "pruned": False, "stop_requested": False, "objective": math.nan, "reason": "", "tag": "", "run": ""
+}  # fmt: skip
 """What is known of a trial that has not run."""
 FOREVER = 1e9
 """Seconds to wait for another trial that happens to be the same run."""
@@ -46,6 +50,19 @@ def storage_of(folder: Path) -> JournalStorage:
     """The journal of the searches in a folder."""
     lock: Any = Lock(folder / f".{JOURNAL}.lock")  # released when a process is killed, unlike Optuna's own
     return JournalStorage(JournalFileBackend(str(folder / JOURNAL), lock_obj=lock))
+
+
+def mend(folder: Path) -> None:
+    """Remove half a record from the end of the journal, as a full disk leaves it: the next one would follow it."""
+    path = folder / JOURNAL
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if whole := content.rpartition(b"\n")[0]:
+        whole += b"\n"
+    if whole != content:
+        log.warning("%s: its last record is incomplete and is left out", path)
+        write_whole(path, whole)
 
 
 def run_trial(overrides: list[str], study: tuple[str, int] | None) -> dict[str, Any]:
@@ -74,6 +91,7 @@ def run_trial(overrides: list[str], study: tuple[str, int] | None) -> dict[str, 
         signal.signal(signal.SIGINT, previous)
     ended = as_run(folder.name, {"metrics": {}} | result, decisive_keys(config))
     given |= {"status": ended.status, "reason": result["reason"], "run": folder.name, "tag": ended.objective_tag}
+    given |= {"stop_requested": result.get("stop_requested", False)}
     objective = ended.metrics.get(ended.objective_tag, math.nan)
     return given | {"objective": objective, "pruned": bool(pruning and pruning.pruned)}
 

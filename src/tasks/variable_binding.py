@@ -26,8 +26,8 @@ class VariableBinding(Task):
         order         bits   000 101 000 011 000 011
                       flags   00  01  00  10  00  00   ->   item 1, whose pattern is shown again at the last step
         continuous    bits   000 101 000 011 000 000
-                      flags   01  01  11  10  00  00
-                      target 000 000 000 101 011 000   (asked at every step)
+                      flags   01  01  11  10  10  00
+                      target 000 000 000 101 000 011   (asked at every step)
 
     - `recall` and `order`: the items are flagged at different steps, uniform in all but the last step, and each is
       equally likely to be asked for. The pattern is at the flagged step, or right after it with offset = 1; then flags

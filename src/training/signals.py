@@ -24,19 +24,20 @@ def exit_status() -> int:
 
 
 @contextmanager
-def stopping_on_signals(*trainers: Trainer) -> Iterator[None]:
-    """Ctrl-C or SIGTERM asks the trainers to save and stop after the current update; a second one stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def stopping_on_signals(*trainers: Trainer) -> Iterator[list[signal.Signals]]:
+    """Ctrl-C or SIGTERM asks the trainers to save and stop after the current update; a second one stops at once.
 
-    came = False
+    Yields the signals that have come, since a trainer that has done its last update has none to stop after.
+    """
+    came: list[signal.Signals] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
 
     def request(number: int, _: Any) -> None:
         global _last
-        nonlocal came
         _last = signal.Signals(number)
-        came = True
+        came.append(_last)
         for trainer in trainers:
             trainer.stop_requested = True
 
@@ -47,7 +48,7 @@ def stopping_on_signals(*trainers: Trainer) -> Iterator[None]:
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield came
     finally:
         signal.set_wakeup_fd(-1)
         os.close(writable)

@@ -3,6 +3,8 @@
 Shapes: B sequences, T time steps, X input features, D outputs, H heads, K features of query, key and value.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from src.models.attention import Attention
+from src.models.deltanet import DeltaNet
 from src.models.fastweights import FastWeights
+from src.models.linear_attention import LinearAttention
 from src.models.mesanet import MesaNet
 from src.models.recurrent_deltanet import RecurrentDeltaNet
 from src.models.srwm import SRWM
@@ -305,11 +309,14 @@ def test_the_memory_of_ttt_is_what_the_last_step_reads(loss):
 
 def test_softmax_and_layer_norm_of_one_feature_are_errors():
     message = r"^num_heads=6: must leave 2 or more features of a key \(hidden_size=6\)$"
-    for cls in (SRWM, TTTLinear):
+    of_unit_sum = (partial(cls, feature_map="elu") for cls in (DeltaNet, LinearAttention))
+    for cls in (SRWM, TTTLinear, RecurrentDeltaNet, *of_unit_sum):
         with pytest.raises(ValueError, match=message):
             cls(X, hidden_size=6, num_heads=6)
         with pytest.raises(ValueError, match=r"^key_size=1: must be 2 or more"):
             cls(X, hidden_size=6, key_size=1)
+    DeltaNet(X, hidden_size=6, num_heads=6)
+    LinearAttention(X, hidden_size=6, num_heads=6, normalize=False)
     TTTLinear(X, hidden_size=6, num_heads=6, loss="plain")
 
 

@@ -128,6 +128,12 @@ def test_one_layer_is_the_core_alone_to_the_last_bit():
     assert fingerprint(config) == one_layer
 
 
+def test_layers_of_one_unit_are_an_error():
+    Stack([GRU(X, hidden_size=1)])
+    with pytest.raises(ValueError, match=r"^hidden_size=1: must be 2 or more"):
+        Stack([GRU(X, hidden_size=1), GRU(1, hidden_size=1)])
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_core_can_be_stacked(file):
     """The state is passed on, and every weight gets a gradient."""

@@ -192,13 +192,15 @@ def test_the_tables_of_runs_whose_objective_is_a_return(folder, report, capsys):
 
 def test_a_report_without_figures_keeps_existing_ones(small, report):
     (small.path / "figures").mkdir()
-    (small.path / "figures" / "old.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x07\0\0\0\x05")
+    (small.path / "figures" / "against_old.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x07\0\0\0\x05")
     report(small.path, "--no-figures")
-    assert [path.name for path in (small.path / "figures").iterdir()] == ["old.png"]
+    assert [path.name for path in (small.path / "figures").iterdir()] == ["against_old.png"]
     (image,) = page(small.path)[2].values()
     assert (image.width, image.height) == (7, 5)
+    (small.path / "figures" / "my_plot.png").write_bytes(b"mine")
     report(small.path)
-    assert "old.png" not in os.listdir(small.path / "figures")
+    assert "against_old.png" not in os.listdir(small.path / "figures")
+    assert (small.path / "figures" / "my_plot.png").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,22 @@ def test_fresh_removes_a_link_in_the_place_of_the_checkpoints_and_nothing_behind
     assert [step for step, _ in scalars(folder)["val/error"]] == [0, 3, 6]
 
 
+def test_fresh_removes_only_what_runs_write(train, tiny):
+    train(*tiny)
+    own = only_run() / "checkpoints" / "my_notes.txt"
+    own.write_text("mine")
+    assert train(*tiny, "run.fresh=true").status == 0
+    assert own.read_text() == "mine"
+
+
+def test_floors_that_cannot_be_drawn_do_not_fail_a_run(train, tiny):
+    Path("outputs/runs").mkdir(parents=True)
+    Path("outputs/runs/floors").touch()
+    ended = train(*tiny)
+    assert ended.status == 0
+    assert "no floors in TensorBoard: " in ended.out
+
+
 @pytest.mark.parametrize(
     "content", [b"{}", pytest.param(b"[" * 100_000, marks=pytest.mark.slow)], ids=lambda content: str(len(content))
 )

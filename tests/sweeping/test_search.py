@@ -19,7 +19,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from src.config.errors import explain
-from src.config.paths import PROJECT
+from src.config.paths import JOURNAL, PROJECT
 from src.results.manifest import read_manifest
 from src.running.load import read_config
 from src.sweeping.search import Options, proposal, search, split
@@ -216,6 +216,26 @@ def test_an_interrupted_trial_resumes_with_the_same_settings(look, trained, monk
     Path("outputs").rename("before")
     assert look(LR) == 0
     assert rows() == resumed
+
+
+def test_ctrl_c_while_a_trial_finishes_ends_the_search_after_it(look, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("src.running.lifecycle.show_examples", lambda *_: signal.raise_signal(signal.SIGINT))
+        assert look(LR) == 130
+    assert [row["status"] for row in rows()] == ["finished"]
+    assert look(LR) == 0
+    assert [row["status"] for row in rows()] == ["finished"] * 2
+
+
+def test_half_a_record_at_the_end_of_the_journal_is_left_out(look):
+    assert look(LR, trials=1) == 0
+    (journal,) = Path("outputs").rglob(JOURNAL)
+    whole = journal.read_bytes()
+    with open(journal, "ab") as file:
+        file.write(whole.splitlines()[-1][:20])
+    assert look(LR) == 0
+    assert [row["status"] for row in rows()] == ["finished"] * 2
+    assert journal.read_bytes().startswith(whole)
 
 
 def test_ctrl_c_is_passed_on_to_workers_which_take_it_in_a_trial_even_if_it_came_before():

@@ -128,6 +128,17 @@ def test_ctrl_c_ends_the_sweep_and_the_same_command_resumes(train, tiny, trained
     assert {row["status"] for row in rows()} == {"finished"}
 
 
+def test_ctrl_c_while_a_run_finishes_ends_the_sweep_after_it(train, tiny, monkeypatch):
+    import signal
+
+    with monkeypatch.context() as patched:
+        patched.setattr("src.running.lifecycle.show_examples", lambda *_: signal.raise_signal(signal.SIGINT))
+        assert train(*FOUR, *tiny).status == 130
+    assert [row["status"] for row in rows()] == ["finished", "missing", "missing", "missing"]
+    assert train(*FOUR, *tiny).status == 0
+    assert {row["status"] for row in rows()} == {"finished"}
+
+
 def test_a_bad_job_is_found_before_the_first_one_starts(train, tiny):
     ended = train("-m", "model=irnn,lstm", "task.num_pairs=4,27", *[item for item in tiny if "pairs" not in item])
     assert ended.status == 1

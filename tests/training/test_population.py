@@ -245,6 +245,13 @@ def carrying(path, lr, start):
     return trainer.update
 
 
+@pytest.mark.usefixtures("made_up_data")
+def test_fast_weights_of_different_decay_that_carry_their_memory():
+    overrides = ("task=language_model", *SMALL[1:], "model=fastweights", "model.kernel=vectorized")
+    alone, together = ([update_of(*overrides, f"model.decay={decay}") for decay in (0.9, 0.95)] for _ in range(2))
+    same_after(3, alone, together)
+
+
 def test_runs_at_different_updates_that_carry_a_state(tmp_path):
     alone, together = ([carrying(tmp_path, 0.1, 0), carrying(tmp_path, 0.2, 3)] for _ in range(2))
     stacked = Stacked(together)

@@ -330,6 +330,15 @@ LARGER = {"gla": ["model.key_size=8"]}  # with its 2 key features, what a query 
 
 @pytest.mark.parametrize("model", MODEL_FILES)
 def test_an_update_in_bfloat16_is_near_one_in_float32(model, composed, tmp_path):
+    near_in_bfloat16(model, LARGER.get(model, []), composed, tmp_path)
+
+
+def test_that_holds_for_inputs_in_both_types(composed, tmp_path):
+    """Under autocast what enters the gate is in float32, since it has been multiplied by a scale."""
+    near_in_bfloat16("cp_gate", ["model.weight_norm=true"], composed, tmp_path)
+
+
+def near_in_bfloat16(model, settings, composed, tmp_path):
     found = {}
     for precision in ("float32", "bfloat16"):
         config = composed(
@@ -337,7 +346,7 @@ def test_an_update_in_bfloat16_is_near_one_in_float32(model, composed, tmp_path)
             "model.hidden_size=8",
             "task.train_size=64",
             f"trainer.precision={precision}",
-            *LARGER.get(model, []),
+            *settings,
         )
         trainer = build_trainer(config, tmp_path, "0")
         trainer.update()

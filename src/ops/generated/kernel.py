@@ -128,6 +128,8 @@ class Kernel:
         """Outputs [B, T, H], or the last one [B, H], then the states at the end if asked for."""
         tables = [inputs.table] if isinstance(inputs.table, Tensor) else state_tensors(inputs.table)
         dtype = tables[0].dtype
+        if torch.is_autocast_enabled("cpu"):  # under which some of them may have another
+            tables = [table.to(dtype) for table in tables]
         batch, time = inputs.batch_and_time
         self.check(tables, initial, inputs, dtype)
         if self.has_integers:

@@ -13,6 +13,7 @@ from src.config.errors import UserError
 from src.models.fastweights import FastWeights
 from src.models.sequence import SequenceModel
 from src.tasks.associative_retrieval import AssociativeRetrieval
+from src.tasks.environment import Environment
 from src.theory.base import Claim
 from src.theory.claims import at_least, at_most
 from src.theory.fast_weights_stability import dynamics
@@ -77,6 +78,8 @@ def compare_before_and_after(
     core = network.end.core
     if not isinstance(core, FastWeights):
         raise UserError(f"run={run}: not a network with fast weights")
+    if isinstance(network.task, Environment):
+        raise UserError(f"run={run}: λ and η are varied on given inputs; this task is played")
     if core.gates:
         raise UserError(f"run={run}: λ and η depend on the input (model.gates=true), so they cannot be varied")
     decay_L, fast_lr_E = 1 - np.geomspace(0.5, 0.01, num_decays), np.geomspace(1e-2, 20.0, num_lrs)

@@ -10,6 +10,7 @@ from src.models.fastweights import FastWeights
 from src.models.gru import GRU
 from src.models.sequence import SequenceModel
 from src.tasks.associative_retrieval import AssociativeRetrieval
+from src.tasks.catch import Catch
 from src.theory.fast_weights_stability import training
 from src.theory.networks import Trained
 
@@ -49,6 +50,13 @@ def untrained(make_core):
 def test_a_run_without_fast_weights_that_can_be_varied_is_refused(monkeypatch, make_core, says):
     monkeypatch.setattr(training, "load_run", lambda run: untrained(make_core))
     with pytest.raises(UserError, match=f"^run=here: {says}"):
+        training.compare_before_and_after(run="here")
+
+
+def test_a_run_whose_task_is_played_is_refused(monkeypatch):
+    network = untrained(lambda size: FastWeights(size, hidden_size=4))._replace(task=Catch(0, size=3, visible_frames=1))
+    monkeypatch.setattr(training, "load_run", lambda run: network)
+    with pytest.raises(UserError, match=r"^run=here: .* this task is played"):
         training.compare_before_and_after(run="here")
 
 
