@@ -247,7 +247,7 @@ def carrying(path, lr, start):
 
 @pytest.mark.usefixtures("made_up_data")
 def test_fast_weights_of_different_decay_that_carry_their_memory():
-    overrides = ("task=language_model", *SMALL[1:], "model=fastweights", "model.kernel=vectorized")
+    overrides = ("task=language_model", "task.window=5", *SMALL[1:], "model=fastweights", "model.kernel=vectorized")
     alone, together = ([update_of(*overrides, f"model.decay={decay}") for decay in (0.9, 0.95)] for _ in range(2))
     same_after(3, alone, together)
 
