@@ -58,8 +58,7 @@ def mend(folder: Path) -> None:
     if not path.exists():
         return
     content = path.read_bytes()
-    if whole := content.rpartition(b"\n")[0]:
-        whole += b"\n"
+    whole = content[: content.rfind(b"\n") + 1]
     if whole != content:
         log.warning("%s: its last record is incomplete and is left out", path)
         write_whole(path, whole)

@@ -127,7 +127,7 @@ def test_runs_with_the_settings_of_the_paper_have_columns_and_claims_of_their_ow
     row = table.loc[(str(module.LENGTHS[0]), "nRNN")]
     assert row["right, paper's settings"] == count
     assert row["error, paper's settings"] == "0.0100 ± 0.0000"
-    assert row["n, updates"] == "3, 2,343"
+    assert row["n and updates, paper's settings"] == "3, 2,343"
     assert "grid solved" not in row
     others = ["not run"] * (len(module.REPRODUCTION.claims) - 3)
     assert verdicts(module, printed) == [*others, *["reproduced"] * 3]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -54,7 +54,7 @@ PRINTED = {
     "np-tanhRNN": (8450, 7350, 3000, 750, 820),
 }
 """Right answers of 10,000 by length, read off the paper's figure by eye (about 100 off)."""
-AS_IN_PRINT: Literal[", with the paper's settings"] = ", with the paper's settings"
+AS_IN_PRINT: Final = ", with the paper's settings"
 HALF = 0.5
 SOLVED = FLOOR / 10
 
@@ -179,7 +179,7 @@ def table_of_lengths(
             with suppress(NotRunError, KeyError):
                 runs = runs_of(evidence, dict(as_printed[network]), length)
                 row |= {"right, paper's settings": right(runs), "error, paper's settings": errors_of(runs)}
-                row["n, updates"] = f"{len(runs)}, {ended_at(runs)}"
+                row["n and updates, paper's settings"] = f"{len(runs)}, {ended_at(runs)}"
             if len(row) > 3:
                 rows.append(row)
         if rows and rows[-1]["T"] == str(length):
