@@ -91,18 +91,20 @@ def tiny():
 
 @pytest.fixture
 def drawn():
-    """The figures of runs are drawn."""
+    """The figures of runs are made."""
 
 
 @pytest.fixture
 def train(monkeypatch, tmp_path, capsys, request):
     """Run the command in `tmp_path`: `train("model=lstm", "seed=1")`. It may be called again and again.
 
-    Figures are made but drawn only with `drawn`, since drawing takes a third of a short run.
+    Figures are made only with `drawn`, since they take half of a short run.
     """
     monkeypatch.chdir(tmp_path)
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_figure", lambda *_, close: None)
+        for name in ("figures.attention_figure", "figures.memory_figure", "film.film_figure"):
+            monkeypatch.setattr(f"src.reports.{name}", lambda *_: None)
     monkeypatch.setattr(errors, "_user_wants_tracebacks", False)
     root = logging.getLogger()
 

@@ -106,6 +106,7 @@ def test_they_train(run):
     assert json.loads((run / "result.json").read_text())["metrics"]["test/error"] < 0.3
 
 
+@pytest.mark.slow
 def test_they_pass_the_contract_tests(checkout):
     """The contract tests of models, tasks and configuration files."""
     of_models = ["tests/models/test_contract.py", "tests/models/test_lengths.py"]

@@ -82,6 +82,7 @@ def test_everything_is_written(measured):
         assert set(row) == always | own | (of_kernel if fused else set())
 
 
+@pytest.mark.slow
 def test_updates_of_a_language_model_are_measured(tmp_path):
     how = "--batch-size", 4, "--seconds", 0.02, "--rounds", 2, "--hidden-sizes", 4, "--lengths", 6
     status, table, error = run("--text", "--models", "cp_gate", "gru", *how, "--rank", 3, "--json", tmp_path / "x.json")
@@ -95,6 +96,7 @@ def test_updates_of_a_language_model_are_measured(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_the_linear_recurrence_is_measured_in_each_of_its_forms(tmp_path):
     how = "--batch-size", 2, "--seconds", 0.02, "--rounds", 2, "--hidden-sizes", 4, "--lengths", 6
     models = "--models", "retnet", "kda"

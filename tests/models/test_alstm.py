@@ -30,11 +30,11 @@ def clipped(v):
     return v / np.maximum(1, np.abs(v))
 
 
-@pytest.mark.parametrize("kernel", ["reference", "auto"])
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("recurrent_content", [False, True])
 @pytest.mark.parametrize(("copies", "heads"), [(1, 1), (4, 3)])
-def test_two_steps_are_the_equations(copies, heads, recurrent_content, kernel):
-    settings = {"num_copies": copies, "num_heads": heads, "recurrent_content": recurrent_content, "kernel": kernel}
+def test_two_steps_are_the_equations(copies, heads, recurrent_content):
+    settings = {"num_copies": copies, "num_heads": heads, "recurrent_content": recurrent_content}
     core = ALSTM(X, hidden_size=H, **settings)
     nn.init.normal_(core.input.bias)
     V, b, W = (p.detach().numpy() for p in (core.input.weight, core.input.bias, core.recurrent.weight))
@@ -79,6 +79,7 @@ def retrieval_error(entries, copies, num_pairs, batch):
     return (torch.complex(re, im) / small - u).abs().square().mean().item()
 
 
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize(("entries", "copies", "num_pairs"), [(25, 1, 8), (25, 4, 8), (25, 16, 8), (64, 4, 3)])
 def test_the_noise_of_retrieval_is_that_of_permutations_which_sometimes_agree(entries, copies, num_pairs):
     errors = np.array([retrieval_error(entries, copies, num_pairs, batch=16) for _ in range(40)])
@@ -88,6 +89,7 @@ def test_the_noise_of_retrieval_is_that_of_permutations_which_sometimes_agree(en
     assert abs(errors.mean() - expected) < 4 * standard_error
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_one_pair_is_read_back_exactly():
     assert retrieval_error(entries=5, copies=4, num_pairs=1, batch=2) < 1e-20
 
@@ -125,6 +127,7 @@ def test_the_product_is_that_of_complex_numbers():
     np.testing.assert_allclose(complex_numbers(product.flatten(1)), complex_numbers(a) * complex_numbers(b), rtol=1e-14)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_permutations_are_part_of_the_state_dict_and_the_first_is_none():
     core = ALSTM(X, hidden_size=20, num_copies=5)
     orders = core.state_dict()["permutations_SN"]

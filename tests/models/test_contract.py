@@ -15,6 +15,7 @@ from src.models.base import Core
 from src.models.memory_core import MemoryCore
 from src.models.sequence import SequenceModel
 from src.ops.cpu import calls
+from src.ops.generated.form import is_generated
 from src.ops.inputs import Inputs, steps
 from src.specs import InputSpec, OutputSpec, map_state, state_tensors
 from tests.models.cores import (
@@ -36,22 +37,27 @@ each_model = pytest.mark.parametrize("make", MODELS, ids=lambda make: make.name)
 each_variant = pytest.mark.parametrize("make", VARIANTS, ids=lambda make: make.name)
 
 
-def of_models(make):
+def of_models(make, form=None):
     """The marks of a test that is slow for all but the files as they are."""
     return [] if make.name in {model.name for model in MODELS} else [pytest.mark.slow]
 
 
-def forms(marks=lambda make: []):
+def of_models_if_generated(make, form):
+    """The marks of a test that is slow for kernels which have to be generated and compiled for it."""
+    return of_models(make) if is_generated(form) else []
+
+
+def forms(marks):
     """Every form of every variant; the scan of cores with a memory is the same code for all, so one will do."""
     return [
-        pytest.param(make, number, id=f"{make.name}-{form.kernel}", marks=marks(make))
+        pytest.param(make, number, id=f"{make.name}-{form.kernel}", marks=marks(make, form))
         for make in VARIANTS
         for number, form in enumerate(example(make).forms())
         if form.kernel != "reference" or make.name == "deltanet" or not isinstance(example(make), MemoryCore)
     ]
 
 
-each_form = pytest.mark.parametrize(("make", "number"), forms())
+each_form = pytest.mark.parametrize(("make", "number"), forms(of_models_if_generated))
 each_form_of_models = pytest.mark.parametrize(("make", "number"), forms(of_models))
 each_of_models = pytest.mark.parametrize(
     "make", [pytest.param(make, id=make.name, marks=of_models(make)) for make in VARIANTS]
@@ -166,7 +172,7 @@ def test_every_form_is_the_scan_of_step_with_all_gradients(make, number):
 
 
 @each_form_of_models
-@pytest.mark.parametrize("length", [1, 2, 11])
+@pytest.mark.parametrize("length", [1, pytest.param(2, marks=pytest.mark.slow), 11])
 def test_that_holds_at_every_length(make, number, length):
     hold_to_the_scan(make, number, length)
 
@@ -352,7 +358,7 @@ def test_project_acts_position_by_position(make):
 
 @each_variant
 def test_outputs_and_states_have_the_stated_sizes(make):
-    core = make()
+    core = make(kernel="reference")
     y_BTH, state = core(core.project(torch.randn(B, T, X)))
     assert y_BTH.shape == (B, T, core.output_size)
     assert core.hidden_size == H
@@ -372,7 +378,7 @@ def test_num_parameters_counts_embedding_core_and_head(make):
 
 @each_variant
 def test_every_parameter_receives_a_gradient(make):
-    core = make()
+    core = make(kernel="reference")
     y_BTH, _ = core(core.project(torch.randn(B, T, X)))
     (y_BTH * torch.randn_like(y_BTH)).sum().backward()
     for name, parameter in core.named_parameters():

@@ -32,6 +32,7 @@ from src.models.tucker_rnn import TuckerRNN
 from src.models.typed_rnn import TypedRNN
 
 T, X, H, R = 4, 3, 6, 2
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 
 def relu(a):

@@ -19,14 +19,18 @@ from tests.ops.generated.steps import LOWERED, REFUSED, Cell, H, X
 
 B, T = 3, 5
 
-each_lowered = pytest.mark.parametrize("kind", LOWERED, ids=lambda kind: kind.__name__)
-some_lowered = pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(kind, marks=pytest.mark.slow if number % 3 else (), id=kind.__name__)
-        for number, kind in enumerate(LOWERED)
-    ],
-)
+
+def lowered(one_in):
+    """All of them, of which some are not slow: each has to be compiled."""
+    return pytest.mark.parametrize(
+        "kind",
+        [
+            pytest.param(kind, marks=pytest.mark.slow if number % one_in else (), id=kind.__name__)
+            for number, kind in enumerate(LOWERED)
+        ],
+    )
+
+
 each_refused = pytest.mark.parametrize("kind", REFUSED, ids=lambda kind: kind.__name__)
 
 
@@ -63,12 +67,12 @@ def assert_kernel_is_the_scan(core, length):
         assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-@each_lowered
+@lowered(one_in=2)
 def test_a_kernel_is_the_scan_of_its_step(kind):
     assert_kernel_is_the_scan(kind(), T)
 
 
-@some_lowered
+@lowered(one_in=4)
 def test_steps_that_are_computed_again_give_the_same(kind, monkeypatch):
     monkeypatch.setattr(kernel, "SAVED_AT_MOST", 0)
     assert_kernel_is_the_scan(kind(), 37)
