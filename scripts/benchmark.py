@@ -192,6 +192,10 @@ def parse() -> argparse.Namespace:
     for path in filter(None, (arguments.json, arguments.figure)):
         if path.is_dir() or not path.parent.is_dir():
             parser.error(f"cannot write to {path}")
+    if arguments.figure and arguments.figure.suffix != ".png":
+        parser.error(f"--figure {arguments.figure}: must end in .png")
+    if arguments.json and arguments.json == arguments.figure:
+        parser.error(f"--json and --figure: {arguments.json} cannot be both")
     return arguments
 
 

@@ -41,8 +41,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         command.add_argument(
             "--output", type=Path, help="folder of the report (default: outputs/reports/<name>-<budget>)"
         )
-        if name == "run":
-            command.add_argument("overrides", nargs="*", help="further settings, such as seed=0,1")
+        further = "settings, such as seed=0,1" if name == "run" else "the run.root or name that the runs were given"
+        command.add_argument("overrides", nargs="*", help=f"further {further}" if name == "run" else further)
     command = add("restore", "copy committed results to the output folder, so that `run` only trains missing runs")
     command.add_argument("names", nargs="+", help="such as ba2016/table1")
     add("renew", "regenerate the text and tables of the committed reports, and those of the README, from their data")
@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     command.add_argument("names", nargs="*", help="such as ba2016/table1 (default: all committed)")
     options, others = parser.parse_known_args(arguments)
     if others:  # settings after --budget, which argparse does not take for overrides
-        if options.command != "run" or any(word.startswith("-") for word in others):
+        if options.command not in ("run", "report") or any(word.startswith("-") for word in others):
             parser.error(f"unrecognized arguments: {' '.join(others)}")
         options.overrides += others
     return options

@@ -22,7 +22,6 @@ from src.config import errors
 from src.config.errors import UserError
 from src.utils import supervisor
 from src.utils.console import printing
-from src.utils.machine import num_cores
 
 MISSING = "this needs Optuna: pip install -e '.[optuna]'"
 
@@ -57,8 +56,6 @@ def _at_least(least: int, text: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     options = vars(parse(arguments))
-    if options["workers"] > num_cores():
-        sys.exit(f"error: --workers {options['workers']}: must be at most {num_cores()}, the cores that there are here")
     with errors.in_one_line():
         supervisor.supervise()
         try:

@@ -171,7 +171,10 @@ def _given(arguments: Sequence[str]) -> DictConfig:
     """The settings of the command line. `run` is a text, whatever it means in YAML, in which `*` begins an alias."""
     pairs = [argument.removeprefix("+").partition("=") for argument in arguments]
     names = [*(field.name for field in dataclasses.fields(EvaluateSettings)), "task"]
-    for key, *_ in pairs:
+    keys = [key for key, *_ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UserError(f"{key} is given twice")
         if key.partition(".")[0] not in names:
             raise UserError(f"{key} is not a setting{choose(key, [*names[:-1], 'task.*'])}")
     given = OmegaConf.from_dotlist(["".join(pair) for pair in pairs if pair[:2] != ("run", "=")])

@@ -33,7 +33,7 @@ def command() -> None:
 
 def main() -> None:
     """The command; a sweep outlives the runs that kill its process."""
-    if MULTIRUN.intersection(sys.argv) or any(argument.startswith("experiment=") for argument in sys.argv):
+    if MULTIRUN.intersection(sys.argv) or any(word.startswith(("experiment=", "hydra.mode=")) for word in sys.argv):
         supervisor.supervise()  # most experiments are sweeps
     command()
 

@@ -149,6 +149,8 @@ def test_the_command_prints_metrics_floors_and_examples(run, monkeypatch, capsys
         ("examples=-1", "examples=-1: must be an integer, at least 0"),
         ("seed=x", "seed=x: must be an integer, at least 0"),
         ("device=cuda", "device=cuda: there is none here"),
+        ("split=val split=test", "split is given twice"),
+        ("task.num_pairs=2 task.num_pairs=3", "task.num_pairs is given twice"),
         ("task=3", "task=3: must be a group of settings"),
         ("task.num_pair=6", "task.num_pair is not a setting of task; did you mean num_pairs?"),
         ("task.num_pairs=27", "task.num_pairs=27: must be an integer, at least 1, at most 26"),
@@ -300,6 +302,18 @@ def test_a_run_without_the_files_of_hydra_is_evaluated_from_its_result(train, ti
     assert metrics == pytest.approx(
         {name: read_result(folder)["metrics"][f"test/{name}"] for name in metrics}, rel=1e-6
     )
+
+
+def test_a_run_whose_stored_configuration_is_damaged_is_read_from_its_result(run):
+    folder = run()
+    stored, wanted = folder / ".hydra" / "config.yaml", read_config(folder)
+    whole = stored.read_text()
+    for damage in (whole[: len(whole) // 2], "", whole.replace("model:", "model: {"), "\0"):
+        stored.write_text(damage)
+        assert read_config(folder) == wanted
+    (folder / "result.json").unlink()
+    with pytest.raises(UserError, match=r"config.yaml"):
+        read_config(folder)
 
 
 def test_a_run_whose_settings_come_from_the_environment_is_read_from_its_result(train, tiny, monkeypatch):

@@ -37,6 +37,21 @@ def test_the_time_of_a_benchmark_is_a_number_above_0(seconds, monkeypatch, capsy
     assert capsys.readouterr().err == f"error: --seconds {float(seconds)}: must be a number above 0\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--figure", "a.pdf"], "--figure a.pdf: must end in .png"),
+        (["--figure", "a.png", "--json", "a.png"], "--json and --figure: a.png cannot be both"),
+    ],
+)
+def test_a_benchmark_refuses_files_that_it_would_not_write(arguments, says, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(PROJECT / "scripts" / "benchmark.py"), run_name="__main__")
+    assert capsys.readouterr().err == f"error: {says}\n"
+
+
 @pytest.mark.parametrize("argument", ["model=gru,lstm", "seed=range(3)", "-m"])
 def test_the_kernel_of_several_runs_is_refused(argument, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))

@@ -152,12 +152,14 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _unknown_key(error) -> str:
     from omegaconf import OmegaConf
 
+    from src.config.omegaconf_internals import root_of
+
     full_key = str(error.full_key or error.key)
     parent, _, key = full_key.rpartition(".")
     node = error.parent_node
     if not OmegaConf.is_dict(node):
         return f"{full_key} is not a setting{choose(key, [])}"
-    groups = {str(name): group for name, group in node._get_root().items_ex(resolve=False) if OmegaConf.is_dict(group)}
+    groups = {str(name): group for name, group in root_of(node).items_ex(resolve=False) if OmegaConf.is_dict(group)}
     elsewhere = [f"{name}.{key}" for name, group in groups.items() if key in group and name != "hydra"]
     legal = [str(name) for name in node if name not in ("_target_", "hydra")]
     hint = f"; did you mean {elsewhere[0]}?" if elsewhere else choose(key, legal)
@@ -167,6 +169,8 @@ def _unknown_key(error) -> str:
 def _missing_file(error) -> str:
     group, _, name = str(error.missing_cfg_file or "").strip("/").rpartition("/")
     options = error.options
+    if not error.missing_cfg_file:  # there is no folder for one
+        return _single_line(str(error))
     if not group and not (CONFIGS / name).is_dir():
         return f"--config-name={name} does not exist{choose(name, (path.stem for path in CONFIGS.glob('*.yaml')))}"
     if group == "hydra/launcher" and name.partition("_")[0] in ("joblib", "submitit", "ray"):

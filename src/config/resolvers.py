@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import DictConfig, Node, OmegaConf
-from omegaconf.basecontainer import BaseContainer
 
 from src.config.errors import UserError
+from src.config.omegaconf_internals import full_key_of, only_resolvers
 from src.config.paths import folder_of_runs
 from src.config.settings import short_name
 
@@ -29,12 +29,8 @@ def register_resolvers() -> None:
 def only_harmless_resolvers() -> Iterator[None]:
     """Know only ${by:} and ${units_for:} meanwhile, so that a stored file reads neither environment nor other files."""
     register_resolvers()
-    every = BaseContainer._resolvers
-    BaseContainer._resolvers = {name: every[name] for name in ("by", "units_for")}
-    try:
+    with only_resolvers(("by", "units_for")):
         yield
-    finally:
-        BaseContainer._resolvers = every
 
 
 def _resolve_run_name(*, _root_: DictConfig) -> str:
@@ -64,4 +60,4 @@ def _resolve_by(value: Any, settings: DictConfig, otherwise: Any = None, *, _nod
     if otherwise is not None:
         return otherwise
     known = ", ".join(map(str, settings))
-    raise UserError(f"{_node_._get_full_key(None)} has no value for {name}, only for {known}; set it explicitly")
+    raise UserError(f"{full_key_of(_node_)} has no value for {name}, only for {known}; set it explicitly")

@@ -27,7 +27,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         status = run(arguments.name, arguments.budget, arguments.overrides)
         if status == 130:
             return status
-    return _report(arguments.name, arguments.budget, arguments.output) or status
+    return _report(arguments.name, arguments.budget, arguments.output, arguments.overrides) or status
 
 
 def _list() -> int:
@@ -45,13 +45,13 @@ def _progress(reproduction: Reproduction, budget: Budget) -> str:
     return f"{sum(run.ended for run in runs)} of {len(runs)} runs have ended" if runs else "not run"
 
 
-def _report(name: str, budget: Budget, output: Path | None) -> int:
+def _report(name: str, budget: Budget, output: Path | None, overrides: list[str]) -> int:
     from rich.markdown import Markdown
 
     from src.reproduction.report import make_report
 
     folder = output or Path("outputs") / "reports" / f"{name.replace('/', '-')}-{budget}"
-    make_report(name, budget, folder)
+    make_report(name, budget, folder, overrides)
     get_console().print(Markdown((folder / "report.md").read_text()))
     get_console().print(f"{folder}/report.md", markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -10,13 +10,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.config.errors import UserError
+from pydantic import TypeAdapter, ValidationError
+
+from src.config.errors import UserError, choose, what_is_wrong
 from src.config.fingerprint import decisive_keys
 from src.config.paths import CHECKPOINTS, METRICS, RESULT
 from src.config.schema import SearchSettings
 from src.results.curves import read_curves
-from src.results.manifest import write_manifest
-from src.results.result import read_result
+from src.results.manifest import RunFolder, write_manifest
+from src.results.result import RESULTS, read_result
 from src.results.runs import Run
 from src.utils.files import write_whole
 from src.utils.jsonl import to_line
@@ -34,10 +36,13 @@ class Recorded(NamedTuple):
         curves: validation metrics by update, {"val/error": {0: 0.9, 500: 0.6, ...}, ...}.
     """
 
-    sweep: str
-    run: str
+    sweep: RunFolder
+    run: RunFolder
     result: dict[str, Any]
     curves: dict[str, dict[int, float]]
+
+
+_RECORDED = TypeAdapter(Recorded)
 
 
 def gather(folder: Path, runs: Iterable[Run], tags: Sequence[str]) -> list[Recorded]:
@@ -66,17 +71,18 @@ def read_record(path: Path) -> list[Recorded]:
         UserError: there is no record, or a line of it is damaged.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         raise UserError(f"{path}: no runs are recorded") from None
     runs = []
     for number, line in enumerate(lines, start=1):
         try:
-            run = Recorded(**json.loads(line))
-            curves = {tag: {int(update): value for update, value in curve.items()} for tag, curve in run.curves.items()}
-        except (ValueError, TypeError, AttributeError):
-            raise UserError(f"{path}: line {number} is damaged") from None
-        runs.append(run._replace(curves=curves))
+            run = _RECORDED.validate_json(line)
+            runs.append(run._replace(result=RESULTS.validate_python(run.result, strict=True)))
+        except ValidationError as error:
+            raise UserError(f"{path}: line {number} is damaged: {what_is_wrong(error)}") from None
+        if "search" not in runs[-1].result["config"]:
+            raise UserError(f"{path}: line {number} is damaged: result.config.search: field required")
     return runs
 
 
@@ -84,10 +90,15 @@ def restore(runs: Iterable[Recorded], sweeps: Mapping[str, Path]) -> list[Path]:
     """Write recorded runs to `sweeps`, {name: folder}, as if they had been trained here; return the new folders.
 
     They have results and curves, but no weights.
+
+    Raises:
+        UserError: a run is of a sweep that is none of these.
     """
     made = []
     for sweep, group in groupby(runs, key=lambda run: run.sweep):
         recorded = list(group)
+        if sweep not in sweeps:
+            raise UserError(f"{recorded[0].run}: recorded in the folder {sweep}{choose(sweep, sweeps)}")
         settings = {run.run: decisive_keys(run.result["config"]) for run in recorded}
         write_manifest(sweeps[sweep], SearchSettings(**recorded[0].result["config"]["search"]), settings)
         for run in recorded:

@@ -65,22 +65,22 @@ def claims_table(reproduction: Reproduction, evidence: Evidence) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def make_report(name: str, budget: Budget, folder: Path) -> None:
-    """Write the report of the runs in the output folder, with its data.
+def make_report(name: str, budget: Budget, folder: Path, further: Sequence[str] = ()) -> None:
+    """Write the report of the runs so far, with its data; `further` overrides may say where the runs are.
 
     Files: `report.md`; `table.csv` and `claims.csv`; `runs.csv` and `curves.csv` of the runs that count, and
     `measured.csv`, from which the others follow; the figures; `provenance.json`; `results.jsonl`, all runs, see
     `src.reproduction.record`; `first_updates.csv`, the first updates of some runs, for `check`.
     """
     reproduction = find(name)
-    evidence = evidence_of_runs(name, budget)
+    evidence = evidence_of_runs(name, budget, further)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "runs.csv", evidence.runs.to_csv(index=False, float_format=DIGITS).encode())
     write_whole(folder / "curves.csv", evidence.curves.to_csv(index=False, float_format=DIGITS).encode())
     if not evidence.measured.empty:
         write_whole(folder / MEASURED, evidence.measured.to_csv(index=False, float_format=DIGITS).encode())
     recorded = []
-    for experiment, sweep in folders_of(reproduction, budget).items():
+    for experiment, sweep in folders_of(reproduction, budget, further).items():
         runs, _ = runs_of(reproduction, experiment, budget, sweep)
         recorded += gather(sweep, runs, reproduction.curves)
     write_record(folder / RECORD, recorded)

@@ -73,11 +73,11 @@ def overrides_of(reproduction: Reproduction, experiment: str, budget: Budget) ->
     return [f"name={configuration(experiment).name}-quick", *reproduction.quick]
 
 
-def folders_of(reproduction: Reproduction, budget: Budget) -> dict[str, Path]:
-    """The folder of the runs of each experiment."""
+def folders_of(reproduction: Reproduction, budget: Budget, further: Sequence[str] = ()) -> dict[str, Path]:
+    """The folder of the runs of each experiment, which `further` overrides may move."""
     folders = {}
     for experiment in experiments_of(reproduction, budget):
-        config = configuration(experiment, overrides_of(reproduction, experiment, budget))
+        config = configuration(experiment, [*overrides_of(reproduction, experiment, budget), *further])
         folders[experiment] = folder_of_runs(config)
     return folders
 
@@ -87,15 +87,15 @@ def run(name: str, budget: Budget, further: Sequence[str] = ()) -> int:
     reproduction = find(name)
     this_clone = os.environ | {"PYTHONPATH": str(PROJECT)}  # whichever one is installed or current
     status = 0
-    experiments = experiments_of(reproduction, budget)
-    for number, experiment in enumerate(experiments, start=1):
-        print(f"{experiment} ({number} of {len(experiments)})", flush=True)
+    folders = folders_of(reproduction, budget, further)
+    for number, (experiment, folder) in enumerate(folders.items(), start=1):
+        print(f"{experiment} ({number} of {len(folders)})", flush=True)
         for command in commands_of(reproduction, experiment, budget, further):
             ended = subprocess.run(command, check=False, env=this_clone).returncode
             if ended in (130, -2):
                 return 130
             status = status or ended
-        for line in edges_of(reproduction, experiment, budget):
+        for line in edges_of(reproduction, experiment, budget, folder):
             print(line, flush=True)
     return status
 
@@ -112,13 +112,13 @@ def commands_of(
         return [[sys.executable, "-P", "-m", "src.train", "-m", overrides[0], *parallel, *overrides[1:]]]
     trials = searches.trials if budget == "full" else searches.quick_trials
     search = [sys.executable, str(PROJECT / "scripts" / "search.py"), "--trials", str(trials)]
-    search += ["--workers", str(num_cores())]
+    workers = max(1, num_cores() // configuration(experiment, overrides[1:]).trainer.threads)
+    search += ["--workers", str(workers)]
     return [[*search, *overrides, *study.fixed, *study.ranges] for study in searches.studies[experiment]]
 
 
-def edges_of(reproduction: Reproduction, experiment: str, budget: Budget) -> list[str]:
-    """What to add to the grid of an experiment where a chosen value is at its edge, a line per cell."""
-    folder = folders_of(reproduction, budget)[experiment]
+def edges_of(reproduction: Reproduction, experiment: str, budget: Budget, folder: Path) -> list[str]:
+    """What to add to the grid of an experiment where a value chosen in a folder is at its edge, a line per cell."""
     runs, _ = runs_of(reproduction, experiment, budget, folder)
     where = f"configs/experiment/{experiment}.yaml" if budget == "full" else "the grid"
     lines = []
@@ -129,8 +129,8 @@ def edges_of(reproduction: Reproduction, experiment: str, budget: Budget) -> lis
     return lines
 
 
-def evidence_of_runs(name: str, budget: Budget) -> Evidence:
-    """The evidence of the runs in the output folder so far.
+def evidence_of_runs(name: str, budget: Budget, further: Sequence[str] = ()) -> Evidence:
+    """The evidence of the runs so far, in the folders where a command with `further` overrides puts them.
 
     Raises:
         UserError: there are none.
@@ -138,7 +138,7 @@ def evidence_of_runs(name: str, budget: Budget) -> Evidence:
     reproduction = find(name)
     rows: list[dict[str, Any]] = []
     curves, measured = [], [pd.DataFrame()]
-    folders, found = folders_of(reproduction, budget), {}
+    folders, found = folders_of(reproduction, budget, further), {}
     for experiment, folder in folders.items():
         found[experiment], others = runs_of(reproduction, experiment, budget, folder)
         if others:
@@ -158,7 +158,7 @@ def evidence_of_runs(name: str, budget: Budget) -> Evidence:
             else:
                 measured.append(reproduction.measure(folder, rows_that_count))
     if not rows:
-        command = f"python scripts/reproduce.py run {name} --budget {budget}"
+        command = " ".join([f"python scripts/reproduce.py run {name} --budget {budget}", *further])
         raise UserError(f"{name}: no run has finished; start them with: {command}")
     points = pd.concat(curves, ignore_index=True)[["run", "update", *reproduction.curves]]
     return Evidence(pd.DataFrame(rows), points, pd.concat(measured, ignore_index=True))

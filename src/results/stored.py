@@ -25,10 +25,6 @@ MOST_BYTES, MOST_LEVELS, MOST_INTERPOLATIONS = 2**16, 20, 20
 TOO_DEEP = f"nested more than {MOST_LEVELS} levels deep"
 
 
-class ResolverError(UserError):
-    """A stored configuration has a resolver that would reach outside of it."""
-
-
 def _plain(node: Any, level: int = 1) -> Any:
     """The same settings; a ValueError if there is anything among them that no run has stored."""
     if level > MOST_LEVELS:
@@ -90,8 +86,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        ResolverError: it would run a resolver.
-        UserError: it is damaged, or would be more than a configuration.
+        UserError: it is damaged, would run a resolver, or would be more than a configuration.
     """
     try:
         text = _read(path, MOST_BYTES).decode()
@@ -111,7 +106,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except UnsupportedInterpolationType as error:
-        raise ResolverError(
+        raise UserError(
             f"{path}: {error.full_key} would run a resolver; legal: ${{by:}}, ${{units_for:}} and other settings"
         ) from None
     except Exception as error:  # whatever YAML and OmegaConf make of it

@@ -38,7 +38,7 @@ from src.training.profiler import profiled
 from src.training.progress import RunProgress
 from src.training.signals import exit_status
 from src.training.trainer import StopRule, Trainer
-from src.utils.files import FolderInUseError, locked, write_whole
+from src.utils.files import locked, write_whole
 
 log = logging.getLogger(__name__)
 JOB = ".slurm_job"
@@ -82,7 +82,7 @@ def life(folder: Path, config: DictConfig, patience: float, stop_rule: StopRule 
             described = describe(config)
             existing = _existing(folder, config, described.fingerprint)
             return existing or (yield from _execute(config, described, folder, stop_rule, number))
-    except (FolderInUseError, UserError) as error:
+    except UserError as error:
         return {"status": "in use", "reason": str(error)}
 
 

@@ -13,7 +13,7 @@ from src.config.paths import CHECKPOINTS, STORED
 from src.config.schema import current_target, later_keys
 from src.models.sequence import SequenceModel
 from src.results.result import read_result
-from src.results.stored import ResolverError, checked_config, read_yaml
+from src.results.stored import checked_config, read_yaml
 from src.running.build import build_model, build_task, check
 from src.specs import Split
 from src.tasks.base import Task
@@ -25,21 +25,20 @@ from src.training.evaluation import evaluate
 def read_config(folder: Path) -> DictConfig:
     """The configuration of a run, checked and with the keys that were added later.
 
-    It is that of its result where Hydra kept none or one with resolvers, and in a restored run.
+    It is that of its result where Hydra kept none that is whole, and in a restored run.
 
     Raises:
         UserError: the folder is not that of a run, or its configuration is not one of this project.
     """
     try:
-        settings = read_yaml(folder / STORED)
-    except (FileNotFoundError, ResolverError) as error:
+        return stored_config(read_yaml(folder / STORED))
+    except (FileNotFoundError, UserError) as error:
         result = read_result(folder)
         if result is None:
-            says = "not the folder of a run" if isinstance(error, FileNotFoundError) else str(error)
+            says = str(error) if isinstance(error, UserError) else "not the folder of a run"
             raise UserError(f"run={folder}: {says}") from None
-        settings = result["config"]
     try:
-        return stored_config(settings)
+        return stored_config(result["config"])
     except UserError as error:
         raise UserError(f"run={folder}: {error}") from None
 

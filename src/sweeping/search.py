@@ -37,10 +37,11 @@ from src.results.manifest import read_manifest, write_manifest
 from src.running.build import build_task
 from src.running.lifecycle import record_death
 from src.specs import Objective
-from src.sweeping.trial import NOTHING, composed, mend, run_trial, storage_of, workers
+from src.sweeping.trial import NOTHING, composed, id_of, mend, run_trial, storage_of, workers
 from src.training.signals import exit_status
 from src.utils import lifeline, supervisor
 from src.utils.files import locked
+from src.utils.machine import num_cores
 
 log = logging.getLogger(__name__)
 WITHOUT_EFFECT = ("run.together", "run.retry_failed", "search.two_stage")
@@ -71,6 +72,10 @@ def search(overrides: Sequence[str], options: Options) -> int:
     fixed, space = split(overrides)
     config = composed([*fixed, *(f"{key}={_example(distribution)}" for key, distribution in space.items())])
     _check(config, space)
+    if options.workers * config.trainer.threads > num_cores():
+        most = max(1, num_cores() // config.trainer.threads)
+        there_are = f"{num_cores()} cores here and trainer.threads={config.trainer.threads}"
+        raise UserError(f"--workers {options.workers}: must be at most {most}, with {there_are}")
     folder = folder_of_runs(config)
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -192,7 +197,7 @@ class _Search:
                 while True:
                     while len(running) < number and (trial := next(trials, None)) is not None:
                         if (overrides := self._expect(trial)) is not None:
-                            study = (self.name, trial._trial_id) if self.options.prune else None
+                            study = (self.name, id_of(trial)) if self.options.prune else None
                             starting = [trial]
                             running[start(run_trial, overrides, study)] = trial
                             starting = []
@@ -207,7 +212,7 @@ class _Search:
     def _left(self) -> Iterator[Trial]:
         for trial in self.study.get_trials(states=[TrialState.RUNNING]):
             if len(trial.params) == len(self.space):
-                yield Trial(self.study, trial._trial_id)
+                yield Trial(self.study, id_of(trial))
             else:  # stopped while being proposed
                 self.study.tell(trial.number, state=TrialState.FAIL)
         supervisor.check_explained()

@@ -1,6 +1,7 @@
 """A sweep: all runs are checked before the first one starts, only missing ones are launched, and a table follows."""
 
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.config.errors import DIED, UserError, died, exit_on_user_error
 from src.config.fingerprint import decisive_keys, run_name
 from src.config.jobs import Job, expand
-from src.config.paths import JOURNAL, RESULT
+from src.config.paths import JOURNAL, RESULT, STORED
 from src.config.schema import RunSettings, SearchSettings
 from src.config.settings import without_hydra
 from src.reports.report import end_sweep
@@ -98,7 +99,7 @@ class Sweep:
             if (name not in self.alone and supervisor.held(self.folder / name))
             or stands(read_result(self.folder / name), self.run)
         ]
-        left = [name for name in names if name not in set(kept)]
+        left = [name for name in names if name not in set(kept) and _can_be_written(self.folder / name)]
         self.progress.expect(kept, left, num_later)
         if kept:
             log.info("%d of %d runs have ended already; run.fresh=true starts them over", len(kept), len(names))
@@ -212,7 +213,10 @@ def _start(config: DictConfig) -> None:
     search.check(set().union(*settings.values()))
 
     at_once = fit(launcher, max(run["trainer.threads"] for run in settings.values()))
-    limits = [limit for limit in (at_once, config.hydra.sweeper.get("max_batch_size")) if limit]
+    given = config.hydra.sweeper.get("max_batch_size")
+    if given is not None and given < 1:
+        raise UserError(f"hydra.sweeper.max_batch_size={given}: must be at least 1, or null for no limit")
+    limits = [limit for limit in (at_once, given) if limit]
     most = min(limits, default=None)
     sweep = Sweep(folder, jobs, configs, settings, search, RunSettings(**first.run), most, config, alone)
     ending.end = sweep.end
@@ -221,6 +225,16 @@ def _start(config: DictConfig) -> None:
     else:
         lifeline.hold(folder)
     redirect(sweep.batches(), sweep.launch)
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Whether the folder of a run can be written if it exists; else, after a warning, the sweep goes on without it."""
+    for path in (folder, (folder / STORED).parent):
+        if os.path.lexists(path) and not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
+            says = "cannot be written" if path.is_dir() else "is not a folder"
+            log.warning("%s %s, so this run is not started; the others go on", path, says)
+            return False
+    return True
 
 
 def _folder(config: DictConfig) -> Path:

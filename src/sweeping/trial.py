@@ -16,7 +16,7 @@ import optuna
 from omegaconf import DictConfig, OmegaConf
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial
 
 from src.config.compose import compose
 from src.config.fingerprint import decisive_keys, run_name
@@ -64,6 +64,11 @@ def mend(folder: Path) -> None:
         write_whole(path, whole)
 
 
+def id_of(trial: FrozenTrial | Trial) -> int:
+    """What Optuna knows a trial by in all studies of a journal; its `number`, which is public, is that in its study."""
+    return trial._trial_id
+
+
 def run_trial(overrides: list[str], study: tuple[str, int] | None) -> dict[str, Any]:
     """Run a trial, in any process, and return how it ended.
 
@@ -101,10 +106,13 @@ class Pruning:
     def __init__(self, folder: Path, study: str, trial_id: int, first_update: int):
         pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=first_update)
         self.trial = Trial(optuna.load_study(study_name=study, storage=storage_of(folder), pruner=pruner), trial_id)
+        stored = self.trial.study.get_trials(deepcopy=False)[self.trial.number]
+        self.reported = set(stored.intermediate_values)
         self.pruned = False
 
     def __call__(self, update: int, objective: float) -> str | None:
-        self.trial.report(objective, update)
+        if update not in self.reported:  # as it is if the run was killed after it, and resumed before
+            self.trial.report(objective, update)
         if not self.trial.should_prune():
             return None
         self.pruned = True

@@ -79,6 +79,8 @@ def parse_settings(texts: Mapping[str, str], topics: Mapping[str, Sequence[Demon
     for name, text in texts.items():
         if name not in legal:
             raise UserError(f"{name} is not a setting of {', '.join(topics)}{choose(name, legal)}")
+        if not text:
+            raise UserError(f"{name}=: a value expected")
         kind = str if legal[name].default is None else type(legal[name].default)
         try:
             values[name] = kind(text)

@@ -138,7 +138,7 @@ class Trainer:
         update = self.state.update
         if self.state.sum_of_norms.isfinite():
             return None
-        since = max(update - self.settings.eval_every, 0)
+        since = (update - 1) // self.settings.eval_every * self.settings.eval_every
         return Outcome("diverged", f"a gradient between updates {since + 1} and {update} is not finite", {})
 
     def _evaluate(self, curves: Curves, progress: RunProgress) -> Outcome | None:

@@ -12,6 +12,8 @@ from socket import gethostname
 
 from filelock import FileLock, Timeout
 
+from src.config.errors import UserError
+
 log = logging.getLogger(__name__)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """Errors of file systems without locks, such as some NFS and Lustre mounts."""
@@ -88,7 +90,7 @@ def _warn(folder: Path) -> None:
     log.warning("%s: this file system has no locks, so never start the same run twice at a time", folder)
 
 
-class FolderInUseError(Exception):
+class FolderInUseError(UserError):
     """Another process holds the lock of a folder."""
 
 

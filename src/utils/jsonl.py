@@ -20,7 +20,7 @@ def _number(digits: str) -> int | float:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file, up to the first truncated or damaged line; none if the file is missing."""
+    """The records of a file without truncated or damaged lines; none if the file is missing."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except OSError:
@@ -30,8 +30,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(line, parse_int=_number)
         except (ValueError, RecursionError):
-            break
-        if not line.endswith(b"\n") or not isinstance(record, dict):
-            break
-        records.append(record)
+            continue
+        if line.endswith(b"\n") and isinstance(record, dict):
+            records.append(record)
     return records

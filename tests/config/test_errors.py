@@ -56,6 +56,8 @@ MISTAKES = {
     "special character": ("name=mine!", ["name=mine!: not key=value", "quotes"]),
     "no value": ("seed", ["seed: not key=value"]),
     "no such configuration": ("--config-name=nosuch", ["--config-name=nosuch does not exist; legal: train"]),
+    "no such folder of configurations": ("--config-path=/nosuch", ["config directory '/nosuch' exists"]),
+    "a batch of no runs": ("-m seed=0,1 hydra.sweeper.max_batch_size=-1", ["max_batch_size=-1: must be at least 1"]),
     "no experiment": ("experiment=", ["experiment= needs a value; legal: ba2016/ablations/base"]),
     "key of another group": ("lr=3", ["lr is not a setting; did you mean optimizer.lr?"]),
     "nested key of another group": ("model.lr=3", ["model.lr is not a setting of model; did you mean optimizer.lr?"]),

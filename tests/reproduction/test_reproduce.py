@@ -105,6 +105,18 @@ def test_runs_of_an_unknown_commit_are_reported(report):
     assert "at commit unknown" in (report / "report.md").read_text()
 
 
+def test_a_report_finds_the_runs_where_they_were_told_to_go(report, capsys, tmp_path):
+    shutil.move("outputs", "elsewhere")
+    arguments = ["report", "paper/table", "--output", str(tmp_path / "of_elsewhere")]
+    with pytest.raises(UserError, match="no run has finished"):
+        command.run_command(parse(arguments))
+    assert command.run_command(parse([*arguments, "run.root=elsewhere"])) == 0
+    assert (tmp_path / "of_elsewhere" / "runs.csv").read_text() == (report / "runs.csv").read_text()
+    shutil.rmtree("elsewhere")
+    with pytest.raises(UserError, match=r"start them with: .* --budget quick run.root=elsewhere"):
+        command.run_command(parse([*arguments, "run.root=elsewhere"]))
+
+
 def test_if_all_runs_diverged_those_at_one_grid_point_count(report):
     for path in (Path("outputs") / QUICK).glob("*/result.json"):
         path.write_text(path.read_text().replace('"status": "finished"', '"status": "diverged"'))
@@ -115,7 +127,7 @@ def test_if_all_runs_diverged_those_at_one_grid_point_count(report):
 
 
 def test_the_next_value_is_offered_where_the_chosen_one_is_at_an_edge(report, reproduction):
-    (line,) = edges_of(reproduction, EXPERIMENT, "quick")
+    (line,) = edges_of(reproduction, EXPERIMENT, "quick", Path("outputs") / QUICK)
     lr = pd.read_csv(report / "runs.csv")["optimizer.lr"][0]
     beyond = {0.001: "0.0001", 0.01: "0.1"}[lr]
     assert line == (
@@ -209,6 +221,28 @@ def test_a_damaged_record_is_named_in_one_line(report):
     path.write_text(path.read_text().splitlines()[0] + '\n{"sweep": 1\n')
     with pytest.raises(UserError, match=r"results.jsonl: line 2 is damaged"):
         read_record(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda line: line.update(run="../elsewhere"), "line 1 is damaged: run: string should match"),
+        (lambda line: line.update(sweep=".."), "line 1 is damaged: sweep: string should match"),
+        (lambda line: line.update(sweep="other"), f"recorded in the folder other; legal: {QUICK}"),
+        (lambda line: line["result"].update(status="perfect"), "line 1 is damaged: status: input should be"),
+        (lambda line: line["result"]["config"].pop("search"), "line 1 is damaged: result.config.search: field"),
+        (lambda line: line["result"].pop("updates"), "line 1 is damaged: finished without updates"),
+        (lambda line: line["curves"].update({"val/nll": {"first": 1}}), "line 1 is damaged: curves.val/nll"),
+    ],
+)
+def test_nothing_is_restored_from_a_record_that_is_not_one(report, tmp_path, change, says):
+    line = json.loads((report / RECORD).read_text().splitlines()[0])
+    change(line)
+    (tmp_path / "changed.jsonl").write_text(json.dumps(line) + "\n")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=re.escape(says)):
+        restore(read_record(tmp_path / "changed.jsonl"), {QUICK: tmp_path / "restored"})
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_restore_command_restores_a_record(report, reproduction, capsys, monkeypatch):

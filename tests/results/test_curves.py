@@ -103,13 +103,16 @@ def test_a_run_can_be_read_while_it_is_being_written(tmp_path):
 @pytest.mark.parametrize(
     "damage", [b"garbage", b"{}{}", b"[1, 2]", b"7", b"\xff\xfe", b"", b'{"update": 10', b"[" * 10**5]
 )
-def test_nothing_is_read_after_a_damaged_line(write, tmp_path, damage):
+def test_the_other_lines_are_read_and_kept_where_one_is_damaged(write, tmp_path, damage):
     write(tmp_path, 0, [0.9, 0.8, 0.7])
     lines = (tmp_path / METRICS).read_bytes().splitlines()
     assert b'"val/error": 0.8' in lines[2]
     lines[2] = damage
     (tmp_path / METRICS).write_bytes(b"".join(line + b"\n" for line in lines))
-    assert list(errors_of(tmp_path)) == [0]
+    assert errors_of(tmp_path) == {0: 0.9, 20: 0.7}
+    write(tmp_path, 30, [0.6])  # resumed
+    assert errors_of(tmp_path) == {0: 0.9, 20: 0.7, 30: 0.6}
+    assert damage not in (tmp_path / METRICS).read_bytes().splitlines()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

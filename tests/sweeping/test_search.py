@@ -18,12 +18,12 @@ import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from src.config.errors import explain
+from src.config.errors import UserError, explain
 from src.config.paths import JOURNAL, PROJECT
 from src.results.manifest import read_manifest
 from src.running.load import read_config
 from src.sweeping.search import Options, proposal, search, split
-from src.sweeping.trial import NOTHING, Pruning, run_trial, storage_of, workers
+from src.sweeping.trial import NOTHING, Pruning, id_of, run_trial, storage_of, workers
 from src.training.trainer import Trainer
 
 LR = "optimizer.lr=tag(log, interval(1e-4, 1e-2))"
@@ -127,6 +127,13 @@ def test_a_mistake_is_found_before_a_folder_is_created(look, ranges, message):
     with pytest.raises(Exception) as caught:  # noqa: PT011 - in one line by src.config.errors
         look(*ranges)
     assert message in explain(caught.value)
+    assert not Path("outputs").exists()
+
+
+def test_the_runs_of_a_search_have_cores_for_all_of_their_threads(look, monkeypatch):
+    monkeypatch.setattr("src.sweeping.search.num_cores", lambda: 4)
+    with pytest.raises(UserError, match=r"^--workers 3: must be at most 2, with 4 cores here and trainer\.threads=2$"):
+        look(LR, "trainer.threads=2", workers=3)
     assert not Path("outputs").exists()
 
 
@@ -338,10 +345,21 @@ def test_pruning_compares_with_the_median_of_the_other_trials(tmp_path):
         for update in (0, 100, 200):
             trial.report(value, update)
         study.tell(trial, value)
-    better, worse = (Pruning(tmp_path, "study", study.ask()._trial_id, first_update=100) for _ in range(2))
+    better, worse = (Pruning(tmp_path, "study", id_of(study.ask()), first_update=100) for _ in range(2))
     assert [better(update, 0.24) for update in (0, 100, 200)] == [None] * 3
     assert worse(0, 0.26) is None
     assert worse(100, 0.26).startswith("pruned at update 100")
+
+
+def test_a_run_that_is_resumed_before_what_it_has_told_tells_it_once(tmp_path, recwarn):
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    number = id_of(optuna.create_study(storage=storage_of(tmp_path), study_name="study").ask())
+    for updates in ((0, 100), (100, 200)):  # killed after the second evaluation, and resumed before it
+        run = Pruning(tmp_path, "study", number, first_update=0)
+        assert [run(update, update / 1000) for update in updates] == [None, None]
+    (trial,) = optuna.load_study(study_name="study", storage=storage_of(tmp_path)).trials
+    assert trial.intermediate_values == {0: 0.0, 100: 0.1, 200: 0.2}
+    assert not recwarn.list
 
 
 def test_searches_in_one_folder_are_compared(look, trained):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from src.config.fingerprint import run_name
 from src.results.manifest import read_manifest, write_manifest
 from src.results.runs import DEFAULT_SEARCH
 from src.sweeping.sweep import Sweep
@@ -92,6 +93,19 @@ def test_a_failure_is_in_the_table_and_the_other_runs_continue(train, tiny, monk
     ]
     assert "broken on purpose" in ended.out
     assert "Traceback" not in ended.out + ended.err
+
+
+@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize("inside", ["", ".hydra"])
+def test_the_others_go_on_where_the_folder_of_a_run_cannot_be_written(train, tiny, composed, inside, together):
+    barred = Path("outputs/runs", run_name(composed("model=lstm", "seed=1", *tiny)), inside)
+    barred.parent.mkdir(parents=True)
+    barred.write_text("a file")
+    ended = train("-m", "model=lstm", "seed=0,1,2", f"run.together={together}", *tiny)
+    assert ended.status == 1
+    assert f"warning: {barred} is not a folder, so this run is not started; the others go on" in ended.out
+    assert [(row["seed"], row["status"]) for row in rows()] == [("0", "finished"), ("1", "missing"), ("2", "finished")]
+    assert barred.read_text() == "a file"
 
 
 def test_a_diverged_run_is_a_result(train, tiny):

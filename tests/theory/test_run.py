@@ -94,6 +94,7 @@ def test_a_claim_that_fails_ends_the_command_with_status_1(command, tmp_path):
             ["answr=3"],
             "error: answr is not a setting of invented; did you mean answer? legal: answer, noise, run, seed",
         ),
+        (["run="], "error: run=: a value expected"),
         (["answer=many"], "error: answer=many: int expected"),
         (["answer=0"], "error: answer=0: at least 1 expected"),
         (["seed=-1"], "error: seed=-1: at least 0 expected"),
