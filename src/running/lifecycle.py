@@ -84,6 +84,8 @@ def life(folder: Path, config: DictConfig, patience: float, stop_rule: StopRule 
             return existing or (yield from _execute(config, described, folder, stop_rule, number))
     except UserError as error:
         return {"status": "in use", "reason": str(error)}
+    except OSError as error:  # of the lock, or of what an earlier attempt left
+        return {"status": "failed", "reason": explain(error)}
 
 
 def _existing(folder: Path, config: DictConfig, fingerprint: str) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial
 
 from src.config.compose import compose
+from src.config.errors import explain
 from src.config.fingerprint import decisive_keys, run_name
 from src.config.paths import JOURNAL, folder_of_runs
 from src.config.settings import resolved
@@ -90,6 +91,8 @@ def run_trial(overrides: list[str], study: tuple[str, int] | None) -> dict[str, 
             result = run_in(folder, config, FOREVER, pruning)
     except KeyboardInterrupt:
         return given | {"status": "interrupted"}
+    except OSError as error:  # the folder of the run cannot be written
+        return given | {"status": "failed", "reason": explain(error)}
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         signal.signal(signal.SIGINT, previous)

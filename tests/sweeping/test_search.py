@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -300,6 +301,20 @@ def test_an_illegal_value_in_a_range_is_a_failed_trial_and_the_others_go_on(look
     assert reason in capsys.readouterr().out
     assert look(pairs, trials=6) == 1
     assert len(trained) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_trial_whose_folder_cannot_be_written_fails_and_the_others_go_on(look, workers, capsys):
+    assert look(WIDTH, "seed=5", trials=2) == 0
+    (name, *others) = sorted(path.parent.name for path in Path("outputs/s").glob("*/result.json"))
+    shutil.rmtree("outputs/s")
+    Path("outputs/s").mkdir()
+    Path("outputs/s", name).write_text("a file")
+    capsys.readouterr()
+    assert look(WIDTH, "seed=5", trials=2, workers=workers) == 1
+    said = capsys.readouterr().out
+    assert f"failed, outputs/s/{name}/.hydra: Not a directory" in said
+    assert [path.parent.name for path in Path("outputs/s").glob("*/result.json")] == others
 
 
 def test_a_trial_whose_process_dies_fails_and_the_others_go_on(look, trained, monkeypatch):

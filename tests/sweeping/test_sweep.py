@@ -108,6 +108,15 @@ def test_the_others_go_on_where_the_folder_of_a_run_cannot_be_written(train, tin
     assert barred.read_text() == "a file"
 
 
+def test_the_others_go_on_where_a_run_cannot_be_locked(train, tiny, composed):
+    barred = Path("outputs/runs", run_name(composed("model=lstm", "seed=0", *tiny)), ".lock")
+    barred.mkdir(parents=True)
+    ended = train("-m", "model=lstm", "seed=0,1", *tiny)
+    assert ended.status == 1
+    assert f"{barred.parent.name}: failed" in ended.out
+    assert [(row["seed"], row["status"]) for row in rows()] == [("0", "interrupted"), ("1", "finished")]
+
+
 def test_a_diverged_run_is_a_result(train, tiny):
     ended = train("-m", "optimizer.lr=1e-2,1e30", "model=irnn", "optimizer=sgd", "trainer.clip_norm=null", *tiny)
     assert ended.status == 0
