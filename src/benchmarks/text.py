@@ -3,14 +3,12 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import count
-from statistics import median
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
-from torch.utils.benchmark import Measurement
 
 from src.benchmarks.updates import (
     LAYERS,
@@ -19,8 +17,7 @@ from src.benchmarks.updates import (
     PausingClock,
     Yardstick,
     in_turns,
-    ratio_of,
-    saved_bytes,
+    row_of_updates,
     update_as_trained,
 )
 from src.models.base import Core
@@ -83,24 +80,5 @@ def measure(cell: dict[str, Any], batch_size: int, rounds: int, seconds: float, 
     for layer in dict.fromkeys(["nn.LSTM", own or "nn.LSTM"]):
         functions[layer] = update_as_trained(*loss_of(partial(Yardstick, layer=LAYERS[layer])))
     measured = in_turns(functions, PausingClock(), cell["threads"], rounds, seconds)
-    ms = {what: [1e3 * one.median for one in measurements] for what, measurements in measured.items()}
-    [update] = Measurement.merge(measured["update"])
     shown = {"rank": int(config.rank)} if "rank" in config else {}
-    return (
-        cell
-        | shown
-        | {f"{what}_ms": median(values) for what, values in ms.items()}
-        | {
-            "batch_size": batch_size,
-            "dtype": "float32",
-            "update_ms": 1e3 * update.median,
-            "update_iqr_ms": 1e3 * update.iqr,
-            "sequences_per_second": batch_size / update.median,
-            "own_layer": own,
-            "ratio_to_own_layer": ratio_of(ms["update"], ms[own]) if own else None,
-            "ratio_to_lstm": ratio_of(ms["update"], ms["nn.LSTM"]),
-            "saved_bytes_per_sequence": saved_bytes(model, loss) / batch_size,
-            "state_size": model.core.state_size,
-            "rounds_ms": ms,
-        }
-    )
+    return cell | shown | row_of_updates(measured, own, model, loss, batch_size)

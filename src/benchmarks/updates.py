@@ -1,6 +1,6 @@
 """Measures updates, the kernels alone, everything outside them, arithmetic and memory; see scripts/benchmark.py."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count, product
 from statistics import median
@@ -230,21 +230,9 @@ def measure(
         functions["paused"] = plain_update_of(batches, projected, cell["hidden_size"], pauses)
 
     measured = in_turns(functions, clock, cell["threads"], rounds, seconds)
-    ms = {what: [1e3 * one.median for one in measurements] for what, measurements in measured.items()}
-    [update] = Measurement.merge(measured["update"])
-    row = cell | {"batch_size": batch_size, "dtype": "float32"} | ({} if features is None else {"features": features})
-    row |= {f"{what}_ms": median(values) for what, values in ms.items()} | {
-        "update_ms": 1e3 * update.median,
-        "update_iqr_ms": 1e3 * update.iqr,
-        "sequences_per_second": batch_size / update.median,
-        "own_layer": own,
-        "ratio_to_own_layer": ratio_of(ms["update"], ms[own]) if own else None,
-        "ratio_to_lstm": ratio_of(ms["update"], ms["nn.LSTM"]),
-        "saved_bytes_per_sequence": saved_bytes(model, loss) / batch_size,
-        "state_size": model.core.state_size,
-        "rounds_ms": ms,
-    }
-    if "kernel" in ms:
+    row = cell | ({} if features is None else {"features": features})
+    row |= row_of_updates(measured, own, model, loss, batch_size)
+    if "kernel" in (ms := row["rounds_ms"]):
         gflop, gflop_of_sgemm = 1e-9 * batch_size * model.core.flops(task.length), 2e-9 * MATRIX_SIZE**3
         row |= {
             "kernel_gflop": gflop,
@@ -255,6 +243,31 @@ def measure(
             "ratio_outside_to_paused": ratio_of(ms["outside"], ms["paused"]),
         }
     return row
+
+
+def row_of_updates(
+    measured: Mapping[str, list[Measurement]],
+    own: str | None,
+    model: SequenceModel,
+    loss: Callable[[], Tensor],
+    batch_size: int,
+) -> dict[str, Any]:
+    """What a row says of updates: their times, the ratios to those of torch's layers, and the memory of the model."""
+    ms = {what: [1e3 * one.median for one in measurements] for what, measurements in measured.items()}
+    [update] = Measurement.merge(measured["update"])
+    return {f"{what}_ms": median(values) for what, values in ms.items()} | {
+        "batch_size": batch_size,
+        "dtype": "float32",
+        "update_ms": 1e3 * update.median,
+        "update_iqr_ms": 1e3 * update.iqr,
+        "sequences_per_second": batch_size / update.median,
+        "own_layer": own,
+        "ratio_to_own_layer": ratio_of(ms["update"], ms[own]) if own else None,
+        "ratio_to_lstm": ratio_of(ms["update"], ms["nn.LSTM"]),
+        "saved_bytes_per_sequence": saved_bytes(model, loss) / batch_size,
+        "state_size": model.core.state_size,
+        "rounds_ms": ms,
+    }
 
 
 def ratio_of(above: Sequence[float], below: Sequence[float]) -> float:
