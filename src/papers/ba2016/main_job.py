@@ -8,7 +8,7 @@ import pandas as pd
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent, thousands
 from src.reproduction.effects import mean, ratio
 
-MODELS = {"fastweights": "fast weights", "lstm": "LSTM", "irnn": "iRNN"}
+MODELS = {"fastweights": "fast weights", "lstm": "LSTM", "irnn": "IRNN"}
 UPDATES = (500, 1500, 2500, 5000, 10000)
 
 
@@ -40,7 +40,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 REPRODUCTION = Reproduction(
-    title="The main job: fast weights, an LSTM and an iRNN with 50 units on associative retrieval, 10,000 updates",
+    title="The main job: fast weights, an LSTM and an IRNN with 50 units on associative retrieval, 10,000 updates",
     experiments=("ba2016/main_job",),
     claims=(
         Claim("The main job ends below 0.5 % test error.", "README", "mean test error below 0.5 %", _solves_it),
