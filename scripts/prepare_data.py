@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whichever one is installed
 
-from src.config.errors import UserError
+from src.config.errors import UserError, in_one_line
 from src.data import mnist, music, text
-from src.data.files import read
+from src.data.files import File, find, read
 from src.utils.console import printing
 
 FILES = {
@@ -34,16 +34,22 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - FILES.keys():
         parser.exit(2, f"error: {', '.join(sorted(unknown))}: not a data set; legal: {', '.join(FILES)}\n")
-    missing = False
-    for name in arguments.names or FILES:
-        for file in FILES[name]:
-            try:
-                read(file, arguments.data_dir)
-                print(f"{file.path}: there, {file.size:,} bytes; {file.terms}", flush=True)
-            except UserError as error:
-                missing = missing or file.url is not None
-                print(f"{file.path}: {error}", flush=True)
-    sys.exit(int(missing))
+    with in_one_line():
+        files = [file for name in arguments.names or FILES for file in FILES[name]]
+        wrong = sum(not _prepare(file, arguments.data_dir) for file in files)
+    sys.exit(int(wrong > 0))
+
+
+def _prepare(file: File, data_dir: str) -> bool:
+    """Fetch a file, or check the one that is there; False if it is wrong, or missing although it is public."""
+    is_there = find(file, data_dir) is not None
+    try:
+        read(file, data_dir)
+    except UserError as error:
+        print(f"{file.path}: {error}", flush=True)
+        return file.url is None and not is_there
+    print(f"{file.path}: there, {file.size:,} bytes; {file.terms}", flush=True)
+    return True
 
 
 if __name__ == "__main__":

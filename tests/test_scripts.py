@@ -4,12 +4,15 @@ import runpy
 import shutil
 import subprocess
 import sys
+from hashlib import sha256
 from types import SimpleNamespace
 
 import pytest
 
+from scripts import prepare_data
 from src.config.errors import UserError
 from src.config.paths import PROJECT
+from src.data.files import File
 from src.running.show_kernel import kernel_of
 from tests.results.made_up import Folder
 
@@ -50,6 +53,28 @@ def test_a_benchmark_refuses_files_that_it_would_not_write(arguments, says, monk
     with pytest.raises(SystemExit):
         runpy.run_path(str(PROJECT / "scripts" / "benchmark.py"), run_name="__main__")
     assert capsys.readouterr().err == f"error: {says}\n"
+
+
+def test_data_that_are_prepared_are_there_and_right(tmp_path, monkeypatch, capsys):
+    mine = File("set/mine.txt", 4, sha256(b"mine").hexdigest(), None, "it is mine")
+    monkeypatch.setattr(prepare_data, "FILES", {"set": [mine]})
+
+    def status(folder):
+        monkeypatch.setattr(sys, "argv", ["prepare_data.py", "--data-dir", str(folder)])
+        with pytest.raises(SystemExit) as ended:
+            prepare_data.main()
+        return ended.value.code
+
+    assert status(tmp_path) == 0, "only its owner can put it there"
+    assert "set/mine.txt: no such file, and it is not public" in capsys.readouterr().out
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "mine.txt").write_text("mine")
+    assert status(tmp_path) == 0
+    assert capsys.readouterr().out == "set/mine.txt: there, 4 bytes; it is mine\n"
+    (tmp_path / "set" / "mine.txt").write_text("yours")
+    assert status(tmp_path) == 1
+    assert "not the published file: it has more than 4 bytes, not 4; replace it" in capsys.readouterr().out
+    assert status("~nobody-here/data") == "error: ~nobody-here/data: Could not determine home directory."
 
 
 @pytest.mark.parametrize("argument", ["model=gru,lstm", "seed=range(3)", "-m"])

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, product
+from statistics import median
 from time import thread_time
 from typing import Any
 
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 from torch.nn import functional
 from torch.utils.benchmark import Timer
 
-from src.benchmarks.updates import update_as_trained
+from src.benchmarks.updates import ratio_of, update_as_trained
 from src.config.paths import CONFIGS
 from src.models.sequence import SequenceModel
 from src.ops.cpu import calls
@@ -88,18 +89,17 @@ def interleaved(runs: dict[str, Callable[[], None]], rounds: int, seconds: float
 
 
 def in_ratios(rounds_ms: dict[str, list[float]]) -> dict[str, Any]:
-    """Medians of the rounds, and ratios to the first."""
-    ms = {name: sorted(values)[len(values) // 2] for name, values in rounds_ms.items()}
-    first = next(iter(ms.values()))
+    """Medians of the rounds, and of the ratios to the first."""
+    first = next(iter(rounds_ms.values()))
     return (
-        {f"{name}_ms": value for name, value in ms.items()}
-        | {f"ratio_of_{name}": value / first for name, value in ms.items()}
+        {f"{name}_ms": median(values) for name, values in rounds_ms.items()}
+        | {f"ratio_of_{name}": ratio_of(values, first) for name, values in rounds_ms.items()}
         | {"rounds_ms": rounds_ms}
     )
 
 
 def tasks_of(length: int) -> dict[str, Task]:
-    """Tasks whose sequences have about this length, and a head over 64 values."""
+    """Tasks whose sequences have about this length, and a head over 64 values, or more where there are more pairs."""
     pairs, queries = length // 2, max(1, length // 7)
     most = max(64, pairs)
     return {

@@ -116,13 +116,15 @@ def plain_update_of(
     return update
 
 
-def passes_of(model: SequenceModel, ids_BT: Tensor) -> tuple[Callable[[], None], Callable[[], None]]:
-    """The forward pass of the fused recurrence alone, and the backward pass, to be called after it."""
+def passes_of(model: SequenceModel, ids_BT: Tensor) -> tuple[Callable[[], None], Callable[[], None]] | None:
+    """The forward pass of the kernel alone, and the backward pass, to be called after it; None without a kernel."""
     core = model.core
     table = core.project(torch.randn(model.input_spec.size, core.input_size))
     table = map_state(lambda tensor: tensor.detach().requires_grad_(), table)
     inputs = Inputs(table, ids_BT)
     fused = choose(core.forms(), "fused", inputs)
+    if fused.kernel != "fused":
+        return None
     wanted = [*state_tensors(table), *core.parameters()]
     d_BH = torch.randn(len(ids_BT), core.output_size)
     outputs: list[Tensor] = []
@@ -217,9 +219,9 @@ def measure(
     functions: dict[str, Callable] = {"update": update_as_trained(model, loss)}
     for layer in dict.fromkeys(["nn.LSTM", own or "nn.LSTM"]):
         functions[layer] = update_as_trained(*model_and_loss(Yardstick, layer=LAYERS[layer]))
-    if features is None and cell["kernel"] in ("auto", "fused") and calls.available(next(model.parameters())):
+    measured_alone = features is None and cell["kernel"] in ("auto", "fused")
+    if measured_alone and (passes := passes_of(model, next(batches).inputs)) is not None:
         matrix = torch.randn(MATRIX_SIZE, MATRIX_SIZE)
-        passes = passes_of(model, next(batches).inputs)
         functions["kernel"] = lambda: [run() for run in passes]
         functions["sgemm"] = partial(torch.mm, matrix, matrix)
         functions["outside"] = functions["update"]
@@ -271,4 +273,5 @@ def row_of_updates(
 
 
 def ratio_of(above: Sequence[float], below: Sequence[float]) -> float:
-    return median(a / b for a, b in zip(above, below, strict=True))  # of the rounds
+    """The median of the ratios of the rounds."""
+    return median(a / b for a, b in zip(above, below, strict=True))

@@ -46,11 +46,7 @@ def read(file: File, data_dir: str) -> bytes:
     Raises:
         UserError: it is not there and cannot be downloaded, or it is there and is something else.
     """
-    folder = Path(data_dir).expanduser()
-    places = [folder / path for name in (file.path, *file.other_paths) for path in (name, f"{name}.gz")]
-    found = next((path for path in places if path.exists()), None)
-    if found is None:
-        found = _download(file, *places[:2])
+    found = find(file, data_dir) or _download(file, *_places(file, data_dir)[:2])
     content = read_bounded(found, file.size)
     if not file.is_content(content):
         count = f"{len(content):,}" if len(content) <= file.size else f"more than {file.size:,}"
@@ -60,6 +56,23 @@ def read(file: File, data_dir: str) -> bytes:
         again = "remove it to download it again" if file.url else "replace it"
         raise UserError(f"{found}: not the published file: {differs}; {again}")
     return content
+
+
+def find(file: File, data_dir: str) -> Path | None:
+    """Where a file, or what has its name, is in the data folder.
+
+    Raises:
+        UserError: the folder cannot be searched.
+    """
+    try:
+        return next((path for path in _places(file, data_dir) if path.exists()), None)
+    except (OSError, RuntimeError) as error:  # of a home folder that is not known
+        raise UserError(f"{data_dir}: {explain(error).removeprefix('RuntimeError: ')}") from None
+
+
+def _places(file: File, data_dir: str) -> list[Path]:
+    folder = Path(data_dir).expanduser()
+    return [folder / path for name in (file.path, *file.other_paths) for path in (name, f"{name}.gz")]
 
 
 def read_bounded(path: Path, most_bytes: int) -> bytes:

@@ -7,7 +7,7 @@ import numpy as np
 
 from src.config.errors import UserError
 from src.data.files import File, read
-from src.specs import Split
+from src.specs import SPLITS, Split
 
 MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist"
 TERMS = "MNIST of LeCun, Cortes and Burges, CC BY-SA 3.0"
@@ -66,6 +66,20 @@ def bounds(split: Split, num_validation: int = NUM_VALIDATION) -> tuple[int, int
     return {"train": (0, num_images - num_validation), "val": (num_images - num_validation, num_images)}.get(
         split, (0, num_images)
     )
+
+
+def sizes(num_validation: int) -> dict[Split, int]:
+    """How many images each split has.
+
+    Raises:
+        ValueError: none are left to train on.
+    """
+    of_each = {split: bounds(split, num_validation) for split in SPLITS}
+    if of_each["train"][1] < 1:
+        raise ValueError(
+            f"val_size={num_validation}: must be at most {of_each['val'][1] - 1}, to leave some to train on"
+        )
+    return {split: end - start for split, (start, end) in of_each.items()}
 
 
 def images(part: str, data_dir: str) -> np.ndarray:

@@ -15,9 +15,6 @@ from torch.nn import functional
 from src.specs import Batch, InputSpec, Output, OutputSpec, Split
 from src.tasks.base import RIGHT, WRONG, Task
 
-NUM_GLIMPSES = 24
-PER_QUADRANT = 6
-"""A coarse one, four fine ones, and the coarse one again."""
 MOST_COMPARED = 10_000
 """Training images that each test image is compared with."""
 

@@ -8,7 +8,7 @@ import torch
 from annotated_types import Ge, MinLen
 
 from src.data import mnist
-from src.specs import SPLITS, Batch, Split
+from src.specs import Batch, Split
 from src.tasks.glimpses import Glimpses
 
 
@@ -36,10 +36,7 @@ class MNISTGlimpses(Glimpses):
     def __init__(
         self, seed: int, *, val_size: Annotated[int, Ge(1)] = 5000, data_dir: Annotated[str, MinLen(1)] = "data"
     ):
-        bounds = {split: mnist.bounds(split, val_size) for split in SPLITS}
-        sizes = {split: end - start for split, (start, end) in bounds.items()}
-        if sizes["train"] < 1:
-            raise ValueError(f"val_size={val_size}: must be at most {bounds['val'][1] - 1}, to leave some to train on")
+        sizes = mnist.sizes(val_size)
         super().__init__(seed, mnist.SIDE, tuple(map(str, range(mnist.NUM_CLASSES))), sizes)
         self.val_size = val_size
         self.data_dir = data_dir

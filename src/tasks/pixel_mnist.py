@@ -8,7 +8,7 @@ import torch
 from annotated_types import Ge, MinLen
 
 from src.data import mnist
-from src.specs import SPLITS, Batch, InputSpec, Output, OutputSpec, Split
+from src.specs import Batch, InputSpec, Output, OutputSpec, Split
 from src.tasks.base import RIGHT, WRONG, Task
 
 
@@ -44,10 +44,7 @@ class PixelMNIST(Task):
         val_size: Annotated[int, Ge(1)] = mnist.NUM_VALIDATION,
         data_dir: Annotated[str, MinLen(1)] = "data",
     ):
-        bounds = {split: mnist.bounds(split, val_size) for split in SPLITS}
-        sizes = {split: end - start for split, (start, end) in bounds.items()}
-        if sizes["train"] < 1:
-            raise ValueError(f"val_size={val_size}: must be at most {bounds['val'][1] - 1}, to leave some to train on")
+        sizes = mnist.sizes(val_size)
         super().__init__(seed, train_size=sizes["train"], val_size=sizes["val"], test_size=sizes["test"])
         self.val_size = val_size
         self.data_dir = data_dir

@@ -15,7 +15,7 @@ from src.config.paths import METRICS
 from src.config.settings import sortable
 from src.utils.events import event_writer
 from src.utils.files import write_whole
-from src.utils.jsonl import read_lines, to_line
+from src.utils.jsonl import records_of, to_line
 
 HISTOGRAM_BINS = 40
 
@@ -122,8 +122,8 @@ class Curves:
 
 
 def _drop_from(path: Path, first_update: int) -> None:
-    """Drop the points from `first_update` on, and a truncated line."""
+    """Drop the points from `first_update` on, and damaged lines."""
     if path.exists():
-        numbered = [record for record in read_lines(path) if isinstance(record.get("update"), int)]
+        numbered = [record for record in records_of(path.read_bytes()) if isinstance(record.get("update"), int)]
         kept = [record for record in numbered if record["update"] < first_update]
         write_whole(path, "".join(map(to_line, kept)).encode())

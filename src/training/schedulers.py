@@ -13,7 +13,7 @@ def constant(optimizer: Optimizer, max_updates: int) -> LRScheduler:
 
 
 def cosine(optimizer: Optimizer, max_updates: int, *, final_lr: Annotated[float, Ge(0)] = 0.0) -> LRScheduler:
-    """Half a cosine from the initial learning rate to `final_lr` at the last update."""
+    """Half a cosine from the initial learning rate to `final_lr`, which it reaches after the last update."""
     return lr_scheduler.CosineAnnealingLR(optimizer, T_max=max_updates, eta_min=final_lr)
 
 

@@ -48,7 +48,8 @@ class TrainState:
 
     def to_checkpoint(self) -> dict[str, Any]:
         """The content of a checkpoint, with the state of torch's random numbers; its tensors are copies."""
-        on_gpu = self.rng is None and self.sum_of_norms.device.type == "cuda"
+        device = self.sum_of_norms.device
+        on_gpu = self.rng is None and device.type == "cuda"
         content = {
             "update": self.update,
             "seconds": self.seconds,
@@ -57,7 +58,7 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "rng": torch.get_rng_state() if self.rng is None else self.rng,
-            "device_rng": torch.cuda.get_rng_state_all() if on_gpu else [],
+            "device_rng": [torch.cuda.get_rng_state(device)] if on_gpu else [],
             "state": None if self.recurrent is None else state_tensors(self.recurrent),
             "selected": None if self.selected is None else tuple(self.selected),
             "evaluations_since_selected": self.evaluations_since_selected,
@@ -88,8 +89,8 @@ class TrainState:
         self.outcome = content["outcome"]
         # last, since an initial state may be drawn
         torch.set_rng_state(content["rng"].cpu())
-        if content["device_rng"]:
-            torch.cuda.set_rng_state_all([state.cpu() for state in content["device_rng"]])
+        if content["device_rng"] and (device := self.sum_of_norms.device).type == "cuda":
+            torch.cuda.set_rng_state(content["device_rng"][0].cpu(), device)  # others are of cards that it did not use
 
     def _check(self, content: Content) -> None:
         """Raise a ValueError unless all of a checkpoint can be loaded and gone on from."""
@@ -102,8 +103,16 @@ class TrainState:
         own["optimizer"] = {"state": moments, "param_groups": [{"lr": 0.0, "params": [0]}]}
         for key, wanted in own.items():
             check_like(content[key], wanted, key)  # type: ignore[literal-required]
+        try:
+            torch.Generator().set_state(content["rng"].cpu())
+        except RuntimeError as error:
+            raise ValueError(f"rng: {error}") from None
         check_weights(self.model, content["model"], "model")
         if content["selected"] is not None:
             check_weights(self.model, content["selected"].weights, "selected")
         if content["state"] is not None:
-            check_like([one[:1] for one in content["state"]], state_tensors(self.model.core.initial_state(1)), "state")
+            check_like(
+                [one[:1] if one.ndim else one for one in content["state"]],
+                state_tensors(self.model.core.initial_state(1)),
+                "state",
+            )

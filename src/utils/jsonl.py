@@ -20,13 +20,17 @@ def _number(digits: str) -> int | float:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file without truncated or damaged lines; none if the file is missing."""
+    """The records of a file; none if the file is missing or cannot be read."""
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        return records_of(path.read_bytes())
     except OSError:
         return []
+
+
+def records_of(content: bytes) -> list[dict[str, Any]]:
+    """The records in the content of a file, without truncated or damaged lines."""
     records = []
-    for line in lines:
+    for line in content.splitlines(keepends=True):
         try:
             record = json.loads(line, parse_int=_number)
         except (ValueError, RecursionError):

@@ -97,6 +97,17 @@ def test_a_small_file_that_unpacks_to_a_large_one_is_not_unpacked(tmp_path):
     assert "it has more than 111 bytes" in refused(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("folder", "says"), [("~nobody-here/data", "home directory"), ("a" * 300, "File name too long")]
+)
+def test_a_folder_that_cannot_be_searched_is_named(folder, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refusal = refused(folder)
+    assert refusal.startswith(f"{folder}: ")
+    assert says in refusal
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_instead_of_a_file_is_refused(tmp_path):
     (tmp_path / "set" / "name.bin").mkdir(parents=True)
     assert refused(tmp_path) == f"{tmp_path}/set/name.bin: not a file"
@@ -122,7 +133,7 @@ def test_another_file_at_the_address_is_not_kept(tmp_path, served):
     assert list((tmp_path / "set").iterdir()) == []
 
 
-def test_a_download_that_is_too_large_stops():
+def test_the_bar_of_a_download_that_is_too_large_stops_it():
     with _Bar("name", 10**6) as bar:
         for _ in range(16):
             bar.update(2**16)

@@ -132,6 +132,8 @@ WRONG = {
     ),
     "scheduler does not fit this run": lambda content: content["scheduler"].clear(),
     "rng does not fit this run": lambda content: content.update(rng=torch.zeros(3)),
+    "rng: Invalid mt19937 state": lambda content: content.update(rng=torch.zeros_like(content["rng"])),
+    "state.0 does not fit this run": lambda content: content.update(state=[torch.zeros(())]),
     "sum_of_norms does not fit this run": lambda content: content.update(sum_of_norms=torch.zeros(3)),
     "state does not fit this run": lambda content: content.update(state=[]),
     "outcome": lambda content: content.update(outcome=("finished",)),

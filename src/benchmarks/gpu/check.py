@@ -105,8 +105,8 @@ def check(names: Sequence[str], device: str, tiny: bool, folder: Path, whole: fl
         UserError: the device does not work.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob("*.jsonl"):
-        left.unlink()
+    for name in (CARD.name, *names):
+        (folder / f"{name}.jsonl").unlink(missing_ok=True)
     deadline = time.monotonic() + whole
     rows = run_part(CARD, device, tiny, folder, deadline)
     if broken := [row for row in rows if row.verdict not in GOOD]:

@@ -20,7 +20,7 @@ from src.benchmarks.gpu.compiled import for_every_model
 from src.benchmarks.gpu.rows import Rows
 from src.benchmarks.gpu.updates import How
 from src.benchmarks.updates import MODELS
-from src.config.paths import CHECKPOINTS, PROJECT
+from src.config.paths import CHECKPOINTS, METRICS, PROJECT
 from src.models.base import Core
 from src.models.fastweights import FastWeights
 from src.ops.inputs import Inputs
@@ -199,7 +199,7 @@ def resumed(rows: Rows, device: str, tiny: bool) -> None:
                     raise RuntimeError(f"{' '.join(command[1:])} ended with exit status {status}")
             whole, killed = (_ends(Path(root, name), how.device) for name in ("whole", "killed"))
             same = len(whole) > 0 and whole.keys() == killed.keys() and all(_same(whole[k], killed[k]) for k in whole)
-            found = f"killed at update {at} of {updates}: {'the same' if same else 'other'} weights and metrics"
+            found = f"killed at update {at} of {updates}: {'the same' if same else 'other'} weights, metrics and curves"
             rows.right(name, found, "the same to the last bit", same and 0 < at < updates)
 
 
@@ -216,13 +216,13 @@ def _reached(folder: Path) -> int:
 
 
 def _ends(folder: Path, device: torch.device) -> dict[str, tuple[Any, Any]]:
-    """The metrics and the last weights of every run in a folder."""
+    """The metrics, curves and selected weights of every run in a folder."""
     found = {}
     for run in sorted(path.parent for path in folder.glob("*/result.json")):
         result = read_result(run)
         content = checkpoint.load_newest(run / CHECKPOINTS, device, lambda content: content)
         if result is not None and content is not None:
-            found[run.name] = result["metrics"], content["model"]
+            found[run.name] = (result["metrics"], (run / METRICS).read_bytes()), content["model"]
     return found
 
 

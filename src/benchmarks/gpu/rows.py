@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -67,11 +67,9 @@ class Rows:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The findings in a file, up to the first that is damaged."""
+    """The findings in a file, without damaged ones."""
     found = []
     for line in read_lines(path):
-        try:
+        with suppress(ValidationError):
             found.append(_ROW.validate_python(line))
-        except ValidationError:
-            break
     return found

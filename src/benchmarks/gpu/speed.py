@@ -17,8 +17,8 @@ from torch import nn
 
 from src.benchmarks.gpu.compiled import UNITS
 from src.benchmarks.gpu.rows import Rows
-from src.benchmarks.gpu.updates import How, as_in_torch, as_trained, in_turns, ratio
-from src.benchmarks.updates import MODELS, Sequences, Yardstick
+from src.benchmarks.gpu.updates import How, as_in_torch, as_trained, in_turns
+from src.benchmarks.updates import MODELS, Sequences, Yardstick, ratio_of
 from src.config.paths import PROJECT
 from src.models.fastweights import FastWeights
 from src.results.result import ENDED, read_result
@@ -40,7 +40,7 @@ def one_run(rows: Rows, device: str, tiny: bool) -> None:
             }
             ms = in_turns(updates, how.device, 0.02 if tiny else 2.0)
             fast, lstm = median(ms["fast weights"]), median(ms["nn.LSTM"])
-            share = ratio(ms["fast weights"], ms["nn.LSTM"])
+            share = ratio_of(ms["fast weights"], ms["nn.LSTM"])
             found = f"{fast:.3f} ms, nn.LSTM {lstm:.3f} ms, ratio {share:.2f}"
             rows.target(f"fast weights, {UNITS} units, {what}", found, f"ratio at most {most}", share <= most)
             if (batch_size, length) == (128, 11):
@@ -61,7 +61,7 @@ def every_model(rows: Rows, device: str, tiny: bool) -> None:
                 "eager": as_trained(task, partial(make, kernel="vectorized"), how._replace(graphs=False)),
             }
             ms = in_turns(updates, how.device, 0.02 if tiny else 1.0, rounds=3)
-            times = ratio(ms["eager"], ms["graph"])
+            times = ratio_of(ms["eager"], ms["graph"])
             found = f"{median(ms['graph']):.3f} ms, eager {median(ms['eager']):.2f} ms, {times:.1f} times as fast"
             rows.target(file.stem, found, "5 times as fast", times >= 5)
 

@@ -1,8 +1,7 @@
 """Updates to be timed: of a model as it is trained, of several as one program, and of torch's own layers."""
 
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -120,8 +119,3 @@ def _block(update: Callable[[], Any], count: int, device: torch.device) -> float
         update()
     synchronize()
     return 1000 * (time.perf_counter() - started) / count
-
-
-def ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median of the ratios of the rounds."""
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))

@@ -65,11 +65,15 @@ def test_all_parts_run_on_a_cpu_with_tiny_sizes(tmp_path):
 
 @pytest.mark.slow
 def test_a_gpu_that_does_not_work_is_one_error(tmp_path):
+    for name in ("speed.jsonl", "metrics.jsonl"):
+        (tmp_path / name).touch()
     with pytest.raises(UserError, match=r"^the GPU does not work: exit status 1; the end of its log: "):
         check.check(["speed"], "nothing", True, tmp_path)
+    assert [path.name for path in tmp_path.glob("*s.jsonl")] == ["metrics.jsonl"], "another file, and not of the check"
+    assert not (tmp_path / "speed.jsonl").exists()
 
 
-def test_findings_are_read_up_to_the_first_damaged_one(tmp_path):
+def test_findings_are_read_without_damaged_ones(tmp_path):
     path = tmp_path / "rows.jsonl"
     rows = Rows("a part", path, judge=True)
     rows.target("a", "1 ms", "2 ms", reached=False)
@@ -79,5 +83,6 @@ def test_findings_are_read_up_to_the_first_damaged_one(tmp_path):
     found = read_rows(path)
     assert [(row.what, row.verdict) for row in found] == [("a", "missed"), ("b", "failed"), ("c", "ok")]
     with open(path, "a") as file:
-        file.write('{"part": 1}\n')
-    assert read_rows(path) == found
+        file.write('{"part": 1}\n{"part"\n')
+    rows.right("d", "0", "0", True)
+    assert [row.what for row in read_rows(path)] == ["a", "b", "c", "d"]
