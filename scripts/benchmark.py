@@ -59,8 +59,10 @@ from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 from rich import box
 from rich.progress import track
 from rich.table import Table
@@ -73,6 +75,7 @@ from src.config.errors import UserError, in_one_line
 from src.ops.cpu import calls
 from src.running.provenance import provenance
 from src.utils.console import print_table, printing
+from src.utils.files import write_whole
 
 NAMES = sorted(path.stem for path in MODELS.glob("*.yaml"))
 STYLES = {"auto": "-", "fused": "--", "vectorized": "-.", "reference": ":"}  # line style of each kernel
@@ -201,7 +204,8 @@ def parse() -> argparse.Namespace:
 
 def write_json(path: Path, rows: Sequence[dict[str, Any]], threads: int) -> None:
     """All numbers and their provenance."""
-    path.write_text(json.dumps({"provenance": provenance(threads, "cpu"), "rows": rows}, indent=2) + "\n")
+    content = json.dumps({"provenance": provenance(threads, "cpu"), "rows": rows}, indent=2)
+    write_whole(path, f"{content}\n".encode())
 
 
 def measure_recurrences(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -252,6 +256,9 @@ def benchmark(arguments: argparse.Namespace) -> None:
         if arguments.json:
             write_json(arguments.json, rows, 1)
         return
+    for model, size in product(arguments.model, arguments.hidden_size):
+        with torch.device("meta"):  # a size that a model refuses is found before anything is measured
+            instantiate(OmegaConf.load(MODELS / f"{model}.yaml"), 100, hidden_size=size)
     cells = [dict(zip(AXES, values, strict=True)) for values in product(*(getattr(arguments, axis) for axis in AXES))]
     how = arguments.batch_size, arguments.rounds, arguments.seconds
     measured: Callable[..., dict[str, Any]] = partial(measure, features=arguments.features)

@@ -281,8 +281,9 @@ def test_mistakes_give_one_line(arguments, said):
     assert error.count("\n") == 1
 
 
-def test_a_size_that_a_model_refuses_gives_one_line():
-    status, _, _ = run("--models", "alstm", "--hidden-sizes", 7)
+def test_a_size_that_a_model_refuses_gives_one_line_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr(benchmark, "measure", lambda *_, **__: pytest.fail("something is measured"))
+    status, _, _ = run("--models", "rnn", "alstm", "--hidden-sizes", 6, 7)
     assert status == "error: hidden_size=7: must be even, for real and imaginary parts"
 
 
