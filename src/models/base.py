@@ -99,9 +99,11 @@ class Core(nn.Module):
             return_sequence: whether all outputs are needed; if not, those of the last step are returned, [B, H].
 
         Raises:
-            ValueError: `lengths` is given and the state requested, which would be the one after the padding.
+            ValueError: `lengths` is given and the state requested, which would be the one after the padding; or T = 0.
         """
         inputs = inputs if isinstance(inputs, Inputs) else Inputs(inputs)
+        if inputs.batch_and_time[1] == 0:
+            raise ValueError("inputs: must have a time step or more")
         compute = choose(self.forms(), self.kernel, inputs).compute
         if lengths is None:
             return compute(inputs, state, return_state, return_sequence)

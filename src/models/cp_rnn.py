@@ -21,7 +21,7 @@ class CPRNN(TensorRNN):
         combined      h_t = f(Bᵀ((A [1, h_{t-1}]) ⊙ (C [1, x_t])))
 
     The matrix Bᵀ diag(C x) A that the input adds to U has a rank of R at most. R (2H + X) + H² + H X + H parameters if
-    separate, R (2H + X + 2) combined. For U, V and b see `BilinearTerm`.
+    separate, R (2H + X + 2) combined. U starts as the identity; for V and b see `BilinearTerm`.
 
     Args:
         input_size: features X of one input vector.
@@ -30,7 +30,7 @@ class CPRNN(TensorRNN):
         linear: how the linear terms are held.
         nonlinearity: f.
         init: how A, B and C start; see `CP`. "mathews2016" is the default of the author's program, but not what it has
-            for this network: U(-1, 1), scaled to a largest singular value of 2, and the identity as U.
+            for this network: U(-1, 1), scaled to a largest singular value of 2.
         weight_norm: divide the rows of A, B and C by their norms, with a weight for each component (Salimans & Kingma,
             2016); adds R parameters, and with combined terms starts with a quarter of the variance, see `CP`.
         kernel: see `Core`.

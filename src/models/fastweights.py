@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from src.config.schema import Neutral
 from src.models.association import Association
-from src.models.base import NONLINEARITIES, Core, Nonlinearity, gain_and_bias, is_standard
+from src.models.base import NONLINEARITIES, Core, Nonlinearity, gain_and_bias, is_standard, refuse_one_unit
 from src.models.init import scaled_identity_, uniform_fan_out_
 from src.ops.cpu import calls
 from src.ops.cpu.fastweights import chunk_length, fastweights
@@ -88,7 +88,7 @@ class FastWeights(Core):
         decay: λ, what remains of the fast weights after a step.
         fast_lr: η, the fast learning rate; 0 switches the memory off.
         num_inner_steps: S, how often the fast weights are read per time step.
-        layer_norm: normalize the summed input of every inner step (equation 5); one unit would be constant.
+        layer_norm: normalize the summed input of every inner step (equation 5), for two units or more.
         normalized: which inner steps are normalized, "all" or "last"; the same with one, or without `layer_norm`.
         read_weights: "one" as above, or "learned": a weight w_s of A h_s for every inner step but the last, 0 at first;
             the same with one.
@@ -133,6 +133,8 @@ class FastWeights(Core):
         kernel: Kernel = "auto",
     ):
         super().__init__(input_size, hidden_size, kernel)
+        if (layer_norm and num_inner_steps > 0) or layer_norm_preliminary:
+            refuse_one_unit(hidden_size)
         self.decay = decay
         self.fast_lr = fast_lr
         self.num_inner_steps = num_inner_steps
@@ -215,7 +217,8 @@ class FastWeights(Core):
 
         size = self.hidden_size
 
-        by_hand = is_standard(self.norm) and is_standard(self.preliminary_norm)
+        learned = any(isinstance(rate, Tensor) and rate.requires_grad for rate in (self.decay, self.fast_lr))
+        by_hand = is_standard(self.norm) and is_standard(self.preliminary_norm) and not learned
 
         def attends(inputs: Inputs) -> bool:
             return self.is_sum_over_states and inputs.resets is None

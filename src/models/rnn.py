@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.base import NONLINEARITIES, Core, Nonlinearity
+from src.models.base import NONLINEARITIES, Core, Nonlinearity, refuse_one_unit
 from src.models.init import spectral_radius_, uniform_fan_out_
 from src.ops.dispatch import Kernel
 
@@ -54,6 +54,8 @@ class RNN(Core):
         kernel: Kernel = "auto",
     ):
         super().__init__(input_size, hidden_size, kernel)
+        if layer_norm:
+            refuse_one_unit(hidden_size)
         self.nonlinearity = nonlinearity
 
         self.input = nn.Linear(input_size, hidden_size, bias=not layer_norm)

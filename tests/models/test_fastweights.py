@@ -312,6 +312,26 @@ def test_the_input_may_start_stronger():
     assert_close(FastWeights(X, hidden_size=H, input_scale=4.0).input.weight, 4 * plain.input.weight)
 
 
+@pytest.mark.parametrize("name", ["decay", "fast_lr"])
+def test_a_rate_that_is_trained_has_a_gradient(name):
+    core, x_BTX = random_core(), torch.randn(B, 3, X)
+    setattr(core, name, nn.Parameter(torch.tensor(0.6)))
+    gradients = []
+    for core.kernel in ("reference", "auto", "fused"):
+        (found,) = torch.autograd.grad(core(core.project(x_BTX))[0].square().sum(), getattr(core, name))
+        gradients.append(found)
+    assert gradients[0] != 0
+    assert_close(gradients, [gradients[0]] * 3)
+
+
+def test_a_layer_norm_of_one_unit_is_an_error():
+    for settings in ({}, {"num_inner_steps": 0, "layer_norm_preliminary": True}):
+        with pytest.raises(ValueError, match=r"^hidden_size=1: must be 2 or more"):
+            FastWeights(X, hidden_size=1, **settings)
+    FastWeights(X, hidden_size=1, layer_norm=False)
+    FastWeights(X, hidden_size=1, num_inner_steps=0)
+
+
 def test_gates_need_a_decay_between_zero_and_one():
     with pytest.raises(ValueError, match=r"^decay=1.0: must be above 0 and below 1 with gates=true$"):
         FastWeights(X, hidden_size=H, decay=1.0, gates=True)

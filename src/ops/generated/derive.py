@@ -55,7 +55,8 @@ class _InitialState(nn.Module):
 def _check_worth(core: Any) -> None:
     """Refuse a core whose state counts what it holds of the past, if it has a form that computes that at once.
 
-    A kernel writes the whole state at every step: measured, 1.4 to 9 times the time of attention and of its likes.
+    A kernel writes the whole state at every step: measured, 1.4 to 9 times the time of attention and of its likes. With
+    resets, which some of these forms do not serve, the step is scanned.
     """
     counted = [t.dtype for t in state_tensors(core.initial_state(1)) if not t.is_floating_point()]
     if counted and any(form.kernel == "vectorized" for form in getattr(core, "forms", list)()):

@@ -26,6 +26,7 @@ from src.ops.generated.recipe import (
     Recipe,
     example,
     is_variable,
+    shared,
     store,
     stored,
     tensors_of,
@@ -89,7 +90,7 @@ def _kernel_of(core: nn.Module, inputs: Inputs) -> Kernel | str:
     """The kernel of a core as its settings are now, or why there is none."""
     on = "gpu" if inputs.example.is_cuda or gpu.INTERPRETED else "cpu"
     dtype = next(core.parameters()).dtype if on == "gpu" else inputs.example.dtype
-    key = (on, dtype, *map(_settings, core.modules()))
+    key = (on, dtype, shared(core), *map(_settings, core.modules()))
     kernel = _KERNELS.get(core, {}).get(key)
     if kernel is None:
         device = inputs.example.device

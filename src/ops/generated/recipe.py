@@ -71,6 +71,22 @@ def variable_settings(core: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def shared(core: nn.Module) -> tuple[int, ...]:
+    """Which parameters, buffers and variable settings are one tensor: each has the number of the first that it is.
+
+    A kernel reads a tensor by the first of its names.
+    """
+    numbers: dict[int, int] = {}
+    tensors: list[Tensor | None] = []
+    for module in core.modules():
+        tensors += [
+            *module._parameters.values(),
+            *module._buffers.values(),
+            *filter(is_variable, vars(module).values()),
+        ]
+    return tuple(numbers.setdefault(id(tensor), len(numbers)) for tensor in tensors)
+
+
 def is_variable(value: Any) -> bool:
     """Whether a setting is a number in a tensor."""
     return isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()
@@ -276,6 +292,7 @@ def _key(core: nn.Module, dtype: torch.dtype, on: str) -> str | None:
                 f"{key}={_settings(value)}" for key, value in sorted(vars(module).items()) if key not in OF_ALL_MODULES
             ]
         parts += [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in tensors_of(core).items()]
+        parts.append(repr(shared(core)))
     except ValueError:
         return None
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
@@ -283,7 +300,7 @@ def _key(core: nn.Module, dtype: torch.dtype, on: str) -> str | None:
 
 def _settings(value: Any) -> str:
     if is_variable(value):
-        return "a tensor"
+        return f"a tensor, {value.requires_grad}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_settings, value))}]"
     if value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.device)):

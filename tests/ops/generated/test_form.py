@@ -104,6 +104,31 @@ def test_a_changed_setting_of_an_inner_core_changes_what_the_kernel_does():
         torch.testing.assert_close(core(p_BTP)[0], core.scan(p_BTP)[0], rtol=0, atol=1e-12)
 
 
+class OfTwo(Cell):
+    """With two matrices, and two rates, each of which may be one and the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Linear(H, H)
+        self.first, self.second = torch.tensor(0.5), torch.tensor(0.2)
+
+    def step(self, p, h):
+        h = torch.tanh(self.first * self.W(h) + self.second * self.other(p))
+        return h, h
+
+
+def test_what_was_one_tensor_may_become_two():
+    core = OfTwo()
+    tied, rate = core.other.weight, core.second
+    core.other.weight, core.second = core.W.weight, core.first
+    assert_fused_and_right(core)
+    core.other.weight, core.second = tied, rate
+    assert_fused_and_right(core)
+    x_BTX = torch.randn(B, T, X)
+    core(core.project(x_BTX))[0].sum().backward()
+    assert core.other.weight.grad.any()
+
+
 def test_changed_parameters_and_buffers_are_read_at_every_call():
     core = Ordered()
     assert_fused_and_right(core)

@@ -133,10 +133,18 @@ def test_it_is_filed_by_all_that_it_depends_on():
         core.register_buffer("more", torch.zeros(2))
         return core
 
+    def tied(*names):
+        core = Leaky()
+        core.A, core.B, core.C = (nn.Linear(H, H) for _ in range(3))
+        for name in names:
+            getattr(core, name).weight = core.C.weight
+        return core
+
     cores = [
-        Leaky(), Leaky(0.95), Leaky(1), Leaky(True), Leaky(activation=torch.relu), Ordered(), wider(), buffer(),
-        Leaky().eval(), Leaky().float(), RNN(X, hidden_size=5), RNN(X, hidden_size=6),
-        RNN(X, hidden_size=5, nonlinearity="relu"),
+        Leaky(), Leaky(torch.tensor(0.9)), Leaky(torch.tensor(0.9, requires_grad=True)), Leaky(0.95), Leaky(1),
+        Leaky(True), Leaky(activation=torch.relu), Ordered(), wider(), buffer(), Leaky().eval(), Leaky().float(),
+        RNN(X, hidden_size=5), RNN(X, hidden_size=6), RNN(X, hidden_size=5, nonlinearity="relu"), tied(), tied("A"),
+        tied("B"), tied("A", "B"),
     ]  # fmt: skip
     keys = [recipe._key(core, F64, "cpu") for core in cores] + [recipe._key(cores[0], torch.float32, "cpu")]
     assert None not in keys
