@@ -26,7 +26,6 @@ from src.ops.generated.recipe import (
     Recipe,
     example,
     is_variable,
-    shared,
     store,
     stored,
     tensors_of,
@@ -90,7 +89,8 @@ def _kernel_of(core: nn.Module, inputs: Inputs) -> Kernel | str:
     """The kernel of a core as its settings are now, or why there is none."""
     on = "gpu" if inputs.example.is_cuda or gpu.INTERPRETED else "cpu"
     dtype = next(core.parameters()).dtype if on == "gpu" else inputs.example.dtype
-    key = (on, dtype, shared(core), *map(_settings, core.modules()))
+    numbers: dict[int, int] = {}
+    key = (on, dtype, *(_settings(module, numbers) for module in core.modules()))
     kernel = _KERNELS.get(core, {}).get(key)
     if kernel is None:
         device = inputs.example.device
@@ -105,25 +105,29 @@ def _kernel_of(core: nn.Module, inputs: Inputs) -> Kernel | str:
     return kernel
 
 
-def _settings(module: nn.Module) -> tuple:
-    """What a module is, which parameters it has, and what it is set to."""
-    parameters = (name for name, parameter in module._parameters.items() if parameter is not None)
-    settings = ((key, _setting(value)) for key, value in vars(module).items() if key not in OF_ALL_MODULES)
-    return id(module), type(module), *parameters, *settings
+def _settings(module: nn.Module, numbers: dict[int, int]) -> tuple:
+    """What a module is, which parameters and buffers it has, and what it is set to.
+
+    A tensor goes by the `numbers`, one for each by its identity: a kernel reads one of several names by the first.
+    """
+    tensors = [*module._parameters.items(), *module._buffers.items()]
+    numbered = ((name, numbers.setdefault(id(tensor), len(numbers))) for name, tensor in tensors if tensor is not None)
+    settings = ((key, _setting(value, numbers)) for key, value in vars(module).items() if key not in OF_ALL_MODULES)
+    return id(module), type(module), *numbered, *settings
 
 
-def _setting(value: Any) -> Any:
+def _setting(value: Any, numbers: dict[int, int]) -> Any:
     """A setting as part of a key: objects that are no numbers or words count as themselves."""
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, Tensor):
         if is_variable(value):
-            return "a tensor", value.requires_grad
+            return "a tensor", value.requires_grad, numbers.setdefault(id(value), len(numbers))
         return _Itself(value), None if value.is_inference() else value._version
     if isinstance(value, (list, tuple)):
-        return type(value), *map(_setting, value)
+        return type(value), *(_setting(item, numbers) for item in value)
     if isinstance(value, dict):
-        return dict, *((key, _setting(item)) for key, item in value.items())
+        return dict, *((key, _setting(item, numbers)) for key, item in value.items())
     return _Itself(value)
 
 

@@ -71,7 +71,7 @@ def variable_settings(core: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def shared(core: nn.Module) -> tuple[int, ...]:
+def _shared(core: nn.Module) -> tuple[int, ...]:
     """Which parameters, buffers and variable settings are one tensor: each has the number of the first that it is.
 
     A kernel reads a tensor by the first of its names.
@@ -292,7 +292,7 @@ def _key(core: nn.Module, dtype: torch.dtype, on: str) -> str | None:
                 f"{key}={_settings(value)}" for key, value in sorted(vars(module).items()) if key not in OF_ALL_MODULES
             ]
         parts += [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in tensors_of(core).items()]
-        parts.append(repr(shared(core)))
+        parts.append(repr(_shared(core)))
     except ValueError:
         return None
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
