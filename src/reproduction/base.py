@@ -113,10 +113,17 @@ def _select(runs: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
 
 
 class Finding(NamedTuple):
-    """What was measured for a claim, and the effects that decide it."""
+    """What was measured for a claim, and the effects that decide it.
+
+    Attributes:
+        measured: in words.
+        effects: each with where the claim says that it lies.
+        edge: whether a setting that the test chose by itself is the least or the largest of those that were tried.
+    """
 
     measured: str
     effects: Sequence[Effect]
+    edge: bool = False
 
 
 class Judgement(NamedTuple):
@@ -149,10 +156,10 @@ class Claim:
         """The verdict, which follows from the effects and their intervals."""
         examined = replace(evidence, used=[])
         try:
-            measured, effects = self.test(examined)
+            measured, effects, at_edge = self.test(examined)
         except NotRunError as error:
             return Judgement("not run", str(error))
-        edge = bool(evidence.runs.loc[examined.used, "edge"].any())
+        edge = at_edge or bool(evidence.runs.loc[examined.used, "edge"].any())
         verdict = verdict_of(effects)
         deciding = [effect for effect in effects if effect.verdict == verdict] if len(effects) > MANY else effects
         return Judgement(verdict, measured, "; ".join(map(str, deciding)), edge)

@@ -104,7 +104,7 @@ def ratio(ours: np.ndarray, theirs: np.ndarray, never: float, name: str = "") ->
     """The geometric mean of ours divided by that of theirs, with Welch's interval of the logarithms.
 
     A number of updates that was never reached, inf, counts as `never`, the length of the runs. That is too small, so
-    the interval is open to that side.
+    the interval is open to that side; since several runs then count alike, its other end is only approximate.
     """
     effect = difference(_logarithm(ours, never), _logarithm(theirs, never), name, "times")
     low = 0.0 if np.isinf(theirs).any() else math.exp(effect.low)

@@ -26,7 +26,8 @@ HOW_TO_READ_VERDICTS = (
     "A claim is reproduced if the whole interval of every effect lies where the claim says, and not reproduced if that "
     "of one lies outside; in between it is inconclusive: these seeds do not decide it. Intervals are over seeds: "
     "Student's for a mean, Welch's for a difference, Wilson's for a share of runs, and for a ratio of numbers of "
-    "updates Welch's for their logarithms, open where a run never got there."
+    "updates Welch's for their logarithms. There a run that never got there counts with its length, so the interval is "
+    "open to that side, and with few seeds its other end is only approximate."
 )
 HOW_TO_READ_EDGES = (
     '"Edge" marks a setting that is the least or the largest that was tried, and each claim that rests on one: beyond '

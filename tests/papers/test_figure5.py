@@ -29,9 +29,8 @@ def as_printed(swapped=False):
                 for number in range(5):
                     run = f"{name}-{size}-{model}-{number}"
                     x = np.arange(0, printed.index[-1] + 0.25, 0.25)
-                    returns = np.interp(
-                        x, printed.index * (1 + 0.01 * number), printed[other[model] if swapped else model]
-                    )
+                    points = printed[other[model] if swapped else model].dropna()
+                    returns = np.interp(x, points.index * (1 + 0.01 * number), points)
                     curves.append(pd.DataFrame({"run": run, "update": x * ONE_X, "val/return": returns}))
                     row = {"name": name, "run": run, "status": "finished", "model": model, "task.size": size}
                     row |= {
@@ -86,6 +85,7 @@ def test_the_table_has_the_printed_crossings_and_ours():
     row = rows.loc[("16, 3", "Fast weights", "5 seeds")]
     assert row["paper, x at 0.9"] == "3.3"
     assert row["to 0.9"] == f"{3.5 * ONE_X * 64 * 15 / 1e6:.2f}"
+    assert rows.loc[("24, 5", "Fast weights", "5 seeds"), "paper, x at 0.9"] == "13.1"
     assert rows.loc[("24, 5", "RNN", "best 5 of 5 trials"), "to 0.9"] == "never"
     assert rows.loc[("24, 5", "RNN", "5 seeds"), "paper, x at 0.9"] == "never"
 

@@ -54,16 +54,18 @@ def _memory_is_needed(evidence: Evidence) -> Finding:
 
 
 def _layer_norm_is_needed(evidence: Evidence) -> Finding:
-    best = {}
+    best, edge = {}, False
     for norm in (True, False):
         runs = evidence.select(name="ba2016-layer-norm-of-weak-memory", model__layer_norm=norm, status="finished")
-        fast_lr = runs.groupby("model.fast_lr")["val/error"].mean().idxmin()
+        by_rate = runs.groupby("model.fast_lr")["val/error"].mean()
+        fast_lr = by_rate.idxmin()
+        edge = edge or fast_lr in (by_rate.index.min(), by_rate.index.max())
         best[norm] = fast_lr, runs.loc[runs["model.fast_lr"] == fast_lr, "test/error"].to_numpy(float)
     measured = "; ".join(
         f"{'with' if norm else 'without'}: {percent(values)} (η={fast_lr:g})"
         for norm, (fast_lr, values) in best.items()
     )
-    return Finding(measured, [difference(best[False][1], best[True][1]).within(least=0.1)])
+    return Finding(measured, [difference(best[False][1], best[True][1]).within(least=0.1)], edge)
 
 
 def _more_inner_steps_are_similar(evidence: Evidence) -> Finding:

@@ -68,8 +68,10 @@ def _of_rank(evidence: Evidence, held: str, model: str, combined: bool, rank: in
 
 
 def _best_dropout(evidence: Evidence, model: str) -> tuple[np.ndarray, str]:
-    """The test likelihood of a baseline at the dropout and weight decay with the best mean on the validation set."""
+    """The test likelihood of a baseline at the dropout, not 0, and weight decay with the best mean on validation."""
     runs = evidence.select(name=REGULARIZED, model=model)
+    if "network.input_dropout" in runs:
+        runs = runs[runs["network.input_dropout"] > 0]
     keys = [key for key in OF_REGULARIZERS if key in runs]
     if not keys:
         raise NotRunError(f"{model} has one regularizer only")
@@ -211,7 +213,7 @@ REPRODUCTION = Reproduction(
             "Dropout is worth more than the choice of the rank.",
             "not in the report",
             "CP gate with 32 units: mean test likelihood with the dropout and weight decay chosen on the validation "
-            "set better than with the rank chosen on it",
+            "set, after 150 epochs, better than with the rank chosen on it, after 50",
             _dropout_is_worth_more,
         ),
     ),
