@@ -28,5 +28,6 @@ class TensorCore(Core, ABC):
     def step(self, p_BP: Any, state: State) -> tuple[Tensor, State]: ...
 
     def flops(self, length: int) -> int:
+        """As in `Core`, with the products of the terms; of what they add in the first step, nothing is counted."""
         terms = sum(term.product_size for term in self.modules() if isinstance(term, BilinearTerm))
         return super().flops(length) + 2 * 3 * (length - 1) * terms

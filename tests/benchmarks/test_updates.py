@@ -19,6 +19,7 @@ from src.models.lstm import LSTM
 from src.models.rnn import RNN
 from src.ops.cpu import calls
 from src.ops.inputs import Inputs
+from src.specs import map_state
 
 MODELS = ("fastweights", "gru", "rnn")
 
@@ -237,6 +238,21 @@ def literal_fast_weights(core, length, chunk):
 def test_operations_of_fast_weights(inner_steps, length):
     core = FastWeights(2, hidden_size=3, num_inner_steps=inner_steps)
     assert core.flops(length) == counted(lambda: literal_fast_weights(core, length, 64))
+
+
+@pytest.mark.parametrize("rule", ["hebbian", "delta"])
+@pytest.mark.parametrize("memory_size", [None, 4])
+@pytest.mark.parametrize("inner_steps", [1, 3])
+def test_operations_of_fast_weights_with_learned_keys(inner_steps, memory_size, rule):
+    settings = {"num_inner_steps": inner_steps, "association": "hetero", "memory_size": memory_size, "rule": rule}
+    core = FastWeights(2, hidden_size=8, kernel="reference", **settings)
+    state = map_state(lambda tensor: torch.randn_like(tensor).requires_grad_(), core.initial_state(1))
+
+    def of_scan(length):
+        return counted(lambda: core.scan(torch.randn(1, length, 8, requires_grad=True), state)[0])
+
+    outer_product = 2 * 3 * core.recurrent_association.size**2  # which torch does not count
+    assert core.flops(6) - core.flops(5) == of_scan(6) - of_scan(5) + outer_product
 
 
 @pytest.mark.parametrize("units", [3, 70])
