@@ -47,7 +47,7 @@ def another(hint, value):
             return [another(get_args(kind)[0], item) for item in value]
         if get_origin(kind) is Literal or kind is bool:
             return another(kind, value)
-        candidates = {int: [1, 2], float: [0.5, 0.25], str: ["other"]}[kind]
+        candidates = {int: [2, 3], float: [0.5, 0.25], str: ["other"]}[kind]
         return next(candidate for candidate in candidates if candidate != value)
     if get_origin(hint) is list:
         return [*value, "other"]
