@@ -8,14 +8,19 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from rich import get_console
 
 os.environ["TRITON_INTERPRET"] = "1"  # read at the first import of triton, whoever imports it
+os.environ.pop("COLUMNS", None)  # rich keeps the one that it finds when its console is made, which is done below
 
 from src.config import errors
 from src.config.compose import compose
 from src.train import command as train_here
 from tests.data import made_up
 from tests.precompiled import use_precompiled_headers
+
+
+get_console()  # before a test sets COLUMNS for itself
 
 
 def pytest_configure(config):
