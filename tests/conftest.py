@@ -19,7 +19,6 @@ from src.train import command as train_here
 from tests.data import made_up
 from tests.precompiled import use_precompiled_headers
 
-
 get_console()  # before a test sets COLUMNS for itself
 
 
