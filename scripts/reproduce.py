@@ -41,8 +41,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         command.add_argument(
             "--output", type=Path, help="folder of the report (default: outputs/reports/<name>-<budget>)"
         )
-        further = "settings, such as seed=0,1" if name == "run" else "the run.root or name that the runs were given"
-        command.add_argument("overrides", nargs="*", help=f"further {further}" if name == "run" else further)
+        says = "further settings, such as seed=0,1" if name == "run" else "the run.root or name of the runs"
+        command.add_argument("overrides", nargs="*", help=says)
     command = add("restore", "copy committed results to the output folder, so that `run` only trains missing runs")
     command.add_argument("names", nargs="+", help="such as ba2016/table1")
     add("renew", "regenerate the text and tables of the committed reports, and those of the README, from their data")

@@ -169,7 +169,7 @@ def _unknown_key(error) -> str:
 def _missing_file(error) -> str:
     group, _, name = str(error.missing_cfg_file or "").strip("/").rpartition("/")
     options = error.options
-    if not error.missing_cfg_file:  # there is no folder for one
+    if not error.missing_cfg_file:  # the folder of --config-path does not exist
         return _single_line(str(error))
     if not group and not (CONFIGS / name).is_dir():
         return f"--config-name={name} does not exist{choose(name, (path.stem for path in CONFIGS.glob('*.yaml')))}"

@@ -298,11 +298,10 @@ class FastWeights(Core):
         """As in `Core`; states and matrices that are read are used three times as well."""
         size, products = self.hidden_size, 0
         if not self.is_sum_over_states:
-            association, num_reads = self.recurrent_association, self.num_inner_steps
-            matrices = num_reads + 1 + (self.rule == "delta")  # read, written, and read to be erased
-            again = 0
-            if isinstance(association.output, nn.Linear) and num_reads > 0:  # each read has a query and an output
-                again = (2 * num_reads - 1) * association.output.weight.numel()
+            association = self.recurrent_association
+            matrices = self.num_inner_steps + 1 + (self.rule == "delta")  # read, written, and read to be erased
+            # every read has a query and an output, of which `Core` counts the output of one
+            again = max(2 * self.num_inner_steps - 1, 0) * sum(w.numel() for w in association.output.parameters())
             return super().flops(length) + 2 * 3 * (length * matrices * association.size**2 + (length - 1) * again)
         chunk = chunk_length(size)
         for start in range(0, length, chunk):

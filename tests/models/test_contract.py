@@ -252,10 +252,9 @@ def test_a_kernel_that_cannot_be_had_is_an_error_that_says_why(make):
     assert_same(core, forward, scan, torch.randn(B, T, X), None)
 
 
-@each_form_of_models
-def test_a_sequence_without_a_step_is_an_error(make, number):
+@each_model
+def test_a_sequence_without_a_step_is_an_error(make):
     core = make()
-    core.kernel = tuple(core.forms())[number].kernel
     with pytest.raises(ValueError, match="a time step or more"):
         core(core.project(torch.randn(B, 0, X)))
 
