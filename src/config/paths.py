@@ -11,6 +11,7 @@ REFERENCE = PROJECT / "outputs" / "reference"
 
 RESULT = "result.json"
 STORED = ".hydra/config.yaml"
+OVERRIDES = ".hydra/overrides.yaml"
 METRICS = "metrics.jsonl"
 EVENT_FILES = "events.out.tfevents.*"
 CHECKPOINTS = "checkpoints"

@@ -3,6 +3,8 @@
 Shapes: N images of 28 x 28 pixels.
 """
 
+import math
+
 import numpy as np
 
 from src.config.errors import UserError
@@ -102,7 +104,7 @@ def parse_idx(content: bytes, name: str) -> np.ndarray:
         raise UserError(f"{name}: not an IDX file of bytes")
     start = _header(content[3])
     shape = [int(size) for size in np.frombuffer(content[4:start], ">u4", count=len(content[4:start]) // 4)]
-    num_entries = int(np.prod(shape, dtype=object))
+    num_entries = math.prod(shape)
     if len(shape) != content[3] or num_entries != len(content) - start:
         raise UserError(f"{name}: damaged: {len(content) - start} entries, not {num_entries} of shape {shape}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -20,6 +20,12 @@ _LDC = (
     "the Wall Street Journal text of the Penn Treebank belongs to the Linguistic Data Consortium (LDC99T42, LDC User "
     "Agreement); this is the preprocessed file of Mikolov et al. 2010"
 )
+
+
+def _treebank(name: str, num_bytes: int, sha256: str) -> File:
+    return File(f"text/{name}", num_bytes, sha256, None, _LDC)
+
+
 WAR_AND_PEACE = File(
     "text/war_and_peace.txt",
     3_196_228,
@@ -36,27 +42,9 @@ TINY_SHAKESPEARE = File(
 )
 CHARACTERS = {"war_and_peace": WAR_AND_PEACE, "tiny_shakespeare": TINY_SHAKESPEARE}
 PENN_TREEBANK: dict[Split, File] = {
-    "train": File(
-        "text/ptb.train.txt",
-        5_101_618,
-        "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
-        None,
-        _LDC,
-    ),
-    "val": File(
-        "text/ptb.valid.txt",
-        399_782,
-        "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
-        None,
-        _LDC,
-    ),
-    "test": File(
-        "text/ptb.test.txt",
-        449_945,
-        "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
-        None,
-        _LDC,
-    ),
+    "train": _treebank("ptb.train.txt", 5_101_618, "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf"),
+    "val": _treebank("ptb.valid.txt", 399_782, "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2"),
+    "test": _treebank("ptb.test.txt", 449_945, "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0"),
 }
 NUM_SYMBOLS = {"war_and_peace": 82, "tiny_shakespeare": 65, "penn_treebank": 10_000}
 """Of the published files, so that a network can be built without them."""

@@ -14,8 +14,8 @@ from src.models.base import NONLINEARITIES
 from src.models.tensor_core import TensorCore
 from src.ops.dispatch import Kernel
 from src.specs import State
-from src.tensors.base import Init, unit_scaling_
-from src.tensors.cp import CP
+from src.tensors.base import unit_scaling_
+from src.tensors.cp import CP, Init
 from src.tensors.terms import BilinearTerm
 
 
@@ -48,7 +48,7 @@ class CPGate(TensorCore):
     candidate. U starts orthogonal, V and D from U(-√(3/X), √(3/X)), b and d as 0. The author's program has another H²
     weights that it does not use.
 
-    While training, dropout multiplies u with a mask of zeros and 1/(1 - p) that is drawn once for each sequence: it is
+    While training, dropout multiplies u by a mask of zeros and 1/(1 - p) that is drawn once for each sequence: it is
     part of the state, drawn with the initial one, so rows that carry their state from batch to batch keep theirs, also
     into an evaluation. Sequences of a row that resets divide within one call share a mask.
 

@@ -10,8 +10,7 @@ from annotated_types import Ge
 
 from src.models.tensor_rnn import TensorRNN
 from src.ops.dispatch import Kernel
-from src.tensors.base import Init
-from src.tensors.cp import CP
+from src.tensors.cp import CP, Init
 
 
 class CPRNN(TensorRNN):

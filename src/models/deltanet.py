@@ -12,7 +12,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from src.models.linear_core import LinearCore, head_size, need_two_features
+from src.models.linear_core import LinearCore, head_sizes, need_two_features
 from src.models.linear_parts import check_dpfp_order, features, num_features, unit_sum
 from src.ops.dispatch import Kernel
 from src.ops.linear_recurrence import DeltaTerms, Terms
@@ -65,10 +65,7 @@ class DeltaNet(LinearCore):
     ):
         if feature_map == "elu":
             need_two_features("key_size", key_size, hidden_size, num_heads)
-        key_size, value_size = (
-            head_size(key_size, hidden_size, num_heads),
-            head_size(value_size, hidden_size, num_heads),
-        )
+        key_size, value_size = head_sizes(key_size, value_size, hidden_size, num_heads)
         if feature_map == "dpfp":
             check_dpfp_order(dpfp_order, key_size)
         rows = key_size if feature_map == "none" else num_features(feature_map, key_size, dpfp_order)

@@ -9,7 +9,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn import functional
 
-from src.models.linear_core import LinearCore, head_size, need_two_features
+from src.models.linear_core import LinearCore, head_sizes, need_two_features
 from src.models.linear_parts import EPSILON, FeatureMap, check_dpfp_order, features, num_features
 from src.ops.dispatch import Kernel
 from src.ops.linear_recurrence import Terms
@@ -61,10 +61,7 @@ class LinearAttention(LinearCore):
     ):
         if feature_map == "elu" and normalize:
             need_two_features("key_size", key_size, hidden_size, num_heads)
-        key_size, value_size = (
-            head_size(key_size, hidden_size, num_heads),
-            head_size(value_size, hidden_size, num_heads),
-        )
+        key_size, value_size = head_sizes(key_size, value_size, hidden_size, num_heads)
         if feature_map == "dpfp":
             check_dpfp_order(dpfp_order, key_size)
         super().__init__(

@@ -80,10 +80,7 @@ class LinearCore(MemoryCore):
         num_writes: int = 1,
         memory_size: tuple[int, int] | None = None,
     ):
-        key_size, value_size = (
-            head_size(key_size, hidden_size, num_heads),
-            head_size(value_size, hidden_size, num_heads),
-        )
+        key_size, value_size = head_sizes(key_size, value_size, hidden_size, num_heads)
         super().__init__(
             input_size,
             hidden_size,
@@ -165,6 +162,11 @@ class LinearCore(MemoryCore):
             o_BTHV, gate = o_BTHV[:, -1:], None if gate is None else gate[:, -1:]
         y = self.norm(o_BTHV.to(self.output.weight.dtype)).flatten(-2)
         return self.output(y if gate is None else y * self.gate(gate))
+
+
+def head_sizes(key_size: int | None, value_size: int | None, hidden_size: int, num_heads: int) -> tuple[int, int]:
+    """Of a key and of a value, as `head_size`."""
+    return head_size(key_size, hidden_size, num_heads), head_size(value_size, hidden_size, num_heads)
 
 
 def head_size(size: int | None, hidden_size: int, num_heads: int) -> int:

@@ -10,7 +10,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn import functional
 
-from src.models.linear_core import LinearCore, LinearInput, head_size, need_two_features
+from src.models.linear_core import LinearCore, LinearInput, head_sizes, need_two_features
 from src.ops.dispatch import Kernel
 from src.ops.linear_recurrence import Recurrence, Terms
 
@@ -68,10 +68,7 @@ class MLSTM(LinearCore):
         kernel: Kernel = "auto",
     ):
         need_two_features("value_size", value_size, hidden_size, num_heads)
-        key_size, value_size = (
-            head_size(key_size, hidden_size, num_heads),
-            head_size(value_size, hidden_size, num_heads),
-        )
+        key_size, value_size = head_sizes(key_size, value_size, hidden_size, num_heads)
         super().__init__(
             input_size,
             hidden_size,

@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from src.models.linear_core import head_size, need_two_features
+from src.models.linear_core import head_sizes, need_two_features
 from src.models.linear_parts import low_rank
 from src.models.memory_core import MemoryCore
 from src.ops.dispatch import Kernel
@@ -68,10 +68,7 @@ class RWKV7(MemoryCore):
         kernel: Kernel = "auto",
     ):
         need_two_features("value_size", value_size, hidden_size, num_heads)
-        key_size, value_size = (
-            head_size(key_size, hidden_size, num_heads),
-            head_size(value_size, hidden_size, num_heads),
-        )
+        key_size, value_size = head_sizes(key_size, value_size, hidden_size, num_heads)
         super().__init__(
             input_size,
             hidden_size,

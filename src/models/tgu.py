@@ -12,8 +12,7 @@ from torch import Tensor
 
 from src.models.cp_gate import CPGate, DroppedState
 from src.ops.dispatch import Kernel
-from src.tensors.base import Init
-from src.tensors.cp import CP
+from src.tensors.cp import CP, Init
 from src.tensors.terms import BilinearTerm
 
 

@@ -7,18 +7,20 @@ and figure, and `<!-- end -->`.
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 
 from src.config.errors import UserError
 from src.config.paths import PROJECT, REFERENCE
+from src.reproduction.effects import Verdict
 from src.reproduction.report import PROVENANCE, markdown
 from src.reproduction.reproduce import reproductions
 from src.utils.files import write_whole
 
 README = PROJECT / "README.md"
 BLOCK = re.compile(r"<!-- (?:(table|claims) (\S+)|index) -->\n.*?<!-- end -->", re.DOTALL)
-VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
+VERDICTS = get_args(Verdict)
 LEFT_OUT = ["source"]
 """Of the columns of a claim."""
 

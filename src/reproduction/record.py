@@ -14,14 +14,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from src.config.errors import UserError, choose, what_is_wrong
 from src.config.fingerprint import decisive_keys
-from src.config.paths import CHECKPOINTS, METRICS, RESULT
+from src.config.paths import CHECKPOINTS, RESULT
 from src.config.schema import SearchSettings
-from src.results.curves import read_curves
+from src.results.curves import read_curves, write_curves
 from src.results.manifest import RunFolder, write_manifest
 from src.results.result import RESULTS, read_result
 from src.results.runs import Run
 from src.utils.files import write_whole
-from src.utils.jsonl import to_line
 
 RECORD = "results.jsonl"
 
@@ -111,10 +110,5 @@ def restore(runs: Iterable[Recorded], sweeps: Mapping[str, Path]) -> list[Path]:
 
 def _restore(run: Recorded, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    by_update: dict[int, dict[str, float]] = {}
-    for tag, points in run.curves.items():
-        for update, value in points.items():
-            by_update.setdefault(update, {})[tag] = value
-    lines = [to_line({"update": update} | by_update[update]) for update in sorted(by_update)]
-    write_whole(folder / METRICS, "".join(lines).encode())
+    write_curves(folder, run.curves)
     write_whole(folder / RESULT, json.dumps(run.result, indent=2).encode())

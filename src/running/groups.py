@@ -6,7 +6,7 @@ configurations, so that any launcher and any process can train them.
 
 import json
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from src.config.errors import UserError, explain
 from src.config.fingerprint import run_name
 from src.config.jobs import Job
-from src.config.paths import GROUP, STORED
+from src.config.paths import GROUP, OVERRIDES, STORED
 from src.config.settings import resolved
 from src.results.manifest import RunFolder
 from src.results.stored import read_json, read_yaml
@@ -102,6 +102,13 @@ def _is_stackable(update: Update, name: str) -> bool:
     return True
 
 
+def write_config(folder: Path, config: DictConfig, overrides: Sequence[str]) -> None:
+    """Write what Hydra writes into the folder of a run."""
+    (folder / STORED).parent.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(resolved(config), folder / STORED)
+    OmegaConf.save(OmegaConf.create(list(overrides)), folder / OVERRIDES)
+
+
 def write_group(folder: Path, runs: Mapping[str, tuple[Job, DictConfig]]) -> None:
     """Tell the first of these runs about the others, if there are any, and write their configurations as Hydra does."""
     first, *others = runs
@@ -110,10 +117,8 @@ def write_group(folder: Path, runs: Mapping[str, tuple[Job, DictConfig]]) -> Non
         path.unlink(missing_ok=True)
         return
     for name in others:
-        stored = folder / name / STORED
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(resolved(runs[name][1]), stored)
-        OmegaConf.save(OmegaConf.create(runs[name][0]), stored.with_name("overrides.yaml"))
+        overrides, config = runs[name]
+        write_config(folder / name, config, overrides)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(others).encode())
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.config.errors import UserError, explain
 from src.config.fingerprint import Described, describe
-from src.config.paths import CHECKPOINTS, EVENT_FILES, LOG, METRICS, RESULT
+from src.config.paths import CHECKPOINTS, EVENT_FILES, LOG, METRICS, OVERRIDES, RESULT
 from src.config.schema import RunSettings
 from src.config.settings import short_name
 from src.results.manifest import trial_name
@@ -205,7 +205,7 @@ def _train(
 
 def _command(folder: Path) -> list[str] | None:
     """The command for this run alone, whichever sweep or process it belongs to; None where Hydra keeps nothing."""
-    path = folder / ".hydra" / "overrides.yaml"
+    path = folder / OVERRIDES
     overrides: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if path.exists() else None
     return None if overrides is None else ["python", "-m", "src.train", *overrides]
 

@@ -11,7 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parents[2]
+from src.config.paths import PROJECT
+
 PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "tensorboard")
 
 

@@ -17,12 +17,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src.config.errors import explain
 from src.config.fingerprint import fingerprint, run_name
 from src.config.paths import CHECKPOINTS, EVENT_FILES, METRICS, RESULT, STORED
+from src.results.curves import write_curves
 from src.results.manifest import rename_runs
 from src.results.result import read_result
 from src.running.load import read_config, stored_config
 from src.training import checkpoint
 from src.utils.files import write_whole
-from src.utils.jsonl import to_line
 
 log = logging.getLogger(__name__)
 CURVES = ("train/", "val/", "val_selected/", "test/")
@@ -85,10 +85,5 @@ def _write_metrics(folder: Path) -> None:
     if not list(folder.glob(EVENT_FILES)):
         return
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    by_update: dict[int, dict[str, float]] = {}
-    for tag in events.Tags()["scalars"]:
-        if tag.startswith(CURVES):
-            for point in events.Scalars(tag):
-                by_update.setdefault(point.step, {})[tag] = point.value
-    lines = [to_line({"update": update} | by_update[update]) for update in sorted(by_update)]
-    write_whole(folder / METRICS, "".join(lines).encode())
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith(CURVES)]
+    write_curves(folder, {tag: {point.step: point.value for point in events.Scalars(tag)} for tag in tags})

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial
@@ -21,10 +21,10 @@ from optuna.trial import FrozenTrial, Trial
 from src.config.compose import compose
 from src.config.errors import explain
 from src.config.fingerprint import decisive_keys, run_name
-from src.config.paths import JOURNAL, folder_of_runs
-from src.config.settings import resolved
+from src.config.paths import JOURNAL, LOG, folder_of_runs
 from src.results.runs import as_run
 from src.running.build import check
+from src.running.groups import write_config
 from src.running.lifecycle import run_in
 from src.training.signals import ONE_REQUEST
 from src.utils import lifeline
@@ -83,9 +83,7 @@ def run_trial(overrides: list[str], study: tuple[str, int] | None) -> dict[str, 
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # also one that a worker has been sent
         config = composed(overrides)
         folder = folder_of_runs(config) / run_name(config)
-        (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(resolved(config), folder / ".hydra" / "config.yaml")
-        OmegaConf.save(OmegaConf.create(overrides), folder / ".hydra" / "overrides.yaml")
+        write_config(folder, config, overrides)
         pruning = Pruning(folder.parent, *study, config.trainer.max_updates // 5) if study else None
         with _logged(folder):
             result = run_in(folder, config, FOREVER, pruning)
@@ -127,7 +125,7 @@ def _logged(folder: Path) -> Iterator[None]:
     """Write log messages to `train.log`, as under Hydra."""
     root = logging.getLogger()
     level = root.level
-    handler = logging.FileHandler(folder / "train.log")
+    handler = logging.FileHandler(folder / LOG)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root.addHandler(handler)
     root.setLevel(logging.INFO)

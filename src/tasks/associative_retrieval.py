@@ -11,6 +11,7 @@ from annotated_types import Ge, Le
 from src.config.schema import Neutral
 from src.specs import Batch, InputSpec, Output, OutputSpec, Split
 from src.tasks.base import RIGHT, WRONG, Task
+from src.tasks.recall import distinct
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 DIGITS = "0123456789"
@@ -70,11 +71,11 @@ class AssociativeRetrieval(Task):
 
     def generate(self, num_examples: int, generator: torch.Generator) -> Batch:
         shape = (num_examples, self.num_pairs)
-        letters = torch.rand(num_examples, len(LETTERS), generator=generator).topk(self.num_pairs).indices
+        letters = distinct(num_examples, self.num_pairs, len(LETTERS), generator)
         if self.replace_digits:
             digits = torch.randint(len(DIGITS), shape, generator=generator)
         else:
-            digits = torch.rand(num_examples, len(DIGITS), generator=generator).topk(self.num_pairs).indices
+            digits = distinct(num_examples, self.num_pairs, len(DIGITS), generator)
         asked = torch.randint(self.num_pairs, (num_examples, 1), generator=generator)
 
         pairs = torch.stack([letters, digits + len(LETTERS)], dim=2).flatten(1)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from src.specs import Batch, InputSpec, Output, OutputSpec, Split
 from src.tasks.base import RIGHT, WRONG, Metrics, Task, fraction
+from src.tasks.recall import distinct
 
 SYMBOLS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -92,7 +93,7 @@ class SelectiveCopying(Task):
         """The step of each symbol, [N, M], in order."""
         num_symbols, num_blanks = self.copy_length, length - self.copy_length
         if self.gaps == "uniform":
-            return torch.rand(num_examples, length, generator=generator).topk(num_symbols).indices.sort(1).values
+            return distinct(num_examples, num_symbols, length, generator).sort(1).values
         shape = num_examples, num_symbols
         weights_NM = torch.ones(shape)
         if self.gaps == "irregular":

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from src.specs import Batch, InputSpec, Objective, Output, OutputSpec
 from src.tasks.base import RIGHT, WRONG, Metrics, Task, fraction
+from src.tasks.recall import distinct
 
 
 class VariableBinding(Task):
@@ -141,7 +142,7 @@ class VariableBinding(Task):
     def _generate_continuous(self, num_examples: int, generator: torch.Generator) -> Batch:
         row_N1 = torch.arange(num_examples)[:, None]
         shape = (num_examples, self.num_items)
-        first_NK = torch.rand(num_examples, self.sequence_length // 2, generator=generator).topk(shape[1]).indices
+        first_NK = distinct(num_examples, self.num_items, self.sequence_length // 2, generator)
         delay_NK = torch.randint(self.shortest_delay, self.longest_delay + 1, shape, generator=generator)
         last_NK = (first_NK + delay_NK).clamp(max=self.sequence_length - 2)
         patterns_NKD = self._patterns(shape, generator)
@@ -157,10 +158,10 @@ class VariableBinding(Task):
     def _flagged(self, num_examples: int, generator: torch.Generator) -> Tensor:
         """A step for every item, [N, K]; all sets of steps are equally likely."""
         if self.offset == 0:
-            return torch.rand(num_examples, self.sequence_length - 1, generator=generator).topk(self.num_items).indices
+            return distinct(num_examples, self.num_items, self.sequence_length - 1, generator)
         # Sets without adjacent steps are arbitrary sets with one step inserted after each but the last.
         num_steps = self.sequence_length - 2 - (self.num_items - 1)
-        flagged_NK = torch.rand(num_examples, num_steps, generator=generator).topk(self.num_items).indices
+        flagged_NK = distinct(num_examples, self.num_items, num_steps, generator)
         return flagged_NK + flagged_NK.argsort(1).argsort(1)
 
     def _patterns(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:

@@ -5,12 +5,10 @@ Shapes: B vectors, I features of the first vector, K of the second, J of the res
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-
-Init = Literal["rank_independent", "mathews2016"]
 
 
 class Sizes(NamedTuple):

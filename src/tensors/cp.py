@@ -9,7 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from src.tensors.base import BilinearMap, Init, unit_scaling_
+from src.tensors.base import BilinearMap, unit_scaling_
+
+Init = Literal["rank_independent", "mathews2016"]
 
 
 class CP(BilinearMap):
@@ -17,9 +19,10 @@ class CP(BilinearMap):
 
         W_ijk = Σ_r λ_r A_ri B_rj C_rk        y = Bᵀ (λ ⊙ (A a) ⊙ (C b))        M(b) = Bᵀ diag(λ ⊙ C b) A
 
-    so M(b) has a rank of R at most. R (I + J + K) parameters, and R more with weights λ; otherwise λ = 1.
+    so M(b) has a rank of R at most. λ = 1 and R (I + J + K) parameters, but for normalized rows.
 
-    With `normalize` "rows" the rows of A, B and C are divided by their norms, and λ are weights, √(J/R) at the start.
+    With `normalize` "rows" the rows of A, B and C are divided by their norms, and λ are R more parameters, √(J/R) at
+    the start.
     If the first features are the constant 1 (`padded`), y then starts with a quarter of the variance that it has
     without `normalize`, since the rows of A and C, whose norm is about √2, are divided by it. With "matrix" each of
     A, B and C is divided by its Frobenius norm, without weights.
@@ -30,7 +33,6 @@ class CP(BilinearMap):
     Args:
         sizes: I, J and K.
         rank: R.
-        weights: whether λ are parameters, 1 at the start unless the rows are normalized.
         normalize: how the factors are normalized at every use.
         init: how the factors are drawn.
         padded: see `BilinearMap`.
@@ -41,7 +43,6 @@ class CP(BilinearMap):
         sizes: tuple[int, int, int],
         rank: int,
         *,
-        weights: bool = False,
         normalize: Literal["rows", "matrix"] | None = None,
         init: Init = "rank_independent",
         padded: bool = False,
@@ -52,9 +53,8 @@ class CP(BilinearMap):
         self.B_RJ = nn.Parameter(torch.empty(rank, self.sizes.J))
         self.C_RK = nn.Parameter(torch.empty(rank, self.sizes.K))
         self.weights_R = None
-        if weights or normalize == "rows":
-            weight = math.sqrt(self.sizes.J / rank) if normalize == "rows" else 1.0
-            self.weights_R = nn.Parameter(torch.full((rank,), weight))
+        if normalize == "rows":
+            self.weights_R = nn.Parameter(torch.full((rank,), math.sqrt(self.sizes.J / rank)))
         if init == "rank_independent":
             self.draw_factor_(self.A_RI)
             nn.init.normal_(self.B_RJ, std=1 / math.sqrt(rank))

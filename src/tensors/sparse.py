@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from src.tensors.base import BilinearMap, Init
+from src.tensors.base import BilinearMap
 
 
 class Sparse(BilinearMap):
@@ -19,13 +19,11 @@ class Sparse(BilinearMap):
     i(e) and k(e) are drawn uniformly, so two entries can be in the same place, where they add up. The entries take
     turns with the results, j(e) = e mod J; Mathews (2016) draws j(e) as well, which leaves some results without any.
 
-    "rank_independent" draws v_e from N(0, I J K / E · s_i² s_k²), with s the deviations of the features; "mathews2016"
-    from N(0, 0.15²).
+    v_e are drawn from N(0, I J K / E · s_i² s_k²), with s the deviations of the features.
 
     Args:
         sizes: I, J and K.
         num_entries: E.
-        init: how the values are drawn.
         padded: see `BilinearMap`.
     """
 
@@ -37,7 +35,6 @@ class Sparse(BilinearMap):
         sizes: tuple[int, int, int],
         num_entries: int,
         *,
-        init: Init = "rank_independent",
         padded: bool = False,
     ):
         super().__init__(sizes, padded)
@@ -45,9 +42,7 @@ class Sparse(BilinearMap):
         self.v_E = nn.Parameter(torch.empty(num_entries))
         self.register_buffer("i_E", torch.randint(size_i, (num_entries,), device="cpu"))
         self.register_buffer("k_E", torch.randint(size_k, (num_entries,), device="cpu"))
-        if init == "mathews2016":
-            nn.init.normal_(self.v_E, std=0.15)
-        elif not self.v_E.is_meta:
+        if not self.v_E.is_meta:
             deviations = self.deviations(size_i)[self.i_E] * self.deviations(size_k)[self.k_E]
             share = num_entries / (size_i * size_j * size_k)
             nn.init.normal_(self.v_E).data.mul_(deviations / math.sqrt(share))

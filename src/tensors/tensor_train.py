@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from src.tensors.base import BilinearMap, Init, outer
+from src.tensors.base import BilinearMap, outer
 
 
 class TensorTrain(BilinearMap):
@@ -19,12 +19,9 @@ class TensorTrain(BilinearMap):
     With the mode of the result in the middle, this is the Tucker decomposition without a factor for the result
     (Tucker-2). M(b) has a rank of P at most. P I + J P Q + Q K parameters.
 
-    "mathews2016" draws A, G and C from N(0, 0.01²).
-
     Args:
         sizes: I, J and K.
         ranks: P and Q.
-        init: how A, G and C are drawn.
         padded: see `BilinearMap`.
     """
 
@@ -33,7 +30,6 @@ class TensorTrain(BilinearMap):
         sizes: tuple[int, int, int],
         ranks: tuple[int, int],
         *,
-        init: Init = "rank_independent",
         padded: bool = False,
     ):
         super().__init__(sizes, padded)
@@ -41,13 +37,9 @@ class TensorTrain(BilinearMap):
         self.A_PI = nn.Parameter(torch.empty(p, self.sizes.I))
         self.G_JPQ = nn.Parameter(torch.empty(self.sizes.J, p, q))
         self.C_QK = nn.Parameter(torch.empty(q, self.sizes.K))
-        if init == "rank_independent":
-            self.draw_factor_(self.A_PI)
-            nn.init.normal_(self.G_JPQ, std=1 / math.sqrt(p * q))
-            self.draw_factor_(self.C_QK)
-        else:
-            for weight in (self.A_PI, self.G_JPQ, self.C_QK):
-                nn.init.normal_(weight, std=0.01)
+        self.draw_factor_(self.A_PI)
+        nn.init.normal_(self.G_JPQ, std=1 / math.sqrt(p * q))
+        self.draw_factor_(self.C_QK)
 
     def project(self, b: Tensor) -> Tensor:
         """C b."""

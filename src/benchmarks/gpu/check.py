@@ -46,16 +46,30 @@ WHOLE = 470.0
 
 
 class Part(NamedTuple):
-    """A part and its limit in seconds."""
+    """A part, its limit in seconds, and the function that does it."""
 
     name: str
     limit: float
+    function: str
 
 
-CARD = Part("card", 40)
-TOGETHER = (*(Part(name, 110) for name in ("kernels", "models", "graphs", "resume", "compile", "sanitizer")),)
+HERE = "src.benchmarks.gpu"
+CARD = Part("card", 40, f"{HERE}.correctness.card")
+TOGETHER = (
+    Part("kernels", 110, f"{HERE}.correctness.kernels"),
+    Part("models", 110, f"{HERE}.correctness.every_model"),
+    Part("graphs", 110, f"{HERE}.recorded.graphs"),
+    Part("resume", 110, f"{HERE}.correctness.resumed"),
+    Part("compile", 110, f"{HERE}.compiled.every_model"),
+    Part("sanitizer", 110, f"{HERE}.correctness.sanitized"),
+)
 """Parts that measure no time, and so are done at the same time."""
-ALONE = (Part("speed", 80), Part("speed_of_models", 100), Part("populations", 80), Part("sweep", 90))
+ALONE = (
+    Part("speed", 80, f"{HERE}.speed.one_run"),
+    Part("speed_of_models", 100, f"{HERE}.speed.every_model"),
+    Part("populations", 80, f"{HERE}.speed.populations"),
+    Part("sweep", 90, f"{HERE}.speed.sweep"),
+)
 
 
 def run_part(part: Part, device: str, tiny: bool, folder: Path, deadline: float) -> list[Row]:
@@ -63,7 +77,7 @@ def run_part(part: Part, device: str, tiny: bool, folder: Path, deadline: float)
     path, limit = folder / f"{part.name}.jsonl", min(part.limit, deadline - time.monotonic())
     if limit <= 0:
         return [Row(part.name, "the part", "no time was left", verdict="not run")]
-    command = [sys.executable, "-m", "src.benchmarks.gpu.part", part.name, str(path), device]
+    command = [sys.executable, "-m", f"{HERE}.part", part.function, str(path), device]
     with open(folder / f"{part.name}.log", "w+", errors="replace") as log:
         process = subprocess.Popen(
             [*command, "--tiny"] if tiny else command,
@@ -121,7 +135,6 @@ def check(names: Sequence[str], device: str, tiny: bool, folder: Path, whole: fl
         write_report(rows, origin, folder)
 
     chosen = [part for part in (*TOGETHER, *ALONE) if part.name in names]
-    chosen += [Part(name, 20) for name in names if name not in {part.name for part in chosen}]
     start = partial(run_part, device=device, tiny=tiny, folder=folder, deadline=deadline)
     side_by_side = [part for part in chosen if part in TOGETHER]
     with ThreadPoolExecutor(max(1, len(side_by_side))) as pool:

@@ -2,7 +2,7 @@
 
 import ctypes
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,11 @@ def room(like: Tensor, size: int) -> Tensor:
         start, end = start - start % _LARGE_PAGE, end - end % _LARGE_PAGE
         ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_HUGEPAGE)
     return tensor
+
+
+def needs_backward(given: Iterable[Tensor | None]) -> bool:
+    """Whether a backward pass may follow, which is not known inside `forward`."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
 
 
 def one_by_one(batch: int, itemsize: int) -> bool:

@@ -129,6 +129,4 @@ def fastweights(
         "only_last_normalized": only_last_normalized, "decay": decay, "fast_lr": fast_lr,
     }  # fmt: skip
     given = (table, weight_HH, *norm, *preliminary_norm, read_weights, initial_BH, fast_BHH)
-    # inside `forward` it is not known whether a backward pass will follow
-    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
-    return _FastWeights.apply(settings, save, None if ids is None else ids.long(), *given)
+    return _FastWeights.apply(settings, calls.needs_backward(given), None if ids is None else ids.long(), *given)

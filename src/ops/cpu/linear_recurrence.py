@@ -140,7 +140,5 @@ def linear_recurrence(
         "decays": decays, "threads": torch.get_num_threads(), "read_first": read_first,
         "double_precision": dtype == torch.float64, "scale": scale,
     }  # fmt: skip
-    # inside `forward` it is not known whether a backward pass will follow
-    sources = (S_BHKV, start_BHKV, *given)
-    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in sources)
+    save = calls.needs_backward((S_BHKV, start_BHKV, *given))
     return _LinearRecurrence.apply(settings, save, resets_BT, S_BHKV, start_BHKV, *given)

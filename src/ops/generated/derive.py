@@ -12,8 +12,9 @@ from src.ops.generated.emit import Source, emit
 from src.ops.generated.emit_triton import emit_triton
 from src.ops.generated.lower import Lowered
 from src.ops.generated.plan import Plan
-from src.ops.generated.recipe import Gradient, Instruction, LoweringError, Recipe, Sizes, example, tensors_of
+from src.ops.generated.recipe import Gradient, Instruction, LoweringError, Recipe, example, tensors_of
 from src.ops.generated.trace import Trace, trace
+from src.ops.generated.values import contiguous
 from src.specs import state_tensors
 
 
@@ -87,7 +88,7 @@ def of_plan(traced: Trace, plan: Plan, dtype: torch.dtype, on: str) -> Recipe:
         gradients[weight.constant] = Gradient(weight.shape, view.strides, view.shape)
     for total in plan.totals:
         size = total.value.size
-        gradients[total.constant] = Gradient((size,), _row_major(total.value.shape), total.value.shape)
+        gradients[total.constant] = Gradient((size,), contiguous(total.value.shape), total.value.shape)
     return Recipe(
         source=source.text,
         sizes=source.sizes,
@@ -105,10 +106,6 @@ def of_plan(traced: Trace, plan: Plan, dtype: torch.dtype, on: str) -> Recipe:
         gradients=gradients,
         gpu=gpu,
     )
-
-
-def _row_major(shape: Sizes) -> Sizes:
-    return tuple(torch.empty(shape, device="meta").stride())
 
 
 def _instructions(prelude: fx.GraphModule) -> tuple[list[str], list[Instruction]]:

@@ -186,7 +186,7 @@ class _Writer(Lines):
     def _placed_forward(self) -> dict[Value, str]:
         plan = self.plan
         placed = {value: f"in{i} + row * {value.size}" for i, value in enumerate(plan.inputs)}
-        placed |= self._states("last", "other")
+        placed |= self._states("other")
         placed |= self._saved()
         for i, value in enumerate(plan.next_states):
             slot = "slot" if i in plan.history else "pair"
@@ -197,7 +197,7 @@ class _Writer(Lines):
     def _placed_backward(self) -> dict[Value, str]:
         plan = self.plan
         placed = {value: f"in{i} + row * {value.size}" for i, value in enumerate(plan.inputs)}
-        placed |= self._states("last", "last")
+        placed |= self._states("last")
         for i, value in enumerate(plan.next_states):
             if value in plan.saved:
                 placed[value] = f"after{i} + slot * {value.size}"
@@ -211,9 +211,9 @@ class _Writer(Lines):
                 placed[value] = f"record{i} + step * {value.size}"
         return placed
 
-    def _states(self, kept: str, other: str) -> dict[Value, str]:
+    def _states(self, other: str) -> dict[Value, str]:
         """Where the states before a step are; of those that are not kept there are two."""
-        slots = [kept if i in self.plan.history else other for i in range(len(self.plan.states))]
+        slots = ["last" if i in self.plan.history else other for i in range(len(self.plan.states))]
         return {v: f"after{i} + {slots[i]} * {v.size}" for i, v in enumerate(self.plan.states)}
 
     def _saved(self) -> dict[Value, str]:

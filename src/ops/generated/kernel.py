@@ -135,8 +135,7 @@ class Kernel:
         if self.has_integers:
             initial, restart = self._numbers(initial, dtype), self._numbers(restart, dtype)
         given = (*tables, *self.constants(core, dtype), *initial, *restart)
-        # inside `forward` it is not known whether a backward pass will follow
-        save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
+        save = calls.needs_backward(given)
         ids = None if inputs.ids is None else inputs.ids.long()
         resets = None if inputs.resets is None else inputs.resets.bool()
         results = _Recurrence.apply(self, (batch, time), (return_state, return_sequence, save), ids, resets, *given)

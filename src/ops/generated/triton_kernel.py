@@ -71,7 +71,7 @@ class TritonKernel(Kernel):
         lead = [None if tensor is None else tensor[None] for tensor in given]
         ids = None if inputs.ids is None else inputs.ids.long()[None]
         resets = None if inputs.resets is None else inputs.resets.to(torch.uint8)[None]
-        asked = (time, return_sequence, calls.needs_backward(given))
+        asked = (time, return_sequence, shared.needs_backward(given))
         outputs, *after = _Recurrence.apply(self, asked, ids, resets, *lead)
         last = after[: len(self.recipe.states)] if return_state else ()
         return (outputs[0], *(tensor[0] for tensor in last))
@@ -190,7 +190,7 @@ class _Recurrence(Function):
         size = info.batch_size
         merged = [calls.of_members(t, dim, size) for t, dim in zip(given, in_dims[2:], strict=True)]
         time, return_sequence, _ = asked
-        asked = (time, return_sequence, calls.needs_backward(merged))
+        asked = (time, return_sequence, shared.needs_backward(merged))
         results = _Recurrence.apply(kernel, asked, *merged)
         return tuple(result.unflatten(0, (size, -1)) for result in results), (0,) * len(results)
 

@@ -1,7 +1,5 @@
 """What all calls of Triton kernels share."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -32,11 +30,6 @@ def _transformed() -> bool:
         return True
     levels = torch._C._functorch.get_interpreter_stack() or []
     return len(levels) > 1 or any(level.key() != torch._C._functorch.TransformType.Vmap for level in levels)
-
-
-def needs_backward(given: Sequence[Tensor | None]) -> bool:
-    """Whether a backward pass may follow, which is not known inside `forward`."""
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
 
 
 def of_members(tensor: Tensor | None, dim: int | None, size: int) -> Tensor | None:

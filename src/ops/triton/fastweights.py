@@ -18,7 +18,7 @@ from torch.autograd import Function
 from src.config.errors import explain
 from src.ops.cpu import calls
 from src.ops.inputs import Inputs
-from src.ops.triton.calls import needs_backward, of_members, sum_by_id, takes
+from src.ops.triton.calls import of_members, sum_by_id, takes
 
 log = logging.getLogger(__name__)
 MOST_UNITS = 128
@@ -113,11 +113,7 @@ class _FastWeights(Function):
     def setup_context(ctx, inputs, output):
         """What the backward pass reads."""
         settings, _, ids, table, weight, gain, _, first_gain, _, initial, fast, decay, fast_lr = inputs
-        ctx.settings, ctx.symbols, ctx.has_initial = (
-            settings,
-            None if ids is None else table.shape[1],
-            initial is not None,
-        )
+        ctx.settings, ctx.symbols = settings, None if ids is None else table.shape[1]
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(ids, weight, gain, first_gain, initial, fast, decay, fast_lr, *output)
@@ -157,7 +153,7 @@ class _FastWeights(Function):
     def vmap(info, in_dims, settings, save, *given):
         """The mapped dimension and that of members as one."""
         size = info.batch_size
-        save = needs_backward(given)
+        save = calls.needs_backward(given)
         merged = [of_members(tensor, dim, size) for tensor, dim in zip(given, in_dims[2:], strict=True)]
         results = _FastWeights.apply(settings, save, *merged)
         apart = tuple(r.unflatten(0, (size, -1)) if r.ndim > 1 else r for r in results)
@@ -217,7 +213,7 @@ def population(
     }
     given = (table, weight_PHH, *norm, *preliminary_norm, initial_PBH, fast_PBHH)
     ids = None if ids is None else ids.long()
-    return _FastWeights.apply(settings, needs_backward(given), ids, *given, decay_P, fast_lr_P)[0]
+    return _FastWeights.apply(settings, calls.needs_backward(given), ids, *given, decay_P, fast_lr_P)[0]
 
 
 def fastweights(

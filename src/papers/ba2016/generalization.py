@@ -17,18 +17,15 @@ TEST_SIZE = 5000
 
 def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     """The test error of every run for every number of pairs."""
-    import torch
-
     from src.running.build import build_task
-    from src.running.load import evaluate_on, load_model, read_config, with_changes
+    from src.running.load import evaluate_on, load_run, with_changes
 
     rows = []
     for _, row in runs.iterrows():
-        config = read_config(folder / row["run"])
-        model, _ = load_model(folder / row["run"], config, torch.device("cpu"))
+        run = load_run(folder / row["run"])
         for num_pairs in NUM_PAIRS:
             changes = {"num_pairs": num_pairs, "test_size": TEST_SIZE, "train_size": None}
-            metrics = evaluate_on(model, build_task(with_changes(config, changes)), "test")
+            metrics = evaluate_on(run.model, build_task(with_changes(run.config, changes)), "test")
             rows.append({"run": row["run"], "model": row["model"], "num_pairs": num_pairs} | metrics)
     return pd.DataFrame(rows)
 

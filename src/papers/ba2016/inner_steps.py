@@ -147,16 +147,14 @@ def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     """
     import torch
 
-    from src.running.build import build_model, build_task
-    from src.running.load import evaluate_on, load_model, read_config
+    from src.running.build import build_model
+    from src.running.load import evaluate_on, load_run
 
     rows: list[dict[str, Any]] = []
     for _, row in runs.iterrows():
-        config = read_config(folder / row["run"])
-        task = build_task(config)
+        config, trained, task, *_ = load_run(folder / row["run"])
         torch.manual_seed(config.seed)
         initial = build_model(config, task)
-        trained, _ = load_model(folder / row["run"], config, torch.device("cpu"))
         of_run = {"run": row["run"], "name": folder.name} | {key: row[key] for key in KEYS}
         inputs = next(iter(task.evaluation("val"))).inputs[:500]
         for weights, model in (("initial", initial), ("trained", trained)):

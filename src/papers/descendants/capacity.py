@@ -2,16 +2,15 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from src.papers.descendants import BY_AGE, label_of, models_of, percents, row_of
+from src.papers.descendants import BY_AGE, Cell, is_below, is_better, label_of, models_of, percents, row_of
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, styles_of
 from src.reproduction.base import Claim, Evidence, Finding, Reproduction
-from src.reproduction.effects import difference, mean
+from src.reproduction.effects import difference
 
 _KINDS = ("", "-fastweights", "-vector", "-further", "-long")
 NAME, FAST, VECTOR, FURTHER, LONG = (f"descendants-capacity{kind}" for kind in _KINDS)
@@ -19,72 +18,40 @@ NAMES = {"fastweights": FAST, "lstm": VECTOR}
 TIMES_LONGER = 8
 MATRIX_SIZE, LSTM_SIZE = 16, 128
 """Units with about 256 numbers of state: 16 x 16, and twice 128."""
+OF_STATE = "about 256 numbers of state: "
 NUM_PAIRS = 8
 LARGE = ("descendants/capacity_large", "descendants/capacity_large_vector")
 
 
-def _errors(evidence: Evidence, model: str, size: int = MATRIX_SIZE, name: str | None = None) -> np.ndarray:
+def _cell(model: str, size: int = MATRIX_SIZE, name: str | None = None) -> Cell:
+    """The runs of a cell with so many units; an LSTM always has those with the state of 16 units of the others."""
     size = LSTM_SIZE if model == "lstm" else size
-    return evidence.values("test/error", name=name or NAMES.get(model, NAME), model=model, model__hidden_size=size)
+    return {"name": name or NAMES.get(model, NAME), "model": model, "model__hidden_size": size}
 
 
 def _solved(model: str) -> Claim:
-    def test(evidence: Evidence) -> Finding:
-        errors = _errors(evidence, model)
-        return Finding(f"{percents(errors)} %", [mean(errors).within(most=0.02)])
-
-    return Claim(
+    return is_below(
         f"With 256 numbers of state, {label_of(model)} recalls 8 pairs.",
         "recall by a matrix is exact for as many orthogonal keys as it has rows",
-        "mean test error below 2 %",
-        test,
+        [_cell(model)],
+        0.02,
     )
 
 
 def _is_better(statement: str, ours: str, theirs: str) -> Claim:
-    def test(evidence: Evidence) -> Finding:
-        mine, others = _errors(evidence, ours), _errors(evidence, theirs)
-        measured = f"{percents(mine)} % against {percents(others)} %"
-        return Finding(measured, [difference(mine, others).within(most=-0.1)])
-
-    return Claim(
-        statement,
-        "recall and memory trade off along one curve per mechanism (Arora et al. 2024, “Based”)",
-        "about 256 numbers of state: mean test error more than 10 points lower",
-        test,
-    )
+    source = "recall and memory trade off along one curve per mechanism (Arora et al. 2024, “Based”)"
+    return is_better(statement, source, _cell(ours), _cell(theirs), 0.1, where=OF_STATE)
 
 
 def _longer_helps(model: str) -> Claim:
-    def test(evidence: Evidence) -> Finding:
-        longer, shorter = _errors(evidence, model, name=LONG), _errors(evidence, model)
-        measured = f"{percents(longer)} % against {percents(shorter)} %"
-        return Finding(measured, [difference(longer, shorter).within(most=-0.1)])
-
-    return Claim(
-        f"With about 256 numbers of state, {TIMES_LONGER} times the updates help {label_of(model)} to recall.",
-        "not in a paper",
-        "mean test error more than 10 points lower",
-        test,
-    )
-
-
-def _long_is_better(evidence: Evidence) -> Finding:
-    ours, theirs = (_errors(evidence, model, name=LONG) for model in ("fastweights", "lstm"))
-    measured = f"{percents(ours)} % against {percents(theirs)} %"
-    return Finding(measured, [difference(ours, theirs).within(most=-0.1)])
-
-
-def _still_behind(evidence: Evidence) -> Finding:
-    deltanet, longer = _errors(evidence, "deltanet"), _errors(evidence, "fastweights", name=LONG)
-    measured = f"{percents(deltanet)} % against {percents(longer)} %"
-    return Finding(measured, [difference(deltanet, longer).within(most=-0.1)])
+    statement = f"With about 256 numbers of state, {TIMES_LONGER} times the updates help {label_of(model)} to recall."
+    return is_better(statement, "not in a paper", _cell(model, name=LONG), _cell(model), 0.1)
 
 
 def _size_matters(model: str) -> Claim:
     def test(evidence: Evidence) -> Finding:
         sizes = (8, 16, 32)
-        errors = [_errors(evidence, model, size) for size in sizes]
+        errors = [evidence.values("test/error", **_cell(model, size)) for size in sizes]
         measured = "; ".join(f"{size} x {size}: {percents(one)} %" for size, one in zip(sizes, errors, strict=True))
         effects = [
             difference(errors[i + 1], errors[i], f"{sizes[i + 1]} against {sizes[i]}").within(most=0) for i in range(2)
@@ -151,17 +118,21 @@ REPRODUCTION = Reproduction(
         _is_better("At equal state fast weights recall more than an LSTM.", "fastweights", "lstm"),
         _longer_helps("fastweights"),
         _longer_helps("lstm"),
-        Claim(
+        is_better(
             f"At equal state fast weights recall more than an LSTM, after {TIMES_LONGER} times the updates too.",
             "not in a paper",
-            "about 256 numbers of state: mean test error more than 10 points lower",
-            _long_is_better,
+            _cell("fastweights", name=LONG),
+            _cell("lstm", name=LONG),
+            0.1,
+            where=OF_STATE,
         ),
-        Claim(
+        is_better(
             f"At equal state DeltaNet recalls more than fast weights that are trained {TIMES_LONGER} times as long.",
             "not in a paper",
-            "about 256 numbers of state: mean test error more than 10 points lower",
-            _still_behind,
+            _cell("deltanet"),
+            _cell("fastweights", name=LONG),
+            0.1,
+            where=OF_STATE,
         ),
         _size_matters("deltanet"),
         _size_matters("fastweights"),

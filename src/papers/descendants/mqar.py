@@ -30,18 +30,16 @@ def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     """Mean strength β of a write and decay α of Gated DeltaNet by what stands at a step, on validation sequences."""
     import torch
 
-    from src.running.build import build_task
-    from src.running.load import load_model, read_config
+    from src.running.load import load_run
 
     rows: list[dict[str, Any]] = []
     for _, row in runs[runs["model"] == GATED].iterrows():
-        config = read_config(folder / row["run"])
-        task: Any = build_task(config)
-        model, _ = load_model(folder / row["run"], config, torch.device("cpu"))
-        core: Any = model.core
+        run = load_run(folder / row["run"])
+        task: Any = run.task
+        core: Any = run.model.core
         batch = next(iter(task.evaluation("val")))
         with torch.no_grad():
-            z_beta, z_decay = model.project(batch.inputs).vectors.gates_G[..., None].chunk(2, dim=-2)
+            z_beta, z_decay = run.model.project(batch.inputs).vectors.gates_G[..., None].chunk(2, dim=-2)
             log_alpha, _ = core.decay(z_decay)
             found = {"beta": core.max_beta * torch.sigmoid(z_beta), "alpha": log_alpha.exp()}
         steps_T = torch.arange(batch.inputs.shape[1])

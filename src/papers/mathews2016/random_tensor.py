@@ -22,11 +22,8 @@ def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     Columns: `learned`, ‖W - V‖² / ‖W‖² of the learned tensor V; `computed`, that of alternating least squares (CP) or
     of singular value decompositions (tensor train) of W at the same rank.
     """
-    import torch
-
     from src.models.bilinear import Bilinear
-    from src.running.build import build_task
-    from src.running.load import load_model, read_config
+    from src.running.load import load_run
     from src.tasks.random_tensor import RandomTensor
     from src.tensors.decompose import cp_als, relative_error, tensor_train_svd
 
@@ -38,8 +35,7 @@ def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
 
     tensors, rows = {}, []
     for _, row in runs.iterrows():
-        config = read_config(folder / row["run"])
-        task, (model, _) = build_task(config), load_model(folder / row["run"], config, torch.device("cpu"))
+        config, model, task, *_ = load_run(folder / row["run"])
         assert isinstance(task, RandomTensor)
         assert isinstance(model.core, Bilinear)
         tensors[config.seed] = task.tensor

@@ -35,16 +35,12 @@ MEASURED = ("test, nats per frame", "validation - training, nats")
 
 def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     """`train`: nats per frame of the training pieces, as many as there are to validate on, by the selected weights."""
-    import torch
-
-    from src.running.build import build_task
-    from src.running.load import evaluate_on, load_model, read_config
+    from src.running.load import evaluate_on, load_run
 
     rows = []
     for _, row in runs.iterrows():
-        config = read_config(folder / row["run"])
-        model, _ = load_model(folder / row["run"], config, torch.device("cpu"))
-        rows.append({"run": row["run"], "train": evaluate_on(model, build_task(config), "train")["nll"]})
+        run = load_run(folder / row["run"])
+        rows.append({"run": row["run"], "train": evaluate_on(run.model, run.task, "train")["nll"]})
     return pd.DataFrame(rows)
 
 
@@ -67,14 +63,14 @@ def _of_rank(evidence: Evidence, held: str, model: str, combined: bool, rank: in
     return _values(evidence, name=_name(held, combined), model=model, model__rank=rank)
 
 
-def _best_dropout(evidence: Evidence, model: str) -> tuple[np.ndarray, str]:
-    """The test likelihood of a baseline at the dropout, not 0, and weight decay with the best mean on validation."""
-    runs = evidence.select(name=REGULARIZED, model=model)
+def _best_dropout(evidence: Evidence) -> tuple[np.ndarray, str]:
+    """The test likelihood of a CP gate at the dropout, not 0, and weight decay with the best mean on validation."""
+    runs = evidence.select(name=REGULARIZED, model="cp_gate")
     if "network.input_dropout" in runs:
         runs = runs[runs["network.input_dropout"] > 0]
     keys = [key for key in OF_REGULARIZERS if key in runs]
     if not keys:
-        raise NotRunError(f"{model} has one regularizer only")
+        raise NotRunError("the CP gate has one regularizer only")
     found = []
     for values, of_cell in runs.groupby(keys):
         spelled = ", ".join(f"{OF_REGULARIZERS[key]} {value:g}" for key, value in zip(keys, values, strict=True))
@@ -111,7 +107,7 @@ def _low_rank_generalizes(model: str, combined: bool) -> Claim:
 
 
 def _dropout_is_worth_more(evidence: Evidence) -> Finding:
-    dropped, label = _best_dropout(evidence, "cp_gate")
+    dropped, label = _best_dropout(evidence)
     by_rank = []
     for rank in RANKS:
         with suppress(NotRunError):
@@ -185,7 +181,7 @@ def draw(evidence: Evidence) -> Figure:
                     axes.errorbar(ranks, means, spreads, label=label, capsize=2, **styles[label])
             if held == WIDTH and measure_number == 0:
                 with suppress(NotRunError):
-                    dropped, regularized = _best_dropout(evidence, "cp_gate")
+                    dropped, regularized = _best_dropout(evidence)
                     axes.axhline(dropped.mean(), label=f"{BASELINES['cp_gate']}, {regularized}", **FLOOR)
             axes.set(
                 xscale="log", xticks=RANKS, xticklabels=[str(rank) for rank in RANKS], ylabel=MEASURED[measure_number]

@@ -15,18 +15,15 @@ SCALES = (1.0, 2.0, 4.0)
 
 def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     """The error of every run on numbers in [0, scale], relative to the variance of their products."""
-    import torch
-
     from src.running.build import build_task
-    from src.running.load import evaluate_on, load_model, read_config, with_changes
+    from src.running.load import evaluate_on, load_run, with_changes
 
     rows = []
     for _, row in runs.iterrows():
-        config = read_config(folder / row["run"])
-        model, _ = load_model(folder / row["run"], config, torch.device("cpu"))
+        run = load_run(folder / row["run"])
         for scale in SCALES:
-            task = build_task(with_changes(config, {"scale": scale}))
-            error = evaluate_on(model, task, "test")["mse"] / task.floors["always the mean"]["mse"]
+            task = build_task(with_changes(run.config, {"scale": scale}))
+            error = evaluate_on(run.model, task, "test")["mse"] / task.floors["always the mean"]["mse"]
             rows.append({"run": row["run"], "model": row["model"], "scale": scale, "error": error})
     return pd.DataFrame(rows)
 

@@ -17,19 +17,16 @@ LENGTHS = (100, 400)
 
 def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     """The test error of every run at the length of training and at four times that."""
-    import torch
-
     from src.running.build import build_task
-    from src.running.load import evaluate_on, load_model, read_config, with_changes
+    from src.running.load import evaluate_on, load_run, with_changes
 
     rows = []
     for _, row in runs.iterrows():
-        config = read_config(folder / row["run"])
-        model, _ = load_model(folder / row["run"], config, torch.device("cpu"))
+        run = load_run(folder / row["run"])
         settings = {key: row[key] for key in ("run", "model", "trainer.clip_norm", "trainer.norm_stabilizer")}
         for length in LENGTHS:
-            task = build_task(with_changes(config, {"sequence_length": length}))
-            rows.append(settings | {"length": length, "mse": evaluate_on(model, task, "test")["mse"]})
+            task = build_task(with_changes(run.config, {"sequence_length": length}))
+            rows.append(settings | {"length": length, "mse": evaluate_on(run.model, task, "test")["mse"]})
     return pd.DataFrame(rows)
 
 

@@ -13,6 +13,9 @@ from src.benchmarks.gpu.rows import GOOD, Rows, read_rows
 from src.config.errors import UserError
 from src.config.paths import PROJECT
 
+PARTS = "tests.benchmarks.gpu.parts"
+BROKEN = (check.Part("hangs", 4, f"{PARTS}.hangs"), check.Part("crashes", 60, f"{PARTS}.crashes"))
+
 
 def verdicts(rows):
     return {row.what: row.verdict for row in rows}
@@ -29,9 +32,8 @@ def test_without_a_gpu_it_says_so_in_one_line(tmp_path):
 @pytest.mark.slow
 def test_a_part_that_hangs_or_crashes_leaves_what_it_found_before(tmp_path):
     deadline = time.monotonic() + 100
-    parts = [check.Part("hangs", 4), check.Part("crashes", 60)]
     with ThreadPoolExecutor(2) as pool:
-        hung, crashed = pool.map(lambda part: check.run_part(part, "cpu", True, tmp_path, deadline), parts)
+        hung, crashed = pool.map(lambda part: check.run_part(part, "cpu", True, tmp_path, deadline), BROKEN)
     assert verdicts(hung) == verdicts(crashed) == {"before": "measured", "the part": "failed"}
     assert hung[-1].found == "did not end within 4 s"
     assert crashed[-1].found.startswith("Segmentation fault")
@@ -44,8 +46,9 @@ def test_without_time_left_a_part_is_not_started(tmp_path):
 
 @pytest.mark.slow
 def test_it_takes_nothing_else_with_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(check, "TOGETHER", (check.Part("hangs", 4), check.Part("crashes", 60)))
-    monkeypatch.setattr(check, "ALONE", (check.Part("sanitizer", 60),))
+    sanitizer = next(part for part in check.TOGETHER if part.name == "sanitizer")
+    monkeypatch.setattr(check, "TOGETHER", BROKEN)
+    monkeypatch.setattr(check, "ALONE", (sanitizer,))
     rows = check.check(["hangs", "crashes", "sanitizer"], "cpu", True, tmp_path)
     assert [row.verdict for row in rows if row.part in ("hangs", "crashes")] == ["measured", "failed"] * 2
     assert rows[-1][1:] == ("compute-sanitizer", "is not on the path", "no error", "not run")
