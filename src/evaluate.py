@@ -159,11 +159,10 @@ def _write(rows: Sequence[dict[str, Any]], to: str | None) -> None:
     """Write the metrics of runs, with all digits, as the name of the file says."""
     from src.reports.tables import to_csv
     from src.utils.files import write_whole
-    from src.utils.jsonl import to_line
+    from src.utils.jsonl import for_json
 
     if to is not None:
-        plain = [json.loads(to_line(row)) for row in rows]  # null for what JSON cannot represent
-        text = to_csv(rows) if to.endswith(".csv") else json.dumps(plain, indent=2) + "\n"
+        text = to_csv(rows) if to.endswith(".csv") else json.dumps(for_json(rows), indent=2) + "\n"
         write_whole(Path(to).expanduser(), text.encode())
 
 

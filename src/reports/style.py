@@ -3,12 +3,12 @@
 import textwrap
 import zlib
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+MOST_LABELS = 40
 FLOOR: dict[str, Any] = {"color": "0.5", "linewidth": 1.0, "zorder": 1}
 LOST_LABEL = "diverged or failed"
 """Label of the crosses that mark runs without a result."""
@@ -47,21 +47,27 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p")
 
 def style_of(model: str) -> dict[str, Any]:
     """Color, line style and marker of a model: fixed ones, or ones derived from its name."""
-    number = zlib.crc32(model.encode())
-    own = _COLORS[number % 8], _LINES[number // 8 % 7], _MARKERS[number // 56 % 11]
-    return _style(_STYLES.get(model, own))
+    return _style(_of_model(model))
 
 
 def styles_of(labels: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The styles of the series of a figure, {label: model}.
+    """The styles of the series of a figure, {label: model}: those of the models, but each color is used only once.
 
-    They are those of the models if these tell the series apart, else assigned in a fixed order.
+    Models with fixed styles have them in any case. The colors suffice for 15 series.
     """
-    of_models = {label: style_of(model) for label, model in labels.items()}
-    if all(of_models[one] != of_models[other] for one, other in combinations(labels, 2)):
-        return of_models
     choices = [*_STYLES.values(), *zip(_COLORS, _LINES + _LINES, _MARKERS, strict=False)]
-    return {label: _style(choices[index % len(choices)]) for index, label in enumerate(labels)}
+    styles: dict[str, tuple[str, Any, str]] = {}
+    for number, label in enumerate(sorted(labels, key=lambda label: labels[label] not in _STYLES)):
+        colors = {color for color, _, _ in styles.values()}
+        wanted = (_of_model(labels[label]), *choices)
+        styles[label] = next((one for one in wanted if one[0] not in colors), choices[number % len(choices)])
+    return {label: _style(styles[label]) for label in labels}
+
+
+def _of_model(model: str) -> tuple[str, Any, str]:
+    number = zlib.crc32(model.encode())
+    own = _COLORS[number % 8], _LINES[number // 8 % 7], _MARKERS[number // 56 % 11]
+    return _STYLES.get(model, own)
 
 
 def _style(parts: tuple[str, Any, str]) -> dict[str, Any]:
@@ -86,13 +92,14 @@ def panels(titles: Sequence[str], **subplots: Any) -> tuple[Figure, list[Axes]]:
 def legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
     """One legend below all panels, series first, then floors; it makes the figure taller.
 
-    What is too long for a line of the figure goes on in the next one.
+    What is too long for a line of the figure goes on in the next one. There is no legend of more than `MOST_LABELS`,
+    which would be taller than the panels.
     """
     handles: dict[str, Any] = {}
     for axes in all_axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    if not handles:
+    if not 0 < len(handles) <= MOST_LABELS:
         return
     labels = sorted(handles, key=lambda label: (_is_floor(handles[label]), label == LOST_LABEL))
     for num_columns in range(len(labels), 0, -1):

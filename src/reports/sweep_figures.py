@@ -23,7 +23,7 @@ MOST_PANELS, MOST_TICKS = 9, 9
 LOG_FROM = 20
 """An axis is logarithmic if its largest number is this many times its smallest."""
 NAMES = {"optimizer.lr": "learning rate", "model.hidden_size": "units"}
-NEAREST_TICKS = 0.09
+NEAREST_TICKS = 0.14
 """Minimum distance between labeled ticks, as a share of the axis."""
 
 

@@ -28,8 +28,9 @@ class Evidence:
 
     runs: pd.DataFrame
     """One row per run: `run`, `status`, settings by full keys, metrics, `updates`, `seconds`, `grid_points`, the number
-    of grid points its settings were chosen from, and `edge`, whether they are at an edge of the grid. A diverged run
-    has the metrics of its best weights before it diverged."""
+    of grid points its settings were chosen from, and `edge`, the keys of those that are at an edge of the grid, with
+    spaces between them. A diverged run has the metrics of its best weights before it diverged. A run that several
+    experiments have is in several rows, all with the results of one copy of it."""
     curves: pd.DataFrame
     """One row per run and evaluation: `run`, `update`, and the metrics on the validation set."""
     measured: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -68,15 +69,12 @@ class Evidence:
             return "diverged" + f" at each of {points} grid points" * (points > 1)
         return percent(runs["test/error"].to_numpy(float)) + f", {diverged} of {len(runs)} diverged" * (diverged > 0)
 
-    def updates_until(self, metric: str, bound: float, rising: bool = False, **settings: Any) -> np.ndarray:
-        """The first evaluated update at which a validation metric is at or below a bound; inf if it never is.
-
-        At or above it for a metric that rises, such as a return.
-        """
+    def updates_until(self, metric: str, bound: float, **settings: Any) -> np.ndarray:
+        """The first evaluated update at which a validation metric is at or below a bound; inf if it never is."""
         found = []
         for run in self.select(**settings)["run"]:
             curve = self.curves[self.curves["run"] == run]
-            reached = curve.loc[curve[metric] >= bound if rising else curve[metric] <= bound, "update"]
+            reached = curve.loc[curve[metric] <= bound, "update"]
             found.append(float(reached.min()) if len(reached) else np.inf)
         return np.array(found)
 
@@ -92,11 +90,13 @@ class Evidence:
     def mean_curve(self, metric: str, **settings: Any) -> pd.DataFrame:
         """Mean and standard deviation of a validation metric over seeds, by update.
 
-        A run that stopped early, having solved the task, keeps its last value.
+        A run that stopped early, having solved the task, keeps its last value; a diverged run has none from there on.
         """
-        runs = self.select(**settings)["run"]
-        curves = self.curves[self.curves["run"].isin(runs)]
-        by_run = curves.pivot_table(index="update", columns="run", values=metric).sort_index().ffill()
+        runs = self.select(**settings)
+        curves = self.curves[self.curves["run"].isin(runs["run"])]
+        by_run = curves.pivot_table(index="update", columns="run", values=metric).sort_index()
+        diverged = runs.loc[runs["status"] == "diverged", "run"]
+        by_run = by_run.ffill().where(by_run.notna() | ~by_run.columns.isin(diverged))
         return pd.DataFrame({"mean": by_run.mean(axis=1), "sd": by_run.std(axis=1)})
 
 
@@ -243,8 +243,9 @@ def chosen_lr(runs: pd.DataFrame) -> str:
 
 
 def marked(runs: pd.DataFrame) -> str:
-    """ ", edge" if the settings of runs are at an edge of the grid that they were chosen from."""
-    return ", edge" * bool(runs["edge"].any())
+    """ ", edge" if the learning rate of runs is at an edge of its grid, ", edge of decay" for another setting."""
+    keys = dict.fromkeys(key for edge in runs["edge"] for key in edge.split())
+    return "".join(", edge" if key == "optimizer.lr" else f", edge of {key.rpartition('.')[2]}" for key in keys)
 
 
 def thousands(updates: np.ndarray) -> str:

@@ -57,11 +57,16 @@ def index(reference: Path) -> pd.DataFrame:
             claims = (
                 pd.read_csv(folder / "claims.csv", dtype=str) if reproduction.claims else pd.DataFrame({"verdict": []})
             )
-            verdicts = claims["verdict"].astype(str).str.removesuffix(", edge")
-            counts = [(verdict, int((verdicts == verdict).sum())) for verdict in VERDICTS]
+            counts = {verdict: claims["verdict"].str.startswith(verdict).sum() for verdict in VERDICTS}
+            at_edge = {verdict: (claims["verdict"] == f"{verdict}, edge").sum() for verdict in VERDICTS}
             made = json.loads((folder / PROVENANCE).read_bytes())
             row["name"] = f"[{name}](outputs/reference/{name}/report.md)"
-            row["claims"] = ", ".join(f"{count} {verdict}" for verdict, count in counts if count) or "none"
+            spelled = [
+                f"{count} {verdict}" + f" ({at_edge[verdict]} at an edge)" * bool(at_edge[verdict])
+                for verdict, count in counts.items()
+                if count
+            ]
+            row["claims"] = ", ".join(spelled) or "none"
             row |= {"runs": f"{made['runs']:,}", "hours": f"{made['hours']:.1f}"}
         rows.append(row)
     return pd.DataFrame(rows)

@@ -18,9 +18,10 @@ from src.config.paths import CHECKPOINTS, RESULT
 from src.config.schema import SearchSettings
 from src.results.curves import read_curves, write_curves
 from src.results.manifest import RunFolder, write_manifest
-from src.results.result import RESULTS, read_result
+from src.results.result import RESULTS, Number, read_result
 from src.results.runs import Run
 from src.utils.files import write_whole
+from src.utils.jsonl import for_json
 
 RECORD = "results.jsonl"
 
@@ -38,7 +39,7 @@ class Recorded(NamedTuple):
     sweep: RunFolder
     run: RunFolder
     result: dict[str, Any]
-    curves: dict[str, dict[int, float]]
+    curves: dict[str, dict[int, Number]]
 
 
 _RECORDED = TypeAdapter(Recorded)
@@ -59,7 +60,7 @@ def write_record(path: Path, runs: Iterable[Recorded]) -> None:
     lines = []
     for run in runs:
         curves = {tag: {at: float(f"{value:.6g}") for at, value in curve.items()} for tag, curve in run.curves.items()}
-        lines.append(json.dumps(run._replace(curves=curves)._asdict(), separators=(",", ":")))
+        lines.append(json.dumps(for_json(run._replace(curves=curves)._asdict()), separators=(",", ":")))
     write_whole(path, "".join(f"{line}\n" for line in lines).encode())
 
 
@@ -111,4 +112,4 @@ def restore(runs: Iterable[Recorded], sweeps: Mapping[str, Path]) -> list[Path]:
 def _restore(run: Recorded, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_curves(folder, run.curves)
-    write_whole(folder / RESULT, json.dumps(run.result, indent=2).encode())
+    write_whole(folder / RESULT, json.dumps(for_json(run.result), indent=2).encode())

@@ -27,7 +27,9 @@ HOW_TO_READ_VERDICTS = (
     "of one lies outside; in between it is inconclusive: these seeds do not decide it. Intervals are over seeds: "
     "Student's for a mean, Welch's for a difference, Wilson's for a share of runs, and for a ratio of numbers of "
     "updates Welch's for their logarithms. There a run that never got there counts with its length, so the interval is "
-    "open to that side, and with few seeds its other end is only approximate."
+    "open to that side, and with few seeds its other end is only approximate. Seeds that agree to the last digit have "
+    "an interval without width. Of the settings of a grid, the share that solves a task is treated as if they had been "
+    "drawn at random; for the best trials of a search, trials are drawn again and the best of those taken (bootstrap)."
 )
 HOW_TO_READ_EDGES = (
     '"Edge" marks a setting that is the least or the largest that was tried, and each claim that rests on one: beyond '
@@ -107,7 +109,8 @@ def read_evidence(folder: Path) -> Evidence:
     """
     try:
         measured = pd.read_csv(folder / MEASURED) if (folder / MEASURED).exists() else pd.DataFrame()
-        return Evidence(pd.read_csv(folder / "runs.csv"), pd.read_csv(folder / "curves.csv"), measured)
+        runs = pd.read_csv(folder / "runs.csv").fillna({"edge": ""})
+        return Evidence(runs, pd.read_csv(folder / "curves.csv"), measured)
     except FileNotFoundError:
         raise UserError(f"{folder}: contains no report") from None
 
@@ -155,9 +158,11 @@ def text_of_report(name: str, table: pd.DataFrame, claims: pd.DataFrame, folder:
 def _origin(name: str, provenance: Provenance) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in provenance["versions"].items())
     commits = ", ".join(commit[:10] for commit in provenance["commits"])
+    numbers = " or ".join("one" if number == 1 else str(number) for number in provenance["threads"])
+    threads = f"{numbers} thread{'s' * (provenance['threads'] != [1])} per run"
     return (
         f"`{provenance['command']}`: {provenance['runs']} runs, of which {provenance['runs_that_count']} count, at the "
-        f"settings chosen on the validation set; {provenance['hours']:.1f} hours of training, one thread per run, "
+        f"settings chosen on the validation set; {provenance['hours']:.1f} hours of training, {threads}, "
         f"{provenance['first']} to {provenance['last']}, at commit {commits}, on {provenance['processor']} "
         f"({versions}). Errors are test errors with the weights that were best on the validation set, mean ± standard "
         "deviation over n seeds."
@@ -182,7 +187,7 @@ def _provenance(name: str, budget: Budget, num_counting: int, results: Sequence[
         "commits": sorted(
             {(origin["git_commit"] or "unknown") + ("+" if origin["git_dirty"] else "") for origin in origins}
         ),
-        "processor": ", ".join(sorted({origin["processor"] for origin in origins})),
+        "processor": ", ".join(sorted({origin.get("card") or origin["processor"] for origin in origins})),
         "threads": sorted({origin["threads"] for origin in origins}),
         "versions": origins[-1]["versions"] | {"python": origins[-1]["python"]},
     }

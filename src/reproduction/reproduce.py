@@ -5,7 +5,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from src.config.fingerprint import run_name
 from src.config.jobs import jobs_of
 from src.config.paths import CHECKPOINTS, PROJECT, REFERENCE, folder_of_runs
 from src.config.schema import SearchSettings
-from src.reproduction.base import MEASURED, Evidence, Measure, Reproduction
+from src.reproduction.base import MEASURED, Evidence, Reproduction
 from src.results.curves import read_curves
 from src.results.runs import Run, load_runs, varied_settings
 from src.results.selection import cells, spelled
@@ -143,20 +143,24 @@ def evidence_of_runs(name: str, budget: Budget, further: Sequence[str] = ()) -> 
         found[experiment], others = runs_of(reproduction, experiment, budget, folder)
         if others:
             print(f"{experiment}: runs with other settings do not count: {', '.join(others)}", flush=True)
+    homes = _homes(found, folders)
+    seen: set[str] = set()
     keys = [*dict.fromkeys([*ALWAYS_KEPT, *sorted(varied_settings([*chain.from_iterable(found.values())]))])]
-    for experiment, folder in folders.items():
+    for experiment in folders:
         wanted = configuration(experiment)
-        counting = runs_that_count(found[experiment], SearchSettings.of(wanted), keys)
+        counting = runs_that_count([homes[run.name][0] for run in found[experiment]], SearchSettings.of(wanted), keys)
+        rows += [{"name": wanted.name} | row for row in counting]
+        by_home: dict[Path, list[dict[str, Any]]] = {}
         for row in counting:
-            rows.append({"name": wanted.name} | row)
-            curve = read_curves(folder / row["run"], reproduction.curves)
-            curves.append(pd.DataFrame(curve).rename_axis("update").reset_index().assign(run=row["run"]))
-        if counting and reproduction.measure is not None:
-            rows_that_count = pd.DataFrame(counting)
-            if reproduction.measure_needs_weights:
-                measured.append(_measured(name, reproduction.measure, folder, rows_that_count))
-            else:
-                measured.append(reproduction.measure(folder, rows_that_count))
+            if row["run"] not in seen:
+                by_home.setdefault(homes[row["run"]][1], []).append(row)
+        seen |= {row["run"] for row in counting}
+        for home, at_home in by_home.items():
+            for row in at_home:
+                curve = read_curves(home / row["run"], reproduction.curves)
+                curves.append(pd.DataFrame(curve).rename_axis("update").reset_index().assign(run=row["run"]))
+            if reproduction.measure is not None:
+                measured.append(_measured(name, reproduction, home, pd.DataFrame(at_home)))
     if not rows:
         command = " ".join([f"python scripts/reproduce.py run {name} --budget {budget}", *further])
         raise UserError(f"{name}: no run has finished; start them with: {command}")
@@ -164,8 +168,21 @@ def evidence_of_runs(name: str, budget: Budget, further: Sequence[str] = ()) -> 
     return Evidence(pd.DataFrame(rows), points, pd.concat(measured, ignore_index=True))
 
 
-def _measured(name: str, measure: Measure, folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
+def _homes(found: Mapping[str, Sequence[Run]], folders: Mapping[str, Path]) -> dict[str, tuple[Run, Path]]:
+    """By the name of each run, the copy that counts and the folder that it is in: the first one that has ended.
+
+    A run that several experiments have is one run, whichever of them trained it.
+    """
+    copies = [(run, folders[experiment]) for experiment, runs in found.items() for run in runs]
+    copies.sort(key=lambda copy: not copy[0].ended)
+    return {run.name: (run, folder) for run, folder in reversed(copies)}
+
+
+def _measured(name: str, reproduction: Reproduction, folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     """Measure runs; for restored ones, which have no weights, take the committed measurements."""
+    assert reproduction.measure is not None
+    if not reproduction.measure_needs_weights:
+        return reproduction.measure(folder, runs)
     path = REFERENCE / name / MEASURED
     committed = pd.read_csv(path) if path.exists() else pd.DataFrame({"run": []})
     trained = pd.Series([(folder / run / CHECKPOINTS).exists() for run in runs["run"]], runs.index)
@@ -174,7 +191,7 @@ def _measured(name: str, measure: Measure, folder: Path, runs: pd.DataFrame) -> 
         print(f"{name}: {num_unknown} restored runs have no weights and cannot be measured", flush=True)
     tables = [committed[committed["run"].isin(restored)]]
     if trained.any():
-        tables.append(measure(folder, runs[trained]))
+        tables.append(reproduction.measure(folder, runs[trained]))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -201,7 +218,7 @@ def runs_that_count(runs: Sequence[Run], search: SearchSettings, keys: Sequence[
         for run in cell.chosen if cell.choice else next(iter(tried), ()):
             if run.ended:
                 row: dict[str, Any] = {"run": run.name, "status": run.status, "grid_points": len(tried)}
-                row["edge"] = bool(cell.edges)
+                row["edge"] = " ".join(edge.key for edge in cell.edges)
                 row |= {key: run.settings.get(key) for key in keys} | {tag: run.metrics.get(tag) for tag in tags}
                 rows.append(row | {name: getattr(run, name) for name in NUMBERS})
     return rows

@@ -1,12 +1,13 @@
 """The `result.json` of a run."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Required, TypeGuard
 
 from annotated_types import Ge, Lt
 from omegaconf import DictConfig
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, with_config
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from src.config.paths import RESULT
@@ -16,6 +17,8 @@ from src.results.stored import Config, read_json
 ENDED = ("finished", "diverged")
 MOST_BYTES = 2**24
 Count = Annotated[int, Ge(0), Lt(2**63)]
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""One that was not finite is null in JSON, and nan here."""
 
 
 @with_config(ConfigDict(extra="allow"))
@@ -24,7 +27,7 @@ class Result(TypedDict, total=False):
 
     status: Required[Literal["finished", "diverged", "failed", "interrupted"]]
     reason: Required[str]
-    metrics: Required[dict[str, float]]
+    metrics: Required[dict[str, Number]]
     config: Required[Config]
     fingerprint: str
     objective: str

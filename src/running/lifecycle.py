@@ -39,6 +39,7 @@ from src.training.progress import RunProgress
 from src.training.signals import exit_status
 from src.training.trainer import StopRule, Trainer
 from src.utils.files import locked, write_whole
+from src.utils.jsonl import for_json
 
 log = logging.getLogger(__name__)
 JOB = ".slurm_job"
@@ -131,7 +132,7 @@ def _execute(config: DictConfig, described: Described, folder: Path, stop_rule: 
             file.write(result["traceback"])
     result["wall_seconds"] = time.perf_counter() - started
     try:
-        write_whole(folder / RESULT, json.dumps(result, indent=2).encode())
+        write_whole(folder / RESULT, json.dumps(for_json(result), indent=2).encode())
     except OSError as error:
         result |= {"status": "failed", "reason": explain(error)}
     return result

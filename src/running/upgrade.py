@@ -23,6 +23,7 @@ from src.results.result import read_result
 from src.running.load import read_config, stored_config
 from src.training import checkpoint
 from src.utils.files import write_whole
+from src.utils.jsonl import for_json
 
 log = logging.getLogger(__name__)
 CURVES = ("train/", "val/", "val_selected/", "test/")
@@ -60,7 +61,7 @@ def _upgrade_run(folder: Path) -> str:
     result = read_result(folder)
     if result is not None:
         name, upgraded = upgrade_result(result)
-        write_whole(folder / RESULT, json.dumps(upgraded, indent=2).encode())
+        write_whole(folder / RESULT, json.dumps(for_json(upgraded), indent=2).encode())
     else:
         name = run_name(read_config(folder))
     if not (folder / METRICS).exists():

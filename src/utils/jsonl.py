@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any
 
 
+def for_json(value: Any) -> Any:
+    """The same value with null for numbers that are not finite, which JSON cannot represent."""
+    if isinstance(value, Mapping):
+        return {key: for_json(held) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [for_json(held) for held in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def to_line(record: Mapping[str, Any]) -> str:
-    """A record as a line; non-finite numbers, which JSON cannot represent, become null."""
-    plain = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
-    }
-    return json.dumps(plain) + "\n"
+    """A record as a line."""
+    return json.dumps(for_json(record)) + "\n"
 
 
 def _number(digits: str) -> int | float:

@@ -26,7 +26,7 @@ from src.papers.descendants import (
 from src.reproduction.base import Evidence
 
 SEEDS = range(3)
-COMMON = {"status": "finished", "grid_points": 3, "edge": False, "optimizer.lr": 1e-2, "num_parameters": 4000}
+COMMON = {"status": "finished", "grid_points": 3, "edge": "", "optimizer.lr": 1e-2, "num_parameters": 4000}
 
 
 def evidence_of(*cells):

@@ -36,7 +36,7 @@ def as_printed(swapped=False):
                     row |= {
                         "seed": number,
                         "test/return": returns[-1],
-                        "edge": False,
+                        "edge": "",
                         "optimizer.lr": 1e-3 * (number + 1),
                     }
                     row |= {"model.fast_lr": 0.1, "model.decay": 0.9, "model.num_inner_steps": 1.0}
@@ -63,7 +63,7 @@ def test_the_claims_on_the_cell_follow_from_returns(norm, memory):
     slow, fast = (-0.5, 0.9) if norm else (0.9, -0.5)
     rows = []
     for seed in range(3):
-        common = {"status": "finished", "model": "fastweights", "edge": False, "seed": seed, "trainer.max_updates": 100}
+        common = {"status": "finished", "model": "fastweights", "edge": "", "seed": seed, "trainer.max_updates": 100}
         for on, end in ((True, slow), (False, fast)):
             row = {"name": "ba2016-figure5-norm", "model.fast_lr": 0.0, "model.layer_norm": on, "run": f"n{on}{seed}"}
             rows.append(common | row | {"test/return": end + 0.01 * seed})

@@ -13,7 +13,7 @@ SEEDS = range(3)
 
 def rows_of(name, model, error, **settings):
     """Runs that err so often, a little more or less by seed."""
-    fixed = {"status": "finished", "optimizer.lr": 1e-3, "grid_points": 3, "edge": False}
+    fixed = {"status": "finished", "optimizer.lr": 1e-3, "grid_points": 3, "edge": ""}
     fixed |= {"updates": 860, "trainer.max_updates": 860, "num_parameters": 1000, "model.wipe": None}
     rows = [{"name": name, "model": model, "seed": seed} | fixed | settings for seed in SEEDS]
     of_width = settings.get("model.hidden_size", 200)

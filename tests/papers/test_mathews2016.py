@@ -48,7 +48,7 @@ def around(value, seed, spread=A_LITTLE):
 def evidence_of(rows, curves=(), measured=()):
     """Evidence from rows of runs, curves and rows of measurements; no setting is at an edge of its grid."""
     runs = pd.DataFrame(rows, columns=None if rows else ["run", "model"]).assign(
-        edge=False, **{"trainer.max_updates": 2000}
+        edge="", **{"trainer.max_updates": 2000}
     )
     return Evidence(runs, pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(), pd.DataFrame(measured))
 
@@ -303,7 +303,7 @@ def test_a_memory_helps_on_a_task_if_every_other_cell_leaves_more_of_the_error()
     assert table.index[0] == "`fastweights`"
     assert table.loc["`bilinear`", "copying"] == "diverged (n=3)"
     evidence = compared(0.1)
-    evidence.runs["edge"] = evidence.runs["run"] == "copying-gru-0"
+    evidence.runs.loc[evidence.runs["run"] == "copying-gru-0", "edge"] = "optimizer.lr"
     assert cells.table(evidence).set_index("model").loc["`gru`", "copying"].endswith("(n=3, edge)")
     figure = cells.draw(compared(0.1))
     shown = [text.get_text() for text in figure.axes[0].texts]

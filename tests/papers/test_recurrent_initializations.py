@@ -17,7 +17,7 @@ NOISE = (-0.02, 0.0, 0.02)
 
 def evidence_of(rows, measured=()):
     """Runs with all that tables show of them."""
-    common = {"status": "finished", "edge": False, "grid_points": 4, "optimizer.lr": 0.001, "updates": 2343}
+    common = {"status": "finished", "edge": "", "grid_points": 4, "optimizer.lr": 0.001, "updates": 2343}
     runs = pd.DataFrame([common | {"run": str(number)} | row for number, row in enumerate(rows)])
     curves = pd.DataFrame({"run": runs["run"], "update": 100, "val/error": 0.5})
     curves = pd.concat([curves, curves.assign(update=0)], ignore_index=True)

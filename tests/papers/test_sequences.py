@@ -17,7 +17,7 @@ NOISE = (-0.01, 0.0, 0.01)
 
 def evidence_of(rows, measured=()):
     """Runs with all that tables show of them; rows have `test/nll` and settings."""
-    common = {"edge": False, "grid_points": 3, "optimizer.lr": 0.003, "num_parameters": 20_000, "updates": 1000}
+    common = {"edge": "", "grid_points": 3, "optimizer.lr": 0.003, "num_parameters": 20_000, "updates": 1000}
     common |= {"trainer.max_updates": 2000, "model.hidden_size": 32}
     runs = pd.DataFrame([common | {"run": str(number)} | row for number, row in enumerate(rows)])
     return Evidence(runs, pd.DataFrame(), pd.DataFrame(measured))

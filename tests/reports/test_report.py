@@ -16,7 +16,7 @@ from matplotlib import rc_context
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from src.config.paths import EVENT_FILES, METRICS, SUMMARY
+from src.config.paths import CONFIGS, EVENT_FILES, METRICS, SUMMARY
 from src.reports.hparams import update_hparams_page
 from src.reports.style import RC, legend, panels, style_of, styles_of
 from src.utils.events import event_writer
@@ -260,10 +260,13 @@ def test_a_model_has_the_same_style_everywhere_and_shares_it_with_no_other():
     assert len({str(style) for style in variants.values()}) == 12
 
 
-def test_models_whose_styles_are_the_same_by_chance_do_not_share_one_in_a_figure():
-    assert style_of("deltanet") == style_of("mi_rnn")
-    one, other = styles_of({"deltanet": "deltanet", "mi_rnn": "mi_rnn"}).values()
-    assert one != other
+def test_models_with_the_same_color_by_chance_have_different_ones_in_a_figure():
+    names = [path.stem for path in (CONFIGS / "model").glob("*.yaml")]
+    alike = [name for name in names if style_of(name)["color"] == style_of("deltanet")["color"]]
+    assert len(alike) > 1
+    styles = styles_of({name: name for name in ["lstm", *alike, "fastweights"]})
+    assert len({style["color"] for style in styles.values()}) == len(styles)
+    assert [styles[name] for name in ("lstm", "fastweights")] == [style_of("lstm"), style_of("fastweights")]
 
 
 @pytest.mark.parametrize("repeated", [1, 5])

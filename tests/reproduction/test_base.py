@@ -17,7 +17,7 @@ def evidence():
             "test/error": [0.02, 0.021, 0.01],
             "optimizer.lr": [1e-3, 1e-3, 3e-4],
             "grid_points": [4, 4, 3],
-            "edge": [False, False, True],
+            "edge": ["", "", "optimizer.lr"],
         }
     )
     points = {
@@ -80,14 +80,15 @@ def test_a_claim_is_judged_by_its_effects(model, bound, verdict):
 
 def test_an_edge_counts_only_in_the_experiment_that_a_claim_looks_at():
     """The same run can be part of two experiments, with grids of different size."""
-    runs = pd.concat([evidence().runs.assign(name=name, edge=name == "small") for name in ("small", "large")])
+    edges = {"small": "optimizer.lr", "large": ""}
+    runs = pd.concat([evidence().runs.assign(name=name, edge=edge) for name, edge in edges.items()])
     both = Evidence(runs.reset_index(drop=True), evidence().curves)
 
     def test(evidence):
         return Finding("", [mean(evidence.values("test/error", name=name, model="lstm"))])
 
-    for name in ("small", "large"):
-        assert Claim("", "", "", test).judge(both).edge == (name == "small")
+    for name in edges:
+        assert Claim("", "", "", test).judge(both).edge == bool(edges[name])
 
 
 def test_of_many_effects_those_that_decide_are_shown():
@@ -100,6 +101,8 @@ def test_of_many_effects_those_that_decide_are_shown():
 def test_a_chosen_learning_rate_says_what_it_was_chosen_from():
     assert chosen_lr(evidence().select(model="lstm")) == "0.001 of 4"
     assert chosen_lr(evidence().select(model="fastweights")) == "0.0003 of 3, edge"
+    two = evidence().select(model="fastweights").assign(edge="optimizer.lr model.decay")
+    assert chosen_lr(two) == "0.0003 of 3, edge, edge of decay"
     fixed = evidence().select(model="lstm").assign(grid_points=1)
     assert chosen_lr(fixed) == "0.001, fixed"
 

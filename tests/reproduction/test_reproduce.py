@@ -363,7 +363,10 @@ def test_the_readme_has_the_tables_of_the_committed_results(report, capsys, tmp_
     assert "stale" not in text
     assert "| fastweights | 0.001 | 0 |" in text
     assert "| It errs. | " in text
-    assert "| [paper/table](outputs/reference/paper/table/report.md) | A title | 1 inconclusive | 2 | 0.0 |" in text
+    assert (
+        "| [paper/table](outputs/reference/paper/table/report.md) | A title | 1 inconclusive (1 at an edge) | 2 | 0.0 |"
+        in text
+    )
     path.write_text(text.replace("paper/table", "paper/other"))
     with pytest.raises(UserError, match=r"paper/other -->: .* contains no report"):
         run("renew")

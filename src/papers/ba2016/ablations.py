@@ -56,10 +56,11 @@ def _memory_is_needed(evidence: Evidence) -> Finding:
 def _layer_norm_is_needed(evidence: Evidence) -> Finding:
     best, edge = {}, False
     for norm in (True, False):
-        runs = evidence.select(name="ba2016-layer-norm-of-weak-memory", model__layer_norm=norm, status="finished")
-        by_rate = runs.groupby("model.fast_lr")["val/error"].mean()
-        fast_lr = by_rate.idxmin()
-        edge = edge or fast_lr in (by_rate.index.min(), by_rate.index.max())
+        runs = evidence.select(name="ba2016-layer-norm-of-weak-memory", model__layer_norm=norm)
+        by_rate = runs.assign(lost=runs["status"] == "diverged").groupby("model.fast_lr")
+        ranked = by_rate.agg({"lost": "any", "val/error": "mean"}).sort_values(["lost", "val/error"])
+        fast_lr = ranked.index[0]
+        edge = edge or fast_lr in (ranked.index.min(), ranked.index.max())
         best[norm] = fast_lr, runs.loc[runs["model.fast_lr"] == fast_lr, "test/error"].to_numpy(float)
     measured = "; ".join(
         f"{'with' if norm else 'without'}: {percent(values)} (η={fast_lr:g})"
@@ -130,7 +131,7 @@ def draw_decay_and_fast_lr(evidence: Evidence) -> Figure:
         except NotRunError:
             return figure
         means = 100 * runs.pivot_table(index="model.decay", columns="model.fast_lr", values="test/error")
-        edges = runs.pivot_table(index="model.decay", columns="model.fast_lr", values="edge", aggfunc="any")
+        edges = runs.pivot_table(index="model.decay", columns="model.fast_lr", values="edge", aggfunc="max")
         norm = LogNorm(max(means.min().min(), 0.01), 90)
         image = axes.imshow(means.clip(lower=norm.vmin), cmap="Greys", norm=norm, aspect="auto", origin="lower")
         for (row, column), error in np.ndenumerate(means):

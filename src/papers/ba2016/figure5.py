@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, style_of
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, Searches, Study
-from src.reproduction.effects import difference, ratio
+from src.reproduction.effects import difference, ratio, ratio_of_best
 
 MODELS = {"irnn": "RNN", "lstm": "LSTM", "fastweights": "Fast weights"}
 VISIBLE = {16: 3, 24: 5}
@@ -74,11 +74,16 @@ def of_seeds(size: int, model: str) -> dict[str, Any]:
     return {"name": "ba2016-figure5" + "-24" * (size == 24), "model": model}
 
 
-def best_trials(evidence: Evidence, size: int, model: str) -> pd.DataFrame:
-    """The trials of a search with the largest mean return over the whole of it, in validation, best first."""
+def trials(evidence: Evidence, size: int, model: str) -> pd.DataFrame:
+    """The trials of a search, those with the largest `score` first: the mean return over all of it, in validation."""
     runs = evidence.select(**of_search(size, model))
     means = {run: curve.mean() for run, curve in _curves(evidence, runs["run"]).items()}
-    return runs.assign(score=runs["run"].map(means)).sort_values("score", ascending=False).head(BEST)
+    return runs.assign(score=runs["run"].map(means)).sort_values("score", ascending=False)
+
+
+def best_trials(evidence: Evidence, size: int, model: str) -> pd.DataFrame:
+    """The best trials of a search, best first."""
+    return trials(evidence, size, model).head(BEST)
 
 
 def _curves(evidence: Evidence, runs: Iterable[str]) -> pd.DataFrame:
@@ -104,13 +109,20 @@ def _millions(updates: np.ndarray, size: int) -> str:
 def _sooner(evidence: Evidence, size: int, pairs: Iterable[tuple[str, str]], searched: bool) -> Finding:
     """The ratios of actions to the goal, of the best trials or of the seeds at the chosen settings."""
     effects, until = [], {}
-    for pair in pairs:
-        for model in pair:
-            select = best_trials(evidence, size, model) if searched else evidence.select(**of_seeds(size, model))
-            until[model] = _reached(evidence, select)
-        never = float(select["trainer.max_updates"].max())
-        ours, theirs = pair
-        effects.append(ratio(until[ours], until[theirs], never, f"{MODELS[ours]} to {MODELS[theirs]}").within(most=1))
+    for ours, theirs in pairs:
+        both, reached = [], []
+        for model in (ours, theirs):
+            runs = trials(evidence, size, model) if searched else evidence.select(**of_seeds(size, model))
+            both.append(runs)
+            reached.append(_reached(evidence, runs))
+            until[model] = reached[-1][:BEST] if searched else reached[-1]
+        never, name = float(runs["trainer.max_updates"].max()), f"{MODELS[ours]} to {MODELS[theirs]}"
+        if searched:
+            scores = [runs["score"].to_numpy(float) for runs in both]
+            effect = ratio_of_best(reached[0], reached[1], scores, BEST, never, name)
+        else:
+            effect = ratio(reached[0], reached[1], never, name)
+        effects.append(effect.within(most=1))
     measured = "; ".join(f"{MODELS[model]}: {_millions(updates, size)}" for model, updates in until.items())
     return Finding(f"{measured} million actions", effects)
 

@@ -50,8 +50,9 @@ def _outweighs(evidence: Evidence) -> Finding:
 def _weaker_memory_helps(evidence: Evidence) -> Finding:
     until = {fast_lr: _until(evidence, True, fast_lr) for fast_lr in FAST_LRS}
     measured = "; ".join(f"η={fast_lr:g}: {thousands(values)}" for fast_lr, values in until.items())
-    weaker = min(until[0.1], until[0.02], key=np.median)
-    return Finding(measured, [ratio(weaker, until[0.5], _length(evidence)).within(most=1)])
+    weaker = min(FAST_LRS[1:], key=lambda fast_lr: np.median(until[fast_lr]))
+    effect = ratio(until[weaker], until[0.5], _length(evidence)).within(most=1)
+    return Finding(measured, [effect], edge=weaker == min(FAST_LRS))
 
 
 def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:

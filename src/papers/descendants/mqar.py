@@ -122,7 +122,7 @@ REPRODUCTION = Reproduction(
                 "with a convolution: mean β at values more than 0.2 above",
                 partial(_writes_at, position),
             )
-            for position, plural in (("key", "keys"), ("filler", "fillers"), ("query", "queries"))
+            for position, plural in (("key", "keys"), ("filler", "fillers"))
         ),
         Claim("Gated DeltaNet keeps its memory at fillers.", "not in the papers", "mean α above 95 %", _keeps),
     ),

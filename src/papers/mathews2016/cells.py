@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from src.reports.style import RC
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, marked
 from src.reproduction.effects import difference
 
 TASKS = {
@@ -105,9 +105,9 @@ def table(evidence: Evidence) -> pd.DataFrame:
                 shares = _share(evidence, task, model)
                 text = "diverged" if _diverged(evidence, task, model) else _percent(shares).removesuffix(" %")
                 measured = evidence.select_measured(task=task, model=model)["run"]
-                edge = evidence.runs.loc[evidence.runs["run"].isin(measured), "edge"].any()
-                remarks = [f"n={len(shares)}"] * (len(shares) > 1) + ["edge"] * bool(edge)
-                row[label] = f"{text} ({', '.join(remarks)})" if remarks else text
+                number = f", n={len(shares)}" * (len(shares) > 1)
+                remarks = number + marked(evidence.runs[evidence.runs["run"].isin(measured)])
+                row[label] = f"{text} ({remarks.removeprefix(', ')})" if remarks else text
         rows.append(row)
     return pd.DataFrame(rows)
 

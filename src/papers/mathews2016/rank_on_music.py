@@ -63,18 +63,21 @@ def _of_rank(evidence: Evidence, held: str, model: str, combined: bool, rank: in
     return _values(evidence, name=_name(held, combined), model=model, model__rank=rank)
 
 
-def _best_dropout(evidence: Evidence) -> tuple[np.ndarray, str]:
-    """The test likelihood of a CP gate at the dropout, not 0, and weight decay with the best mean on validation."""
-    runs = evidence.select(name=REGULARIZED, model="cp_gate")
-    if "network.input_dropout" in runs:
-        runs = runs[runs["network.input_dropout"] > 0]
-    keys = [key for key in OF_REGULARIZERS if key in runs]
+def _best_dropout(evidence: Evidence) -> tuple[np.ndarray, str, bool]:
+    """The test likelihood of a CP gate at the dropout, not 0, and weight decay with the best mean on validation.
+
+    Then their names and values, and whether one of them is the least or the largest of all.
+    """
+    of_all = evidence.select(name=REGULARIZED, model="cp_gate")
+    keys = [key for key in OF_REGULARIZERS if key in of_all]
     if not keys:
         raise NotRunError("the CP gate has one regularizer only")
+    runs = of_all[of_all["network.input_dropout"] > 0] if "network.input_dropout" in keys else of_all
     found = []
     for values, of_cell in runs.groupby(keys):
+        edge = any(value in (of_all[key].min(), of_all[key].max()) for key, value in zip(keys, values, strict=True))
         spelled = ", ".join(f"{OF_REGULARIZERS[key]} {value:g}" for key, value in zip(keys, values, strict=True))
-        found.append((of_cell["val/nll"].mean(), of_cell["test/nll"].to_numpy(float), spelled))
+        found.append((of_cell["val/nll"].mean(), of_cell["test/nll"].to_numpy(float), spelled, edge))
     return min(found, key=lambda one: one[0])[1:]
 
 
@@ -107,7 +110,7 @@ def _low_rank_generalizes(model: str, combined: bool) -> Claim:
 
 
 def _dropout_is_worth_more(evidence: Evidence) -> Finding:
-    dropped, label = _best_dropout(evidence)
+    dropped, label, edge = _best_dropout(evidence)
     by_rank = []
     for rank in RANKS:
         with suppress(NotRunError):
@@ -115,9 +118,10 @@ def _dropout_is_worth_more(evidence: Evidence) -> Finding:
     if not by_rank:
         raise NotRunError("no run of a CP gate without dropout")
     best = min(by_rank, key=lambda runs: runs["val/nll"].mean())
-    chosen = best["test/nll"].to_numpy(float)
-    measured = f"{label}, R=20: {dropped.mean():.2f}; without, R={best['model.rank'].iloc[0]:g}: {chosen.mean():.2f}"
-    return Finding(measured, [difference(dropped, chosen, unit="nats").within(most=0)])
+    chosen, rank = best["test/nll"].to_numpy(float), best["model.rank"].iloc[0]
+    measured = f"{label}, R=20: {dropped.mean():.2f}; without, R={rank:g}: {chosen.mean():.2f}"
+    effect = difference(dropped, chosen, unit="nats").within(most=0)
+    return Finding(measured, [effect], edge or rank in (RANKS[0], RANKS[-1]))
 
 
 def _row(evidence: Evidence, row: dict[str, str], settings: dict[str, Any]) -> Iterator[dict[str, str]]:
@@ -181,7 +185,7 @@ def draw(evidence: Evidence) -> Figure:
                     axes.errorbar(ranks, means, spreads, label=label, capsize=2, **styles[label])
             if held == WIDTH and measure_number == 0:
                 with suppress(NotRunError):
-                    dropped, regularized = _best_dropout(evidence)
+                    dropped, regularized, _ = _best_dropout(evidence)
                     axes.axhline(dropped.mean(), label=f"{BASELINES['cp_gate']}, {regularized}", **FLOOR)
             axes.set(
                 xscale="log", xticks=RANKS, xticklabels=[str(rank) for rank in RANKS], ylabel=MEASURED[measure_number]
