@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -175,6 +176,7 @@ _TAKEN_APART = [
 _KEPT = [aten.select_scatter, aten.slice_scatter, aten.select_backward, aten.slice_backward]  # rules of `lower`
 
 
+@cache
 def all_decompositions() -> dict:
     """Those of a graph with its derivative."""
     table = {**core_aten_decompositions(), **get_decompositions(_TAKEN_APART)}
