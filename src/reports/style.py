@@ -83,10 +83,15 @@ def panels(titles: Sequence[str], **subplots: Any) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(width, 2.7 * rows + 0.2), layout="constrained")
     all_axes = list(figure.subplots(rows, columns, squeeze=False, **subplots).flat)
     for axes, title in zip(all_axes, titles, strict=False):
-        axes.set_title(title, loc="left")
+        axes.set_title(as_written(title), loc="left")
     for axes in all_axes[len(titles) :]:
         axes.remove()
     return figure, all_axes[: len(titles)]
+
+
+def as_written(text: str) -> str:
+    """A text in which "$" does not begin a formula."""
+    return text.replace("$", r"\$")
 
 
 def legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
@@ -108,7 +113,7 @@ def legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
         if sum(_CHARACTER * max(map(len, column)) + _HANDLE for column in columns) <= figure.get_figwidth():
             break
     num_columns = -(-len(labels) // num_rows)
-    texts = [textwrap.fill(label, int((figure.get_figwidth() - _HANDLE) / _CHARACTER)) for label in labels]
+    texts = [textwrap.fill(as_written(label), int((figure.get_figwidth() - _HANDLE) / _CHARACTER)) for label in labels]
     num_lines = num_rows + sum(text.count("\n") for text in texts)
     figure.set_figheight(figure.get_figheight() + 0.17 * num_lines)
     figure.legend([handles[label] for label in labels], texts, loc="outside lower center", ncols=num_columns)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+MOST_BYTES = 2**28
+"""Of a file that are read."""
+
 
 def for_json(value: Any) -> Any:
     """The same value with null for numbers that are not finite, which JSON cannot represent."""
@@ -26,9 +29,12 @@ def _number(digits: str) -> int | float:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file; none if the file is missing or cannot be read."""
+    """The records at the beginning of a file; none if it is missing, cannot be read, or is something else."""
+    if not path.is_file():
+        return []
     try:
-        return records_of(path.read_bytes())
+        with open(path, "rb") as file:
+            return records_of(file.read(MOST_BYTES))
     except OSError:
         return []
 

@@ -55,6 +55,9 @@ def test_a_run_that_stopped_early_keeps_its_last_value_in_the_mean():
     assert curve.index.tolist() == [0, 100, 200, 300]
     np.testing.assert_allclose(curve["mean"], [0.9, 0.55, 0.2, 0.1])
     np.testing.assert_allclose(curve["sd"], np.std([[0.9] * 2, [0.5, 0.6], [0.0, 0.4], [0.0, 0.2]], axis=1, ddof=1))
+    status = ["diverged", "finished", "finished"]
+    diverged = Evidence(evidence().runs.assign(status=status), evidence().curves).mean_curve("val/error", model="lstm")
+    np.testing.assert_allclose(diverged["mean"], [0.9, 0.55, 0.2, 0.2])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from src.reproduction.effects import Effect, difference, duration, mean, ratio, share, verdict_of
+from src.reproduction.effects import Effect, difference, duration, mean, ratio, ratio_of_best, share, verdict_of
 
 OURS = np.array([0.0101, 0.0240, 0.0377, 0.0181, 0.0222])
 THEIRS = np.array([0.0301, 0.1240, 0.0577, 0.0481])
@@ -49,6 +49,23 @@ def test_what_never_happened_leaves_the_interval_open():
     assert ratio(never, some, 10_000).within(least=2).verdict == "reproduced"
     assert ratio(never, never, 10_000).within(least=2).verdict == "inconclusive"
     assert duration(never, 10_000).within(most=20_000).verdict == "inconclusive"
+
+
+def test_the_best_of_a_search_are_compared_by_drawing_its_trials_again():
+    generator = np.random.default_rng(1)
+    ours, theirs = generator.lognormal(8, 1, 40), generator.lognormal(8.5, 1, 40)
+    best = [np.sort(updates)[:5] for updates in (ours, theirs)]
+    effect = ratio_of_best(ours, theirs, (-ours, -theirs), 5, never=math.inf)
+    assert effect.estimate == pytest.approx(stats.gmean(best[0]) / stats.gmean(best[1]))
+    drawn = [
+        np.subtract(*(np.log(np.sort(generator.choice(updates, 40)))[:5].mean() for updates in (ours, theirs)))
+        for _ in range(2000)
+    ]
+    assert (effect.low, effect.high) == pytest.approx(tuple(np.exp(np.percentile(drawn, [2.5, 97.5]))), rel=0.1)
+    among_best = ratio(best[0], best[1], math.inf)
+    assert effect.high / effect.low > among_best.high / among_best.low
+    some = np.where(np.arange(40) < 3, ours, np.inf)
+    assert ratio_of_best(some, theirs, (-some, -theirs), 5, never=1e5).high == math.inf
 
 
 @pytest.mark.parametrize(

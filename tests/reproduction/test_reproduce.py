@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from scripts.reproduce import parse
+from src.config.compose import compose
 from src.config.errors import UserError
 from src.config.paths import EVENT_FILES
 from src.reproduction import check as checking
@@ -24,6 +25,7 @@ from src.reproduction.report import FIRST_UPDATES, make_report, write_tables
 from src.reproduction.reproduce import edges_of, evidence_of_runs
 from src.results.curves import read_curves
 from src.results.result import read_result
+from src.results.runs import load_runs
 
 EXPERIMENT = "ba2016/time_to_two_percent"
 QUICK = "ba2016-time-to-two-percent-quick"
@@ -96,13 +98,41 @@ def test_a_report_has_its_numbers_and_their_provenance(report):
         assert part in text
 
 
-def test_runs_of_an_unknown_commit_are_reported(report):
+def test_a_report_says_what_the_runs_were_made_with(report):
+    """Also of runs of an unknown commit, on a GPU, or with several threads."""
+    assert ", one thread per run, " in (report / "report.md").read_text()
     for path in (Path("outputs") / QUICK).glob("*/result.json"):
         content = json.loads(path.read_text())
-        content["provenance"] |= {"git_commit": None, "git_dirty": None}
+        content["provenance"] |= {"git_commit": None, "git_dirty": None, "card": "A card", "threads": 4}
         path.write_text(json.dumps(content))
     make_report("paper/table", "quick", report)
-    assert "at commit unknown" in (report / "report.md").read_text()
+    text = (report / "report.md").read_text()
+    assert ", 4 threads per run, " in text
+    assert "at commit unknown, on A card (" in text
+
+
+def test_a_run_that_two_experiments_have_counts_with_the_same_results_in_both(report, monkeypatch):
+    """They may have been trained twice, on other machines."""
+    first, again = Path("outputs") / QUICK, Path("outputs") / "again"
+    shutil.copytree(first, again)
+    for path in again.glob("*/result.json"):
+        content = json.loads(path.read_text())
+        content["metrics"]["test/error"] = 0.123
+        path.write_text(json.dumps(content))
+    monkeypatch.setattr("src.reproduction.reproduce.folders_of", lambda *_: {"first": first, "again": again})
+    monkeypatch.setattr("src.reproduction.reproduce.runs_of", lambda *arguments: (load_runs(arguments[-1]), []))
+    monkeypatch.setattr("src.reproduction.reproduce.configuration", lambda _: compose(f"experiment={EXPERIMENT}"))
+
+    def errors():
+        evidence = evidence_of_runs("paper/table", "quick")
+        assert not evidence.curves.duplicated(["run", "update"]).any()
+        return evidence.runs["test/error"].tolist()
+
+    (error,) = set(errors())
+    assert error != 0.123
+    for path in first.glob("*/result.json"):
+        path.write_text(path.read_text().replace('"status": "finished"', '"status": "interrupted"'))
+    assert errors() == [0.123, 0.123], "the copy that has ended"
 
 
 def test_a_report_finds_the_runs_where_they_were_told_to_go(report, capsys, tmp_path):
