@@ -14,6 +14,7 @@ from torch.utils.benchmark import Measurement
 
 from src.benchmarks.updates import MODELS, PausingClock, in_turns, ratio_of, update_as_trained
 from src.models.sequence import SequenceModel
+from src.ops.inputs import steps
 from src.specs import Batch
 from src.tasks.catch import Catch
 from src.tasks.environment import Environment
@@ -30,8 +31,9 @@ def plainly(task: Environment, model: SequenceModel, batch: Batch) -> tuple[dict
     log_chosen, values, entropies, rewards, actions = [], [], [], [], []
     blank_BX = torch.zeros_like(task.observe(game))
     for t, draw_B in enumerate(batch.targets.unbind(1)):
-        p_B1P = model.project((task.observe(game) if t < task.num_seen else blank_BX)[:, None]).vectors
-        y_BH, state = model.core.step(p_B1P[:, 0], state)
+        seen_BX = task.observe(game) if t < task.num_seen else blank_BX
+        [p_BP] = steps(model.project(seen_BX[:, None]).vectors)
+        y_BH, state = model.core.step(p_BP, state)
         *logits, value_B = model.head(y_BH).unbind(-1)
         policy = Categorical(logits=torch.stack(logits, -1))
         action_B = (draw_B[:, None] >= policy.probs.cumsum(-1)[:, :-1]).sum(-1)

@@ -140,7 +140,7 @@ class Environment(Task):
         again = model.core.state_size > self.num_seen * model.core.output_size
         for draw_B in batch.targets.unbind(1)[: self.num_seen - 1]:
             output = model(torch.stack(seen if again else seen[-1:], 1), state, return_state=not again)
-            state = output.state
+            state = None if again else output.state  # some cores return it unasked
             logits_BtA, _ = self.split(output)
             actions.append(drawn(logits_BtA[:, -1], draw_B))
             game, reward_B = self.act(game, actions[-1])

@@ -13,6 +13,8 @@ from torch.testing import assert_close
 
 from src.benchmarks.episodes import plainly
 from src.config.compose import compose
+from src.models.attention import Attention
+from src.models.deltanet import DeltaNet
 from src.models.fastweights import FastWeights
 from src.models.lstm import LSTM
 from src.models.rnn import RNN
@@ -25,7 +27,15 @@ from src.training.curves import Curves
 from src.training.progress import RunProgress
 from tests.training.test_population import same_after, update_of
 
-CORES = {"rnn": RNN, "lstm": LSTM, "fastweights": FastWeights}
+CORES = {
+    "rnn": RNN,
+    "lstm": LSTM,
+    "fastweights": FastWeights,
+    "fastweights in steps": partial(FastWeights, kernel="reference"),
+    "attention": Attention,
+    "deltanet": DeltaNet,
+}
+"""Some return their state although it is not asked for, and some not."""
 SMALL = ["task=catch", "task.size=6", "task.visible_frames=3", "task.val_size=20", "task.test_size=20"]
 SMALL += ["network.expansion_size=8", "model.hidden_size=8", "trainer.batch_size=4"]
 
@@ -48,7 +58,7 @@ def in_float64(task):
 def test_losses_actions_and_all_gradients_are_those_of_the_plain_loop(core, visible):
     task = in_float64(Catch(0, size=6, visible_frames=visible, discount=0.9, entropy_weight=0.3))
     torch.manual_seed(1)
-    make_core = partial(CORES[core], hidden_size=7)
+    make_core = partial(CORES[core], hidden_size=8)
     model = SequenceModel(task.input_spec, task.output_spec, make_core, expansion_size=9).double()
     batch = task.batch("train", 3, 40)
     batch = batch._replace(targets=batch.targets.double())
