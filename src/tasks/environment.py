@@ -166,11 +166,6 @@ class Environment(Task):
         with without_autocast(reward_BT):
             return reward_BT @ torch.pow(self.discount, ahead_TT.clamp(min=0)).where(ahead_TT >= 0, 0)
 
-    @property
-    def loss_name(self) -> str:
-        """The part of the loss by which the policy learns."""
-        return "policy"
-
     def metrics(self, output: Output, batch: Batch) -> Metrics:
         """`return`: the sum of the rewards of an episode; `entropy` of the policy at a step, in nats."""
         assert batch.rewards is not None
