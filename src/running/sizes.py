@@ -56,7 +56,7 @@ def check_sizes(config: DictConfig, task: Task, model: SequenceModel) -> None:
     threads, batch_size = config.trainer.threads, config.trainer.batch_size
     if threads > num_cores():
         raise UserError(f"trainer.threads={threads}: must be at most {num_cores()}, the cores that there are here")
-    example = check_data(config, task, SPLITS)
+    example = task.seen(check_data(config, task, SPLITS))
     num_bytes = batch_size * (_bytes(example) + SIZE * example.inputs.shape[1] * model.core.output_size)
     keys = integers(config, "model") | _shape(config, task) | {"trainer.batch_size": batch_size}
     _check("a batch and its hidden states", num_bytes, keys)

@@ -87,6 +87,10 @@ class Task(ABC):
         """A batch of one of the largest training examples, by which the size of the data is estimated."""
         return self.generate(1, torch.Generator().manual_seed(0))
 
+    def seen(self, batch: Batch) -> Batch:
+        """A batch in the sizes in which a network sees it."""
+        return batch
+
     @property
     @abstractmethod
     def floors(self) -> dict[str, dict[str, float]]:

@@ -106,6 +106,11 @@ class Environment(Task):
         starts_NS = self.starts(num_examples, generator)
         return Batch(starts_NS, torch.rand(num_examples, self.num_steps, generator=generator))
 
+    def seen(self, batch: Batch) -> Batch:
+        """With room for all observations, of which no memory is taken."""
+        shape = len(batch.inputs), self.num_steps, self.input_spec.size
+        return batch._replace(inputs=batch.targets.new_zeros(()).expand(shape))
+
     def loss(self, model: SequenceModel, batch: Batch, state: State | None = None) -> Step:
         """Play a batch of episodes."""
         seen_BVX, actions, rewards, game = self._play_seen(model, batch)

@@ -33,6 +33,10 @@ def _machine(monkeypatch):
             "task=copying task.sequence_length=100000 task.val_size=9 task.test_size=9 trainer.batch_size=9999",
             "task.sequence_length=100000: a batch and its hidden states would take at least 216 GB of memory; there",
         ),
+        (
+            "task=catch task.size=64 trainer.batch_size=9999",
+            "trainer.batch_size=9999: a batch and its hidden states would take at least 10 GB of memory; there",
+        ),
         ("trainer.threads=3", "trainer.threads=3: must be at most 2, the cores that there are here"),
     ],
 )
