@@ -3,6 +3,7 @@
 Shapes: N examples, T time steps, S states of an automaton, V symbols.
 """
 
+import itertools
 from functools import cached_property
 from typing import Annotated
 
@@ -147,7 +148,10 @@ def _wrong(prediction_NTV: Tensor, batch: Batch) -> Tensor:
 
 def following(inputs_NT: Tensor, num_symbols: int) -> Tensor:
     """How often each symbol has followed the present one before in the sequence, [N, T, V]: bigrams in context."""
-    one_hot_NTV = torch.nn.functional.one_hot(inputs_NT, num_symbols + 1).float()
-    same_NTT = (inputs_NT[:, :, None] == inputs_NT[:, None, :-1]).float()
-    earlier_TT = torch.ones(inputs_NT.shape[1], inputs_NT.shape[1] - 1).tril(-1)
-    return torch.bmm(same_NTT * earlier_TT, one_hot_NTV[:, 1:, :num_symbols])
+    row_N, by_step = torch.arange(len(inputs_NT)), inputs_NT.unbind(1)
+    counts_NSS = torch.zeros(len(inputs_NT), num_symbols + 1, num_symbols + 1)  # the separator is a symbol here
+    counts = [counts_NSS[row_N, by_step[0]]]
+    for before_N, symbol_N in itertools.pairwise(by_step):
+        counts_NSS[row_N, before_N, symbol_N] += 1
+        counts.append(counts_NSS[row_N, symbol_N])
+    return torch.stack(counts, dim=1)[..., :num_symbols]

@@ -4,6 +4,7 @@ import torch
 from src.specs import Output
 from src.tasks.in_context_language import InContextLanguage, following
 from tests.tasks.averages import averages
+from tests.tasks.largest import largest
 
 
 def test_strings_follow_an_automaton_and_the_targets_are_its_legal_symbols():
@@ -64,3 +65,16 @@ def test_the_loss_is_the_expected_cross_entropy_of_the_next_symbol():
 def test_bigrams_are_counted_so_far():
     counts = following(torch.tensor([[2, 0, 1, 0, 1, 0]]), 2)
     assert counts[0].tolist() == [[0, 0], [0, 0], [0, 0], [0, 1], [1, 0], [0, 2]]
+
+
+def test_bigrams_are_what_followed_the_same_symbol_at_every_step_before():
+    inputs_NT = torch.randint(4, (5, 30), generator=torch.Generator().manual_seed(0))
+    for symbols, counts_TV in zip(inputs_NT.tolist(), following(inputs_NT, 3).tolist(), strict=True):
+        for t, counts_V in enumerate(counts_TV):
+            after = [symbols[s + 1] for s in range(t) if symbols[s] == symbols[t]]
+            assert counts_V == [after.count(symbol) for symbol in range(3)]
+
+
+def test_bigrams_take_no_more_memory_than_there_are_counts():
+    inputs_NT = torch.randint(4, (5, 300), generator=torch.Generator().manual_seed(0))
+    assert largest(lambda: following(inputs_NT, 3)) <= 5 * 300 * 4
