@@ -101,7 +101,7 @@ class StackedRecall(Task):
         """Whether the key of each query is that of each of `count` writes, [N, K, count]."""
         keys_NTD = batch.inputs[..., : self.keys_VD.shape[1]]
         asked_NKD, written_NCD = keys_NTD[:, self.num_writes :], keys_NTD[:, first : first + count]
-        return (asked_NKD[:, :, None] == written_NCD[:, None]).all(-1)
+        return torch.cdist(asked_NKD, written_NCD, p=0) == 0  # which counts the features that differ
 
     @property
     def floors(self) -> dict[str, dict[str, float]]:

@@ -5,6 +5,7 @@ from torch.nn import functional
 from src.specs import Output
 from src.tasks.stacked_recall import StackedRecall
 from tests.tasks.averages import averages
+from tests.tasks.largest import largest
 
 
 def logits_of(answers_NK, task):
@@ -80,6 +81,13 @@ def test_a_network_that_knows_the_values_only_is_at_the_floor(num_updates):
     floor = task.floors["knows the values, not the binding"]
     assert metrics["nll"] == pytest.approx(floor["nll"], rel=0.01)
     assert metrics["error"] == pytest.approx(floor["error"], abs=0.01)
+
+
+def test_metrics_take_no_more_memory_than_the_predictions_and_the_pairs_of_keys():
+    task = StackedRecall(0, num_pairs=20)
+    batch = task.batch("test", 0, 5)
+    output = output_of(logits_of(batch.targets[:, 20:], task))
+    assert largest(lambda: task.metrics(output, batch)) <= output.prediction.numel()
 
 
 def test_an_example_is_shown_with_its_answers():
