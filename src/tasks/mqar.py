@@ -148,7 +148,7 @@ class MQAR(Task):
 
     @property
     def floors(self) -> dict[str, dict[str, float]]:
-        floors = floors_of(self.num_pairs, self.num_values, self.num_updates)
+        floors = floors_of(self.num_pairs, self.num_values, self.num_passes, self.num_updates)
         if self.compositional:
             floors["knows half of each key"] = {"error": 1 - 1 / self.side, "nll": math.log(self.side)}
         return floors

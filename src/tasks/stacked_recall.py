@@ -105,7 +105,7 @@ class StackedRecall(Task):
 
     @property
     def floors(self) -> dict[str, dict[str, float]]:
-        return floors_of(self.num_pairs, self.num_values, self.num_updates)
+        return floors_of(self.num_pairs, self.num_values, self.num_passes, self.num_updates)
 
     def render(self, batch: Batch, row: int, output: Output) -> str:
         labels = self.labels(batch, row)

@@ -83,6 +83,23 @@ def test_a_network_that_knows_the_values_only_is_at_the_floor(num_updates):
     assert metrics["error"] == pytest.approx(floor["error"], abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("num_passes", "floor"), [(1, "adds the values of a key"), (2, "remembers the first value of a key")]
+)
+def test_a_memory_that_adds_is_at_its_floor(num_passes, floor):
+    """An old value that was written twice outweighs the new one; of two that are equal each is right half the time."""
+    task = StackedRecall(0, num_passes=num_passes, num_updates=3)
+    batch, num_writes = task.batch("test", 0, 50), task.num_writes
+    written_NWD, asked_NKD = batch.inputs[..., :32].split([num_writes, 8], dim=1)
+    same_NKW = (asked_NKD[:, :, None] == written_NWD[:, None]).all(-1).float()
+    values_NW = (batch.inputs[:, :num_writes, 32:] @ task.values_VE.t()).argmax(2)
+    sums_NKV = same_NKW @ functional.one_hot(values_NW, 64).float()
+    likeliest_NKV = sums_NKV == sums_NKV.amax(2, keepdim=True)
+    right_NK = likeliest_NKV.gather(2, batch.targets[:, num_writes:, None])[..., 0] / likeliest_NKV.sum(2)
+    assert 1 - right_NK.mean().item() == pytest.approx(task.floors[floor]["error"])
+    assert ("adds the values of a key" in task.floors) == (num_passes == 1)
+
+
 def test_metrics_take_no_more_memory_than_the_predictions_and_the_pairs_of_keys():
     task = StackedRecall(0, num_pairs=20)
     batch = task.batch("test", 0, 5)
