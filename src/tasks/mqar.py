@@ -71,8 +71,8 @@ class MQAR(Task):
         if self.compositional and self.side**2 != num_pairs:
             raise ValueError(f"num_pairs={num_pairs}: must be a square number with variant=compositional")
         self.num_updates = num_updates if variant == "forgetting" else 0
-        check_sizes(self.side if self.compositional else num_pairs, num_keys, num_values, self.num_updates)
-        check_sizes(num_pairs, num_pairs, num_values, self.num_updates)
+        self.key_length = 2 if self.compositional else 1
+        check_sizes(num_pairs, num_keys**self.key_length, num_values, self.num_updates)
         if num_slots < num_pairs:
             raise ValueError(f"num_slots={num_slots}: must be at least {num_pairs}, the number of pairs")
         self.num_pairs = num_pairs
@@ -82,7 +82,6 @@ class MQAR(Task):
         self.slot_power = slot_power
         self.num_passes = num_passes
         self.random_fillers = random_fillers
-        self.key_length = 2 if self.compositional else 1
         self.num_writes = num_passes * num_pairs + self.num_updates
         self.first_value = 1 + self.key_length * num_keys  # symbol 0 is the blank
         self.input_spec = InputSpec("tokens", self.first_value + num_values)

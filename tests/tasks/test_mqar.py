@@ -95,6 +95,8 @@ def test_half_of_a_key_is_worth_its_floor():
         ({"variant": "forgetting", "num_updates": 17}, "num_updates=17: must be at most 16"),
         ({"num_keys": 8}, "num_pairs=16: must be at most 8"),
         ({"num_values": 8}, "num_values=8: must be at least 16"),
+        ({"variant": "compositional", "num_pairs": 25, "num_keys": 4}, "num_pairs=25: must be at most 16"),
+        ({"variant": "compositional", "num_values": 3}, "num_values=3: must be at least 16"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(settings, message):
