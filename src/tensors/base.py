@@ -54,6 +54,10 @@ class BilinearMap(nn.Module, ABC):
     def full(self) -> Tensor:
         """The tensor W, [I, J, K]."""
 
+    def square_norm(self) -> Tensor:
+        """‖W‖², the sum of the squares of all entries."""
+        return self.full().square().sum()
+
     def forward(self, a_BI: Tensor, b_BK: Tensor) -> Tensor:
         """y, [B, J]."""
         return self.product(a_BI, self.project(b_BK))

@@ -81,6 +81,12 @@ class CP(BilinearMap):
         weights_R = torch.ones_like(A_RI[:, 0]) if self.weights_R is None else self.weights_R
         return torch.einsum("r,ri,rj,rk->ijk", weights_R, A_RI, B_RJ, C_RK)
 
+    def square_norm(self) -> Tensor:
+        """λᵀ (A Aᵀ ⊙ B Bᵀ ⊙ C Cᵀ) λ."""
+        A_RI, B_RJ, C_RK = (self._normalized(factor) for factor in (self.A_RI, self.B_RJ, self.C_RK))
+        products_RR = (A_RI @ A_RI.t()) * (B_RJ @ B_RJ.t()) * (C_RK @ C_RK.t())
+        return products_RR.sum() if self.weights_R is None else self.weights_R @ products_RR @ self.weights_R
+
     @property
     def product_size(self) -> int:
         return self.A_RI.numel() + self.B_RJ.numel()

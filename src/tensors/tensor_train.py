@@ -51,6 +51,10 @@ class TensorTrain(BilinearMap):
     def full(self) -> Tensor:
         return torch.einsum("pi,jpq,qk->ijk", self.A_PI, self.G_JPQ, self.C_QK)
 
+    def square_norm(self) -> Tensor:
+        """Σ_j of the entries of G_j ⊙ (A Aᵀ G_j C Cᵀ)."""
+        return (self.G_JPQ * (self.A_PI @ self.A_PI.t() @ self.G_JPQ @ (self.C_QK @ self.C_QK.t()))).sum()
+
     @property
     def product_size(self) -> int:
         return self.A_PI.numel() + self.G_JPQ.numel()

@@ -4,6 +4,7 @@ import torch
 from src.specs import Output
 from src.tasks.random_tensor import RandomTensor
 from tests.tasks.averages import averages
+from tests.tasks.largest import largest
 
 
 @pytest.mark.parametrize(("form", "rank"), [("tensor_train", 3), ("cp", 5)])
@@ -32,6 +33,12 @@ def test_the_floors_of_the_papers_tensors(form, rank, floor):
     floors = [RandomTensor(seed, form=form, rank=rank).floors for seed in range(5)]
     values = [value["mse"] for found in floors for value in found.values()]
     assert sum(values) / 5 == pytest.approx(floor, rel=0.1)
+
+
+@pytest.mark.parametrize("form", ["tensor_train", "cp"])
+def test_the_floor_needs_only_the_factors(form):
+    task = RandomTensor(0, vector_size=50, form=form, rank=3)
+    assert largest(lambda: task.floors) <= 50 * 3 * 3
 
 
 def test_every_seed_has_a_tensor_of_its_own():

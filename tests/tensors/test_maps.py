@@ -47,6 +47,12 @@ def test_the_product_is_that_of_the_full_tensor_with_all_gradients(make, padded)
 
 
 @each_map
+def test_the_norm_is_that_of_the_full_tensor(make):
+    tensor = make(SIZES)
+    assert_close(tensor.square_norm(), tensor.full().square().sum(), rtol=1e-12, atol=1e-12)
+
+
+@each_map
 def test_the_second_vector_contributes_position_by_position(make):
     tensor, b_TBK = make(SIZES), torch.randn(2, B, K)
     p_TBP = tensor.project(b_TBK)
