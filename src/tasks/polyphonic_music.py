@@ -188,14 +188,14 @@ class PolyphonicMusic(Task):
     def sample(self, model: SequenceModel, num_steps: int, generator: torch.Generator, temperature: float) -> Sampled:
         """A new piece, frame by frame; each key of a frame is drawn with its predicted probability."""
         frame_K, state, frames = torch.zeros(self.input_spec.size), None, []
+        frame_K[music.NUM_KEYS :] = 1  # in a stream a piece follows the end of another
         for _ in range(num_steps):
             output = model(frame_K.to(self.device)[None, None], state)
             state = output.state
             frame_K = torch.bernoulli(torch.sigmoid(output.prediction[0, 0].cpu() / temperature), generator=generator)
             frames.append(frame_K)
-        roll_TK = torch.stack(frames)[:, : music.NUM_KEYS]
-        text = "\n".join(_names(bits_K > 0) for bits_K in roll_TK)
-        return Sampled(text, roll_TK.to(torch.uint8).numpy())
+        text = "\n".join(_names(bits_K > 0) for bits_K in frames)
+        return Sampled(text, torch.stack(frames)[:, : music.NUM_KEYS].to(torch.uint8).numpy())
 
 
 def _separate(rolls: list[np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:

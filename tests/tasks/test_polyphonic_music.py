@@ -114,7 +114,20 @@ def test_a_piece_is_made_up_from_what_the_model_predicts(stream):
     model = SequenceModel(task.input_spec, task.output_spec, lambda size: GRU(size, hidden_size=5))
     with torch.no_grad():
         model.head.bias.fill_(-50.0)[[39, 43, 46]] = 50.0
+    inputs = []
+    model.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0].flatten().tolist()))
     made = task.sample(model, 6, torch.Generator().manual_seed(0), 1.0)
+    assert inputs[0] == [0.0] * 88 + [1.0] * stream  # as at the start of a piece
     assert made.text.splitlines() == ["C4 E4 G4"] * 6
     assert made.roll_TK.shape == (6, 88)
     assert made.roll_TK.sum() == 18
+
+
+def test_a_made_up_stream_shows_where_a_piece_ends():
+    task = PolyphonicMusic(0, stream=True)
+    model = SequenceModel(task.input_spec, task.output_spec, lambda size: GRU(size, hidden_size=5))
+    with torch.no_grad():
+        model.head.bias.fill_(-50.0)[88] = 50.0
+    made = task.sample(model, 2, torch.Generator().manual_seed(0), 1.0)
+    assert made.text.splitlines() == ["end", "end"]
+    assert made.roll_TK.shape == (2, 88)
