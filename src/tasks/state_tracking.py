@@ -16,6 +16,8 @@ from torch import Tensor
 from src.specs import Batch, InputSpec, Output, OutputSpec, Split
 from src.tasks.base import RIGHT, WRONG, Metrics, Task, fraction
 
+SHOWN = 20
+"""Steps of an example that are shown."""
 Group = Literal["parity", "Z3", "Z5", "Z60", "S3", "A4xZ5", "A5", "S5"]
 
 
@@ -98,7 +100,9 @@ class StateTracking(Task):
     def render(self, batch: Batch, row: int, output: Output) -> str:
         targets, answers = batch.targets[row].tolist(), output.prediction[row].argmax(-1).tolist()
         first = next((t for t, pair in enumerate(zip(answers, targets, strict=True), 1) if pair[0] != pair[1]), None)
-        shown = [" ".join(map(str, row[:20])) for row in (batch.inputs[row].tolist(), targets, answers)]
+        rest = " ..." * (len(targets) > SHOWN)
+        whole = batch.inputs[row].tolist(), targets, answers
+        shown = [" ".join(map(str, symbols[:SHOWN])) + rest for symbols in whole]
         where = f"   first error at step {first} of {len(targets)}   {WRONG}" if first else f"   {RIGHT}"
         return f"{shown[0]} -> {shown[1]}   predicted {shown[2]}{where}"
 

@@ -81,3 +81,12 @@ def test_the_first_error_is_shown():
     assert task.render(batch, 0, Output(logits, torch.empty(0), None)).endswith("right")
     logits[0, 4] = logits[0, 4].flip(0)
     assert task.render(batch, 0, Output(logits, torch.empty(0), None)).endswith("first error at step 5 of 8   WRONG")
+
+
+@pytest.mark.parametrize(("length", "sign"), [(20, ""), (21, " ...")])
+def test_a_sequence_that_is_not_shown_to_its_end_says_so(length, sign):
+    task = StateTracking(0, sequence_length=length)
+    batch = task.batch("train", 0, 1)._replace(targets=torch.ones(1, length, dtype=torch.int64))
+    line = task.render(batch, 0, Output(functional.one_hot(batch.targets, 2).float(), torch.empty(0), None))
+    ones = " ".join("1" * 20) + sign
+    assert line.endswith(f"{sign} -> {ones}   predicted {ones}   right")
