@@ -6,6 +6,7 @@ Shapes: B rows of a batch, T time steps, V symbols.
 import hashlib
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import numpy as np
@@ -164,25 +165,15 @@ class LanguageModel(Task):
         """On the test set, with the frequencies of the training set."""
         train, test, num_symbols = self.corpus.splits["train"], self.corpus.splits["test"], self.output_spec.size
         share_V = (np.bincount(train, minlength=num_symbols) + 1) / (len(train) + num_symbols)
+        num_bytes = _ppm_bytes(self.corpus.texts["train"], self.corpus.texts["test"])
         nats = {
             "every symbol at chance": math.log(num_symbols),
             "how often each symbol comes": float(-np.log(share_V[test[1:]]).mean()),
             "how often it follows the one before": float(-np.log(_bigram(train, test, share_V)).mean()),
-            f"PPM of order {PPM_ORDER}": self._ppm(),
+            f"PPM of order {PPM_ORDER}": 8 * math.log(2) * num_bytes / len(test),
         }
         worst_first = sorted(nats.items(), key=lambda item: -item[1])
         return {name: {"nll": value, "bits": value / math.log(2)} for name, value in worst_first}
-
-    def _ppm(self) -> float:
-        """Nats per symbol of the test text, given the training text."""
-        from pyppmd import Ppmd7Encoder
-
-        def size(content: bytes) -> int:
-            encoder = Ppmd7Encoder(PPM_ORDER, PPM_MEMORY)
-            return len(encoder.encode(content)) + len(encoder.flush())
-
-        train, test = self.corpus.texts["train"], self.corpus.texts["test"]
-        return 8 * math.log(2) * (size(train + test) - size(train)) / len(self.corpus.splits["test"])
 
     def examples(self, batch: Batch, output: Output, num_examples: int) -> list[int]:
         """The first rows, but for those that are masked as a whole, after the end of a short text."""
@@ -226,6 +217,18 @@ class LanguageModel(Task):
         if not self.words:
             return Sampled("".join(symbols[number] for number in numbers))
         return Sampled(" ".join(symbols[number] for number in numbers).replace(f" {texts.END_OF_LINE}", "\n"))
+
+
+@lru_cache(maxsize=1)  # it takes seconds, and all runs of a sweep read the same text
+def _ppm_bytes(train: bytes, test: bytes) -> int:
+    """The length of the code of the test text after the training text."""
+    from pyppmd import Ppmd7Encoder
+
+    def size(content: bytes) -> int:
+        encoder = Ppmd7Encoder(PPM_ORDER, PPM_MEMORY)
+        return len(encoder.encode(content)) + len(encoder.flush())
+
+    return size(train + test) - size(train)
 
 
 def _num_read(batch: Batch, row: int) -> int:

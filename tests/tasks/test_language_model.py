@@ -6,6 +6,7 @@ import math
 from collections import Counter
 
 import numpy as np
+import pyppmd
 import pytest
 import torch
 from torch.nn import functional
@@ -192,6 +193,15 @@ def test_the_code_of_a_text_that_has_been_seen_is_short(tmp_path):
     random = LanguageModel(0, file=str(tmp_path / "own.txt")).floors["PPM of order 6"]["bits"]
     assert repeated < 0.5
     assert random > math.log2(26)
+
+
+def test_the_code_of_a_text_is_measured_once_for_all_runs(tmp_path, monkeypatch):
+    made, encoder = [], pyppmd.Ppmd7Encoder
+    monkeypatch.setattr(pyppmd, "Ppmd7Encoder", lambda *settings: made.append(settings) or encoder(*settings))
+    (tmp_path / "own.txt").write_text("once upon a time " * 10)
+    one, other = (LanguageModel(seed, file=str(tmp_path / "own.txt")).floors for seed in (0, 1))
+    assert one == other
+    assert len(made) == 2  # with the text of the test set and without
 
 
 def test_words_have_a_perplexity():
