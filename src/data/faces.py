@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from src.config.errors import UserError
+from src.data.files import expanded
 from src.specs import Split
 
 FOLDER = "multi_pie"
@@ -36,7 +37,7 @@ def find(data_dir: str, expressions: Sequence[str]) -> list[Photograph]:
     """
     found = []
     for number, expression in enumerate(expressions):
-        folder = Path(data_dir).expanduser() / FOLDER / expression
+        folder = expanded(data_dir) / FOLDER / expression
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; {BY_HAND} in folders {', '.join(expressions)}")
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)

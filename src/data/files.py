@@ -66,13 +66,29 @@ def find(file: File, data_dir: str) -> Path | None:
     """
     try:
         return next((path for path in _places(file, data_dir) if path.exists()), None)
-    except (OSError, RuntimeError) as error:  # of a home folder that is not known
-        raise UserError(f"{data_dir}: {explain(error).removeprefix('RuntimeError: ')}") from None
+    except OSError as error:
+        raise UserError(f"{data_dir}: {explain(error)}") from None
 
 
 def _places(file: File, data_dir: str) -> list[Path]:
-    folder = Path(data_dir).expanduser()
+    folder = expanded(data_dir)
     return [folder / path for name in (file.path, *file.other_paths) for path in (name, f"{name}.gz")]
+
+
+def expanded(path: str, key: str = "") -> Path:
+    """A path with the home folder in place of its `~`.
+
+    Args:
+        path: as it was given.
+        key: with which a message names it, such as "task.file=".
+
+    Raises:
+        UserError: the home folder is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{key}{path}: {error}") from None
 
 
 def read_bounded(path: Path, most_bytes: int) -> bytes:

@@ -1,12 +1,11 @@
 """Texts as sequences of symbols: characters or words."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from src.config.errors import UserError
-from src.data.files import File, read, read_bounded
+from src.data.files import File, expanded, read, read_bounded
 from src.specs import SPLITS, Split
 
 MOST_BYTES = 10**9
@@ -109,7 +108,7 @@ def own(path: str) -> Corpus:
     Raises:
         UserError: it is not there, not a text in UTF-8, too short or too large.
     """
-    place = Path(path).expanduser()
+    place = expanded(path, "task.file=")
     if not place.exists():
         raise UserError(f"task.file={path}: no such file")
     content = read_bounded(place, MOST_BYTES)

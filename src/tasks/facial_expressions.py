@@ -1,7 +1,6 @@
 """Facial expressions in glimpses, the task of Ba et al. (2016), section 4.3."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -9,6 +8,7 @@ from annotated_types import Ge, MinLen
 
 from src.data import faces
 from src.data.faces import Photograph
+from src.data.files import expanded
 from src.specs import Batch, Split
 from src.tasks.drawn_faces import EXPRESSIONS, SIDE
 from src.tasks.glimpses import Glimpses
@@ -47,7 +47,7 @@ class FacialExpressions(Glimpses):
 
     @property
     def data_digest(self) -> str:
-        there = (Path(self.data_dir).expanduser() / faces.FOLDER).is_dir()
+        there = (expanded(self.data_dir) / faces.FOLDER).is_dir()
         return faces.digest(faces.find(self.data_dir, EXPRESSIONS)) if there else ""
 
     def photographs(self, split: Split) -> list[Photograph]:

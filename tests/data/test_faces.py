@@ -60,6 +60,7 @@ def test_what_is_wrong_is_named_in_one_line(folder, tmp_path_factory):
     assert refused(nothing).startswith(f"{nothing}/multi_pie/neutral: no such folder; Multi-PIE is licensed")
     assert refused(folder, "squint/somebody.png").endswith("names no person; call it <person>_<anything>.png")
     (folder / "multi_pie" / "squint" / "somebody.png").unlink()
+    assert refused("~nobody-here").startswith("~nobody-here: ")
     assert f"{folder}/multi_pie/squint/a_x.png: not an image: " in refused(folder, "squint/a_x.png", b"text")
     Image.new("L", (640, 480)).save(folder / "multi_pie" / "squint" / "a_x.png")
     assert refused(folder).endswith("squint/a_x.png: 640 x 480 pixels, not 48 x 48")

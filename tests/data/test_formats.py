@@ -165,6 +165,10 @@ def test_what_is_no_text_is_refused_in_one_line(content, says, tmp_path):
     assert refused(text.own, str(path)).startswith(f"task.file={path}: {says}")
 
 
+def test_a_home_folder_that_is_not_known_is_named():
+    assert refused(text.own, "~nobody-here/own.txt").startswith("task.file=~nobody-here/own.txt: ")
+
+
 def test_a_text_that_is_too_large_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(text, "MOST_BYTES", 100)
     (tmp_path / "own.txt").write_bytes(b"a" * 101)
