@@ -40,12 +40,12 @@ def find(data_dir: str, expressions: Sequence[str]) -> list[Photograph]:
         folder = expanded(data_dir) / FOLDER / expression
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; {BY_HAND} in folders {', '.join(expressions)}")
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
         if not paths:
             raise UserError(f"{folder}: no photograph in it; legal: {', '.join(SUFFIXES)}")
         for path in paths:
             person, separator, _ = path.stem.partition("_")
-            if not separator:
+            if not (person and separator):
                 raise UserError(f"{path}: names no person; call it <person>_<anything>{path.suffix}")
             found.append(Photograph(path, person, number))
     return found

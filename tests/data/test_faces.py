@@ -1,5 +1,7 @@
 """A folder of faces is divided by people; whatever is wrong with it is one line."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -55,11 +57,21 @@ def test_of_16_bits_the_upper_8_are_read(folder):
         assert np.array_equal(image, values // 256)
 
 
+def test_only_files_are_photographs(folder):
+    smile = folder / "multi_pie" / "smile"
+    (smile / "a_folder.png").mkdir()
+    (smile / "a_link.png").symlink_to(smile / "nowhere.png")
+    os.mkfifo(smile / "a_pipe.png")
+    assert len(faces.find(str(folder), EXPRESSIONS)) == len(EACH)
+
+
 def test_what_is_wrong_is_named_in_one_line(folder, tmp_path_factory):
     nothing = tmp_path_factory.mktemp("nothing")
     assert refused(nothing).startswith(f"{nothing}/multi_pie/neutral: no such folder; Multi-PIE is licensed")
     assert refused(folder, "squint/somebody.png").endswith("names no person; call it <person>_<anything>.png")
     (folder / "multi_pie" / "squint" / "somebody.png").unlink()
+    assert refused(folder, "squint/_1.png").endswith("names no person; call it <person>_<anything>.png")
+    (folder / "multi_pie" / "squint" / "_1.png").unlink()
     assert refused("~nobody-here").startswith("~nobody-here: ")
     assert f"{folder}/multi_pie/squint/a_x.png: not an image: " in refused(folder, "squint/a_x.png", b"text")
     Image.new("L", (640, 480)).save(folder / "multi_pie" / "squint" / "a_x.png")
