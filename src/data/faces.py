@@ -97,7 +97,8 @@ def _image(path: Path, side: int) -> np.ndarray:
     try:
         with Image.open(path) as image:
             size, mode = " x ".join(map(str, image.size)), image.mode
-            if image.size == (side, side) and mode.startswith("I;16"):
+            has_16_bits = mode.startswith("I;16") or (mode == "I" and image.format == "PPM")  # PGM is widened
+            if image.size == (side, side) and has_16_bits:
                 return (np.asarray(image) >> 8).astype(np.uint8)
             if image.size == (side, side) and mode not in ("I", "F"):
                 return np.asarray(image.convert("L"))
