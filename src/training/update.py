@@ -53,14 +53,14 @@ class Update:
 
     def replay_with(self, recorder: Recorder) -> None:
         """Record what is done on tensors, and replay it; with the optimizer if it can read a learning rate there."""
-        optimizer, (group,) = self.state.optimizer, self.state.optimizer.param_groups
+        optimizer = self.state.optimizer
         whole = isinstance(optimizer, FusedAdamW)
         replayed = Replayed(self.compute if whole else self.gradients, lambda: (self.weights, self.gradient), recorder)
         self.replayed = replayed
 
         def program(batch: Batch, recurrent: State | None) -> tuple[Step, Tensor]:
             if isinstance(optimizer, FusedAdamW):
-                optimizer.write_lr(group["lr"])
+                optimizer.write_lr(optimizer.param_groups[0]["lr"])
             result: tuple[Step, Tensor] = replayed(batch, recurrent)
             if not whole:
                 optimizer.step()

@@ -72,12 +72,17 @@ def test_replayed_updates_are_the_updates(overrides, updates):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_a_replayed_update_has_the_learning_rate_of_the_schedule(optimizer, updates):
+def test_a_replayed_update_has_the_learning_rate_of_the_schedule_after_a_resume_too(optimizer, trainers):
     """Up to rounding, since a graph reads it in float32."""
     overrides = ["model=lstm", "model.kernel=reference", f"optimizer={optimizer}", "scheduler=cosine"]
-    weights, losses = moved(updates(*overrides), 12)
-    assert losses[:, 2].unique().numel() == 12
-    assert_close(moved(updates(*overrides, recorder=TapeRecorder()), 12), (weights, losses), rtol=1e-3, atol=1e-5)
+    expected = moved(trainers(*overrides).update, 12)
+    assert expected[1][:, 2].unique().numel() == 12
+    interrupted, resumed = (trainers(*overrides, recorder=TapeRecorder()) for _ in range(2))
+    before = moved(interrupted.update, 6)[1]
+    interrupted.checkpoints.save(interrupted.state)
+    assert resumed.checkpoints.resume(resumed.state)
+    weights, after = moved(resumed.update, 6)
+    assert_close((weights, torch.cat([before, after])), expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch imports what it deprecates
