@@ -83,6 +83,8 @@ def check_like(found: Any, wanted: Any, path: str) -> None:
             fits = isinstance(found, Mapping) and found.keys() >= wanted.keys()
         case list():
             fits = isinstance(found, list) and len(found) == len(wanted)
+        case float():  # a setting may be a whole number
+            fits = isinstance(found, float | int)
         case _:
             fits = isinstance(found, type(wanted))
     if not fits:

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 
+from src.running.build import build_trainer
 from src.training import checkpoint
 from src.training.optimizers import adam, rmsprop, sgd
 from tests.training.test_trainer import Recorder, Sums, trainer_of
@@ -180,3 +181,11 @@ def test_a_checkpoint_of_every_optimizer_is_taken(optimizer, tmp_path):
     resumed = trainer_of(Sums(), tmp_path, make_optimizer=optimizer, max_updates=10)
     assert resumed.checkpoints.resume(resumed.state)
     assert resumed.state.update == 10
+
+
+@pytest.mark.parametrize("scheduler", ["step", "plateau"])
+def test_a_learning_rate_may_be_a_whole_number(scheduler, composed, tmp_path):
+    config = composed("model.hidden_size=6", "optimizer.lr=1", f"scheduler={scheduler}")
+    trainer, resumed = (build_trainer(config, tmp_path, "0") for _ in range(2))
+    trainer.checkpoints.save(trainer.state)
+    assert resumed.checkpoints.resume(resumed.state)
