@@ -107,7 +107,7 @@ def ms_per_update(config: DictConfig, device: str) -> float:
 
 def _seconds(trainer: Trainer, updates: int, at_most: float) -> tuple[int, float]:
     """Do some updates, until they have taken so many seconds; how many there were, and the seconds."""
-    synchronize = torch.cuda.synchronize if trainer.device.type == "cuda" else lambda: None
+    synchronize = torch.get_device_module(trainer.device).synchronize
     synchronize()
     started, count, due = time.perf_counter(), 0, 1
     while count < updates and time.perf_counter() - started < at_most:

@@ -112,7 +112,7 @@ def in_turns(
 
 def _block(update: Callable[[], Any], count: int, device: torch.device) -> float:
     """Milliseconds of an update, from one wait for the device to the next."""
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronize = torch.get_device_module(device).synchronize
     synchronize()
     started = time.perf_counter()
     for _ in range(count):
