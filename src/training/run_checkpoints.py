@@ -19,7 +19,7 @@ class RunCheckpoints:
         data: `data_digest` of its task; a checkpoint with another one is refused.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, data: str = ""):
+    def __init__(self, folder: Path, fingerprint: str, data: str):
         self.folder = folder
         self.fingerprint = fingerprint
         self.data = data

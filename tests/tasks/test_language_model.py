@@ -135,7 +135,7 @@ def trainer_of(folder, **changes):
     optimizer = adam([flat_parameters(model)], lr=1.0)
     settings = dataclasses.replace(SETTINGS, batch_size=60, max_updates=30, eval_every=4, **changes)
     scheduler = plateau(optimizer, settings.max_updates, factor=0.5, patience=1)
-    return Trainer(model, task, optimizer, scheduler, settings, RunCheckpoints(folder, "00000000"))
+    return Trainer(model, task, optimizer, scheduler, settings, RunCheckpoints(folder, "00000000", ""))
 
 
 @pytest.mark.parametrize("stop", [3, 8, 17])

@@ -239,7 +239,7 @@ def carrying(path, lr, start):
     torch.manual_seed(0)
     model = SequenceModel(task.input_spec, task.output_spec, Accumulator)
     optimizer = sgd([flat_parameters(model)], lr=lr)
-    trainer = Trainer(model, task, optimizer, constant(optimizer, 20), SETTINGS, RunCheckpoints(path, "00000000"))
+    trainer = Trainer(model, task, optimizer, constant(optimizer, 20), SETTINGS, RunCheckpoints(path, "00000000", ""))
     for _ in range(start):
         trainer.do_update()
     return trainer.update

@@ -105,7 +105,7 @@ def trainer_of(task, tmp_path, lr=0.1, make_optimizer=sgd, **changes):
         optimizer,
         constant(optimizer, settings.max_updates),
         settings,
-        RunCheckpoints(tmp_path, "00000000"),
+        RunCheckpoints(tmp_path, "00000000", ""),
     )
 
 
