@@ -33,7 +33,7 @@ MOST_BYTES = 2**18
 OF_EACH_RUN = frozenset(
     {
         "max_updates", "eval_every", "log_every", "checkpoint_every", "stop_at", "patience", "clip_norm",
-        "norm_stabilizer", "overfit_one_batch",
+        "norm_stabilizer",
     }
 )  # fmt: skip
 """Settings of the trainer in which the runs of a group may differ."""

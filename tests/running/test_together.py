@@ -212,7 +212,7 @@ def test_runs_that_differ_in_numbers_are_a_group(tiny):
     "override",
     [
         "model=lstm|gru", "model.fast_lr=0.0|0.5", "task.train_size=100|200", "trainer.batch_size=4|8",
-        "optimizer=adam|sgd",
+        "optimizer=adam|sgd", "trainer.overfit_one_batch=true|false",
     ],
 )  # fmt: skip
 def test_runs_that_differ_in_structure_are_not(override):
