@@ -1,8 +1,8 @@
 """Which device trains a model faster: measured once for a model and its sizes, and remembered.
 
 What is remembered lies beside the compiled kernels, in a file for everything that determines the speed: the settings of
-model, network and task (of a real number only whether it is 0), the batch size, threads and precision, the processor,
-the card, versions, and the code of the project that does an update.
+model, network and task (of a real number only whether it is 0), the batch size, threads and precision, whether there
+are CUDA graphs, the processor, the card, versions, and the code of the project that does an update.
 """
 
 import hashlib
@@ -32,7 +32,10 @@ LARGEST_FILE = 100_000
 """Bytes of a file that is read."""
 IN_AN_UPDATE = ("models", "ops", "tasks", "tensors", "training")
 """Packages whose code decides how long an update takes."""
-TRAINER = ("batch_size", "threads", "precision", "deterministic", "clip_norm", "norm_stabilizer", "weight_noise")
+TRAINER = (
+    "batch_size", "threads", "precision", "deterministic", "norm_stabilizer", "weight_noise", "detect_anomaly",
+)  # fmt: skip
+"""Settings of the trainer that do so too. The runs of one program have them in common, and so the device."""
 NO_SIZES_OF_AN_UPDATE = ("train_size", "val_size", "test_size")
 
 Milliseconds = Annotated[float, Gt(0)]
@@ -118,7 +121,8 @@ def _key(config: DictConfig) -> str:
     settings: Any = OmegaConf.to_container(config, resolve=True)
     decisive = {group: _sizes(settings[group]) for group in ("model", "network", "task")}
     decisive |= {"trainer": _sizes({key: settings["trainer"][key] for key in TRAINER})}
-    decisive |= {"optimizer": settings["optimizer"]["_target_"], "machine": _machine(), "code": _code()}
+    decisive |= {"cuda_graphs": settings["run"]["cuda_graphs"], "optimizer": settings["optimizer"]["_target_"]}
+    decisive |= {"machine": _machine(), "code": _code()}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -59,7 +59,10 @@ def test_it_is_measured_once_and_remembered(card, composed):
     assert card.measured == ["cpu", "cuda"]
 
 
-@pytest.mark.parametrize("override", ["seed=3", "optimizer.lr=0.5", "model.decay=0.5", "task.train_size=7", "name=x"])
+@pytest.mark.parametrize(
+    "override",
+    ["seed=3", "optimizer.lr=0.5", "model.decay=0.5", "task.train_size=7", "name=x", "trainer.clip_norm=null"],
+)
 def test_what_does_not_change_the_speed_is_not_measured_again(card, composed, override):
     card.takes(composed())
     card.takes(composed(override))
@@ -69,7 +72,8 @@ def test_what_does_not_change_the_speed_is_not_measured_again(card, composed, ov
 @pytest.mark.parametrize(
     "override",
     ["model=lstm", "model.hidden_size=7", "trainer.batch_size=7", "task.num_pairs=3", "model.kernel=reference",
-     "optimizer=sgd", "trainer.precision=bfloat16", "network.input_dropout=0.5", "trainer.threads=2"],
+     "optimizer=sgd", "trainer.precision=bfloat16", "network.input_dropout=0.5", "trainer.threads=2",
+     "trainer.detect_anomaly=true", "run.cuda_graphs=false"],
 )  # fmt: skip
 def test_what_changes_the_speed_is_measured(card, composed, override):
     card.takes(composed())
