@@ -50,7 +50,16 @@ def _settings(module: nn.Module) -> Iterator[tuple[str, Hashable]]:
             if isinstance(value, float):
                 yield key, ("number", value == 0)
             else:
-                yield key, value if isinstance(value, Hashable) and not isinstance(value, Tensor) else id(value)
+                yield key, value if _is_hashable(value) else id(value)
+
+
+def _is_hashable(value: Any) -> bool:
+    """Whether a value has a hash and compares as a whole; a tuple of lists and a tensor do not."""
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return not isinstance(value, Tensor)
 
 
 class Stacked:

@@ -319,3 +319,10 @@ def test_what_runs_must_have_in_common():
     first, second, *others = of.values()
     assert first == second
     assert len({first, *others}) == 1 + len(others)
+
+
+def test_a_setting_without_a_hash_is_had_in_common_by_none():
+    updates = [update_of("model=irnn", *SMALL) for _ in range(2)]
+    for update in updates:
+        update.state.model.core.windows = ([1, 2], [3])
+    assert len({signature(update) for update in updates}) == 2
