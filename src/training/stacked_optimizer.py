@@ -4,7 +4,7 @@ Shapes: P runs, N weights of each.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optree
@@ -15,16 +15,16 @@ from torch import Tensor
 class StackedOptimizer:
     """The optimizers of P runs as one: one step for all rows of their weights, each with its own settings.
 
-    Their states become rows of the states here. Optimizers without `step_rows` do their steps one after the other.
+    Their states become rows of the states here.
 
     Args:
-        optimizers: of one vector of weights each, of one class, with states of the same shapes.
+        optimizers: of one vector of weights each, of one class with `step_rows`, with states of the same shapes.
         weights_PN: the vectors as rows.
         gradient_PN: their gradients.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer], weights_PN: Tensor, gradient_PN: Tensor):
-        self.optimizers = optimizers
+        self.step_rows: Callable[..., None] = optimizers[0].step_rows  # type: ignore[attr-defined]
         self.weights_PN = weights_PN
         self.gradient_PN = gradient_PN
         self.groups = [optimizer.param_groups[0] for optimizer in optimizers]
@@ -56,11 +56,7 @@ class StackedOptimizer:
 
     def step(self) -> None:
         """One step of every run."""
-        if hasattr(self.optimizers[0], "step_rows"):
-            self.optimizers[0].step_rows(self.weights_PN, self.gradient_PN, self.state, self.settings)
-            return
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self.step_rows(self.weights_PN, self.gradient_PN, self.state, self.settings)
 
     @staticmethod
     def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -169,7 +169,6 @@ def test_populations_of_each_optimizer(optimizer, different):
         (sgd, [{"lr": 0.1}, {"lr": 0.01, "weight_decay": 0.1}, {}]),
         (sgd, [{"momentum": 0.9, "nesterov": True}, {"momentum": 0.5, "nesterov": True}]),
         (rmsprop, [{"lr": 0.1}, {"alpha": 0.5, "weight_decay": 0.1}]),
-        (torch.optim.Adagrad, [{"lr": 0.1}, {"lr": 0.2}]),
     ],
 )
 @pytest.mark.parametrize("steps_before", [0, 3])
@@ -205,6 +204,13 @@ def test_a_step_of_all_rows_is_the_step_of_each(make, settings, steps_before):
         assert own.keys() == theirs.keys()
         for key in own.get(0, {}):
             torch.testing.assert_close(theirs[0][key], own[0][key], rtol=1e-12, atol=1e-14)
+
+
+def test_an_optimizer_without_a_step_of_all_rows_is_refused():
+    """Steps one after the other would freeze their learning rates in what is recorded."""
+    alone = torch.optim.Adagrad([nn.Parameter(torch.zeros(3))])
+    with pytest.raises(AttributeError, match="step_rows"):
+        StackedOptimizer([alone], torch.zeros(1, 3), torch.zeros(1, 3))
 
 
 def test_a_run_that_diverges_leaves_the_others_alone():
