@@ -6,7 +6,7 @@ Shapes: B sequences in a batch, T time steps, H hidden units.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -35,6 +35,13 @@ def state_tensors(state: State) -> list[Tensor]:
     import optree
 
     return optree.tree_leaves(state)
+
+
+def state_like(like: State, tensors: Sequence[Tensor]) -> State:
+    """The state with these tensors, in the order of `state_tensors`, and the structure of another one."""
+    import optree
+
+    return optree.tree_unflatten(optree.tree_structure(like), tensors)
 
 
 @dataclass(frozen=True)

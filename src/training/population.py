@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from src.config.schema import Precision
 from src.models.sequence import SequenceModel
 from src.ops.generated.recipe import OF_ALL_MODULES
-from src.specs import Batch, Output, Step, map_state, state_tensors
+from src.specs import Batch, Output, State, Step, state_like, state_tensors
 from src.tasks.base import Task
 from src.training.fast_updates import clip_rows_, make_views_of
 from src.training.graphs import Replayed
@@ -90,6 +90,8 @@ class Stacked:
 
         models = [state.model for state in self.states]
         self.one = _Loss(copy.deepcopy(models[0]), updates[0].task, updates[0].settings.precision)
+        self.any_state = self.one.model.core.initial_state(1)
+        """Of one run, for the structure of the states that they carry."""
         self.leaf_PN = self.weights_PN.detach().requires_grad_()
         self.leaf_PN.grad = self.gradient_PN
         buffers = zip(*(model.buffers() for model in models), strict=True)
@@ -195,7 +197,8 @@ class Stacked:
     ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor, list[Tensor], dict[str, Tensor]]:
         for (module, key, _), number in zip(self.numbers, numbers, strict=True):
             setattr(module, key, number)
-        step: Step = torch.func.functional_call(self.one, tensors, (Batch(**batch), recurrent, *stabilizer))
+        state = state_like(self.any_state, recurrent) if recurrent else None
+        step: Step = torch.func.functional_call(self.one, tensors, (Batch(**batch), state, *stabilizer))
         prediction, hidden, state = step.output
         carried = [] if state is None else state_tensors(state)
         played = {} if step.played is None else step.played._asdict()
@@ -209,7 +212,7 @@ class Stacked:
         return [update.advance(recurrent) for update, recurrent in zip(self.updates, rows, strict=True)]
 
     def _state_of(self, row: int, stacked: Any) -> Any:
-        return self.one.state_of([tensor[row] for tensor in stacked])
+        return state_like(self.any_state, [tensor[row] for tensor in stacked])
 
     def _done(self, row: int) -> Done:
         """What the last update consisted of for one run."""
@@ -249,11 +252,5 @@ class _Loss(nn.Module):
         self.task = task
         self.precision = precision
 
-    def forward(self, batch: Batch, recurrent: list[Tensor], stabilizer: Tensor | float = 0.0) -> Step:
-        state = self.state_of(recurrent) if recurrent else None
+    def forward(self, batch: Batch, state: State | None, stabilizer: Tensor | float = 0.0) -> Step:
         return loss_of(self.model, self.task, batch, state, stabilizer, self.precision)
-
-    def state_of(self, tensors: list[Tensor]) -> Any:
-        """The state with these tensors."""
-        each = iter(tensors)
-        return map_state(lambda _: next(each), self.model.core.initial_state(1))

@@ -3,13 +3,14 @@
 Shapes: P runs, N weights of each.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import optree
 import torch
 from torch import Tensor
+
+from src.training.optimizers import state_after_a_step
 
 
 class StackedOptimizer:
@@ -64,11 +65,8 @@ class StackedOptimizer:
         (weights,) = optimizer.param_groups[0]["params"]
         if optimizer.state:
             return dict(optimizer.state[weights])
-        twin = copy.deepcopy(optimizer)
-        (weights,) = twin.param_groups[0]["params"]
-        weights.grad = torch.zeros_like(weights)
-        twin.step()
-        return {key: torch.zeros_like(tensor) for key, tensor in twin.state[weights].items()}
+        moments = state_after_a_step(optimizer).get(0, {})
+        return {key: torch.zeros_like(tensor) for key, tensor in moments.items()}
 
 
 def _write(held: Any, value: Any) -> None:

@@ -1,6 +1,5 @@
 """Everything about a training run that changes, and so has to be in a checkpoint."""
 
-import copy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,8 +10,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from src.models.sequence import SequenceModel
-from src.specs import State, map_state, state_tensors
+from src.specs import State, state_like, state_tensors
 from src.training.content import Content, Outcome, Selected, check_like, check_weights
+from src.training.optimizers import state_after_a_step
 
 
 @dataclass
@@ -82,8 +82,7 @@ class TrainState:
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
         if content["state"] is not None:
-            tensors = iter(content["state"])
-            self.recurrent = map_state(lambda _: next(tensors), self.model.core.initial_state(1))
+            self.recurrent = state_like(self.model.core.initial_state(1), content["state"])
         self.selected = content["selected"]
         self.evaluations_since_selected = content["evaluations_since_selected"]
         self.outcome = content["outcome"]
@@ -94,11 +93,7 @@ class TrainState:
 
     def _check(self, content: Content) -> None:
         """Raise a ValueError unless all of a checkpoint can be loaded and gone on from."""
-        twin = copy.deepcopy(self.optimizer)
-        for weights in twin.param_groups[0]["params"]:
-            weights.grad = torch.zeros_like(weights)
-        twin.step()
-        moments = twin.state_dict()["state"] if content["update"] else {}
+        moments = state_after_a_step(self.optimizer) if content["update"] else {}
         own = {"sum_of_norms": self.sum_of_norms, "rng": torch.get_rng_state(), "scheduler": {"last_epoch": 0}}
         own["optimizer"] = {"state": moments, "param_groups": [{"lr": 0.0, "params": [0]}]}
         for key, wanted in own.items():
