@@ -65,9 +65,10 @@ def _is_hashable(value: Any) -> bool:
 class Stacked:
     """Does one update of several runs each time it is called.
 
-    The forward pass is that of one model under `torch.func.vmap`, over the weights, the buffers, the data and the
-    settings in which the runs differ. Losses are summed, which leaves the gradient of each run as it is; clipping and
-    the optimizer work on rows. A fused kernel takes part if its `torch.autograd.Function` has a `vmap` rule.
+    The forward pass is that of one model under `torch.func.vmap`, over the weights, the frozen weights and the buffers,
+    the data and the settings in which the runs differ. Losses are summed, which leaves the gradient of each run as it
+    is; clipping and the optimizer work on rows. A fused kernel takes part if its `torch.autograd.Function` has a `vmap`
+    rule.
 
     Args:
         updates: of runs with the same task, but for its seed, and the same `signature`.
@@ -94,9 +95,11 @@ class Stacked:
         """Of one run, for the structure of the states that they carry."""
         self.leaf_PN = self.weights_PN.detach().requires_grad_()
         self.leaf_PN.grad = self.gradient_PN
-        buffers = zip(*(model.buffers() for model in models), strict=True)
-        names = [f"model.{name}" for name, _ in models[0].named_buffers()]
-        self.buffers = dict(zip(names, map(torch.stack, buffers), strict=True))
+        untrained = [_untrained(model) for model in models]
+        self.untrained = {name: torch.stack([own[name] for own in untrained]) for name in untrained[0]}
+        for row, own in enumerate(untrained):
+            for name, tensor in own.items():
+                tensor.data = self.untrained[name][row]
         self.numbers = list(self._numbers(models))
         settings = [update.settings for update in updates]
         self.bounds_P = self._column([torch.inf if one.clip_norm is None else one.clip_norm for one in settings])
@@ -183,7 +186,7 @@ class Stacked:
     def _step(self, batch: Batch, recurrent: list[Tensor], stabilizers: list[Tensor]) -> tuple[Tensor, Step]:
         given = {name: tensor for name, tensor in batch._asdict().items() if tensor is not None}
         numbers = [values for _, _, values in self.numbers]
-        arguments = (dict(self._weights()) | self.buffers, numbers, given, recurrent, stabilizers)
+        arguments = (dict(self._weights()) | self.untrained, numbers, given, recurrent, stabilizers)
         total_P, losses, prediction, hidden, state, played = torch.func.vmap(self._one_run)(*arguments)
         return total_P, Step(losses, Output(prediction, hidden, state), Batch(**played) if played else None)
 
@@ -222,6 +225,12 @@ class Stacked:
         own_episodes = None if played is None else played.map(lambda tensor: tensor[row])
         own = Step({name: part[row] for name, part in losses.items()}, output, own_episodes)
         return Done(batches[row], own, norms_P[row], lrs[row])
+
+
+def _untrained(model: nn.Module) -> dict[str, Tensor]:
+    """The frozen parameters and the buffers of a model, by their names in `_Loss`."""
+    frozen = [(name, parameter) for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    return {f"model.{name}": tensor for name, tensor in (*frozen, *model.named_buffers())}
 
 
 def stack(batches: Sequence[Batch]) -> Batch:

@@ -240,15 +240,39 @@ def test_a_run_goes_on_alone_and_back():
         torch.testing.assert_close(together[number].last().norm, update.last().norm)
 
 
-def carrying(path, lr, start):
+def carrying(path, lr, start, make_core=Accumulator, seed=0):
     task = Sums(carries_state=True)
-    torch.manual_seed(0)
-    model = SequenceModel(task.input_spec, task.output_spec, Accumulator)
+    torch.manual_seed(seed)
+    model = SequenceModel(task.input_spec, task.output_spec, make_core)
     optimizer = sgd([flat_parameters(model)], lr=lr)
     trainer = Trainer(model, task, optimizer, constant(optimizer, 20), SETTINGS, RunCheckpoints(path, "00000000", ""))
     for _ in range(start):
         trainer.do_update()
     return trainer.update
+
+
+class Counting(Accumulator):
+    """h_t = w h_{t-1} + c x_t, with a c that is not trained; it counts its sequences."""
+
+    def __init__(self, input_size):
+        super().__init__(input_size)
+        self.scale = nn.Parameter(torch.randn(()), requires_grad=False)
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def recorded_scan(self, p_BTP, state):
+        self.count += len(p_BTP)
+        return super().recorded_scan(self.scale * p_BTP, state)
+
+
+def test_each_run_has_its_own_frozen_weights_and_buffers(tmp_path):
+    alone, together = ([carrying(tmp_path, 0.1, 0, Counting, seed) for seed in (1, 2)] for _ in range(2))
+    stacked = Stacked(together)
+    for _ in range(2):
+        stacked()
+        for update in alone:
+            update()
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(other.state.model.state_dict(), one.state.model.state_dict())
 
 
 @pytest.mark.usefixtures("made_up_data")
