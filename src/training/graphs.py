@@ -9,7 +9,7 @@ and a resumed run is still the same run.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import optree
@@ -80,20 +80,18 @@ class Replayed:
 
     Args:
         compute: the function, of tensors in any nesting. It changes tensors in place, and reads nothing else that
-            changes.
-        changes: the tensors that it changes; if one of them is replaced, it is recorded anew.
+            changes. If one of these tensors is replaced, call `forget`.
         recorder: of the device.
     """
 
-    def __init__(self, compute: Callable[..., Any], changes: Callable[[], Sequence[Tensor]], recorder: Recorder):
+    def __init__(self, compute: Callable[..., Any], recorder: Recorder):
         self.compute = compute
-        self.changes = changes
         self.recorder = recorder
         self.possible = True
-        self._forget(())
+        self.forget()
 
-    def _forget(self, place: tuple) -> None:
-        self.place = place
+    def forget(self) -> None:
+        """Record it anew, as is needed after a tensor that it changes has been replaced."""
         self.kind: Any = None
         self.warm = 0
         self.held: Any = None
@@ -108,9 +106,6 @@ class Replayed:
     def __call__(self, *inputs: Any) -> Any:
         if not self.possible:
             return self.compute(*inputs)
-        place = tuple(tensor.data_ptr() for tensor in self.changes())
-        if place != self.place:
-            self._forget(place)
         given: Any = inputs
         tensors, structure = optree.tree_flatten(given)
         kind = structure, [(tensor.shape, tensor.dtype) for tensor in tensors]
@@ -138,7 +133,7 @@ class Replayed:
         except Exception as error:
             reason = explain(error).splitlines()[0][:200]
             log.info("no CUDA graph, so every kernel of an update is launched by itself: %s", reason)
-            self._forget(())
+            self.forget()
             self.possible = False
 
 

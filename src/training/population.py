@@ -81,6 +81,8 @@ class Stacked:
         self.gradient_PN = torch.stack([update.gradient for update in updates])
         self.sums_P = torch.stack([state.sum_of_norms for state in self.states])
         for row, update in enumerate(updates):
+            if update.replayed is not None:
+                update.replayed.forget()
             update.weights.data = self.weights_PN[row]
             update.weights.grad = update.gradient = self.gradient_PN[row]
             update.state.sum_of_norms = self.sums_P[row]
@@ -109,7 +111,7 @@ class Stacked:
         self.program: Callable[[Batch, list[Tensor]], tuple[Step, Tensor]] = self.compute
         """How `compute` is done."""
         if (replayed := updates[0].replayed) is not None:
-            self.program = Replayed(self.compute, lambda: (self.weights_PN, self.gradient_PN), replayed.recorder)
+            self.program = Replayed(self.compute, replayed.recorder)
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=self.weights_PN.dtype, device=self.weights_PN.device)

@@ -55,8 +55,7 @@ class Update:
         """Record what is done on tensors, and replay it; with the optimizer if it can read a learning rate there."""
         optimizer = self.state.optimizer
         whole = isinstance(optimizer, FusedAdamW)
-        replayed = Replayed(self.compute if whole else self.gradients, lambda: (self.weights, self.gradient), recorder)
-        self.replayed = replayed
+        self.replayed = replayed = Replayed(self.compute if whole else self.gradients, recorder)
 
         def program(batch: Batch, recurrent: State | None) -> tuple[Step, Tensor]:
             if isinstance(optimizer, FusedAdamW):

@@ -102,6 +102,19 @@ def test_a_replayed_population_is_the_population(updates):
     assert (recorder.recorded, recorder.replayed) == (1, 8 - WARM_UP)
 
 
+def test_a_run_that_has_been_in_a_population_is_recorded_anew(updates):
+    """All that an update changes has moved, and its memory may be that of something else."""
+    found = []
+    for recorder in (None, TapeRecorder()):
+        runs = [updates(f"seed={seed}", recorder=recorder) for seed in (0, 1)]
+        moved(runs[0], 4)
+        Stacked(runs)
+        assert recorder is None or not runs[0].replayed.is_recorded
+        found.append(moved(runs[0], 4))
+    assert recorder.recorded == 2
+    assert_close(*found, rtol=0, atol=0)
+
+
 CARRYING = [
     ["model=fastweights"],
     ["model=lstm", "model.kernel=reference", "network.num_layers=2"],
@@ -225,7 +238,7 @@ class Sums:
     def __init__(self):
         self.total = torch.zeros(2)
         self.recorder = TapeRecorder()
-        self.replayed = Replayed(self.add, lambda: (self.total,), self.recorder)
+        self.replayed = Replayed(self.add, self.recorder)
 
     def add(self, batch):
         self.total += batch.inputs.sum(0)
@@ -257,6 +270,7 @@ def test_it_is_recorded_anew_where_tensors_have_been_replaced():
     for n in range(5):
         sums.replayed(batch_of(n))
     sums.total = torch.zeros(2)
+    sums.replayed.forget()
     for n in range(5):
         sums.replayed(batch_of(n))
     assert sums.total[0].item() == 30

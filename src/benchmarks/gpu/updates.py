@@ -83,7 +83,7 @@ def as_in_torch(task: Task, make_core: MakeCore, how: How) -> Callable[[], Any]:
         return loss.detach()
 
     recorder = how.recorder
-    program = compute if recorder is None else Replayed(compute, lambda: parameters, recorder)
+    program = compute if recorder is None else Replayed(compute, recorder)
     number = 0
 
     def update() -> None:
