@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -115,19 +115,19 @@ class _Runs:
         """Do updates of all runs at once, until a run ends; False if that is not possible, as for lack of memory."""
         folders = list(self.going)
         try:
-            update = Stacked([trainer.update for trainer in trainers])
-            evaluation = StackedEvaluation(update)
-            for row, trainer in enumerate(trainers):
-                trainer.evaluate_elsewhere = partial(evaluation.of, row)
-            while len(self.going) == len(folders):
-                started = time.perf_counter()
-                update()
-                trainers[0].wait()
-                share = (time.perf_counter() - started) / len(folders)
-                for folder, trainer in zip(folders, trainers, strict=True):
-                    trainer.state.seconds += share
-                    self.go_on(folder)
-                self._say()
+            with closing(Stacked([trainer.update for trainer in trainers])) as stacked:
+                evaluation = StackedEvaluation(stacked)
+                for row, trainer in enumerate(trainers):
+                    trainer.evaluate_elsewhere = partial(evaluation.of, row)
+                while len(self.going) == len(folders):
+                    started = time.perf_counter()
+                    stacked()
+                    trainers[0].wait()
+                    share = (time.perf_counter() - started) / len(folders)
+                    for folder, trainer in zip(folders, trainers, strict=True):
+                        trainer.state.seconds += share
+                        self.go_on(folder)
+                    self._say()
         except Exception as error:
             log.warning(
                 "%d runs cannot be trained as one program, so they take turns: %s", len(folders), explain(error)

@@ -113,6 +113,12 @@ class Stacked:
         if (replayed := updates[0].replayed) is not None:
             self.program = Replayed(self.compute, replayed.recorder)
 
+    def close(self) -> None:
+        """Let go of the runs, after which this is freed, with its CUDA graph, as soon as nobody holds it."""
+        del self.program
+        for update in self.updates:
+            update.done_elsewhere = None
+
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=self.weights_PN.dtype, device=self.weights_PN.device)
 

@@ -1,5 +1,8 @@
 """Several runs as one program: each is the run that it would be alone."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -12,6 +15,7 @@ from src.models.sequence import SequenceModel
 from src.running.build import build_model, build_task
 from src.training.evaluation import StackedEvaluation, evaluate
 from src.training.fast_updates import flat_parameters
+from src.training.graphs import WARM_UP
 from src.training.optimizers import adam, rmsprop, sgd
 from src.training.population import Stacked, signature
 from src.training.run_checkpoints import RunCheckpoints
@@ -21,6 +25,7 @@ from src.training.state import TrainState
 from src.training.trainer import Trainer
 from src.training.update import Update
 from tests.models.cores import FILES
+from tests.training.tape import TapeRecorder
 from tests.training.test_trainer import SETTINGS, Accumulator, Sums
 
 MODELS = [path.stem for path in FILES]
@@ -238,6 +243,24 @@ def test_a_run_goes_on_alone_and_back():
             update()
         torch.testing.assert_close(together[number].weights, update.weights, rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(together[number].last().norm, update.last().norm)
+
+
+def test_it_is_freed_as_soon_as_it_is_closed():
+    together, recorder = population("model=irnn"), TapeRecorder()
+    for update in together:
+        update.replay_with(recorder)
+    stacked = Stacked(together)
+    for _ in range(WARM_UP + 1):
+        stacked()
+    assert recorder.recorded == 1
+    freed = weakref.ref(stacked)
+    gc.disable()
+    try:
+        stacked.close()
+        del stacked
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def carrying(path, lr, start, make_core=Accumulator, seed=0):
