@@ -1,7 +1,8 @@
 """Runs on their way to their ends, alone or several as one program."""
 
+import gc
 import logging
-import sys
+import math
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -63,12 +64,14 @@ class _Runs:
 
     def begin(self) -> None:
         """Build the trainers of runs without a result, as many as fit."""
+        needed = 0.0
         for folder in [folder for folder in self.lives if folder not in self.results]:
             self.go_on(folder)
-            trainers = list(self.going.values())
             if len(self.lives) > 1 and folder in self.going:
-                self.going[folder].state.rng = torch.get_rng_state()
-                if len(trainers) >= num_that_fit(trainers[0]):
+                trainer = self.going[folder]
+                trainer.state.rng = torch.get_rng_state()
+                needed = needed or bytes_of_one(trainer)
+                if len(self.going) * needed >= 0.8 * bytes_left(trainer.device):
                     return
 
     def go_on(self, folder: Path, error: Exception | None = None) -> None:
@@ -154,17 +157,29 @@ def worth_stacking(trainers: list[Trainer]) -> bool:
     return len(trainers) > 1 and not (first.device.type == "cpu" and first.model.core.is_fused)
 
 
-def num_that_fit(trainer: Trainer) -> int:
-    """How many runs like this one fit into the memory of its device, measured on a GPU; never the limit on a CPU."""
+def bytes_of_one(trainer: Trainer) -> float:
+    """The memory that a run like this one takes in one program, measured on a GPU; nothing that counts on a CPU."""
     if trainer.device.type != "cuda":
-        return sys.maxsize
-    before = torch.cuda.memory_allocated(trainer.device)
-    torch.cuda.reset_peak_memory_stats(trainer.device)
-    stacked = Stacked([trainer.update])
-    stacked.gradients(stack(stacked.next_batches()), stacked.recurrent)
-    needed = torch.cuda.max_memory_allocated(trainer.device) - before
-    free, _ = torch.cuda.mem_get_info(trainer.device)
-    return max(1, int(0.8 * free / needed))
+        return 0.0
+    gc.collect()  # runs that have ended, which refer to themselves
+    try:
+        for _ in range(2):  # the first time includes workspaces, which all runs share
+            before = torch.cuda.memory_allocated(trainer.device)
+            torch.cuda.reset_peak_memory_stats(trainer.device)
+            with closing(Stacked([trainer.update])) as stacked:
+                stacked.gradients(stack(stacked.next_batches()), stacked.recurrent)
+    except Exception as error:  # the first update of the run fails as well, and then it is recorded
+        log.warning("runs are trained one at a time, since none can be measured: %s", explain(error))
+        return math.inf
+    return torch.cuda.max_memory_allocated(trainer.device) - before
+
+
+def bytes_left(device: torch.device) -> float:
+    """The free memory of a GPU, with what torch keeps for itself; any on a CPU."""
+    if device.type != "cuda":
+        return math.inf
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 class _LogOfEach(logging.Handler):

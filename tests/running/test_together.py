@@ -6,6 +6,7 @@ import logging
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ import torch
 from src.config.compose import compose
 from src.running import groups, together
 from src.running.groups import group, others_of_group
-from src.running.together import num_that_fit
+from src.running.together import _Runs
+from src.specs import Batch
 from src.training import checkpoint
 from src.training.population import Stacked
 from src.training.trainer import Trainer
@@ -176,7 +178,8 @@ def test_runs_take_turns_if_one_program_fails(train, tiny, monkeypatch):
 
 @pytest.mark.slow
 def test_a_few_at_a_time_if_not_all_fit(train, tiny, monkeypatch):
-    monkeypatch.setattr(together, "num_that_fit", lambda trainer: 2)
+    monkeypatch.setattr(together, "bytes_of_one", lambda trainer: 4)
+    monkeypatch.setattr(together, "bytes_left", lambda device: 10)
     begun = []
     original = Stacked.__init__
     monkeypatch.setattr(Stacked, "__init__", lambda one, runs: begun.append(len(runs)) or original(one, runs))
@@ -285,9 +288,82 @@ def test_wrong_numbers_of_runs(train, tiny):
     assert (ended.status, ended.err) == (1, f"error: run.together=0: {legal}\n")
 
 
-@pytest.mark.slow
-def test_any_number_fits_on_a_cpu(train, tiny, monkeypatch):
-    seen = []
-    monkeypatch.setattr(together, "num_that_fit", lambda trainer: seen.append(num_that_fit(trainer)) or seen[-1])
-    train("-m", "seed=0,1", *tiny, "run.together=2")
-    assert min(seen) > 256
+@pytest.fixture
+def runs():
+    """Six runs that can be begun, on a device of this type."""
+
+    def life(trainer):
+        yield trainer
+
+    def make(device):
+        trainer = SimpleNamespace(device=torch.device(device), update=None, state=SimpleNamespace())
+        return _Runs({Path(str(number)): life(trainer) for number in range(6)}, {})
+
+    return make
+
+
+def test_any_number_fits_on_a_cpu(runs):
+    begun = runs("cpu")
+    begun.begin()
+    assert len(begun.going) == 6
+
+
+class Measured:
+    """Stands in for the population of one run of which the memory is measured."""
+
+    recurrent = ()
+
+    def __init__(self, updates):
+        pass
+
+    def next_batches(self):
+        return [Batch(torch.zeros(1), torch.zeros(1))]
+
+    def gradients(self, batch, recurrent):
+        pass
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What is measured on a card of 100 bytes: each run takes 15, and of the 70 that torch has it uses 30."""
+    found = []
+    bytes_of = {"memory_allocated": 30, "memory_reserved": 70, "max_memory_allocated": 45, "mem_get_info": (30, 100)}
+    for name, value in bytes_of.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", found.append)
+    monkeypatch.setattr(together, "Stacked", Measured)
+    return found
+
+
+def test_as_many_are_begun_as_fit_into_what_is_not_used_and_one_is_measured(runs, measured):
+    """Into four fifths of 70 bytes."""
+    begun = runs("cuda")
+    begun.begin()
+    assert len(begun.going) == 4
+    assert len(measured) == 2
+
+
+@pytest.mark.usefixtures("measured")
+def test_runs_that_cannot_be_measured_are_trained_one_at_a_time(runs, monkeypatch, caplog):
+    def fails(updates):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(together, "Stacked", fails)
+    begun = runs("cuda")
+    begun.begin()
+    assert len(begun.going) == 1
+    says = "runs are trained one at a time, since none can be measured: OutOfMemoryError: full"
+    assert caplog.messages == [says]
+
+
+def test_a_program_of_several_runs_is_closed_at_its_end(runs, monkeypatch):
+    closed = []
+    monkeypatch.setattr(Measured, "close", lambda stacked: closed.append(1))
+    monkeypatch.setattr(together, "Stacked", Measured)
+    begun = runs("cpu")
+    begun.begin()
+    assert not begun._train_stacked(list(begun.going.values()))  # since it cannot be called
+    assert len(closed) == 1
