@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from src.config.paths import PROJECT
 
 PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "tensorboard")
@@ -26,6 +28,7 @@ def provenance(threads: int, device: str, command: Sequence[str] | None = None) 
         "platform": platform.platform(),
         "processor": processor(),
         "device": device,
+        "card": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
         "threads": threads,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

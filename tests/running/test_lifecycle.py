@@ -97,6 +97,11 @@ def test_the_recorded_commit_is_one_of_the_project(answers, recorded, monkeypatc
     assert (origin["git_commit"], origin["git_dirty"]) == recorded
 
 
+def test_the_card_is_recorded_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"that of {device}")
+    assert [provenance(1, device)["card"] for device in ("cpu", "cuda")] == [None, "that of cuda"]
+
+
 def test_the_recorded_command_of_a_run_in_a_sweep_is_that_run_alone(train, tiny):
     assert train("-m", *tiny, "task.num_pairs=2,3").status == 0
     for folder in Path("outputs/runs").glob("*-s*-*/"):
