@@ -244,7 +244,7 @@ def chosen_lr(runs: pd.DataFrame) -> str:
 
 def marked(runs: pd.DataFrame) -> str:
     """ ", edge" if the learning rate of runs is at an edge of its grid, ", edge of decay" for another setting."""
-    keys = dict.fromkeys(key for edge in runs["edge"] for key in edge.split())
+    keys = sorted({key for edge in runs["edge"] for key in edge.split()}, key=lambda key: (key != "optimizer.lr", key))
     return "".join(", edge" if key == "optimizer.lr" else f", edge of {key.rpartition('.')[2]}" for key in keys)
 
 

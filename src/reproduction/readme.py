@@ -6,6 +6,7 @@ and figure, and `<!-- end -->`.
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import get_args
 
@@ -54,18 +55,15 @@ def index(reference: Path) -> pd.DataFrame:
         row = {"name": f"`{name}`", "what": reproduction.title, "claims": "not run", "runs": "-", "hours": "-"}
         folder = reference / name
         if (folder / "claims.csv").exists():
-            claims = (
-                pd.read_csv(folder / "claims.csv", dtype=str) if reproduction.claims else pd.DataFrame({"verdict": []})
-            )
-            counts = {verdict: claims["verdict"].str.startswith(verdict).sum() for verdict in VERDICTS}
-            at_edge = {verdict: (claims["verdict"] == f"{verdict}, edge").sum() for verdict in VERDICTS}
+            found = pd.read_csv(folder / "claims.csv", dtype=str)["verdict"] if reproduction.claims else []
+            counts = Counter(found)
+            spelled = []
+            for verdict in VERDICTS:
+                at_edge = counts[f"{verdict}, edge"]
+                if count := counts[verdict] + at_edge:
+                    spelled.append(f"{count} {verdict}" + f" ({at_edge} at an edge)" * (at_edge > 0))
             made = json.loads((folder / PROVENANCE).read_bytes())
             row["name"] = f"[{name}](outputs/reference/{name}/report.md)"
-            spelled = [
-                f"{count} {verdict}" + f" ({at_edge[verdict]} at an edge)" * bool(at_edge[verdict])
-                for verdict, count in counts.items()
-                if count
-            ]
             row["claims"] = ", ".join(spelled) or "none"
             row |= {"runs": f"{made['runs']:,}", "hours": f"{made['hours']:.1f}"}
         rows.append(row)

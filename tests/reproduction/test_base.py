@@ -104,7 +104,7 @@ def test_of_many_effects_those_that_decide_are_shown():
 def test_a_chosen_learning_rate_says_what_it_was_chosen_from():
     assert chosen_lr(evidence().select(model="lstm")) == "0.001 of 4"
     assert chosen_lr(evidence().select(model="fastweights")) == "0.0003 of 3, edge"
-    two = evidence().select(model="fastweights").assign(edge="optimizer.lr model.decay")
+    two = evidence().select(model="fastweights").assign(edge="model.decay optimizer.lr")
     assert chosen_lr(two) == "0.0003 of 3, edge, edge of decay"
     fixed = evidence().select(model="lstm").assign(grid_points=1)
     assert chosen_lr(fixed) == "0.001, fixed"
