@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from src.models.cp_integrator import CPIntegratorInput
 from src.models.tensor_core import TensorCore
 from src.ops.dispatch import Kernel
-from src.tensors.base import unit_scaling_
+from src.tensors.base import spectral_norm_, unit_scaling_
 from src.tensors.cp import CP
 from src.tensors.terms import BilinearTerm
 
@@ -27,7 +27,8 @@ class CPLossyIntegrator(TensorCore):
 
     R (2H + X + 2) + H X + H + 2H² + H parameters. The author's program leaves out the relu of w; here it is as it was
     meant, except for a bias of e, which would only be subtracted from b₂. V₂ and E start orthogonal, V from
-    U(-√(3/X), √(3/X)), b and b₂ as 0.
+    U(-√(3/X), √(3/X)), b and b₂ as 0. As in the author's program, A, B and C start from U(-1, 1), scaled to a largest
+    singular value of 1/1.5: with a term of the size of the state, it would multiply at every step.
 
     Args:
         input_size: features X of one input vector.
@@ -46,6 +47,8 @@ class CPLossyIntegrator(TensorCore):
     ):
         super().__init__(input_size, hidden_size, kernel)
         self.term = BilinearTerm(partial(CP, rank=rank), (hidden_size, hidden_size, input_size), "combined")
+        for factor in self.term.map.parameters():
+            spectral_norm_(factor, 1 / 1.5)
         self.input = nn.Linear(input_size, hidden_size)
         self.write = nn.Linear(hidden_size, hidden_size)
         self.recurrent_erase = nn.Linear(hidden_size, hidden_size, bias=False)

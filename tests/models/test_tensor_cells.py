@@ -30,6 +30,7 @@ from src.models.tgu import TGU
 from src.models.tt_rnn import TTRNN
 from src.models.tucker_rnn import TuckerRNN
 from src.models.typed_rnn import TypedRNN
+from src.tensors.cp import CP
 
 T, X, H, R = 4, 3, 6, 2
 pytestmark = pytest.mark.usefixtures("uncompiled")
@@ -236,10 +237,11 @@ def test_multiplicative_integration_without_the_product_adds():
     assert_close(core(core.project(x_BTX))[0], simple(simple.project(x_BTX))[0], rtol=1e-12, atol=1e-12)
 
 
-def test_the_delta_network_starts_with_factors_of_a_bounded_norm():
-    core = CPDelta(X, hidden_size=H)
-    for factor in core.parameters():
-        assert float(torch.linalg.svdvals(factor.detach())[0]) == pytest.approx(1 / 1.1)
+@pytest.mark.parametrize(("cell", "norm"), [(CPDelta, 1 / 1.1), (CPLossyIntegrator, 1 / 1.5)])
+def test_networks_that_add_to_the_state_start_with_factors_of_a_bounded_norm(cell, norm):
+    maps = [module for module in cell(X, hidden_size=H).modules() if isinstance(module, CP)]
+    for factor in (factor for cp in maps for factor in cp.parameters()):
+        assert float(torch.linalg.svdvals(factor.detach())[0]) == pytest.approx(norm)
 
 
 @pytest.mark.parametrize("form", ["separate", "combined"])
