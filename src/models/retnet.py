@@ -13,6 +13,7 @@ from src.models.linear_core import LinearCore, LinearInput
 from src.models.linear_parts import last_reset
 from src.ops.dispatch import Kernel
 from src.ops.linear_recurrence import Recurrence, Terms
+from src.ops.precision import at_least_single
 
 
 class RetNetState(NamedTuple):
@@ -118,8 +119,9 @@ def rotated(x_BTHK: Tensor, position_BT: Tensor) -> Tensor:
     """Features j and ⌊K/2⌋ + j rotated by the angle t θ_j; of an odd number the last one stays."""
     size = x_BTHK.shape[-1]
     half = size // 2
-    rates = 10_000.0 ** -(torch.arange(half, device=x_BTHK.device, dtype=x_BTHK.dtype) / (size / 2))
+    dtype = at_least_single(x_BTHK.dtype)  # half precision has no digits for the angles of late positions
+    rates = 10_000.0 ** -(torch.arange(half, device=x_BTHK.device, dtype=dtype) / (size / 2))
     angle = position_BT[:, :, None, None] * rates
     first, second, rest = x_BTHK.tensor_split([half, 2 * half], dim=-1)
-    cos, sin = angle.cos(), angle.sin()
+    cos, sin = angle.cos().to(x_BTHK.dtype), angle.sin().to(x_BTHK.dtype)
     return torch.cat([first * cos - second * sin, first * sin + second * cos, rest], dim=-1)

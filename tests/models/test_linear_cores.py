@@ -21,7 +21,7 @@ from src.models.linear_attention import LinearAttention
 from src.models.linear_parts import Decay, features, num_features, short_convolution
 from src.models.mamba2 import Mamba2
 from src.models.mlstm import MLSTM
-from src.models.retnet import RetNet
+from src.models.retnet import RetNet, rotated
 from src.models.rwkv7 import RWKV7
 from src.ops.linear_recurrence import Terms, scan, unit_length
 from src.specs import state_tensors
@@ -362,6 +362,13 @@ def test_retention_without_decay_is_linear_attention_without_features():
     S = torch.zeros(B, H, 3, 3)
     weights = torch.einsum("bthk,bjhk->bhtj", q, k).tril() * 3**-0.5
     assert_close(scan(retnet.terms(q, k, v, None), S)[0], torch.einsum("bhtj,bjhv->bthv", weights, v))
+
+
+def test_late_positions_are_rotated_as_exactly_as_the_numbers_allow():
+    x, position_BT = torch.randn(1, 4, H, 8), torch.tensor([[257, 1001, 4099, 100_003]])
+    rounded = rotated(x.bfloat16(), position_BT)
+    assert rounded.dtype == torch.bfloat16
+    assert_close(rounded.to(x), rotated(x, position_BT), rtol=0, atol=0.05)
 
 
 def test_rwkv7_decays_and_erases_side_by_side_unlike_kda():
