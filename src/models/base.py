@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from src.ops.dispatch import Form, Kernel, choose
 from src.ops.generated.form import generated_form
 from src.ops.inputs import Inputs, steps
-from src.specs import State, state_tensors
+from src.ops.precision import under_autocast
+from src.specs import State, map_state, state_tensors
 
 Nonlinearity = Literal["relu", "tanh", "linear"]
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -106,11 +107,18 @@ class Core(nn.Module):
             raise ValueError("inputs: must have a time step or more")
         compute = choose(self.forms(), self.kernel, inputs).compute
         if lengths is None:
-            return compute(inputs, state, return_state, return_sequence)
+            y, state = compute(inputs, state, return_state, return_sequence)
+            if under_autocast(y):  # a step may leave half precision, from which no kernel starts
+                state = map_state(self._as_weights, state)
+            return y, state
         if return_state:
             raise ValueError("return_state: must be false with lengths, since the sequences end at different steps")
         y_BTH, _ = compute(inputs, state, False, True)
         return (y_BTH if return_sequence else last_step(y_BTH, lengths)), None
+
+    def _as_weights(self, state: Tensor) -> Tensor:
+        """A tensor of a state in the dtype of the parameters, unless it counts."""
+        return state.to(next(self.parameters()).dtype) if state.is_floating_point() else state
 
     def scan(self, p_BTP: Any, state: State | None = None, resets_BT: Tensor | None = None) -> tuple[Tensor, State]:
         """The definition: one step after the other; before a step with a reset, the state is the initial one."""

@@ -1,4 +1,4 @@
-"""Arithmetic that does not bear few digits."""
+"""Operations that need more digits than half precision has."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -11,7 +11,12 @@ def at_least_single(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def under_autocast(like: Tensor) -> bool:
+    """Whether autocast lowers the precision of operations on the device of a tensor."""
+    device = like.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def without_autocast(like: Tensor) -> AbstractContextManager:
     """A context in which autocast leaves operations on the device of a tensor as they are."""
-    device = like.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    return torch.autocast(like.device.type, enabled=False) if under_autocast(like) else nullcontext()

@@ -15,6 +15,7 @@ from src.models.fastweights import FastWeights
 from src.ops.cpu import calls
 from src.ops.dispatch import FASTEST_FIRST, Form, choose, plain
 from src.ops.inputs import Inputs
+from src.specs import state_tensors
 from tests.models.cores import MODELS, WITHOUT_KERNEL, B, H, Nested, T, X, each_with_kernels, example
 
 SRC = Path(__file__).resolve().parents[2] / "src"
@@ -246,15 +247,16 @@ def test_transforms_and_forward_derivatives_take_a_form_that_has_them(make):
 
 
 @pytest.mark.parametrize(("make", "kernel"), each_with_kernels(MODELS), ids=lambda value: getattr(value, "name", value))
-def test_mixed_precision_gives_nearly_the_same(make, kernel):
+def test_mixed_precision_gives_nearly_the_same_and_a_state_that_every_form_takes(make, kernel):
     core = make()
     core.kernel = kernel
     x_BTX = torch.randn(B, T, X)
     expected_BTH, _ = core(core.project(x_BTX))
     with torch.autocast("cpu", torch.bfloat16):
-        y_BTH, _ = core(core.project(x_BTX))
+        y_BTH, state = core(core.project(x_BTX))
         y_BTH.sum().backward()
     assert_close(y_BTH.float(), expected_BTH, rtol=0, atol=0.1)
+    assert {tensor.dtype for tensor in state_tensors(state)} <= {torch.float32, torch.int64}
 
 
 @each_model
