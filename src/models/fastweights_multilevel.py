@@ -14,6 +14,7 @@ from torch.nn import functional
 from src.models.base import Core, refuse_one_unit
 from src.models.init import scaled_identity_, uniform_fan_out_
 from src.ops.dispatch import Form, Kernel
+from src.ops.fastweights import past_weights, written
 from src.ops.inputs import Inputs
 
 STORE, INTEGRATE, NUM_STEPS = 0, 5, 6
@@ -141,8 +142,8 @@ class FastWeightsMultilevel(Core):
         if return_state:
             was_wiped = self.wipe and time % NUM_STEPS == STORE + 1
             h_BH = torch.zeros_like(y_BTH[:, -1]) if was_wiped else y_BTH[:, -1]
-            stored_BQH = torch.stack(stored, dim=1)
-            A_BHH = torch.einsum("bqh,bqk->bhk", stored_BQH * self._weights(num_quadrants)[:, None], stored_BQH)
+            stored_BQH = torch.stack(stored, dim=1).to(self.recurrent.weight.dtype)
+            A_BHH = written(stored_BQH, None, self.decay, self.fast_lr)
             end = MultilevelState(h_BH, A_BHH, torch.full((num_sequences,), time % NUM_STEPS, device=h_BH.device))
         return (y_BTH if return_sequence else y_BTH[:, -1]), end
 
@@ -166,8 +167,7 @@ class FastWeightsMultilevel(Core):
 
     def _weights(self, num_stored: int) -> Tensor:
         """η λ^k of the stored states, of which k were stored later."""
-        later_Q = torch.arange(num_stored - 1, -1, -1, device=self.recurrent.weight.device)
-        return self.fast_lr * torch.pow(self.decay, later_Q.to(self.recurrent.weight.dtype))
+        return past_weights(num_stored, self.decay, self.fast_lr, self.recurrent.weight)
 
     @torch.no_grad()
     def attention(self, p_BTH: Tensor) -> Tensor:

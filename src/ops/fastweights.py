@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from src.ops.inputs import Inputs
+from src.ops.precision import without_autocast
 
 State = tuple[Tensor, Tensor]
 """h [B, H] and A [B, H, H]."""
@@ -26,15 +27,19 @@ def past_weights(num_steps: int, decay: float, fast_lr: float, like: Tensor) -> 
 
 
 def written(past_BtH: Tensor, carried_BHH: Tensor | None, decay: float, fast_lr: float) -> Tensor:
-    """A in closed form: the sum over the past states, plus the decayed A from before them."""
+    """A in closed form: the sum over the past states, plus the decayed A from before them.
+
+    It is in their precision, whatever autocast says: over many calls bfloat16 would lose what is written.
+    """
     num_steps = past_BtH.shape[1]
     weighted_BtH = past_BtH * past_weights(num_steps, decay, fast_lr, past_BtH)[:, None]
-    if carried_BHH is None:
-        return torch.bmm(weighted_BtH.transpose(1, 2), past_BtH)
-    kept = decay**num_steps
-    if isinstance(kept, Tensor):  # mapped by `torch.func.vmap`, which `beta` may not be
-        return kept * carried_BHH + torch.bmm(weighted_BtH.transpose(1, 2), past_BtH)
-    return torch.baddbmm(carried_BHH, weighted_BtH.transpose(1, 2), past_BtH, beta=kept)
+    with without_autocast(past_BtH):
+        if carried_BHH is None:
+            return torch.bmm(weighted_BtH.transpose(1, 2), past_BtH)
+        kept = decay**num_steps
+        if isinstance(kept, Tensor):  # mapped by `torch.func.vmap`, which `beta` may not be
+            return kept * carried_BHH + torch.bmm(weighted_BtH.transpose(1, 2), past_BtH)
+        return torch.baddbmm(carried_BHH, weighted_BtH.transpose(1, 2), past_BtH, beta=kept)
 
 
 def attend(

@@ -5,6 +5,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from src.models.fastweights import FastWeights, FastWeightsState
+from src.ops.fastweights import written
 from src.specs import map_state
 
 B, X, H = 2, 3, 5
@@ -136,6 +137,14 @@ def test_fast_weights_are_the_recursion_the_closed_sum_and_the_attention():
     for kernel in ("vectorized", "fused"):
         core.kernel = kernel
         assert_close(core(p_BTH)[1].A_BHH, A_BHH, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("carried_BHH", [None, torch.ones(B, H, H, dtype=torch.float32)])
+def test_autocast_rounds_no_sum_of_states(carried_BHH):
+    past_BtH = torch.randn(B, 7, H, dtype=torch.float32)
+    expected_BHH = written(past_BtH, carried_BHH, 1.0, 0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(written(past_BtH, carried_BHH, 1.0, 0.5), expected_BHH)
 
 
 def test_memory_is_the_matrix_read_by_the_last_step_and_attention_its_first_reading():

@@ -70,6 +70,15 @@ def test_sequences_at_other_positions_go_on_where_they_are():
     assert_close(goes_on, torch.stack([y_BTH[0, 7:17], y_BTH[1, 3:13]]), rtol=1e-10, atol=1e-10)
 
 
+def test_autocast_rounds_no_sum_of_stored_states():
+    core = FastWeightsMultilevel(X, hidden_size=H, kernel="vectorized").float()
+    with torch.autocast("cpu", torch.bfloat16):
+        y_BTH, state = core(core.project(torch.randn(2, T, X, dtype=torch.float32)))
+    stored_BQH = y_BTH[:, ::6].float()
+    A_BHH = sum(0.5 * 0.95 ** (3 - q) * h_BH[:, :, None] * h_BH[:, None] for q, h_BH in enumerate(stored_BQH.unbind(1)))
+    assert_close(state.A_BHH, A_BHH, rtol=1e-6, atol=1e-6)
+
+
 def test_a_layer_norm_of_one_unit_is_an_error():
     with pytest.raises(ValueError, match=r"^hidden_size=1: must be 2 or more"):
         FastWeightsMultilevel(X, hidden_size=1)
