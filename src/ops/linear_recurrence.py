@@ -4,6 +4,7 @@ Shapes: B sequences, T time steps, n writes of a step, N = T n writes, H heads, 
 steps of a chunk, R rows that read. G is 1 (one decay for all key features) or K.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -225,6 +226,11 @@ def _solve(strictly_lower_BHNN: Tensor, right_BHNV: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(strictly_lower_BHNN, right_BHNV, upper=False, unitriangular=True)
 
 
+def bounded(log_decay: Tensor) -> Tensor:
+    """Log decays, none of them far below where its exponential is 0: in a sum it would round the others away."""
+    return log_decay.clamp(min=2 * math.log(torch.finfo(log_decay.dtype).tiny))
+
+
 class _Decays:
     """How much of what is written remains where it is read, within a chunk of N writes.
 
@@ -236,7 +242,7 @@ class _Decays:
         self.like, self.count = like, like.shape[2]
         self.log_BHMG = None  # of the first 0 ... N writes together
         if log_decay_BHNG is not None:
-            self.log_BHMG = functional.pad(log_decay_BHNG.cumsum(2), (0, 0, 1, 0))
+            self.log_BHMG = functional.pad(bounded(log_decay_BHNG).cumsum(2), (0, 0, 1, 0))
         self.segment_BN = self.origin_BN = None  # resets so far, and the first write after the last of them
         if resets_BC is not None:
             first_C = torch.arange(0, self.count, writes_per_step, device=like.device)

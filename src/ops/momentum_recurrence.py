@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from src.ops.linear_recurrence import bounded
+
 
 class MomentumTerms(NamedTuple):
     """What enters at every step."""
@@ -71,7 +73,7 @@ def chunked(terms: MomentumTerms, S_BHKV: Tensor, M_BHKV: Tensor, *, chunk_size:
 
 def _decays(log_BHC: Tensor) -> Tensor:
     """The product of the decays of steps j + 1 ... t, for j <= t; 0 for j > t."""
-    sums_BHC = log_BHC.cumsum(2)
+    sums_BHC = bounded(log_BHC).cumsum(2)
     differences_BHCC = sums_BHC[..., :, None] - sums_BHC[..., None, :]
     future_CC = torch.ones(log_BHC.shape[2], log_BHC.shape[2], dtype=torch.bool, device=log_BHC.device).triu(1)
     return differences_BHCC.masked_fill(future_CC, -torch.inf).exp()

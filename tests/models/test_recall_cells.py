@@ -233,6 +233,15 @@ def test_titans_descend_the_gradient_that_autograd_finds_with_momentum_and_decay
             assert_close((end.S_BHKV[b, head], end.M_BHKV[b, head]), (S, M), rtol=0, atol=1e-12)
 
 
+def test_titans_that_forget_everything_at_one_step_keep_all_others_exactly():
+    core = random_cell("titans", chunk_size=32)
+    q, k, v, gates = random_parts(3 * H)
+    gates[:, 2, H:] = torch.tensor([-1e9] * H + [1e9] * H)
+    memory = map_state(torch.randn_like, core.empty(B))
+    expected = core.recall_each(q, k, v, gates, memory)
+    assert_close(core.recall_all(q, k, v, gates, memory, None, is_empty=False), expected, rtol=0, atol=1e-12)
+
+
 def test_titans_without_momentum_and_decay_are_a_delta_net():
     core = random_cell("titans")
     q, k, v, gates = random_parts(3 * H)

@@ -201,6 +201,13 @@ def test_strong_decay_does_not_overflow_in_chunks(decay):
     assert_near(results(partial(chunked, chunk_size=64), terms, S), results(scan, terms, S))
 
 
+@pytest.mark.parametrize("strongest", [-1e9, -1e308])
+def test_a_decay_to_nothing_leaves_all_others_of_a_chunk_as_they_are(strongest):
+    terms, S = make(9, 3, 4, "channel", "delta"), torch.randn(B, H, 3, 4)
+    terms.log_decay[:, [2, 5]] = strongest
+    assert_near(results(chunked, terms, S), results(scan, terms, S))
+
+
 @pytest.mark.parametrize(("decay", "erase"), [("none", "nothing"), ("channel", "delta"), ("scalar", "general")])
 @pytest.mark.parametrize("batch", [1, 20])
 def test_the_kernel_in_float32_is_near_the_scan_in_float64(decay, erase, batch):
