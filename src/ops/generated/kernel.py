@@ -101,7 +101,8 @@ class Kernel:
             return [table.of(constants) for table in self.recipe.tables]
         before, tables = self.made
         if [(id(tensor), tensor._version) for tensor in read] != [(id(tensor), version) for tensor, version in before]:
-            tables = [table.of(constants) for table in self.recipe.tables]
+            with torch.inference_mode(False):  # they are kept for calls that save them for a backward pass
+                tables = [table.of(constants) for table in self.recipe.tables]
             self.made = [(tensor, tensor._version) for tensor in read], tables
         return tables
 

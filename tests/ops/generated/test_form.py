@@ -168,9 +168,11 @@ def test_an_initial_state_that_happens_to_be_zero_is_read_when_it_is_not(trained
 
 
 @pytest.mark.parametrize("order_H", [torch.arange(2 * H)[::2] // 2, torch.arange(-3, H)[3:], torch.arange(H).flip(0)])
-def test_indices_are_read_where_they_lie(order_H):
+def test_indices_are_read_where_they_lie_and_can_be_read_first_in_inference(order_H):
     core = Ordered()
     core.order_H = order_H
+    with torch.inference_mode():
+        core(core.project(torch.randn(B, T, X)))
     assert_fused_and_right(core)
 
 
