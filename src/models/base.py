@@ -3,6 +3,7 @@
 Shapes: B sequences, T time steps, X input features, P projected features, H hidden units.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal, cast
@@ -158,7 +159,8 @@ class Core(nn.Module):
     @property
     def state_size(self) -> int:
         """Numbers passed from one step to the next, per sequence."""
-        return sum(tensor[0].numel() for tensor in state_tensors(self.initial_state(1)))
+        of_no_sequence = self.initial_state(0)  # for which nothing is drawn
+        return sum(math.prod(tensor.shape[1:]) for tensor in state_tensors(of_no_sequence))
 
     @property
     def output_size(self) -> int:

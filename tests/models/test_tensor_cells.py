@@ -291,8 +291,9 @@ def test_dropout_drops_the_candidates_of_a_unit_for_a_whole_sequence(cell):
     whole = cell(X, hidden_size=H)
     whole.load_state_dict(core.state_dict())
     rng = torch.get_rng_state()
+    assert core.state_size == whole.state_size + H
     assert_close(core.eval()(p)[0], whole(p)[0], rtol=0, atol=0)
-    assert torch.equal(torch.get_rng_state(), rng), "an evaluation must not change what is drawn after it"
+    assert torch.equal(torch.get_rng_state(), rng), "neither a size nor an evaluation may change what is drawn after it"
 
 
 @pytest.mark.parametrize(
