@@ -19,10 +19,16 @@ from src.ops.precision import under_autocast
 from src.specs import State, map_state, state_tensors
 
 Nonlinearity = Literal["relu", "tanh", "linear"]
+
+
+def _linear(a: Tensor) -> Tensor:  # not a lambda, which could not be pickled
+    return a
+
+
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "tanh": torch.tanh,
-    "linear": lambda a: a,
+    "linear": _linear,
 }
 
 

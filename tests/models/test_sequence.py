@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -79,8 +81,8 @@ def test_vectors_enter_as_they_are():
     assert model.embedding is None
 
 
-def test_expansion_nonlinearity_is_the_one_asked_for():
-    model = make(VECTORS, expansion_size=9, expansion_nonlinearity="linear")
+def test_expansion_nonlinearity_is_the_one_asked_for_and_is_pickled_with_the_model():
+    model = pickle.loads(pickle.dumps(make(VECTORS, expansion_size=9, expansion_nonlinearity="linear")))
     inputs = torch.randn(B, T, 4)
     assert_close(model.project(inputs).vectors, model.core.project(model.expansion(inputs)), rtol=0, atol=0)
 
