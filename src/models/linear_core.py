@@ -148,13 +148,21 @@ class LinearCore(MemoryCore):
     def heads(
         self, channels_BTC: Tensor, window_BWC: Tensor, resets_BT: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Queries, keys and values by head, after the convolution, and its window after the last step."""
-        channels_BTC = channels_BTC.to(window_BWC.dtype)
+        """Queries, keys and values by head, after the convolution, and its window after the last step.
+
+        All are in the precision of the weights, since autocast leaves what the convolution returns in another.
+        """
+        dtype = self.output.weight.dtype
+        channels_BTC = channels_BTC.to(dtype)
         if self.conv_CL is not None:
             channels_BTC, window_BWC = short_convolution(channels_BTC, window_BWC, self.conv_CL, resets_BT)
-            channels_BTC = functional.silu(channels_BTC)
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in channels_BTC.split(self.channels, dim=-1))
-        return q, k, v, window_BWC
+            channels_BTC = functional.silu(channels_BTC).to(dtype)
+        return *self.parts(channels_BTC), window_BWC
+
+    def parts(self, channels_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values by head, of any number of steps."""
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in channels_C.split(self.channels, dim=-1))
+        return q, k, v
 
     def mix(self, o_BTHV: Tensor, gate: Tensor | None, only_last: bool) -> Tensor:
         """The outputs of the layer from those of its heads."""

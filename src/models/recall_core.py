@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from src.models.linear_core import LinearCore, LinearInput
-from src.models.linear_parts import short_convolution
 from src.ops.dispatch import Form, everything
 from src.ops.generated.form import generated_form
 from src.ops.inputs import Inputs
@@ -78,11 +77,6 @@ class RecallCore(LinearCore, ABC):
         gate = None if p.output_gate is None else p.output_gate[:, None]
         return self.mix(o_BHV[:, None], gate, False)[:, 0], RecallState(memory, window_BWC)
 
-    def parts(self, channels_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values by head."""
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in channels_C.split(self.channels, dim=-1))
-        return q, k, v
-
     def _compute(
         self, recurrence: Any, inputs: Inputs, state: Any, return_state: bool, return_sequence: bool
     ) -> tuple[Tensor, Any]:
@@ -94,14 +88,9 @@ class RecallCore(LinearCore, ABC):
         self, recurrence: Any, p: LinearInput, state: Any, resets_BT: Tensor | None, only_last: bool
     ) -> tuple[Tensor, Any]:
         """All steps by `recurrence`, which is `recall_all`."""
-        dtype, gates, window_BWC = self.output.weight.dtype, p.gates_G, state.window_BWC
-        channels_BTC = p.channels_C.to(dtype)
-        if self.conv_CL is not None:
-            channels_BTC, window_BWC = short_convolution(channels_BTC, window_BWC, self.conv_CL, resets_BT)
-            channels_BTC = functional.silu(channels_BTC)
-        q, k, v = self.parts(channels_BTC.to(dtype))
+        q, k, v, window_BWC = self.heads(p.channels_C, state.window_BWC, resets_BT)
         with without_autocast(q):
-            gates = None if gates is None else gates.to(dtype)
+            gates = None if p.gates_G is None else p.gates_G.to(q.dtype)
             o_BTHV, memory = recurrence(q, k, v, gates, state.memory, resets_BT)
         return self.mix(o_BTHV, p.output_gate, only_last), RecallState(memory, window_BWC)
 
