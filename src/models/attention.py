@@ -37,7 +37,7 @@ class Attention(RecallCore):
         hidden_size: outputs D.
         num_heads: H.
         key_size: features of a query and a key of one head; None for D / H.
-        value_size: V; None for D / H.
+        value_size: V, 2 or more; None for D / H.
         window: steps that are attended to, the present one included.
         conv_size: steps that the convolution of q, k and v sees; 0 for none.
         kernel: see `Core`.

@@ -35,7 +35,7 @@ class DeltaNet(LinearCore):
         hidden_size: outputs D.
         num_heads: H.
         key_size: K; None for D / H.
-        value_size: V; None for D / H.
+        value_size: V, 2 or more; None for D / H.
         feature_map: "none" for unit length, "elu" or "dpfp" for features of a unit sum.
         dpfp_order: ν of the feature map dpfp, below K.
         max_beta: c.
@@ -65,10 +65,11 @@ class DeltaNet(LinearCore):
     ):
         if feature_map == "elu":
             need_two_features("key_size", key_size, hidden_size, num_heads)
-        key_size, value_size = head_sizes(key_size, value_size, hidden_size, num_heads)
+        rows, columns = head_sizes(key_size, value_size, hidden_size, num_heads)
         if feature_map == "dpfp":
-            check_dpfp_order(dpfp_order, key_size)
-        rows = key_size if feature_map == "none" else num_features(feature_map, key_size, dpfp_order)
+            check_dpfp_order(dpfp_order, rows)
+        if feature_map != "none":
+            rows = num_features(feature_map, rows, dpfp_order)
         super().__init__(
             input_size,
             hidden_size,
@@ -82,7 +83,7 @@ class DeltaNet(LinearCore):
             kernel=kernel,
             gates=nn.Linear(input_size, num_heads, bias=False),
             num_products=3,
-            memory_size=(rows, value_size),
+            memory_size=(rows, columns),
         )
         self.feature_map, self.dpfp_order, self.max_beta = feature_map, dpfp_order, max_beta
 

@@ -30,7 +30,7 @@ class DeltaProduct(LinearCore):
         hidden_size: outputs D.
         num_heads: H.
         key_size: K; None for D / H.
-        value_size: V; None for D / H.
+        value_size: V, 2 or more; None for D / H.
         num_householder: n, writes of a step.
         max_beta: c.
         conv_size: steps that the convolution of q, k and v sees; 0 for none.

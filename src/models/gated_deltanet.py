@@ -33,7 +33,7 @@ class GatedDeltaNet(LinearCore):
         hidden_size: outputs D.
         num_heads: H.
         key_size: K; None for D / H.
-        value_size: V; None for D / H.
+        value_size: V, 2 or more; None for D / H.
         max_beta: c_β, 1 in the paper; 2 allows reflections.
         decay_init: see `Decay`.
         conv_size: steps that the convolution of q, k and v sees; 0 for none.

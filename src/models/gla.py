@@ -29,7 +29,7 @@ class GLA(LinearCore):
         hidden_size: outputs D.
         num_heads: H.
         key_size: K; None for D / 2H.
-        value_size: V; None for D / H.
+        value_size: V, 2 or more; None for D / H.
         gate_rank: rows of W_1.
         temperature: τ; the larger, the slower the decay.
         conv_size: steps that the convolution of q, k and v sees; 0 for none.

@@ -31,7 +31,7 @@ class KDA(LinearCore):
         hidden_size: outputs D.
         num_heads: H.
         key_size: K; None for D / H.
-        value_size: V; None for D / H.
+        value_size: V, 2 or more; None for D / H.
         gate_rank: rows of W_1.
         max_beta: c_β, 1 in the paper; 2 allows reflections.
         decay_init: see `Decay`.

@@ -31,7 +31,7 @@ class LinearAttention(LinearCore):
         hidden_size: outputs D.
         num_heads: H.
         key_size: K; None for D / H.
-        value_size: V; None for D / H.
+        value_size: V, 2 or more; None for D / H.
         feature_map: φ, see `features`.
         dpfp_order: ν of the feature map dpfp, below K.
         normalize: whether there is a denominator.
@@ -61,9 +61,9 @@ class LinearAttention(LinearCore):
     ):
         if feature_map == "elu" and normalize:
             need_two_features("key_size", key_size, hidden_size, num_heads)
-        key_size, value_size = head_sizes(key_size, value_size, hidden_size, num_heads)
+        rows, columns = head_sizes(key_size, value_size, hidden_size, num_heads)
         if feature_map == "dpfp":
-            check_dpfp_order(dpfp_order, key_size)
+            check_dpfp_order(dpfp_order, rows)
         super().__init__(
             input_size,
             hidden_size,
@@ -75,7 +75,7 @@ class LinearAttention(LinearCore):
             learned_start=learned_start,
             chunk_size=chunk_size,
             kernel=kernel,
-            memory_size=(num_features(feature_map, key_size, dpfp_order), value_size + normalize),
+            memory_size=(num_features(feature_map, rows, dpfp_order), columns + normalize),
         )
         self.feature_map, self.dpfp_order, self.normalize = feature_map, dpfp_order, normalize
         if self.start_HKV is not None and normalize:  # z_0 is not learned

@@ -50,7 +50,7 @@ class LinearCore(MemoryCore):
         hidden_size: outputs D.
         num_heads: H.
         key_size: K; None for D / H, rounded down, at least 1.
-        value_size: V; None for the same.
+        value_size: V, 2 or more, since it is normalized; None for the same.
         conv_size: steps that the convolution sees; 0 for none, and no SiLU.
         output_gate: whether there is an output gate.
         learned_start: see `MemoryCore`.
@@ -80,6 +80,7 @@ class LinearCore(MemoryCore):
         num_writes: int = 1,
         memory_size: tuple[int, int] | None = None,
     ):
+        need_two_features("value_size", value_size, hidden_size, num_heads)
         key_size, value_size = head_sizes(key_size, value_size, hidden_size, num_heads)
         super().__init__(
             input_size,
@@ -183,7 +184,7 @@ def head_size(size: int | None, hidden_size: int, num_heads: int) -> int:
 
 
 def need_two_features(setting: str, size: int | None, hidden_size: int, num_heads: int) -> None:
-    """Check the size of a head whose norm or softmax would be constant over one feature, whatever the input.
+    """Check the size of a head whose norm or softmax would leave no more of one feature than its sign.
 
     Raises:
         ValueError: `setting`, "key_size" or "value_size", or the share of a head that stands for it, is 1.
@@ -191,6 +192,6 @@ def need_two_features(setting: str, size: int | None, hidden_size: int, num_head
     if head_size(size, hidden_size, num_heads) > 1:
         return
     if size is not None:
-        raise ValueError(f"{setting}={size}: must be 2 or more, since what is normalized over one feature is constant")
+        raise ValueError(f"{setting}={size}: must be 2 or more, since normalizing one feature leaves its sign at most")
     of = setting.removesuffix("_size")
     raise ValueError(f"num_heads={num_heads}: must leave 2 or more features of a {of} (hidden_size={hidden_size})")

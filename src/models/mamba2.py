@@ -31,7 +31,7 @@ class Mamba2(LinearCore):
         hidden_size: outputs D.
         num_heads: H.
         key_size: K; None for D / H.
-        value_size: V; None for D / H.
+        value_size: V, 2 or more; None for D / H.
         decay_init: see `Decay`.
         conv_size: steps that the convolution of q, k and v sees; 0 for none.
         output_gate: whether there is an output gate.

@@ -46,7 +46,7 @@ class MesaNet(RecallCore):
         hidden_size: outputs D.
         num_heads: H.
         key_size: features of a query and a key of one head; None for D / H.
-        value_size: V; None for D / H.
+        value_size: V, 2 or more; None for D / H.
         min_ridge: the least Λ, above 0.
         conv_size: steps that the convolution of q, k and v sees; 0 for none.
         chunk_size: steps of a chunk of the form in plain PyTorch.

@@ -10,7 +10,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn import functional
 
-from src.models.linear_core import LinearCore, LinearInput, head_sizes, need_two_features
+from src.models.linear_core import LinearCore, LinearInput, head_sizes
 from src.ops.dispatch import Kernel
 from src.ops.linear_recurrence import Recurrence, Terms
 
@@ -67,8 +67,7 @@ class MLSTM(LinearCore):
         chunk_size: Annotated[int, Ge(1)] = 32,
         kernel: Kernel = "auto",
     ):
-        need_two_features("value_size", value_size, hidden_size, num_heads)
-        key_size, value_size = head_sizes(key_size, value_size, hidden_size, num_heads)
+        rows, columns = head_sizes(key_size, value_size, hidden_size, num_heads)
         super().__init__(
             input_size,
             hidden_size,
@@ -80,7 +79,7 @@ class MLSTM(LinearCore):
             learned_start=learned_start,
             chunk_size=chunk_size,
             kernel=kernel,
-            memory_size=(key_size, value_size + 1),
+            memory_size=(rows, columns + 1),
         )
         self.of_heads = nn.Linear(sum(self.channels), 2 * num_heads)
         nn.init.zeros_(self.of_heads.weight)

@@ -39,7 +39,7 @@ class RecurrentDeltaNet(RecallCore):
         hidden_size: outputs D.
         num_heads: H.
         key_size: K; None for D / H.
-        value_size: V; None for D / H.
+        value_size: V, 2 or more; None for D / H.
         max_beta: c.
         conv_size: steps that a convolution of q, k and v sees; 0 for none.
         kernel: see `Core`.

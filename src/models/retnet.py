@@ -39,7 +39,7 @@ class RetNet(LinearCore):
         hidden_size: outputs D.
         num_heads: H.
         key_size: K; None for D / H.
-        value_size: V; None for D / H.
+        value_size: V, 2 or more; None for D / H.
         rotary: whether q and k are rotated from step to step.
         conv_size: steps that the convolution of q, k and v sees; 0 for none.
         output_gate: whether there is an output gate.

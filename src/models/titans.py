@@ -44,7 +44,7 @@ class Titans(RecallCore):
         hidden_size: outputs D.
         num_heads: H.
         key_size: features of a query and a key of one head; None for D / H.
-        value_size: V; None for D / H.
+        value_size: V, 2 or more; None for D / H.
         max_rate: c.
         conv_size: steps that the convolution of q, k and v sees; 0 for none.
         chunk_size: steps of a chunk of the form in plain PyTorch.

@@ -51,7 +51,7 @@ class TTTLinear(RecallCore):
         input_size: features X of one input vector.
         hidden_size: outputs D.
         num_heads: H.
-        key_size: K, with the normalized loss 2 or more; None for D / H.
+        key_size: K, 2 or more, since it is normalized; None for D / H.
         mini_batch: n.
         fast_lr: η.
         loss: "normalized" or "plain", see above.
@@ -72,8 +72,7 @@ class TTTLinear(RecallCore):
         conv_size: Annotated[int, Ge(0)] = 4,
         kernel: Kernel = "auto",
     ):
-        if loss == "normalized":
-            need_two_features("key_size", key_size, hidden_size, num_heads)
+        need_two_features("key_size", key_size, hidden_size, num_heads)
         super().__init__(
             input_size,
             hidden_size,

@@ -535,14 +535,14 @@ def test_dpfp_of_the_highest_order_has_no_feature_twice_or_always_zero():
     assert core.memory_size[0] == len(columns)
 
 
-@pytest.mark.parametrize("cell", [MLSTM, RWKV7])
-def test_a_layer_norm_of_one_value_feature_is_an_error(cell):
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_norm_of_one_value_feature_is_an_error(cell):
     message = r"^num_heads=6: must leave 2 or more features of a value \(hidden_size=6\)$"
     with pytest.raises(ValueError, match=message):
-        cell(X, hidden_size=6, num_heads=6)
+        cell(X, hidden_size=6, num_heads=6, key_size=2)
     with pytest.raises(ValueError, match=r"^value_size=1: must be 2 or more"):
         cell(X, hidden_size=6, value_size=1)
-    cell(X, hidden_size=6, num_heads=6, value_size=2)
+    cell(X, hidden_size=6, num_heads=6, key_size=2, value_size=2)
 
 
 def test_an_mlstm_whose_gates_forget_everything_has_finite_gradients():

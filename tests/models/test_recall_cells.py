@@ -324,9 +324,8 @@ def test_softmax_and_layer_norm_of_one_feature_are_errors():
             cls(X, hidden_size=6, num_heads=6)
         with pytest.raises(ValueError, match=r"^key_size=1: must be 2 or more"):
             cls(X, hidden_size=6, key_size=1)
-    DeltaNet(X, hidden_size=6, num_heads=6)
-    LinearAttention(X, hidden_size=6, num_heads=6, normalize=False)
-    TTTLinear(X, hidden_size=6, num_heads=6, loss="plain")
+    DeltaNet(X, hidden_size=6, key_size=1)
+    LinearAttention(X, hidden_size=6, key_size=1, normalize=False)
 
 
 def test_fast_weights_are_retention_that_reads_first_with_the_state_as_key_and_value():
