@@ -38,7 +38,7 @@ class RecurrentDeltaNet(RecallCore):
         input_size: features X of one input vector.
         hidden_size: outputs D.
         num_heads: H.
-        key_size: K; None for D / H.
+        key_size: K, 2 or more, since a softmax of one feature is 1; None for D / H.
         value_size: V, 2 or more; None for D / H.
         max_beta: c.
         conv_size: steps that a convolution of q, k and v sees; 0 for none.
