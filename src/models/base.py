@@ -76,7 +76,7 @@ class Core(nn.Module):
         return x
 
     def initial_state(self, batch_size: int) -> State:
-        """The state before the first step, on the device and in the dtype of the parameters, in memory of its own."""
+        """The state before the first step: of the device and the dtype of the parameters, and not in their memory."""
         raise NotImplementedError
 
     def step(self, p_BP: Any, state: State) -> tuple[Tensor, State]:

@@ -213,8 +213,7 @@ class FastWeights(Core):
         return NONLINEARITIES[self.nonlinearity](a)
 
     def forms(self) -> Iterator[Form]:
-        """As measured, the matrix form is faster than `attend` from about T = 2H on."""
-
+        """How a whole sequence is computed; the matrix form was measured to be faster than `attend` from T = 2H on."""
         size = self.hidden_size
 
         learned = any(isinstance(rate, Tensor) and rate.requires_grad for rate in (self.decay, self.fast_lr))

@@ -24,7 +24,8 @@ class Mamba2(LinearCore):
 
     so w = exp(-e^A Δ), k is Δ k, and nothing is erased. (The paper writes B for k, C for q and x for v.) Here every
     head has its own k and q, and the layer around the recurrence is that of the other cells: the norm comes before the
-    gate, head by head. With `decay_init` "slow" the write is as small as the decay is slow; the norm makes up for it.
+    gate, head by head. With `decay_init` "slow" the write is as small as the decay is slow: at the start S_tᵀ q_t is
+    about a hundredth of d v_t, without the convolution a tenth, and the norm of their sum leaves it so.
 
     Args:
         input_size: features X of one input vector.

@@ -56,9 +56,10 @@ def settle(W_NN: np.ndarray, s_NS: np.ndarray, rng: np.random.Generator, max_swe
 
 
 def period(W_NN: np.ndarray, s_N: np.ndarray, *, synchronous: bool, max_steps: int = 1000) -> int:
-    """The period of the cycle that a state ends in; one step updates all units, or the next one.
+    """The period, in steps, of the cycle that a state ends in.
 
-    In asynchronous mode the units take turns, so the state includes whose turn it is.
+    A step updates all units together if `synchronous`, and otherwise one of them. Since they take turns, a state then
+    recurs only when it is the turn of the same unit again.
     """
     seen: dict[tuple[bytes, int], int] = {}
     turn = 0
