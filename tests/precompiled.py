@@ -31,10 +31,15 @@ def use_precompiled_headers() -> None:
                 made = folder / "made.gch"
                 made.mkdir(exist_ok=True)
                 flags = ["-fPIC", "-std=c++17", *build._flags(), f"-I{build.SOURCES}"]
-                for name, own in (("lanes", ()), ("one_lane", build.ONE_LANE)):
-                    command = [compiler, *flags, *own, "-x", "c++-header", str(header), "-o", str(made / name)]
-                    subprocess.run(command, check=True)
+                flags += ["-x", "c++-header", str(header)]
+                at_once = [
+                    subprocess.Popen([compiler, *own, *flags, "-o", str(made / name)])
+                    for name, own in (("lanes", ()), ("one_lane", build.ONE_LANE))
+                ]
+                ended = [compilation.wait() for compilation in at_once]
+                if any(ended):
+                    return
                 made.rename(compiled)
-    except (UserError, OSError, subprocess.CalledProcessError):
+    except (UserError, OSError):
         return  # the tests of the compilation say what is wrong
     os.environ["CXX"] = shlex.join([compiler, "-include", str(header)])

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -168,15 +169,14 @@ def _compile(folder: Path, sources: list[Path] | str, what: str, *own: str) -> P
         if isinstance(sources, str):
             (Path(build) / "step.cpp").write_text(sources)
             sources = [Path(build) / "step.cpp"]
-        files = [f"-I{SOURCES}", *map(str, sources), "-o", str(made)]
         failures = []
         for left_out in _OPTIONAL:
             flags = [flag for flag in _flags() if not flag.startswith(left_out)]
-            command = [*compiler, "-shared", "-fPIC", "-std=c++17", *flags, *own, *files]
-            ended = subprocess.run(command, capture_output=True, text=True)
-            if ended.returncode == 0 and made.exists():
+            command = [*compiler, "-shared", "-fPIC", "-std=c++17", *flags, *own, f"-I{SOURCES}"]
+            failure = _failure(command, sources, made)
+            if failure is None:
                 break
-            failures.append(f"{shlex.join(compiler)} failed: {str(ended.stderr).strip() or ended.returncode}")
+            failures.append(f"{shlex.join(compiler)} failed: {failure}")
         else:
             raise UserError(failures[0])
         if failures:
@@ -187,6 +187,21 @@ def _compile(folder: Path, sources: list[Path] | str, what: str, *own: str) -> P
     write_whole(folder / _name(content), content)
     log.info("compiled in %.0f s", time.perf_counter() - started)
     return folder / _name(content)
+
+
+def _failure(command: list[str], sources: list[Path], made: Path) -> str | None:
+    """Make a library of the sources, of which several are compiled at the same time: what failed, or None."""
+    if len(sources) > 1:
+        objects = [made.with_name(f"{source.stem}.o") for source in sources]
+        with ThreadPoolExecutor(len(sources)) as pool:
+            found = list(pool.map(lambda source, made: _failure([*command, "-c"], [source], made), sources, objects))
+        if failures := [failure for failure in found if failure is not None]:
+            return failures[0]
+        sources = objects
+    ended = subprocess.run([*command, *map(str, sources), "-o", str(made)], capture_output=True, text=True)
+    if ended.returncode == 0 and made.exists():
+        return None
+    return str(ended.stderr).strip() or str(ended.returncode)
 
 
 def _flags() -> list[str]:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -197,21 +198,22 @@ def test_a_damaged_library_is_compiled_again_once(whole, uncompiled, damage, mon
     def compiler(command, **_):
         if "-o" in command:
             Path(command[-1]).write_bytes(whole)
-            compilations.append(command)
+        if "-shared" in command and "-c" not in command:
+            libraries.append(command)
         return subprocess.CompletedProcess(command, 0, b"", b"")
 
-    compilations = []
+    libraries = []
     monkeypatch.setattr(subprocess, "run", compiler)
     path, again = (build._compiled(build.cache_folder(), [Path("a.cpp")], "the kernels") for _ in range(2))
     assert again == path
-    assert len(compilations) == 1
+    assert len(libraries) == 1
     damage(path)
     with caplog.at_level(logging.WARNING):
         assert build.library() is not None
     assert [record.getMessage() for record in caplog.records] == [f"{path} is damaged and is compiled again"]
     build.library.cache_clear()
     assert build.library() is not None
-    assert len(compilations) == 2
+    assert len(libraries) == 2
     assert path.read_bytes() == whole
 
 
@@ -379,6 +381,25 @@ def test_a_flag_that_the_compiler_does_not_have_is_left_out_and_named(refused, l
     assert record.getMessage().endswith(" sorry")
     ((*_, source, _, _),) = compilations
     assert source == "a.cpp"
+
+
+def test_several_files_are_compiled_at_the_same_time_and_linked(tmp_path, monkeypatch):
+    at_the_same_time = threading.Barrier(3)
+
+    def compiler(command, **_):
+        if "-c" in command:
+            at_the_same_time.wait(timeout=60)
+        else:
+            linked.append(command)
+        Path(command[-1]).write_bytes(b"whole")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    linked = []
+    monkeypatch.setattr(subprocess, "run", compiler)
+    sources = [Path(f"{name}.cpp") for name in "abc"]
+    assert build._compile(tmp_path, sources, "the kernels").read_bytes() == b"whole"
+    ((*_, a, b, c, _, _),) = linked
+    assert [Path(name).name for name in (a, b, c)] == ["a.o", "b.o", "c.o"]
 
 
 def test_the_linear_recurrence_is_compiled_at_its_first_use_and_may_be_missing(monkeypatch, caplog):
