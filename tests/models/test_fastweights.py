@@ -61,10 +61,9 @@ def test_three_steps_are_the_equations_of_the_paper(kernel, boundary, normalize,
         np.testing.assert_allclose(y_H.detach(), h, atol=1e-12)
 
 
-@pytest.mark.parametrize("kernel", ["reference", "vectorized", "fused"])
 @pytest.mark.parametrize("write", ["late", "preliminary"])
-def test_a_late_write_misses_the_last_state_and_a_preliminary_one_holds_only_preliminary_states(kernel, write):
-    core = random_core(decay=0.9, fast_lr=0.3, write=write, kernel=kernel)
+def test_a_late_write_misses_the_last_state_and_a_preliminary_one_holds_only_preliminary_states(write):
+    core = random_core(decay=0.9, fast_lr=0.3, write=write, kernel="reference")
     W, C = core.recurrent.weight.detach().numpy(), core.input.weight.detach().numpy()
     x_TX, h = torch.randn(4, X), np.zeros(H)
     states, preliminary_states = [h], []
@@ -165,7 +164,7 @@ def test_memory_is_the_matrix_read_by_the_last_step_and_attention_its_first_read
 
 @pytest.mark.parametrize("gates", [False, True])
 def test_memory_that_is_written_late_is_read_before(gates):
-    core = random_core(decay=0.8, fast_lr=0.3, write="late", gates=gates)
+    core = random_core(decay=0.8, fast_lr=0.3, write="late", gates=gates, kernel="reference")
     p = core.project(torch.randn(B, 9, X))
     state = core.initial_state(B)
     for t in range(9):
@@ -181,14 +180,20 @@ def test_rank_of_the_fast_weights_is_the_number_of_states_written():
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9, 0.99])
-def test_norm_of_the_fast_weights_is_bounded_by_the_geometric_series(decay):
+def test_norm_of_the_fast_weights_is_at_most_the_geometric_series_of_one_repeated_state(decay):
     core = random_core(decay=decay, fast_lr=0.3)
     p_BTH = core.project(torch.randn(B, 60, X))
     states = scan(core, p_BTH, core.initial_state(B))
     largest = max(state.h_BH.norm(dim=1).max() for state in states)
     norms = [torch.linalg.matrix_norm(state.A_BHH, 2).max() for state in states]
     assert max(norms) <= 0.3 * largest**2 / (1 - decay)
-    assert max(norms) > 0.3 * min(1, largest**2 / H)
+
+    constant = random_core(decay=decay, fast_lr=0.3, num_inner_steps=0, layer_norm_preliminary=True)
+    p_BTH = 1e9 * p_BTH[:, :1].expand(-1, 60, -1)  # beside which the recurrent connections are nothing
+    end = scan(constant, p_BTH, constant.initial_state(B))[-1]
+    assert end.h_BH.any(1).all()
+    series_B = 0.3 * end.h_BH.norm(dim=1) ** 2 * (1 - decay**59) / (1 - decay)
+    assert_close(torch.linalg.matrix_norm(end.A_BHH, 2), series_B, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("num_inner_steps", [1, 3])
@@ -410,12 +415,9 @@ def test_without_inner_steps_nothing_is_attended_to():
     assert core.attention(core.project(torch.randn(B, 5, X))) is None
 
 
-@pytest.mark.parametrize(
-    "settings", [{"eps": 0.1}, {"bias": False}, {"elementwise_affine": False}], ids=["eps", "no-bias", "no-gain"]
-)
-def test_another_layer_norm_is_computed_as_it_is(settings):
+def test_another_layer_norm_is_computed_as_it_is():
     core = FastWeights(X, hidden_size=H)
-    core.norm = nn.LayerNorm(H, **settings)
+    core.norm = nn.LayerNorm(H, eps=0.1)
     p_BTH = core.project(0.1 * torch.randn(3, 6, X))
     assert core.is_fused
     torch.testing.assert_close(core(p_BTH)[0], core.scan(p_BTH)[0])

@@ -13,6 +13,7 @@ def sigmoid(a):
     return 1 / (1 + np.exp(-a))
 
 
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("reset", ["before", "after"])
 def test_three_steps_are_the_equations(reset):
     core = GRU(X, hidden_size=H, reset=reset)
@@ -31,6 +32,7 @@ def test_three_steps_are_the_equations(reset):
         np.testing.assert_allclose(y_H.detach(), h, atol=1e-12)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_with_the_reset_after_the_product_it_is_the_gru_of_torch_with_all_gradients():
     core, reference = GRU(X, hidden_size=H, reset="after"), nn.GRU(X, H, batch_first=True)
     nn.init.zeros_(reference.bias_hh_l0)

@@ -5,6 +5,7 @@ from torch.testing import assert_close
 from src.models.irnn import IRNN
 from src.models.rnn import RNN
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
 X, H = 4, 6
 
 

@@ -7,6 +7,8 @@ from torch.testing import assert_close
 
 from src.models.nprnn import NPRNN, input_gain, normalized_positive_definite_
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
 
 def test_recurrent_matrix_starts_symmetric_positive_definite_with_top_eigenvalue_one():
     W = NPRNN(10, hidden_size=100).recurrent.weight.detach()
