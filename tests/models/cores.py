@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from src.models.base import Core, last_step
 from src.models.fastweights import FastWeights
 from src.models.gru import GRU
-from src.ops.dispatch import FASTEST_FIRST, Form, Kernel
+from src.ops.dispatch import Form, Kernel
 from src.ops.inputs import Inputs
 from src.specs import map_state
 
@@ -198,10 +198,13 @@ WITHOUT_KERNEL = {
 
 
 def each_with_kernels(models: list[Made]) -> list[tuple[Made, Kernel]]:
-    """Every model with every kernel that it may have."""
-    kernels: tuple[Kernel, ...] = ("auto", *FASTEST_FIRST)
+    """Every model with every kernel that it has; "auto" is "fused" where there is one."""
+    kernels: tuple[Kernel, ...] = ("auto", "vectorized", "reference")
     return [
-        (made, k) for made in models for k in kernels if k != "fused" or made.name.split("-")[0] not in WITHOUT_KERNEL
+        (made, kernel)
+        for made in models
+        for kernel in kernels
+        if kernel == "auto" or kernel in [form.kernel for form in example(made).forms()]
     ]
 
 

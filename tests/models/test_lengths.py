@@ -38,16 +38,17 @@ def test_every_row_is_as_it_is_alone_with_the_same_gradients(make, kernel, retur
     model, inputs = network(make, input_spec, kernel=kernel), random_inputs(input_spec)
     model.return_sequence = return_sequence
     padded = model(inputs, lengths=LENGTHS, return_state=False)
+    model.core.kernel = "reference"
     alone = [model(inputs[row : row + 1, :length], return_state=False) for row, length in enumerate(LENGTHS.tolist())]
     prediction = torch.cat([output.prediction for output in alone])
-    assert_close(padded.prediction, prediction, rtol=1e-12, atol=1e-12)
+    assert_close(padded.prediction, prediction, rtol=1e-10, atol=1e-10)
 
     assert padded.hidden_BTH.shape == (
         (B, T, model.core.output_size) if return_sequence else (B, model.core.output_size)
     )
     for row, (length, output) in enumerate(zip(LENGTHS.tolist(), alone, strict=True)):
         hidden = padded.hidden_BTH[row, :length] if return_sequence else padded.hidden_BTH[row]
-        assert_close(hidden, output.hidden_BTH[0], rtol=1e-12, atol=1e-12)
+        assert_close(hidden, output.hidden_BTH[0], rtol=1e-10, atol=1e-10)
 
     weights = torch.randn_like(prediction)
     gradients = [
