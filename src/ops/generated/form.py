@@ -21,6 +21,7 @@ from src.ops.cpu import calls
 from src.ops.dispatch import Form
 from src.ops.generated.kernel import Kernel
 from src.ops.generated.recipe import (
+    OF_ALL_CORES,
     OF_ALL_MODULES,
     LoweringError,
     Recipe,
@@ -90,7 +91,9 @@ def _kernel_of(core: nn.Module, inputs: Inputs) -> Kernel | str:
     on = "gpu" if inputs.example.is_cuda or gpu.INTERPRETED else "cpu"
     dtype = next(core.parameters()).dtype if on == "gpu" else inputs.example.dtype
     numbers: dict[int, int] = {}
-    key = (on, dtype, *(_settings(module, numbers) for module in core.modules()))
+    own, *parts = core.modules()
+    settings = (_settings(own, numbers, OF_ALL_CORES), *(_settings(part, numbers, OF_ALL_MODULES) for part in parts))
+    key = (on, dtype, *settings)
     kernel = _KERNELS.get(core, {}).get(key)
     if kernel is None:
         device = inputs.example.device
@@ -105,14 +108,14 @@ def _kernel_of(core: nn.Module, inputs: Inputs) -> Kernel | str:
     return kernel
 
 
-def _settings(module: nn.Module, numbers: dict[int, int]) -> tuple:
-    """What a module is, which parameters and buffers it has, and what it is set to.
+def _settings(module: nn.Module, numbers: dict[int, int], left_out: frozenset[str]) -> tuple:
+    """What a module is, which parameters and buffers it has, and what it is set to but for attributes left out.
 
     A tensor goes by the `numbers`, one for each by its identity: a kernel reads one of several names by the first.
     """
     tensors = [*module._parameters.items(), *module._buffers.items()]
     numbered = ((name, numbers.setdefault(id(tensor), len(numbers))) for name, tensor in tensors if tensor is not None)
-    settings = ((key, _setting(value, numbers)) for key, value in vars(module).items() if key not in OF_ALL_MODULES)
+    settings = ((key, _setting(value, numbers)) for key, value in vars(module).items() if key not in left_out)
     return id(module), type(module), *numbered, *settings
 
 

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 Sizes = tuple[int, ...]
 OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"training"} | {"_apply"}
 """Attributes of a module that are no settings of it; training replaces `_apply`."""
+OF_ALL_CORES = OF_ALL_MODULES | {"kernel"}
+"""The same for the core itself, whose choice among its forms is no setting of its step."""
 
 
 class LoweringError(Exception):
@@ -288,8 +290,9 @@ def _key(core: nn.Module, dtype: torch.dtype, on: str) -> str | None:
             if "<" in type(module).__qualname__:  # a class made in a function, whose variables it may use
                 raise ValueError(type(module))
             parts.append(f"{name}: {type(module).__module__}.{type(module).__qualname__}")
+            no_settings = OF_ALL_CORES if module is core else OF_ALL_MODULES
             parts += [
-                f"{key}={_settings(value)}" for key, value in sorted(vars(module).items()) if key not in OF_ALL_MODULES
+                f"{key}={_settings(value)}" for key, value in sorted(vars(module).items()) if key not in no_settings
             ]
         parts += [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in tensors_of(core).items()]
         parts.append(repr(_shared(core)))
