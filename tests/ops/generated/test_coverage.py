@@ -8,9 +8,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from src.config.errors import UserError
+from src.models.base import Core
 from src.ops.dispatch import choose
 from src.ops.generated import kernel
 from src.ops.inputs import Inputs
@@ -20,17 +22,36 @@ from tests.ops.generated.steps import LOWERED, REFUSED, Cell, H, X
 B, T = 3, 5
 
 
-def lowered(one_in):
-    """All of them, of which some are not slow: each has to be compiled."""
-    return pytest.mark.parametrize(
-        "kind",
-        [
-            pytest.param(kind, marks=pytest.mark.slow if number % one_in else (), id=kind.__name__)
-            for number, kind in enumerate(LOWERED)
-        ],
-    )
+class Many(Core):
+    """Several cells side by side, so that one compilation serves all of them."""
+
+    def __init__(self, kinds):
+        super().__init__(X, H)
+        self.parts = nn.ModuleList(kind() for kind in kinds)
+
+    def project(self, x):
+        return tuple(part.project(x) for part in self.parts)
+
+    def initial_state(self, batch_size):
+        return tuple(part.initial_state(batch_size) for part in self.parts)
+
+    @property
+    def output_size(self):
+        return sum(part.output_size for part in self.parts)
+
+    def step(self, p, state):
+        done = [part.step(*given) for part, *given in zip(self.parts, p, state, strict=True)]
+        return torch.cat([y for y, _ in done], 1), tuple(state for _, state in done)
 
 
+each_lowered = pytest.mark.parametrize(
+    "kinds",
+    [
+        *(LOWERED[start : start + 8] for start in range(0, len(LOWERED), 8)),
+        *(pytest.param([kind], marks=pytest.mark.slow) for kind in LOWERED),  # to find out which of them it is
+    ],
+    ids=lambda kinds: "-to-".join(dict.fromkeys([kinds[0].__name__, kinds[-1].__name__])),
+)
 each_refused = pytest.mark.parametrize("kind", REFUSED, ids=lambda kind: kind.__name__)
 
 
@@ -67,15 +88,15 @@ def assert_kernel_is_the_scan(core, length):
         assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-@lowered(one_in=2)
-def test_a_kernel_is_the_scan_of_its_step(kind):
-    assert_kernel_is_the_scan(kind(), T)
+@each_lowered
+def test_a_kernel_is_the_scan_of_its_step(kinds):
+    assert_kernel_is_the_scan(Many(kinds), T)
 
 
-@lowered(one_in=4)
-def test_steps_that_are_computed_again_give_the_same(kind, monkeypatch):
+@each_lowered
+def test_steps_that_are_computed_again_give_the_same(kinds, monkeypatch):
     monkeypatch.setattr(kernel, "SAVED_AT_MOST", 0)
-    assert_kernel_is_the_scan(kind(), 37)
+    assert_kernel_is_the_scan(Many(kinds), 37)
 
 
 @each_refused
