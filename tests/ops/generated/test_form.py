@@ -191,7 +191,7 @@ def test_settings_that_are_no_single_numbers_are_seen_to_change():
 
 def test_a_function_in_the_place_of_one_that_is_gone_is_another():
     core = Set()
-    for number in range(12):
+    for number in range(4):
         core.activation = None
         core.activation = Scaled(0.1 * number).apply
         assert_fused_and_right(core)

@@ -56,11 +56,12 @@ def named(work, name):
 LONG = {"recurrent_deltanet", "srwm", "titans"}
 LOWERED = [f for f in FILES if f.stem not in WITHOUT_KERNEL and not isinstance(of_file(f)(), MemoryCore)]
 """Not those with a linear recurrence, whose kernel is written by hand."""
-each_file = pytest.mark.parametrize(
-    "file",
-    [*LOWERED, *(pytest.param(file, marks=pytest.mark.slow) for file in FILES if file.stem in LONG)],
-    ids=lambda file: file.stem,
-)
+
+
+def some_of(files, start, step):
+    """All of them, of which some are not slow."""
+    marks = [[] if number % step == start else [pytest.mark.slow] for number in range(len(files))]
+    return [pytest.param(file, marks=mark) for file, mark in zip(files, marks, strict=True)]
 
 
 def test_a_sigmoid_is_saved_and_not_computed_again():
@@ -98,7 +99,11 @@ def test_the_narrowest_place_is_saved():
     assert {value.size for value in per_step} == {4}
 
 
-@each_file
+@pytest.mark.parametrize(
+    "file",
+    [*some_of(LOWERED, 0, 3), *(pytest.param(file, marks=pytest.mark.slow) for file in FILES if file.stem in LONG)],
+    ids=lambda file: file.stem,
+)
 def test_no_model_computes_a_product_or_a_costly_function_twice(file):
     made = plan(of_file(file)())
     assert not COSTLY.intersection(value.operation for value in values(made.backward))
@@ -299,7 +304,7 @@ def test_equal_values_are_computed_once():
 
 @pytest.mark.parametrize(
     "file",
-    [pytest.param(file, marks=pytest.mark.slow if number % 4 != 1 else ()) for number, file in enumerate(LOWERED)],
+    some_of(LOWERED, 1, 4),
     ids=lambda file: file.stem,
 )
 def test_the_source_does_not_depend_on_the_width(file):
