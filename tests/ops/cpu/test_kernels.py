@@ -15,6 +15,7 @@ from src.ops.cpu import calls
 from src.ops.inputs import Inputs
 from src.specs import map_state, state_tensors
 from tests.ops.cpu.cells import (
+    CELLS,
     RIVALS,
     assert_equal,
     each_cell,
@@ -53,10 +54,10 @@ def assert_all_kernels_agree(core, length, batches):
 
 
 FASTWEIGHTS_GRID = [LENGTHS, WIDTHS, BATCHES, [1, 2, 3], [False, True]]
-RIVALS_GRID = [RIVALS, WIDTHS, LENGTHS, BATCHES]
+RIVALS_GRID = [RIVALS, LENGTHS, [1, 20, 129], BATCHES]
 ALSTM_SETTINGS = list(itertools.product([1, 4], [1, 3], [False, True]))  # copies, heads, recurrent content
 SOME_SETTINGS = [(1, 1, False), (1, 3, True), (4, 1, True), (4, 3, False)]  # each has a kernel that takes seconds
-ALSTM_GRID = [[1, 7, 25], SOME_SETTINGS, BATCHES, [1, 2, 11]]
+ALSTM_GRID = [[1, 7, 25], SOME_SETTINGS, [3, 128], [1, 2, 11]]
 
 
 def covering(first, second, *others):
@@ -79,8 +80,8 @@ def test_fast_weights_are_their_definition(length, width, batch, steps, normaliz
     assert_all_kernels_agree(core, length, [batch])
 
 
-@pytest.mark.parametrize(("cell", "width", "length", "batch"), list(covering(*RIVALS_GRID)))
-def test_the_other_cells_are_their_definition(cell, width, length, batch):
+@pytest.mark.parametrize(("cell", "length", "width", "batch"), list(covering(*RIVALS_GRID)))
+def test_the_other_cells_are_their_definition(cell, length, width, batch):
     assert_all_kernels_agree(make(cell, width), length, [batch])
 
 
@@ -89,7 +90,10 @@ def make_alstm(width, settings):
     return make(ALSTM, width, num_copies=num_copies, num_heads=num_heads, recurrent_content=recurrent_content)
 
 
-@pytest.mark.parametrize(("width", "settings", "batch", "length"), list(covering(*ALSTM_GRID)))
+ALONE = (7, SOME_SETTINGS[3], 1, 11)  # what computes one sequence at a time is another kernel
+
+
+@pytest.mark.parametrize(("width", "settings", "batch", "length"), [*covering(*ALSTM_GRID), ALONE])
 def test_the_associative_lstm_is_its_definition(width, settings, batch, length):
     assert_all_kernels_agree(make_alstm(width, settings), length, [batch])
 
@@ -170,8 +174,8 @@ def test_without_a_nonlinearity(cell):
 
 
 @each_cell
-@pytest.mark.parametrize(("length", "width"), [(11, 100), (63, 50)])
-def test_single_precision_is_near_double_precision(cell, length, width):
+def test_single_precision_is_near_double_precision(cell):
+    length, width = 63, 20 if cell.startswith("alstm") else 50
     core = make(cell, width)
     for inputs in [(random_vectors(core, 3, length), None, random_state(core, 3)), random_table(core, 3, length)]:
         order = torch.arange(20) % 3
@@ -188,8 +192,14 @@ def test_single_precision_is_near_double_precision(cell, length, width):
             assert (single[name] - value).abs().max() <= 1e-4 * value.abs().max(), name
 
 
-@pytest.mark.parametrize("by_ids", [False, True])
-@each_cell
+def finite_differences():
+    """By default of the cells written by hand and of two others, since all are held to autograd of the reference."""
+    for cell, by_ids in itertools.product(CELLS, [False, True]):
+        by_default = not by_ids and cell.startswith(("fastweights", "lstm", "rnn-tanh-norm"))
+        yield pytest.param(cell, by_ids, marks=[] if by_default else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("cell", "by_ids"), list(finite_differences()))
 def test_gradients_are_those_of_finite_differences(cell, by_ids):
     core = make(cell, 3, **({"nonlinearity": "tanh"} if cell.startswith("fastweights") else {}))
     vectors, (table, ids) = random_vectors(core, 2, 4), random_table(core, 2, 4)
