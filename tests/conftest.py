@@ -8,18 +8,22 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
 from rich import get_console
 
 os.environ["TRITON_INTERPRET"] = "1"  # read at the first import of triton, whoever imports it
 os.environ.pop("COLUMNS", None)  # rich keeps the one that it finds when its console is made, which is done below
 
 from src.config import errors
-from src.config.compose import compose
 from src.train import command as train_here
+from tests.compose import compose
 from tests.data import made_up
 from tests.precompiled import use_precompiled_headers
 
 get_console()  # before a test sets COLUMNS for itself
+
+SET_A_MODE = ("experiment=", "hydra.mode=", "--config-")
+"""What begins the arguments that may tell Hydra to sweep; `-m` does so by itself."""
 
 
 def pytest_configure(config):
@@ -50,8 +54,9 @@ class Ended:
 
 @pytest.fixture(autouse=True)
 def _reproducible():
-    """One thread, since the networks are small and the tests run side by side, and the same random numbers."""
+    """One thread, since the networks are small and the tests run side by side; numbers that no earlier test changes."""
     torch.set_num_threads(1)
+    torch.set_flush_denormal(False)  # a run leaves it on
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
@@ -110,10 +115,13 @@ def train(monkeypatch, tmp_path, capsys, request):
         for name in ("figures.attention_figure", "figures.memory_figure", "film.film_figure"):
             monkeypatch.setattr(f"src.reports.{name}", lambda *_: None)
     monkeypatch.setattr(errors, "_user_wants_tracebacks", False)
-    root = logging.getLogger()
+    root, get_mode = logging.getLogger(), Hydra.get_mode
 
     def command(*arguments):
         monkeypatch.setattr("sys.argv", ["src/train.py", *arguments])
+        # Hydra composes the configuration once more only to look for a mode in it.
+        sets_a_mode = any(argument.startswith(SET_A_MODE) for argument in arguments)
+        monkeypatch.setattr(Hydra, "get_mode", get_mode if sets_a_mode else lambda *_, **__: None)
         handlers, level = list(root.handlers), root.level
         capsys.readouterr()
         code = None

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from src.config.compose import compose
 from src.running import groups, together
 from src.running.groups import group, others_of_group
 from src.running.together import _Runs
@@ -19,6 +18,7 @@ from src.specs import Batch
 from src.training import checkpoint
 from src.training.population import Stacked
 from src.training.trainer import Trainer
+from tests.compose import compose
 
 GRID = ["-m", "model=irnn", "optimizer.lr=1e-3,1e-2", "seed=0,1"]
 SLOW = pytest.mark.slow

@@ -9,7 +9,6 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from src.config.compose import compose
 from src.config.schema import TrainerSettings
 from src.models.sequence import SequenceModel
 from src.running.build import build_model, build_task
@@ -24,6 +23,7 @@ from src.training.stacked_optimizer import StackedOptimizer
 from src.training.state import TrainState
 from src.training.trainer import Trainer
 from src.training.update import Update
+from tests.compose import compose
 from tests.models.cores import FILES
 from tests.training.tape import TapeRecorder
 from tests.training.test_trainer import SETTINGS, Accumulator, Sums
