@@ -17,12 +17,29 @@ def test_fast_weights_solve_associative_retrieval(train):
     assert "knows the digits, not the binding" in ended.out
 
 
-def test_a_run_does_not_import_slow_packages_that_it_does_not_use(train, tmp_path, tiny):
+RUN = """
+import sys
+import torch
+from src.train import main
+
+main()
+from src.training.optimizers import adam, rmsprop, sgd
+for make in (adam, rmsprop, sgd):
+    weights = torch.nn.Parameter(torch.ones(3))
+    weights.grad = torch.ones(3)
+    optimizer = make([weights])
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert (weights < 1).all()
+print(*sys.modules, file=sys.stderr)
+"""
+
+
+def test_a_run_with_any_optimizer_does_not_import_slow_packages_that_it_does_not_use(train, tmp_path, tiny):
     """torch's compiler takes a second, pandas and matplotlib half a second each; the first run traces the kernel."""
     assert train("model=lstm", *tiny).status == 0
-    program = "import sys; from src.train import main; main(); print(*sys.modules, file=sys.stderr)"
     arguments = ["model=lstm", f"run.root={tmp_path}", f"hydra.run.dir={tmp_path}/run", *tiny]
-    command = [sys.executable, "-c", program, *arguments]
+    command = [sys.executable, "-c", RUN, *arguments]
     ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     imported = set(ended.stderr.split())
     assert "torch" in imported

@@ -20,6 +20,15 @@ SCRIPTS = sorted(path.name for path in (PROJECT / "scripts").glob("*.py"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_puts_its_own_clone_first_before_it_imports_from_it(script):
+    code = (PROJECT / "scripts" / script).read_text()
+    assert 0 < code.find("\nsys.path.insert(0, str(Path(__file__).resolve().parents[1]))") < code.find("\nfrom src")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "benchmark.py" else name for name in SCRIPTS],  # torch first
+)
 def test_a_script_imports_from_its_own_clone(script, tmp_path):
     (tmp_path / "mine" / "src").mkdir(parents=True)
     (tmp_path / "mine" / "src" / "__init__.py").write_text("raise SystemExit('this clone')")

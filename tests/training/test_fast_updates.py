@@ -1,8 +1,6 @@
 """One vector of all weights trains a model as its separate weights do."""
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -84,25 +82,6 @@ def test_steps_without_wrappers_are_those_of_torch(mine, theirs, momentum):
                 scheduler.optimizer = optimizer
         values.append(weights.detach())
     assert torch.equal(*values)
-
-
-def test_no_optimizer_imports_the_compiler_of_torch():
-    code = """
-import sys
-import torch
-from src.training.optimizers import adam, rmsprop, sgd
-
-for make in (adam, rmsprop, sgd):
-    weights = torch.nn.Parameter(torch.ones(3))
-    weights.grad = torch.ones(3)
-    optimizer = make([weights])
-    optimizer.step()
-    optimizer.load_state_dict(optimizer.state_dict())
-    assert (weights < 1).all()
-print("torch._dynamo" in sys.modules)
-"""
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert ended.stdout == "False\n", ended.stderr
 
 
 def test_clipping_is_that_of_torch():

@@ -1,8 +1,6 @@
 """The check of a GPU, on a CPU with tiny sizes: its parts run, and one that hangs or crashes takes nothing with it."""
 
 import json
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +9,6 @@ import pytest
 from src.benchmarks.gpu import check
 from src.benchmarks.gpu.rows import GOOD, Rows, read_rows
 from src.config.errors import UserError
-from src.config.paths import PROJECT
 
 PARTS = "tests.benchmarks.gpu.parts"
 BROKEN = (check.Part("hangs", 4, f"{PARTS}.hangs"), check.Part("crashes", 60, f"{PARTS}.crashes"))
@@ -21,11 +18,14 @@ def verdicts(rows):
     return {row.what: row.verdict for row in rows}
 
 
-def test_without_a_gpu_it_says_so_in_one_line(tmp_path):
-    command = [sys.executable, str(PROJECT / "scripts" / "gpu_check.py"), "--out", str(tmp_path / "out")]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == "error: there is no GPU that torch can use; this checks nothing without one (see --help)\n"
+def test_without_a_gpu_it_says_so_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["gpu_check.py", "--out", "out"])
+    with pytest.raises(SystemExit) as ended:
+        check.main()
+    assert ended.value.code == "error: there is no GPU that torch can use; this checks nothing without one (see --help)"
+    assert capsys.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
 
 
