@@ -3,8 +3,11 @@
 import gc
 import logging
 import os
+import shutil
 import signal
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 
 import pytest
 import torch
@@ -141,5 +144,28 @@ def train(monkeypatch, tmp_path, capsys, request):
             torch.autograd.set_detect_anomaly(False)
         out, err = capsys.readouterr()
         return Ended(1, out, f"{err}{code}\n") if isinstance(code, str) else Ended(code or 0, out, err)
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def folder_of_outputs(tmp_path_factory):
+    """What `train_once` has made so far."""
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture
+def train_once(train, folder_of_outputs):
+    """A command that several tests begin with, which must succeed: later ones get a copy of its outputs."""
+
+    def command(*arguments):
+        made = folder_of_outputs / sha256(repr(arguments).encode()).hexdigest()
+        if made.exists():
+            shutil.copytree(made, "outputs")
+            return
+        assert not Path("outputs").exists()
+        ended = train(*arguments)
+        assert ended.status == 0, ended.err
+        shutil.copytree("outputs", made)
 
     return command
