@@ -67,19 +67,14 @@ MODELS = ["model=mine", "model=lstm", "model=fastweights"]
 
 @pytest.fixture(scope="module")
 def ran(checkout):
-    """What one process prints that trains the experiment and a run of the model on the task, and then runs the lines.
+    """What one process prints that trains a run of the model on the task, and then runs the lines.
 
-    A process each would take most of its time to import torch. The sweep is first, as it goes on in a child.
+    A process each would take most of its time to import torch.
     """
-    (name,) = (name for name in recipes() if "experiment" in name)
-    experiment = name.removeprefix("configs/experiment/").removesuffix(".yaml")
-    sweep = ["model.hidden_size=8", "optimizer.lr=1e-3,1e-2", "seed=0,1", "trainer.max_updates=2"]
-    small = ["task.train_size=64", "task.val_size=64", "task.test_size=64", "trainer.batch_size=8"]
     mine = ["model=mine", "task=first", "task.sequence_length=3", "task.val_size=200", "task.test_size=200"]
     (snippet,) = re.findall(r"## From Python\n\n```python\n(.*?)^```", (PROJECT / "README.md").read_text(), re.S | re.M)
     program = [
         START,
-        train(f"experiment={experiment}", *sweep, *small),
         train(*mine, "trainer.max_updates=200", "trainer.eval_every=100"),
         "(folder,) = Path('outputs/runs').glob('mine50-first-*')",
         f"exec({snippet!r}.replace('outputs/runs/<run>', str(folder)))",
@@ -98,7 +93,14 @@ def run(checkout, ran):
     return folder
 
 
-def test_an_experiment_is_one_file(checkout, ran):
+@pytest.mark.slow
+def test_an_experiment_is_one_file(checkout):
+    (name,) = (name for name in recipes() if "experiment" in name)
+    experiment = name.removeprefix("configs/experiment/").removesuffix(".yaml")
+    sweep = ["model.hidden_size=8", "optimizer.lr=1e-3,1e-2", "seed=0,1", "trainer.max_updates=2"]
+    small = ["task.train_size=64", "task.val_size=64", "task.test_size=64", "trainer.batch_size=8"]
+    ended = python(checkout, "-m", "src.train", f"experiment={experiment}", *sweep, *small)
+    assert ended.returncode == 0, ended.stderr
     assert len(list(checkout.glob("outputs/widths/*/result.json"))) == 3  # of two rates, the chosen one with both seeds
 
 

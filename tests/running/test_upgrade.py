@@ -52,9 +52,9 @@ def as_of_version_0_1(folder):
 
 
 @pytest.fixture
-def sweep(train, tiny):
+def sweep(train_once, train, tiny):
     """A folder with two finished runs of a sweep, and one that was interrupted, as version 0.1 left them."""
-    assert train("-m", "name=old", "seed=0,1", "model=lstm", *tiny).status == 0
+    train_once("-m", "name=old", "seed=0,1", "model=lstm", *tiny)
     assert train("name=old", "seed=2", "model=lstm", *tiny).status == 0
     folder = Path("outputs/old")
     names = sorted(path.parent.name for path in folder.glob("*/result.json"))
