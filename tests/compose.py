@@ -1,15 +1,23 @@
 """Configurations of commands that are not run."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
 
 from omegaconf import DictConfig
 
 from src.config import compose as here
+from src.config import jobs
 
 _compose_once = cache(here.compose)
+_jobs_once = cache(lambda *overrides: list(jobs.jobs_of(overrides)))
 
 
 def compose(*overrides: str) -> DictConfig:
     """A copy of the configuration, which is composed once in a process, since that takes most of many a test."""
     return deepcopy(_compose_once(*overrides))
+
+
+def jobs_of(overrides: Sequence[str]) -> list[tuple[jobs.Job, DictConfig]]:
+    """As above, of the jobs of a sweep."""
+    return deepcopy(_jobs_once(*overrides))

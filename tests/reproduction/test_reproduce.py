@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from scripts.reproduce import parse
-from src.config.compose import compose
 from src.config.errors import UserError
 from src.config.paths import EVENT_FILES
 from src.reproduction import check as checking
@@ -26,6 +25,7 @@ from src.reproduction.reproduce import edges_of, evidence_of_runs
 from src.results.curves import read_curves
 from src.results.result import read_result
 from src.results.runs import load_runs
+from tests.compose import compose, jobs_of
 
 EXPERIMENT = "ba2016/time_to_two_percent"
 QUICK = "ba2016-time-to-two-percent-quick"
@@ -47,6 +47,8 @@ def reproduction(monkeypatch, tiny):
         quick=(*tiny, "optimizer.lr=1e-3,1e-2", "seed=0"),
         replayed=({"model": "fastweights", "seed": 0}, {"model": "lstm"}),
     )
+    monkeypatch.setattr("src.reproduction.reproduce.compose", compose)
+    monkeypatch.setattr("src.reproduction.reproduce.jobs_of", jobs_of)
     monkeypatch.setattr("src.reproduction.reproduce.reproductions", lambda: {"paper/table": made})
     for module in ("command", "readme"):
         monkeypatch.setattr(f"src.reproduction.{module}.reproductions", lambda: {"paper/table": made})

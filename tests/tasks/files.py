@@ -32,11 +32,11 @@ def make(file: Path, seed: int = 0, **changes: Any) -> Task:
 
 
 def variants(file: Path) -> list[dict[str, Any]]:
-    """Every choice of every key that offers a few, the other keys being as in the file."""
+    """The file itself, and every other choice of every key that offers a few."""
     hints = get_type_hints(get_class(node(file)._target_).__init__, include_extras=True)
     changes: list[dict[str, Any]] = [{}]
     for name in signature(file):
         hint = get_args(hints[name])[0] if get_origin(hints[name]) is Annotated else hints[name]
         choices = (False, True) if hint is bool else get_args(hint) if get_origin(hint) is Literal else ()
-        changes += [{name: choice} for choice in choices]
+        changes += [{name: choice} for choice in choices if choice != node(file).get(name)]
     return changes
