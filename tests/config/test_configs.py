@@ -22,7 +22,6 @@ FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "
 OPTIONS = [path for path in FILES if path.parent != CONFIGS]
 CONTRACTS = {"model": ("src.models", Core), "task": ("src.tasks", Task)}
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
-each_option = pytest.mark.parametrize("file", OPTIONS, ids=lambda file: str(file.relative_to(CONFIGS).with_suffix("")))
 OVERRIDING = ("debug", "experiment")
 """Groups whose files set what other files explain."""
 
@@ -31,6 +30,14 @@ def group_and_name(file):
     """ "model", "ba2016/irnn" for configs/model/ba2016/irnn.yaml."""
     group, *name = file.relative_to(CONFIGS).with_suffix("").parts
     return group, "/".join(name)
+
+
+def options():
+    """Every option; experiments, which are more than half of them, are slow but for the first of a folder."""
+    firsts = {file.parent: file for file in reversed(OPTIONS)}
+    for file in OPTIONS:
+        slow = group_and_name(file)[0] == "experiment" and file != firsts[file.parent]
+        yield pytest.param(file, id="/".join(group_and_name(file)), marks=[pytest.mark.slow] * slow)
 
 
 def node(file):
@@ -55,7 +62,7 @@ def concrete(package, contract):
                 yield path.stem
 
 
-@each_option
+@pytest.mark.parametrize("file", list(options()))
 def test_every_option_composes_and_passes_the_check(file, composed):
     group, name = group_and_name(file)
     config = composed(f"{group}={name}")
@@ -215,8 +222,9 @@ def test_the_readme_shows_commands():
 
 @pytest.mark.parametrize("command", list(readme_commands()))
 def test_every_command_of_the_readme_is_a_legal_one(command, train, made_up_data, monkeypatch):
-    """Launchers are left out: what they launch is in tests/test_launchers.py."""
+    """Launchers are left out, and so are the runs of a checked sweep: see tests/sweeping."""
     monkeypatch.setattr("src.running.lifecycle.run", lambda config: 0.0)
+    monkeypatch.setattr("src.sweeping.sweep.Sweep.launch", lambda *_, **__: [])
     monkeypatch.setattr("src.sweeping.sweep.end_sweep", lambda folder, configurations: ["finished"])
     overrides = [word for word in shlex.split(command, comments=True) if not word.startswith("hydra")]
     if any("mnist" in override for override in overrides):

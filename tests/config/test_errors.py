@@ -14,8 +14,9 @@ import torch
 from annotated_types import Ge, Gt, Le, Len, Lt, MinLen
 from omegaconf import OmegaConf
 
+from src.config import errors
 from src.config.compose import compose
-from src.config.errors import UserError, choose, explain, in_one_line
+from src.config.errors import UserError, choose, explain, in_one_line, raised_by_hydra
 from src.config.paths import PROJECT
 from src.config.schema import PlainName, check_keys, describe
 from src.specs import InputSpec, OutputSpec
@@ -102,7 +103,6 @@ MISTAKES = {
     "name that is a path": ("name=../x", ["name=../x: must be", "letters, digits, dots, hyphens and underscores"]),
     "empty name": ("name=", ["name=: must be", "letters, digits, dots, hyphens and underscores"]),
     "root of the file system by accident": ("run.root=", ["run.root=: must be a string, not empty"]),
-    "no such device": ("device=gpu", ["device=gpu: must be auto, cpu or cuda"]),
     "device that is not here": ("device=cuda", ["device=cuda: there is none here; legal: auto, cpu"]),
     "class that no file names": (
         "model._target_=src.models.lstm.X",
@@ -207,9 +207,14 @@ def test_a_local_file_without_its_package_line(train, tmp_path):
     assert "configs/local: the first line of a file there must be: # @package _global_" in line
 
 
-def test_a_command_inside_another_gives_one_line_too():
-    with in_one_line():
-        assert os.environ.get("HYDRA_FULL_ERROR") != "1"
+def test_a_command_inside_another_gives_one_line_too(monkeypatch):
+    """The other one has told Hydra to raise what it catches, which is not the wish of a user for tracebacks."""
+    monkeypatch.setattr(errors, "_user_wants_tracebacks", False)
+    with raised_by_hydra(), pytest.raises(SystemExit) as ended, in_one_line():
+        assert os.environ["HYDRA_FULL_ERROR"] == "1"
+        raise UserError("broken")
+    assert ended.value.code == "error: broken"
+    assert "HYDRA_FULL_ERROR" not in os.environ
 
 
 @pytest.mark.parametrize(("module", "silent"), [("tensorboard.summary", True), ("src.sweeping", False)])

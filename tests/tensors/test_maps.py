@@ -4,6 +4,7 @@ Shapes: B vectors, I, J and K features.
 """
 
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -155,16 +156,16 @@ RANKS = {
 }
 
 
-@pytest.mark.parametrize("rank", [1, 40])
-@pytest.mark.parametrize("form", RANKS)
+@pytest.mark.parametrize(("form", "rank"), [pair for pair in product(RANKS, (1, 40)) if pair != ("full", 1)])
 @torch.no_grad()
 def test_the_variance_of_the_result_does_not_depend_on_the_rank(form, rank):
-    """Rank 1 gives a product of three Gaussian variables, whose square varies widely: hence the many samples."""
-    make, wide = RANKS[form](rank), rank == 1
-    assert variance(make, 2500 if wide else 300) == pytest.approx(1, rel=0.3 if wide else 0.1)
+    """Factors of rank 1 give a product of three Gaussian variables, whose square varies widely: hence the samples."""
+    make, wide = RANKS[form](rank), rank == 1 and form != "sparse"
+    num_samples = 1000 if wide else 300
+    assert variance(make, num_samples) == pytest.approx(1, rel=0.4 if wide else 0.1)
     if form != "cp_with_normalized_rows":
         # the constant 1 counts as much as all other features together: (1 + 1) (1 + 1)
-        assert variance(make, 2500 if wide else 300, padded=True) == pytest.approx(4, rel=0.4 if wide else 0.15)
+        assert variance(make, num_samples, padded=True) == pytest.approx(4, rel=0.4 if wide else 0.15)
 
 
 @torch.no_grad()
