@@ -210,9 +210,10 @@ def test_a_local_file_without_its_package_line(train, tmp_path):
 def test_a_command_inside_another_gives_one_line_too(monkeypatch):
     """The other one has told Hydra to raise what it catches, which is not the wish of a user for tracebacks."""
     monkeypatch.setattr(errors, "_user_wants_tracebacks", False)
-    with raised_by_hydra(), pytest.raises(SystemExit) as ended, in_one_line():
+    with raised_by_hydra():
         assert os.environ["HYDRA_FULL_ERROR"] == "1"
-        raise UserError("broken")
+        with pytest.raises(SystemExit) as ended, in_one_line():
+            raise UserError("broken")
     assert ended.value.code == "error: broken"
     assert "HYDRA_FULL_ERROR" not in os.environ
 
