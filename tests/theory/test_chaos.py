@@ -45,5 +45,6 @@ def test_neighbors_separate_at_the_exponent():
 
 def test_chaos_at_reduced_settings_draws():
     result = chaos.run(size=60, num_steps=100, networks=1, duration=20)
-    assert len(result.claims) == 6
+    # the exponent of so small a network is not yet the mean-field value
+    assert [claim.holds for number, claim in enumerate(result.claims) if number != 3] == [True] * 5
     assert chaos.draw(result).axes[0].get_xlabel()
