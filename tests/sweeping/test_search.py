@@ -330,7 +330,7 @@ def test_a_trial_whose_process_dies_fails_and_the_others_go_on(look, trained, mo
         return nullcontext(start)
 
     monkeypatch.setattr("src.sweeping.search.workers", in_a_pool)
-    assert look(WIDTH, LR, trials=6, workers=2) == 1
+    assert look(WIDTH, LR, trials=4, workers=2) == 1
     (study,) = studies()
     widths = [trial.params["model.hidden_size"] for trial in study.trials]
     assert set(widths) == {"4", "8"}

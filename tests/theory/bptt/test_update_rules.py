@@ -14,4 +14,4 @@ def test_update_rules():
     np.testing.assert_allclose(result.with_log_Q, 1 - result.probability_Q)
     np.testing.assert_allclose(result.without_log_Q, result.probability_Q * (1 - result.probability_Q))
     assert sum(bool(claim.refuted) for claim in result.claims) == 6
-    assert update_rules.draw_update_rules(result).axes
+    assert [len(axes.lines) for axes in update_rules.draw_update_rules(result).axes] == [3, 2]

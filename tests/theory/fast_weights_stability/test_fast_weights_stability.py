@@ -32,4 +32,4 @@ def test_with_layer_norm_every_setting_is_bounded():
         assert np.isfinite(result.exponent_LE[S]).all()
         assert result.blown_up_LE[S].any()
         assert not result.blown_up_LE[S].all()
-    assert topic.draw_bounded(result).axes
+    assert len(topic.draw_bounded(result).axes) == 4

@@ -17,4 +17,4 @@ def test_layer_norm_is_invariant_to_the_scale_of_the_state():
     at = np.abs(result.epsilon_scale_C - 0.01).argmin()
     expected = 1 - 1 / math.sqrt(1 + 1e-5 / result.epsilon_scale_C[at] ** 2)
     assert result.epsilon_error_C[at] == pytest.approx(expected, rel=1e-9)
-    assert layer_norm_invariance.draw_invariance(result).axes
+    assert [len(axes.lines) for axes in layer_norm_invariance.draw_invariance(result).axes] == [4, 2, 2]

@@ -22,7 +22,7 @@ def test_maps_before_and_after_training():
         assert values_LE.shape == (2, 2)
         assert np.isfinite(values_LE).all()
     assert not np.allclose(*result.exponent_LE)
-    assert training.draw_before_and_after(result).axes
+    assert len(training.draw_before_and_after(result).axes) == 5
 
 
 def test_maps_of_a_run(train, tiny, tmp_path):
@@ -73,7 +73,7 @@ def test_without_layer_norm_training_fails_at_once():
     assert math.isnan(result.loss[False, 0.95, 0.5])
     assert math.isfinite(result.loss[True, 0.95, 0.5])
     assert result.floor == pytest.approx(0.624, abs=0.001)
-    assert training.draw_learning(result).axes
+    assert [len(axes.lines) for axes in training.draw_learning(result).axes] == [5]
 
 
 def test_infinite_exponents_are_drawn_apart_from_the_scale():

@@ -15,4 +15,4 @@ def test_the_error_carousel():
         np.testing.assert_allclose(
             result.along_cell_state[f"forget bias {bias}"], forget ** np.arange(41.0), rtol=1e-10
         )
-    assert error_carousel.draw_carousel(result).axes
+    assert [len(axes.lines) for axes in error_carousel.draw_carousel(result).axes] == [4, 2]

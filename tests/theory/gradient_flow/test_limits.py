@@ -14,7 +14,7 @@ def test_powers_of_a_matrix():
     assert result.non_normal.argmax() in (9, 10)
     n = np.arange(2, 61)
     np.testing.assert_allclose(result.slowing[2:61], (n + 1) / (2 * n))
-    assert limits.draw_powers(result).axes
+    assert [len(axes.lines) for axes in limits.draw_powers(result).axes] == [4, 3, 3]
 
 
 def test_conditions_on_the_largest_singular_value():
@@ -25,4 +25,4 @@ def test_conditions_on_the_largest_singular_value():
         np.testing.assert_allclose(quiet_small, 0.9 ** np.arange(41.0), rtol=1e-10)
         np.testing.assert_allclose(quiet_large, 1.5 ** np.arange(41.0), rtol=1e-10)
         assert loud_large[-1] < 1e-10
-    assert limits.draw_conditions(result).axes
+    assert [len(axes.lines) for axes in limits.draw_conditions(result).axes] == [5, 5]
