@@ -33,8 +33,12 @@ def test_runs_are_selected_by_their_settings():
     assert evidence().values("test/error", model="lstm", model__hidden_size=50).tolist() == [0.02, 0.021]
     with_null = Evidence(evidence().runs.assign(size=[1.0, None, None]), evidence().curves)
     assert with_null.select(size=np.nan)["run"].tolist() == ["l1", "f0"]
-    for missing in ({"model": "gru"}, {"model": "lstm", "model__hidden_size": 20}, {"model__rank": 3}):
-        with pytest.raises(NotRunError):
+    for missing, says in (
+        ({"model": "gru"}, "no run with model=gru"),
+        ({"model": "lstm", "model__hidden_size": 20}, "no run with model=lstm, model.hidden_size=20"),
+        ({"model__rank": 3}, "no run has model.rank"),
+    ):
+        with pytest.raises(NotRunError, match=f"^{says}$"):
             evidence().select(**missing)
 
 

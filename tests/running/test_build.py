@@ -57,7 +57,7 @@ def test_fresh_training_data_are_as_many_to_evaluate_on_as_those_to_validate_on(
 def test_a_stored_run_needs_no_room_for_its_training(composed):
     for override in (f"trainer.batch_size={HUGE}", f"task.train_size={HUGE}", "trainer.threads=3"):
         build.check(composed(override))
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=f"^{override}: "):
             build.check(composed(override), to_run=True)
 
 
@@ -82,11 +82,19 @@ def test_measuring_an_update_leaves_no_trace(composed, tiny, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     before = torch.get_rng_state()
     config = composed(*tiny)
-    assert 0 < build.ms_per_update(config, "cpu") < 1000
+    assert build.ms_per_update(config, "cpu") > 0
     assert torch.equal(torch.get_rng_state(), before)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("logging", ["disabled", "none", "stdout", "default"])
-def test_any_of_hydras_ways_of_logging(logging, train, tiny):
-    assert train(*tiny, f"hydra/job_logging={logging}").status == 0
+@pytest.mark.parametrize(
+    ("logging", "printed", "stored"),
+    [("disabled", False, False), ("none", True, False), ("stdout", True, False), ("default", True, True)],
+)
+def test_any_of_hydras_ways_of_logging(logging, printed, stored, train, tiny, tmp_path):
+    ended = train(*tiny, f"hydra/job_logging={logging}")
+    assert ended.status == 0
+    assert ended.out.count("update 6  val/error") == printed
+    assert ended.out.count("finished: all 6 updates done") == 1
+    logs = [path.read_text() for path in tmp_path.rglob("train.log")]
+    assert [log.count("update 6  val/error") for log in logs] == [1] * stored

@@ -64,23 +64,18 @@ def same_runs(one, other, exactly):
             torch.testing.assert_close(back["optimizer"]["state"][0][name], tensor, **tolerance)
 
 
-@pytest.fixture
-def stop_at(monkeypatch):
+def stop_at(update, patch):
     """Send a signal when a run has reached an update, once."""
+    original, pending = Trainer.updates, [True]
 
-    def arrange(update):
-        original, pending = Trainer.updates, [True]
+    def interrupted(trainer, *arguments):
+        for _ in original(trainer, *arguments):
+            if trainer.state.update == update and pending:
+                pending.clear()
+                signal.raise_signal(signal.SIGTERM)
+            yield
 
-        def interrupted(trainer, *arguments):
-            for _ in original(trainer, *arguments):
-                if trainer.state.update == update and pending:
-                    pending.clear()
-                    signal.raise_signal(signal.SIGTERM)
-                yield
-
-        monkeypatch.setattr(Trainer, "updates", interrupted)
-
-    return arrange
+    patch.setattr(Trainer, "updates", interrupted)
 
 
 @pytest.mark.parametrize("kernel", [IN_TURN, pytest.param(STACKED, marks=SLOW)])
@@ -111,11 +106,11 @@ def test_a_population_of_one_is_the_run_to_the_last_bit(train, tiny):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (4, 4)])
-def test_runs_go_on_together_alone_or_in_other_company(train, tiny, stop_at, monkeypatch, before, after):
+def test_runs_go_on_together_alone_or_in_other_company(train, tiny, monkeypatch, before, after):
     run = [*GRID, *tiny, STACKED]
     assert train(*run, "name=whole").status == 0
-    with monkeypatch.context():
-        stop_at(4)
+    with monkeypatch.context() as patch:
+        stop_at(4, patch)
         stopped = train(*run, "name=stopped", f"run.together={before}")
     assert stopped.status == 128 + signal.SIGTERM
     statuses = [result(folder)["status"] for folder in folders("stopped") if (folder / "result.json").exists()]
@@ -124,10 +119,10 @@ def test_runs_go_on_together_alone_or_in_other_company(train, tiny, stop_at, mon
     same_runs("whole", "stopped", exactly=False)
 
 
-def test_a_run_of_a_population_can_be_finished_by_its_own_command(train, tiny, stop_at, monkeypatch):
+def test_a_run_of_a_population_can_be_finished_by_its_own_command(train, tiny, monkeypatch):
     settings = [*tiny, STACKED, "model=irnn"]
-    with monkeypatch.context():
-        stop_at(3)
+    with monkeypatch.context() as patch:
+        stop_at(3, patch)
         train("-m", "seed=0,1", *settings, "run.together=2")
     ended = train(*settings, "seed=1")
     assert "resumes from update 3" in ended.out
