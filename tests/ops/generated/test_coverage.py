@@ -89,14 +89,12 @@ def assert_kernel_is_the_scan(core, length):
 
 
 @each_lowered
-def test_a_kernel_is_the_scan_of_its_step(kinds):
-    assert_kernel_is_the_scan(Many(kinds), T)
-
-
-@each_lowered
-def test_steps_that_are_computed_again_give_the_same(kinds, monkeypatch):
+def test_a_kernel_is_the_scan_of_its_step_with_steps_that_are_computed_again_too(kinds, monkeypatch):
+    """In one test, since in another process the kernel would have to be traced again."""
+    core = Many(kinds)
+    assert_kernel_is_the_scan(core, T)
     monkeypatch.setattr(kernel, "SAVED_AT_MOST", 0)
-    assert_kernel_is_the_scan(Many(kinds), 37)
+    assert_kernel_is_the_scan(core, 37)
 
 
 @each_refused
