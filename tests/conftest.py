@@ -19,6 +19,7 @@ os.environ.pop("COLUMNS", None)  # rich keeps the one that it finds when its con
 
 from src.config import errors
 from src.train import command as train_here
+from src.utils import lifeline
 from tests.compose import compose
 from tests.data import made_up
 from tests.precompiled import use_precompiled_headers
@@ -139,6 +140,7 @@ def train(monkeypatch, tmp_path, capsys, request):
             root.handlers[:] = handlers
             root.setLevel(level)
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            lifeline.release()  # else a command that a later test starts would be a worker of this one's sweep
             torch.set_num_threads(1)
             torch.use_deterministic_algorithms(False)
             torch.autograd.set_detect_anomaly(False)

@@ -1,6 +1,5 @@
 """torch's optimizers with annotated settings, so that wrong values are found before a run starts."""
 
-import copy
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
@@ -51,15 +50,6 @@ def sgd(
     if nesterov and momentum == 0:
         raise ValueError("nesterov=true: requires momentum above 0")
     return SGD(parameters, lr, momentum, weight_decay=weight_decay, nesterov=nesterov)
-
-
-def state_after_a_step(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
-    """The state, as in its `state_dict`, that an optimizer of one vector has after a step with a gradient of zero."""
-    twin = copy.deepcopy(optimizer)
-    (weights,) = twin.param_groups[0]["params"]
-    weights.grad = torch.zeros_like(weights)
-    twin.step()
-    return twin.state_dict()["state"]
 
 
 class RMSprop(Unwrapped, torch.optim.RMSprop):  # type: ignore[misc]

@@ -10,7 +10,7 @@ import optree
 import torch
 from torch import Tensor
 
-from src.training.optimizers import state_after_a_step
+from src.training.state import state_after_a_step
 
 
 class StackedOptimizer:

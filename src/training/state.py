@@ -1,5 +1,6 @@
 """Everything about a training run that changes, and so has to be in a checkpoint."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,7 +13,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from src.models.sequence import SequenceModel
 from src.specs import State, state_like, state_tensors
 from src.training.content import Content, Outcome, Selected, check_like, check_weights
-from src.training.optimizers import state_after_a_step
 
 
 @dataclass
@@ -111,3 +111,12 @@ class TrainState:
                 state_tensors(self.model.core.initial_state(1)),
                 "state",
             )
+
+
+def state_after_a_step(optimizer: Optimizer) -> dict[int, dict[str, Tensor]]:
+    """The state, as in its `state_dict`, that an optimizer of one vector has after a step with a gradient of zero."""
+    twin = copy.deepcopy(optimizer)
+    (weights,) = twin.param_groups[0]["params"]
+    weights.grad = torch.zeros_like(weights)
+    twin.step()
+    return twin.state_dict()["state"]
