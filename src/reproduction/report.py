@@ -109,7 +109,7 @@ def read_evidence(folder: Path) -> Evidence:
     """
     try:
         measured = pd.read_csv(folder / MEASURED) if (folder / MEASURED).exists() else pd.DataFrame()
-        runs = pd.read_csv(folder / "runs.csv", converters={"edge": str})
+        runs = pd.read_csv(folder / "runs.csv", dtype={"edge": str}).fillna({"edge": ""})
         return Evidence(runs, pd.read_csv(folder / "curves.csv"), measured)
     except FileNotFoundError:
         raise UserError(f"{folder}: contains no report") from None
