@@ -32,7 +32,7 @@ class Result(TypedDict, total=False):
     fingerprint: str
     objective: str
     higher_is_better: bool
-    floors: dict[str, dict[str, float]]
+    floors: dict[str, dict[str, Number]]
     updates: Count
     selected_update: Count | None
     seconds: float

@@ -196,10 +196,14 @@ def test_the_curves_of_restored_runs_are_exactly_those_of_the_record(report, tmp
         assert list(read_curves(folder, ["val/nll"])["val/nll"]) == [0, 3, 6]
         assert read_result(folder) == run.result
         assert not list(folder.glob(EVENT_FILES))
-    without_number = run._replace(result=run.result | {"metrics": {"test/error": math.inf}})
+    without_number = run._replace(
+        result=run.result | {"metrics": {"test/error": math.inf}, "floors": {"chance": {"error": math.nan}}}
+    )
     write_record(sweep / RECORD, [without_number])
     assert "Infinity" not in (sweep / RECORD).read_text(), "which JSON does not have"
-    assert math.isnan(read_record(sweep / RECORD)[0].result["metrics"]["test/error"])
+    (read,) = read_record(sweep / RECORD)
+    assert math.isnan(read.result["metrics"]["test/error"])
+    assert math.isnan(read.result["floors"]["chance"]["error"])
 
 
 def test_records_of_earlier_versions_are_read(report, monkeypatch, tmp_path):
