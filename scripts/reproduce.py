@@ -45,7 +45,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         command.add_argument("overrides", nargs="*", help=says)
     command = add("restore", "copy committed results to the output folder, so that `run` only trains missing runs")
     command.add_argument("names", nargs="+", help="such as ba2016/table1")
-    add("renew", "regenerate the text and tables of the committed reports, and those of the README, from their data")
+    add(
+        "renew",
+        "regenerate the text and tables of the committed reports, and those of the README and the page of results",
+    )
     command = add("check", "repeat the first updates of some recorded runs, and compare with the committed results")
     command.add_argument("names", nargs="*", help="such as ba2016/table1 (default: all committed)")
     options, others = parser.parse_known_args(arguments)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from src.config.paths import PROJECT
+from src.config.paths import PROJECT, REFERENCE
 from src.results.result import read_result
 
 LEFT_OUT = {
@@ -34,6 +34,33 @@ def commands():
     for block in re.findall(r"^```bash\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
         for line in filter(None, block.replace("\\\n", " ").splitlines()):
             yield from line.replace(".venv/bin/", "").split(" && ")
+
+
+PAGES = [PROJECT / "README.md", *sorted(REFERENCE.rglob("*.md")), *sorted((PROJECT / "src").rglob("*.md"))]
+
+
+def anchors_of(page):
+    """The anchors of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), flags=re.M)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_every_link_and_image_of_a_page_exists(page):
+    folder = page.parent
+    if page.is_relative_to(PROJECT / "src" / "theory"):  # a part of the page that is committed
+        folder = REFERENCE / "theory"
+    elif page.is_relative_to(PROJECT / "src" / "papers"):
+        folder = REFERENCE / page.relative_to(PROJECT / "src" / "papers").with_suffix("")
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    assert len(anchors_of(page)) == len(set(anchors_of(page)))
+    for link in re.findall(r'\]\(([^)\s]+)\)|src="([^"]+)"', text):
+        path, _, anchor = "".join(link).partition("#")
+        if path.startswith(("http:", "https:")):
+            continue
+        target = folder / path if path else page
+        assert target.exists(), (page, path)
+        assert not anchor or anchor in anchors_of(target), (page, anchor)
 
 
 def run_of(task):

@@ -84,15 +84,16 @@ def _renew() -> int:
 
 def _check(names: list[str]) -> int:
     from src.reproduction.check import check
-    from src.reproduction.readme import holds
+    from src.reproduction.readme import checked_pages
 
     checked = names or _committed()
     if not checked:
         raise UserError("no result is committed")
     found = ((name, *one) for name in checked for one in check(name))
-    readme = [] if names else [("README.md", "its tables follow from the committed results", holds())]
+    what_pages_do = "its tables follow from the committed results"
+    pages = [] if names else [(page, what_pages_do, agrees) for page, agrees in checked_pages()]
     status = 0
-    for name, what, agrees in chain(readme, found):
+    for name, what, agrees in chain(pages, found):
         print(f"{'agrees' if agrees else 'DISAGREES'}  {name}  {what}", flush=True)
         status = status if agrees else 1
     return status

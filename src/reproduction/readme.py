@@ -1,4 +1,4 @@
-"""The tables of the README that follow from the committed results.
+"""The tables of the README, and of the page of all results, that follow from the committed results.
 
 Each is between `<!-- table ba2016/table1 -->`, `<!-- claims ba2016/table1 -->`, or `<!-- index -->` for a row per table
 and figure, and `<!-- end -->`.
@@ -7,6 +7,7 @@ and figure, and `<!-- end -->`.
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -19,7 +20,7 @@ from src.reproduction.report import PROVENANCE, markdown
 from src.reproduction.reproduce import reproductions
 from src.utils.files import write_whole
 
-README = PROJECT / "README.md"
+PAGES = (PROJECT / "README.md", REFERENCE / "README.md")
 BLOCK = re.compile(r"<!-- (?:(table|claims) (\S+)|index) -->\n.*?<!-- end -->", re.DOTALL)
 VERDICTS = get_args(Verdict)
 LEFT_OUT = ["source"]
@@ -36,7 +37,7 @@ def renewed(text: str, reference: Path) -> str:
     def block(match: re.Match[str]) -> str:
         kind, name = match.groups()
         if kind is None:
-            return f"<!-- index -->\n{markdown(index(reference)).strip()}\n<!-- end -->"
+            return f"<!-- index -->\n{counted(reference)}\n\n{markdown(index(reference)).strip()}\n<!-- end -->"
         try:
             frame = pd.read_csv(reference / name / f"{kind}.csv", dtype=str)
         except FileNotFoundError:
@@ -49,33 +50,50 @@ def renewed(text: str, reference: Path) -> str:
 
 
 def index(reference: Path) -> pd.DataFrame:
-    """A row per table and figure: what it is, how its claims fare, and what its report took."""
+    """A row per table and figure: what it is, how its claims fare, and what its report took; links are from there."""
     rows = []
     for name, reproduction in reproductions().items():
         row = {"name": f"`{name}`", "what": reproduction.title, "claims": "not run", "runs": "-", "hours": "-"}
         folder = reference / name
         if (folder / "claims.csv").exists():
-            found = pd.read_csv(folder / "claims.csv", dtype=str)["verdict"] if reproduction.claims else []
-            counts = Counter(found)
+            counts = Counter(_verdicts(name, reference))
             spelled = []
             for verdict in VERDICTS:
                 at_edge = counts[f"{verdict}, edge"]
                 if count := counts[verdict] + at_edge:
                     spelled.append(f"{count} {verdict}" + f" ({at_edge} at an edge)" * (at_edge > 0))
             made = json.loads((folder / PROVENANCE).read_bytes())
-            row["name"] = f"[{name}](outputs/reference/{name}/report.md)"
+            row["name"] = f"[{name}]({name}/report.md)"
             row["claims"] = ", ".join(spelled) or "none"
             row |= {"runs": f"{made['runs']:,}", "hours": f"{made['hours']:.1f}"}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
+def counted(reference: Path) -> str:
+    """How many claims there are, by verdict."""
+    verdicts = [one.removesuffix(", edge") for name in reproductions() for one in _verdicts(name, reference)]
+    counts = Counter(verdicts)
+    each = ", ".join(f"{counts[verdict]} are {verdict}" for verdict in VERDICTS if counts[verdict])
+    return f"Of {len(verdicts):,} claims, {each}."
+
+
+def _verdicts(name: str, reference: Path) -> list[str]:
+    """Those of a committed report, if there is one and it has claims."""
+    file = reference / name / "claims.csv"
+    if not reproductions()[name].claims or not file.exists():
+        return []
+    return pd.read_csv(file, dtype=str)["verdict"].tolist()
+
+
 def renew() -> None:
-    """Regenerate the tables of the README from the committed results."""
-    write_whole(README, renewed(README.read_text(), REFERENCE).encode())
+    """Regenerate the tables of the pages from the committed results."""
+    for page in PAGES:
+        write_whole(page, renewed(page.read_text(), REFERENCE).encode())
 
 
-def holds() -> bool:
-    """Whether the README agrees with the committed results."""
-    text = README.read_text()
-    return text == renewed(text, REFERENCE)
+def checked_pages() -> Iterator[tuple[str, bool]]:
+    """Each page, and whether its tables agree with the committed results."""
+    for page in PAGES:
+        text = page.read_text()
+        yield str(page.relative_to(PROJECT)), text == renewed(text, REFERENCE)

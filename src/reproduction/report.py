@@ -29,7 +29,9 @@ HOW_TO_READ_VERDICTS = (
     "updates Welch's for their logarithms. There a run that never got there counts with its length, so the interval is "
     "open to that side, and with few seeds its other end is only approximate. Seeds that agree to the last digit have "
     "an interval without width. Of the settings of a grid, the share that solves a task is treated as if they had been "
-    "drawn at random; for the best trials of a search, trials are drawn again and the best of those taken (bootstrap)."
+    "drawn at random; for the best trials of a search, trials are drawn again and the best of those taken (bootstrap). "
+    "Each verdict stands for itself: nothing is corrected for the number of claims, so a few of some hundred will be "
+    "wrong by chance."
 )
 HOW_TO_READ_EDGES = (
     '"Edge" marks a setting that is the least or the largest that was tried, and each claim that rests on one: beyond '

@@ -336,7 +336,7 @@ REPRODUCTION = Reproduction(
             _scale_slows,
         ),
         Claim(
-            "With the norm, the memory is what fast weights play with.",
+            "With the norm, fast weights need their memory to play.",
             "not in the paper",
             "settings of the best trial: with η=0 the mean test return is more than 0.1 lower",
             _memory_helps,

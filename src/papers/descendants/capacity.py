@@ -44,7 +44,10 @@ def _is_better(statement: str, ours: str, theirs: str) -> Claim:
 
 
 def _longer_helps(model: str) -> Claim:
-    statement = f"With about 256 numbers of state, {TIMES_LONGER} times the updates help {label_of(model)} to recall."
+    statement = (
+        f"{label_of(model)}, about 256 numbers of state: {TIMES_LONGER} times the updates lower the error by more than "
+        "10 points."
+    )
     return is_better(statement, "not in a paper", _cell(model, name=LONG), _cell(model), 0.1)
 
 

@@ -54,9 +54,9 @@ def _alone(key: str) -> Claim:
         return Finding(measured, [difference(changed, published).within(most=-0.02)])
 
     return Claim(
-        f"With {change}, and nothing else changed, fast weights bind more.",
+        f"With {change}, and nothing else changed, the error is more than 2 points lower than as published.",
         "not in the paper",
-        "mean test error more than 2 points lower than as published, both at 16 units and their best learning rates",
+        "difference of mean test errors below -2 points, both at 16 units and their best learning rates",
         test,
     )
 
@@ -70,9 +70,9 @@ def _needed(key: str) -> Claim:
         return Finding(measured, [difference(lacking, everything).within(least=0.02)])
 
     return Claim(
-        f"With all changes but {change}, fast weights bind less than with all of them.",
+        f"With all changes but {change}, the error is more than 2 points higher than with all of them.",
         "not in the paper",
-        "mean test error more than 2 points higher than with all four changes",
+        "difference of mean test errors above 2 points",
         test,
     )
 

@@ -38,11 +38,15 @@ REPRODUCTION = Reproduction(
             "One gate of the input for the whole memory helps: Mamba-2 errs less than retention.", "mamba2", "retnet"
         ),
         _than(
-            "To correct helps as much as a gate: DeltaNet errs less than linear attention.",
+            "Writing by the delta rule helps: DeltaNet errs less than linear attention.",
             "deltanet",
             "linear_attention",
         ),
-        _than("Beside a gate, to correct helps: Gated DeltaNet errs less than Mamba-2.", "gated_deltanet", "mamba2"),
+        _than(
+            "The delta rule helps beside a gate: Gated DeltaNet errs less than Mamba-2.",
+            "gated_deltanet",
+            "mamba2",
+        ),
         _than("Attention, whose memory grows, errs less than GLA.", "attention", "gla"),
         is_below("KDA, with both, copies over longer gaps.", SOURCE, [CELLS["KDA"]], 0.02),
     ),
