@@ -191,10 +191,10 @@ def _reset(where_B: Tensor, start: Tensor, state: Tensor) -> Tensor:
     return torch.where(where_B.view(-1, *[1] * (state.ndim - 1)), start, state)
 
 
-def refuse_one_unit(hidden_size: int) -> None:
+def refuse_one_unit(hidden_size: int, where: str = "") -> None:
     """Raise `ValueError` for a width of which layer normalization would leave nothing."""
     if hidden_size == 1:
-        raise ValueError("hidden_size=1: must be 2 or more, since layer normalization makes one unit constant")
+        raise ValueError(f"hidden_size=1: must be 2 or more{where}, since layer normalization makes one unit constant")
 
 
 def is_standard(norm: nn.Module) -> bool:

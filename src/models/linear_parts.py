@@ -68,6 +68,8 @@ def check_dpfp_order(order: int, key_size: int) -> None:
     Raises:
         ValueError: it does.
     """
+    if key_size == 1:
+        raise ValueError("feature_map=dpfp: must have 2 or more features of a key (key_size=1)")
     if order >= key_size:
         raise ValueError(f"dpfp_order={order}: must be below the features of a key (key_size={key_size})")
 

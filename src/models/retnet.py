@@ -78,8 +78,8 @@ class RetNet(LinearCore):
             kernel=kernel,
         )
         self.rotary = rotary
-        log_decay_H = torch.log1p(-torch.exp2(-5.0 - torch.arange(num_heads)))
-        self.register_buffer("log_decay_H", log_decay_H.to(torch.get_default_dtype()), persistent=False)
+        log_decay_H = torch.log1p(-torch.exp2(-5 - torch.arange(num_heads, dtype=torch.float64)))
+        self.register_buffer("log_decay_H", log_decay_H, persistent=False)  # as precise as a model in float64
 
     def initial_state(self, batch_size: int) -> RetNetState:
         """S = S_0, a window of zeros and, if q and k are rotated, the position 0."""

@@ -38,9 +38,10 @@ class RWKV7(MemoryCore):
         y_t = W_o (o_t ⊙ G_2 σ(G_1 x))
 
     so k is k̃, b = κ and a = -a ⊙ κ: what κ reads in S_{t-1}, before it decays, is erased. Since decay and erasing are
-    not multiplied, this is not KDA, whatever the parameters. The residual connection of the values to those of the
-    first layer is left out: there is one layer. At the start ξ = 0.85, α = 1, ρ = 0, μ = 0.5 and c_a = 0, and c_w is
-    -6 ... -1 over the features of a head, where w is between 0.998 and 0.85.
+    not multiplied, this is not KDA, whatever the parameters. The ε of the norm is 64e-5, as for the 64 features of a
+    head in the paper. The residual connection of the values to those of the first layer is left out: there is one
+    layer. At the start ξ = 0.85, α = 1, ρ = 0, μ = 0.5 and c_a = 0, and c_w is -6 ... -1 over the features of a head,
+    where w is between 0.998 and 0.85.
 
     Args:
         input_size: features X of one input vector.

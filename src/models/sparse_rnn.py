@@ -20,7 +20,8 @@ class SparseRNN(TensorRNN):
         combined      h_t = f(S([1, h_{t-1}], [1, x_t]))                   h_0 = 0
 
     E + H² + H X + H parameters if separate, E combined. With E = H² + X, as in the author's experiments on text, the
-    combined form has about the size of a simple recurrent network. U starts as the identity.
+    combined form has about the size of the recurrent matrix of a simple recurrent network. U starts as the identity.
+    The author draws the entries from N(0, 0.15²).
 
     Args:
         input_size: features X of one input vector.

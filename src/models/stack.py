@@ -33,7 +33,7 @@ class Stack(Core):
     def __init__(self, layers: Sequence[Core]):
         first = layers[0]
         for layer in layers[1:]:
-            refuse_one_unit(layer.input_size)
+            refuse_one_unit(layer.input_size, " with several layers")
         super().__init__(first.input_size, first.hidden_size)
         self.layers = nn.ModuleList(layers)
         self.norms = nn.ModuleList(nn.LayerNorm(layer.input_size) for layer in layers[1:])

@@ -22,13 +22,12 @@ class CP(BilinearMap):
     so M(b) has a rank of R at most. λ = 1 and R (I + J + K) parameters, but for normalized rows.
 
     With `normalize` "rows" the rows of A, B and C are divided by their norms, and λ are R more parameters, √(J/R) at
-    the start.
-    If the first features are the constant 1 (`padded`), y then starts with a quarter of the variance that it has
-    without `normalize`, since the rows of A and C, whose norm is about √2, are divided by it. With "matrix" each of
-    A, B and C is divided by its Frobenius norm, without weights.
+    the start. If the first features are the constant 1 (`padded`) and `init` is "rank_independent", y then starts with
+    a quarter of the variance that it has without `normalize`, since the rows of A and C, whose norm is about √2, are
+    divided by it. With "matrix" each of A, B and C is divided by its Frobenius norm, without weights.
 
     "mathews2016" draws A, B and C from U(-√(3/R), √(3/R)), the default of TensorFlow in 2016: the variance of y falls
-    as 1/R².
+    as 1/R², unless rows are normalized.
 
     Args:
         sizes: I, J and K.

@@ -355,6 +355,13 @@ def test_deltaproduct_with_one_factor_is_deltanet():
     same_outputs(product, delta)
 
 
+def test_the_decay_of_retnet_is_as_precise_as_the_model():
+    torch.set_default_dtype(torch.float32)  # in which models are built
+    core = RetNet(X, hidden_size=8, num_heads=3)
+    expected = torch.tensor([1 - 2**-5, 1 - 2**-6, 1 - 2**-7])
+    assert_close(core.double().log_decay_H.exp(), expected.double(), rtol=1e-15, atol=0)
+
+
 def test_retention_without_decay_is_linear_attention_without_features():
     retnet = make(RetNet, rotary=False)
     retnet.log_decay_H.zero_()
@@ -519,13 +526,19 @@ def test_a_learned_start_has_no_denominator():
 
 
 @pytest.mark.parametrize("cell", [LinearAttention, DeltaNet])
-@pytest.mark.parametrize(("key_size", "order"), [(1, 1), (3, 3), (3, 7)])
+@pytest.mark.parametrize(("key_size", "order"), [(3, 3), (3, 7)])
 def test_dpfp_of_too_high_an_order_is_an_error(cell, key_size, order):
     x_NK = torch.randn(100, key_size)
     distinct = {tuple(column) for column in features("dpfp", x_NK, order).T.tolist() if any(column)}
     assert len(distinct) < num_features("dpfp", key_size, order)
     with pytest.raises(ValueError, match=rf"^dpfp_order={order}: must be below .* \(key_size={key_size}\)$"):
         cell(X, hidden_size=D, key_size=key_size, feature_map="dpfp", dpfp_order=order)
+
+
+@pytest.mark.parametrize("cell", [LinearAttention, DeltaNet])
+def test_dpfp_of_one_feature_is_an_error(cell):
+    with pytest.raises(ValueError, match=r"^feature_map=dpfp: must have 2 or more features of a key \(key_size=1\)$"):
+        cell(X, hidden_size=D, key_size=1, feature_map="dpfp")
 
 
 def test_dpfp_of_the_highest_order_has_no_feature_twice_or_always_zero():
@@ -542,6 +555,8 @@ def test_a_norm_of_one_value_feature_is_an_error(cell):
         cell(X, hidden_size=6, num_heads=6, key_size=2)
     with pytest.raises(ValueError, match=r"^value_size=1: must be 2 or more"):
         cell(X, hidden_size=6, value_size=1)
+    with pytest.raises(ValueError, match=r"^hidden_size=1: must leave 2 or more features of a value$"):
+        cell(X, hidden_size=1, num_heads=1, key_size=2)
     cell(X, hidden_size=6, num_heads=6, key_size=2, value_size=2)
 
 

@@ -131,7 +131,7 @@ def test_one_layer_is_the_core_alone_to_the_last_bit():
 
 def test_layers_of_one_unit_are_an_error():
     Stack([GRU(X, hidden_size=1)])
-    with pytest.raises(ValueError, match=r"^hidden_size=1: must be 2 or more"):
+    with pytest.raises(ValueError, match=r"^hidden_size=1: must be 2 or more with several layers"):
         Stack([GRU(X, hidden_size=1), GRU(1, hidden_size=1)])
 
 

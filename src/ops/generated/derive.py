@@ -1,5 +1,6 @@
 """From a core to the recipe of its kernel: `trace`, `lower`, `plan` and `emit`, one after the other."""
 
+import re
 import sys
 from typing import Any
 
@@ -140,11 +141,11 @@ def _plain(value: Any) -> Any:
 
 def _line_of(core: Any, operator: str) -> int | None:
     """The line of its file where a step uses an operator."""
-    code, found = type(core).step.__code__, []
+    code, found, names = type(core).step.__code__, [], set(re.findall(r"\w+", operator))
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if str(function).split(".")[1] in operator:
+            if str(function).split(".")[1] in names:
                 frame = sys._getframe()
                 while frame is not None and frame.f_code is not code:
                     frame = frame.f_back  # type: ignore[assignment]

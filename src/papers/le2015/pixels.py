@@ -19,7 +19,7 @@ FOR_LONGER = "scanline, 32 epochs"
 SEARCHED = "scanline, 2 epochs"
 """What the learning rates of the longer runs were chosen on."""
 UNTUNED = "scanline, forget bias 1"
-"""The LSTM with a usual forget bias, not the one that is best after two epochs."""
+"""The LSTM with the forget bias of the paper, not the one that is best after two epochs."""
 FORGET_BIAS = {"scanline": 2.0, UNTUNED: 1.0, "permuted": 1.0}
 """Of the LSTM; that of the first order was chosen over two epochs, for the other none was."""
 NETWORKS: dict[str, dict[str, Any]] = {

@@ -622,6 +622,13 @@ def sorted_units(self, p, h):
     return y, y
 
 
+@refused("aten.sort")
+def transposed_and_sorted(self, p, h):
+    h = h.t().t()  # aten.t, whose name is a part of the other's
+    y = torch.tanh(torch.sort(h, 1).values + p)
+    return y, y
+
+
 @refused("aten.topk of 18; at most 16")
 def largest_eighteen(self, p, h):
     y = torch.tanh(p + torch.cat([h, p, self.W(h)], 1).topk(18, 1).values.sum(1, keepdim=True))
