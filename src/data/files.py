@@ -109,7 +109,10 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
 
 
 def _download(file: File, place: Path, compressed: Path) -> Path:
-    """Download a file into its place; pooch compares its checksum, and moves it there when it is whole."""
+    """Download a file into its place; pooch compares its checksum, and moves it there when it is whole.
+
+    A compressed file has no checksum of its own: it is removed again if its content is not the file.
+    """
     if file.url is None:
         raise UserError(f"{place}: no such file, and it is not public; {file.terms}: put your copy there")
     import pooch  # takes a third of a second
@@ -123,13 +126,23 @@ def _download(file: File, place: Path, compressed: Path) -> Path:
         with _Bar(target.name, file.size) as bar:
             downloader = pooch.HTTPDownloader(bar, CHUNK, timeout=SECONDS_WITHOUT_ANSWER)
             pooch.retrieve(file.url, known, target.name, target.parent, downloader=downloader)
+        if known is None and not _holds(target, file):
+            target.unlink(missing_ok=True)
+            raise ValueError("something else is there")
     except (OSError, ValueError) as error:  # those of requests are OSErrors
         why = " ".join(str(error).split())[:150] or type(error).__name__
         raise UserError(
-            f"{place}: not there, and the download failed ({why}); put the file of {file.url} there, or set "
+            f"{target}: not there, and the download failed ({why}); put the file of {file.url} there, or set "
             "task.data_dir to a folder that has it"
         ) from None
     return target
+
+
+def _holds(path: Path, file: File) -> bool:
+    try:
+        return file.is_content(read_bounded(path, file.size))
+    except UserError:
+        return False
 
 
 class _Bar:

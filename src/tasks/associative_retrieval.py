@@ -32,7 +32,8 @@ class AssociativeRetrieval(Task):
         num_pairs: K.
         replace_digits: draw each digit independently; otherwise the digits of a sequence are distinct as well.
         curriculum_updates: over these first updates the number of pairs of the training sequences grows from 1 to K, by
-            leaving out the last ones; the pair that is asked for moves to a place in the same proportion. 0 for none.
+            leaving out the last ones; the pair that is asked for moves to a place in the same proportion, so that some
+            places are asked for up to twice as often as others. 0 for none.
         train_size: training sequences (100,000 in the paper); null for fresh ones at every update.
         val_size: validation sequences (10,000 in the paper).
         test_size: test sequences (20,000 in the paper).

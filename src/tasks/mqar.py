@@ -21,7 +21,7 @@ class MQAR(Task):
 
         k3 v7 k1 v2 | k1 . . . k3 .   ->   _ _ _ _ v2 _ _ _ v7 _
 
-    `num_pairs` pairs of two symbols, then `num_slots` slots of two symbols, more than there are pairs; K of them hold a
+    `num_pairs` pairs of two symbols, then `num_slots` slots of two symbols, at least as many; K of them hold a
     key, and the answer is due at that very step. The slots are drawn without replacement with probabilities
     ∝ s^(a - 1), s = 1 ... S, so that with a = `slot_power` < 1 near ones are likelier. All other symbols are blanks or
     random, as in the original, where by chance a random symbol can be a key with a false value after it. The keys of an

@@ -38,7 +38,7 @@ class VariableBinding(Task):
       all other steps the target is 0. Flags that are still on turn off at the last step, so several may do so at
       once: then the target is the OR of their patterns (for real patterns the sum, at most 1).
 
-    Real patterns are uniform in [0, 1] and use the squared error.
+    Real patterns are uniform in [0, 1]; recall and continuous then use the squared error.
 
     Args:
         seed: of all data.

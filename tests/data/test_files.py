@@ -133,6 +133,13 @@ def test_another_file_at_the_address_is_not_kept(tmp_path, served):
     assert list((tmp_path / "set").iterdir()) == []
 
 
+@pytest.mark.parametrize("content", [b"<html>sign in</html>", gzip.compress(CONTENT)[:-12], gzip.compress(b"other")])
+def test_another_compressed_file_at_the_address_is_not_kept(content, tmp_path, served):
+    file = replace(FILE, url=served(content) + ".gz")
+    assert f"{tmp_path}/set/name.bin.gz: not there, and the download failed (something else" in refused(tmp_path, file)
+    assert list((tmp_path / "set").iterdir()) == []
+
+
 def test_the_bar_of_a_download_that_is_too_large_stops_it():
     with _Bar("name", 10**6) as bar:
         for _ in range(16):
