@@ -1,8 +1,9 @@
 """Lyapunov functions of a linear system, a damped pendulum, and the continuous Hopfield network."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from annotated_types import Ge
 from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
 from scipy.linalg import solve_continuous_lyapunov
@@ -69,8 +70,8 @@ def relax(T_NN: np.ndarray, input_N: np.ndarray, u_SN: np.ndarray, times: np.nda
     return solve_ivp(rates, (0, times[-1]), u_SN.ravel(), t_eval=times, **TIGHT).y.T.reshape(-1, *u_SN.shape)
 
 
-def run(starts: int = 1000, network_size: int = 8, seed: int = 0) -> Functions:
-    """Follow each function along trajectories from many starts."""
+def run(starts: Annotated[int, Ge(4)] = 1000, network_size: int = 8, seed: int = 0) -> Functions:
+    """Follow each function along trajectories from many starts, four of which are drawn."""
     rng = np.random.default_rng(seed)
     P = solve_continuous_lyapunov(A.T, -np.eye(2))
     linear_times = np.linspace(0, 20, 401)
@@ -162,8 +163,8 @@ def _pendulum(starts: int, rng: np.random.Generator) -> tuple[np.ndarray, tuple[
             f"largest distance at t = 120 of {len(inside)} starts; e^(-ct/2) is 1.5e-8",
         ),
         at_least(
-            "The set must be compact and within the neighborhood: from V > 2.1, where the level sets are open, some "
-            "starts end at another equilibrium",
+            "The set must be compact and within the neighborhood: from V > 2.1, where the level sets are unbounded, "
+            "some starts end at another equilibrium",
             "the saddles at θ = ±π have V = 2",
             0.05,
             float(elsewhere.mean()),

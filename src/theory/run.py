@@ -5,7 +5,8 @@
     python scripts/theory.py gradient_flow run=outputs/runs/<run>         a topic with one of its settings
 
 A topic is a module or package in `src.theory` with DEMONSTRATIONS. The output folder receives its figures, a page
-`<topic>.md`, and `claims.csv` with the claims of all topics run. The exit status is 1 if a claim does not hold.
+`<topic>.md`, and `claims.csv` with all claims, in which the rows of topics not run this time stay. The exit status is 1
+if a claim does not hold.
 """
 
 import argparse
@@ -20,11 +21,12 @@ import pkgutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from annotated_types import Ge
 from matplotlib.image import imread
 from rich import box, get_console
 from rich.markup import escape
@@ -39,6 +41,8 @@ from src.utils.files import write_whole
 PAGES = Path(__file__).with_name("pages")
 OUTPUT = Path("outputs/theory")
 DOTS_PER_INCH = 200
+COLUMNS = ["topic", "demonstration", *Claim._fields]
+"""Of `claims.csv`."""
 
 
 class Finished(NamedTuple):
@@ -74,7 +78,8 @@ def settings_of(demonstration: Demonstration) -> dict[str, inspect.Parameter]:
 
 def parse_settings(texts: Mapping[str, str], topics: Mapping[str, Sequence[Demonstration]]) -> dict[str, Any]:
     """Settings converted to the types of their defaults; one that no selected topic has is a user error."""
-    legal = {name: p for group in topics.values() for one in group for name, p in settings_of(one).items()}
+    found = [item for group in topics.values() for one in group for item in settings_of(one).items()]
+    legal = dict(found)
     values: dict[str, Any] = {}
     for name, text in texts.items():
         if name not in legal:
@@ -86,12 +91,18 @@ def parse_settings(texts: Mapping[str, str], topics: Mapping[str, Sequence[Demon
             values[name] = kind(text)
         except ValueError:
             raise UserError(f"{name}={text}: {kind.__name__} expected") from None
-        least = 0 if name == "seed" else 1
+        least = max(least_of(parameter) for other, parameter in found if other == name)
         if kind is int and values[name] < least:
             raise UserError(f"{name}={text}: at least {least} expected")
         if kind is float and not math.isfinite(values[name]):
             raise UserError(f"{name}={text}: a finite number expected")
     return values
+
+
+def least_of(parameter: inspect.Parameter) -> int:
+    """The least legal value of an integer setting: the one of its annotation, or 1, or 0 for a seed."""
+    bounds: list[Any] = [x.ge for x in getattr(parameter.annotation, "__metadata__", ()) if isinstance(x, Ge)]
+    return bounds[0] if bounds else int(parameter.name != "seed")
 
 
 def run_topic(topic: str, settings: Mapping[str, Any], folder: Path) -> list[Finished]:
@@ -178,15 +189,39 @@ def claims_table(topic: str, finished: Sequence[Finished]) -> Table:
     return table
 
 
-def claims_csv(results: Mapping[str, Sequence[Finished]]) -> str:
-    """All claims with all digits."""
+def claims_csv(rows: Mapping[str, Sequence[Sequence[Any]]]) -> str:
+    """The rows of all topics in alphabetical order."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["topic", "demonstration", *Claim._fields])
-    writer.writerows(
-        [topic, one.name, *claim] for topic, group in results.items() for one in group for claim in one.claims
-    )
+    writer.writerow(COLUMNS)
+    writer.writerows(row for topic in sorted(rows) for row in rows[topic])
     return buffer.getvalue()
+
+
+def rows_of(topic: str, group: Sequence[Finished]) -> list[list[Any]]:
+    """The claims of a topic with all digits."""
+    return [[topic, one.name, *claim] for one in group for claim in one.claims]
+
+
+def read_rows(path: Path, topics: Container[str]) -> dict[str, list[list[str]]]:
+    """The rows of these topics in a `claims.csv`, by topic; none if there is no such file.
+
+    Raises:
+        UserError: the file is not one that this command has written.
+    """
+    rows: dict[str, list[list[str]]] = {}
+    if not path.exists():
+        return rows
+    try:
+        header, *lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), strict=True)
+    except (ValueError, csv.Error):  # an empty file, other bytes than UTF-8, or quotes that do not match
+        header, lines = [], []
+    if header != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
+        raise UserError(f"{path}: not a table of claims; remove it, or choose another --output")
+    for line in lines:
+        if line[0] in topics:
+            rows.setdefault(line[0], []).append(line)
+    return rows
 
 
 def show_in_tensorboard(results: Mapping[str, Sequence[Finished]], folder: Path) -> None:
@@ -240,13 +275,16 @@ def run(arguments: argparse.Namespace) -> bool:
     if arguments.processes < 1:
         raise UserError(f"--processes {arguments.processes}: at least 1 expected")
     arguments.output.mkdir(parents=True, exist_ok=True)
+    table = arguments.output / "claims.csv"
+    rows: dict[str, list[list[Any]]] = read_rows(table, topics.keys() - names) if len(names) < len(topics) else {}
 
     results: dict[str, list[Finished]] = {}
     for topic, finished in run_all(names, settings, arguments.output, arguments.processes):
         results[topic] = finished
         get_console().print(claims_table(topic, finished))
     results = {name: results[name] for name in names}
-    write_whole(arguments.output / "claims.csv", claims_csv(results).encode())
+    rows |= {name: rows_of(name, group) for name, group in results.items()}
+    write_whole(table, claims_csv(rows).encode())
     if arguments.tensorboard:
         show_in_tensorboard(results, arguments.output)
     claims = [claim for group in results.values() for one in group for claim in one.claims]

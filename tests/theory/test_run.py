@@ -2,8 +2,10 @@
 
 import csv
 from types import SimpleNamespace
+from typing import Annotated
 
 import pytest
+from annotated_types import Ge
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -32,7 +34,9 @@ def command(tmp_path, capsys, monkeypatch):
 def invented(monkeypatch, tmp_path):
     """A topic with one claim that holds if `answer` is 42."""
 
-    def compute(answer: int = 42, run: str | None = None, seed: int = 0, noise: float = 0.5):
+    def compute(
+        answer: int = 42, run: str | None = None, seed: int = 0, noise: float = 0.5, digits: Annotated[int, Ge(2)] = 2
+    ):
         if seed == 13:
             raise ValueError("unlucky")
         claim = claims.near("The answer [of all] | is 42", "Adams (1979)", 42, answer, 0.5, "by the book", f"{run}")
@@ -92,11 +96,12 @@ def test_a_claim_that_fails_ends_the_command_with_status_1(command, tmp_path):
         (["inventd"], "error: inventd is not a topic; did you mean invented? legal: invented"),
         (
             ["answr=3"],
-            "error: answr is not a setting of invented; did you mean answer? legal: answer, noise, run, seed",
+            "error: answr is not a setting of invented; did you mean answer? legal: answer, digits, noise, run, seed",
         ),
         (["run="], "error: run=: a value expected"),
         (["answer=many"], "error: answer=many: int expected"),
         (["answer=0"], "error: answer=0: at least 1 expected"),
+        (["digits=1"], "error: digits=1: at least 2 expected"),
         (["seed=-1"], "error: seed=-1: at least 0 expected"),
         (["noise=loud"], "error: noise=loud: float expected"),
         (["noise=nan"], "error: noise=nan: a finite number expected"),
@@ -110,6 +115,49 @@ def test_a_claim_that_fails_ends_the_command_with_status_1(command, tmp_path):
 def test_mistakes_are_one_line_and_write_nothing(command, arguments, message, tmp_path):
     assert command(*arguments) == (1, "", message)
     assert not list((tmp_path / "theory").glob("*"))
+
+
+@pytest.fixture
+def two_topics(invented, monkeypatch):
+    """The invented topic under two names."""
+    (topic,) = run.find_topics().values()
+    monkeypatch.setattr(run, "find_topics", lambda: {"early": topic, "late": topic})
+    monkeypatch.setattr(run, "text_of", lambda name: f"# {name}")
+
+
+@pytest.mark.usefixtures("two_topics")
+def test_rows_of_topics_that_are_not_run_again_stay(command, tmp_path):
+    table = tmp_path / "theory" / "claims.csv"
+
+    def measured():
+        return [(row["topic"], row["measured"]) for row in csv.DictReader(table.read_text().splitlines())]
+
+    assert command("late")[0] == 0
+    assert measured() == [("late", "42.0")]
+    assert command("early", 'run=with, a comma and a " in it')[0] == 0
+    both = table.read_text()
+    assert command("late", "answer=41")[0] == 1
+    assert measured() == [("early", "42.0"), ("late", "41.0")]
+    assert table.read_text().splitlines()[1] == both.splitlines()[1]
+    table.write_text(both.replace("late,", "gone,"))
+    assert command("early")[0] == 0
+    assert measured() == [("early", "42.0")]
+
+
+@pytest.mark.usefixtures("two_topics")
+@pytest.mark.parametrize(
+    "damaged", [b"", b"\xff\xfe", b"topic,claim\n", b'"topic', b"{header}\nlate,answer\n", b"a\0b"]
+)
+def test_a_table_that_this_command_did_not_write_is_left_alone(command, tmp_path, damaged):
+    table = tmp_path / "theory" / "claims.csv"
+    table.parent.mkdir()
+    damaged = damaged.replace(b"{header}", ",".join(run.COLUMNS).encode())
+    table.write_bytes(damaged)
+    message = f"error: {table}: not a table of claims; remove it, or choose another --output"
+    assert command("early") == (1, "", message)
+    assert [path.name for path in table.parent.iterdir()] == ["claims.csv"]
+    assert table.read_bytes() == damaged
+    assert command("--processes", "1")[0] == 0, "nothing of it is needed if all topics are run"
 
 
 def test_real_topics_in_separate_processes(command, tmp_path):
