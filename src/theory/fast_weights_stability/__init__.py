@@ -86,7 +86,7 @@ def find_blow_up(
             "it behaves like 1 - O(√(1 - κ/κ_c)), here √1e-6",
         ),
         near(
-            "At the boundary the spectral radius of A is u², with u the maximizer of u/(1 + u²) - 0.05 u: near 1",
+            "At the boundary (S = 1) the spectral radius of A is u², with u the maximizer of u/(1 + u²) - 0.05 u",
             BOUND,
             _maximizer() ** 2,
             memory_radius[-1],
@@ -253,10 +253,11 @@ def normalize_dynamics(
     count = len(STEPS) * len(decay_G)
     highest = max(float(exponent.max()) for exponent in exponents.values())
     faint = float(exponents[1][0, 0])
+    shortest = [float(exponent[0, -1]) for exponent in exponents.values()]
     claims = [
         at_most(
             f"Layer norm: ‖h_t‖ ≤ √H for all {count} settings of λ, η and S: largest ‖h_t‖",
-            "‖LN(a)‖ ≤ √H with gain 1 and bias 0, and ReLU does not increase it; Ba et al. 2016, section 3.2",
+            "‖LN(a)‖ ≤ √H with gain 1 and bias 0, and ReLU does not increase it; Ba et al. 2016, section 3.1",
             num_units**0.5,
             norm,
             "a theorem, no tolerance",
@@ -291,19 +292,26 @@ def normalize_dynamics(
             "η = 0.001 is not 0",
         ),
         near(
-            "... and for η = 10 and λ above 0.9 it is 0 for every S: largest modulus",
+            "... and for η = 10 and λ above 0.8 it is 0 for every S: largest modulus",
             "Measured; reads from A then outweigh the input, and a state is neither lost nor amplified",
             0.0,
-            float(max(np.abs(exponent[decay_L > 0.9, -1]).max() for exponent in exponents.values())),
-            0.05,
-            "at most 0.046 with three seeds; ln λ is -0.1 for λ = 0.9",
+            float(max(np.abs(exponent[decay_L > 0.8, -1]).max() for exponent in exponents.values())),
+            0.1,
+            "the fluctuation over a path of this length; at most 0.06 with three seeds; ln λ is -0.21 for λ = 0.81",
         ),
         at_least(
-            "... while for a memory as short as λ = 0.5 states fade even then, but more slowly than the memory: lowest",
+            "... while for λ = 0.5 no exponent is near ln λ any more, though they scatter: lowest",
             "Measured; the exponent for small η is ln 0.5 = -0.69",
             np.log(0.5) / 2,
-            float(min(exponent[0, -1] for exponent in exponents.values())),
-            "half of ln 0.5; from -0.22 to -0.08 with three seeds",
+            min(shortest),
+            "half of ln 0.5; from -0.22 to +0.13 with three seeds",
+        ),
+        at_most(
+            "... while for λ = 0.5 no exponent is near ln λ any more, though they scatter: highest",
+            "Measured, as above",
+            0.2,
+            max(shortest),
+            "from -0.22 to +0.13 with three seeds, and fluctuations of 0.1",
         ),
         at_least(
             "A spectral radius above 1 at one step does not make a driven network unstable: largest radius of the full "

@@ -18,7 +18,7 @@ from src.theory.fast_weights_stability.dynamics import Array
 from src.theory.figures import LIMIT, THEORY, heading, line, wrapped
 
 LAYER_NORM = "Ba, Kiros & Hinton 2016, section 3 and table 1"
-FAST = "Ba et al. 2016, section 3.2"
+FAST = "Ba et al. 2016, section 3.1"
 
 
 @dataclass

@@ -76,6 +76,12 @@ def test_without_layer_norm_training_fails_at_once():
     assert [len(axes.lines) for axes in training.draw_learning(result).axes] == [5]
 
 
+@pytest.mark.slow
+def test_only_the_middle_rate_binds_in_time():
+    result = training.train_across_settings(decays=(0.95,))
+    assert [claim.statement for claim in result.claims if not claim.holds] == []
+
+
 def test_infinite_exponents_are_drawn_apart_from_the_scale():
     finite_LE = np.array([[-0.5, 0.25], [0.1, 0.0]])
     overflows_LE = np.array([[-0.5, np.inf], [0.1, np.inf]])
