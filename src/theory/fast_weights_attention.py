@@ -3,10 +3,11 @@
 Shapes: B sequences, T time steps, X input features, H hidden units.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional
@@ -29,7 +30,7 @@ class Memory(NamedTuple):
     claims: tuple[Claim, ...]
     hidden_size: int
     weights: np.ndarray
-    """η λ^(t-τ) h_τᵀ h_t for one sequence, [T, T]; NaN where τ > t."""
+    """η λ^(t-1-τ) h_τᵀ h_0(t) in the first read of step t, for one sequence, [T, T]; NaN where τ ≥ t."""
     norms: np.ndarray
     norm_bounds: np.ndarray
     """η max‖h‖² (1 - λ^t) / (1 - λ) for each t."""
@@ -68,6 +69,20 @@ def written(states_TH: Tensor, decay: float, fast_rate: float) -> Tensor:
     return torch.stack(all_A)
 
 
+def first_queries(core: FastWeights, p_TH: Tensor, states_TH: Tensor) -> Tensor:
+    """h_0 = f(W h + C x) of each step, with which A is read first, [T, H]."""
+    before_TH = torch.cat([states_TH.new_zeros(1, core.hidden_size), states_TH[:-1]])
+    return torch.relu(core.recurrent(before_TH) + p_TH)
+
+
+def read_weights(core: FastWeights, states_TH: Tensor, queries_TH: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """h_τᵀ h_0(t), and η λ^(t-1-τ) times as much, with which step t reads the state τ < t; NaN elsewhere, [T, T]."""
+    steps = np.arange(len(states_TH))
+    lag_TT = steps[:, None] - steps
+    inner_TT = np.where(lag_TT >= 1, (queries_TH @ states_TH.T).numpy(), np.nan)
+    return inner_TT, core.fast_lr * core.decay ** np.maximum(lag_TT - 1, 0) * inner_TT
+
+
 def state_sizes(core: FastWeights, p_BTH: Tensor, *, printed: bool) -> np.ndarray:
     """The largest ‖h‖ of a batch at each step: h = f(LN[z + A h_0]) or, as printed, h = f(LN[z] + A h_0)."""
     state = core.initial_state(p_BTH.shape[0])
@@ -84,7 +99,7 @@ def state_sizes(core: FastWeights, p_BTH: Tensor, *, printed: bool) -> np.ndarra
     return np.array(sizes)
 
 
-def run(num_steps: int = 24, hidden_size: int = 16, seed: int = 0) -> Memory:
+def run(num_steps: Annotated[int, Ge(3)] = 24, hidden_size: int = 16, seed: int = 0) -> Memory:
     """Compute random sequences in three ways, and examine the matrices that they write."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
@@ -95,14 +110,13 @@ def run(num_steps: int = 24, hidden_size: int = 16, seed: int = 0) -> Memory:
         states_BTH = core.attend(p_BTH, None)[0]
         A_THH = written(states_BTH[0], core.decay, core.fast_lr)
         state_norms = states_BTH[0].norm(dim=1)
+        queries_TH = first_queries(core, p_BTH[0], states_BTH[0])
     norms = torch.linalg.matrix_norm(A_THH, 2).numpy()
     ages = np.arange(1, num_steps + 1)
     bounds = core.fast_lr * float(state_norms.max()) ** 2 * (1 - core.decay**ages) / (1 - core.decay)
     ranks = torch.linalg.matrix_rank(A_THH).numpy()
 
-    inner_TT = (states_BTH[0] @ states_BTH[0].T).numpy()
-    lag_TT = ages[:, None] - ages[None, :]
-    weights_TT = np.where(lag_TT >= 0, core.fast_lr * core.decay ** np.maximum(lag_TT, 0) * inner_TT, np.nan)
+    inner_TT, weights_TT = read_weights(core, states_BTH[0], queries_TH)
 
     with torch.no_grad():
         sizes, printed_sizes = (state_sizes(core, p_BTH, printed=printed) for printed in (False, True))
@@ -113,7 +127,7 @@ def run(num_steps: int = 24, hidden_size: int = 16, seed: int = 0) -> Memory:
     claims = (
         *_claims_of_equality(core, p_BTH),
         *_claims_of_the_matrix(core, A_THH, norms, bounds, ranks, states_BTH),
-        *_claims_of_weights(states_BTH[0], weights_TT),
+        *_claims_of_weights(weights_TT, inner_TT, states_BTH[0], queries_TH),
         *_claims_of_layer_norm(hidden_size, max(largest), printed_sizes),
     )
     return Memory(claims, hidden_size, weights_TT, norms, bounds, ranks, sizes, printed_sizes)
@@ -212,9 +226,12 @@ def _claims_of_the_matrix(
     )
 
 
-def _claims_of_weights(h_TH: Tensor, weights_TT: np.ndarray) -> tuple[Claim, ...]:
+def _claims_of_weights(
+    weights_TT: np.ndarray, inner_TT: np.ndarray, h_TH: Tensor, queries_TH: Tensor
+) -> tuple[Claim, ...]:
     """The range of the weights with which past states are read."""
-    unit_TH = functional.normalize(h_TH, dim=1)
+    unit_TT = (functional.normalize(queries_TH, dim=1) @ functional.normalize(h_TH, dim=1).T).numpy()
+    largest_cosine = float(unit_TT[np.isfinite(inner_TT)].max())
     return (
         at_least(
             "With ReLU states no past state is read with a negative weight",
@@ -228,8 +245,8 @@ def _claims_of_weights(h_TH: Tensor, weights_TT: np.ndarray) -> tuple[Claim, ...
             "Nor are the inner products h_τᵀ h_s bounded by 1: that requires states of unit length",
             "Cauchy-Schwarz: |h_τᵀ h_s| ≤ ‖h_τ‖ ‖h_s‖",
             1.0,
-            float((h_TH @ h_TH.T).max()),
-            f"largest of this run; with unit states it is {float((unit_TH @ unit_TH.T).max()):.4f}",
+            float(np.nanmax(inner_TT)),
+            f"largest of this run; with both of unit length it is {largest_cosine:.4f}",
             refuted=f"{REPORT}: the weight ranges from -1 to 1",
         ),
     )
@@ -244,7 +261,7 @@ def _claims_of_layer_norm(hidden_size: int, largest: float, printed_sizes: np.nd
     return (
         at_most(
             "With the layer norm around the whole sum, f(LN[Wh + Cx + A h_s]), ‖h‖ ≤ √H at any fast learning rate",
-            f"{BA}.3, equation 5: LN[a] has length √H at unit gain, and ReLU does not increase it",
+            f"{BA}.1, equation 5: LN[a] has length √H at unit gain, and ReLU does not increase it",
             float(np.sqrt(hidden_size)),
             largest,
             "largest state at fast learning rates of 0.05, 0.5 and 5",
@@ -254,14 +271,14 @@ def _claims_of_layer_norm(hidden_size: int, largest: float, printed_sizes: np.nd
 
 
 def draw(result: Memory) -> Figure:
-    """The weight of each past state, the size of the memory, and the size of the states."""
+    """The weight with which each past state is read, the size of the memory, and the size of the states."""
     figure, (attention, matrix, size) = wrapped(3)
     num_steps = len(result.norms)
     attention.grid(visible=False)
     extent = (0.5, num_steps + 0.5, num_steps + 0.5, 0.5)
     image = attention.imshow(result.weights, cmap="Greys", vmin=0, extent=extent)
     attention.set(xlabel=r"past state $\tau$", ylabel="time step t")
-    figure.colorbar(image, ax=attention, label=r"weight $\eta\lambda^{t-\tau}\,h_\tau^\top h_t$", shrink=0.85)
+    figure.colorbar(image, ax=attention, label=r"weight $\eta\lambda^{t-1-\tau}\,h_\tau^\top h_0(t)$", shrink=0.85)
     heading(attention, "What is read of the past")
 
     times = np.arange(1, num_steps + 1)

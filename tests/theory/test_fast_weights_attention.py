@@ -25,6 +25,20 @@ def test_the_closed_sum_is_the_model_in_every_configuration():
         torch.testing.assert_close(topic.closed_sum(model, p_BTH), model.scan(p_BTH)[0], rtol=1e-11, atol=1e-13)
 
 
+def test_a_read_is_the_sum_of_past_states_with_the_weights_shown():
+    model, p_BTH = core(), torch.randn(1, 7, 6, dtype=torch.float64)
+    with torch.no_grad():
+        states_TH = model.scan(p_BTH)[0][0]
+        queries_TH = topic.first_queries(model, p_BTH[0], states_TH)
+        A_THH = topic.written(states_TH, decay=0.9, fast_rate=0.5)
+        _, weights_TT = topic.read_weights(model, states_TH, queries_TH)
+        read_TH = torch.einsum("tij,tj->ti", A_THH[:-1], queries_TH[1:])
+        torch.testing.assert_close(torch.from_numpy(np.nan_to_num(weights_TT))[1:] @ states_TH, read_TH)
+        # one step of the model, by hand
+        h_TH = torch.relu(model.norm(model.recurrent(states_TH[:-1]) + p_BTH[0, 1:] + read_TH))
+    torch.testing.assert_close(h_TH, states_TH[1:])
+
+
 def test_the_printed_layer_norm_overflows_and_the_right_one_is_bounded():
     p_BTH = 3 * torch.randn(3, 20, 6, dtype=torch.float64)
     model = core()
