@@ -6,9 +6,11 @@ Shapes: B sequences, T time steps, X input features, H hidden units, L lags from
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -30,7 +32,14 @@ from src.theory.base import Claim, Demonstration
 from src.theory.claims import at_least, at_most, near
 from src.theory.figures import COLORS, LIMIT, MARKERS, heading, line, new_figure, wrapped
 from src.theory.gradient_flow import error_carousel, limits
-from src.theory.gradient_flow.norms import Array, check, loss_gradient_by_lag, norms_by_lag, state_jacobians
+from src.theory.gradient_flow.norms import (
+    Array,
+    check,
+    loss_gradient_by_lag,
+    norms_by_lag,
+    norms_through_memory,
+    state_jacobians,
+)
 from src.theory.networks import Trained, evaluated, in_double, load_run, seeded_float64, train_briefly
 
 REPORT, MATHEWS = "Wayman & Mathew, report", "Mathews, report, section 2.1.2"
@@ -63,7 +72,9 @@ class Initial:
     bounds: dict[str, Array]
 
 
-def measure_at_start(num_units: int = 20, num_steps: int = 51, num_sequences: int = 8, seed: int = 0) -> Initial:
+def measure_at_start(
+    num_units: int = 20, num_steps: Annotated[int, Ge(3)] = 51, num_sequences: int = 8, seed: int = 0
+) -> Initial:
     """Measure several architectures at initialization under N(0, 1) inputs; the IRNN without, from a positive state."""
 
     def core_of(make: Callable[[], Core]) -> Core:
@@ -93,11 +104,18 @@ def measure_at_start(num_units: int = 20, num_steps: int = 51, num_sequences: in
     }
     gates["GRU"] = norms(core_of(partial(GRU, num_units, hidden_size=num_units)))
     gates["A-LSTM"] = norms(core_of(partial(ALSTM, num_units, hidden_size=num_units, num_heads=1)))
+    normalized = core_of(partial(fast_weights, True, 0.5, num_units))
+    assert isinstance(normalized, FastWeights)
     fast = {
-        "layer norm": norms(core_of(partial(fast_weights, True, 0.5, num_units))),
+        "layer norm": norms(normalized),
         "no norm, inputs × 0.1": norms(core_of(partial(fast_weights, False, 0.5, num_units)), 0.1),
         "layer norm, η = 0": norms(core_of(partial(fast_weights, True, 0.0, num_units))),
     }
+    lags = min(20, num_steps - 1), num_steps - 1
+    with torch.no_grad():
+        p_BTH = normalized.project(x_BTX)
+    assert isinstance(p_BTH, torch.Tensor)
+    direct = [norms_through_memory(normalized, p_BTH, lag) for lag in lags]
     bounds = {f"tanh, ‖W‖ = {0.9}": 0.9**lag_L, "np-RNN": np.ones(num_steps)}
     claims = [
         _jacobian_product(contracting, x_BTX),
@@ -125,7 +143,7 @@ def measure_at_start(num_units: int = 20, num_steps: int = 51, num_sequences: in
             )
             for s in (1.0, 0.5, 0.05)
         ),
-        *_gated(gates, fast, num_steps),
+        *_gated(gates, fast, [float(np.median(norm_B)) for norm_B in direct], num_steps),
     ]
     panels = {"one matrix": one_matrix, "gates": gates, "fast weights, λ = 0.95": fast}
     medians = {title: {name: np.median(v, axis=1) for name, v in panel.items()} for title, panel in panels.items()}
@@ -154,14 +172,15 @@ def _jacobian_product(core: RNN, x_BTX: torch.Tensor) -> Claim:
         max(errors),
         1e-10,
         ROUNDING,
-        f"Π over k = i+1 ... j in ascending order from the left: relative error {max(reversed_errors):.2g}",
-    )
+        f"Π over k = i+1 ... j, read as ascending from the left: relative error {max(reversed_errors):.2g}",
+    )._replace(reading=True)
 
 
-def _gated(gates: dict[str, Array], fast: dict[str, Array], num_steps: int) -> list[Claim]:
-    """How much of the gradient gates and fast weights retain."""
+def _gated(gates: dict[str, Array], fast: dict[str, Array], direct: list[float], num_steps: int) -> list[Claim]:
+    """How much of the gradient gates and fast weights retain, and how much of it goes through A alone."""
     last = {name: float(np.median(v[-1])) for name, v in (gates | fast).items()}
     middle = min(20, num_steps - 1)
+    retained = float(np.median(fast["layer norm"][middle]))
     return [
         at_least(
             f"A larger forget bias retains more of the gradient over {num_steps - 1} steps: smaller of the ratios "
@@ -177,11 +196,20 @@ def _gated(gates: dict[str, Array], fast: dict[str, Array], num_steps: int) -> l
         ),
         at_least(
             f"Fast weights with layer norm retain a gradient over {middle} steps that W = 0.05 I alone loses",
-            "Ba et al. 2016, equation 4: the path through A has the weight η λ^(lag-1)",
+            "Ba et al. 2016, equation 4: the direct path through A has the weight η λ^(lag-1)",
             1e-3,
-            float(np.median(fast["layer norm"][middle])),
-            f"η λ^{middle - 1} = {0.5 * 0.95 ** (middle - 1):.2f}, times two derivatives of the layer norm; "
-            f"0.05^{middle} = {0.05**middle:.0e}",
+            retained,
+            f"the direct path, η λ^{middle - 1} = {0.5 * 0.95 ** (middle - 1):.2f} times two derivatives of the layer "
+            f"norm, contributes {direct[0]:.2g}; the rest goes through the states written in between; 0.05^{middle} = "
+            f"{0.05**middle:.0e}",
+        ),
+        at_most(
+            f"Of the gradient over {num_steps - 1} steps the direct path through A carries little: its norm, with all "
+            "states in between fixed, over that of the whole",
+            "Derivative of the last step by a state that A was written from",
+            0.1,
+            direct[1] / last["layer norm"],
+            f"a tenth; {direct[1]:.2g} of {last['layer norm']:.2g}",
         ),
         at_most(
             f"Without fast weights (η = 0) the gradient has vanished after {middle} steps",

@@ -17,7 +17,7 @@ from src.config.errors import UserError
 from src.models.alstm import ALSTMState
 from src.models.base import Core, last_step
 from src.models.cp_gate import DroppedState
-from src.models.fastweights import FastWeightsState
+from src.models.fastweights import FastWeights, FastWeightsState
 from src.models.sequence import SequenceModel
 from src.ops.inputs import steps
 from src.specs import Batch, State, map_state, state_tensors
@@ -134,6 +134,20 @@ def state_jacobians(core: Core, p_BTP: Any, state: State | None = None, lengths:
 def norms_by_lag(core: Core, p_BTP: Any, state: State | None = None, lengths: Tensor | None = None) -> Array:
     """‖∂y_T/∂s_{T-l}‖ in the spectral norm for l = 0 ... T - 1 and every sequence, [L, B]; nan before its start."""
     return _by_lag(torch.linalg.matrix_norm(state_jacobians(core, p_BTP, state, lengths), ord=2), lengths)
+
+
+def norms_through_memory(core: FastWeights, p_BTP: Tensor, lag: int) -> Array:
+    """The part of ‖∂h_T/∂h_{T-l}‖ of fast weights that goes only through A, with all other states fixed, l ≥ 2, [B]."""
+    with torch.no_grad():
+        h_BTH, _ = core.scan(p_BTP)
+    written = [h_BH.requires_grad_() for h_BH in h_BTH[:, :-2].unbind(1)]
+    A_BHH = core.zeros(len(p_BTP), core.hidden_size, core.hidden_size)
+    for h_BH in written:
+        A_BHH = core.decay * A_BHH + core.fast_lr * h_BH[:, :, None] * h_BH[:, None]
+    last_BH, _ = core.step(p_BTP[:, -1], FastWeightsState(h_BTH[:, -2], A_BHH))
+    rows_HBH = torch.eye(last_BH.shape[1], dtype=last_BH.dtype)[:, None].expand(-1, len(last_BH), -1)
+    (found_HBH,) = torch.autograd.grad(last_BH, written[1 - lag], rows_HBH, is_grads_batched=True)
+    return torch.linalg.matrix_norm(found_HBH.transpose(0, 1), ord=2).numpy()
 
 
 def loss_gradient_by_lag(model: SequenceModel, task: Task, batch: Batch) -> Array:

@@ -21,7 +21,13 @@ from src.tasks.base import Task
 from src.tasks.catch import Catch
 from src.tasks.copying import Copying
 from src.tasks.induction_heads import InductionHeads
-from src.theory.gradient_flow.norms import check, loss_gradient_by_lag, norms_by_lag, state_jacobians
+from src.theory.gradient_flow.norms import (
+    check,
+    loss_gradient_by_lag,
+    norms_by_lag,
+    norms_through_memory,
+    state_jacobians,
+)
 from src.theory.networks import in_double, seeded_float64
 
 CORES = {
@@ -71,6 +77,18 @@ def test_lag_zero_is_one_and_a_linear_network_gives_powers():
     W_HH = core.recurrent.weight.detach().numpy()
     expected_L = [np.linalg.norm(np.linalg.matrix_power(W_HH, k), 2) for k in range(6)]
     np.testing.assert_allclose(norms_LB, np.repeat(np.array(expected_L)[:, None], 2, 1), rtol=1e-10)
+
+
+def test_where_the_states_in_between_are_silent_only_the_memory_carries_a_gradient():
+    with seeded_float64(0):
+        core = FastWeights(4, hidden_size=4, layer_norm=False)
+        p_BTH = torch.randn(3, 5, 4).abs()
+    p_BTH[:, 2:-1] = -1e3
+    norms_LB = norms_by_lag(core, p_BTH)
+    assert (norms_LB[3] > 0.01).all()
+    np.testing.assert_allclose(norms_through_memory(core, p_BTH, 3), norms_LB[3], rtol=1e-10)
+    assert (norms_through_memory(core, p_BTH, 4) < norms_LB[4]).all(), "step 1 is a path, too"
+    assert (norms_through_memory(core, p_BTH, 2) == 0).all(), "written by a silent state"
 
 
 def test_the_gradient_of_the_loss_follows_the_chain_rule():
