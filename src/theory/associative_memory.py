@@ -176,7 +176,7 @@ def _claims_of_load(
         ),
         near(
             "The pseudoinverse A = G F⁺ recalls linearly independent keys exactly, up to P = n",
-            "Kohonen (1972); F⁺F = I where F has independent columns",
+            "Kohonen & Ruohonen (1973); F⁺F = I where F has independent columns",
             1.0,
             float(least_squares[independent].min()),
             1e-9,

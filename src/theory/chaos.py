@@ -202,7 +202,7 @@ def draw(result: Chaos) -> Figure:
     exponent.text(0.62, -0.09, "rest", fontsize=9)
     exponent.set(xlabel="gain g of h ← tanh(g J h)", ylabel="largest Lyapunov exponent (1/step)")
     exponent.legend(loc="lower right", fontsize=8.5)
-    heading(exponent, "Above g = 1 neighbors separate")
+    heading(exponent, "Chaos sets in above g = 1")
 
     steps = np.arange(result.distances.shape[1])
     for index, (start, distances) in enumerate(zip(result.starts, result.distances, strict=True)):

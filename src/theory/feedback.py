@@ -256,7 +256,7 @@ def draw(result: Regimes) -> Figure:
     """One output and its expected range for each weight; beside it, the effect of the first input."""
     figure, all_axes = new_figure(5, 2, panel_width=4.0, panel_height=1.7)
     steps = np.arange(result.outputs.shape[1])
-    names = ("decays", "linear trend", "exponential", "alternates", "alternates, grows")
+    names = ("settles", "linear trend", "exponential", "alternates", "alternates, grows")
     for row, (weight, name) in enumerate(zip(result.weights, names, strict=True)):
         left, right = all_axes[row]
         low = result.means[row] - 2 * result.deviations[row]
