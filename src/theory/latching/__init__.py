@@ -188,7 +188,8 @@ def _claims_of_the_reduced_attracting_set() -> tuple[Claim, ...]:
     return (
         near(
             "In the reduced attracting set the eigenvalues of (M^l)' are below 1 for all l; ‖M'‖ < 1 along "
-            f"the orbit is only sufficient: they are for M(h) = [[0.5, 5], [0, 0.5]] h, where ‖M'‖ = {np.linalg.norm(J, 2):.2f}",
+            "the orbit is only sufficient: they are for M(h) = [[0.5, 5], [0, 0.5]] h, where ‖M'‖ = "
+            f"{np.linalg.norm(J, 2):.2f}",
             f"{BENGIO}, definition 4; (M^l)' has the eigenvalue 0.5^l",
             0.5,
             float(radius),
