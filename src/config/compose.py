@@ -47,6 +47,14 @@ def prepare_hydra() -> None:
     ConfigLoaderImpl.get_group_options = at_any_depth  # type: ignore
 
 
+def with_one_value(overrides: Sequence[str]) -> list[str]:
+    """The overrides that give a setting one value, rather than several to try."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser = OverridesParser.create()
+    return [override for override in overrides if not parser.parse_override(override).is_sweep_override()]
+
+
 def for_hydra(arguments: Sequence[str]) -> list[str]:
     """Arguments as Hydra takes them: `-m` first, `~/` the home folder, a setting of a group that varies to every run.
 

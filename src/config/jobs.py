@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
+from src.config.compose import for_hydra, with_one_value
 from src.config.errors import UserError
 from src.config.paths import CONFIGS
 from src.config.resolvers import register_resolvers
@@ -56,9 +57,9 @@ def jobs_of(overrides: Sequence[str]) -> Iterator[tuple[Job, DictConfig]]:
     from hydra import compose, initialize_config_dir
 
     register_resolvers()
+    overrides = for_hydra(["-m", *overrides])[1:]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        single = [override for override in overrides if "," not in override]
-        config = compose("train", single, return_hydra_config=True)
+        config = compose("train", with_one_value(overrides), return_hydra_config=True)
         OmegaConf.set_readonly(config, False)
-        config.hydra.overrides.task = list(overrides)
+        config.hydra.overrides.task = overrides
         yield from expand(config)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pandas as pd
 from omegaconf import DictConfig
 
-from src.config.compose import compose
+from src.config.compose import compose, with_one_value
 from src.config.errors import UserError, choose
 from src.config.fingerprint import run_name
 from src.config.jobs import jobs_of
@@ -56,8 +56,7 @@ def find(name: str) -> Reproduction:
 
 def configuration(experiment: str, overrides: Sequence[str] = ()) -> DictConfig:
     """The configuration of an experiment, with the settings that it varies at their defaults."""
-    single = [override for override in overrides if "," not in override]
-    return compose(f"experiment={experiment}", *single)
+    return compose(f"experiment={experiment}", *with_one_value(overrides))
 
 
 def experiments_of(reproduction: Reproduction, budget: Budget) -> list[str]:

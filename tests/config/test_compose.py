@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from src.config.compose import for_hydra
+from src.config.compose import for_hydra, with_one_value
+from src.config.jobs import jobs_of
 from src.config.paths import CONFIGS, folder_of_runs
 
 
@@ -30,6 +31,26 @@ from src.config.paths import CONFIGS, folder_of_runs
 )  # fmt: skip
 def test_arguments_that_hydra_would_refuse_are_rewritten(given, taken):
     assert for_hydra(given) == taken
+
+
+def test_the_overrides_that_give_one_value():
+    several = ["seed=0,1", "seed=range(2)", "model=glob(r*)", "seed=choice(1)", "optimizer.lr=interval(0,1)"]
+    one = ["model=rnn", "search.columns=[model,seed]", "~trainer.patience", "note='a, b'"]
+    assert with_one_value([*several, *one]) == one
+
+
+@pytest.mark.parametrize(
+    ("overrides", "jobs"),
+    [
+        (["model=rnn", "seed=range(2)"], [["model=rnn", "seed=0"], ["model=rnn", "seed=1"]]),
+        (["model=glob(retn*)"], [["model=retnet"]]),
+        (["search.columns=[model,seed]", "seed=choice(1)"], [["search.columns=[model,seed]", "seed=1"]]),
+        (["optimizer=sgd,rmsprop", "optimizer.momentum=0.5"],
+         [[f"optimizer={name}", "optimizer.momentum=0.5"] for name in ("sgd", "rmsprop")]),
+    ],
+)  # fmt: skip
+def test_the_jobs_of_a_sweep_that_no_command_has_started(overrides, jobs):
+    assert [job for job, _ in jobs_of(overrides)] == jobs
 
 
 @pytest.mark.parametrize("root", ["~/runs", "'~/runs'", '"~/runs"'])
