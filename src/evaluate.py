@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 class EvaluateSettings:
     """The settings of the command, except `task.*`."""
 
-    run: str
+    run: Annotated[str, MinLen(1)]
     split: Literal["train", "val", "test"] = "test"
     examples: Annotated[int, Ge(0)] = 8
     to: Annotated[str, MinLen(1)] | None = None

@@ -177,7 +177,8 @@ def test_a_mistake_gives_one_line(arguments, says, tiny, composed, tmp_path, mon
     [
         (["split=val"], "run is missing"),
         (["run=nowhere"], "run=nowhere: not the folder of a run"),
-        (["run"], "run=null: must be a string"),
+        (["run"], "run=null: must be a string, not empty"),
+        (["run="], "run=: must be a string, not empty"),
         (["run=*.no"], "run=*.no: no folder of a run there"),
     ],
 )

@@ -108,6 +108,9 @@ def explain(error: BaseException) -> str:
     if "Ambiguous value for argument" in text or "requires --multirun" in text:
         argument = text.split("'")[1]
         return f"{argument} gives several values; add -m to run them all"
+    if "Could not delete from config" in text:
+        key = text.split("'")[1]
+        return f"{key} cannot be removed: there is no such setting, or it is null"
     if argument := _argument(chain[0]):
         options = files_of(argument.partition("=")[0].strip("+~"))
         return f"{argument}{choose('', options)}" if options else f"{argument}: {text}"

@@ -85,6 +85,7 @@ MISTAKES = {
     "switch for a number": ("trainer.max_updates=true", ["trainer.max_updates=true: must be an integer, at least 1"]),
     "null for a number": ("model.hidden_size=null", ["model.hidden_size=null: must be an integer, at least 1"]),
     "short list": ("optimizer.betas=[0.9]", ["optimizer.betas=[0.9]: must be a list", "exactly 2 items"]),
+    "a null that is removed": ("~trainer.patience", ["trainer.patience cannot be removed: there is", "it is null"]),
     "value for a group": ("run=1", ["run=1: must be a group of settings"]),
     "unknown choice": ("model.nonlinearity=rellu", ["model.nonlinearity=rellu: must be relu, tanh or linear", "relu?"]),
     "too small": ("model.hidden_size=0", ["model.hidden_size=0: must be an integer, at least 1"]),
