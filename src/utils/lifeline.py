@@ -60,6 +60,8 @@ def _end_with(path: str, offset: int) -> None:
     try:
         descriptor = os.open(path, os.O_RDONLY)
         fcntl.lockf(descriptor, fcntl.LOCK_SH, 1, offset)
+    except FileNotFoundError:  # the folder has been removed, so the sweep is over
+        pass
     except OSError:
         return
     os._exit(1)

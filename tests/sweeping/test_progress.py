@@ -213,3 +213,9 @@ def test_a_worker_that_is_not_a_child_of_its_sweep_ends_with_it(tmp_path):
     while process.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_worker_ends_if_the_folder_of_its_sweep_has_been_removed_before_it_began(tmp_path):
+    environment = os.environ | {lifeline.VARIABLE: f"0:0:{tmp_path}/removed/.sweep.lock"}
+    worker = [sys.executable, "-c", WORKER.format(folder=tmp_path)]
+    assert subprocess.run(worker, cwd=PROJECT, env=environment, timeout=50).returncode == 1
