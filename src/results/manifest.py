@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from src.config.paths import MANIFEST
+from src.config.paths import JOURNAL, MANIFEST
 from src.config.schema import SearchSettings
 from src.results.stored import read_json
 from src.utils.files import changing, remove_leftovers, write_whole
@@ -47,6 +47,15 @@ def write_manifest(folder: Path, search: SearchSettings, runs: Mapping[str, Mapp
         remove_leftovers(folder)
         earlier = read_manifest(folder)
         _write(folder, Manifest(search, (earlier.runs if earlier else {}) | {name: dict(runs[name]) for name in runs}))
+
+
+def with_searched(plan: SearchSettings, folder: Path) -> SearchSettings:
+    """The roles of settings in a sweep or search, and those that any search in the same folder has searched."""
+    before = read_manifest(folder) if (folder / JOURNAL).exists() else None
+    if before is None:
+        return plan
+    searched = [key for key in before.search.grid if key not in (*plan.repeated, *plan.columns)]
+    return replace(plan, grid=list(dict.fromkeys([*searched, *plan.grid])))
 
 
 def rename_runs(folder: Path, names: Mapping[str, str]) -> None:

@@ -33,7 +33,7 @@ from src.config.fingerprint import decisive_keys, run_name
 from src.config.paths import RESULT, folder_of_runs
 from src.config.schema import SearchSettings
 from src.reports.report import end_sweep
-from src.results.manifest import read_manifest, write_manifest
+from src.results.manifest import read_manifest, with_searched, write_manifest
 from src.running.build import build_task
 from src.running.lifecycle import record_death
 from src.specs import Objective
@@ -242,9 +242,9 @@ class _Search:
         if death := supervisor.death_in(self.folder / run_name(config), RESULT):
             self._record_death(trial, death.reason)
             return None
-        plan, before = SearchSettings.of(config), read_manifest(self.folder)
-        grid = list(dict.fromkeys([*(before.search.grid if before else ()), *plan.grid, *self.space]))
-        write_manifest(self.folder, replace(plan, grid=grid), {run_name(config): decisive_keys(config)})
+        plan = SearchSettings.of(config)
+        plan = with_searched(replace(plan, grid=list(dict.fromkeys([*plan.grid, *self.space]))), self.folder)
+        write_manifest(self.folder, plan, {run_name(config): decisive_keys(config)})
         return overrides
 
     def _record_death(self, trial: Trial, reason: str) -> None:

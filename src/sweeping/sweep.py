@@ -15,11 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from src.config.errors import DIED, UserError, died, exit_on_user_error
 from src.config.fingerprint import decisive_keys, run_name
 from src.config.jobs import Job, expand
-from src.config.paths import JOURNAL, RESULT, STORED
+from src.config.paths import RESULT, STORED
 from src.config.schema import RunSettings, SearchSettings
 from src.config.settings import without_hydra
 from src.reports.report import end_sweep
-from src.results.manifest import read_manifest, write_manifest
+from src.results.manifest import with_searched, write_manifest
 from src.results.result import ENDED, has_another_note, read_result, stands
 from src.results.runs import Run, load_runs
 from src.results.selection import first_stage, num_of_second_stage, second_stage
@@ -77,7 +77,7 @@ class Sweep:
         """Add runs to the manifest and to the table; those of a second stage once they have been chosen."""
         asked = {run.name: self.settings[run.name] for run in runs}
         self.configurations |= asked
-        write_manifest(self.folder, _with_searched(self.search, self.folder), asked)
+        write_manifest(self.folder, with_searched(self.search, self.folder), asked)
 
     def batches(self) -> Iterator[list[Job]]:
         """Batches of the jobs that are left; the second stage is chosen when the first has ended."""
@@ -251,12 +251,3 @@ def _difference(one: Job, other: Job) -> str:
     """The overrides that differ between two jobs: "seed=0 and seed=1"."""
     differing = [pair for pair in zip(one, other, strict=True) if len(set(pair)) > 1] or [(" ".join(one), "")]
     return " and ".join(filter(None, (" ".join(side) for side in zip(*differing, strict=True))))
-
-
-def _with_searched(plan: SearchSettings, folder: Path) -> SearchSettings:
-    """The roles of settings in a sweep, and those that a search in the same folder has searched, if there was one."""
-    before = read_manifest(folder) if (folder / JOURNAL).exists() else None
-    if before is None:
-        return plan
-    searched = [key for key in before.search.grid if key not in (*plan.repeated, *plan.columns)]
-    return replace(plan, grid=list(dict.fromkeys([*searched, *plan.grid])))

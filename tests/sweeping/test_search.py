@@ -419,3 +419,11 @@ def test_a_killed_search_with_two_workers_ends_like_an_uninterrupted_one(tmp_pat
     )
     assert len(calm) == 5
     assert killed == calm
+def test_what_another_search_in_the_folder_compares_is_not_searched(look):
+    assert look(LR, WIDTH, trials=1) == 0
+    assert look(LR, "model.hidden_size=5", "search.columns=[model.hidden_size]", trials=1) == 0
+    plan = read_manifest(Path("outputs/s")).search
+    assert (plan.grid, plan.columns) == (["optimizer.lr"], ["model.hidden_size"])
+    plan.check_roles()
+
+
