@@ -38,6 +38,7 @@ from src.training.profiler import profiled
 from src.training.progress import RunProgress
 from src.training.signals import exit_status
 from src.training.trainer import StopRule, Trainer
+from src.utils import supervisor
 from src.utils.files import locked, write_whole
 from src.utils.jsonl import for_json
 
@@ -136,6 +137,11 @@ def _execute(config: DictConfig, described: Described, folder: Path, stop_rule: 
     except OSError as error:
         result |= {"status": "failed", "reason": explain(error)}
     return result
+
+
+def death_in(folder: Path, config: DictConfig) -> supervisor.Death | None:
+    """The earlier process of this command that died in a run, if it did; one whose result stands was only visited."""
+    return None if stands(read_result(folder), RunSettings(**config.run)) else supervisor.death_in(folder, RESULT)
 
 
 def record_death(folder: Path, config: DictConfig, reason: str) -> str:

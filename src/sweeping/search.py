@@ -30,12 +30,12 @@ from rich import get_console
 from src.config.compose import for_hydra
 from src.config.errors import DIED, UserError, explain
 from src.config.fingerprint import decisive_keys, run_name
-from src.config.paths import RESULT, folder_of_runs
+from src.config.paths import CONFIGS, JOURNAL, folder_of_runs
 from src.config.schema import SearchSettings
 from src.reports.report import end_sweep
 from src.results.manifest import read_manifest, with_searched, write_manifest
 from src.running.build import build_task
-from src.running.lifecycle import record_death
+from src.running.lifecycle import death_in, record_death
 from src.specs import Objective
 from src.sweeping.trial import NOTHING, composed, id_of, mend, run_trial, storage_of, workers
 from src.training.signals import exit_status
@@ -239,7 +239,7 @@ class _Search:
         except (UserError, OmegaConfBaseException) as error:
             self._tell(trial, NOTHING | {"status": "failed", "reason": explain(error)})
             return None
-        if death := supervisor.death_in(self.folder / run_name(config), RESULT):
+        if death := death_in(self.folder / run_name(config), config):
             self._record_death(trial, death.reason)
             return None
         plan = SearchSettings.of(config)

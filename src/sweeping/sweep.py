@@ -25,7 +25,7 @@ from src.results.runs import Run, load_runs
 from src.results.selection import first_stage, num_of_second_stage, second_stage
 from src.running.build import check
 from src.running.groups import group, write_group
-from src.running.lifecycle import record_death
+from src.running.lifecycle import death_in, record_death
 from src.running.load import refuse_other_run
 from src.sweeping import ending
 from src.sweeping.hydra_sweeper import redirect
@@ -175,7 +175,7 @@ def _check_single(config: DictConfig) -> None:
     SearchSettings.of(config).check(decisive_keys(config))
     folder = Path(config.hydra.run.dir)
     refuse_other_run(folder, config)
-    if death := supervisor.death_in(folder, RESULT):
+    if death := death_in(folder, config):
         raise UserError(record_death(folder, without_hydra(config), death.reason))
     supervisor.check_explained()
 
@@ -198,7 +198,7 @@ def _start(config: DictConfig) -> None:
             raise UserError(f"{_difference(jobs[name], overrides)}: these jobs are the same run, {name}")
         if not stands(read_result(folder / name), RunSettings(**job.run)):
             check(job, to_run=here)
-        if death := supervisor.death_in(folder / name, RESULT):
+        if death := death_in(folder / name, job):
             deaths.setdefault(death, []).append(name)
         jobs[name], configs[name], settings[name] = overrides, job, decisive_keys(job)
     assert first is not None

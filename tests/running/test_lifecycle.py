@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src.config.paths import PROJECT
 from src.results.stored import warn
 from src.running.conclusion import conclude
+from src.running.lifecycle import death_in
 from src.running.provenance import provenance
 from src.training import checkpoint
 from src.training.trainer import Trainer
@@ -514,6 +515,15 @@ def test_a_run_whose_process_has_died_is_not_started_again_by_the_same_command(t
     assert "hydra" not in kept["config"]
     monkeypatch.setattr(supervisor, "_deaths", [Death(0, reason)])
     assert "outside of a run" in train(*tiny, "seed=1").err
+
+
+def test_a_finished_run_stays_finished_if_a_process_dies_that_has_only_looked_at_it(train_once, tiny, composed):
+    train_once(*tiny)
+    (only_run() / ".lock").write_text("12")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(supervisor, "_deaths", [Death(12, "it died")])
+        assert death_in(only_run(), composed(*tiny)) is None
+        assert death_in(only_run(), composed(*tiny, "run.fresh=true"))
 
 
 def test_a_job_returns_the_test_metric_that_is_its_objective(tmp_path):
