@@ -5,7 +5,8 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ from src.sweeping import ending
 from src.sweeping.hydra_sweeper import redirect
 from src.sweeping.launchers import fit, outlives_the_sweep, runs_here
 from src.sweeping.progress import SweepProgress
+from src.training.signals import interrupt, passing_on
 from src.utils import lifeline, supervisor
+from src.utils.files import is_locked
 
 log = logging.getLogger(__name__)
 DIR, SUBDIR = "${sweep_dir:}", "${run_name:}"
@@ -125,7 +128,8 @@ class Sweep:
         """
         started = time.time()
         try:
-            return list(launch(jobs, initial_job_idx=initial_job_idx))
+            with passing_on(self._interrupt_workers):
+                return list(launch(jobs, initial_job_idx=initial_job_idx))
         except Exception as error:
             if not died(error) or outlives_the_sweep(self.command.hydra.launcher):
                 raise
@@ -143,6 +147,19 @@ class Sweep:
         again = [[self._job_of([name])] for names in begun for name in names]
         again.append([self._job_of(names) for names in groups if names and names not in begun])
         return [ended for jobs in again if jobs for ended in self.launch(launch, jobs, initial_job_idx)]
+
+    def _interrupt_workers(self) -> None:
+        """Interrupt the runs in processes of this one, and wait until they are saved: joblib kills its workers."""
+        runs = self._in_workers()
+        interrupt(set(runs.values()))  # of which each may train several
+        while runs.items() & self._in_workers().items():
+            time.sleep(0.02)
+
+    def _in_workers(self) -> dict[str, int]:
+        """The runs that are trained in processes of this one, with the process of each."""
+        workers = {process.pid for process in active_children()}
+        holders = {name: supervisor.holder(self.folder / name) for name in self.jobs if workers}
+        return {name: pid for name, pid in holders.items() if pid in workers and pid and is_locked(self.folder / name)}
 
     def _left_since(self, moment: float, names: list[str]) -> list[str]:
         """The runs that have written no result since then."""

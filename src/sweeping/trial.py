@@ -4,10 +4,10 @@ import logging
 import math
 import os
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from itertools import takewhile
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from src.results.runs import as_run
 from src.running.build import check
 from src.running.groups import write_config
 from src.running.lifecycle import run_in
-from src.training.signals import ONE_REQUEST
+from src.training.signals import interrupt, passing_on
 from src.utils import lifeline
 from src.utils.files import Lock, write_whole
 
@@ -146,7 +146,10 @@ def workers(number: int, here: bool) -> Iterator[Any]:
     if here:
         yield _now
         return
-    with _passing_on(), ProcessPoolExecutor(number, get_context("spawn"), initializer=os.setpgrp) as pool:
+    with (
+        passing_on(_interrupt_children),
+        ProcessPoolExecutor(number, get_context("spawn"), initializer=os.setpgrp) as pool,
+    ):
 
         def start(*call: Any) -> Future:
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # as it will be in the processes
@@ -158,26 +161,8 @@ def workers(number: int, here: bool) -> Iterator[Any]:
         yield start
 
 
-@contextmanager
-def _passing_on() -> Iterator[None]:
-    """Ctrl-C reaches the processes of this one, once for each request, and ends what this one does meanwhile."""
-    last = -math.inf
-
-    def stop(*_: Any) -> None:
-        nonlocal last
-        since, last = time.monotonic() - last, time.monotonic()
-        if since > ONE_REQUEST:
-            for pid in (process.pid for process in active_children() if process.pid is not None):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGINT)
-        if since == math.inf:
-            raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
+def _interrupt_children() -> None:
+    interrupt(process.pid for process in active_children() if process.pid is not None)
 
 
 def _now(function: Any, *arguments: Any) -> Future:

@@ -1,11 +1,12 @@
 """Ctrl-C and SIGTERM during a run."""
 
+import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from select import select
 from typing import Any
 
@@ -55,6 +56,36 @@ def stopping_on_signals(*trainers: Trainer) -> Iterator[list[signal.Signals]]:
         watching.join()  # until what belongs to one request has come
         for number, handler in previous.items():
             signal.signal(number, signal.SIG_DFL if came else handler)
+
+
+@contextmanager
+def passing_on(interrupt_others: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C or SIGTERM interrupts other processes, once for each request, and then what this one does meanwhile."""
+    last = -math.inf
+
+    def stop(number: int, _: Any) -> None:
+        global _last
+        nonlocal last
+        since, last = time.monotonic() - last, time.monotonic()
+        if since > ONE_REQUEST:
+            _last = signal.Signals(number)
+            interrupt_others()
+        if since == math.inf:
+            raise KeyboardInterrupt(exit_status())
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def interrupt(pids: Iterable[int]) -> None:
+    """Send Ctrl-C to processes, which may have ended."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGINT)
 
 
 def _end_at_the_second(readable: int) -> None:

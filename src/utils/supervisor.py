@@ -67,13 +67,18 @@ def _end_with_the_parent(readable: int) -> None:
     os._exit(1)
 
 
+def holder(folder: Path) -> int | None:
+    """The process that was the last to hold a folder, if there is one."""
+    try:
+        return int((folder / ".lock").read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def held(folder: Path) -> Death | None:
     """The earlier process of this command that was the last to hold a folder, if there is one."""
-    try:
-        pid = (folder / ".lock").read_text()
-    except OSError:
-        return None
-    return next((death for death in _deaths if str(death.pid) == pid), None)
+    pid = holder(folder)
+    return next((death for death in _deaths if death.pid == pid), None)
 
 
 def death_in(folder: Path, result: str) -> Death | None:

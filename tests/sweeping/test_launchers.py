@@ -226,6 +226,22 @@ def test_a_killed_sweep_leaves_no_worker_and_resumes(launcher, undisturbed, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_workers_of_joblib_save_their_runs_before_the_sweep_ends(number, status, tmp_path):
+    require("joblib")
+    folder = tmp_path / "two"
+    long = [*SHORT[:-3], "trainer.max_updates=100000", "trainer.eval_every=50000", "trainer.checkpoint_every=100000"]
+    sweep = start(tmp_path, "two", "joblib", "model=rnn", "seed=0,1", *long)
+    wait_for(lambda: len(list(folder.glob("*/metrics.jsonl"))) == 2, 600, "no runs have started")
+    time.sleep(1)
+    sweep.send_signal(number)
+    assert sweep.wait(120) == status
+    assert len({path.parent for path in checkpoints(folder)}) == 2
+    assert all("interrupted" in row for row in table(folder)[1:])
+    wait_for(lambda: not processes(folder), 60, "a worker is left")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
 def test_after_a_killed_worker_the_same_command_resumes(launcher, undisturbed, tmp_path):
     require(launcher)

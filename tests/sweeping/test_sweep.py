@@ -2,6 +2,10 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +14,7 @@ from statistics import fmean, stdev
 import pytest
 
 from src.config.fingerprint import run_name
+from src.config.paths import PROJECT
 from src.results.manifest import read_manifest, write_manifest
 from src.results.runs import DEFAULT_SEARCH
 from src.sweeping.sweep import Sweep
@@ -130,8 +135,6 @@ def test_a_table_that_cannot_be_written_is_one_line(train, tiny):
 
 
 def test_ctrl_c_ends_the_sweep_and_the_same_command_resumes(train, tiny, trained, monkeypatch):
-    import signal
-
     original = Trainer.do_update
 
     def interrupted(trainer):
@@ -150,9 +153,43 @@ def test_ctrl_c_ends_the_sweep_and_the_same_command_resumes(train, tiny, trained
     assert {row["status"] for row in rows()} == {"finished"}
 
 
-def test_ctrl_c_while_a_run_finishes_ends_the_sweep_after_it(train, tiny, monkeypatch):
-    import signal
+HELD = """
+import os, time
+from pathlib import Path
+from src.utils.files import locked
+with locked(Path("run")):
+    print("held", flush=True)
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        time.sleep(0.2)
+        Path("saved").touch()
+time.sleep(60)
+"""
 
+
+def test_ctrl_c_waits_until_the_runs_in_workers_are_saved(tmp_path, monkeypatch):
+    """Whatever else the workers then begin."""
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    sweep = object.__new__(Sweep)
+    sweep.folder, sweep.jobs = tmp_path, {"run": [], "other": []}
+
+    def interrupted(jobs, initial_job_idx):
+        signal.raise_signal(signal.SIGINT)
+
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen([sys.executable, "-c", HELD], stdout=subprocess.PIPE, env=environment) as worker:
+        worker.stdout.readline()
+        monkeypatch.setattr("src.sweeping.sweep.active_children", lambda: [worker])
+        with pytest.raises(KeyboardInterrupt):
+            sweep.launch(interrupted, [], 0)
+        assert Path("saved").exists()
+        assert worker.poll() is None
+        worker.kill()
+
+
+def test_ctrl_c_while_a_run_finishes_ends_the_sweep_after_it(train, tiny, monkeypatch):
     monkeypatch.setattr("src.running.lifecycle.show_examples", lambda *_: signal.raise_signal(signal.SIGINT))
     assert train(*THREE, *tiny).status == 130
     assert [row["status"] for row in rows()] == ["finished", "missing", "missing"]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from src.config.paths import PROJECT
-from src.training.signals import exit_status, stopping_on_signals
+from src.training.signals import ONE_REQUEST, exit_status, passing_on, stopping_on_signals
 
 RUN = """
 import hashlib
@@ -52,3 +52,15 @@ def test_signals_that_belong_to_one_request_stop_the_run_once():
     assert trainer.stop_requested
     assert set(came) == {signal.SIGTERM}
     assert exit_status() == 143
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_passed_on_is_passed_on_once_for_each_request_and_ends_what_is_done_meanwhile(number):
+    passed_on = []
+    with passing_on(lambda: passed_on.append(number)):
+        with pytest.raises(KeyboardInterrupt, match=str(128 + number)):
+            os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        time.sleep(ONE_REQUEST)
+        os.kill(os.getpid(), number)
+    assert passed_on == [number] * 2
