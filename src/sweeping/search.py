@@ -21,13 +21,14 @@ import numpy as np
 import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich import get_console
 
-from src.config.compose import for_hydra
+from src.config.compose import compose, for_hydra
 from src.config.errors import DIED, UserError, explain
 from src.config.fingerprint import decisive_keys, run_name
 from src.config.paths import CONFIGS, JOURNAL, folder_of_runs
@@ -70,8 +71,13 @@ class Options:
 def search(overrides: Sequence[str], options: Options) -> int:
     """Run the rest of the budget, print and write the tables of the folder, and return the exit status."""
     fixed, space = split(overrides)
-    config = composed([*fixed, *(f"{key}={_example(distribution)}" for key, distribution in space.items())])
+    example = {key: _example(distribution) for key, distribution in space.items()}
+    config = composed(_with(fixed, example))
     _check(config, space)
+    for key, distribution in space.items():
+        if isinstance(distribution, CategoricalDistribution) and (CONFIGS / key).is_dir():
+            for choice in distribution.choices[1:]:  # a misspelled one would fail all of its trials
+                compose(*_with(fixed, example | {key: choice}))
     if options.workers * config.trainer.threads > num_cores():
         most = max(1, num_cores() // config.trainer.threads)
         there_are = f"{num_cores()} cores here and trainer.threads={config.trainer.threads}"
@@ -100,7 +106,7 @@ def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, BaseDistributi
     parsed = OverridesParser.create().parse_overrides(for_hydra(overrides))
     given = Counter(override.key_or_group for override in parsed)
     for override in parsed:
-        key = override.get_key_element()
+        key = override.get_key_element().lstrip("+")
         if key in WITHOUT_EFFECT or key.replace("/", ".").startswith("hydra."):
             raise UserError(f"{key}: has no effect in a search, which has --workers for several runs at a time")
         if override.is_sweep_override():
@@ -129,6 +135,11 @@ def _distribution(override: Override) -> BaseDistribution:
     return FloatDistribution(values.start, values.end, log=logarithmic)
 
 
+def _with(fixed: list[str], drawn: dict[str, Any]) -> list[str]:
+    """The overrides of a point of a search."""
+    return fixed + [f"{key}={value}" for key, value in drawn.items()]
+
+
 def _example(distribution: Any) -> Any:
     return distribution.choices[0] if isinstance(distribution, CategoricalDistribution) else distribution.low
 
@@ -141,6 +152,8 @@ def _check(config: DictConfig, space: dict[str, BaseDistribution]) -> None:
             raise UserError(f"{key} is repeated, not searched; sweep over it at the chosen point")
         if key in config.search.columns:
             raise UserError(f"{key} is compared, not searched: it is in search.columns")
+        if key == "task":
+            raise UserError("task is compared, not searched: there is no best of errors on different tasks")
         if key not in decisive_keys(config):
             raise UserError(f"{key}: makes no other run, so there is nothing to search")
     SearchSettings.of(config).check(decisive_keys(config))
@@ -173,12 +186,17 @@ class _Search:
         ranges = {key: repr(distribution) for key, distribution in self.space.items()}
         described = json.dumps([sorted(self.fixed), sorted(ranges.items()), self.options.sampler, self.options.seed])
         self.name = hashlib.sha256(described.encode()).hexdigest()[:8]
-        self.study = optuna.create_study(
-            storage=storage_of(self.folder),
-            study_name=self.name,
-            load_if_exists=True,
-            direction="maximize" if self.objective.higher_is_better else "minimize",
-        )
+        try:
+            self.study = optuna.create_study(
+                storage=storage_of(self.folder),
+                study_name=self.name,
+                load_if_exists=True,
+                direction="maximize" if self.objective.higher_is_better else "minimize",
+            )
+        except (LookupError, TypeError, ValueError) as error:  # in records that only Optuna can judge
+            raise UserError(
+                f"{self.folder / JOURNAL} is damaged ({explain(error)}); remove it: the runs are kept and found again"
+            ) from None
 
     def run(self) -> None:
         """Run the trials of the budget that have not ended, interrupted ones first."""
@@ -229,14 +247,15 @@ class _Search:
         return [trial for trial in self.study.get_trials(deepcopy=False) if len(trial.params) == len(self.space)]
 
     def _overrides(self, trial: Trial) -> list[str]:
-        return self.fixed + [f"{key}={trial.params[key]}" for key in self.space]
+        return _with(self.fixed, {key: trial.params[key] for key in self.space})
 
     def _expect(self, trial: Trial) -> list[str] | None:
         """Add the run of a trial to the manifest of the folder, and return its overrides; None if it has failed."""
         overrides = self._overrides(trial)
         try:
             config = composed(overrides)
-        except (UserError, OmegaConfBaseException) as error:
+            self._check_objective(config)
+        except (UserError, HydraException, OmegaConfBaseException) as error:
             self._tell(trial, NOTHING | {"status": "failed", "reason": explain(error)})
             return None
         if death := death_in(self.folder / run_name(config), config):
@@ -246,6 +265,11 @@ class _Search:
         plan = with_searched(replace(plan, grid=list(dict.fromkeys([*plan.grid, *self.space]))), self.folder)
         write_manifest(self.folder, plan, {run_name(config): decisive_keys(config)})
         return overrides
+
+    def _check_objective(self, config: DictConfig) -> None:
+        """Raise `UserError` if settings of the task make its objective another one, which cannot be compared."""
+        if (objective := build_task(config).objective) != self.objective:
+            raise UserError(f"its objective is {objective.metric}, that of this search is {self.objective.metric}")
 
     def _record_death(self, trial: Trial, reason: str) -> None:
         """Record that the process of a trial died, in its run and in the study."""
@@ -264,10 +288,8 @@ class _Search:
             self.study.tell(trial, -math.inf if self.objective.higher_is_better else math.inf)
         elif given["pruned"]:
             self.study.tell(trial, state=TrialState.PRUNED)
-        elif status == "failed":
+        elif status in ("failed", "in use"):
             self.study.tell(trial, state=TrialState.FAIL)
-        elif status == "in use":
-            raise UserError(given["reason"])
         else:
             raise KeyboardInterrupt
         settings = "  ".join(f"{key}={_short(value)}" for key, value in trial.params.items())

@@ -1,5 +1,6 @@
 """One trial of a search: an ordinary run, in this or a worker process."""
 
+import json
 import logging
 import math
 import os
@@ -54,15 +55,22 @@ def storage_of(folder: Path) -> JournalStorage:
 
 
 def mend(folder: Path) -> None:
-    """Remove half a record from the end of the journal, as a full disk leaves it: the next one would follow it."""
+    """Keep the journal up to the first line that is no record, such as half a one that a full disk has left."""
     path = folder / JOURNAL
     if not path.exists():
         return
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        log.warning("%s: its last record is incomplete and is left out", path)
-        write_whole(path, whole)
+    lines = path.read_bytes().splitlines(keepends=True)
+    records = list(takewhile(_is_record, lines))
+    if len(records) < len(lines):
+        log.warning("%s: damaged from line %d on, which is left out; its runs are found again", path, len(records) + 1)
+        write_whole(path, b"".join(records))
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def id_of(trial: FrozenTrial | Trial) -> int:
@@ -94,7 +102,7 @@ def run_trial(overrides: list[str], study: tuple[str, int] | None) -> dict[str, 
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         signal.signal(signal.SIGINT, previous)
-    ended = as_run(folder.name, {"metrics": {}} | result, decisive_keys(config))
+    ended = as_run(folder.name, {"metrics": {}, "config": {}} | result, decisive_keys(config))
     given |= {"status": ended.status, "reason": result["reason"], "run": folder.name, "tag": ended.objective_tag}
     given |= {"stop_requested": result.get("stop_requested", False)}
     objective = ended.metrics.get(ended.objective_tag, math.nan)
@@ -141,7 +149,7 @@ def _logged(folder: Path) -> Iterator[None]:
 def workers(number: int, here: bool) -> Iterator[Any]:
     """A function that starts a call and returns its future: `here`, in this process, or in a pool of processes.
 
-    Ctrl-C is passed on to the processes, which take it during a trial only.
+    Ctrl-C and SIGTERM are passed on to the processes, which take them during a trial only.
     """
     if here:
         yield _now

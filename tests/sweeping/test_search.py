@@ -1,6 +1,7 @@
 """A search spends its budget once, whatever happens, on the points that its seed determines."""
 
 import csv
+import json
 import math
 import os
 import shutil
@@ -20,12 +21,14 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from src.config.errors import UserError, explain
+from src.config.fingerprint import run_name
 from src.config.paths import JOURNAL, PROJECT
 from src.results.manifest import read_manifest
 from src.running.load import read_config
 from src.sweeping.search import Options, proposal, search, split
 from src.sweeping.trial import NOTHING, Pruning, id_of, run_trial, storage_of, workers
 from src.training.trainer import Trainer
+from src.utils import supervisor
 
 LR = "optimizer.lr=tag(log, interval(1e-4, 1e-2))"
 WIDTH = "model.hidden_size=choice(4, 8)"
@@ -63,6 +66,12 @@ def rows():
         return [row | {"seconds": ""} for row in csv.DictReader(file)]
 
 
+def ended(overrides, study):
+    """In the place of a run: one whose objective is the last setting, if that is a number."""
+    _, _, value = overrides[-1].partition("=")
+    return NOTHING | {"status": "finished", "objective": 0.5 if value == "False" else float(value)}
+
+
 def studies():
     storage = storage_of(Path("outputs/s"))
     return [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
@@ -72,7 +81,7 @@ def test_ranges_are_in_the_notation_of_hydra():
     fixed, space = split(
         [
             "model=lstm", LR, WIDTH, "a=interval(0, 1)", "b=int(interval(1, 5))", "c=range(1, 8, 3)", "d=x,y",
-            "e=[1,2]", "f=int(tag(log, interval(2, 64)))",
+            "e=[1,2]", "f=int(tag(log, interval(2, 64)))", "++g=interval(0, 1)",
         ]
     )  # fmt: skip
     assert fixed == ["model=lstm", "e=[1,2]"]
@@ -84,6 +93,7 @@ def test_ranges_are_in_the_notation_of_hydra():
         "c": CategoricalDistribution(["1", "4", "7"]),
         "d": CategoricalDistribution(["x", "y"]),
         "f": IntDistribution(2, 64, log=True),
+        "g": FloatDistribution(0.0, 1.0),
     }
 
 
@@ -118,6 +128,10 @@ def test_a_random_point_depends_only_on_the_seed_and_its_number():
         ([LR, "run.root=choice(a,b)"], "run.root: makes no other run"),
         (["note=choice(a,b)"], "note: makes no other run"),
         (["name=choice(a,b)"], "name is given twice"),
+        (["task=choice(addition,copying)"], "task is compared, not searched"),
+        (["++run.together=1", LR], "run.together: has no effect in a search"),
+        (["optimizer=choice(adam,adm)"], "optimizer=adm does not exist; did you mean adam?"),
+        (["optimizer=choice(rmsprop,adam)", "optimizer.momentum=interval(0,1)"], "optimizer.momentum is not a setting"),
         ([LR, "hydra/launcher=joblib"], "hydra/launcher: has no effect in a search"),
         ([LR, "run.together=4"], "run.together: has no effect in a search"),
         ([LR, "run.retry_failed=true"], "run.retry_failed: has no effect in a search"),
@@ -178,9 +192,6 @@ def test_the_budget_is_spent_once_and_can_be_raised(look, trained):
 
 
 def test_a_search_that_resumes_proposes_what_an_uninterrupted_one_does(look, monkeypatch):
-    def ended(overrides, study):
-        return NOTHING | {"status": "finished", "objective": float(overrides[-1].partition("=")[2])}
-
     def proposed():
         (study,) = studies()
         return [trial.params["optimizer.lr"] for trial in study.trials]
@@ -246,6 +257,24 @@ def test_half_a_record_at_the_end_of_the_journal_is_left_out(look):
     assert journal.read_bytes().startswith(whole)
 
 
+def test_a_damaged_journal_is_kept_up_to_the_damage_and_the_runs_are_found_again(look, trained, caplog):
+    assert look(LR) == 0
+    (journal,) = Path("outputs").rglob(JOURNAL)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:-1], b"[1]\n", *lines[-1:]]))
+    assert look(LR) == 0
+    assert f"{journal}: damaged from line {len(lines)} on" in caplog.text
+    assert len(trained) == 2
+    (study,) = studies()
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+    journal.write_text("{}\n")
+    with pytest.raises(UserError, match=rf"{journal} is damaged \(KeyError: 'op_code'\); remove it"):
+        look(LR)
+    journal.unlink()
+    assert look(LR) == 0
+    assert len(trained) == 2
+
+
 def test_ctrl_c_is_passed_on_to_workers_which_take_it_in_a_trial_even_if_it_came_before():
     told = []
 
@@ -301,6 +330,60 @@ def test_an_illegal_value_in_a_range_is_a_failed_trial_and_the_others_go_on(look
     assert reason in capsys.readouterr().out
     assert look(pairs, trials=6) == 1
     assert len(trained) == 1
+
+
+def test_a_trial_that_does_not_compose_fails_and_the_others_go_on(look, trained, capsys):
+    kernels = """model.kernel=choice(auto, "\\"a'")"""
+    assert look(kernels, trials=4) == 1
+    (study,) = studies()
+    states = [TrialState.FAIL if "'" in trial.params["model.kernel"] else TrialState.COMPLETE for trial in study.trials]
+    assert len(set(states)) == 2
+    assert [trial.state for trial in study.trials] == states
+    assert look(kernels, trials=4) == 1
+    assert len(trained) == 1
+
+
+def test_a_trial_with_another_objective_fails(look, monkeypatch):
+    monkeypatch.setattr("src.sweeping.search.run_trial", ended)
+    patterns = "task.real_patterns=choice(false,true)"
+    assert look("task=variable_binding", patterns, trials=4) == 1
+    (study,) = studies()
+    states = {"False": TrialState.COMPLETE, "True": TrialState.FAIL}
+    values = [trial.params["task.real_patterns"] for trial in study.trials]
+    assert set(values) == set(states)
+    assert [trial.state for trial in study.trials] == [states[value] for value in values]
+    failed = study.trials[values.index("True")]
+    assert failed.user_attrs["reason"] == "its objective is mse, that of this search is error"
+
+
+def test_a_trial_whose_folder_is_locked_for_ever_or_holds_another_run_fails(look, composed, tiny, capsys):
+    for width in (4, 8):
+        folder = Path("outputs/s", run_name(composed("model=irnn", *tiny, f"model.hidden_size={width}")))
+        (folder / ".lock").mkdir(parents=True)
+    (folder / ".lock").rmdir()
+    other = {"status": "failed", "reason": "", "metrics": {}, "config": {}, "fingerprint": "00000000"}
+    (folder / "result.json").write_text(json.dumps(other))
+    assert look(WIDTH, trials=4) == 1
+    said = capsys.readouterr().out
+    assert "failed, " in said
+    assert ".lock: Is a directory" in said
+    assert f"{folder} holds another run (00000000, this is " in said
+    (study,) = studies()
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 4
+
+
+def test_a_finished_run_is_proposed_again_after_the_process_that_looked_at_it_has_died(look, monkeypatch):
+    rates = "optimizer.lr=choice(0.1,0.01)"
+    drawn = [proposal(split([rates])[1], 2, index)["optimizer.lr"] for index in range(4)]
+    assert drawn == ["0.1", "0.1", "0.01", "0.1"]
+    assert look(rates, trials=2, seed=2) == 0
+    (path,) = Path("outputs/s").glob("*/result.json")
+    before = path.read_text()
+    death = supervisor.Death(os.getpid(), "it died")
+    monkeypatch.setattr(supervisor, "_deaths", [death])
+    monkeypatch.setattr(supervisor, "_explained", {death})
+    assert look(rates, trials=4, seed=2) == 0
+    assert path.read_text() == before
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -386,6 +469,14 @@ def test_searches_in_one_folder_are_compared(look, trained):
     assert [line.split(" | ")[0] for line in selection.splitlines() if line.startswith("| ")][2:] == ["| irnn", "| rnn"]
 
 
+def test_what_another_search_in_the_folder_compares_is_not_searched(look):
+    assert look(LR, WIDTH, trials=1) == 0
+    assert look(LR, "model.hidden_size=5", "search.columns=[model.hidden_size]", trials=1) == 0
+    plan = read_manifest(Path("outputs/s")).search
+    assert (plan.grid, plan.columns) == (["optimizer.lr"], ["model.hidden_size"])
+    plan.check_roles()
+
+
 @pytest.mark.slow
 def test_a_killed_search_with_two_workers_ends_like_an_uninterrupted_one(tmp_path, tiny):
     settings = [item for item in tiny if "hidden_size" not in item and "max_updates" not in item]
@@ -419,11 +510,3 @@ def test_a_killed_search_with_two_workers_ends_like_an_uninterrupted_one(tmp_pat
     )
     assert len(calm) == 5
     assert killed == calm
-def test_what_another_search_in_the_folder_compares_is_not_searched(look):
-    assert look(LR, WIDTH, trials=1) == 0
-    assert look(LR, "model.hidden_size=5", "search.columns=[model.hidden_size]", trials=1) == 0
-    plan = read_manifest(Path("outputs/s")).search
-    assert (plan.grid, plan.columns) == (["optimizer.lr"], ["model.hidden_size"])
-    plan.check_roles()
-
-
