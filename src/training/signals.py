@@ -61,6 +61,9 @@ def stopping_on_signals(*trainers: Trainer) -> Iterator[list[signal.Signals]]:
 @contextmanager
 def passing_on(interrupt_others: Callable[[], None]) -> Iterator[None]:
     """Ctrl-C or SIGTERM interrupts other processes, once for each request, and then what this one does meanwhile."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     last = -math.inf
 
     def stop(number: int, _: Any) -> None:
