@@ -83,7 +83,7 @@ def right(module, networks, exchange=None, lengths=None, solved=True):
 
 def test_counts_as_printed_satisfy_the_claims_on_adding():
     printed = right(counted, counted.CHOSEN.__getitem__)
-    assert verdicts(counted, printed) == ["reproduced"] * 12 + ["not run"] * 8
+    assert verdicts(counted, printed) == ["reproduced"] * 12 + ["not run"] * 15
     exchanged = right(counted, counted.CHOSEN.__getitem__, {"np-RNN": "gRNN", "gRNN": "np-RNN"}, solved=False)
     found = verdicts(counted, exchanged)
     assert [found[number] for number in (0, 5, 7, 8, 9, 10)] == ["not reproduced"] * 6
@@ -114,7 +114,7 @@ def test_counts_as_printed_satisfy_the_claims_on_multiplication():
 @pytest.mark.parametrize(
     ("module", "count", "best", "worst", "fail", "claims"),
     [
-        (counted, "8,550 ± 17", "np-RNN", "gRNN", ("gRNN", "oRNN"), 8),
+        (counted, "8,550 ± 17", "np-RNN", "gRNN", ("gRNN", "oRNN"), 15),
         (multiplication, "7,850 ± 16", "np-RNN", "iRNN", ("iRNN", "IRNN"), 5),
     ],
 )
