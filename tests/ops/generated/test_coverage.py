@@ -176,20 +176,28 @@ def test_a_state_of_integers_of_another_type_is_an_error():
 
 
 class Exponential(Cell):
-    """y_t = e^{p_t}."""
+    """y_t = e^{p_t}, e^{p_t} - 1 and 1 / |p_t|."""
+
+    @property
+    def output_size(self):
+        return 3
 
     def step(self, p, h):
-        return torch.exp(p), h
+        return torch.stack([torch.exp(p[:, 0]), torch.expm1(p[:, 1]), 1 / torch.abs(p[:, 2])], 1), h
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-7), (torch.float64, 5e-16)])
 def test_exponentials_are_accurate_everywhere_and_0_where_they_are_too_small(dtype, tolerance):
     core = Exponential(kernel="fused").to(dtype)
     tiny = torch.finfo(dtype).tiny
-    x_N = torch.linspace(1.02 * math.log(tiny), -0.99 * math.log(tiny), 20_000, dtype=dtype)
-    x_N = torch.cat([x_N, torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1e30, -1e30], dtype=dtype)])
-    y_N = core(x_N[None, :, None].expand(1, -1, H))[0][0, :, 0]
-    expected_N = x_N.double().exp().where(~(x_N < math.log(tiny) + 0.01), 0.0)
+    most = math.log(torch.finfo(dtype).max)
+    x_N = torch.linspace(1.02 * math.log(tiny), (1 - 1e-7) * most, 20_000, dtype=dtype)
+    special = [0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1e30, -1e30, most + 0.01, most + 0.3, most + 1]
+    x_N = torch.cat([x_N, torch.linspace(0.999 * most, (1 - 1e-7) * most, 1000), torch.tensor(special)]).to(dtype)
+    y_N, less_N, inverse_N = core(x_N[None, :, None].expand(1, -1, H))[0][0].unbind(1)
+    assert_close(inverse_N, 1 / x_N.abs(), rtol=tolerance, atol=0, equal_nan=True)
+    assert_close(less_N, x_N.double().expm1().to(dtype), rtol=2 * tolerance, atol=0, equal_nan=True)
+    expected_N = x_N.double().exp().to(dtype).double().where(~(x_N < math.log(tiny) + 0.01), 0.0)
     small_N = (x_N > math.log(tiny) - 0.01) & (expected_N == 0)
     assert (y_N[small_N] < 1.02 * tiny).all()
     assert_close(y_N[~small_N].double(), expected_N[~small_N], rtol=tolerance, atol=0, equal_nan=True)

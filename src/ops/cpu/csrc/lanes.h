@@ -130,18 +130,30 @@ inline S sum_of_lanes(Vector<S> x, int64_t lanes) {
   return sum;
 }
 
-// x, but at least and at most the limits; NaN stays NaN.
+// x, but at most the limit; NaN stays NaN.
+template <class S>
+inline Vector<S> at_most(Vector<S> x, S most) {
+#if defined(__AVX512F__) && !defined(ONE_LANE)
+  if constexpr (std::is_same_v<S, float>)
+    return _mm512_min_ps(all<S>(most), x);
+  else
+    return _mm512_min_pd(all<S>(most), x);
+#else
+  return x > most ? all<S>(most) : x;
+#endif
+}
+
 template <class S>
 inline Vector<S> clamped(Vector<S> x, S least, S most) {
 #if defined(__AVX512F__) && !defined(ONE_LANE)
   if constexpr (std::is_same_v<S, float>)
-    return _mm512_min_ps(all<S>(most), _mm512_max_ps(all<S>(least), x));
+    x = _mm512_max_ps(all<S>(least), x);
   else
-    return _mm512_min_pd(all<S>(most), _mm512_max_pd(all<S>(least), x));
+    x = _mm512_max_pd(all<S>(least), x);
 #else
   x = x < least ? all<S>(least) : x;
-  return x > most ? all<S>(most) : x;
 #endif
+  return at_most<S>(x, most);
 }
 
 // 1 / k!
@@ -150,34 +162,62 @@ constexpr S inverse_factorial(int k) {
   return k < 2 ? S(1) : inverse_factorial<S>(k - 1) / S(k);
 }
 
-// e^x = power (1 + fraction): 2^n, and e^r - 1 with x = n ln 2 + r.
+// x = n ln 2 + r: n, added to a number from whose last bits it can be read, and e^r - 1.
 template <class S>
-struct Exponential {
-  Vector<S> power, fraction;
+struct Exponent {
+  Vector<S> rounded, fraction;
 };
 
 template <class S>
-inline Exponential<S> exponential_of(Vector<S> x) {
+inline Exponent<S> exponent_of(Vector<S> x) {
   using L = Lanes<S>;
-  using Integers = typename L::integers;
-  x = clamped<S>(x, L::least_exponent, L::greatest_exponent);
   Vector<S> rounded = x * S(1.44269504088896340736) + L::rounding;
   Vector<S> whole = rounded - L::rounding;
   Vector<S> r = (x - whole * L::ln2_high) - whole * L::ln2_low;
   Vector<S> series = all<S>(inverse_factorial<S>(L::taylor_terms));
   for (int k = L::taylor_terms - 1; k >= 2; --k) series = series * r + inverse_factorial<S>(k);
-  Integers bits;
+  return {rounded, r + r * r * series};
+}
+
+// 2^n
+template <class S>
+inline Vector<S> power_of_2(Vector<S> rounded) {
+  using L = Lanes<S>;
+  typename L::integers bits;
   std::memcpy(&bits, &rounded, sizeof(bits));  // n, and those of the constant, which the shift takes away
   bits = (bits + L::exponent_bias) << L::mantissa_bits;
   Vector<S> power;
   std::memcpy(&power, &bits, sizeof(power));
-  return {power, r + r * r * series};
+  return power;
 }
 
-// Accurate near 0 too.
+// e^x - less, accurate near 0 too for less = 1. Where n is one too large for a number, half of it is doubled, which gives
+// infinity where it has to.
+template <class S>
+inline Vector<S> exponential_less(Vector<S> x, S less) {
+  using L = Lanes<S>;
+  auto [rounded, fraction] = exponent_of<S>(clamped<S>(x, L::least_exponent, L::greatest_exponent + 1));
+  Vector<S> fitting = at_most<S>(rounded, L::rounding + L::exponent_bias);
+  Vector<S> power = power_of_2<S>(fitting);
+  Vector<S> y = power * fraction + (power - less);
+  return y + y * (rounded - fitting);
+}
+
 template <class S>
 inline Vector<S> exp_minus_1(Vector<S> x) {
-  auto [power, fraction] = exponential_of<S>(x);
+  return exponential_less<S>(x, S(1));
+}
+
+template <class S>
+inline Vector<S> exponential(Vector<S> x) {
+  return x < Lanes<S>::least_exponent ? Vector<S>{} : exponential_less<S>(x, S(0));
+}
+
+// e^x - 1 for functions that no longer change where it is large, in fewer operations.
+template <class S>
+inline Vector<S> limited_exp_minus_1(Vector<S> x) {
+  auto [rounded, fraction] = exponent_of<S>(clamped<S>(x, Lanes<S>::least_exponent, Lanes<S>::greatest_exponent));
+  Vector<S> power = power_of_2<S>(rounded);
   return power * fraction + (power - S(1));
 }
 
@@ -196,19 +236,12 @@ inline Vector<S> reciprocal(Vector<S> x) {
 
 template <class S>
 inline Vector<S> sigmoid(Vector<S> x) {
-  return reciprocal<S>(S(2) + exp_minus_1<S>(-x));
-}
-
-template <class S>
-inline Vector<S> exponential(Vector<S> x) {
-  auto [power, fraction] = exponential_of<S>(x);
-  Vector<S> y = x < Lanes<S>::least_exponent ? Vector<S>{} : power * fraction + power;
-  return x > Lanes<S>::greatest_exponent ? all<S>(std::numeric_limits<S>::infinity()) : y;
+  return reciprocal<S>(S(2) + limited_exp_minus_1<S>(-x));
 }
 
 template <class S>
 inline Vector<S> hyperbolic_tangent(Vector<S> x) {
-  Vector<S> e = exp_minus_1<S>(S(2) * clamped<S>(x, S(-20), S(20)));
+  Vector<S> e = limited_exp_minus_1<S>(S(2) * clamped<S>(x, S(-20), S(20)));
   return e * reciprocal<S>(e + S(2));
 }
 
@@ -249,7 +282,7 @@ inline Vector<S> smaller(Vector<S> a, Vector<S> b) {
 
 template <class S>
 inline Vector<S> absolute(Vector<S> x) {
-  return x < S(0) ? -x : x;
+  return x <= S(0) ? S(0) - x : x;  // of -0 too
 }
 
 template <class S>
