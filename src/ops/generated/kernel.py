@@ -132,36 +132,46 @@ class Kernel:
         if torch.is_autocast_enabled("cpu"):  # under which some of them may have another
             tables = [table.to(dtype) for table in tables]
         batch, time = inputs.batch_and_time
-        self.check(tables, initial, inputs, dtype)
+        self.check(tables, initial, restart, inputs, dtype)
         if self.has_integers:
             initial, restart = self._numbers(initial, dtype), self._numbers(restart, dtype)
         given = (*tables, *self.constants(core, dtype), *initial, *restart)
         save = calls.needs_backward(given)
         ids = None if inputs.ids is None else inputs.ids.long()
         resets = None if inputs.resets is None else inputs.resets.bool()
-        results = _Recurrence.apply(self, (batch, time), (return_state, return_sequence, save), ids, resets, *given)
+        asked = return_state or self.has_integers, return_sequence, save  # integers are checked
+        results = _Recurrence.apply(self, (batch, time), asked, ids, resets, *given)
         if not isinstance(results, tuple):
             return (results,)
         if not self.has_integers:
             return results
-        return results[0], *map(self._integers, results[1:], self.state_dtypes)
+        last = tuple(map(self._integers, results[1:], self.state_dtypes))
+        return (results[0], *last) if return_state else results[:1]
 
     def _numbers(self, states: tuple[Tensor | None, ...], dtype: torch.dtype) -> tuple[Tensor | None, ...]:
         """States as the kernel carries them: those of integers as numbers, which are exact up to a size."""
         kinds = self.state_dtypes
-        return tuple(s if s is None or kind is None else s.to(dtype) for s, kind in zip(states, kinds, strict=True))
+        return tuple(
+            s if s is None or kind is None else self._exact(s.to(dtype)) for s, kind in zip(states, kinds, strict=True)
+        )
 
     def _integers(self, state: Tensor, kind: torch.dtype | None) -> Tensor:
-        if kind is None:
-            return state
+        return state if kind is None else self._exact(state).to(kind)
+
+    def _exact(self, state: Tensor) -> Tensor:
         exact = round(2 / torch.finfo(state.dtype).eps) - 1
-        if state.numel() and state.abs().max() > exact:
+        if state.numel() and not state.abs().max() <= exact:  # or nan
             what = f"a state of integers beyond {exact}, which {state.dtype} cannot count"
             raise OverflowError(f"{self.name}: {what}; take model.kernel=reference")
-        return state.to(kind)
+        return state
 
     def check(
-        self, tables: list[Tensor], initial: tuple[Tensor | None, ...], inputs: Inputs, dtype: torch.dtype
+        self,
+        tables: list[Tensor],
+        initial: tuple[Tensor | None, ...],
+        restart: tuple[Tensor | None, ...],
+        inputs: Inputs,
+        dtype: torch.dtype,
     ) -> None:
         """Raise an error if the tensors are not what the kernel reads."""
         lead = 2 if inputs.ids is None else 1
@@ -170,9 +180,10 @@ class Kernel:
         if inputs.resets is not None and inputs.resets.shape != inputs.batch_and_time:
             expected = f"expected {list(inputs.batch_and_time)}"
             raise ValueError(f"resets of shape {list(inputs.resets.shape)}: {expected}")
-        for tensor, shape, kind in zip(initial, self.recipe.states, self.state_dtypes, strict=True):
-            if tensor is not None:
-                calls.check("state", tensor, (inputs.batch_and_time[0], *shape), kind or dtype)
+        for states in (initial, restart):
+            for tensor, shape, kind in zip(states, self.recipe.states, self.state_dtypes, strict=True):
+                if tensor is not None:
+                    calls.check("state", tensor, (inputs.batch_and_time[0], *shape), kind or dtype)
 
     def parts(self, given: list[Any]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
         """The tensors of a call: inputs, constants, states at the start, and states after a reset."""

@@ -64,7 +64,7 @@ class TritonKernel(Kernel):
         tables = [inputs.table] if isinstance(inputs.table, Tensor) else state_tensors(inputs.table)
         batch, time = inputs.batch_and_time
         tables = [table.to(dtype) for table in tables]
-        self.check(tables, initial, inputs, dtype)
+        self.check(tables, initial, restart, inputs, dtype)
         if any(tensor is not None for tensor in (*initial, *restart)):
             initial, restart = (self._filled(each, batch, tables[0]) for each in (initial, restart))
         given = [*tables, *self.constants(core, dtype), *initial, *restart]

@@ -168,11 +168,41 @@ def test_integers_that_a_kernel_cannot_count_are_an_error():
     assert "a state of integers beyond 16777215, which torch.float32 cannot count; take model.kernel=ref" in counted[1]
 
 
+def test_integers_are_counted_whether_or_not_anyone_asks_for_the_state():
+    (kind,) = (kind for kind in LOWERED if kind.__name__ == "Counter")
+    core = kind(kernel="fused").float()
+    p = core.project(torch.zeros(1, 3, X, dtype=torch.float32))
+    for start in (2**24 - 3, 2**24 + 1):
+        state = core.initial_state(1)[0], torch.tensor([start])
+        with pytest.raises(OverflowError, match="a state of integers beyond 16777215"):
+            core(p, state, return_state=False)
+    y_BTH, end = core(p, return_state=False)
+    assert (y_BTH.shape, end) == ((1, 3, H), None)
+
+
 def test_a_state_of_integers_of_another_type_is_an_error():
     (kind,) = (kind for kind in LOWERED if kind.__name__ == "Counter")
     core = kind(kernel="fused")
     with pytest.raises(ValueError, match=r"state of shape \[1\] in torch.float64: expected \[1\] in torch.int64"):
         core(core.project(torch.zeros(1, 3, X)), (core.initial_state(1)[0], torch.zeros(1)))
+
+
+class OneStart(Cell):
+    """An initial state that its scan repeats for every sequence."""
+
+    def initial_state(self, batch_size):
+        return self.zeros(1, H) + 1
+
+    def step(self, p, h):
+        h = torch.tanh(self.W(h) + p)
+        return h, h
+
+
+def test_a_start_after_a_reset_of_another_shape_is_an_error():
+    core = OneStart(kernel="fused")
+    inputs = Inputs(core.project(torch.zeros(B, T, X)), None, torch.ones(B, T, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"state of shape \[1, 6\] in torch.float64: expected \[3, 6\]"):
+        core(inputs, core.zeros(B, H))
 
 
 class Exponential(Cell):
