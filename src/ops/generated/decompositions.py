@@ -30,10 +30,16 @@ def _scaled(x: Tensor, factor: float) -> Tensor:
     return x if factor == 1 else x * factor
 
 
+def _root(x: Tensor) -> Tensor:
+    """With a derivative of 0 at 0, as norms and standard deviations have it."""
+    zero = x == 0
+    return torch.where(zero, 0, torch.where(zero, 1, x).sqrt())
+
+
 def _norm(x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     if ord != 2:
         raise LoweringError(f"linalg_vector_norm of order {ord}; only 2 can be lowered")
-    return (x * x).sum(dim, keepdim).sqrt()
+    return _root((x * x).sum(dim, keepdim))
 
 
 def _variance(
@@ -60,10 +66,19 @@ def _is_at(index: Tensor, size: int) -> Tensor:
     return index.unsqueeze(-1) == torch.arange(size, device=index.device)
 
 
+def _known(index: Tensor, size: int, found: Tensor) -> Tensor:
+    """What has been found at an index: nan where there is no such place, since a kernel cannot raise an error."""
+    return torch.where((index >= 0) & (index < size), found, math.nan).to(found.dtype)
+
+
 def _gather(x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
-    """Every index is compared with all positions, since sequences side by side in a vector read different ones."""
     if x.ndim == 0:
         return x.expand(index.shape)
+    return _known(index, x.shape[dim], _selected(x, dim, index))
+
+
+def _selected(x: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Every index is compared with all positions, since sequences side by side in a vector read different ones."""
     shorter = [slice(None if d == dim % x.ndim else size) for d, size in enumerate(index.shape)]
     x, index = x[tuple(shorter)].movedim(dim, -1), index.movedim(dim, -1)
     found = torch.where(_is_at(index, x.shape[-1]), x.unsqueeze(-2), 0)
@@ -71,11 +86,12 @@ def _gather(x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) ->
 
 
 def _embedding(weight: Tensor, index: Tensor, *_: Any, **__: Any) -> Tensor:
-    return _is_at(index, len(weight)).to(weight.dtype) @ weight
+    found = _is_at(index, len(weight)).to(weight.dtype) @ weight
+    return _known(index.unsqueeze(-1), len(weight), found)
 
 
 def _floor_divide(a: Tensor, b: Any) -> Tensor:
-    """A division by a number is a product with its inverse in a kernel, so that the quotient is not exact."""
+    """What is divided is a multiple, of fractions only nearly."""
     quotient = ((a - torch.remainder(a, b)) / b).round()
     return quotient.to(torch.result_type(a, b))
 
@@ -108,7 +124,7 @@ def _extreme(best: Callable) -> Callable:
 
     def decomposition(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
         position = _first_of(x, best, dim, True)
-        value = _gather(x, dim, position)
+        value = _selected(x, dim, position) if x.ndim else x
         return (value, position) if keepdim or x.ndim == 0 else (value.squeeze(dim), position.squeeze(dim))
 
     return decomposition
@@ -127,7 +143,7 @@ def _topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool =
         taken = now if taken is None else taken | now
         left = torch.where(now, worst, left)
     index = torch.cat(found, -1)
-    return _gather(last, -1, index).movedim(-1, dim), index.movedim(-1, dim)
+    return _selected(last, -1, index).movedim(-1, dim), index.movedim(-1, dim)
 
 
 class OneHot(TorchFunctionMode):
@@ -142,7 +158,7 @@ class OneHot(TorchFunctionMode):
     def _one_hot(index: Tensor, num_classes: int = -1) -> Tensor:
         if num_classes < 0:
             raise LoweringError("one_hot without num_classes")
-        return _is_at(index, num_classes).long()
+        return _known(index.unsqueeze(-1), num_classes, _is_at(index, num_classes).long())
 
 
 BEFORE_DERIVATIVES: dict[Any, Callable] = {
@@ -153,7 +169,7 @@ BEFORE_DERIVATIVES: dict[Any, Callable] = {
     aten.linalg_vector_norm.default: _norm,
     aten.roll.default: _roll,
     aten.var.correction: _variance,
-    aten.std.correction: lambda *args, **kwargs: _variance(*args, **kwargs).sqrt(),
+    aten.std.correction: lambda *args, **kwargs: _root(_variance(*args, **kwargs)),
     aten.copy.default: lambda a, b, non_blocking=False: b.expand(a.shape) * 1,
     aten.cumsum.default: _cumulative_sum,
     aten.gather.default: _gather,

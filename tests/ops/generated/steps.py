@@ -133,6 +133,13 @@ def unit_length(self, p, h):
 
 
 @lowered
+def length_and_spread_of_nothing(self, p, h):
+    nothing = 0 * (self.W(h) + p)
+    spread_B1 = nothing.norm(dim=1, keepdim=True) + nothing.std(1, keepdim=True)
+    return torch.tanh(self.W(h) + p / (1 + spread_B1)) + functional.normalize(nothing, dim=1)
+
+
+@lowered
 def root_mean_square_norm(self, p, h):
     a = self.W(h) + p
     return a * torch.rsqrt(a.pow(2).mean(1, keepdim=True) + 1e-5) * (1 + self.rate_H)

@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.testing import assert_close
 
 from src.config.errors import UserError
@@ -17,7 +18,7 @@ from src.ops.dispatch import choose
 from src.ops.generated import kernel
 from src.ops.inputs import Inputs
 from src.specs import map_state, state_tensors
-from tests.ops.generated.steps import LOWERED, REFUSED, Cell, H, X
+from tests.ops.generated.steps import LOWERED, REFUSED, Cell, H, K, X
 
 B, T = 3, 5
 
@@ -203,6 +204,34 @@ def test_a_start_after_a_reset_of_another_shape_is_an_error():
     inputs = Inputs(core.project(torch.zeros(B, T, X)), None, torch.ones(B, T, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"state of shape \[1, 6\] in torch.float64: expected \[3, 6\]"):
         core(inputs, core.zeros(B, H))
+
+
+class Chosen(Cell):
+    """Reads three tables at a place that the input gives: 1 + p / 1000, so that it exists for random inputs."""
+
+    @property
+    def output_size(self):
+        return 2 * H + K
+
+    def project(self, x):
+        return x
+
+    def step(self, p, h):
+        place_B = (1 + p[:, 0] / 1000).long()
+        given_B1, row_BH = torch.gather(p, 1, place_B[:, None]), functional.embedding(place_B, self.rate_H[:, None])
+        return torch.cat([given_B1.repeat(1, H), row_BH.repeat(1, H), functional.one_hot(place_B, K)], 1), h
+
+
+def test_what_is_read_outside_a_table_is_no_number():
+    core, x_BTX = Chosen(kernel="fused"), torch.zeros(1, 6, X)
+    x_BTX[0, :, 0] = 1000 * torch.tensor([0.5, K + 0.5, H + 0.5, X + 0.5, -1.5, 3.5]) - 1000
+    y_TK, _ = core(x_BTX)
+    known = [torch.isfinite(part).all(1) for part in y_TK[0].split([H, H, K], 1)]
+    assert [part.tolist() for part in known] == [
+        [True, True, True, False, False, True],
+        [True, True, False, False, False, True],
+        [True, False, False, False, False, True],
+    ]
 
 
 class Exponential(Cell):

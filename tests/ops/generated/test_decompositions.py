@@ -25,6 +25,7 @@ PLACES = torch.tensor([[1, 0, 2], [4, 4, 1]])
         (aten.roll.default, ([2], [1])),
         (aten.linalg_vector_norm.default, (2, [1], True)),
         (aten.var.correction, ([1],)),
+        (aten.std.correction, ([1],)),
     ],
 )
 def test_parts_give_the_same_as_the_whole(operator, arguments):
@@ -68,6 +69,20 @@ def test_an_embedding_of_indices_of_any_shape():
     found, expected = BEFORE_DERIVATIVES[aten.embedding.default](weight, PLACES), functional.embedding(PLACES, weight)
     assert_close(found, expected)
     assert_close(*(torch.autograd.grad(result.square().sum(), weight) for result in (found, expected)))
+
+
+def test_what_is_read_outside_a_table_is_no_number():
+    x, places = torch.ones(2, 3), torch.tensor([[-1, 0, 2, 3]] * 2)
+    expected = torch.tensor([[torch.nan, 1, 1, torch.nan]] * 2)
+    assert_close(BEFORE_DERIVATIVES[aten.gather.default](x, -1, places), expected, equal_nan=True)
+    found = BEFORE_DERIVATIVES[aten.embedding.default](x.t(), places)
+    assert_close(found, expected[..., None].expand(-1, -1, 2), equal_nan=True)
+
+
+@pytest.mark.parametrize("operator", [aten.linalg_vector_norm.default, aten.std.correction])
+def test_the_length_and_the_spread_of_nothing_have_a_derivative_of_0(operator):
+    x = torch.zeros(2, 3, requires_grad=True)
+    assert torch.equal(torch.autograd.grad(BEFORE_DERIVATIVES[operator](x, dim=[1]).sum(), x)[0], torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize("divisor", [3, -3])
