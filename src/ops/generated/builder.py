@@ -1,5 +1,6 @@
 """Makes values of operations: loops, products and joins; views disappear."""
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +48,8 @@ class Builder:
         self.constants, self._examples = constants, examples
         self._known: dict[Any, Value] = {}
         self.tables: dict[Offsets, Value] = {}
+        self.exact = False
+        """Whether a product with an inverse is not good enough for a division."""
 
     def view_as(self, target: Any, x: Operand, *args: Any, **kwargs: Any) -> Any:
         """What an operation that only views its input makes of x."""
@@ -83,15 +86,19 @@ class Builder:
         neutral = {"mul": 1, "div": 1, "add": 0, "sub": 0}.get(operation)
         if neutral is not None and numbers[1] == neutral and args[0].shape == shape:
             return args[0]
-        if operation == "div" and numbers[1] is not None:
+        if operation == "div" and numbers[1] and (not self.exact or abs(math.frexp(numbers[1])[0]) == 0.5):
             operation, args[1] = "mul", Filled(1 / numbers[1])
-        if operation == "div" and _repeats(args[1], shape):  # one division for many
+        elif operation == "div" and self.exact:
+            operation = "quotient"
+        elif operation == "div" and _repeats(args[1], shape):  # one division for many
             operation, args[1] = "mul", self.map("reciprocal", args[1])
         if operation == "add" and (joined := self._sum_of_joins(*args)):
             return joined
         if operation in LOGICAL:
-            args = [a if isinstance(a, View) and a.value.boolean else self.map("ne", a, 0) for a in args]
-        elif operation not in BOOLEAN and operation != "where":
+            args = [self.condition(a) for a in args]
+        elif operation == "where":
+            args = [self.condition(args[0]), *map(self.number, args[1:])]
+        elif operation not in ("eq", "ne") or not all(map(_is_condition, args)):
             args = [self.number(a) for a in args]
         args = [like(a, meta_of(a).expand(shape)) for a in args]
         views = [a for a in args if isinstance(a, View)]
@@ -117,8 +124,11 @@ class Builder:
 
     def number(self, x: Operand) -> Operand:
         """A number in place of a condition."""
-        is_condition = isinstance(x, View) and x.value.boolean
-        return self.map("where", x, 1.0, 0.0) if is_condition else x
+        return self.map("where", x, 1.0, 0.0) if _is_condition(x) else x
+
+    def condition(self, x: Operand) -> Operand:
+        """A condition in place of a number."""
+        return x if _is_condition(x) else self.map("ne", x, 0)
 
     def reduce(
         self, operation: str, x: Operand, dims: Any, keepdim: bool = False, times: View | None = None
@@ -277,6 +287,10 @@ def parts_of(view: View) -> tuple[int, list[Operand]]:
             seen = seen.unsqueeze(dim)
         pieces.append(like(piece, seen))
     return along, pieces
+
+
+def _is_condition(operand: Operand) -> bool:
+    return isinstance(operand, View) and operand.value.boolean
 
 
 def _negated(operand: Operand) -> View | None:

@@ -14,7 +14,7 @@ BINARY = {
     "add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}", "le": "{} <= {}", "ge": "{} >= {}",
     "lt": "{} < {}", "gt": "{} > {}", "eq": "{} == {}", "ne": "{} != {}", "maximum": "larger<S>({}, {})",
     "minimum": "smaller<S>({}, {})", "logical_and": "{} & {}", "bitwise_and": "{} & {}", "logical_or": "{} | {}",
-    "bitwise_or": "{} | {}", "pow": "power<S>({}, {})", "remainder": "remainder<S>({}, {})",
+    "bitwise_or": "{} | {}", "pow": "power<S>({}, {})", "remainder": "remainder<S>({}, {})", "quotient": "{} / {}",
 }  # fmt: skip
 EXPRESSIONS = {**UNARY, **BINARY, "where": "{} ? {} : {}"}
 LOGICAL = {"logical_not", "logical_and", "logical_or", "bitwise_not", "bitwise_and", "bitwise_or"}
@@ -39,5 +39,5 @@ TRITON = {
     "maximum": "larger({}, {})",
     "minimum": "smaller({}, {})", "pow": "power({}, {})", "where": "tl.where({}, {}, {})",
     "floor": "tl.floor({})", "ceil": "tl.ceil({})", "trunc": "truncated({})", "round": "nearest({})",
-    "remainder": "remainder({}, {})", "logical_not": "~{}", "bitwise_not": "~{}",
+    "remainder": "remainder({}, {})", "quotient": "quotient({}, {})", "logical_not": "~{}", "bitwise_not": "~{}",
 }  # fmt: skip

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor, fx
 
 from src.ops.generated.builder import Builder, Filled, Operand
-from src.ops.generated.expressions import BINARY, UNARY
+from src.ops.generated.expressions import BINARY, COSTLY, UNARY
 from src.ops.generated.recipe import LoweringError
 from src.ops.generated.rules import RULES
 from src.ops.generated.trace import UNCHANGED, VIEWS, Trace
 from src.ops.generated.values import Value, View, contiguous, extents, whole
+
+_ROUNDING = {"floor", "ceil", "trunc", "round", "remainder", "eq", "ne", "lt", "le", "gt", "ge"}
+_INEXACT = {*COSTLY, "mm", "addmm", "bmm", "native_layer_norm"}
 
 
 class Lowered(Builder):
@@ -40,11 +43,13 @@ class Lowered(Builder):
         super().__init__(given[num_in + num_states :][:num_constants], trace.constants)
         self.d_output, *self.d_next = given[num_in + num_states + num_constants :]
 
+        exact = _before_rounding(nodes, placeholders[num_in : num_in + num_states])
         results: dict[fx.Node, Any] = {n: whole(value) for n, value in zip(placeholders, given, strict=True)}
         for node in nodes:
             if node.op == "call_function":
                 args, kwargs = fx.map_arg((node.args, node.kwargs), results.__getitem__)
                 _check_integers(node)
+                self.exact = node in exact
                 results[node] = self._lower(node.target, *args, **kwargs)
             elif node.op == "get_attr":
                 results[node] = _of_attribute(getattr(trace.joint, str(node.target)))
@@ -83,14 +88,38 @@ class Lowered(Builder):
         raise LoweringError(str(target))
 
 
+def _name_of(node: fx.Node) -> str:
+    return getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
+
+
+def _before_rounding(nodes: list[fx.Node], states: list[fx.Node]) -> set[fx.Node]:
+    """What decides how a number is rounded or compared, at this step or a later one.
+
+    There the last bit counts, unless it differs anyway: behind a product with a matrix, or a function like exp.
+    """
+    next_states = dict(zip(states, nodes[-1].args[0][1:], strict=False))  # type: ignore[arg-type, index]
+    left = [n for n in nodes if _name_of(n) in _ROUNDING or _makes_integers(n)]
+    found: set[fx.Node] = set()
+    while left:
+        node = left.pop()
+        if node not in found and _name_of(node) not in _INEXACT:
+            found.add(node)
+            left += node.all_input_nodes if node not in next_states else [next_states[node]]
+    return found
+
+
+def _makes_integers(node: fx.Node) -> bool:
+    return _name_of(node) == "_to_copy" and not node.meta["val"].is_floating_point()
+
+
 def _check_integers(node: fx.Node) -> None:
     """Refuse what is different for integers, which a kernel carries as numbers of its own precision."""
-    value, name = node.meta.get("val"), str(getattr(node.target, "overloadpacket", ""))
-    if not name.startswith(("aten.bitwise", "aten.mul", "aten.pow")) or not isinstance(value, Tensor):
+    value, with_factor = node.meta.get("val"), node.kwargs.get("alpha", 1) not in (1, -1)
+    if not (with_factor or _name_of(node).startswith(("bitwise", "mul", "pow"))) or not isinstance(value, Tensor):
         return
     selects = any(isinstance(a, fx.Node) and a.meta["val"].dtype == torch.bool for a in node.args)
     if not (value.is_floating_point() or value.dtype == torch.bool or selects):
-        raise LoweringError(f"{node.target} of integers")
+        raise LoweringError(f"{node.target} of integers{' with alpha' if with_factor else ''}")
 
 
 def _name(result: Any, name: str) -> None:

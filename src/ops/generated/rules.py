@@ -69,7 +69,7 @@ def _div(self: Builder, x: Operand, divisor: Operand | Number, *, rounding_mode:
     if rounding_mode is None:
         return self.map("div", x, divisor)
     whole = self.map("sub", x, self.map("remainder", x, divisor))
-    down = self.map("round", self.map("div", whole, divisor))  # a division by a constant is a product, so not exact
+    down = self.map("round", self.map("div", whole, divisor))
     if rounding_mode == "floor":
         return down
     inexact = self.map("ne", whole, x)
@@ -86,7 +86,7 @@ def _log_add_exp(self: Builder, a: Operand, b: Operand) -> Operand:
 def _mean(self: Builder, x: Operand, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Operand:
     total = self.reduce("sum", x, dims, keepdim)
     count = torch.Size(x.shape).numel() / torch.Size(total.shape).numel()
-    return self.map("mul", total, 1 / count)
+    return self.map("div", total, count)
 
 
 @_rule(aten.native_layer_norm)
@@ -149,13 +149,20 @@ def _flip(self: Builder, x: Operand, dims: list[int]) -> Operand:
 @_rule(aten._to_copy)
 def _to_copy(self: Builder, x: Operand, *, dtype: Any = None, **_: Any) -> Operand:
     if dtype == torch.bool:
-        return x if isinstance(x, View) and x.value.boolean else self.map("ne", x, 0)
+        return self.condition(x)
     number = self.number(x)
     return number if dtype is None or dtype.is_floating_point else self.map("trunc", number)
 
 
 def _product(self: Builder, a: Operand, b: Operand) -> Operand:
     return self.multiply(self.view(a), self.view(b))
+
+
+@_rule(aten.addmm)
+def _add_product(
+    self: Builder, start: Operand, a: Operand, b: Operand, *, beta: Number = 1, alpha: Number = 1
+) -> Operand:
+    return self.map("add", self.map("mul", _product(self, a, b), alpha), self.map("mul", start, beta))
 
 
 def _reduction(operation: str) -> Callable:
@@ -168,7 +175,6 @@ def _reduction(operation: str) -> Callable:
 RULES |= {
     aten.mm: _product,
     aten.bmm: lambda self, a, b: self.batch_multiply(self.view(a), self.view(b)),
-    aten.addmm: lambda self, start, a, b: self.map("add", _product(self, a, b), start),
     aten.cat: lambda self, pieces, dim=0: self.join(list(pieces), dim),
     aten.stack: lambda self, pieces, dim=0: self.join([like(x, meta_of(x).unsqueeze(dim)) for x in pieces], dim),
     aten.slice_backward: lambda self, x, shape, *where: _slice_scatter(self, Filled(0, shape), x, *where),

@@ -89,6 +89,12 @@ def nearest(x):
 
 
 @triton.jit
+def quotient(a, b):
+    """A division that is rounded as IEEE 754 has it, which / is not in single precision."""
+    return tl.div_rn(a, b) if a.dtype == tl.float32 else a / b
+
+
+@triton.jit
 def remainder(a, b):
     """What division leaves, with the sign of the divisor."""
     rest = a % b

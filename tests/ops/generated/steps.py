@@ -200,6 +200,13 @@ def comparisons(self, p, h):
 
 
 @lowered
+def comparisons_of_conditions(self, p, h):
+    a, b = p > 0, self.W(h) > 0
+    rises, both = (a > b) | ((a <= b) == 0), (a == b) & (a != self.is_odd_H)
+    return torch.tanh(p + h * rises + 2 * p * both + torch.where(a, b, False) + torch.where(b, self.is_odd_H, a == 1))
+
+
+@lowered
 def order_of_a_list(self, p, h):
     return torch.tanh(h[:, [2, 0, 1, 5, 4, 3]] + p)
 
@@ -295,7 +302,7 @@ def interpolation(self, p, h):
 
 @lowered
 def fused_multiply_add(self, p, h):
-    a = torch.addcmul(p, self.gain, self.W(h), value=0.5)
+    a = torch.addcmul(torch.addmm(p, h, self.W.weight, beta=0.5, alpha=0.3), self.gain, self.W(h), value=0.5)
     one_step_BHH = p[:, :, None] * h[:, None, :]
     return torch.tanh(torch.baddbmm(a[:, :, None], one_step_BHH, h[:, :, None], beta=0.5, alpha=0.3).squeeze(2))
 
@@ -608,6 +615,23 @@ class Clock(Cell):
 
 
 @lowered_cell
+class Quotients(Cell):
+    """A number of steps of which the last bit of a quotient counts, at once or at the next step."""
+
+    def initial_state(self, batch_size):
+        return self.zeros(batch_size, H), torch.full((batch_size, 1), 46), self.zeros(batch_size, 1)
+
+    def step(self, p, state):
+        h, count_B1, quotient_B1 = state
+        count_B1 = count_B1 + 1
+        ones_BH = torch.floor((count_B1 + 0 * self.order_H) / count_B1)
+        whole_B49 = count_B1.to(p.dtype).expand(-1, 49)
+        parts = torch.floor(count_B1 / 49) + (torch.ceil(p.abs()[:, :1]) / 49 * 49 >= 1) + torch.floor(quotient_B1)
+        h = torch.tanh(self.W(h) + p * (ones_BH + parts) - torch.trunc(whole_B49.mean(1, keepdim=True) / 8))
+        return h, (h, count_B1, count_B1 / 49)
+
+
+@lowered_cell
 class Newest(Cell):
     """Two slots, read in the order of their scores, which they do not have at first."""
 
@@ -663,6 +687,12 @@ def scattered_by_data(self, p, h):
 @refused("aten.bitwise_and.Scalar of integers")
 def bits_of_an_integer(self, p, h):
     y = torch.tanh(p + (h.argmax(1, keepdim=True) & 1))
+    return y, y
+
+
+@refused("aten.add.Tensor of integers with alpha")
+def multiple_of_an_integer(self, p, h):
+    y = torch.tanh(p + torch.add(h.argmax(1, keepdim=True), p.argmax(1, keepdim=True), alpha=6))
     return y, y
 
 
