@@ -3,14 +3,11 @@
 Shapes: B sequences, T time steps.
 """
 
-import copy
 import logging
-from collections.abc import Callable
 from functools import partial
 from threading import RLock
-from types import NoneType
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
 import optree
 import torch
@@ -20,30 +17,22 @@ from src.config.errors import UserError, explain
 from src.ops.cpu import calls
 from src.ops.dispatch import Form
 from src.ops.generated.kernel import Kernel
-from src.ops.generated.recipe import (
-    OF_ALL_CORES,
-    OF_ALL_MODULES,
-    LoweringError,
-    Recipe,
-    example,
-    is_variable,
-    store,
-    stored,
-    tensors_of,
-    with_place,
-)
+from src.ops.generated.reads import Reads
+from src.ops.generated.recipe import LoweringError, Recipe, example, store, stored, with_place
+from src.ops.generated.settings import copied, has_hooked_parts, key_of
 from src.ops.generated.triton_kernel import TritonKernel
 from src.ops.inputs import Inputs
 from src.ops.triton import calls as gpu
 from src.specs import State, map_state, state_tensors
 
 log = logging.getLogger(__name__)
-functorch: Any = torch._C._functorch
-_KERNELS: WeakKeyDictionary[nn.Module, dict[Any, Kernel | str]] = WeakKeyDictionary()
-"""For each core, dtype and settings its kernel, or why there is none."""
+_KERNELS: WeakKeyDictionary[nn.Module, dict[tuple, tuple[Reads, dict[tuple, Kernel | str]]]] = WeakKeyDictionary()
+"""For each core, dtype and settings what else its step reads, and for each value of that its kernel, or why there is
+none."""
+_SET: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
+"""The attributes that a step without a kernel changes: others at every call, they are left out of its key."""
 _MAKING = RLock()
 """Held while a kernel is made: what traces a step replaces functions of torch for all threads."""
-_PLAIN = (bool, int, float, str, NoneType)
 _CHOSEN: WeakKeyDictionary[nn.Module, Kernel] = WeakKeyDictionary()
 """The kernel that has just been found to serve, so that it is not looked up twice."""
 
@@ -90,93 +79,54 @@ def _kernel_of(core: nn.Module, inputs: Inputs) -> Kernel | str:
     """The kernel of a core as its settings are now, or why there is none."""
     on = "gpu" if inputs.example.is_cuda or gpu.INTERPRETED else "cpu"
     dtype = next(core.parameters()).dtype if on == "gpu" else inputs.example.dtype
-    numbers: dict[int, int] = {}
-    own, *parts = core.modules()
-    settings = (_settings(own, numbers, OF_ALL_CORES), *(_settings(part, numbers, OF_ALL_MODULES) for part in parts))
-    key = (on, dtype, *settings)
-    kernel = _KERNELS.get(core, {}).get(key)
+    kernel = _known(core, (on, dtype, "but for what it sets", *key_of(core, _SET[core]))) if core in _SET else None
+    if kernel is None:
+        key = (on, dtype, *key_of(core))
+        kernel = _known(core, key)
     if kernel is None:
         device = inputs.example.device
+        reads = Reads(core)
+        values = reads.values()
         with (
             _MAKING,
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),  # an initial state may be drawn
             torch.inference_mode(False),
             torch.autocast(device.type, enabled=False),
         ):
-            kernel = _make_for_gpu(core, dtype, device) if on == "gpu" else _make(core, dtype, "cpu", device)
-        _KERNELS.setdefault(core, {})[key] = kernel
+            kernel, sets = _make_for_gpu(core, dtype, device) if on == "gpu" else _make(core, dtype, "cpu", device)
+        if sets:
+            _SET[core] = sets
+            key = (on, dtype, "but for what it sets", *key_of(core, sets))
+            reads.leave_out(sets)
+            values = reads.values()
+        known = _KERNELS.setdefault(core, {})
+        if key not in known or known[key][0].places.keys() != reads.places.keys():
+            known[key] = reads, {}
+        known[key][1][values] = kernel
     return kernel
 
 
-def _settings(module: nn.Module, numbers: dict[int, int], left_out: frozenset[str]) -> tuple:
-    """What a module is, which parameters and buffers it has, and what it is set to but for attributes left out.
-
-    A tensor goes by the `numbers`, one for each by its identity: a kernel reads one of several names by the first.
-    """
-    tensors = [*module._parameters.items(), *module._buffers.items()]
-    numbered = ((name, numbers.setdefault(id(tensor), len(numbers))) for name, tensor in tensors if tensor is not None)
-    settings = ((key, _setting(value, numbers)) for key, value in vars(module).items() if key not in left_out)
-    return id(module), type(module), *numbered, *settings
+def _known(core: nn.Module, key: tuple) -> Kernel | str | None:
+    reads, kernels = _KERNELS.get(core, {}).get(key, (None, {}))
+    return None if reads is None else kernels.get(reads.values())
 
 
-def _setting(value: Any, numbers: dict[int, int]) -> Any:
-    """A setting as part of a key: objects that are no numbers or words count as themselves."""
-    if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, Tensor):
-        if is_variable(value):
-            return "a tensor", value.requires_grad, numbers.setdefault(id(value), len(numbers))
-        return _Itself(value), None if value.is_inference() else value._version
-    if isinstance(value, (list, tuple)):
-        return type(value), *(_setting(item, numbers) for item in value)
-    if isinstance(value, dict):
-        return dict, *((key, _setting(item, numbers)) for key, item in value.items())
-    return _Itself(value)
-
-
-class _Itself:
-    """An object that equals no other, not even one that lies at its place once it is gone."""
-
-    def __init__(self, value: Any):
-        self.number = id(value)
-        try:
-            self.value: Callable[[], Any] = ref(value)
-        except TypeError:  # an object that cannot be referred to weakly is kept
-            self.value = lambda: value
-
-    def __hash__(self) -> int:
-        return self.number
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Itself) and self.value() is not None and self.value() is other.value()
-
-
-def _make_for_gpu(core: nn.Module, dtype: torch.dtype, device: torch.device) -> Kernel | str:
+def _make_for_gpu(core: nn.Module, dtype: torch.dtype, device: torch.device) -> tuple[Kernel | str, frozenset[str]]:
     """As `_make`, of a copy on the CPU with tensors of its own, since those of the core may be mapped by `vmap`."""
     from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
     with temporarily_clear_interpreter_stack():
-        return _make(_copied(core, torch.device("cpu")), dtype, "gpu", device)
+        return _make(copied(core, torch.device("cpu")), dtype, "gpu", device)
 
 
-def _copied(core: nn.Module, device: torch.device) -> nn.Module:
-    """A core with weights and variable settings of its own on a device; of mapped ones, those of the first member."""
-    parameters, memo = dict(core.named_parameters()), {}
-    for name, tensor in tensors_of(core).items():
-        one = tensor
-        if functorch.is_batchedtensor(tensor):
-            one = functorch.get_unwrapped(tensor).select(functorch.maybe_get_bdim(tensor), 0)
-        own = one.detach().to(device, copy=True)
-        memo[id(tensor)] = nn.Parameter(own) if name in parameters else own
-    return copy.deepcopy(core, memo)
-
-
-def _make(core: nn.Module, dtype: torch.dtype, on: str, device: torch.device) -> Kernel | str:
+def _make(core: nn.Module, dtype: torch.dtype, on: str, device: torch.device) -> tuple[Kernel | str, frozenset[str]]:
+    """A kernel, or why there is none, and the attributes that the step changes, which is a reason."""
     name, kind = type(core).__name__, TritonKernel if on == "gpu" else Kernel
-    recipe = stored(core, dtype, on)
+    sets: frozenset[str] = frozenset()
+    recipe = None if has_hooked_parts(core) else stored(core, dtype, on)
     try:
         if recipe is not None and recipe.refused is None:
-            return kind(recipe, core)
+            return kind(recipe, core), sets
         if recipe is None:
             from src.ops.generated.derive import derive  # what it imports takes a third of a second
 
@@ -185,18 +135,18 @@ def _make(core: nn.Module, dtype: torch.dtype, on: str, device: torch.device) ->
                 kernel = kind(recipe, core)
                 _compare(core, kernel, dtype, device)
             store(core, dtype, on, recipe)
-            return kernel
+            return kernel, sets
     except LoweringError as error:
-        recipe = Recipe(refused=str(error), line=error.line)
+        recipe, sets = Recipe(refused=str(error), line=error.line), error.sets
         if error.lasting:
             store(core, dtype, on, recipe)
     except Exception as error:  # a compiler that fails, or what is not foreseen in a step: the scan still runs
         log.warning("%s: its kernel is not available, so a slower form is used: %s", name, explain(error)[:400])
-        return explain(error)
+        return explain(error), sets
     assert recipe.refused is not None
     reason = with_place(core, recipe.refused, recipe.line)
     log.debug("%s: no kernel, so a slower form is used: %s", name, reason)
-    return reason
+    return reason, sets
 
 
 def _compare(core: Any, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> None:
@@ -208,7 +158,7 @@ def _compare(core: Any, kernel: Kernel, dtype: torch.dtype, device: torch.device
     batch = 2 if isinstance(kernel, TritonKernel) else 5  # on a CPU enough for lanes
     with torch.enable_grad():
         torch.manual_seed(0)
-        core = _copied(core, device)
+        core = copied(core, device)
         for parameter in core.parameters():
             parameter.requires_grad_().data.add_(0.1 * torch.randn(parameter.shape, dtype=dtype).to(device))
         p, state = example(core)

@@ -1,8 +1,8 @@
 """All that is needed to run a generated kernel, as data that can be kept on disk.
 
 Tracing takes seconds, so that a recipe that has been checked is kept beside the compiled libraries. Its key holds the
-sizes and settings of the core, and the content of every source file that is not part of Python or of an installed
-package: a step may call anything.
+sizes and settings of the core, what its step reads elsewhere, and the content of every source file that is not part of
+Python or of an installed package: a step may call anything.
 """
 
 import hashlib
@@ -10,7 +10,6 @@ import json
 import linecache
 import logging
 import sys
-import sysconfig
 from dataclasses import field
 from pathlib import Path
 from types import ModuleType, NoneType
@@ -23,14 +22,12 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from src.ops.cpu import build
+from src.ops.generated.reads import Reads
+from src.ops.generated.settings import INSTALLED, OF_ALL_CORES, OF_ALL_MODULES, is_variable, tensors_of
 from src.utils.files import write_whole
 
 log = logging.getLogger(__name__)
 Sizes = tuple[int, ...]
-OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"training"} | {"_apply"}
-"""Attributes of a module that are no settings of it; training replaces `_apply`."""
-OF_ALL_CORES = OF_ALL_MODULES | {"kernel"}
-"""The same for the core itself, whose choice among its forms is no setting of its step."""
 
 
 class LoweringError(Exception):
@@ -39,12 +36,16 @@ class LoweringError(Exception):
     Args:
         line: of the file of the step where the operation is used; None where that is unknown.
         lasting: whether there can be none in another process either.
+        sets: the attributes that the step changes, by name.
     """
 
-    def __init__(self, message: str, line: int | None = None, lasting: bool = True) -> None:
+    def __init__(
+        self, message: str, line: int | None = None, lasting: bool = True, sets: frozenset[str] = frozenset()
+    ) -> None:
         super().__init__(message)
         self.line = line
         self.lasting = lasting
+        self.sets = sets
 
 
 def with_place(core: Any, reason: str, line: int | None) -> str:
@@ -53,24 +54,6 @@ def with_place(core: Any, reason: str, line: int | None) -> str:
         return reason
     file = type(core).step.__code__.co_filename
     return f"{reason} in line {line} of {file}: {linecache.getline(file, line).strip()}"
-
-
-def tensors_of(core: nn.Module) -> dict[str, Tensor]:
-    """The parameters, buffers and variable settings of a core by name, in the order in which the prelude takes them."""
-    return {**dict(core.named_parameters()), **dict(core.named_buffers()), **variable_settings(core)}
-
-
-def variable_settings(core: nn.Module) -> dict[str, Tensor]:
-    """Settings that are numbers in tensors, such as a decay in which the runs of a population differ, by name.
-
-    A kernel reads them when it is called; any other setting is fixed in it.
-    """
-    return {
-        f"{name}.{key}".removeprefix("."): value
-        for name, module in core.named_modules()
-        for key, value in vars(module).items()
-        if key not in OF_ALL_MODULES and is_variable(value)
-    }
 
 
 def _shared(core: nn.Module) -> tuple[int, ...]:
@@ -87,11 +70,6 @@ def _shared(core: nn.Module) -> tuple[int, ...]:
             *filter(is_variable, vars(module).values()),
         ]
     return tuple(numbers.setdefault(id(tensor), len(numbers)) for tensor in tensors)
-
-
-def is_variable(value: Any) -> bool:
-    """Whether a setting is a number in a tensor."""
-    return isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()
 
 
 def example(core: Any) -> tuple[Any, Any]:
@@ -291,19 +269,18 @@ def _key(core: nn.Module, dtype: torch.dtype, on: str) -> str | None:
                 raise ValueError(type(module))
             parts.append(f"{name}: {type(module).__module__}.{type(module).__qualname__}")
             no_settings = OF_ALL_CORES if module is core else OF_ALL_MODULES
-            parts += [
-                f"{key}={_settings(value)}" for key, value in sorted(vars(module).items()) if key not in no_settings
-            ]
+            for key, value in sorted(vars(module).items()):
+                if key not in no_settings:
+                    parts.append(f"{key}={value.requires_grad if is_variable(value) else _settings(value)}")
         parts += [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in tensors_of(core).items()]
         parts.append(repr(_shared(core)))
+        parts += [f"{name}={_settings(value)}" for name, value in Reads(core).named()]
     except ValueError:
         return None
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
 def _settings(value: Any) -> str:
-    if is_variable(value):
-        return f"a tensor, {value.requires_grad}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_settings, value))}]"
     if value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.device)):
@@ -321,7 +298,6 @@ def _sources(core: nn.Module) -> str:
 
     The latter are the modules of its classes, the modules whose names or members they know, and so on.
     """
-    elsewhere = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
     left = {type(module).__module__ for module in core.modules()}
     files = {str(path): path.read_bytes() for path in Path(__file__).parent.glob("*.py")}
     while left:
@@ -329,7 +305,7 @@ def _sources(core: nn.Module) -> str:
         file = getattr(module, "__file__", None)
         if file is None and module.__name__ not in sys.builtin_module_names:
             raise ValueError(f"{module.__name__} has no file")
-        if file is None or file in files or file.startswith(elsewhere):
+        if file is None or file in files or file.startswith(INSTALLED):
             continue
         files[file] = Path(file).read_bytes()
         for value in vars(module).values():

@@ -4,12 +4,15 @@ One sequence is traced, a batch of one: every size is then that of a sequence, n
 does with the batch, and a sum over the batch becomes the kernel's sum over its lanes.
 """
 
+import pickle
+import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import optree
 import torch
 from torch import Tensor, fx, nn
@@ -17,11 +20,25 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, functionalize, vjp
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 from src.ops.generated.decompositions import BEFORE_DERIVATIVES, OneHot, all_decompositions
-from src.ops.generated.recipe import LoweringError, example, tensors_of, variable_settings
+from src.ops.generated.reads import Reads
+from src.ops.generated.recipe import LoweringError, example
+from src.ops.generated.settings import (
+    COMPARED,
+    UNCHANGING,
+    copied,
+    has_hooked_parts,
+    leaves_of,
+    named_settings,
+    setting_of,
+    tensors_of,
+    variable_settings,
+)
 
 aten = torch.ops.aten
+_REQUIRES_GRAD = cast(Any, Tensor.requires_grad).__get__
 
 VIEWS = {
     aten.view, aten._unsafe_view, aten.reshape, aten.permute, aten.transpose, aten.t, aten.unsqueeze, aten.squeeze,
@@ -68,6 +85,10 @@ def trace(core: Any) -> Trace:
     Raises:
         LoweringError: the step cannot be traced, because it decides by the values of tensors, for example.
     """
+    reads = Reads(core)
+    values = [*named_settings(core), *reads.named()]
+    _refuse_what_may_change(core, values)
+    core = copied(core, next(core.parameters()).device)  # the step may change it
     p, state = example(core)
     inputs, p_structure = optree.tree_flatten(p)
     states, state_structure = optree.tree_flatten(state)
@@ -77,9 +98,6 @@ def trace(core: Any) -> Trace:
     for tensor in inputs:
         if not tensor.is_floating_point():
             raise LoweringError(f"inputs must be floating-point numbers, not {tensor.dtype}")
-    for name, setting in variable_settings(core).items():
-        if setting.requires_grad:
-            raise LoweringError(f"{name}: a setting that requires a gradient; make it a parameter")
     kinds = [state.dtype for state in states]
     if any(kind.is_complex for kind in kinds):
         raise LoweringError("a complex state")
@@ -87,14 +105,18 @@ def trace(core: Any) -> Trace:
     states = [(state if state.is_floating_point() else state.to(inputs[0].dtype)).clone() for state in states]
     module, given = _Step(core), {f"core.{name}": t.detach() for name, t in tensors_of(core).items()}
     variables: list[str] = []
+    changed: set[str] = set()
 
     def step(*flat: Tensor) -> list[Tensor]:
         left = iter(flat)
         p = optree.tree_unflatten(p_structure, [next(left) for _ in inputs])
         whole = [next(left) if kind.is_floating_point else next(left).to(kind) for kind in kinds]
         state = optree.tree_unflatten(state_structure, whole)
-        with _local_variables_of(type(core).step) as found, OneHot():
-            y, next_state = functional_call(module, dict(zip(given, left, strict=True)), (p, state))
+        passed = dict(zip(given, left, strict=True))
+        before = dict(passed)
+        with _local_variables_of(type(core).step) as found, OneHot(), _NoGradients():
+            y, next_state = functional_call(module, passed, (p, state))
+        changed.update(name.removeprefix("core.") for name in given if passed[name] is not before[name])
         leaves, structure = optree.tree_flatten(next_state)
         if structure != state_structure:
             raise LoweringError(f"step returns a state of structure {structure}, not {state_structure}")
@@ -107,9 +129,16 @@ def trace(core: Any) -> Trace:
         return [y, *leaves, *named.values()]
 
     flat = [*inputs, *states, *given.values()]
+    around = _Around(core, reads)
     try:
         with torch.no_grad():
             graph = _graph_of(step, flat, BEFORE_DERIVATIVES)
+            changed.update(_written_to(graph.graph, len(inputs) + len(states), list(given)))
+            if changed := changed | around.changed():
+                raise LoweringError(f"the step changes {', '.join(sorted(changed))}, which a kernel would not")
+            if around.was_by_chance():
+                raise LoweringError("the step draws random numbers of Python or NumPy")
+            _refuse_gradients(values)
             _multiply_by_inverse_roots(graph.graph, 1 + len(states))
             prelude, body = _split(graph, len(inputs) + len(states))
             constants = list(prelude(*given.values()))
@@ -117,17 +146,94 @@ def trace(core: Any) -> Trace:
         free = _differentiable(prelude, [name in fixed for name in given], constants)
         joint = _with_derivative(body, inputs, states, constants, free)
     except Exception as error:
+        changed |= around.changed()
+        around.was_by_chance()
         reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
         lasting = True
         if "_local_scalar_dense" in reason:
             reason = "data-dependent control flow: a decision by the values of tensors"
         elif not isinstance(error, LoweringError):
             reason, lasting = f"step cannot be traced: {reason}", False
-        raise LoweringError(reason, _line_in(type(core).step, error.__traceback__), lasting) from error
+        line = _line_in(type(core).step, error.__traceback__)
+        raise LoweringError(reason, line, lasting, frozenset(changed)) from error
     tensors = [node for node in prelude.graph.nodes if node.op == "placeholder"]
     known = {node: name.removeprefix("core.") for node, name in zip(tensors, given, strict=True)}
     constant_names = [known.get(node, node.name) for node in list(prelude.graph.nodes)[-1].args[0]]
     return Trace(joint, prelude, inputs, states, constants, constant_names, free, variables)
+
+
+def _refuse_what_may_change(core: nn.Module, named: list[tuple[str, Any]]) -> None:
+    """Refuse a core with hooks, or with values of which a change would not be seen."""
+    own, *parts = core.modules()
+    if has_hooked_parts(core):
+        raise LoweringError("a part with hooks, which a kernel would not call", lasting=False)
+    for name, value in named:
+        for leaf in leaves_of(value):
+            if isinstance(leaf, nn.Module):
+                if leaf is not own and leaf not in parts:
+                    raise LoweringError(f"{name}: a module that is no part of the core; take nn.ModuleList")
+            elif isinstance(leaf, np.ndarray) and leaf.size > COMPARED:
+                raise LoweringError(f"{name}: an array of more than {COMPARED} numbers; make it a buffer")
+            elif not isinstance(leaf, (*UNCHANGING, Tensor, np.ndarray)):
+                raise LoweringError(f"{name}: an object of {type(leaf).__name__}, in which a change would not be seen")
+
+
+def _refuse_gradients(named: list[tuple[str, Any]]) -> None:
+    for name, value in named:
+        if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves_of(value)):
+            raise LoweringError(f"{name}: a setting that requires a gradient; make it a parameter")
+
+
+class _Around:
+    """What is around a step before it is traced, so that what it changes is found."""
+
+    def __init__(self, core: nn.Module, reads: Reads):
+        self.core, self.reads = core, reads
+        self.before = {place: (value, setting_of(value, {})) for place, value in self._values()}
+        self.random, self.numpy = random.getstate(), np.random.get_state(legacy=False)
+
+    def _values(self) -> Iterator[tuple[tuple[int, str], Any]]:
+        """All values by number and name, since two closures may have one name."""
+        for name, value in named_settings(self.core):
+            yield (0, name), value
+        for number, (name, value) in enumerate(self.reads.named(), 1):
+            yield (number, name), value
+
+    def changed(self) -> set[str]:
+        """The names of what has another value now."""
+        names = set()
+        for place, value in self._values():
+            before, setting = self.before.get(place, (self, None))
+            if (isinstance(value, Tensor) and value is not before) or setting_of(value, {}) != setting:
+                names.add(place[1])
+        return names
+
+    def was_by_chance(self) -> bool:
+        """Whether numbers were drawn from Python's generator or NumPy's, which are put back."""
+        now = random.getstate(), pickle.dumps(np.random.get_state(legacy=False))
+        random.setstate(self.random)
+        np.random.set_state(self.numpy)
+        return now != (self.random, pickle.dumps(self.numpy))
+
+
+def _written_to(graph: fx.Graph, num_sequence: int, names: list[str]) -> list[str]:
+    """The parameters, buffers and variable settings whose numbers are changed in a graph."""
+    given = dict(zip([node for node in graph.nodes if node.op == "placeholder"][num_sequence:], names, strict=True))
+    copies = graph.find_nodes(op="call_function", target=aten.copy_.default)
+    return [given[node.args[0]].removeprefix("core.") for node in copies if node.args[0] in given]
+
+
+class _NoGradients(TorchFunctionMode):
+    """Refuses what a step says of gradients but `detach`: the derivative is that of what it computes."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (function is torch._C._set_grad_enabled and not args[0]) or torch.is_inference_mode_enabled():
+            raise LoweringError("no_grad in a step; take detach()")
+        if function is Tensor.register_hook:
+            raise LoweringError("a hook of a tensor, which a kernel would not call")
+        if function in (torch.is_grad_enabled, _REQUIRES_GRAD):
+            raise LoweringError("a decision by whether there are gradients")
+        return function(*args, **(kwargs or {}))
 
 
 def _differentiable(prelude: fx.GraphModule, fixed: list[bool], constants: list[Tensor]) -> list[int]:

@@ -254,7 +254,8 @@ def test_one_kernel_serves_all_values_of_a_setting_in_a_tensor():
         core.leak = torch.tensor(leak)
         cases = [everything(core, kernel, x_BTX, None, None, None, True) for kernel in ("fused", "reference")]
         assert_close(*cases, rtol=1e-10, atol=1e-10)
-    (kernel,) = form._KERNELS[core].values()
+    ((_, kernels),) = form._KERNELS[core].values()
+    (kernel,) = kernels.values()
     assert kernel.recipe.gradients.count(None) == 1  # of a, but (1 - a) b has one
 
 
@@ -272,7 +273,8 @@ def test_runs_that_differ_in_a_setting_are_trained_by_one_kernel():
         for update in alone:
             update.state.model.core.kernel = "reference"
             update()
-    (kernel,) = form._KERNELS[stacked.one.model.core].values()
+    ((_, kernels),) = form._KERNELS[stacked.one.model.core].values()
+    (kernel,) = kernels.values()
     assert isinstance(kernel, TritonKernel)
     for one, other, start in zip(alone, together, starts, strict=True):
         way = (one.weights - start).norm()
