@@ -17,6 +17,7 @@ from src.config.errors import UserError
 from src.models.rnn import RNN
 from src.ops.generated import derive, form
 from src.ops.generated.emit import Source
+from src.ops.generated.recipe import LoweringError
 from src.ops.inputs import Inputs
 from tests.ops.generated.cells import B, Leaky, Ordered, T, assert_fused_and_right
 from tests.ops.generated.steps import Cell, H, TwoLayers, X
@@ -305,3 +306,35 @@ def test_a_wrong_gradient_alone_is_refused_too(monkeypatch):
     monkeypatch.setattr(derive, "emit", wrong)
     core = Leaky()
     assert not core.is_fused
+
+
+class Scarcely(Cell):
+    """That mixes the sequences of a batch if they are large."""
+
+    def step(self, p, h):
+        h = self.W(h) + p
+        return h, 50 * h / h.norm().clamp(min=50)
+
+
+class Undefined(Cell):
+    """With outputs that are no numbers or infinite."""
+
+    def step(self, p, h):
+        h = torch.tanh(self.W(h) + p)
+        return torch.cat([p.sqrt(), 1 / p.relu(), h], 1), h
+
+
+def test_a_new_kernel_is_compared_on_large_numbers_too_and_where_the_scan_is_undefined():
+    assert not Scarcely().is_fused
+    assert Undefined().is_fused
+
+
+@pytest.mark.parametrize("undefined", [torch.inf, torch.nan])
+def test_what_is_undefined_in_the_scan_hides_nothing_else(undefined):
+    expected = [torch.tensor([undefined, 1.0])] * 2
+    form._refuse_another(expected, expected, 1, 1e-8)
+    for number in (0, 1):
+        actual = list(expected)
+        actual[number] = torch.tensor([undefined, 1.1])
+        with pytest.raises(LoweringError, match="mixes sequences"):
+            form._refuse_another(expected, actual, 1, 1e-8)
