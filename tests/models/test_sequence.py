@@ -160,8 +160,9 @@ def test_a_mask_of_a_sequence_is_the_same_at_every_step_and_of_a_step_another(in
     for mask, same in (("step", False), ("sequence", True)):
         model = make(input_spec, embedding_size=4, input_dropout=0.5, dropout_mask=mask)
         entered = []
-        model.core.input.register_forward_pre_hook(lambda _, given, entered=entered: entered.append(given[0]))
-        model(inputs)
+        note = lambda _, given, entered=entered: entered.append(given[0])  # noqa: E731
+        with model.core.input.register_forward_pre_hook(note):
+            model(inputs)
         kept_BTX = entered[0] != 0
         assert bool((kept_BTX == kept_BTX[:, :1]).all()) == same
         assert 0 < kept_BTX[0, 0].sum() + kept_BTX[1, 0].sum() + kept_BTX[2, 0].sum() < 12

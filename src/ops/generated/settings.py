@@ -30,7 +30,6 @@ OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"training"} | {"_apply"}
 """Attributes of a module that are no settings of it; training replaces `_apply`."""
 OF_ALL_CORES = OF_ALL_MODULES | {"kernel"}
 """The same for the core itself, whose choice among its forms is no setting of its step."""
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 PLAIN = frozenset((bool, int, float, str, NoneType))
 _FUNCTIONS = frozenset((BuiltinFunctionType, FunctionType))
