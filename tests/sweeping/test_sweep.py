@@ -158,8 +158,8 @@ import os, time
 from pathlib import Path
 from src.utils.files import locked
 with locked(Path("run")):
-    print("held", flush=True)
     try:
+        print("held", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         time.sleep(0.2)
