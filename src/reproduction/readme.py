@@ -50,7 +50,10 @@ def renewed(text: str, reference: Path) -> str:
 
 
 def index(reference: Path) -> pd.DataFrame:
-    """A row per table and figure: what it is, how its claims fare, and what its report took; links are from there."""
+    """A row per table and figure: what it is, how its claims fare, and what its report took.
+
+    Links are relative to the folder, where the page of all results is.
+    """
     rows = []
     for name, reproduction in reproductions().items():
         row = {"name": f"`{name}`", "what": reproduction.title, "claims": "not run", "runs": "-", "hours": "-"}

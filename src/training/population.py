@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from src.config.schema import Precision
 from src.models.sequence import SequenceModel
-from src.ops.generated.recipe import OF_ALL_MODULES
+from src.ops.generated.settings import OF_ALL_MODULES
 from src.specs import Batch, Output, State, Step, state_like, state_tensors
 from src.tasks.base import Task
 from src.training.fast_updates import clip_rows_, make_views_of

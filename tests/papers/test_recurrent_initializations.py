@@ -9,6 +9,7 @@ from src.papers.le2015 import adding, pixels
 from src.papers.talathi2015 import adding as counted
 from src.papers.talathi2015 import multiplication
 from src.reproduction.base import Evidence
+from tests.compose import compose
 from tests.results.made_up import Folder
 
 SEEDS = range(3)
@@ -79,6 +80,16 @@ def right(module, networks, exchange=None, lengths=None, solved=True):
                 rows.append(row_of(networks(network), seed=0, **row))
                 measured += [{"run": str(len(rows) - 1), "lr": 10.0**-n, "solved": solved} for n in range(4)]
     return evidence_of(rows, measured)
+
+
+@pytest.mark.parametrize("module", [adding, counted, multiplication])
+def test_criteria_name_the_updates_of_their_experiments(module):
+    for name in module.REPRODUCTION.experiments:
+        if "printed" not in name:
+            config = compose(f"experiment={name}")
+            assert config.optimizer._target_.endswith(".adam")
+            expected = f", after {config.trainer.max_updates:,} updates of Adam"
+            assert adding.AFTER[", for longer" * name.endswith("_long")] == expected, name
 
 
 def test_counts_as_printed_satisfy_the_claims_on_adding():

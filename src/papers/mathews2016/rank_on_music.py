@@ -95,7 +95,7 @@ def _gap_grows(model: str, combined: bool) -> Claim:
         f"{CELLS[model, combined]}: the higher the rank, the more a network of fixed width overfits.",
         SOURCE,
         "32 units: the gap between training and validation likelihood is larger for R=64 than for R=1; not decided if "
-        f"a network has more than {NEAR_FLOOR:g} nats on the test set, near the floor of 11.06",
+        f"a network has more than {NEAR_FLOOR:g} nats on the test set, near the floor",
         test,
     )
 

@@ -58,7 +58,7 @@ ADDS, DOES_NOT = ("np-RNN", "IRNN", "nRNN", "iRNN", "np-tanhRNN"), ("gRNN", "oRN
 """In print, over 150 and 200 steps."""
 AS_IN_PRINT: Final = ", with the paper's settings"
 How = Literal["", ", with the paper's settings"]
-AFTER: dict[str, str] = {"": ", after 4,000 updates of Adam", ", for longer": le2015.AFTER, AS_IN_PRINT: ""}
+AFTER = le2015.AFTER | {AS_IN_PRINT: ""}
 """What a criterion says of the training."""
 HALF = 0.5
 SOLVED = FLOOR / 10
