@@ -76,7 +76,7 @@ def folders_of(reproduction: Reproduction, budget: Budget, further: Sequence[str
     """The folder of the runs of each experiment, which `further` overrides may move."""
     folders = {}
     for experiment in experiments_of(reproduction, budget):
-        config = configuration(experiment, [*overrides_of(reproduction, experiment, budget), *further])
+        config = configuration(experiment, [*launcher(), *overrides_of(reproduction, experiment, budget), *further])
         folders[experiment] = folder_of_runs(config)
     return folders
 
@@ -106,14 +106,17 @@ def commands_of(
     overrides = [f"experiment={experiment}", *overrides_of(reproduction, experiment, budget), *further]
     searches = reproduction.searches
     if searches is None or experiment not in searches.studies:
-        launcher = importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher")
-        parallel = ["hydra/launcher=joblib"] if launcher else []
-        return [[sys.executable, "-P", "-m", "src.train", "-m", overrides[0], *parallel, *overrides[1:]]]
+        return [[sys.executable, "-P", "-m", "src.train", "-m", overrides[0], *launcher(), *overrides[1:]]]
     trials = searches.trials if budget == "full" else searches.quick_trials
     search = [sys.executable, str(PROJECT / "scripts" / "search.py"), "--trials", str(trials)]
     workers = max(1, num_cores() // configuration(experiment, overrides[1:]).trainer.threads)
     search += ["--workers", str(workers)]
     return [[*search, *overrides, *study.fixed, *study.ranges] for study in searches.studies[experiment]]
+
+
+def launcher() -> list[str]:
+    """What makes a sweep launch several runs at a time, if the joblib launcher is installed."""
+    return ["hydra/launcher=joblib"] if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") else []
 
 
 def edges_of(reproduction: Reproduction, experiment: str, budget: Budget, folder: Path) -> list[str]:

@@ -21,7 +21,7 @@ from src.reproduction.check import check
 from src.reproduction.effects import mean
 from src.reproduction.record import RECORD, read_record, restore, write_record
 from src.reproduction.report import FIRST_UPDATES, make_report, write_tables
-from src.reproduction.reproduce import edges_of, evidence_of_runs
+from src.reproduction.reproduce import commands_of, edges_of, evidence_of_runs, find, folders_of
 from src.results.curves import read_curves
 from src.results.result import read_result
 from src.results.runs import load_runs
@@ -136,6 +136,14 @@ def test_a_run_that_two_experiments_have_counts_with_the_same_results_in_both(re
     for path in first.glob("*/result.json"):
         path.write_text(path.read_text().replace('"status": "finished"', '"status": "interrupted"'))
     assert errors() == [0.123, 0.123], "the copy that has ended"
+
+
+def test_how_many_runs_are_trained_at_a_time_can_be_told():
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    main_job, further = find("ba2016/main_job"), ["hydra.launcher.n_jobs=1"]
+    assert folders_of(main_job, "full", further) == folders_of(main_job, "full")
+    (command_line,) = commands_of(main_job, main_job.experiments[0], "full", further)
+    assert command_line.index("hydra/launcher=joblib") < command_line.index(*further)
 
 
 def test_a_report_finds_the_runs_where_they_were_told_to_go(report, capsys, tmp_path):
