@@ -194,7 +194,10 @@ class Searches:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """One table or figure of a paper: `REPRODUCTION` in a module of `src.papers.<paper>`."""
+    """One table or figure of a paper: `REPRODUCTION` in a module of `src.papers.<paper>`.
+
+    What differs from the paper, and why, is in a Markdown file of the same name beside it, if there is anything to say.
+    """
 
     title: str
     """What it shows, in one line."""
@@ -222,8 +225,6 @@ class Reproduction:
     """Settings of the runs whose first updates `check` repeats."""
     replayed_curve: str = "val/nll"
     """The curve that `check` compares; smooth, so not an error rate."""
-    notes: Path | None = None
-    """Markdown file on what differs from the paper, and why."""
 
 
 def percent(values: np.ndarray) -> str:

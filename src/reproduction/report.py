@@ -15,7 +15,7 @@ from src.reproduction.base import MEASURED, Evidence, Reproduction
 from src.reproduction.effects import CONFIDENCE
 from src.reproduction.record import RECORD, gather, write_record
 from src.reproduction.replay import first_updates
-from src.reproduction.reproduce import Budget, evidence_of_runs, find, folders_of, runs_of
+from src.reproduction.reproduce import PAPERS, Budget, evidence_of_runs, find, folders_of, runs_of
 from src.results.stored import read_json
 from src.utils.files import write_whole
 
@@ -152,8 +152,8 @@ def text_of_report(name: str, table: pd.DataFrame, claims: pd.DataFrame, folder:
     if any(", edge" in part for part in parts[2:]):
         parts.append(HOW_TO_READ_EDGES)
     parts += [f"![{title.replace('_', ' ')}]({title}.png)" for title in reproduction.figures]
-    if reproduction.notes is not None:
-        parts.append(reproduction.notes.read_text().strip())
+    if (notes := PAPERS / f"{name}.md").exists():
+        parts.append(notes.read_text())
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 

@@ -1,7 +1,6 @@
 """Beyond the paper: ablations of the fast-weights RNN."""
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -227,5 +226,4 @@ REPRODUCTION = Reproduction(
     table=table,
     figures={"decay_and_fast_lr": draw_decay_and_fast_lr},
     quick=("trainer.max_updates=4000", "optimizer.lr=1e-3,3e-4", "seed=0"),
-    notes=Path(__file__).with_name("ablations.md"),
 )

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,5 +151,4 @@ REPRODUCTION = Reproduction(
         "model.hidden_size=20,50",
         "task.num_pairs=2,4,8",
     ),
-    notes=Path(__file__).with_name("capacity.md"),
 )

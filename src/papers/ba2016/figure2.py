@@ -138,5 +138,4 @@ REPRODUCTION = Reproduction(
     settings={"model.hidden_size": 50},
     figures={"figure2": draw},
     quick=(*QUICK, "model.hidden_size=50"),
-    notes=Path(__file__).with_name("figure2.md"),
 )

@@ -352,5 +352,4 @@ REPRODUCTION = Reproduction(
         {"name": "ba2016-figure5", "model": "lstm"},
     ),
     replayed_curve="val/entropy",
-    notes=Path(__file__).with_name("figure5.md"),
 )

@@ -67,6 +67,5 @@ REPRODUCTION = Reproduction(
     claims=tuple(_fast_weights_generalize_better(model) for model in MODELS if model != "fastweights"),
     table=table,
     measure=measure,
-    notes=Path(__file__).with_name("generalization.md"),
     quick=("trainer.max_updates=10000", "seed=0,1", "model=lstm,ba2016/fastweights"),
 )

@@ -371,5 +371,4 @@ REPRODUCTION = Reproduction(
     measure=measure,
     figures={"inner_steps": draw},
     quick=("trainer.max_updates=4000", "optimizer.lr=1e-3,3e-4", "seed=0"),
-    notes=Path(__file__).with_name("inner_steps.md"),
 )

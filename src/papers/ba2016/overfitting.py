@@ -1,7 +1,6 @@
 """Beyond the paper: do the LSTM and the IRNN of Table 1 lack memory, or sequences to learn from?"""
 
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -90,5 +89,4 @@ REPRODUCTION = Reproduction(
     table=table,
     settings={"model.hidden_size": WIDTH},
     quick=(*QUICK, "model.hidden_size=100"),
-    notes=Path(__file__).with_name("overfitting.md"),
 )

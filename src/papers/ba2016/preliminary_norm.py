@@ -168,5 +168,4 @@ REPRODUCTION = Reproduction(
     table=table,
     measure=measure,
     quick=("trainer.max_updates=4000", "optimizer.lr=1e-3,3e-4", "seed=0"),
-    notes=Path(__file__).with_name("preliminary_norm.md"),
 )

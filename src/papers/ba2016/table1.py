@@ -1,7 +1,5 @@
 """Table 1: test error on associative retrieval, four architectures at three widths."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
@@ -151,5 +149,4 @@ REPRODUCTION = Reproduction(
         {"model": "irnn", "model.hidden_size": 50, "seed": 0},
         {"model": "alstm", "model.hidden_size": 50, "seed": 0},
     ),
-    notes=Path(__file__).with_name("table1.md"),
 )

@@ -1,7 +1,6 @@
 """Table 2: test error on MNIST in 24 glimpses, four architectures at three widths."""
 
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,5 +183,4 @@ REPRODUCTION = Reproduction(
     table=table,
     figures={"table2": draw},
     quick=("seed=0,1", "trainer.max_updates=1290", "optimizer.lr=3e-3"),
-    notes=Path(__file__).with_name("table2.md"),
 )

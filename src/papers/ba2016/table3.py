@@ -91,5 +91,4 @@ REPRODUCTION = Reproduction(
     table=table,
     measure=measure,
     quick=("seed=0,1", "optimizer.lr=3e-3"),
-    notes=Path(__file__).with_name("table3.md"),
 )

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -198,5 +197,4 @@ REPRODUCTION = Reproduction(
     table=table,
     quick=("seed=0", "optimizer.lr=3e-3", "trainer.max_updates=2900"),
     curves=("val/nll", "val/accuracy"),
-    notes=Path(__file__).with_name("music.md"),
 )

@@ -1,7 +1,5 @@
 """Beyond the papers: recall of 8 pairs against the size of the state, a curve for each cell."""
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -144,5 +142,4 @@ REPRODUCTION = Reproduction(
     figures={"capacity": draw},
     quick=("optimizer.lr=3e-3,1e-2", "seed=0", "trainer.max_updates=800"),
     replayed=({"name": NAME, "model": "deltanet", "model.hidden_size": 16, "seed": 0},),
-    notes=Path(__file__).with_name("capacity.md"),
 )

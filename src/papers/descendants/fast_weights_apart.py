@@ -1,6 +1,5 @@
 """Beyond the papers: the loop of Ba et al. (2016) around a memory as in DeltaNet, and what each part is good for."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,5 +109,4 @@ REPRODUCTION = Reproduction(
     figures={"pairs": draw},
     quick=("optimizer.lr=3e-3", "seed=0", "trainer.max_updates=800"),
     replayed=({"name": NAME, "model.hidden_size": 64, "task.num_pairs": 8, "seed": 0},),
-    notes=Path(__file__).with_name("fast_weights_apart.md"),
 )

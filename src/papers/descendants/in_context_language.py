@@ -1,6 +1,5 @@
 """Beyond the papers: regular languages learned in context, after Akyürek et al. 2024 (RegBench), small."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -46,5 +45,4 @@ REPRODUCTION = Reproduction(
     table=table,
     quick=("optimizer.lr=3e-3", "seed=0", "trainer.max_updates=800"),
     replayed=({"model": "gated_deltanet", "seed": 0},),
-    notes=Path(__file__).with_name("in_context_language.md"),
 )

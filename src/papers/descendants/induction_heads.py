@@ -1,6 +1,5 @@
 """Beyond the papers: what followed a special symbol, over sequences up to 16 times as long as in training."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -55,5 +54,4 @@ REPRODUCTION = Reproduction(
     table=table,
     quick=("optimizer.lr=3e-3", "seed=0", "trainer.max_updates=800"),
     replayed=({"model": "deltanet", "seed": 0},),
-    notes=Path(__file__).with_name("induction_heads.md"),
 )

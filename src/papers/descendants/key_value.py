@@ -1,6 +1,5 @@
 """Schlag, Irie & Schmidhuber 2021: how many pairs fit into features of keys, and overwriting."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -129,5 +128,4 @@ REPRODUCTION = Reproduction(
     replayed=({"name": ELU, "task.num_keys": 16, "seed": 0},),
     replayed_curve="val/squared_error",
     curves=("val/error", "val/squared_error"),
-    notes=Path(__file__).with_name("key_value.md"),
 )

@@ -1,6 +1,5 @@
 """Beyond the papers: the window of learning rates in which a cell learns to recall at all."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -71,5 +70,4 @@ REPRODUCTION = Reproduction(
     table=table,
     figures={"learning_rates": draw},
     quick=("seed=0", "trainer.max_updates=800"),
-    notes=Path(__file__).with_name("learning_rates.md"),
 )

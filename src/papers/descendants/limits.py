@@ -1,7 +1,6 @@
 """Beyond the paper: what limits how many pairs the fast weights of 2016 bind."""
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,5 +139,4 @@ REPRODUCTION = Reproduction(
     figures={"limits": draw},
     quick=("optimizer.lr=3e-3,1e-2", "seed=0", "trainer.max_updates=800"),
     replayed=(PUBLISHED | {"seed": 0},),
-    notes=Path(__file__).with_name("limits.md"),
 )

@@ -1,6 +1,5 @@
 """Beyond the papers: recall of 8 to 32 pairs by memories of 16 x 16 numbers, which add, correct, or solve."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -107,5 +106,4 @@ REPRODUCTION = Reproduction(
     figures={"load": draw},
     quick=("task.num_pairs=16,32", "optimizer.lr=1e-2", "seed=0", "trainer.max_updates=800"),
     replayed=({"name": NAME, "model": "deltanet", "task.num_pairs": 16, "seed": 0},),
-    notes=Path(__file__).with_name("load.md"),
 )

@@ -130,5 +130,4 @@ REPRODUCTION = Reproduction(
     measure=measure,
     quick=("optimizer.lr=1e-2", "seed=0", "trainer.max_updates=1000"),
     replayed=({"name": LINEAR, "model": "deltanet", "model.conv_size": 2, "seed": 0},),
-    notes=Path(__file__).with_name("mqar.md"),
 )

@@ -1,6 +1,5 @@
 """Beyond the papers: recall of 8 pairs whose keys overlap."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -60,5 +59,4 @@ REPRODUCTION = Reproduction(
     table=table,
     quick=("optimizer.lr=1e-2", "seed=0", "trainer.max_updates=800"),
     replayed=({"model": "deltanet", "task.key_size": 8, "seed": 0},),
-    notes=Path(__file__).with_name("overlapping_keys.md"),
 )

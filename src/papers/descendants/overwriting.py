@@ -1,7 +1,5 @@
 """Beyond the papers: recall after half of the keys were written again, and of the keys that were not."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
@@ -74,5 +72,4 @@ REPRODUCTION = Reproduction(
     ),
     table=table,
     quick=("optimizer.lr=3e-3,1e-2", "seed=0", "trainer.max_updates=800"),
-    notes=Path(__file__).with_name("overwriting.md"),
 )

@@ -1,6 +1,5 @@
 """Beyond Ba et al. 2016: reading fast weights several times in a step, against a softmax over the same past states."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -73,5 +72,4 @@ REPRODUCTION = Reproduction(
     table=table,
     quick=("optimizer.lr=3e-3", "seed=0", "trainer.max_updates=800"),
     replayed=({"name": LINEAR, "model.num_inner_steps": 2, "seed": 0},),
-    notes=Path(__file__).with_name("reads.md"),
 )

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -141,5 +140,4 @@ REPRODUCTION = Reproduction(
     figures={"retrieval": partial(_draw, FIRST), "further": partial(_draw, MORE)},
     quick=("task.num_pairs=4,8", "optimizer.lr=3e-3", "seed=0", "trainer.max_updates=2000"),
     replayed=({"name": OTHERS, "model": "fastweights", "model.rule": "hebbian", "task.num_pairs": 4, "seed": 0},),
-    notes=Path(__file__).with_name("retrieval.md"),
 )

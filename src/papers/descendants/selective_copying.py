@@ -1,6 +1,5 @@
 """Beyond the papers: symbols among blanks with irregular gaps, by cells with and without gates."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -53,5 +52,4 @@ REPRODUCTION = Reproduction(
     table=table,
     quick=("optimizer.lr=3e-3", "seed=0", "trainer.max_updates=800"),
     replayed=({"model": "gla", "seed": 0},),
-    notes=Path(__file__).with_name("selective_copying.md"),
 )

@@ -1,6 +1,5 @@
 """Beyond the papers: which recurrences track the state of parity and of S3, beyond the length of training."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,5 +117,4 @@ REPRODUCTION = Reproduction(
     figures={"lengths": draw},
     quick=("optimizer.lr=1e-2", "seed=0", "trainer.max_updates=800"),
     replayed=({"model": "fastweights", "task.group": "parity", "seed": 0},),
-    notes=Path(__file__).with_name("state_tracking.md"),
 )

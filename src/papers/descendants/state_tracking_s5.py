@@ -1,6 +1,5 @@
 """Beyond the papers: which recurrences track the permutations of five things, a group that is not solvable."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -75,5 +74,4 @@ REPRODUCTION = Reproduction(
     figures={"lengths": draw},
     quick=("optimizer.lr=1e-2", "seed=0", "trainer.max_updates=2500"),
     replayed=({"name": PRODUCT, "model.num_householder": 4, "seed": 0},),
-    notes=Path(__file__).with_name("state_tracking_s5.md"),
 )

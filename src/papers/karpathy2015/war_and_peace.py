@@ -1,7 +1,6 @@
 """Characters of War and Peace by networks with 128 units, and by CP gates of several ranks."""
 
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,5 +131,4 @@ REPRODUCTION = Reproduction(
     figures={"ranks": draw},
     quick=("seed=0", "model=lstm,rnn", "optimizer.lr=5e-3", "trainer.max_updates=1024"),
     curves=("val/nll",),
-    notes=Path(__file__).with_name("war_and_peace.md"),
 )

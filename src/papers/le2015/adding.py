@@ -1,7 +1,6 @@
 """Adding two marked numbers: the IRNN against an LSTM and networks with Gaussian weights."""
 
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -151,5 +150,4 @@ REPRODUCTION = Reproduction(
     curves=("val/mse", "val/error"),
     replayed=({"name": "le2015-adding", "model": "irnn", "task.sequence_length": 150, "seed": 0},),
     replayed_curve="val/mse",
-    notes=Path(__file__).with_name("adding.md"),
 )

@@ -1,7 +1,6 @@
 """MNIST pixel by pixel: the IRNN against an LSTM and networks with Gaussian weights."""
 
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,5 +157,4 @@ REPRODUCTION = Reproduction(
     figures={"learning_curves": draw},
     quick=("seed=0", "optimizer.lr=1e-3", "trainer.max_updates=300"),
     curves=("val/error", "val/nll"),
-    notes=Path(__file__).with_name("pixels.md"),
 )

@@ -1,7 +1,6 @@
 """Addition with 8 units: a bilinear gate against other networks of the same width."""
 
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,5 +159,4 @@ REPRODUCTION = Reproduction(
         {"name": TABLE, "model": "tgu", "task.sequence_length": 50, "seed": 0},
     ),
     replayed_curve="val/mse",
-    notes=Path(__file__).with_name("addition.md"),
 )

@@ -1,7 +1,6 @@
 """Continuous variable binding of one to three patterns."""
 
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,5 +98,4 @@ REPRODUCTION = Reproduction(
     curves=("val/nats", "val/error", "val/nll"),
     replayed=({"model": "cp_gate", "task.num_items": 1, "seed": 0},),
     replayed_curve="val/nll",
-    notes=Path(__file__).with_name("binding.md"),
 )

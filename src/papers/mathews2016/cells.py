@@ -151,5 +151,4 @@ REPRODUCTION = Reproduction(
     curves=("val/error", "val/mse", "val/nll"),
     replayed=({"name": "mathews2016-cells-addition", "model": "cp_gate", "seed": 0},),
     replayed_curve="val/mse",
-    notes=Path(__file__).with_name("cells.md"),
 )

@@ -1,7 +1,6 @@
 """Learning the elementwise product of two vectors: the least error of every rank, and whether descent reaches it."""
 
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,5 +166,4 @@ REPRODUCTION = Reproduction(
     curves=("val/mse",),
     replayed=({"name": MAIN, "model.form": "cp", "model.rank": 10, "seed": 0},),
     replayed_curve="val/mse",
-    notes=Path(__file__).with_name("hadamard.md"),
 )

@@ -117,5 +117,4 @@ REPRODUCTION = Reproduction(
     measure=measure,
     quick=("seed=0", "optimizer.lr=0.1", "trainer.max_updates=10000"),
     curves=("val/mse",),
-    notes=Path(__file__).with_name("random_tensor.md"),
 )

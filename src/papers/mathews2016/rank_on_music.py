@@ -228,5 +228,4 @@ REPRODUCTION = Reproduction(
     figures={"rank": draw},
     quick=("seed=0", "optimizer.lr=1e-2", "trainer.max_updates=435"),
     curves=("val/nll",),
-    notes=Path(__file__).with_name("rank_on_music.md"),
 )

@@ -1,7 +1,6 @@
 """Beyond the report: is it the rank that matters, or the size of the product that an initialization gives it?"""
 
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -76,5 +75,4 @@ REPRODUCTION = Reproduction(
     table=table,
     quick=("seed=0", "model.rank=1,8,64", "trainer.max_updates=500"),
     curves=("val/mse", "val/error"),
-    notes=Path(__file__).with_name("rank_sweep.md"),
 )

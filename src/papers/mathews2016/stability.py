@@ -192,5 +192,4 @@ REPRODUCTION = Reproduction(
     figures={"exponents": draw},
     quick=("seed=0,1",),
     curves=("val/mse",),
-    notes=Path(__file__).with_name("stability.md"),
 )

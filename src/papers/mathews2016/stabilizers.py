@@ -108,5 +108,4 @@ REPRODUCTION = Reproduction(
     measure=measure,
     quick=("seed=0", "optimizer.lr=1e-3", "trainer.max_updates=500"),
     curves=("val/mse", "val/error"),
-    notes=Path(__file__).with_name("stabilizers.md"),
 )

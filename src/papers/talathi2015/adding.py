@@ -298,5 +298,4 @@ REPRODUCTION = Reproduction(
     curves=("val/mse", "val/error"),
     replayed=({"name": NAME, "model": "nprnn", "task.sequence_length": 150, "seed": 0, "model.nonlinearity": "relu"},),
     replayed_curve="val/mse",
-    notes=Path(__file__).with_name("adding.md"),
 )

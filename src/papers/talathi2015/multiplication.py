@@ -1,6 +1,5 @@
 """Multiplying two marked numbers: initializations of recurrent networks, counted by right answers."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -140,5 +139,4 @@ REPRODUCTION = Reproduction(
     curves=("val/mse", "val/error"),
     replayed=({"name": NAME, "model": "nprnn", "task.sequence_length": 50, "seed": 0, "model.nonlinearity": "relu"},),
     replayed_curve="val/mse",
-    notes=Path(__file__).with_name("multiplication.md"),
 )
