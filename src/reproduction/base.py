@@ -227,10 +227,20 @@ class Reproduction:
     """The curve that `check` compares; smooth, so not an error rate."""
 
 
+def sd(values: np.ndarray) -> float:
+    """The standard deviation over seeds, 0 for one seed."""
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
+def mean_and_sd(values: np.ndarray, digits: str = ".2f", factor: float = 1) -> str:
+    """Mean and standard deviation over seeds times a factor: "1.23 ± 0.04"; the mean alone for one seed."""
+    spread = f" ± {factor * sd(values):{digits}}" if len(values) > 1 else ""
+    return f"{factor * values.mean():{digits}}{spread}"
+
+
 def percent(values: np.ndarray) -> str:
     """Mean and standard deviation of errors: "1.23 ± 0.04 %"."""
-    mean = f"{100 * values.mean():.2f}"
-    return f"{mean} ± {100 * values.std(ddof=1):.2f} %" if len(values) > 1 else f"{mean} %"
+    return f"{mean_and_sd(values, factor=100)} %"
 
 
 def chosen_lr(runs: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from src.papers.ba2016.table1 import FLOOR, MODELS, QUICK, errors
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, style_of
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, percent, thousands
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, mean_and_sd, percent, thousands
 from src.reproduction.effects import difference, duration, mean, ratio
 
 PRINTED = pd.read_csv(Path(__file__).with_name("figure2.csv"), index_col="update")
@@ -41,7 +41,7 @@ def _alstm_leaves_later_and_ends_lower(evidence: Evidence) -> Finding:
 
 def _irnn_stays(evidence: Evidence) -> Finding:
     ends = evidence.last("val/nll", model="irnn", model__hidden_size=50)
-    return Finding(f"{ends.mean():.3f} ± {ends.std(ddof=1):.3f} nats", [mean(ends, unit="nats").within(1.15, 1.23)])
+    return Finding(f"{mean_and_sd(ends, '.3f')} nats", [mean(ends, unit="nats").within(1.15, 1.23)])
 
 
 def _fast_weights_converge_fastest(evidence: Evidence) -> Finding:

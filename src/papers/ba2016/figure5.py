@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, style_of
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, Searches, Study
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, Searches, Study, mean_and_sd
 from src.reproduction.effects import difference, ratio, ratio_of_best
 
 MODELS = {"irnn": "RNN", "lstm": "LSTM", "fastweights": "Fast weights"}
@@ -140,7 +140,7 @@ def _norm_slows(evidence: Evidence) -> Finding:
     """Both without a memory, so that nothing but the norm differs."""
     settings: dict[str, Any] = {"name": "ba2016-figure5-norm"}
     ends = {norm: evidence.values("test/return", model__layer_norm=norm, **settings) for norm in (True, False)}
-    measured = f"test return with: {_returns(ends[True])}; without: {_returns(ends[False])}"
+    measured = f"test return with: {mean_and_sd(ends[True])}; without: {mean_and_sd(ends[False])}"
     return Finding(measured, [difference(ends[True], ends[False], unit="of return").within(most=-0.1)])
 
 
@@ -156,12 +156,8 @@ def _scale_slows(evidence: Evidence) -> Finding:
 def _memory_helps(evidence: Evidence) -> Finding:
     with_it = evidence.values("test/return", **of_seeds(16, "fastweights"))
     without = evidence.values("test/return", name="ba2016-figure5-fast-lr", model__fast_lr=0)
-    measured = f"test return with: {_returns(with_it)}; without: {_returns(without)}"
+    measured = f"test return with: {mean_and_sd(with_it)}; without: {mean_and_sd(without)}"
     return Finding(measured, [difference(with_it, without, unit="of return").within(least=0.1)])
-
-
-def _returns(values: np.ndarray) -> str:
-    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
@@ -214,7 +210,7 @@ def _measured(evidence: Evidence, size: int, runs: pd.DataFrame) -> dict[str, st
         "million actions to 0": _millions(_reached(evidence, runs, 0), size),
         "to 0.5": _millions(_reached(evidence, runs, 0.5), size),
         "to 0.9": _millions(_reached(evidence, runs), size),
-        "test return": _returns(ended["test/return"].to_numpy(float)) if len(ended) else "diverged",
+        "test return": mean_and_sd(ended["test/return"].to_numpy(float)) if len(ended) else "diverged",
         "diverged": str(len(runs) - len(ended)) if len(ended) < len(runs) else "",
     }
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from src.reproduction.base import Evidence, Reproduction, percent, thousands
+from src.reproduction.base import Evidence, Reproduction, mean_and_sd, percent, thousands
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
@@ -11,9 +11,9 @@ def table(evidence: Evidence) -> pd.DataFrame:
     updates, seconds = (runs[column].to_numpy(float) for column in ("updates", "seconds"))
     row = {
         "lr": f"{runs['optimizer.lr'].iloc[0]:g}",
-        "updates, mean ± sd": f"{updates.mean():,.0f} ± {updates.std(ddof=1):,.0f}",
+        "updates, mean ± sd": mean_and_sd(updates, ",.0f"),
         "median (range)": thousands(updates),
-        "seconds, mean ± sd": f"{seconds.mean():.1f} ± {seconds.std(ddof=1):.1f}",
+        "seconds, mean ± sd": mean_and_sd(seconds, ".1f"),
         "test error there, %": percent(runs["test/error"].to_numpy(float)).removesuffix(" %"),
         "n": str(len(runs)),
     }

@@ -6,7 +6,7 @@ from contextlib import suppress
 import numpy as np
 import pandas as pd
 
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr, mean_and_sd
 from src.reproduction.effects import difference, mean
 
 SINGLE = "nottingham-single"
@@ -49,16 +49,12 @@ def _nats(evidence: Evidence, pieces: str, model: str) -> np.ndarray:
     return evidence.values("test/nll", name=f"chung2014-{pieces}", model=model)
 
 
-def _spelled(values: np.ndarray) -> str:
-    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
-
-
 def _as_printed(pieces: str) -> Claim:
     def test(evidence: Evidence) -> Finding:
         measured, effects = [], []
         for model in ("gru", "lstm"):
             values, printed = _nats(evidence, pieces, model), CHUNG2014[pieces][model]
-            measured.append(f"{MODELS[model]}: {_spelled(values)}")
+            measured.append(f"{MODELS[model]}: {mean_and_sd(values)}")
             effects.append(mean(values - printed, MODELS[model], "nats").within(most=NEAR))
         return Finding("; ".join(measured), effects)
 
@@ -73,7 +69,7 @@ def _as_printed(pieces: str) -> Claim:
 
 def _larger_is_as_good(evidence: Evidence) -> Finding:
     values, printed = _nats(evidence, "nottingham-large", "lstm"), BAI2018["nottingham"]["lstm"]
-    return Finding(_spelled(values), [mean(values - printed, unit="nats").within(most=NEAR)])
+    return Finding(mean_and_sd(values), [mean(values - printed, unit="nats").within(most=NEAR)])
 
 
 def _gates(statement: str, pieces: str, models: Sequence[str], *, better: bool) -> Claim:
@@ -82,10 +78,10 @@ def _gates(statement: str, pieces: str, models: Sequence[str], *, better: bool) 
     def test(evidence: Evidence) -> Finding:
         plain = _nats(evidence, pieces, "rnn")
         gated = {model: _nats(evidence, pieces, model) for model in models}
-        measured = "; ".join(f"{MODELS[model]}: {_spelled(values)}" for model, values in gated.items())
+        measured = "; ".join(f"{MODELS[model]}: {mean_and_sd(values)}" for model, values in gated.items())
         found = [difference(values, plain, MODELS[model], "nats") for model, values in gated.items()]
         effects = [effect.within(most=0) if better else effect.within(least=0) for effect in found]
-        return Finding(f"{measured}; tanh RNN: {_spelled(plain)}", effects)
+        return Finding(f"{measured}; tanh RNN: {mean_and_sd(plain)}", effects)
 
     printed = CHUNG2014[pieces]
     return Claim(
@@ -101,9 +97,9 @@ def _others_keep_up(pieces: str, title: str) -> Claim:
     def test(evidence: Evidence) -> Finding:
         gru = _nats(evidence, pieces, "gru")
         found = {model: _nats(evidence, pieces, model) for model in ("cp_gate", "fastweights")}
-        measured = "; ".join(f"{MODELS[model]}: {_spelled(values)}" for model, values in found.items())
+        measured = "; ".join(f"{MODELS[model]}: {mean_and_sd(values)}" for model, values in found.items())
         effects = [difference(values, gru, MODELS[model], "nats").within(most=NEAR) for model, values in found.items()]
-        return Finding(f"{measured}; GRU: {_spelled(gru)}", effects)
+        return Finding(f"{measured}; GRU: {mean_and_sd(gru)}", effects)
 
     return Claim(
         f"On {title}, a CP gate and fast weights of that size keep up with a GRU.",
@@ -116,7 +112,7 @@ def _others_keep_up(pieces: str, title: str) -> Claim:
 def _measured(evidence: Evidence, name: str, model: str) -> dict[str, str]:
     runs = evidence.select(name=f"chung2014-{name}", model=model)
     return {
-        "ours": _spelled(runs["test/nll"].to_numpy(float)),
+        "ours": mean_and_sd(runs["test/nll"].to_numpy(float)),
         "n": str(len(runs)),
         "lr": chosen_lr(runs),
         "weights": f"{runs['num_parameters'].iloc[0]:,.0f}",

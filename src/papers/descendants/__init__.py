@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, chosen_lr
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, chosen_lr, mean_and_sd, sd
 from src.reproduction.effects import difference, mean
 
 LABELS = {
@@ -48,8 +48,7 @@ def models_of(runs: pd.DataFrame) -> list[str]:
 
 def percents(values: np.ndarray) -> str:
     """Mean and standard deviation of errors in %, without the sign: "1.2 ± 0.1"."""
-    spread = f" ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{100 * values.mean():.1f}{spread}"
+    return mean_and_sd(values, ".1f", 100)
 
 
 def errors_or_none(evidence: Evidence, metric: str = "test/error", **settings: Any) -> np.ndarray | None:
@@ -129,5 +128,5 @@ def draw_accuracies(axes: Axes, errors: Mapping[int, np.ndarray | None], **style
     """The accuracies of a cell, mean and standard deviation, against a number; None where nothing has been run."""
     accuracies = {number: 1 - found for number, found in errors.items() if found is not None}
     if accuracies:
-        spreads = [values.std(ddof=1) if len(values) > 1 else 0.0 for values in accuracies.values()]
+        spreads = [sd(values) for values in accuracies.values()]
         axes.errorbar([*accuracies], [values.mean() for values in accuracies.values()], spreads, capsize=2, **style)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from src.papers.descendants import BY_AGE, errors_or_none, percents, row_of
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, styles_of
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, sd
 from src.reproduction.effects import difference
 
 NAME = "descendants-fast-weights-apart"
@@ -89,7 +89,7 @@ def draw(evidence: Evidence) -> Figure:
             recalled = {k: k * (1 - errors) for k, errors in found.items() if errors is not None}
             if not recalled:
                 continue
-            spreads = [values.std(ddof=1) if len(values) > 1 else 0.0 for values in recalled.values()]
+            spreads = [sd(values) for values in recalled.values()]
             means = [values.mean() for values in recalled.values()]
             axes.errorbar([*recalled], means, spreads, label=label, capsize=2, **style)
         axes.plot(NUM_PAIRS, NUM_PAIRS, label="all of them", **FLOOR_LINE)

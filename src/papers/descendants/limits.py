@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from src.papers.descendants import BY_AGE, percents, row_of
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, panels
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, sd
 from src.reproduction.effects import difference
 
 NAME = "descendants-limits"
@@ -112,7 +112,7 @@ def draw(evidence: Evidence) -> Figure:
                 continue
             labels.append("\n".join(letters[key] for key in cell if cell[key] != PUBLISHED[key]) or "2016")
             means.append(1 - errors.mean())
-            spreads.append(errors.std(ddof=1) if len(errors) > 1 else 0.0)
+            spreads.append(sd(errors))
         places = np.arange(len(labels))
         axes.bar(places, means, 0.7, yerr=spreads, color="0.6", capsize=2)
         axes.axhline(1 / NUM_PAIRS, **FLOOR_LINE)

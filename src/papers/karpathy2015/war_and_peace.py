@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from src.reports import style
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr, mean_and_sd, sd
 from src.reproduction.effects import difference, mean
 
 MAIN, LONG, RANK = (f"karpathy2015-war-and-peace{suffix}" for suffix in ("", "-long", "-rank"))
@@ -27,7 +27,7 @@ def _nats(evidence: Evidence, model: str, **settings: Any) -> np.ndarray:
 
 
 def _spelled(values: np.ndarray) -> str:
-    return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
+    return mean_and_sd(values, ".3f")
 
 
 def _lstm_is_near(name: str, epochs: int) -> Claim:
@@ -92,7 +92,7 @@ def draw(evidence: Evidence) -> Figure:
             for rank in RANKS:
                 with suppress(NotRunError):
                     nats = _nats(evidence, "cp_gate", name=RANK, model__linear=linear, model__rank=rank)
-                    points.append((rank, nats.mean(), nats.std(ddof=1) if len(nats) > 1 else 0.0))
+                    points.append((rank, nats.mean(), sd(nats)))
             if points:
                 ranks, means, deviations = zip(*points, strict=True)
                 axes.errorbar(ranks, means, deviations, label=label, elinewidth=0.8, capsize=2, **styles[label])

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr, mean_and_sd
 from src.reproduction.effects import mean
 
 LENGTHS = (150, 200, 300, 400)
@@ -57,7 +57,7 @@ def written(values: np.ndarray) -> str:
     """Mean and standard deviation of squared errors, or the median where one run has gone astray."""
     if len(values) > 1 and values.max() > 2 * FLOOR:
         return f"median {np.median(values):.4f}"
-    return f"{values.mean():.4f}" + (f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else "")
+    return mean_and_sd(values, ".4f")
 
 
 def errors_of(runs: pd.DataFrame) -> str:
@@ -68,8 +68,7 @@ def errors_of(runs: pd.DataFrame) -> str:
 
 def right(runs: pd.DataFrame, of: int = 10_000) -> str:
     """How many of so many answers are right: mean and standard deviation."""
-    counts = of * (1 - runs["test/error"].to_numpy(float))
-    return f"{counts.mean():,.0f}" + (f" ± {counts.std(ddof=1):,.0f}" if len(counts) > 1 else "")
+    return mean_and_sd(of * (1 - runs["test/error"].to_numpy(float)), ",.0f")
 
 
 def ended_at(runs: pd.DataFrame) -> str:

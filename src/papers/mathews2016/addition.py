@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr, thousands
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr, mean_and_sd, thousands
 from src.reproduction.effects import Effect, duration, ratio
 
 TABLE, LONG = "mathews2016-addition", "mathews2016-addition-long"
@@ -99,7 +99,7 @@ def _errors(runs: pd.DataFrame) -> str:
     errors, diverged = runs["test/mse"].to_numpy(float), int((runs["status"] == "diverged").sum())
     if diverged:
         return f"median {np.median(errors):.4f}, {diverged} of {len(runs)} diverged"
-    return f"{errors.mean():.4f}" + (f" ± {errors.std(ddof=1):.4f}" if len(errors) > 1 else "")
+    return mean_and_sd(errors, ".4f")
 
 
 def table(evidence: Evidence) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr, mean_and_sd
 from src.reproduction.effects import difference, mean
 
 NAME = "mathews2016-binding"
@@ -34,15 +34,10 @@ def _nats(evidence: Evidence, model: str, num_items: int) -> np.ndarray:
     return evidence.values("test/nats", **settings)
 
 
-def _shown(values: np.ndarray) -> str:
-    spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{values.mean():.2f}{spread}"
-
-
 def _remembers(num_items: int) -> Claim:
     def test(evidence: Evidence) -> Finding:
         values = _nats(evidence, "cp_gate", num_items)
-        measured = f"{_shown(values)} ({floor(num_items):.2f})"
+        measured = f"{mean_and_sd(values)} ({floor(num_items):.2f})"
         return Finding(measured, [mean(values, "", "nats").within(most=floor(num_items))])
 
     patterns = "one pattern" if num_items == 1 else f"{num_items} patterns"
@@ -58,7 +53,7 @@ def _binds_better(num_items: int) -> Claim:
     def test(evidence: Evidence) -> Finding:
         ours, others = _nats(evidence, "cp_gate", num_items), _nats(evidence, "gru", num_items)
         effect = difference(ours, others, "", "nats").within(most=0)
-        return Finding(f"{_shown(ours)} against {_shown(others)}", [effect])
+        return Finding(f"{mean_and_sd(ours)} against {mean_and_sd(others)}", [effect])
 
     return Claim(
         f"A CP gate remembers better than a GRU of the same width: K = {num_items}.",
@@ -77,8 +72,8 @@ def table(evidence: Evidence) -> pd.DataFrame:
         for model, label in MODELS.items():
             with suppress(NotRunError):
                 runs = evidence.select(name=NAME, model=model, task__num_items=num_items)
-                row = {"K": str(num_items), "model": label, "nats": _shown(runs["test/nats"].to_numpy(float))}
-                row["recall error, %"] = _shown(100 * runs["test/error"].to_numpy(float))
+                row = {"K": str(num_items), "model": label, "nats": mean_and_sd(runs["test/nats"].to_numpy(float))}
+                row["recall error, %"] = mean_and_sd(100 * runs["test/error"].to_numpy(float))
                 row |= {"n": str(len(runs)), "lr": chosen_lr(runs)}
                 rows.append(row | {"parameters": f"{runs['num_parameters'].iloc[0]:,}"})
     return pd.DataFrame(rows).fillna("-")

@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from src.reports.style import FLOOR, RC, legend, panels, styles_of
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr, mean_and_sd, sd
 from src.reproduction.effects import difference
 
 RANKS = (1, 8, 16, 32, 64)
@@ -134,9 +134,8 @@ def _row(evidence: Evidence, row: dict[str, str], settings: dict[str, Any]) -> I
     with suppress(NotRunError):
         runs = evidence.select(**settings)
         test = runs["test/nll"].to_numpy(float)
-        spread = f" ± {test.std(ddof=1):.2f}" if len(test) > 1 else ""
         row |= {"units": f"{runs['model.hidden_size'].iloc[0]:g}", "weights": f"{runs['num_parameters'].iloc[0]:,.0f}"}
-        row |= {"val": f"{runs['val/nll'].mean():.2f}", "test": f"{test.mean():.2f}{spread}", "n": str(len(test))}
+        row |= {"val": f"{runs['val/nll'].mean():.2f}", "test": mean_and_sd(test), "n": str(len(test))}
         row |= {"lr": chosen_lr(runs), "val - train": "-"}
         with suppress(NotRunError):
             row["val - train"] = f"{_values(evidence, **settings)[1].mean():.2f}"
@@ -185,7 +184,7 @@ def draw(evidence: Evidence) -> Figure:
                 for rank in RANKS:
                     with suppress(NotRunError):
                         values = _of_rank(evidence, held, model, combined, rank)[measure_number]
-                        points.append((rank, values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0))
+                        points.append((rank, values.mean(), sd(values)))
                 if points:
                     ranks, means, spreads = zip(*points, strict=True)
                     axes.errorbar(ranks, means, spreads, label=label, capsize=2, **styles[label])

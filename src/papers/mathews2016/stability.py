@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, styles_of
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, mean_and_sd
 from src.reproduction.effects import mean
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _is_a_line(evidence: Evidence) -> Finding:
     base = _at(evidence, "bilinear", 1.0)
     off = {scale: _at(evidence, "bilinear", scale) - base - np.log(scale) for scale in SCALES}
     largest = max(np.abs(values).max() for values in off.values())
-    measured = f"at scale 1: {base.mean():.3f} ± {base.std(ddof=1):.3f}; off the line by {largest:.1e} at most"
+    measured = f"at scale 1: {mean_and_sd(base, '.3f')}; off the line by {largest:.1e} at most"
     effects = [mean(values, f"scale {scale:g}", "per step").within(-1e-6, 1e-6) for scale, values in off.items()]
     return Finding(measured, effects)
 
@@ -133,9 +133,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
         row = {"network": label}
         for scale in SCALES:
             with suppress(NotRunError):
-                values = _at(evidence, model, scale)
-                spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
-                row[f"scale {scale:g}"] = f"{values.mean():.2f}{spread}"
+                row[f"scale {scale:g}"] = mean_and_sd(_at(evidence, model, scale))
         rows.append(row)
     return pd.DataFrame(rows)
 

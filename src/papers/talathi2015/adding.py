@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from src.papers.le2015 import adding as le2015
 from src.papers.le2015.adding import CHANCE, FLOOR, ended_at, errors_of, right, runs_of
 from src.reports import style
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr, sd
 from src.reproduction.effects import difference, mean, share
 
 LENGTHS = (150, 200, 300, 400, 500)
@@ -241,7 +241,7 @@ def _shares(evidence: Evidence, settings: Mapping[str, Any], lengths: Sequence[i
     for length in lengths:
         with suppress(NotRunError):
             shares = 100 * (1 - runs_of(evidence, dict(settings), length)["test/error"].to_numpy(float))
-            points.append((length, shares.mean(), shares.std(ddof=1) if len(shares) > 1 else 0.0))
+            points.append((length, shares.mean(), sd(shares)))
     return points
 
 
