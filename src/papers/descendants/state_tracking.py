@@ -7,10 +7,10 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from src.papers.descendants import percents
+from src.papers.descendants import percents, row_of
 from src.reports.style import FLOOR as FLOOR_LINE
 from src.reports.style import RC, legend, panels, styles_of
-from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, chosen_lr
+from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction
 from src.reproduction.effects import mean
 
 LENGTHS = (20, 40, 80, 160)
@@ -67,9 +67,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
                 runs = evidence.select(task__group=group, **settings)
             except NotRunError:
                 continue
-            row |= {f"{t} steps, %": percents(runs[f"test/error_at_{t}"].to_numpy(float)) for t in LENGTHS}
-            row |= {"state": f"{runs['state_size'].iloc[0]:,}", "weights": f"{runs['num_parameters'].iloc[0]:,}"}
-            rows.append(row | {"lr": chosen_lr(runs), "n": str(len(runs))})
+            rows.append(row | row_of(runs, {f"{t} steps": f"test/error_at_{t}" for t in LENGTHS}))
     return pd.DataFrame(rows)
 
 

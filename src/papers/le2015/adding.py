@@ -1,5 +1,6 @@
 """Adding two marked numbers: the IRNN against an LSTM and networks with Gaussian weights."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -43,7 +44,7 @@ PRINTED = {
 """Squared errors on the test set, and after how many updates, read off Figure 2 by eye."""
 
 
-def runs_of(evidence: Evidence, settings: dict[str, Any], length: int) -> pd.DataFrame:
+def runs_of(evidence: Evidence, settings: Mapping[str, Any], length: int) -> pd.DataFrame:
     """The runs of a network over so many steps."""
     return evidence.select(**settings, task__sequence_length=length)
 
