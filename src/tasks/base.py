@@ -80,12 +80,12 @@ class Task(ABC):
         raise NotImplementedError
 
     def generate_for(self, split: Split, num_examples: int, generator: torch.Generator) -> Batch:
-        """The same for one split; a task whose validation and test examples differ from training overrides it."""
+        """The same for one split; a task whose validation and test examples differ from training overrides this."""
         return self.generate(num_examples, generator)
 
     def example(self) -> Batch:
         """A batch of one of the largest training examples, by which the size of the data is estimated."""
-        return self.generate(1, torch.Generator().manual_seed(0))
+        return self.generate_for("train", 1, torch.Generator().manual_seed(0))
 
     def seen(self, batch: Batch) -> Batch:
         """A batch in the sizes in which a network sees it."""

@@ -14,9 +14,8 @@ from torch.nn import functional
 
 from src.specs import Batch, InputSpec, Output, OutputSpec, Split
 from src.tasks.base import RIGHT, WRONG, Metrics, Task, fraction
+from src.tasks.copying import SYMBOLS
 from src.tasks.recall import distinct
-
-SYMBOLS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 class SelectiveCopying(Task):
@@ -73,14 +72,8 @@ class SelectiveCopying(Task):
         self.num_symbols = num_symbols
         self.copy_length = copy_length
 
-    def generate(self, num_examples: int, generator: torch.Generator) -> Batch:
-        return self._generate(self.sequence_length, num_examples, generator)
-
     def generate_for(self, split: Split, num_examples: int, generator: torch.Generator) -> Batch:
         length = self.sequence_length if split == "train" else self.test_length
-        return self._generate(length, num_examples, generator)
-
-    def _generate(self, length: int, num_examples: int, generator: torch.Generator) -> Batch:
         blank, go = self.num_symbols, self.num_symbols + 1
         symbols_NM = torch.randint(self.num_symbols, (num_examples, self.copy_length), generator=generator)
         at_NM = self._places(length, num_examples, generator)

@@ -64,14 +64,8 @@ class StateTracking(Task):
         self.sequence_length = sequence_length
         self.test_length = test_length or sequence_length
 
-    def generate(self, num_examples: int, generator: torch.Generator) -> Batch:
-        return self._generate(self.sequence_length, num_examples, generator)
-
     def generate_for(self, split: Split, num_examples: int, generator: torch.Generator) -> Batch:
         length = self.sequence_length if split == "train" else self.test_length
-        return self._generate(length, num_examples, generator)
-
-    def _generate(self, length: int, num_examples: int, generator: torch.Generator) -> Batch:
         inputs_NT = torch.randint(self.input_spec.size, (num_examples, length), generator=generator)
         products = [inputs_NT[:, 0]]
         for x_N in inputs_NT[:, 1:].unbind(1):
