@@ -42,10 +42,6 @@ class Leaky(Core):
         """V x + b."""
         return self.input(x)
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """h = 0."""
-        return self.zeros(batch_size, self.hidden_size)
-
     def step(self, p_BH: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The equation above."""
         rate = torch.sigmoid(self.rate)

@@ -42,7 +42,7 @@ def last_step(y: Tensor, lengths: Tensor | None = None) -> Tensor:
 class Core(nn.Module):
     """A recurrent network without encoder and head.
 
-    A subclass defines `initial_state`, `step` and, if the input has its own weights, `project`:
+    A subclass defines `step`, `project` if the input has its own weights, and `initial_state` if that is not h = 0:
 
         p_t = project(x_t)                    position by position
         y_t, state_t = step(p_t, state_{t-1})
@@ -76,8 +76,11 @@ class Core(nn.Module):
         return x
 
     def initial_state(self, batch_size: int) -> State:
-        """The state before the first step: of the device and the dtype of the parameters, and not in their memory."""
-        raise NotImplementedError
+        """The state before the first step: of the device and the dtype of the parameters, and not in their memory.
+
+        h = 0 by default.
+        """
+        return self.zeros(batch_size, self.hidden_size)
 
     def step(self, p_BP: Any, state: State) -> tuple[Tensor, State]:
         """One time step, as the paper defines it: the output y [B, H] and the next state."""

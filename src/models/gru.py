@@ -62,10 +62,6 @@ class GRU(Core):
         """What the input adds to the two gates and to the candidate."""
         return self.input(x)
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """h = 0."""
-        return self.zeros(batch_size, self.hidden_size)
-
     def step(self, p_B3H: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The equations above; the output is the state."""
         h_BH = state

@@ -76,10 +76,6 @@ class RNN(Core):
         """V x, plus b without layer norm."""
         return self.input(x)
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """h = 0."""
-        return self.zeros(batch_size, self.hidden_size)
-
     def step(self, p_BH: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The equation above; the output is the state."""
         h_BH = NONLINEARITIES[self.nonlinearity](self.norm(torch.addmm(p_BH, state, self.recurrent.weight.t())))

@@ -57,10 +57,6 @@ class TypedRNN(Core):
         """f and z."""
         return TypedRNNInput(torch.sigmoid(self.gate(x)), self.candidate(x))
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """h = 0."""
-        return self.zeros(batch_size, self.hidden_size)
-
     def step(self, p: TypedRNNInput, state: Tensor) -> tuple[Tensor, Tensor]:
         """The equations above; the output is the state."""
         h_BH = p.z_BH + p.f_BH * (state - p.z_BH)
