@@ -13,8 +13,7 @@ from omegaconf import OmegaConf
 from torch.nn import functional
 from torch.utils.benchmark import Timer
 
-from src.benchmarks.updates import ratio_of, update_as_trained
-from src.config.paths import CONFIGS
+from src.benchmarks.updates import MODELS, ratio_of, update_as_trained
 from src.models.sequence import SequenceModel
 from src.ops.cpu import calls
 from src.ops.cpu.linear_recurrence import linear_recurrence
@@ -66,7 +65,7 @@ def measure(
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if chunk_size is None:
-        chunk_size = int(OmegaConf.load(CONFIGS / "model" / f"{model}.yaml").chunk_size)
+        chunk_size = int(OmegaConf.load(MODELS / f"{model}.yaml").chunk_size)
     forms: dict[str, Recurrence] = {"chunked": partial(chunked, chunk_size=chunk_size), "scan": scan}
     if calls.available(torch.empty(0)):
         forms = {"kernel": linear_recurrence, **forms}
@@ -110,7 +109,7 @@ def tasks_of(length: int) -> dict[str, Task]:
 
 def update_of(model: str, task: Task, batch_size: int, size: int, kernel: str | None) -> Callable[[], None]:
     """An update of a network with one memory of size x size numbers and 64 outputs; without the recurrence if None."""
-    settings = OmegaConf.load(CONFIGS / "model" / f"{model}.yaml")
+    settings = OmegaConf.load(MODELS / f"{model}.yaml")
     sizes = {"hidden_size": 64, "num_heads": 1, "key_size": size, "value_size": size, "conv_size": 0}
     settings = OmegaConf.merge(settings, sizes, {"output_gate": False, "kernel": kernel or "auto"})
     torch.manual_seed(0)

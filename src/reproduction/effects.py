@@ -17,8 +17,9 @@ Unit = Literal[
     "%", "points", "times", "updates", "nats", "pairs", "squared error", "per step", "decades", "of return", "of β"
 ]
 CONFIDENCE = 0.95
-BOOTSTRAPS = 4000
 """Of the two-sided intervals, unless a claim says otherwise."""
+BOOTSTRAPS = 4000
+"""Resamples of a bootstrap interval."""
 
 
 @dataclass(frozen=True)

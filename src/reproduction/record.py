@@ -14,11 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from src.config.errors import UserError, choose, what_is_wrong
 from src.config.fingerprint import decisive_keys
-from src.config.paths import CHECKPOINTS, RESULT
+from src.config.paths import CHECKPOINTS
 from src.config.schema import SearchSettings
 from src.results.curves import read_curves, write_curves
 from src.results.manifest import RunFolder, write_manifest
-from src.results.result import RESULTS, Number, read_result
+from src.results.result import RESULTS, Number, read_result, write_result
 from src.results.runs import Run
 from src.utils.files import write_whole
 from src.utils.jsonl import for_json
@@ -112,4 +112,4 @@ def restore(runs: Iterable[Recorded], sweeps: Mapping[str, Path]) -> list[Path]:
 def _restore(run: Recorded, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_curves(folder, run.curves)
-    write_whole(folder / RESULT, json.dumps(for_json(run.result), indent=2).encode())
+    write_result(folder, run.result)

@@ -1,5 +1,6 @@
 """The `result.json` of a run."""
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing_extensions import TypedDict
 from src.config.paths import RESULT
 from src.config.schema import RunSettings
 from src.results.stored import Config, read_json
+from src.utils.files import write_whole
+from src.utils.jsonl import for_json
 
 ENDED = ("finished", "diverged")
 MOST_BYTES = 2**24
@@ -57,6 +60,11 @@ RESULTS: TypeAdapter = TypeAdapter(Annotated[Result, AfterValidator(_with_its_nu
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The `result.json` of a run; None if it is missing or, after a warning, if it is damaged."""
     return read_json(folder / RESULT, RESULTS, MOST_BYTES)
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write the `result.json` of a run."""
+    write_whole(folder / RESULT, json.dumps(for_json(result), indent=2).encode())
 
 
 def stands(result: Mapping[str, Any] | None, settings: RunSettings) -> TypeGuard[Mapping[str, Any]]:

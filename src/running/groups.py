@@ -21,7 +21,7 @@ from src.config.paths import GROUP, OVERRIDES, STORED
 from src.config.settings import resolved
 from src.results.manifest import RunFolder
 from src.results.stored import read_json, read_yaml
-from src.running.build import build_trainer, check, choose_device
+from src.running.build import build_trainer_on, check, choose_device
 from src.training.population import Stacked, signature
 from src.training.update import Update
 from src.utils.files import write_whole
@@ -70,10 +70,8 @@ def _update_of(config: DictConfig) -> Update | None:
     """
     if config.trainer.weight_noise or config.trainer.profile_updates:
         return None
-    on_cpu = config.copy()
-    OmegaConf.update(on_cpu, "device", "cpu")
     try:
-        return build_trainer(on_cpu, Path(), "").update
+        return build_trainer_on(torch.device("cpu"), config, Path(), "").update
     except Exception:
         return None
 

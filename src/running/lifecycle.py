@@ -3,7 +3,6 @@
 A folder with the result of the same run is left as it is; a run with checkpoints is resumed.
 """
 
-import json
 import logging
 import os
 import time
@@ -24,7 +23,7 @@ from src.config.paths import CHECKPOINTS, EVENT_FILES, LOG, METRICS, OVERRIDES, 
 from src.config.schema import RunSettings
 from src.config.settings import short_name
 from src.results.manifest import trial_name
-from src.results.result import ENDED, has_another_note, read_result, stands
+from src.results.result import ENDED, has_another_note, read_result, stands, write_result
 from src.running.build import build_trainer, choose_device
 from src.running.conclusion import conclude
 from src.running.examples import show_examples
@@ -39,8 +38,7 @@ from src.training.progress import RunProgress
 from src.training.signals import exit_status
 from src.training.trainer import StopRule, Trainer
 from src.utils import supervisor
-from src.utils.files import locked, write_whole
-from src.utils.jsonl import for_json
+from src.utils.files import locked
 
 log = logging.getLogger(__name__)
 JOB = ".slurm_job"
@@ -133,7 +131,7 @@ def _execute(config: DictConfig, described: Described, folder: Path, stop_rule: 
             file.write(result["traceback"])
     result["wall_seconds"] = time.perf_counter() - started
     try:
-        write_whole(folder / RESULT, json.dumps(for_json(result), indent=2).encode())
+        write_result(folder, result)
     except OSError as error:
         result |= {"status": "failed", "reason": explain(error)}
     return result
@@ -147,7 +145,7 @@ def death_in(folder: Path, config: DictConfig) -> supervisor.Death | None:
 def record_death(folder: Path, config: DictConfig, reason: str) -> str:
     """Write the result of a run whose process died, so that it could not do so itself; say so in one line."""
     folder.mkdir(parents=True, exist_ok=True)  # it may have died before
-    write_whole(folder / RESULT, json.dumps(_failed(describe(config)) | {"reason": reason}, indent=2).encode())
+    write_result(folder, _failed(describe(config)) | {"reason": reason})
     return f"{folder.name}: {reason}"
 
 

@@ -4,7 +4,6 @@ Version 0.1 named a run after the modules of its model, task and optimizer, so t
 from TensorBoard's event files.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +18,9 @@ from src.config.fingerprint import fingerprint, run_name
 from src.config.paths import CHECKPOINTS, EVENT_FILES, METRICS, RESULT, STORED
 from src.results.curves import write_curves
 from src.results.manifest import rename_runs
-from src.results.result import read_result
+from src.results.result import read_result, write_result
 from src.running.load import read_config, stored_config
 from src.training import checkpoint
-from src.utils.files import write_whole
-from src.utils.jsonl import for_json
 
 log = logging.getLogger(__name__)
 CURVES = ("train/", "val/", "val_selected/", "test/")
@@ -61,7 +58,7 @@ def _upgrade_run(folder: Path) -> str:
     result = read_result(folder)
     if result is not None:
         name, upgraded = upgrade_result(result)
-        write_whole(folder / RESULT, json.dumps(for_json(upgraded), indent=2).encode())
+        write_result(folder, upgraded)
     else:
         name = run_name(read_config(folder))
     if not (folder / METRICS).exists():
