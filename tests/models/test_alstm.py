@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit as sigmoid
 from torch import nn
 from torch.testing import assert_close
 
@@ -10,10 +11,6 @@ from src.models.alstm import ALSTM, ALSTMState, bound, complex_product
 
 B, T, X, H = 3, 7, 4, 6
 N = H // 2
-
-
-def sigmoid(a):
-    return 1 / (1 + np.exp(-a))
 
 
 def complex_numbers(halves):

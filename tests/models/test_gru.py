@@ -1,16 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit as sigmoid
 from torch import nn
 from torch.testing import assert_close
 
 from src.models.gru import GRU
 
 B, T, X, H = 3, 7, 4, 6
-
-
-def sigmoid(a):
-    return 1 / (1 + np.exp(-a))
 
 
 @pytest.mark.usefixtures("uncompiled")

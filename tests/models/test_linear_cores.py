@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit as sigmoid
 from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
@@ -28,10 +29,6 @@ from src.specs import state_tensors
 
 B, T, X, D, H = 2, 6, 4, 6, 2
 CELLS = (LinearAttention, RetNet, Mamba2, GLA, DeltaNet, GatedDeltaNet, KDA, DeltaProduct, MLSTM, RWKV7)
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
 
 
 def silu(x):

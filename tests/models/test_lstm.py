@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit as sigmoid
 from torch import nn
 from torch.testing import assert_close
 
@@ -8,10 +9,6 @@ from src.models.lstm import LSTM, LSTMState
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 B, T, X, H = 3, 7, 4, 6
-
-
-def sigmoid(a):
-    return 1 / (1 + np.exp(-a))
 
 
 def test_three_steps_are_the_equations():

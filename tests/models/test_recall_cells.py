@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit as sigmoid
 from torch.nn import functional
 from torch.testing import assert_close
 
@@ -97,10 +98,6 @@ def test_the_size_of_the_state_counts_all_that_is_carried(cls, settings, size):
 
 def softmax(x):
     return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
 
 
 @pytest.mark.parametrize("recurrent", [True, False])

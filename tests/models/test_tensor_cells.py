@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit as sigmoid
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
@@ -38,10 +39,6 @@ pytestmark = pytest.mark.usefixtures("uncompiled")
 
 def relu(a):
     return np.maximum(a, 0)
-
-
-def sigmoid(a):
-    return 1 / (1 + np.exp(-a))
 
 
 def linear(a):

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from src.specs import Output
 from src.tasks.variable_binding import VariableBinding, _different_codes, _ended_together
@@ -19,11 +20,7 @@ def predicted(prediction: torch.Tensor) -> Output:
 
 
 def is_uniform(counts: torch.Tensor) -> bool:
-    """Chi-square, five standard deviations above its mean at most."""
-    counts = counts.double()
-    chi2 = float(((counts - counts.mean()) ** 2 / counts.mean()).sum())
-    freedom = len(counts) - 1
-    return chi2 <= freedom + 5 * (2 * freedom) ** 0.5
+    return chisquare(counts.numpy()).pvalue > 1e-4
 
 
 def read(task: VariableBinding, sequence: list[list[float]]) -> tuple[list[list[float]], list[list[int]]]:
