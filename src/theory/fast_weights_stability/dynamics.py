@@ -31,6 +31,15 @@ from src.models.sequence import SequenceModel
 from src.theory.networks import seeded_float64
 
 Array = NDArray[np.float64]
+BOUND = "Comparison with the scalar recursion of ‖h‖ and ‖A‖ (page of this topic); Ba et al. 2016, equations 1 and 2"
+STEPS = (1, 2, 3)
+W = 0.05
+"""The recurrent matrix starts from W I (Ba et al. 2016, appendix A.1)."""
+
+
+def grid(num_decays: int, num_lrs: int, lowest_lr: float, highest_lr: float) -> tuple[Array, Array]:
+    """Decays from 0.5 to 0.99 and fast learning rates, evenly spaced in log(1 - λ) and log η."""
+    return 1 - np.geomspace(0.5, 0.01, num_decays), np.geomspace(lowest_lr, highest_lr, num_lrs)
 
 
 def critical_strength(w: float = 0.0, num_inner_steps: int = 1) -> float:

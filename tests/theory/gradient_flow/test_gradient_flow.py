@@ -13,13 +13,13 @@ from src.models.sequence import SequenceModel
 from src.tasks.addition import Addition
 from src.tasks.catch import Catch
 from src.tasks.induction_heads import InductionHeads
-from src.theory import gradient_flow
+from src.theory.gradient_flow import initialization, training
 from src.theory.gradient_flow.norms import norms_by_lag
 from src.theory.networks import Trained, in_double, train_briefly
 
 
 def test_norms_at_initialization():
-    result = gradient_flow.measure_at_start(num_units=8, num_steps=31, num_sequences=4)
+    result = initialization.measure_at_start(num_units=8, num_steps=31, num_sequences=4)
     failed = [claim.statement for claim in result.claims if not claim.holds]
     assert not failed
     one_matrix, gates, fast = result.panels.values()
@@ -28,7 +28,7 @@ def test_norms_at_initialization():
     assert (one_matrix["tanh, ‖W‖ = 0.9"] <= 0.9 ** np.arange(31.0) * (1 + 1e-9)).all()
     assert gates["LSTM, forget bias 4"][-1] > gates["LSTM, forget bias 1"][-1] > gates["LSTM, forget bias 0"][-1]
     assert fast["layer norm"][-1] > 1e-3
-    assert len(gradient_flow.draw_initial(result).axes) == 3
+    assert len(initialization.draw_initial(result).axes) == 3
 
 
 def test_training_a_gated_network_preserves_the_gradient():
@@ -49,21 +49,21 @@ def test_training_a_gated_network_preserves_the_gradient():
 def test_a_run_is_measured_from_its_checkpoint(train, tiny, tmp_path):
     assert train("task=addition", "task.sequence_length=8", "model=gru", *tiny).status == 0
     (folder,) = (path.parent for path in tmp_path.rglob("result.json"))
-    result = gradient_flow.measure_after_training(run=str(folder), num_sequences=4)
+    result = training.measure_after_training(run=str(folder), num_sequences=4)
     ((before_L, after_L),) = result.jacobian_L.values()
     assert before_L.shape == after_L.shape == (8,)
     assert before_L[0] == after_L[0] == pytest.approx(1)
     assert (before_L[1:] != after_L[1:]).all()
     assert not result.claims, "its task may not need memory"
-    assert len(gradient_flow.draw_training(result).axes) == 2
+    assert len(training.draw_training(result).axes) == 2
     with pytest.raises(UserError, match="not the folder of a run"):
-        gradient_flow.measure_after_training(run=str(tmp_path / "none"))
+        training.measure_after_training(run=str(tmp_path / "none"))
 
 
 def run_of(monkeypatch, task, make_core):
     model = SequenceModel(task.input_spec, task.output_spec, make_core, embedding_size=8).double()
-    monkeypatch.setattr(gradient_flow, "load_run", lambda run: Trained("a run", model, model, task, 1))
-    return gradient_flow.measure_after_training(run="here", num_sequences=6)
+    monkeypatch.setattr(training, "load_run", lambda run: Trained("a run", model, model, task, 1))
+    return training.measure_after_training(run="here", num_sequences=6)
 
 
 @pytest.mark.parametrize(
