@@ -1,9 +1,13 @@
-"""Settings as nested dictionaries and by full key."""
+"""Settings as nested dictionaries, by full key, and as words."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+Pairs = tuple[tuple[str, Any], ...]
+"""Settings as hashable (key, value) pairs."""
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -45,6 +49,33 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def as_typed(value: Any) -> str:
     """A value of flat settings as on the command line, where None is null."""
     return "null" if value == "None" else str(value)
+
+
+def spelled(pairs: Pairs) -> str:
+    """Settings as on the command line: "model=lstm model.hidden_size=20"."""
+    return " ".join(f"{key}={as_typed(value)}" for key, value in pairs)
+
+
+def short_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Each key by its last name, or in full if several have that name."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    count = Counter(last.values())
+    return {key: name if count[name] == 1 else key for key, name in last.items()}
+
+
+def label_of(pairs: Iterable[tuple[str, Any]], among: Iterable[str] = ()) -> str:
+    """Settings as a label, which tells their keys from each other and from others: "lstm, 50 units, decay 0.9"."""
+    pairs = list(pairs)
+    short = short_keys([*(key for key, _ in pairs), *among])
+    return ", ".join(_words(key, short[key], value) for key, value in pairs)
+
+
+def _words(key: str, short: str, value: Any) -> str:
+    if key == "model.hidden_size":
+        return f"{value} units"
+    if "." not in key and key != "seed":  # which model, task, optimizer or schedule
+        return str(value)
+    return f"{short} {value:g}" if isinstance(value, float) else f"{short} {as_typed(value)}"
 
 
 def varied(configurations: Sequence[Mapping[str, Any]]) -> list[str]:

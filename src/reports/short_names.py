@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.config.paths import FLOORS, SUMMARY
+from src.config.settings import label_of
 from src.results.runs import Run, load_runs, varied_settings
-from src.results.selection import label_of
 
 LONGEST = 60
 """Letters of a short name; a run that would need more keeps the name of its folder."""

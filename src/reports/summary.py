@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from rich import get_console
 
 from src.config.schema import SearchSettings
+from src.config.settings import label_of
 from src.reports.tables import escaped, sweep_table, to_csv, to_markdown
 from src.results.runs import Run, varied_settings
-from src.results.selection import Summary, cells, label_of, summarize
+from src.results.selection import Summary, cells, summarize
 from src.utils.console import print_table
 from src.utils.files import write_whole
 

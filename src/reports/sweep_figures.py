@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from src.config.schema import SearchSettings
+from src.config.settings import label_of, short_keys
 from src.reports.style import FLOOR, FLOOR_LINES, LOST_LABEL, RC, legend, panels, styles_of
 from src.results.curves import learning_curves
 from src.results.runs import LOST, Run, varied_settings
-from src.results.selection import Cell, any_lost, cells, label_of, short_keys, summarize
+from src.results.selection import Cell, any_lost, cells, summarize
 
 MOST_PANELS, MOST_TICKS = 9, 9
 LOG_FROM = 20

@@ -19,10 +19,11 @@ from src.config.fingerprint import run_name
 from src.config.jobs import jobs_of
 from src.config.paths import CHECKPOINTS, PROJECT, REFERENCE, folder_of_runs
 from src.config.schema import SearchSettings
+from src.config.settings import spelled
 from src.reproduction.base import MEASURED, Evidence, Reproduction
 from src.results.curves import read_curves
 from src.results.runs import Run, load_runs, varied_settings
-from src.results.selection import cells, spelled
+from src.results.selection import cells
 from src.utils.machine import num_cores
 
 Budget = Literal["quick", "full"]

@@ -6,16 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, median, stdev
-from typing import Any
 
 from src.config.schema import SearchSettings
-from src.config.settings import as_typed
+from src.config.settings import Pairs, label_of, spelled
 from src.results.edges import Edge, edges_of
 from src.results.runs import LOST, Run, varied_settings
 from src.specs import Objective
-
-Pairs = tuple[tuple[str, Any], ...]
-"""Settings as hashable (key, value) pairs."""
 
 
 @dataclass(frozen=True)
@@ -228,33 +224,6 @@ def second_stage(runs: Sequence[Run], search: SearchSettings) -> tuple[list[Run]
 def num_of_second_stage(runs: Sequence[Run], search: SearchSettings) -> int:
     """The number of runs in the second stage, whatever is chosen."""
     return sum(len(next(iter(cell.points.values()))) - 1 for cell in cells(runs, search))
-
-
-def spelled(pairs: Pairs) -> str:
-    """Settings as on the command line: "model=lstm model.hidden_size=20"."""
-    return " ".join(f"{key}={as_typed(value)}" for key, value in pairs)
-
-
-def short_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Each key by its last name, or in full if several have that name."""
-    last = {key: key.rpartition(".")[2] for key in keys}
-    count = Counter(last.values())
-    return {key: name if count[name] == 1 else key for key, name in last.items()}
-
-
-def label_of(pairs: Iterable[tuple[str, Any]], among: Iterable[str] = ()) -> str:
-    """Settings as a label, which tells their keys from each other and from others: "lstm, 50 units, decay 0.9"."""
-    pairs = list(pairs)
-    short = short_keys([*(key for key, _ in pairs), *among])
-    return ", ".join(_words(key, short[key], value) for key, value in pairs)
-
-
-def _words(key: str, short: str, value: Any) -> str:
-    if key == "model.hidden_size":
-        return f"{value} units"
-    if "." not in key and key != "seed":  # which model, task, optimizer or schedule
-        return str(value)
-    return f"{short} {value:g}" if isinstance(value, float) else f"{short} {as_typed(value)}"
 
 
 def _grouped(runs: Sequence[Run], keys: Sequence[str]) -> dict[Pairs, list[Run]]:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from src.config.paths import LOG, MANIFEST, PROJECT
-from src.config.settings import varied
+from src.config.settings import label_of, varied
 from src.reports.hparams import update_hparams_page
 from src.reports.tables import one_line, show_run
 from src.results.manifest import read_manifest
 from src.results.result import ENDED
-from src.results.selection import label_of
 from src.training.signals import exit_status
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ from src.reproduction.base import Evidence
 from tests.compose import compose
 from tests.results.made_up import Folder
 
-SEEDS = range(3)
 NOISE = (-0.02, 0.0, 0.02)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from src.reports.summary import caption, pivot, plus_minus, select, selection_csv, selection_rows
 from src.results.runs import load_runs
-from src.results.selection import cells, label_of
+from src.results.selection import cells
 from src.specs import Objective
 
 
@@ -311,12 +311,6 @@ def test_the_caption_names_the_metric_of_the_finished_runs(folder):
         "test/return at the optimizer.lr chosen on val/return. Over the grid: minimum / median / maximum"
     )
     assert [row["test/return"] for row in selection_rows(found, folder.search)] == ["2", "–"]
-
-
-def test_settings_with_the_same_last_name_are_told_apart():
-    pairs = [("model.key_size", 8), ("task.key_size", 16), ("model.decay", 0.9)]
-    assert label_of(pairs) == "model.key_size 8, task.key_size 16, decay 0.9"
-    assert label_of(pairs[1:], among=[key for key, _ in pairs]) == "task.key_size 16, decay 0.9"
 
 
 @pytest.mark.parametrize(("values", "mean", "n"), [((0.5, math.nan), 0.5, 1), ((0.5, math.inf), math.inf, 2)])
