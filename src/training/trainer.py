@@ -158,7 +158,7 @@ class Trainer:
             weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
             state.selected = Selected(update, metrics, weights)
             state.evaluations_since_selected = 0
-        if isinstance(state.scheduler, Plateau) and update > 0:
+        if isinstance(state.scheduler, Plateau):
             state.scheduler.evaluated(is_best=state.evaluations_since_selected == 0)
         if self.stop_rule is not None and (reason := self.stop_rule(update, objective)):
             self.stop_requested, self.stop_reason = True, reason
