@@ -140,7 +140,7 @@ def cells(runs: Sequence[Run], search: SearchSettings) -> list[Cell]:
     keys = varied_settings(runs)
     compared = [key for key in keys if key not in {*search.grid, *search.repeated}]
     searched = [key for key in keys if key in search.grid]
-    repeated = tuple(key for key in keys if key in search.repeated and key not in search.grid)
+    repeated = tuple(key for key in keys if key in search.repeated)
     return [
         Cell(settings, of_cell, _grouped(of_cell, searched), search.two_stage, repeated)
         for settings, of_cell in _grouped(runs, compared).items()
