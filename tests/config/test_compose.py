@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from src.config.compose import for_hydra, with_one_value
+from src.config.fingerprint import fingerprint
 from src.config.jobs import jobs_of
 from src.config.paths import CONFIGS, folder_of_runs
 
@@ -50,7 +51,9 @@ def test_the_overrides_that_give_one_value():
     ],
 )  # fmt: skip
 def test_the_jobs_of_a_sweep_that_no_command_has_started(overrides, jobs):
-    assert [job for job, _ in jobs_of(overrides)] == jobs
+    found = list(jobs_of(overrides))
+    assert [job for job, _ in found] == jobs
+    assert len({fingerprint(config) for _, config in found}) == len(jobs)
 
 
 @pytest.mark.parametrize("root", ["~/runs", "'~/runs'", '"~/runs"'])

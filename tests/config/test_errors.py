@@ -41,6 +41,10 @@ MISTAKES = {
         "-m search.repeated=[seed,optimizer.lr] seed=0,1",
         ["search.grid and search.repeated both have optimizer.lr"],
     ),
+    "a column that is repeated": (
+        "-m search.columns=[seed] seed=0,1",
+        ["search.repeated and search.columns both have seed"],
+    ),
     "unknown nested key with +": (
         "+trainer.max_update=5",
         ["trainer.max_update is not a setting of trainer; did you mean max_updates?", "batch_size, checkpoint_every"],

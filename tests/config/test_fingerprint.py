@@ -87,6 +87,18 @@ def test_the_folder_of_the_data_makes_no_difference(composed):
         assert "task.data_dir" not in decisive_keys(moved)
 
 
+def test_a_run_keeps_its_fingerprint():
+    """That of runs made so far: another one would start all of them over."""
+    settings = {
+        "name": "mine",
+        "seed": 1,
+        "model": {"_target_": "src.models.lstm.LSTM", "hidden_size": 8},
+        "optimizer": {"_target_": "src.training.optimizers.adam", "lr": 1e-3, "betas": [0.9, 1.0]},
+        "trainer": {"max_updates": 10, "clip_norm": None, "threads": 1, "log_every": 5},
+    }
+    assert fingerprint(OmegaConf.create(settings)) == "818de112"
+
+
 def test_the_order_of_keys_does_not_matter(composed):
     config = composed()
     backwards = OmegaConf.create({key: config[key] for key in reversed(list(config))})
@@ -244,6 +256,8 @@ def test_a_setting_follows_another():
     assert (config.known, config.others) == (7, 9)
     target = OmegaConf.create({"model": "src.models.lstm.LSTM", "bias": "${by:${model},{lstm:1},0}"})
     assert target.bias == 1
+    target.model = "src.models.gru.GRU"
+    assert target.bias == 0
     config.units = 50
     assert (config.known, config.others) == (8, 8)
     config.units = 100

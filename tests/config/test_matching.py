@@ -33,6 +33,12 @@ def test_settings_may_follow_those_of_other_groups(composed):
     assert abs(build_model(config, build_task(config)).num_parameters - 700) < 50
 
 
+def test_the_width_goes_by_task_and_network_too(composed):
+    wanted = ["model=rnn", "model.hidden_size=${units_for:5000}"]
+    others = ["task=addition"], ["task=copying"], ["task=addition", "network.head_size=50"]
+    assert len({composed(*wanted, *more).model.hidden_size for more in others}) == 3
+
+
 @pytest.mark.parametrize("wanted", [0, "lstm", matching.MOST + 1])
 def test_a_number_that_no_network_may_have_is_an_error_in_one_line(wanted, train):
     ended = train("task=addition", f"model.hidden_size=${{units_for:{wanted}}}")
