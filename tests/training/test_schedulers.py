@@ -1,16 +1,37 @@
-"""The learning rate that follows the validation set."""
+"""The learning rate after each update, and the one that follows the validation set."""
+
+import math
 
 import pytest
 import torch
 
-from src.training.optimizers import adam
-from src.training.schedulers import plateau
+from src.training.optimizers import adam, sgd
+from src.training.schedulers import constant, cosine, exponential, plateau, step
 from tests.training.test_trainer import Recorder, Sums, trainer_of
+
+
+@pytest.mark.parametrize(
+    ("schedule", "settings", "expected"),
+    [
+        (constant, {}, [0.8] * 7),
+        (cosine, {"final_lr": 0.2}, [0.5 + 0.3 * math.cos(math.pi * update / 6) for update in range(7)]),
+        (step, {"every": 4, "factor": 0.5}, [0.8] * 4 + [0.4] * 3),
+        (exponential, {"every": 2, "factor": 0.25}, [0.8 * 0.5**update for update in range(7)]),
+    ],
+)
+def test_the_rate_goes_by_updates(schedule, settings, expected):
+    optimizer = sgd([torch.nn.Parameter(torch.zeros(()))], lr=0.8)
+    scheduler, found = schedule(optimizer, 6, **settings), [0.8]
+    for _ in range(6):
+        optimizer.step()
+        scheduler.step()
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx(expected)
 
 
 def rates(improved, **settings):
     """The learning rate after each of some evaluations."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], 0.8)
+    optimizer = sgd([torch.nn.Parameter(torch.zeros(()))], lr=0.8)
     scheduler = plateau(optimizer, 100, **settings)
     found = []
     for is_best in improved:
