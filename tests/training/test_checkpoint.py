@@ -10,6 +10,7 @@ import torch
 
 from src.running.build import build_trainer
 from src.training import checkpoint
+from src.training.content import is_of_other_data
 from src.training.optimizers import adam, rmsprop, sgd
 from tests.training.test_trainer import Recorder, Sums, trainer_of
 
@@ -33,6 +34,20 @@ def test_the_last_two_are_kept_by_their_numbers(tmp_path):
         checkpoint.save(tmp_path, update, {"update": update})
     assert updates(tmp_path) == [100_000_001, 100_000_000]
     assert loaded(tmp_path) == 100_000_001
+
+
+@pytest.mark.parametrize(
+    ("content", "digest", "refused"),
+    [
+        ({"data": "a"}, "a", False),
+        ({"data": "b"}, "a", True),
+        ({"data": "a"}, "", False),
+        ({"data": ""}, "a", False),
+        ({}, "a", False),
+    ],
+)
+def test_data_are_compared_as_far_as_they_are_known(content, digest, refused):
+    assert is_of_other_data(content, digest) is refused
 
 
 ODD = ["update-best.pt", "update-.pt", "update-5.pt", "update-00000009.copy.pt", "update-0000000x.0123456789abcdef.pt"]

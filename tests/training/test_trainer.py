@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import optree
 import pytest
 import torch
 from torch import nn
@@ -16,12 +17,14 @@ from src.ops.dispatch import Form, plain
 from src.running.build import build_trainer
 from src.specs import Batch, InputSpec, Objective, Output, OutputSpec
 from src.tasks.base import Task
-from src.training.evaluation import evaluate
+from src.training.evaluation import Averages, evaluate
 from src.training.fast_updates import flat_parameters
 from src.training.optimizers import adam, rmsprop, sgd
+from src.training.regularizers import norm_stabilizer
 from src.training.run_checkpoints import RunCheckpoints
 from src.training.schedulers import constant
 from src.training.trainer import Trainer
+from src.training.update import loss_of
 
 SETTINGS = TrainerSettings(
     max_updates=20, batch_size=4, eval_every=5, log_every=1, checkpoint_every=5, clip_norm=None, norm_stabilizer=0.0,
@@ -288,6 +291,31 @@ def test_a_carried_state_survives_a_resume(tmp_path):
     assert second.state.outcome == whole.state.outcome
 
 
+def test_all_of_a_state_is_loaded(tmp_path, scripted):
+    scripted([5.0, 3.0, 4.0])
+    first = trainer_of(Sums(carries_state=True), tmp_path, make_optimizer=adam)
+    first.fit(Recorder(), Recorder(), lambda: setattr(first, "stop_requested", first.state.update == 12))
+    assert (first.state.evaluations_since_selected, first.state.selected.update) == (1, 5)
+    resumed = trainer_of(Sums(carries_state=True), tmp_path, make_optimizer=adam)
+    assert resumed.checkpoints.resume(resumed.state)
+    (saved, kind), (loaded, kind_loaded) = (optree.tree_flatten(it.state.to_checkpoint()) for it in (first, resumed))
+    assert kind_loaded == kind
+    for one, other in zip(saved, loaded, strict=True):
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_a_checkpoint_comes_after_the_evaluation_and_the_curves_of_its_update(tmp_path, monkeypatch):
+    """So a run that is killed then loses no point and no selection."""
+    trainer, curves, done = trainer_of(Sums(), tmp_path, max_updates=10), Recorder(), []
+    monkeypatch.setattr(trainer.checkpoints, "save", lambda state: done.append(("saved", state.update)))
+    curves.scalars = lambda group, values, update: done.append((group, update))
+    curves.trained = lambda *_: None
+    curves.flush = lambda: done.append("flushed")
+    trainer.fit(curves, Recorder())
+    first = [("val", 0), ("val", 5), "flushed", ("saved", 5)]
+    assert done == [*first, ("val", 10), ("val_selected", 10), ("test", 10), "flushed", ("saved", 10)]
+
+
 def test_evaluation_weighs_examples_equally_whatever_the_batches(monkeypatch):
     task = Sums(num_examples=7)
     model = SequenceModel(task.input_spec, task.output_spec, Accumulator)
@@ -295,6 +323,13 @@ def test_evaluation_weighs_examples_equally_whatever_the_batches(monkeypatch):
     task.evaluation_batch_size = 3
     assert [len(batch.inputs) for batch in task.evaluation("val")] == [3, 3, 1]
     assert evaluate(model, task, "val")["mse"] == pytest.approx(at_once, rel=1e-6)
+
+
+def test_a_metric_of_which_nothing_counts_is_nan():
+    averages = Averages(Sums())
+    for mse in ((0.5, 2), (0.25, 1)):
+        averages.add({"mse": mse, "error": (0.0, 0)})
+    assert averages.of_split() == pytest.approx({"mse": 0.25, "error": float("nan")}, nan_ok=True)
 
 
 def test_evaluation_leaves_dropout_and_mode_alone():
@@ -313,6 +348,23 @@ def test_the_norm_stabilizer_adds_to_the_loss(tmp_path):
     norms = without.output.hidden_BTH.norm(dim=2)
     expected = without.loss + 10 * norms.diff(dim=1).square().mean()
     torch.testing.assert_close(with_penalty.loss, expected)
+
+
+def test_the_norm_stabilizer_goes_up_to_the_last_step_of_a_mask():
+    task = Sums()
+    batch = task.batch("train", 0, 3)._replace(mask=torch.tensor([[0, 1, 0], [1, 1, 1], [0, 0, 0]]).bool())
+    model = SequenceModel(task.input_spec, task.output_spec, Accumulator)
+    step = loss_of(model, task, batch, None, stabilizer=10.0)
+    expected = 10 * norm_stabilizer(step.output.hidden_BTH, torch.tensor([2, 3, 0]))
+    torch.testing.assert_close(step.losses["norm_stabilizer"], expected)
+
+
+def test_weight_noise_is_in_the_gradient_and_not_in_the_weights(tmp_path):
+    clean, noisy = (trainer_of(Sums(), tmp_path, weight_noise=noise, lr=0.0) for noise in (0.0, 0.5))
+    clean.do_update()
+    noisy.do_update()
+    assert torch.equal(noisy.update.weights, clean.update.weights)
+    assert not torch.allclose(noisy.update.gradient, clean.update.gradient)
 
 
 def test_output_has_the_shape_the_task_asks_for():
