@@ -118,6 +118,9 @@ def test_what_is_not_finite_is_neither_hidden_nor_scaled_away(spoilt):
     assert not clip_rows_(rows, torch.ones(1)).isfinite()
     assert gradient[1].isnan()
     assert rows[0, 1].isnan()
+    unbounded = torch.tensor([[1.0, spoilt]])
+    clip_rows_(unbounded, torch.tensor([math.inf]))
+    assert unbounded[0, 0] == 1
 
 
 @pytest.mark.parametrize("change", [nn.Module.double, nn.Module.half, lambda part: part.to("meta")])

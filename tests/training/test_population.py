@@ -307,6 +307,7 @@ def test_fast_weights_of_different_decay_that_carry_their_memory():
 
 def test_runs_at_different_updates_that_carry_a_state(tmp_path):
     alone, together = ([carrying(tmp_path, 0.1, 0), carrying(tmp_path, 0.2, 3)] for _ in range(2))
+    together[1].task = together[0].task  # with the same seed, but its batches are those of other updates
     stacked = Stacked(together)
     for _ in range(4):
         stacked()
@@ -317,6 +318,19 @@ def test_runs_at_different_updates_that_carry_a_state(tmp_path):
         torch.testing.assert_close(other.state.recurrent, one.state.recurrent)
         torch.testing.assert_close(other.last().step.loss, one.last().step.loss)
     assert [update.state.update for update in together] == [4, 7]
+
+
+def test_runs_that_carry_a_state_are_evaluated_with_it_and_in_float32(tmp_path):
+    updates = [carrying(tmp_path, 0.1, 0, seed=seed) for seed in (1, 2)]
+    for update in updates:
+        update.task.evaluation_batch_size = 4  # of 8 examples
+    expected = [evaluate(update.state.model, update.task, "val") for update in updates]
+    stacked = Stacked(updates)
+    stacked.one.precision = "bfloat16"
+    evaluation = StackedEvaluation(stacked)
+    assert [evaluation.of(row) for row in range(2)] == [pytest.approx(metrics) for metrics in expected]
+    assert evaluation.possible
+    assert stacked.one.precision == "bfloat16"
 
 
 @pytest.mark.usefixtures("made_up_data")
@@ -368,6 +382,7 @@ def test_what_runs_must_have_in_common():
     of = {name: signature(update_of("model=fastweights", *SMALL, *name.split())) for name in (
         "seed=0", "seed=1 model.decay=0.5 optimizer.weight_decay=0.1 optimizer.betas=[0.5,0.9]", "model.fast_lr=0.0",
         "model.num_inner_steps=2", "model.nonlinearity=tanh", "model.hidden_size=9", "optimizer=sgd",
+        "optimizer=sgd optimizer.momentum=0.9", "optimizer=sgd optimizer.momentum=0.9 optimizer.nesterov=true",
     )}  # fmt: skip
     first, second, *others = of.values()
     assert first == second
