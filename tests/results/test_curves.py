@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -98,6 +99,17 @@ def test_a_run_can_be_read_while_it_is_being_written(tmp_path):
                 curves.flush()
                 assert errors_of(tmp_path) == written
     assert errors_of(tmp_path) == written
+
+
+def test_curves_are_on_the_disk_once_they_are_flushed(tmp_path, monkeypatch):
+    on_disk = []
+    with Curves(tmp_path, first_update=0) as curves:
+        curves.scalars("val", {"error": 0.5}, 0)
+        monkeypatch.setattr(os, "fsync", lambda descriptor: on_disk.append(os.fstat(descriptor)))
+        curves.flush()
+    written = (tmp_path / METRICS).stat()
+    assert written.st_size > 0
+    assert (written.st_ino, written.st_size) in [(status.st_ino, status.st_size) for status in on_disk]
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from tensorboard.backend.event_processing import data_provider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups, plugin_data_pb2
+from torch import nn
 
 from src.config.fingerprint import decisive_keys
 from src.config.paths import EVENT_FILES, FLOORS, SUMMARY
@@ -118,6 +120,15 @@ def test_every_weight_has_a_norm_and_a_histogram_and_so_has_its_gradient(trained
         for name in weights:
             assert [event.step for event in run.Scalars(f"{kind}_norm/{name}")] == steps
             assert [event.step for event in run.Histograms(f"{kind}/{name}")] == steps
+
+
+def test_weights_and_gradients_that_are_not_finite_have_no_histogram(tmp_path):
+    model = nn.Linear(2, 2)
+    model.weight.grad, model.bias.grad = torch.ones(2, 2), torch.full((2,), math.inf)
+    model.weight.data[0, 0] = math.nan
+    with Curves(tmp_path, first_update=0) as curves:
+        curves.histograms(model, 3)
+    assert events(tmp_path).Tags()["histograms"] == ["weights_gradient/weight", "weights/bias"]
 
 
 def lines(folder):
