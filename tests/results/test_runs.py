@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from src.results.manifest import read_manifest, rename_runs
+from src.config.paths import JOURNAL
+from src.config.schema import SearchSettings
+from src.results.manifest import read_manifest, rename_runs, trial_name, with_searched
 from src.results.runs import DEFAULT_SEARCH, load_runs, search_settings, varied_settings
 from src.specs import Objective
 from tests.results.made_up import Folder
@@ -136,14 +138,15 @@ def test_the_results_of_earlier_versions_are_read(folder):
 
 
 def test_a_run_in_two_folders_counts_once(tmp_path, caplog):
-    """The same sweep under two names, in a report on the folder above."""
+    """The same sweep under two names, in a report on the folder above; a copy that has ended is preferred."""
     for name in ("x", "y"):
         made = Folder(tmp_path / name)
         for seed in (0, 1):
             run = made.add(seed=seed)
             (tmp_path / name / run).rename(tmp_path / name / f"{run}-0123456{seed}")
+    Folder(tmp_path / "x").change("lstm50-lr0.01-s1-01234561", status="interrupted")
     runs = load_runs(tmp_path)
-    assert [run.name for run in runs] == ["x/lstm50-lr0.01-s0-01234560", "x/lstm50-lr0.01-s1-01234561"]
+    assert [run.name for run in runs] == ["x/lstm50-lr0.01-s0-01234560", "y/lstm50-lr0.01-s1-01234561"]
     assert [record.message for record in caplog.records] == [
         f"lstm50-lr0.01-s{seed}-0123456{seed} counts once: it is in x and y" for seed in (0, 1)
     ]
@@ -167,6 +170,22 @@ def test_a_result_of_another_run_does_not_count(folder):
     (renamed / "result.json").write_text(json.dumps(result | {"fingerprint": "89abcdef"}))
     (found,) = load_runs(folder.path)
     assert (found.status, found.reason) == ("missing", "its result is of another run (89abcdef)")
+
+
+def test_what_was_searched_stays_searched_unless_it_has_another_role_now(folder):
+    folder.expect_all(grid=["model", "optimizer.lr", "task"])
+    plan = SearchSettings(grid=["seed"], repeated=["model"], columns=["task"], two_stage=False)
+    assert with_searched(plan, folder.path) == plan  # by a sweep, whose grid is its own
+    (folder.path / JOURNAL).touch()
+    assert with_searched(plan, folder.path).grid == ["optimizer.lr", "seed"]
+
+
+def test_the_names_of_trials_are_in_the_order_of_their_sweep(folder):
+    names = [folder.add(seed=seed, status=None) for seed in range(11)]
+    folder.expect_all()
+    trials = [trial_name(folder.path / name, "2bec7a16") for name in names]
+    assert (trials, trials[7]) == (sorted(trials), "07 2bec7a16")
+    assert trial_name(folder.path / "other", "2bec7a16") == "2bec7a16"
 
 
 def test_renamed_runs_keep_their_place_and_a_failure_keeps_the_manifest(folder, monkeypatch):

@@ -89,6 +89,7 @@ def test_points_are_compared_by_the_seeds_that_all_of_them_have(folder):
     assert (summary.val, summary.n) == (0.2, 3)
     folder.add(lr=1, seed=1, val=0.1, test=0.1)
     folder.add(lr=3, seed=1, val=0.4, test=0.4)
+    folder.add(lr=4, seed=0, val=0.1)  # where another one diverged
     ((summary, chosen),) = summaries(folder)
     assert chosen == {"optimizer.lr": 1}
     assert summary.val == pytest.approx(0.2)  # of seeds 0 and 1, where the others have 0.3 and 0.325
@@ -173,6 +174,13 @@ def test_diverged_failed_and_missing_runs_are_noted_with_their_points(folder):
         summary.notes
         == "lr 1 is at the edge of the grid; 1 missing at lr 1; 1 diverged at lr 2; 2 failed at lr 3 (ValueError: no)"
     )
+
+
+def test_a_mean_is_that_of_finished_runs_even_if_a_point_with_a_lost_one_is_all_there_is(folder):
+    folder.add(seed=0, test=0.25)
+    folder.add(seed=1, test=0.75, status="diverged")
+    ((summary, _),) = summaries(folder)
+    assert (summary.mean, summary.n, summary.notes) == (0.25, 1, "1 diverged")
 
 
 def test_notes_are_in_sweep_order_and_distinguish_pruned_runs(folder):
