@@ -78,6 +78,14 @@ def test_a_device_that_is_named_is_taken_unmeasured(device, composed, monkeypatc
     assert build.choose_device(composed(f"device={device}")).type == device
 
 
+def test_threads_and_deterministic_algorithms_are_those_of_the_settings(composed, tmp_path, monkeypatch):
+    told = {}
+    for name in ("set_num_threads", "use_deterministic_algorithms"):
+        monkeypatch.setattr(torch, name, lambda value, name=name: told.update({name: value}))
+    build.build_trainer(composed("device=cpu", "trainer.threads=2", "trainer.deterministic=true"), tmp_path, "")
+    assert told == {"set_num_threads": 2, "use_deterministic_algorithms": True}
+
+
 def test_measuring_an_update_leaves_no_trace(composed, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = torch.get_rng_state()

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src.config.paths import PROJECT
 from src.results.stored import warn
 from src.running.conclusion import conclude
-from src.running.lifecycle import death_in
+from src.running.lifecycle import clear, death_in
 from src.running.provenance import provenance
 from src.training import checkpoint
 from src.training.trainer import Trainer
@@ -246,6 +246,15 @@ def test_fresh_removes_only_what_runs_write(train_once, train, tiny):
     assert own.read_text() == "mine"
 
 
+def test_nothing_of_a_result_is_left_where_a_run_starts_over(tmp_path):
+    """Else a run that is killed before its end would be taken for the one before."""
+    checkpoint.save(tmp_path / "checkpoints", 3, {})
+    for name in ("result.json", "metrics.jsonl", "events.out.tfevents.1", "train.log", "checkpoints/my_notes.txt"):
+        (tmp_path / name).touch()
+    clear(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*")} == {"train.log", "checkpoints", "my_notes.txt"}
+
+
 def test_floors_that_cannot_be_drawn_do_not_fail_a_run(train, tiny):
     Path("outputs/runs").mkdir(parents=True)
     Path("outputs/runs/floors").touch()
@@ -352,6 +361,18 @@ def test_a_full_disk_ends_in_one_line_and_loses_nothing(train_once, train, tiny,
     assert result(only_run())["metrics"] == result(only_run("whole"))["metrics"]
 
 
+def test_a_result_that_cannot_be_written_is_a_failure(train_once, train, tiny, monkeypatch):
+    train_once(*tiny)
+    (only_run() / "result.json").unlink()
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("src.running.lifecycle.write_whole", full)
+    ended = train(*tiny)
+    assert (ended.status, ended.err) == (1, f"error: {only_run()}/result.json: No space left on device\n")
+
+
 def test_a_file_is_whole_or_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
     files.write_whole(path, b"old")
@@ -391,7 +412,7 @@ def test_debug_anomaly_looks_for_nans(train, tiny, monkeypatch):
 
 
 def test_debug_profile_says_where_the_time_goes(train, tiny):
-    ended = train(*tiny, "debug=profile", "trainer.profile_updates=3", "trainer.max_updates=15")
+    ended = train(*tiny, "debug=profile", "trainer.profile_updates=3", "trainer.max_updates=13")
     assert ended.status == 0
     assert "aten::" in ended.out
     assert (only_run("debug") / "trace.json").exists()

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from src.config.fingerprint import run_name
 from src.running import groups, together
-from src.running.groups import group, others_of_group
+from src.running.groups import group, others_of_group, write_group
 from src.running.together import _Runs
 from src.specs import Batch
 from src.training import checkpoint
@@ -210,11 +211,11 @@ def test_runs_that_differ_in_numbers_are_a_group(tiny):
     "override",
     [
         "model=lstm|gru", "model.fast_lr=0.0|0.5", "task.train_size=100|200", "trainer.batch_size=4|8",
-        "optimizer=adam|sgd", "trainer.overfit_one_batch=true|false",
+        "optimizer=adam|sgd", "trainer.overfit_one_batch=true|false", "task=copying trainer.norm_stabilizer=0.0|0.1",
     ],
 )  # fmt: skip
 def test_runs_that_differ_in_structure_are_not(override):
-    assert [len(names) for names in group(configs("run.together=20", "seed=0|1", override))] == [2, 2]
+    assert [len(names) for names in group(configs("run.together=20", "seed=0|1", *override.split()))] == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -259,6 +260,15 @@ def test_a_damaged_list_or_configuration_is_left_out(train, tiny, caplog):
     assert f"{others[0]}: its configuration is that of {first.name}" in caplog.text
     (first / "group.json").write_text('["../elsewhere"]')
     assert others_of_group(first) == {}
+
+
+def test_a_run_that_is_alone_from_now_on_takes_no_others_with_it(tmp_path, composed):
+    runs = {run_name(config): ([], config) for config in (composed("model=rnn", f"seed={seed}") for seed in (0, 1))}
+    first, second = runs
+    write_group(tmp_path, runs)
+    assert list(others_of_group(tmp_path / first)) == [tmp_path / second]
+    write_group(tmp_path, {first: runs[first]})
+    assert others_of_group(tmp_path / first) == {}
 
 
 def test_a_log_that_cannot_be_written_is_in_no_ones_way(tmp_path):
@@ -362,3 +372,15 @@ def test_a_program_of_several_runs_is_closed_at_its_end(runs, monkeypatch):
     begun.begin()
     assert not begun._train_stacked(list(begun.going.values()))  # since it cannot be called
     assert len(closed) == 1
+
+
+def test_the_seconds_of_the_runs_of_a_program_add_up_to_its_time(runs, monkeypatch):
+    begun, clock = runs("cpu"), iter([0.0, 12.0])
+    begun.begin()
+    trainers = list(begun.going.values())  # six times the same one
+    trainers[0].state.seconds, trainers[0].wait = 0.0, lambda: None
+    monkeypatch.setattr(Measured, "__call__", lambda stacked: None, raising=False)
+    monkeypatch.setattr(together, "Stacked", Measured)
+    monkeypatch.setattr(together, "time", SimpleNamespace(perf_counter=lambda: next(clock), monotonic=lambda: 0.0))
+    assert begun._train_stacked(trainers)
+    assert trainers[0].state.seconds == 12.0
