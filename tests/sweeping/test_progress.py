@@ -22,11 +22,12 @@ from src.utils import lifeline
 from src.utils.files import FolderInUseError, is_locked, locked, write_whole
 
 
-def write(folder, status, value):
+def write(folder, status, value, higher_is_better=False):
     folder.mkdir(exist_ok=True)
     metrics = {"val/error": value} if value is not None else {}
     result = {"status": status, "reason": "", "objective": "error", "metrics": metrics, "config": {}, "floors": {}}
     result |= dict.fromkeys(["updates", "selected_update", "seconds", "num_parameters", "state_size"], 1)
+    result |= {"higher_is_better": higher_is_better}
     write_whole(folder / RESULT, json.dumps(result).encode())
 
 
@@ -63,6 +64,15 @@ def test_the_line_counts_the_runs_of_the_folder(progress, tmp_path, clock):
     write(tmp_path / "e", "interrupted", None)
     assert progress.look()
     assert progress.line().startswith("3 of 8 done (1 diverged), 0 running, 1 failed, 4 left")
+
+
+def test_the_best_run_has_the_highest_objective_where_that_is_better(tmp_path, clock):
+    for name, value in (("a", 1.0), ("b", 3.0), ("c", 2.0)):
+        write(tmp_path / name, "finished", value, higher_is_better=True)
+    progress = SweepProgress(tmp_path, seconds_between_looks=60)
+    progress.expect("abc", [])
+    assert progress.line().endswith("; best val/error 3: b")
+    progress.end()
 
 
 def test_the_time_left_goes_by_all_runs_that_the_sweep_has_trained(progress, tmp_path, clock):

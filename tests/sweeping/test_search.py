@@ -25,8 +25,10 @@ from src.config.fingerprint import run_name
 from src.config.paths import JOURNAL, PROJECT
 from src.results.manifest import read_manifest
 from src.running.load import read_config
+from src.specs import Objective
 from src.sweeping.search import Options, proposal, search, split
 from src.sweeping.trial import NOTHING, Pruning, id_of, run_trial, storage_of, workers
+from src.tasks.associative_retrieval import AssociativeRetrieval
 from src.training.trainer import Trainer
 from src.utils import supervisor
 
@@ -356,6 +358,21 @@ def test_a_trial_with_another_objective_fails(look, monkeypatch):
     assert failed.user_attrs["reason"] == "its objective is mse, that of this search is error"
 
 
+def test_where_a_higher_objective_is_better_a_diverged_trial_is_the_worst(look, monkeypatch):
+    monkeypatch.setattr(AssociativeRetrieval, "objective", Objective("return", higher_is_better=True))
+    trials = iter([("finished", 1.0), ("diverged", math.nan), ("finished", 2.0)])
+
+    def made_up(*_):
+        status, objective = next(trials)
+        return NOTHING | {"status": status, "objective": objective}
+
+    monkeypatch.setattr("src.sweeping.search.run_trial", made_up)
+    look(LR, trials=3)
+    (study,) = studies()
+    assert [trial.value for trial in study.trials] == [1.0, -math.inf, 2.0]
+    assert study.best_value == 2.0
+
+
 def test_a_trial_whose_folder_is_locked_for_ever_or_holds_another_run_fails(look, composed, tiny, capsys):
     for width in (4, 8):
         folder = Path("outputs/s", run_name(composed("model=irnn", *tiny, f"model.hidden_size={width}")))
@@ -467,6 +484,13 @@ def test_searches_in_one_folder_are_compared(look, trained):
     assert [row["model"] for row in rows()] == ["irnn", "irnn", "rnn", "rnn"]
     selection = Path("outputs/s/summary.md").read_text().partition("## Runs")[0]
     assert [line.split(" | ")[0] for line in selection.splitlines() if line.startswith("| ")][2:] == ["| irnn", "| rnn"]
+
+
+def test_a_search_with_another_sampler_or_seed_is_another_one(look, monkeypatch):
+    monkeypatch.setattr("src.sweeping.search.run_trial", ended)
+    for options in ({}, {"seed": 1}, {"sampler": "tpe"}, {"seed": 1}):
+        look(LR, trials=1, **options)
+    assert [len(study.trials) for study in studies()] == [1, 1, 1]
 
 
 def test_what_another_search_in_the_folder_compares_is_not_searched(look):

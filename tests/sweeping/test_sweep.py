@@ -13,6 +13,7 @@ from statistics import fmean, stdev
 
 import pytest
 
+from src.config.errors import UserError
 from src.config.fingerprint import run_name
 from src.config.paths import PROJECT
 from src.results.manifest import read_manifest, write_manifest
@@ -305,6 +306,21 @@ def test_runs_that_have_ended_are_not_built_again_to_be_checked(train, tiny, mon
     assert train("-m", "seed=0,1", *tiny).status == 0
     monkeypatch.setattr("src.sweeping.sweep.check", None)
     assert train("-m", "seed=0,1", *tiny).status == 0
+
+
+@pytest.mark.parametrize(("fitting", "asked", "at_a_time"), [(3, 2, 2), (3, 8, 3)])
+def test_as_many_jobs_are_launched_at_a_time_as_fit_and_were_asked_for(
+    fitting, asked, at_a_time, train, tiny, monkeypatch
+):
+    def begin(folder, jobs, configs, settings, search, run, batch_size, *_):
+        raise UserError(f"{batch_size} at a time, of {threads[0]} threads")
+
+    threads = []
+    monkeypatch.setattr("src.running.sizes.num_cores", lambda: 2)
+    monkeypatch.setattr("src.sweeping.sweep.fit", lambda _, of_one: threads.append(of_one) or fitting)
+    monkeypatch.setattr("src.sweeping.sweep.Sweep", begin)
+    ended = train("-m", "trainer.threads=1,2", f"hydra.sweeper.max_batch_size={asked}", *tiny)
+    assert ended.err == f"error: {at_a_time} at a time, of 2 threads\n"
 
 
 def test_a_fixed_setting_of_a_group_that_varies_is_applied_to_each_run(train, tiny):
