@@ -5,6 +5,7 @@ import fcntl
 import json
 import logging
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -99,10 +100,24 @@ def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_pa
     (killed,) = tmp_path.glob(".*.tmp")
     parent = killed.name.replace(killed.suffixes[-2], f".{os.getppid()}")
     kept = {parent, f".file.elsewhere{killed.suffixes[-2]}.tmp", "file.tmp"}
-    for name in kept:
+    own = killed.name.replace(killed.suffixes[-2], f".{os.getpid()}")  # of an earlier process with the same number
+    for name in (*kept, own):
         (tmp_path / name).touch()
     write_manifest(tmp_path, SearchSettings(grid=[], repeated=[], columns=[], two_stage=False), {})
     assert {path.name for path in tmp_path.glob("*.tmp")} == kept
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_so_is_the_name(tmp_path, monkeypatch):
+    done, replace = [], os.replace
+
+    def synchronize(descriptor):
+        status = os.fstat(descriptor)
+        done.append("the folder" if stat.S_ISDIR(status.st_mode) else f"{status.st_size} bytes")
+
+    monkeypatch.setattr(os, "fsync", synchronize)
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("renamed") or replace(*names))
+    write_whole(tmp_path / "file", b"content")
+    assert done == ["7 bytes", "renamed", "the folder"]
 
 
 def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path):

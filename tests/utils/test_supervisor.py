@@ -82,8 +82,9 @@ def test_a_run_with_a_result_that_is_newer_than_its_lock_has_not_died(tmp_path, 
     os.utime(result, (1, 1))
     assert supervisor.death_in(tmp_path, "result.json").reason == "it died"
     os.utime(lock, (1, 1))
-    os.utime(result, (2, 2))
-    assert supervisor.death_in(tmp_path, "result.json") is None
+    for moment in (1, 2):  # they may have been written within one tick
+        os.utime(result, (moment, moment))
+        assert supervisor.death_in(tmp_path, "result.json") is None
     assert supervisor.held(tmp_path)
     lock.write_text("13")
     assert supervisor.held(tmp_path) is None
