@@ -368,7 +368,7 @@ def test_a_result_that_cannot_be_written_is_a_failure(train_once, train, tiny, m
     def full(path, content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr("src.running.lifecycle.write_whole", full)
+    monkeypatch.setattr("src.results.result.write_whole", full)
     ended = train(*tiny)
     assert (ended.status, ended.err) == (1, f"error: {only_run()}/result.json: No space left on device\n")
 
