@@ -175,7 +175,7 @@ def deltanet(core, x):
     def step(p, t, h, S):
         beta = core.max_beta * sigmoid(p.w["gates.weight"] @ x[t])[h]
         if core.feature_map == "dpfp":
-            q, k = (dpfp(a, 1) / (dpfp(a, 1).sum() + 1e-6) for a in (p.q[t, h], p.k[t, h]))
+            q, k = (dpfp(a) / (dpfp(a).sum() + 1e-6) for a in (p.q[t, h], p.k[t, h]))
             S = np.zeros((len(k), p.V)) if S.shape[0] != len(k) else S
         else:
             q, k = unit(p.q[t, h]), unit(p.k[t, h])
@@ -278,7 +278,7 @@ def rwkv7(core, x):
         (Mamba2, mamba2, {}),
         (GLA, gla, {"value_size": 4}),
         (DeltaNet, deltanet, {"max_beta": 2.0}),
-        (DeltaNet, deltanet, {"feature_map": "dpfp", "conv_size": 0}),
+        (DeltaNet, deltanet, {"feature_map": "dpfp", "dpfp_order": 2, "conv_size": 0}),
         (GatedDeltaNet, gated_deltanet, {"key_size": 2}),
         (KDA, kda, {"max_beta": 2.0}),
         (DeltaProduct, deltaproduct, {"num_householder": 3}),
@@ -460,6 +460,59 @@ def test_initial_decays():
     assert 0.05 < step.max() <= 0.1
     assert 0.2 < log_alpha.exp().min() < 0.5
     assert log_alpha.exp().max() > 0.99
+    assert 10 < (-1 / log_alpha).median() < 16
+    assert 1 <= paper.log_rate_H.exp().min() < paper.log_rate_H.exp().max() <= 16
+
+
+@pytest.mark.parametrize("cell", [Mamba2, GatedDeltaNet, KDA])
+def test_a_cell_starts_with_the_decays_that_were_asked_for(cell):
+    torch.manual_seed(0)
+    slow, paper = (cell(X, hidden_size=D, num_heads=H, decay_init=init).decay for init in ("slow", "paper"))
+    assert not slow.log_rate_H.any()
+    assert paper.log_rate_H.exp().min() > 1
+
+
+@pytest.mark.parametrize("cell", [DeltaNet, GatedDeltaNet, KDA, DeltaProduct])
+def test_without_an_input_the_strength_of_a_write_is_half_of_the_largest(cell):
+    core = make(cell, max_beta=1.5)
+    q, k, v = torch.randn(3, B, T, H, 3)
+    if cell is DeltaProduct:
+        k, v = (x.repeat(1, 1, 1, 2) for x in (k, v))
+    strength = core.terms(q, k, v, core.project(torch.zeros(B, T, X)).gates_G).strength
+    assert_close(strength, torch.full_like(strength, 0.75))
+
+
+def test_of_gla_a_half_is_left_at_the_start_after_as_many_steps_as_its_temperature():
+    core = GLA(X, hidden_size=D, num_heads=H, temperature=4.0, gate_rank=5)
+    q, k, v = torch.randn(3, B, T, H, 3)
+    log_decay = core.terms(q, k, v, core.project(torch.zeros(B, T, X)).gates_G).log_decay
+    assert_close((4 * log_decay).exp(), torch.full_like(log_decay, 0.5))
+    assert core.gates[0].out_features == 5
+
+
+def test_an_mlstm_starts_with_gates_that_do_not_see_the_input():
+    of_heads = MLSTM(X, hidden_size=160, num_heads=80).of_heads
+    assert not of_heads.weight.any()
+    forget, enter = of_heads.bias.chunk(2)
+    assert_close(forget.detach(), torch.linspace(3, 6, 80))
+    assert enter.std().item() == pytest.approx(0.1, rel=0.3)
+    assert enter.mean().item() == pytest.approx(0, abs=0.05)
+
+
+def test_rwkv7_starts_from_its_constants():
+    core = RWKV7(X, hidden_size=12, num_heads=H)
+    starts = {"shift_6X": 0.5, "erase_HK": 0.85, "write_HK": 1.0, "bonus_HK": 0.0, "rate.1.bias": 0.0}
+    for name, value in starts.items():
+        assert (core.get_parameter(name) == value).all(), name
+    decay_HK = (-math.exp(-0.5) * core.decay[2].bias.sigmoid()).exp().view(H, 6)
+    assert (decay_HK.diff(dim=1) < 0).all()
+    assert_close(decay_HK[:, [0, -1]].detach(), torch.tensor([0.9985, 0.8495]).expand(H, 2), rtol=0, atol=5e-5)
+
+
+def test_convolutions_start_as_those_of_torch_and_mamba2_with_its_values_added():
+    core = Mamba2(X, hidden_size=64, num_heads=H)
+    assert 0.45 < core.conv_CL.abs().max() <= 0.5
+    assert (core.skip_H == 1).all()
 
 
 def test_the_stabilizer_of_the_mlstm_does_not_change_its_outputs():

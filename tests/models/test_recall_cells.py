@@ -102,7 +102,7 @@ def softmax(x):
 
 @pytest.mark.parametrize("recurrent", [True, False])
 def test_a_recurrent_delta_net_is_its_equations_and_without_r_a_delta_net_with_softmax(recurrent):
-    core = random_cell("recurrent_deltanet", max_beta=2.0)
+    core = random_cell("recurrent_deltanet", max_beta=1.5)
     core.recurrent_HVR.data.mul_(recurrent)
     q, k, v, gates = random_parts(H)
     R = core.recurrent_HVR.detach().numpy()
@@ -115,12 +115,12 @@ def test_a_recurrent_delta_net_is_its_equations_and_without_r_a_delta_net_with_s
                 query = softmax(q[b, t, head].numpy() + added[:K])
                 key = softmax(k[b, t, head].numpy() + added[K : 2 * K])
                 value = v[b, t, head].numpy() + added[2 * K : 3 * K]
-                beta = 2 * sigmoid(gates[b, t, head].numpy() + added[3 * K])
+                beta = 1.5 * sigmoid(gates[b, t, head].numpy() + added[3 * K])
                 S = S + beta * np.outer(key, value - S.T @ key)
                 o = S.T @ query
                 np.testing.assert_allclose(o_BTHK[b, t, head].detach(), o, atol=1e-12)
     if not recurrent:
-        beta, q, k = 2 * gates.sigmoid()[..., None], q.softmax(-1), k.softmax(-1)
+        beta, q, k = 1.5 * gates.sigmoid()[..., None], q.softmax(-1), k.softmax(-1)
         delta_BTHK, _ = scan(Terms(q, beta * k, v, erase=k), torch.zeros(B, H, K, K))
         assert_close(o_BTHK, delta_BTHK, rtol=0, atol=1e-12)
 
@@ -158,14 +158,15 @@ def inner_loss(core, head, S, b, k, v):
 @pytest.mark.parametrize("loss", ["normalized", "plain"])
 @pytest.mark.parametrize("form", ["recall_each", "recall_all"])
 def test_ttt_descends_the_gradient_that_autograd_finds(loss, form):
-    core = random_cell("ttt_linear", loss=loss)
+    core = random_cell("ttt_linear", loss=loss, fast_lr=2.0)
+    core.added_n.data.copy_(torch.tensor([0.3, -0.7, 0.1]))
     q, k, v, gates = random_parts(H)
     empty = core.empty(B)
     if form == "recall_each":
         o_BTHK, memory = core.recall_each(q, k, v, gates, empty)
     else:
         o_BTHK, memory = core.recall_all(q, k, v, gates, empty, None, is_empty=True)
-    rates_BTH1, scales = core.rates(gates), core.scales()
+    rates_BTH1, scales = 2.0 / K * gates.sigmoid()[..., None], [1.3, 0.0, 1 / 3 + 0.1]
     derivative = torch.func.grad(inner_loss, argnums=(2, 3))
     for b in range(B):
         for head in range(H):
@@ -213,7 +214,7 @@ def test_ttt_goes_on_from_rows_at_different_places_of_a_mini_batch():
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 32])
 def test_titans_descend_the_gradient_that_autograd_finds_with_momentum_and_decay(chunk_size):
-    core = random_cell("titans", chunk_size=chunk_size)
+    core = random_cell("titans", chunk_size=chunk_size, max_rate=1.5)
     q, k, v, gates = random_parts(3 * H)
     memory = map_state(torch.randn_like, core.empty(B))
     o_BTHK, end = core.recall_all(q, k, v, gates, memory, None, is_empty=False)
@@ -224,7 +225,7 @@ def test_titans_descend_the_gradient_that_autograd_finds_with_momentum_and_decay
         for head in range(H):
             S, M = memory.S_BHKV[b, head], memory.M_BHKV[b, head]
             for t in range(T):
-                M = momentum[b, t, head] * M - rate[b, t, head] * derivative(S, k[b, t, head], v[b, t, head])
+                M = momentum[b, t, head] * M - 1.5 * rate[b, t, head] * derivative(S, k[b, t, head], v[b, t, head])
                 S = (1 - forgotten[b, t, head]) * S + M
                 assert_close(o_BTHK[b, t, head], q[b, t, head] @ S, rtol=0, atol=1e-12)
             assert_close((end.S_BHKV[b, head], end.M_BHKV[b, head]), (S, M), rtol=0, atol=1e-12)
@@ -251,12 +252,14 @@ def test_titans_without_momentum_and_decay_are_a_delta_net():
 
 
 def test_a_mesa_layer_is_ridge_regression_weighted_by_strength_and_age():
-    core = random_cell("mesanet")
+    core = random_cell("mesanet", min_ridge=0.2)
     q, k, v, gates = random_parts(2 * H)
     o_BTHK, _ = core.recall_all(q, k, v, gates, core.empty(B), None, is_empty=True)
-    beta_BTH1, log_decay_BTH1 = core.weights(gates)
+    strength, forgotten = gates[..., None].split(H, dim=2)
+    beta_BTH1 = strength.sigmoid()
+    log_decay_BTH1 = -core.decay.log_rate_H.exp()[:, None] * functional.softplus(forgotten + core.decay.bias_HG)
     q, k = (x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt() for x in (q, k))
-    ridge_HK = 0.01 + functional.softplus(core.ridge_HK)
+    ridge_HK = 0.2 + functional.softplus(core.ridge_HK)
     for t in range(T):
         ages = log_decay_BTH1[:, 1 : t + 1].flip(1).cumsum(1).flip(1)
         weights = beta_BTH1[:, : t + 1] * torch.cat([ages, torch.zeros(B, 1, H, 1)], dim=1).exp()
@@ -311,6 +314,21 @@ def test_the_memory_of_ttt_is_what_the_last_step_reads(loss):
         c_B11 = core.scales()[state.position_B - 1][:, None, None]
         b_BHK = state.b_BHK - c_B11 * state.sum_b_BHK
         assert_close(torch.einsum("bhk,bhkv->bhv", q_BHK, S_BHKK) + b_BHK, z_BHK, rtol=0, atol=1e-12)
+
+
+def test_memories_start_as_they_say():
+    recurrent = RecurrentDeltaNet(X, hidden_size=80, num_heads=H)
+    assert recurrent.recurrent_HVR.std().item() == pytest.approx(40**-0.5, rel=0.05)
+    start_HRK = SRWM(X, hidden_size=80, num_heads=H, rate_bias=-3.0).start_HRK
+    for rows, mean in ((start_HRK[:, :120], 0.0), (start_HRK[:, 120:], -3.0)):
+        assert rows.mean().item() == pytest.approx(mean, abs=0.05)
+        assert rows.std().item() == pytest.approx(40**-0.5, rel=0.1)
+    ttt = TTTLinear(X, hidden_size=80, num_heads=H, mini_batch=4)
+    assert ttt.start_HKV.std().item() == pytest.approx(0.02, rel=0.05)
+    assert_close(ttt.scales().detach(), torch.tensor([1, 1 / 2, 1 / 3, 1 / 4]))
+    assert_close(Titans(X, hidden_size=D, num_heads=H).gates.bias.detach(), torch.tensor([0.0, 0, 0, 0, -4, -6]))
+    zeros, ones = torch.zeros(H, K, K), torch.ones(H, K)
+    assert_close(MesaNet(X, hidden_size=D, num_heads=H, min_ridge=0.5).solve(zeros, ones), ones / 1.5)
 
 
 def test_softmax_and_layer_norm_of_one_feature_are_errors():
