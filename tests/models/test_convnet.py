@@ -26,3 +26,11 @@ def test_filters_on_glimpses_are_convolutions_of_the_image_and_of_its_half():
     y_BH, _ = core(core.project(glimpses(images_NSS)), return_sequence=False)
     assert position == 24
     assert_close(y_BH, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_weights_start_uniform_by_what_they_are_summed_over_and_biases_from_zero():
+    core = ConvNet(49, hidden_size=25, num_patches=4)
+    assert 0.19 < core.input.weight.abs().max() <= 0.2
+    assert 0.099 < core.U_NHH.abs().max() <= 0.1
+    assert not core.input.bias.any()
+    assert not core.c_H.any()

@@ -92,3 +92,10 @@ def test_attention_is_what_the_last_step_reads():
     read_BH = torch.einsum("bij,bj->bi", core.memory(p_BTH), torch.relu(p_BTH[:, -1]))
     assert_close(torch.einsum("bt,bth->bh", attention_Bt, y_BTH[:, :-1]), read_BH, rtol=1e-10, atol=1e-10)
     assert not core.attention(p_BTH[:, :9]).any()
+
+
+def test_weights_start_as_those_of_fast_weights():
+    core = FastWeightsMultilevel(50, hidden_size=25, recurrent_scale=0.3)
+    for layer in (core.recurrent, core.integration):
+        assert_close(layer.weight.detach(), 0.3 * torch.eye(25), rtol=0, atol=0)
+    assert 0.19 < core.input.weight.abs().max() <= 0.2

@@ -71,3 +71,9 @@ def test_a_layer_norm_of_one_unit_is_an_error():
 
 def test_the_size_of_the_state_counts_the_states_that_are_kept():
     assert FastWeightsSoftmax(X, hidden_size=H, context=10).state_size == H + 10 * H + 1
+
+
+def test_weights_start_as_those_of_fast_weights():
+    core = FastWeightsSoftmax(50, hidden_size=25, recurrent_scale=0.3)
+    assert_close(core.recurrent.weight.detach(), 0.3 * torch.eye(25), rtol=0, atol=0)
+    assert 0.19 < core.input.weight.abs().max() <= 0.2

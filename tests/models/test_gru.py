@@ -70,6 +70,12 @@ def test_only_the_gates_start_with_a_bias():
     assert not GRU(X, hidden_size=H, gate_bias=0.0).input.bias.any()
 
 
+def test_weights_start_uniform_by_the_hidden_size():
+    core = GRU(50, hidden_size=25)
+    for layer in (core.input, core.recurrent_gates, core.recurrent_candidate):
+        assert 0.19 < layer.weight.abs().max() <= 0.2
+
+
 def test_number_of_parameters_has_one_bias_per_gate():
     assert sum(parameter.numel() for parameter in GRU(X, hidden_size=H).parameters()) == 3 * (H * (H + X) + H)
 

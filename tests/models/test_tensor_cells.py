@@ -79,6 +79,15 @@ def integrator(core, h, x):
     return relu(h + written - erased)
 
 
+def integrator_with(norm):
+    def step(core, h, x):
+        erased = bilinear(core.term, h, x)
+        erased = relu(normalized(erased, core.before)) if norm == "before" else normalized(relu(erased), core.after)
+        return relu(h + relu(affine(core.input, x)) - erased)
+
+    return step
+
+
 def residual(core, h, x):
     inner = relu(normalized(bilinear(core.term, h, x), core.inner_norm))
     return h + normalized(value(core.recurrent.weight) @ inner + value(core.bias_H), core.norm)
@@ -105,10 +114,10 @@ def gated(f):
     return step
 
 
-def added(norm_before=None, norm_after=None):
+def added(f=relu, norm_before=None, norm_after=None):
     def step(core, h, x):
         z = bilinear(core.term, h, x)
-        z = relu(normalized(z, core.before)) if norm_before else relu(z)
+        z = f(normalized(z, core.before)) if norm_before else f(z)
         return h + (normalized(z, core.after) if norm_after else z)
 
     return step
@@ -129,13 +138,14 @@ CELLS = {
     "tt_rnn": (TTRNN, {"rank": R}, tensor_rnn(np.tanh), R * H + R * R * H + R * X + SEPARATE),
     "tucker_rnn": (TuckerRNN, {"rank": R}, tensor_rnn(np.tanh), CP_NONE + R**3 + SEPARATE),
     "sparse_rnn": (SparseRNN, {}, tensor_rnn(np.tanh), H**2 + X + SEPARATE),
-    "sparse_rnn_combined": (SparseRNN, {"linear": "combined"}, tensor_rnn(np.tanh), H**2 + X),
+    "sparse_rnn_combined": (SparseRNN, {"linear": "combined", "num_entries": 10}, tensor_rnn(np.tanh), 10),
     "bilinear": (Bilinear, {"rank": R, "scale": 1.5}, lambda core, h, x: 1.5 * bilinear(core.term, h, x), CP_NONE),
     "mrnn": (MRNN, {"rank": R}, tensor_rnn(np.tanh), CP_NONE + H * X + H),
     "mi_rnn": (MIRNN, {}, integrated, H**2 + H * X + 4 * H),
     "mi_rnn_plain": (MIRNN, {"plain": True, "nonlinearity": "relu"}, integrated, H**2 + H * X + H),
     "typed_rnn": (TypedRNN, {"gate_bias": 0.5}, typed, 2 * H * X + H),
     "cp_additive": (CPAdditive, {"rank": R}, added(), CP_NONE + H * X + H),
+    "cp_additive_tanh": (CPAdditive, {"rank": R, "nonlinearity": "tanh"}, added(np.tanh), CP_NONE + H * X + H),
     "cp_additive_before": (
         CPAdditive, {"rank": R, "layer_norm": "before"}, added(norm_before=True), CP_NONE + H * X + 3 * H
     ),
@@ -145,11 +155,20 @@ CELLS = {
     "cp_delta": (CPDelta, {"rank": R}, delta, 2 * CP_COMBINED),
     "add_subtract": (CPAddSubtract, {"rank": R}, delta, 2 * (CP_NONE + H * X + H)),
     "cp_integrator": (CPIntegrator, {"rank": R}, integrator, CP_NONE + H * X + H),
+    "cp_integrator_before": (
+        CPIntegrator, {"rank": R, "layer_norm": "before"}, integrator_with("before"), CP_NONE + H * X + 3 * H
+    ),
+    "cp_integrator_after": (
+        CPIntegrator, {"rank": R, "layer_norm": "after"}, integrator_with("after"), CP_NONE + H * X + 3 * H
+    ),
     "lossy_integrator": (
         CPLossyIntegrator, {"rank": R}, integrator, CP_COMBINED + H * X + H + 2 * H**2 + H
     ),
     "cp_residual": (CPResidual, {"rank": R}, residual, CP_NONE + H**2 + 4 * H),
     "cp_gate": (CPGate, {"rank": R, "gate_bias": 1.0}, gated(relu), CP_NONE + SEPARATE + H * X + H),
+    "cp_gate_weight_norm": (
+        CPGate, {"rank": R, "weight_norm": True}, gated(relu), CP_NONE + R + SEPARATE + H * X + H
+    ),
     "cp_gate_combined": (
         CPGate, {"rank": R, "linear": "combined", "nonlinearity": "linear"}, gated(linear), CP_COMBINED + H * X + H
     ),
@@ -239,6 +258,66 @@ def test_networks_that_add_to_the_state_start_with_factors_of_a_bounded_norm(cel
     maps = [module for module in cell(X, hidden_size=H).modules() if isinstance(module, CP)]
     for factor in (factor for cp in maps for factor in cp.parameters()):
         assert float(torch.linalg.svdvals(factor.detach())[0]) == pytest.approx(norm)
+
+
+@pytest.mark.parametrize(
+    ("cell", "layer", "start"),
+    [
+        (TensorRNN, "term.state", "identity"),
+        (CPRNN, "term.state", "identity"),
+        (CPRNN, "term.input", 1.0),
+        (TTRNN, "term.state", 1.2),
+        (TTRNN, "term.input", 1.2),
+        (MIRNN, "recurrent", "orthogonal"),
+        (MIRNN, "input", 1.0),
+        (TypedRNN, "gate", 1.0),
+        (TypedRNN, "candidate", 1.0),
+        (CPGate, "gate.state", "orthogonal"),
+        (CPGate, "gate.input", 1.0),
+        (CPGate, "candidate", 1.0),
+        (CPIntegrator, "input", 1.0),
+        (CPLossyIntegrator, "input", 1.0),
+        (CPLossyIntegrator, "write", "orthogonal"),
+        (CPLossyIntegrator, "recurrent_erase", "orthogonal"),
+        (CPResidual, "recurrent", "orthogonal"),
+    ],
+)
+def test_a_matrix_starts_as_the_identity_orthogonal_or_uniform_by_its_number_of_inputs(cell, layer, start):
+    """Uniform up to a multiple of √(3/n)."""
+    weight = cell(30, hidden_size=20).get_submodule(layer).weight.detach()
+    if start == "identity":
+        assert torch.equal(weight, torch.eye(20))
+    elif start == "orthogonal":
+        assert_close(weight @ weight.t(), torch.eye(20), rtol=0, atol=1e-12)
+        assert (weight.abs() < 0.99).all()
+    else:
+        assert 0.95 < weight.abs().max() / (start * (3 / weight.shape[1]) ** 0.5) <= 1
+
+
+def test_a_gate_bias_is_what_a_gate_without_inputs_and_states_is_made_of():
+    x_BX, kept = torch.zeros(1, X), sigmoid(1.5)
+    typed_rnn, gate = TypedRNN(X, hidden_size=H, gate_bias=1.5), CPGate(X, hidden_size=H, gate_bias=1.5)
+    assert_close(typed_rnn.step(typed_rnn.project(x_BX), torch.ones(1, H))[0], torch.full((1, H), kept))
+    nn.init.ones_(gate.candidate.bias)
+    assert_close(gate.step(gate.project(x_BX), torch.zeros(1, H))[0], torch.full((1, H), 1 - kept))
+
+
+@pytest.mark.parametrize("cell", [CPRNN, CPGate, TGU])
+def test_factors_start_as_in_the_authors_program_if_asked_for(cell):
+    """Uniform up to √(3/R)."""
+    maps = [module for module in cell(30, hidden_size=20, rank=12, init="mathews2016").modules() if type(module) is CP]
+    assert len(maps) == (2 if cell is TGU else 1)
+    for factor in (factor for cp in maps for factor in cp.parameters()):
+        assert 0.45 < factor.abs().max() <= 0.5
+
+
+def test_factors_of_the_add_subtract_network_have_a_norm_of_one():
+    core, h_BH, x_BX = CPAddSubtract(X, hidden_size=H, rank=R), torch.randn(50, H), torch.randn(50, X)
+    for term in (core.added, core.subtracted):
+        before_BH = term.map(h_BH, x_BX)
+        assert (before_BH.norm(dim=1) <= h_BH.norm(dim=1) * x_BX.norm(dim=1)).all()
+        factors = [factor.detach() / factor.detach().norm() for factor in term.map.parameters()]
+        assert_close(term.map.full(), torch.einsum("ri,rj,rk->ijk", *factors), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("form", ["separate", "combined"])
