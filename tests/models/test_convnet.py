@@ -23,6 +23,7 @@ def test_filters_on_glimpses_are_convolutions_of_the_image_and_of_its_half():
                 maps.append(place @ core.U_NHH[position].t())
                 position += 1
     expected = torch.relu(sum(maps) + core.c_H)
+    assert core.flops(24) == 6 * 24 * 5 * 5
     y_BH, _ = core(core.project(glimpses(images_NSS)), return_sequence=False)
     assert position == 24
     assert_close(y_BH, expected, rtol=1e-10, atol=1e-10)

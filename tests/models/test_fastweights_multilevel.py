@@ -99,3 +99,9 @@ def test_weights_start_as_those_of_fast_weights():
     for layer in (core.recurrent, core.integration):
         assert_close(layer.weight.detach(), 0.3 * torch.eye(25), rtol=0, atol=0)
     assert 0.19 < core.input.weight.abs().max() <= 0.2
+
+
+@pytest.mark.parametrize(("wipe", "matrices"), [(True, 21 - 4), (False, 21)])
+def test_operations_are_those_of_matrices_and_of_stored_states_that_are_read(wipe, matrices):
+    """Of 22 steps three integrate what one, two and three quadrants stored; four are followed by a wipe."""
+    assert random_core(wipe=wipe).flops(22) == 6 * (matrices * H * H + 2 * (1 + 2 + 3) * H)

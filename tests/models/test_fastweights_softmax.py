@@ -69,6 +69,11 @@ def test_a_layer_norm_of_one_unit_is_an_error():
     FastWeightsSoftmax(X, hidden_size=1, num_inner_steps=0)
 
 
+def test_operations_are_those_of_the_recurrent_matrix_and_of_two_products_with_each_state_that_is_read():
+    core = FastWeightsSoftmax(X, hidden_size=H, context=3, num_inner_steps=2)
+    assert core.flops(6) == 6 * (5 * H * H + 2 * 2 * (0 + 1 + 2 + 3 + 3 + 3) * H)
+
+
 def test_the_size_of_the_state_counts_the_states_that_are_kept():
     assert FastWeightsSoftmax(X, hidden_size=H, context=10).state_size == H + 10 * H + 1
 

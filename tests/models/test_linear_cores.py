@@ -451,6 +451,15 @@ def test_the_state_size_counts_all_that_is_carried(cell, settings, size):
     assert sum(tensor.numel() for tensor in state_tensors(state)) == size
 
 
+@pytest.mark.parametrize(
+    ("cell", "products"),
+    [(RetNet, 2), (Mamba2, 2), (GLA, 2), (DeltaNet, 3), (GatedDeltaNet, 3), (KDA, 3), (DeltaProduct, 5), (RWKV7, 4)],
+)
+def test_operations_are_those_of_reading_writing_and_erasing(cell, products):
+    core = cell(X, hidden_size=D, num_heads=H, key_size=4, value_size=5)
+    assert core.flops(10) == 6 * 10 * H * (4 * 5) * products
+
+
 def test_initial_decays():
     slow, paper = Decay(4, 3, "slow"), Decay(1000, 1, "paper")
     alpha = slow(torch.zeros(4, 3))[0].exp()

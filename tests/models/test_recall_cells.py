@@ -96,6 +96,16 @@ def test_the_size_of_the_state_counts_all_that_is_carried(cls, settings, size):
         assert core.state_size == size + 3 * core.conv_CL.shape[0]
 
 
+def test_operations_are_those_of_all_products_with_what_is_carried():
+    sizes = {"hidden_size": D, "num_heads": H, "key_size": 4}
+    rank_1, solution = 4 * 5, 4**3 // 3
+    assert Titans(X, value_size=5, **sizes).flops(10) == 6 * 10 * H * 3 * rank_1
+    assert TTTLinear(X, **sizes).flops(10) == 6 * 10 * H * 4 * 4**2
+    assert SRWM(X, **sizes).flops(10) == 6 * 10 * H * 3 * 16 * 4
+    assert MesaNet(X, value_size=5, **sizes).flops(10) == 6 * 10 * H * (2 * rank_1 + 4**2 + solution)
+    assert Attention(X, value_size=5, window=3, **sizes).flops(10) == 6 * (1 + 2 + 8 * 3) * H * (4 + 5)
+
+
 def softmax(x):
     return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
 
