@@ -216,6 +216,12 @@ def test_every_choice_works_and_has_floors_worst_first(file):
         for description, floor in task.floors.items():
             assert floor, (change, description)
             assert set(floor) <= set(metrics), (change, description)
+        chance = task.floors.get("chance", {})
+        if "nll" in chance:
+            nll = task.criterion(torch.zeros_like(output.prediction), batch)
+            assert chance["nll"] == pytest.approx(float(nll), rel=1e-5), change
+        if "error" in chance and task.output_spec.kind == "class":
+            assert chance["error"] == pytest.approx(1 - 1 / task.output_spec.size), change
         metric, sign = task.objective.metric, -1 if task.objective.higher_is_better else 1
         values = [sign * floor[metric] for floor in task.floors.values() if metric in floor]
         assert all(worse >= better - 1e-9 for worse, better in itertools.pairwise(values)), (change, values)
