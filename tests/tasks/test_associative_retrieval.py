@@ -31,6 +31,12 @@ def test_the_target_is_the_digit_next_to_the_letter_asked_for(num_pairs, replace
     assert asked_places == set(range(num_pairs))
 
 
+def test_every_pair_is_asked_for_equally_often():
+    inputs = make().batch("train", 0, 10_000).inputs
+    share = (inputs[:, :8:2] == inputs[:, -1:]).double().mean(0)
+    assert share.tolist() == pytest.approx([0.25] * 4, abs=0.02)
+
+
 @pytest.mark.parametrize("train_size", [None, 1000])
 def test_a_curriculum_begins_with_the_first_pairs_of_the_same_sequences(train_size):
     whole = make(num_pairs=13, train_size=train_size)
@@ -45,6 +51,8 @@ def test_a_curriculum_begins_with_the_first_pairs_of_the_same_sequences(train_si
         places = (letters == batch.inputs[:, -1:]).int()
         assert (places.sum(1) == 1).all()
         assert places.any(0).all()
+        of_whole = (complete.inputs[:, :26:2] == complete.inputs[:, -1:]).int().argmax(1)
+        assert places.argmax(1).equal(of_whole * num_pairs // 13)  # in the same proportion
         assert digits[places.bool()].sub(len(LETTERS)).equal(batch.targets)
     assert lengths == [1, 2, 7, 12, 13, 13]
     assert task.batch("train", 24, 200).inputs.equal(whole.batch("train", 24, 200).inputs)

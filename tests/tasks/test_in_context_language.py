@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.testing import assert_close
 
 from src.specs import Output
 from src.tasks.in_context_language import InContextLanguage, following
@@ -29,11 +30,33 @@ def test_strings_follow_an_automaton_and_the_targets_are_its_legal_symbols():
 
 def test_automata_have_the_degrees_and_states_that_were_asked_for():
     task = InContextLanguage(0, num_states=4, max_edges=2)
-    legal_NSV, next_NSV = task._automata(500, torch.Generator().manual_seed(0))
-    assert set(legal_NSV.sum(2).unique().tolist()) == {1, 2}
+    legal_NSV, next_NSV = task._automata(3000, torch.Generator().manual_seed(0))
+    assert_close(legal_NSV.sum(2).flatten().bincount() / 12_000, torch.tensor([0, 0.5, 0.5]), rtol=0, atol=0.02)
+    assert_close(legal_NSV.float().mean((0, 1)), torch.full((6,), 1.5 / 6), rtol=0, atol=0.02)
     assert (next_NSV != torch.arange(4)[:, None]).all()
     largest = next_NSV.flatten(1).amax(1)
-    assert set(largest.tolist()) == {1, 2, 3}
+    assert_close(largest.bincount() / 3000, torch.tensor([0, 1, 1, 1]) / 3, rtol=0, atol=0.03)
+
+
+def test_lengths_of_strings_and_their_symbols_are_equally_likely():
+    """Of the first string of every sequence, and of its first symbol among those that are legal."""
+    task = InContextLanguage(0, num_symbols=4, max_edges=2, max_string_length=5, sequence_length=12)
+    batch = task.generate(6000, torch.Generator().manual_seed(0))
+    lengths_N = (batch.inputs[:, 1:] == 4).int().argmax(1)
+    assert_close(lengths_N.bincount() / 6000, torch.tensor([0, 1, 1, 1, 1, 1]) / 5, rtol=0, atol=0.02)
+    two_N = batch.targets[:, 0].sum(1) == 2
+    is_first_N = batch.targets[two_N, 0].argmax(1) == batch.inputs[two_N, 1]
+    assert is_first_N.float().mean().item() == pytest.approx(0.5, abs=0.03)
+
+
+def test_early_and_late_errors_are_those_of_the_first_and_the_last_quarter():
+    task = InContextLanguage(0)
+    batch = task.batch("test", 0, 20)
+    for wrong, early, late in ((slice(14), 1, 0), (slice(-14, None), 0, 1), (slice(14, -14), 0, 0)):
+        prediction = batch.targets.clone()
+        prediction[:, wrong] *= -1
+        metrics = averages(task.metrics(Output(prediction, torch.empty(0), None), batch))
+        assert (metrics["early_error"], metrics["late_error"]) == (early, late)
 
 
 def test_floors_are_those_of_hand_made_predictors():

@@ -11,7 +11,7 @@ def test_the_answer_is_the_last_value_of_the_key(setting, num_pairs):
     task = KeyValue(0, setting=setting, num_keys=9)
     batch = task.batch("train", 0, 200)
     assert batch.inputs.shape == (200, num_pairs + 1, 18)
-    repeated = 0
+    repeated, pairs = 0, set()
     for row, target in zip(batch.inputs, batch.targets, strict=True):
         keys, values = row[:-1, :9].argmax(1).tolist(), row[:-1, 9:].argmax(1).tolist()
         assert row[:-1].sum() == 2 * num_pairs
@@ -20,7 +20,10 @@ def test_the_answer_is_the_last_value_of_the_key(setting, num_pairs):
         assert target.tolist() == [float(i == memory[int(row[-1].argmax())]) for i in range(9)]
         repeated += len(memory) < num_pairs
         assert setting == "overwriting" or sorted(keys) == sorted(values) == list(range(9))
+        pairs |= set(zip(range(num_pairs), keys, values, strict=True))
     assert repeated == (200 if setting == "overwriting" else 0)
+    assert all({pair[i] for pair in pairs if pair[0] == 0} == set(range(9)) for i in (1, 2))
+    assert len({pair[1:] for pair in pairs}) == 9 * 9  # every key comes with every value
 
 
 def test_frequent_keys_are_asked_for_more_often():

@@ -40,6 +40,8 @@ def test_every_key_comes_again_once_where_its_last_value_is_due(variant, num_pas
         if variant == "compositional":
             assert all(len({key[half] for key in memory}) == 4 for half in (0, 1))
             assert all(1 <= key[0] <= 64 < key[1] <= 128 for key in memory)
+    fillers = batch.inputs[:, num_writes * (length + 1) :][~batch.mask[:, num_writes * (length + 1) :]]
+    assert not random_fillers or (fillers.min(), fillers.max()) == (0, task.input_spec.size - 1)
 
 
 def test_slots_are_drawn_one_after_the_other_without_replacement():

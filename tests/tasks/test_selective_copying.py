@@ -37,6 +37,11 @@ def longest_gaps(gaps):
 def test_gaps_differ_more_and_more():
     inserted, uniform, irregular = (longest_gaps(gaps) for gaps in ("inserted", "uniform", "irregular"))
     assert 13.5 < inserted < uniform - 5 < irregular - 20
+    simulated, random = [], np.random.default_rng(0)
+    for z in random.standard_normal((1000, 8)):
+        gaps = random.multinomial(100, np.exp(2 * z) / np.exp(2 * z).sum())
+        simulated.append(1 + gaps[1:].max())  # the first gap is not between two symbols
+    assert float(irregular) == pytest.approx(np.mean(simulated), rel=0.05)
 
 
 def test_all_places_are_equally_likely():

@@ -28,6 +28,8 @@ def test_every_key_is_asked_for_once_and_the_answer_is_its_last_value(num_passes
     keys_NT = torch.cdist(batch.inputs[..., :32], task.keys_VD[None]).argmin(2).tolist()
     values_NT = torch.cdist(batch.inputs[..., 32:], task.values_VE[None]).argmin(2).tolist()
     assert batch.inputs[:, num_writes:, 32:].abs().max() == 0
+    is_oldest_NK = (batch.inputs[:, num_writes:, :32] == batch.inputs[:, :1, :32]).all(-1)
+    assert is_oldest_NK.any(0).all()  # the order of the queries is another one
     for keys, values, targets in zip(keys_NT, values_NT, batch.targets.tolist(), strict=True):
         memory = {}
         for t in range(num_writes):

@@ -15,8 +15,12 @@ def test_a_block_is_there_if_and_only_if_the_label_says_so(variable, ones):
     batch = task.batch("train", 0, 500)
     lengths = [20] * 500 if batch.lengths is None else batch.lengths.tolist()
     assert set(batch.inputs.unique().tolist()) == {-1.0, 1.0}
+    without = set()
     for bits, length, target in zip(batch.inputs[..., 0].tolist(), lengths, batch.targets.tolist(), strict=True):
-        assert (longest_run(bits[:length]) >= 4) == bool(target)
+        longest = longest_run(bits[:length])
+        assert (longest >= 4) == bool(target)
+        without |= set() if target else {longest}
+    assert max(without) == 3
     assert batch.targets.float().mean() == pytest.approx(0.5, abs=0.1)
     assert (set(lengths) == set(range(10, 21))) == variable
 
@@ -32,9 +36,18 @@ def test_a_saw_tooth_is_there_if_and_only_if_the_label_says_so_at_any_place(vari
     starts = found.float().argmax(1)[batch.targets == 1]
     assert (starts + 5 <= lengths[batch.targets == 1]).all()
     assert set(starts.tolist()) == set(range(8))
+    assert variable or starts.bincount().min() > 0.8 * len(starts) / 8
+    assert batch.targets.double().mean() == pytest.approx(0.5, abs=0.03)
     noise = batch.inputs[batch.targets == 0]
     assert noise.mean() == pytest.approx(0, abs=0.1)
     assert noise.std() == pytest.approx(2, rel=0.05)
+
+
+@pytest.mark.parametrize("ones", [0.3, 0.6])
+def test_bits_are_ones_as_often_as_asked_for(ones):
+    """In sequences that are too short for runs by chance."""
+    batch = Template(0, variant="block", sequence_length=30, template_length=28, ones=ones).batch("train", 0, 1000)
+    assert float((batch.inputs[batch.targets == 0] > 0).float().mean()) == pytest.approx(ones, abs=0.02)
 
 
 def test_a_template_longer_than_the_shortest_sequence_is_refused():
