@@ -3,6 +3,7 @@
 Shapes: B environments, N rows and columns of the screen, T actions.
 """
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from src.ops.inputs import Inputs
 from src.specs import Batch, Output
 from src.tasks.catch import ACTIONS, Catch
+from tests.tasks.averages import averages
 
 SIZES = [(16, 3), (24, 5)]
 each_size = pytest.mark.parametrize(("size", "visible"), SIZES)
@@ -72,7 +74,12 @@ def test_chance_is_four_in_n_above_minus_one(size, visible):
     chance = returns(task, at_random, every_start(task)).mean().item()
     assert chance == pytest.approx(-1 + 4 / size)
     assert task.floors["ignores the ball"]["return"] == pytest.approx(chance)
-    drawn = returns(task, at_random, task.batch("train", 0, 2000)).mean().item()
+    balls, paddles = task.batch("train", 0, 2000).inputs.unbind(1)
+    assert (set(balls.tolist()), set(paddles.tolist())) == (set(range(size)), set(range(size - 1)))
+    step = task.loss(Player(at_random, size), task.batch("train", 0, 2000))
+    drawn = step.played.rewards.sum(1).mean().item()
+    found = averages(task.metrics(step.output, step.played))
+    assert found == pytest.approx({"return": drawn, "entropy": math.log(3)})
     assert drawn == pytest.approx(chance, abs=4 * 0.66 / 2000**0.5)  # four standard errors; the same draws every time
 
 

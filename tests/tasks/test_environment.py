@@ -56,7 +56,7 @@ def in_float64(task):
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("visible", [1, 3, 5])
 def test_losses_actions_and_all_gradients_are_those_of_the_plain_loop(core, visible):
-    task = in_float64(Catch(0, size=6, visible_frames=visible, discount=0.9, entropy_weight=0.3))
+    task = in_float64(Catch(0, size=6, visible_frames=visible, discount=0.9, value_weight=0.7, entropy_weight=0.3))
     torch.manual_seed(1)
     make_core = partial(CORES[core], hidden_size=8)
     model = SequenceModel(task.input_spec, task.output_spec, make_core, expansion_size=9).double()

@@ -35,6 +35,11 @@ def test_the_floors_of_the_papers_tensors(form, rank, floor):
     assert sum(values) / 5 == pytest.approx(floor, rel=0.1)
 
 
+def test_the_floor_has_the_scale_of_three_factors():
+    one, other = (RandomTensor(0, vector_size=8, factor_std=std).floors.popitem()[1]["mse"] for std in (0.1, 0.2))
+    assert other == pytest.approx(2**6 * one)
+
+
 @pytest.mark.parametrize("form", ["tensor_train", "cp"])
 def test_the_floor_needs_only_the_factors(form):
     task = RandomTensor(0, vector_size=50, form=form, rank=3)

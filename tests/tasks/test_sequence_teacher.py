@@ -7,7 +7,8 @@ from tests.tasks.averages import averages
 
 
 def test_targets_are_the_states_of_the_network():
-    task = SequenceTeacher(0, sequence_length=6, vector_size=5, rank=3)
+    task = SequenceTeacher(0, sequence_length=6, vector_size=5, rank=3, num_layers=3)
+    assert [layer.G_JPQ.shape for layer in task.layers] == [(5, 3, 3)] * 3
     batch = task.batch("train", 0, 4)
     expected = batch.inputs
     for layer in task.layers:
