@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from src.specs import SPLITS
+from src.tasks import facial_expressions_standin
 from src.tasks.drawn_faces import EXPRESSIONS, GEOMETRY, SHARES, draw, people
 from src.tasks.facial_expressions import FacialExpressions
 from src.tasks.facial_expressions_standin import FacialExpressionsStandin
@@ -16,12 +18,44 @@ def test_photographs_are_read_when_first_needed():
     assert task.sizes == {"train": 30, "val": 40, "test": 25}
     assert batch.inputs.shape == (30, 24, 144)
     assert sorted(batch.targets.tolist()) == sorted(person % 6 for person in range(30))
+    assert -0.5 <= batch.inputs.min() < -0.4 < 0.4 < batch.inputs.max() <= 0.5
+
+
+@pytest.mark.usefixtures("made_up_data")
+def test_photographs_are_divided_into_as_many_people_as_asked_for():
+    """The last 15 have one photograph each, those before them two."""
+    task = FacialExpressions(0, num_val_people=10, num_test_people=15)
+    task.batch("train", 0, 1)
+    assert task.sizes == {"train": 30 + 2 * 15, "val": 2 * 5 + 2 * 5, "test": 15}
 
 
 def test_drawings_have_expressions_in_their_shares():
     task = FacialExpressionsStandin(0, train_size=150, val_size=40, test_size=40)
     counts = task._dataset("train").targets.bincount(minlength=6)
     torch.testing.assert_close(counts / 150, torch.tensor(SHARES), atol=0.1, rtol=0)
+
+
+def test_nobody_is_in_two_splits_and_each_has_as_many_people_as_asked_for(monkeypatch):
+    drawn = []
+    blank = lambda geometry_NG, *_: drawn.append(geometry_NG) or torch.zeros(len(geometry_NG), 48, 48)  # noqa: E731
+    monkeypatch.setattr(facial_expressions_standin, "draw", blank)
+    sizes = {"train_size": 201, "val_size": 101, "test_size": 102}
+    task = FacialExpressionsStandin(0, num_people=5, num_test_people=3, **sizes)
+    for split in SPLITS:
+        task._dataset(split)
+    people_of_splits = [{tuple(geometry) for geometry in geometry_NG.tolist()} for geometry_NG in drawn]
+    assert [len(people) for people in people_of_splits] == [5, 3, 3]
+    assert len(set.union(*people_of_splits)) == 11
+
+
+def test_noise_has_the_deviation_asked_for_and_brightness_is_around_zero():
+    sizes = {"train_size": 20, "val_size": 1, "test_size": 1}
+    quiet, noisy = (FacialExpressionsStandin(0, noise=noise, **sizes) for noise in (0.0, 0.1))
+    before, after = (task._dataset("train").inputs / 255 for task in (quiet, noisy))
+    inside = (before > 0.4) & (before < 0.6)
+    assert (after - before)[inside].std().item() == pytest.approx(0.1, rel=0.05)
+    inputs = noisy.batch("train", 0, 20).inputs
+    assert -0.5 <= inputs.min() < -0.4 < 0.4 < inputs.max() <= 0.5
 
 
 def test_the_same_person_with_the_same_expression_is_drawn_differently_but_alike():

@@ -80,6 +80,13 @@ def test_evaluation_reads_the_whole_split_once(split):
     assert [number for row in rows for number in row] == task.corpus.splits[split][1:].tolist()
 
 
+def test_of_the_training_text_as_much_is_evaluated_as_there_is_to_validate_on():
+    task = LanguageModel(0, window=3)
+    rows = read_by(task.evaluation("train"), EVALUATION_ROWS)
+    splits = task.corpus.splits
+    assert [number for row in rows for number in row] == splits["train"][1 : len(splits["val"])].tolist()
+
+
 def test_evaluation_is_that_of_rows_read_in_one_piece():
     """Windows do not matter, since the state is carried; nats are averaged over all characters."""
     tasks = [LanguageModel(0, window=window) for window in (4, 9, 10_000)]

@@ -50,6 +50,8 @@ def test_an_epoch_takes_every_piece_once_in_batches_of_similar_length(batch_size
         spans = [batch.lengths.max() / batch.lengths.min() for batch in batches if batch.lengths is not None]
         assert batch_size > 4 or max(spans, default=1) < 2.5
     assert batch_size == 100 or epochs[0] != epochs[1]
+    first, second = ({frozenset(batch) for batch in batches} for batches in epochs)
+    assert (first == second) == (batch_size in (1, 100))
 
 
 def test_evaluation_takes_the_whole_split_and_as_many_pieces_of_the_training_set():
@@ -57,6 +59,9 @@ def test_evaluation_takes_the_whole_split_and_as_many_pieces_of_the_training_set
     task.evaluation_batch_size = 7
     for split in ("val", "test"):
         assert sum((Counter(rolls_of(batch)) for batch in task.evaluation(split)), Counter()) == stored(split)
+    assert sum(len(batch.inputs) for batch in task.evaluation("train")) == 30
+    task._sequences["train"], task._sequences["val"] = task.sequences("val"), task.sequences("train")
+    assert len(task.sequences("train").lengths_N) == 40
     assert sum(len(batch.inputs) for batch in task.evaluation("train")) == 30
 
 
@@ -92,6 +97,15 @@ def test_the_floors_are_those_of_constant_and_of_copying_predictors():
         total, frames = task.metrics(Output(logits.expand_as(batch.targets), logits, None), batch)["nll"]
         sums, count = sums + float(total), count + frames
     assert share == pytest.approx(sums / count, rel=1e-5)
+    pieces = [np.concatenate([np.zeros((1, 88)), piece]) for piece in music.pieces("jsb", "data")["train"]]
+    last, now = (np.concatenate(parts) for parts in zip(*((p[:-1], p[1:]) for p in pieces), strict=True))
+    stays = ((last * now).sum(0) + 1) / (last.sum(0) + 2)
+    comes = (((1 - last) * now).sum(0) + 1) / ((1 - last).sum(0) + 2)
+    nats = []
+    for piece in music.pieces("jsb", "data")["test"]:
+        shares = np.where(np.concatenate([np.zeros((1, 88)), piece[:-1]]) == 1, stays, comes)
+        nats += [*-np.log(np.where(piece == 1, shares, 1 - shares)).sum(1)]
+    assert before == pytest.approx(np.mean(nats))
     assert before < share < chance
 
 
@@ -121,6 +135,17 @@ def test_a_piece_is_made_up_from_what_the_model_predicts(stream):
     assert made.text.splitlines() == ["C4 E4 G4"] * 6
     assert made.roll_TK.shape == (6, 88)
     assert made.roll_TK.sum() == 18
+
+
+def test_keys_are_drawn_with_their_probabilities_at_the_temperature():
+    task = PolyphonicMusic(0)
+    model = SequenceModel(task.input_spec, task.output_spec, lambda size: GRU(size, hidden_size=5))
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.fill_(2.0)
+    for temperature in (1.0, 2.0):
+        made = task.sample(model, 50, torch.Generator().manual_seed(0), temperature)
+        assert made.roll_TK.mean() == pytest.approx(1 / (1 + math.exp(-2 / temperature)), abs=0.03)
 
 
 def test_a_made_up_stream_shows_where_a_piece_ends():
