@@ -534,6 +534,13 @@ def test_the_stabilizer_of_the_mlstm_does_not_change_its_outputs():
     assert_close(core(core.project(x), shifted)[0], y, rtol=1e-10, atol=1e-10)
 
 
+def test_the_memory_is_the_matrices_of_the_heads_one_below_the_other():
+    core = make(DeltaNet, key_size=4, value_size=5)
+    p = core.project(torch.randn(B, T, X))
+    _, state = core(p)
+    assert torch.equal(core.memory(p), torch.cat([state.S_BHKV[:, head] for head in range(H)], dim=1))
+
+
 def test_features_have_the_stated_size_and_kernel():
     x, y = torch.randn(2, 5)
     for name in ("elu", "dpfp", "taylor"):

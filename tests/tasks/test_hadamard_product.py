@@ -72,6 +72,14 @@ def test_the_best_answer_in_a_space_of_the_dimension_reaches_the_floor(settings)
         assert task.rank_floor(rank) == pytest.approx(least, rel=0.02, abs=1e-9)
 
 
+def test_places_and_order_follow_from_the_seed_and_each_vector_has_places_of_its_own():
+    one, same, other = (HadamardProduct(seed, vector_size=12, permuted=True, num_distinct=6) for seed in (0, 0, 1))
+    for name in ("places_2n", "order_n"):
+        assert torch.equal(getattr(one, name), getattr(same, name))
+        assert not torch.equal(getattr(one, name), getattr(other, name))
+    assert not torch.equal(*one.places_2n)
+
+
 def test_more_distinct_values_than_features_are_refused():
     with pytest.raises(ValueError, match=r"^num_distinct=5: must be at most vector_size=4$"):
         HadamardProduct(0, vector_size=4, num_distinct=5)

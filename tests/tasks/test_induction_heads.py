@@ -22,10 +22,11 @@ def test_the_answer_is_what_followed_the_special_symbol(split):
     assert set(lengths) == ({8} if split == "train" else {8, 16})
 
 
-def test_the_special_symbol_is_equally_likely_at_every_place():
+def test_places_of_the_special_symbol_and_answers_are_equally_likely():
     batch = InductionHeads(0, num_symbols=5, sequence_length=8).batch("train", 0, 6000)
     share_T = (batch.inputs == 5).int().argmax(1).bincount() / 6000
     torch.testing.assert_close(share_T, torch.full((6,), 1 / 6), rtol=0, atol=0.02)
+    torch.testing.assert_close(batch.targets.bincount() / 6000, torch.full((5,), 1 / 5), rtol=0, atol=0.02)
 
 
 def test_errors_are_given_by_length():

@@ -30,6 +30,10 @@ def test_every_key_is_asked_for_once_and_the_answer_is_its_last_value(num_passes
     assert batch.inputs[:, num_writes:, 32:].abs().max() == 0
     is_oldest_NK = (batch.inputs[:, num_writes:, :32] == batch.inputs[:, :1, :32]).all(-1)
     assert is_oldest_NK.any(0).all()  # the order of the queries is another one
+    again_NUD = batch.inputs[:, num_passes * 8 : num_writes, :32]
+    is_updated_NK = (again_NUD[:, :, None] == batch.inputs[:, None, :8, :32]).all(-1).any(1)
+    assert is_updated_NK.any(0).all() == (num_updates > 0)  # any of the keys
+    assert is_updated_NK.sum() == 50 * num_updates
     for keys, values, targets in zip(keys_NT, values_NT, batch.targets.tolist(), strict=True):
         memory = {}
         for t in range(num_writes):
@@ -53,11 +57,11 @@ def test_errors_are_divided_by_age_and_by_update():
     task = StackedRecall(0, num_pairs=10)
     batch = task.batch("test", 0, 300)
     right = batch.targets[:, 10:]
-    is_first_written = (batch.inputs[:, 10:, None, :32] == batch.inputs[:, None, :3, :32]).all(-1).any(2)
+    is_first_written = (batch.inputs[:, 10:, None, :32] == batch.inputs[:, None, :2, :32]).all(-1).any(2)
     output = output_of(logits_of(torch.where(is_first_written, (right + 1) % 64, right), task))
     metrics = averages(task.metrics(output, batch))
-    assert metrics["error"] == pytest.approx(0.3)
-    assert metrics["oldest_error"] == 1
+    assert metrics["error"] == pytest.approx(0.2)
+    assert metrics["oldest_error"] == pytest.approx(2 / 3)  # a quarter of ten pairs is three of them
     assert metrics["newest_error"] == 0
 
     task = StackedRecall(0, num_pairs=10, num_updates=4)
