@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from src.ops.cpu import calls
 from src.ops.cpu.linear_recurrence import linear_recurrence
-from src.ops.linear_recurrence import DeltaTerms, Terms, chunked, scan
+from src.ops.linear_recurrence import DeltaTerms, Terms, chunked, in_full_precision, scan
 
 B, H = 3, 2
 DECAYS = ["none", "scalar", "channel"]
@@ -238,6 +238,15 @@ def test_the_kernel_reads_strided_terms_and_does_not_depend_on_the_number_of_thr
     torch.set_num_threads(threads)
     assert_near(one, expected)
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_autocast_rounds_no_memory():
+    terms = Terms(*(term if term is None else term.float() for term in make(9, 4, 5, "scalar", "delta")))
+    S_BHKV = torch.zeros(B, H, 4, 5, dtype=torch.float32)
+    expected = in_full_precision(chunked, terms, S_BHKV, None, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = in_full_precision(chunked, terms, S_BHKV, None, None)
+    assert all(map(torch.equal, found, expected))
 
 
 def test_terms_of_the_wrong_size_are_refused():

@@ -31,6 +31,11 @@ def test_the_target_is_the_digit_next_to_the_letter_asked_for(num_pairs, replace
     assert asked_places == set(range(num_pairs))
 
 
+def test_of_the_training_set_as_many_sequences_are_evaluated_as_there_are_to_validate_on():
+    task = make(train_size=3000, val_size=1700)
+    assert [len(batch.inputs) for batch in task.evaluation("train")] == [1000, 700]
+
+
 def test_every_pair_is_asked_for_equally_often():
     inputs = make().batch("train", 0, 10_000).inputs
     share = (inputs[:, :8:2] == inputs[:, -1:]).double().mean(0)

@@ -1,5 +1,7 @@
 """Photographs and drawings of faces as tasks."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -27,6 +29,15 @@ def test_photographs_are_divided_into_as_many_people_as_asked_for():
     task = FacialExpressions(0, num_val_people=10, num_test_people=15)
     task.batch("train", 0, 1)
     assert task.sizes == {"train": 30 + 2 * 15, "val": 2 * 5 + 2 * 5, "test": 15}
+
+
+def test_the_digest_of_photographs_is_that_of_their_contents_wherever_they_are(made_up_data, tmp_path):
+    shutil.copytree(made_up_data / "multi_pie", tmp_path / "multi_pie")
+    task, copied = FacialExpressions(0), FacialExpressions(0, data_dir=str(tmp_path))
+    assert copied.data_digest == task.data_digest
+    next((tmp_path / "multi_pie" / "smile").iterdir()).write_bytes(b"another")
+    assert copied.data_digest != task.data_digest
+    assert FacialExpressions(0, data_dir="nowhere").data_digest == ""
 
 
 def test_drawings_have_expressions_in_their_shares():
