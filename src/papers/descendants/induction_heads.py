@@ -30,6 +30,7 @@ REPRODUCTION = Reproduction(
             [CELLS["DeltaNet"], CELLS["Gated DeltaNet"]],
             0.02,
             "test/error_at_64",
+            "64 steps: ",
         ),
         is_below(
             "Mamba-2 solves sequences 16 times as long as in training.",
@@ -37,6 +38,7 @@ REPRODUCTION = Reproduction(
             [CELLS["Mamba-2"]],
             0.02,
             "test/error_at_1024",
+            "1,024 steps: ",
         ),
         is_below(
             "DeltaNet does, too.", "not in the papers", [CELLS["DeltaNet"]], 0.02, "test/error_at_1024", "1,024 steps: "
