@@ -3,6 +3,9 @@
 The runs are those of the committed evidence, with other results.
 """
 
+import math
+import re
+
 import pandas as pd
 import pytest
 
@@ -33,6 +36,10 @@ def as_in_paper(row):
     return (row["model.normalized"], row["model.read_weights"]) == ("all", "one")
 
 
+def is_last_read_before_training(row):
+    return (row[STEPS], row["inner_step"], row["weights"]) == (2, 2, "initial")
+
+
 def is_whole(row):
     return row["name"] == APART and row["model.hidden_size"] == 64
 
@@ -59,7 +66,9 @@ CASES = {
         "Two inner steps start if only": (ERROR, lambda row: 0.6 if as_in_paper(row) else 0.1, always(0.6)),
         "Two inner steps start if the weight": (ERROR, lambda row: 0.6 if as_in_paper(row) else 0.1, always(0.6)),
         "Networks with learned reads": ("error", always(0.9), always(0.0)),
-        "Before training, the second read": ("kept", of(STEPS, {1: 1.0}, 0.01), always(1.0)),
+        "Before training, the second read": (
+            "kept", lambda row: 0.01 if is_last_read_before_training(row) else 1.0, always(1.0)
+        ),
         "Trained with one inner step and η=0.02": ("error", always(0.01), always(0.3)),
         "Trained with one inner step and η=0.5": ("error", always(0.01), always(0.3)),
     },
@@ -113,3 +122,64 @@ def test_a_claim_holds_for_what_it_says_and_fails_for_the_opposite(name, start):
 def test_every_claim_is_among_them(name):
     for claim in reproductions()[name].claims:
         assert sum(claim.statement.startswith(start) for start in CASES[name]) == 1, claim.statement
+
+
+@pytest.mark.parametrize(("soonest", "edge"), [(0.1, False), (0.02, True)])
+def test_the_weakest_memory_that_was_tried_is_an_edge(soonest, edge):
+    name = "ba2016/preliminary_norm"
+    evidence = with_results(read_evidence(REFERENCE / name), UPDATES, of(FAST_LR, {soonest: 1000}, 4000))
+    unmarked = Evidence(evidence.runs.assign(edge=""), evidence.curves)
+    (claim,) = (one for one in reproductions()[name].claims if one.statement.startswith("With the norm, a weaker"))
+    found = claim.judge(unmarked)
+    assert (found.verdict, found.edge) == ("reproduced", edge)
+
+
+COMPUTED = ("within 2 points of the floor", "below the floor of knowing when", "between (3/16) (1 - R/n)")
+"""Criteria with bounds that are computed from the task."""
+NO_MARGIN = re.compile(
+    r"(above|below) 0(?![.\d])|more than 0 points"
+    r"|error (is )?higher|lower mean|likelihood .*better|larger|fall|negative"
+)
+TWO_SIDED = re.compile(r"within|between [\d.(]|on this line")
+
+
+def spellings(bound, unit):
+    """How a criterion may write a bound other than 0, without its sign."""
+    size = abs(bound)
+    if unit in ("%", "points"):
+        found = {f"{100 * size:g}", f"{100 * size:.2f}", f"{10_000 * size:,.0f} of 10,000"}
+    elif unit == "decades":
+        found = {f"{10**bound:,g}"}
+    else:
+        found = {f"{size:g}".replace("e-0", "e-"), f"{size:,.0f}", f"{size:.4f}"} - {"0", "0.0000"}
+    if unit == "times":
+        found.add(f"{100 * (bound - 1):.0f} % above")
+    return found | ({"half"} if size == 0.5 else set())
+
+
+def is_in(number, text):
+    return re.search(rf"(?<![\d.,]){re.escape(number)}(?!\d|[.,]\d)", text)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, found in reproductions().items() if found.claims and (REFERENCE / name).is_dir()]
+)
+def test_what_decides_a_claim_is_what_its_criterion_says(name, monkeypatch):
+    """The bounds of its effects, their signs and the level of their intervals."""
+    monkeypatch.setattr("src.reproduction.effects.BOOTSTRAPS", 10)
+    evidence = read_evidence(REFERENCE / name)
+    evidence = Evidence(evidence.runs, evidence.curves.drop_duplicates("run"), evidence.measured)
+    for claim in reproductions()[name].claims:
+        text = claim.criterion
+        for effect in claim.test(evidence).effects:
+            bounds = [bound for bound in (effect.least, effect.most) if math.isfinite(bound)]
+            assert len(bounds) == (2 if TWO_SIDED.search(text) else 1), text
+            assert effect.confidence == (0.98 if "98 % interval" in text else 0.95), text
+            if any(computed in text for computed in COMPUTED):
+                continue
+            for bound in bounds:
+                written = [number for number in spellings(bound, effect.unit) if is_in(number, text)]
+                assert written if bound else NO_MARGIN.search(text), (text, bound)
+                if bound and len(bounds) == 1:
+                    by_so_much_lower = "lower" in text and bound == effect.most
+                    assert (bound < 0) == (by_so_much_lower or any(f"-{number}" in text for number in written)), text
