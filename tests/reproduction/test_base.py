@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -96,6 +98,22 @@ def test_an_edge_counts_only_in_the_experiment_that_a_claim_looks_at():
 
     for name in edges:
         assert Claim("", "", "", test).judge(both).edge == bool(edges[name])
+
+
+@pytest.mark.parametrize("run", ["l0", "f0"])
+def test_a_claim_about_measurements_rests_on_the_runs_that_were_measured(run):
+    measured = pd.DataFrame({"run": ["l0", "f0"], "kept": [0.1, 0.2]})
+
+    def test(evidence):
+        return Finding("", [mean(evidence.select_measured(run=run)["kept"].to_numpy())])
+
+    found = Claim("", "", "", test).judge(replace(evidence(), measured=measured))
+    assert found.edge == (run == "f0")
+
+
+def test_the_length_of_runs_is_that_of_the_longest():
+    runs = evidence().runs.assign(**{"trainer.max_updates": [100, 300, 500]})
+    assert Evidence(runs, evidence().curves).updates_of(model="lstm") == 300
 
 
 def test_of_many_effects_those_that_decide_are_shown():

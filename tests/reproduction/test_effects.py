@@ -37,7 +37,9 @@ def test_numbers_of_updates_are_compared_by_their_ratio():
     effect = ratio(ours, theirs, never=10_000)
     assert effect.estimate == pytest.approx(stats.gmean(ours) / stats.gmean(theirs))
     assert (effect.low, effect.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
-    assert duration(ours, 10_000).estimate == pytest.approx(stats.gmean(ours))
+    alone, interval = duration(ours, 10_000), stats.ttest_1samp(np.log(ours), 0).confidence_interval(0.95)
+    assert alone.estimate == pytest.approx(stats.gmean(ours))
+    assert (alone.low, alone.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
 
 
 def test_what_never_happened_leaves_the_interval_open():
@@ -66,6 +68,7 @@ def test_the_best_of_a_search_are_compared_by_drawing_its_trials_again():
     assert effect.high / effect.low > among_best.high / among_best.low
     some = np.where(np.arange(40) < 3, ours, np.inf)
     assert ratio_of_best(some, theirs, (-some, -theirs), 5, never=1e5).high == math.inf
+    assert ratio_of_best(theirs, some, (-theirs, -some), 5, never=1e5).low == 0
 
 
 @pytest.mark.parametrize(
