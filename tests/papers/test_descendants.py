@@ -149,6 +149,9 @@ def test_state_tracking():
     assert set(verdicts(state_tracking.REPRODUCTION, good).values()) == {"reproduced"}
     bad = of_tracking({pair: solved if pair in fails else chance for pair in pairs})
     assert set(verdicts(state_tracking.REPRODUCTION, bad).values()) == {"not reproduced"}
+    until_20 = of_tracking(dict.fromkeys(pairs, (0.002, 0.7, 0.8, 0.8)))
+    for statement, verdict in verdicts(state_tracking.REPRODUCTION, until_20).items():
+        assert verdict == ("not reproduced" if "160 steps" in statement else "reproduced"), statement
     assert len(state_tracking.table(good)) == len(pairs)
     assert isinstance(state_tracking.draw(good), Figure)
 
@@ -177,12 +180,12 @@ def test_learning_rates(errors, verdict):
 
 
 def settled(cells, metrics):
-    """Evidence of {settings: errors}, with the same errors for all metrics."""
+    """Evidence of {settings: errors}, with the same errors for all metrics, or with some for each."""
     return evidence_of(
         *(
             (
                 {key.replace("__", "."): value for key, value in settings.items()} | {"state_size": 256},
-                {name.removeprefix("test/"): error for name in metrics},
+                {name.removeprefix("test/"): error[name] if isinstance(error, dict) else error for name in metrics},
             )
             for settings, error in cells
         )
@@ -249,7 +252,9 @@ def test_mqar():
             (cell, errors.get(label, 0.9 if "no convolution" in label else 0.5)) for label, cell in mqar.CELLS.items()
         ]
         measured = [
-            {"run": f"8-{seed}", "model.conv_size": 2, "position": position, "beta": beta[position], "alpha": alpha}
+            {"run": f"{8 + (size == 0)}-{seed}", "model.conv_size": size, "position": position}
+            | {"beta": beta[position] if size else 0.5, "alpha": alpha if size else 0.5}
+            for size in (2, 0)
             for seed in SEEDS
             for position in mqar.POSITIONS
         ]
@@ -289,6 +294,9 @@ def test_induction_heads():
     assert outcome(induction_heads.REPRODUCTION, good, metrics) == {"reproduced"}
     bad = [(settings, 0.5 - error) for settings, error in good]
     assert outcome(induction_heads.REPRODUCTION, bad, metrics) == {"not reproduced"}
+    growing = dict(zip(metrics, (0.0, 0.3, 0.5, 0.7, 0.9), strict=True))
+    found = verdicts(induction_heads.REPRODUCTION, settled([(cell, growing) for _, cell in cells], metrics))
+    assert list(found.values()) == ["reproduced"] + ["not reproduced"] * 3
 
 
 def test_in_context_language():
@@ -309,3 +317,7 @@ def test_state_tracking_s5():
     assert outcome(state_tracking_s5.REPRODUCTION, good, metrics) == {"reproduced"}
     bad = [(settings, 0.9 - error) for settings, error in good]
     assert outcome(state_tracking_s5.REPRODUCTION, bad, metrics) == {"not reproduced"}
+    only_after_10 = {metric: 0.9 * (metric != "test/error_at_10") for metric in metrics}
+    found = verdicts(state_tracking_s5.REPRODUCTION, settled([(cell, only_after_10) for _, cell in cells], metrics))
+    for statement, verdict in found.items():
+        assert verdict == ("not reproduced" if "not tracked" in statement else "reproduced"), statement
