@@ -24,7 +24,10 @@ def rows_of(name, model, error, **settings):
 
 
 def printed_table_2():
-    """Runs with the errors of Table 2, whose validation errors fall the sooner the lower they end."""
+    """Runs with the errors of Table 2, whose validation errors fall the sooner the lower they end.
+
+    Before the first update and after the second epoch those of fast weights are the largest.
+    """
     rows = []
     for model, errors in table2.PRINTED.items():
         for width, error in zip(table2.WIDTHS, errors, strict=True):
@@ -38,10 +41,12 @@ def printed_table_2():
         rows += [
             row | {"run": f"{row['run']}-{wipe}"} for row in rows_of(table2.MEMORY, FAST_WEIGHTS, error, **settings)
         ]
-    updates = np.arange(0, 861, 215)
+    updates = np.arange(0, 1721, 215)
+    errors = np.exp(-updates / 215)
+    soon = (updates > 0) & (updates <= 860)
     curves = [
-        pd.DataFrame(
-            {"run": row["run"], "update": updates, "val/error": 0.9 * np.exp(-updates / 215) + row["test/error"]}
+        pd.DataFrame({"run": row["run"], "update": updates}).assign(
+            **{"val/error": np.where(soon, 0.9 * errors + row["test/error"], 0.9 * (row["model"] == FAST_WEIGHTS))}
         )
         for row in rows
     ]
@@ -79,14 +84,15 @@ def test_exchanging_the_models_refutes_the_claims(module, printed, others):
     assert "not reproduced" in verdicts
 
 
-def test_a_memory_that_does_not_help_refutes_that_it_is_needed():
+@pytest.mark.parametrize(("wipe", "says"), [(True, "with the wipe"), (False, "instead of wiping")])
+def test_a_memory_that_does_not_help_refutes_that_it_is_needed(wipe, says):
     evidence = printed_table_2()
-    without = evidence.runs["name"] == table2.MEMORY
+    without = (evidence.runs["name"] == table2.MEMORY) & (evidence.runs["model.wipe"] == wipe)
     evidence.runs.loc[without, "test/error"] = 0.01 + 1e-4 * evidence.runs.loc[without, "seed"]
     verdicts = {claim.statement: claim.judge(evidence).verdict for claim in table2.REPRODUCTION.claims}
-    refuted = [statement for statement, verdict in verdicts.items() if verdict == "not reproduced"]
-    assert len(refuted) == 2
-    assert all("memory" in statement for statement in refuted)
+    (refuted,) = (statement for statement, verdict in verdicts.items() if verdict == "not reproduced")
+    assert "memory" in refuted
+    assert says in refuted
 
 
 @pytest.mark.parametrize("module", [table2, table3])

@@ -114,6 +114,40 @@ def test_the_claims_on_the_rank():
     assert len(rank_on_music.draw(swept(0.5)).axes) == 4
 
 
+def test_the_claims_on_the_rank_compare_the_ranks_that_they_name():
+    evidence = swept(0.5)
+    evidence.runs.loc[evidence.runs["model.rank"] == 8, "val/nll"] = 9.5
+    evidence.runs.loc[evidence.runs["model.rank"] == 1, "test/nll"] = 9.5
+    assert verdicts(rank_on_music, evidence)[:8] == ["reproduced"] * 8
+
+
+def test_ranks_and_regularizers_are_chosen_on_the_validation_set():
+    evidence = swept(0.5)
+    runs = evidence.runs
+    runs.loc[runs["network.input_dropout"] == 0.4, "test/nll"] = 8.0
+    runs.loc[(runs["model"] == "cp_gate") & (runs["model.rank"] == 64), "test/nll"] = 8.0
+    grows, *_, dropout = rank_on_music.REPRODUCTION.claims
+    assert grows.judge(evidence).verdict == "reproduced"
+    assert dropout.judge(evidence).measured == "dropout 0.2, weight decay 0, R=20: 8.30; without, R=1: 8.51"
+
+
+@pytest.mark.parametrize(("best", "edge"), [(1, True), (16, False)])
+def test_the_least_rank_is_an_edge(best, edge):
+    evidence = swept(0.5)
+    evidence.runs.loc[evidence.runs["model.rank"] == best, "val/nll"] = 8.0
+    without_decay = Evidence(evidence.runs.drop(columns="optimizer.weight_decay"), evidence.curves, evidence.measured)
+    assert rank_on_music.REPRODUCTION.claims[-1].judge(without_decay).edge == edge
+
+
+def test_a_network_near_the_floor_leaves_the_gap_undecided():
+    evidence = swept(0.5)
+    of_tgu = (evidence.runs["model"] == "tgu") & (evidence.runs["model.rank"] == 64)
+    evidence.runs.loc[evidence.runs.index[of_tgu][0], "test/nll"] = 10.6
+    found = rank_on_music.REPRODUCTION.claims[2].judge(evidence)
+    assert found.verdict == "inconclusive"
+    assert found.measured.endswith("1 of 6 networks learned little")
+
+
 def test_without_measurements_the_gap_is_unknown():
     evidence = swept(0.5)
     unmeasured = Evidence(evidence.runs, evidence.curves)
