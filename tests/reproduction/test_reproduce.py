@@ -104,14 +104,14 @@ def test_a_report_has_its_numbers_and_their_provenance(report):
 def test_a_report_says_what_the_runs_were_made_with(report):
     """Also of runs of an unknown commit, on a GPU, or with several threads."""
     assert ", one thread per run, " in (report / "report.md").read_text()
-    for path in (Path("outputs") / QUICK).glob("*/result.json"):
+    for day, path in enumerate((Path("outputs") / QUICK).glob("*/result.json"), start=1):
         content = json.loads(path.read_text())
         content["provenance"] |= {"git_commit": None, "git_dirty": None, "card": "A card", "threads": 4}
-        path.write_text(json.dumps(content))
+        content["provenance"]["date"] = f"2020-01-0{day}" + content["provenance"]["date"][10:]
+        path.write_text(json.dumps(content | {"seconds": 1800.0}))
     make_report("paper/table", "quick", report)
     text = (report / "report.md").read_text()
-    assert ", 4 threads per run, " in text
-    assert "at commit unknown, on A card (" in text
+    assert "1.0 hours of training, 4 threads per run, 2020-01-01 to 2020-01-02, at commit unknown, on A card (" in text
 
 
 def test_a_run_that_two_experiments_have_counts_with_the_same_results_in_both(report, monkeypatch):
