@@ -26,6 +26,8 @@ from tests.precompiled import use_precompiled_headers
 
 get_console()  # before a test sets COLUMNS for itself
 
+# Without a GPU torch would remember, in every test, from where the random numbers of each kind of device were seeded.
+seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
 SET_A_MODE = ("experiment=", "hydra.mode=", "--config-")
 """What begins the arguments that may tell Hydra to sweep; `-m` does so by itself."""
 
@@ -61,9 +63,10 @@ def _reproducible():
     """One thread, since the networks are small and the tests run side by side; numbers that no earlier test changes."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(False)  # a run leaves it on
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+    before = torch.get_rng_state()
+    seed(0)
+    yield
+    torch.set_rng_state(before)
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 import torch
-from hydra.utils import get_class, instantiate
-from omegaconf import DictConfig, OmegaConf
+from hydra.utils import get_class
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from src.models.base import Core, last_step
@@ -143,23 +143,25 @@ def example(made: Made) -> Core:
 
 
 @cache
-def settings(file: Path) -> DictConfig:
+def class_and_settings(file: Path) -> tuple[type[Core], dict[str, Any]]:
     """What a file of a model says."""
-    return OmegaConf.load(file)
+    settings = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(file)))
+    return get_class(settings.pop("_target_")), settings
 
 
 def of_file(file: Path, **variant: Any) -> Made:
     """The model of a file, with some settings changed."""
 
     def build(input_size: int, **changed: Any) -> Core:
-        return instantiate(settings(file), input_size, **{**variant, **changed})
+        kind, settings = class_and_settings(file)
+        return kind(input_size, **{**settings, **variant, **changed})
 
     return Made("-".join([file.stem, *(f"{key}={value}" for key, value in variant.items())]), build)
 
 
 def keywords(file: Path) -> dict[str, Any]:
     """The keyword-only parameters of the constructor that a file names, with their defaults."""
-    signature = inspect.signature(get_class(settings(file)["_target_"]))
+    signature = inspect.signature(class_and_settings(file)[0])
     return {name: p.default for name, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
@@ -169,7 +171,7 @@ def variants(file: Path) -> list[Made]:
     Not of `kernel`, since the tests run every form of every variant. What linear recurrences share is varied for one
     of them.
     """
-    hints = get_type_hints(get_class(settings(file)["_target_"]).__init__)
+    hints = get_type_hints(class_and_settings(file)[0].__init__)
     made = [of_file(file)]
     for name, default in keywords(file).items():
         values: list[Any] = []

@@ -131,8 +131,8 @@ def test_ranks_and_regularizers_are_chosen_on_the_validation_set():
     assert dropout.judge(evidence).measured == "dropout 0.2, weight decay 0, R=20: 8.30; without, R=1: 8.51"
 
 
-@pytest.mark.parametrize(("best", "edge"), [(1, True), (16, False)])
-def test_the_least_rank_is_an_edge(best, edge):
+@pytest.mark.parametrize(("best", "edge"), [(1, False), (16, False), (64, True)])
+def test_the_largest_rank_is_an_edge_and_the_least_is_none_since_it_is_1(best, edge):
     evidence = swept(0.5)
     evidence.runs.loc[evidence.runs["model.rank"] == best, "val/nll"] = 8.0
     without_decay = Evidence(evidence.runs.drop(columns="optimizer.weight_decay"), evidence.curves, evidence.measured)

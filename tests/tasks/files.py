@@ -1,6 +1,7 @@
 """Every file in configs/task, and small tasks made from them."""
 
 import inspect
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -14,12 +15,14 @@ FILES = sorted((Path(__file__).parents[2] / "configs" / "task").glob("*.yaml"))
 SMALL = {"train_size": 30, "val_size": 40, "test_size": 25}
 
 
+@cache
 def node(file: Path) -> Any:
     """The settings of the task: all of the file, or its `task` if it sets others too."""
     content = OmegaConf.load(file)
     return content.get("task", content)
 
 
+@cache
 def signature(file: Path) -> dict[str, inspect.Parameter]:
     """The parameters of the constructor that are keys of the file."""
     parameters = inspect.signature(get_class(node(file)._target_)).parameters
