@@ -32,8 +32,15 @@ def random_inputs(input_spec):
 
 @each_model
 @each_kernel
-@pytest.mark.parametrize("return_sequence", [False, True])
-@pytest.mark.parametrize("input_spec", [TOKENS, VECTORS], ids=["tokens", "vectors"])
+@pytest.mark.parametrize(
+    ("return_sequence", "input_spec"),
+    [
+        pytest.param(False, TOKENS, id="tokens"),
+        pytest.param(True, VECTORS, id="vectors-all"),
+        pytest.param(False, VECTORS, id="vectors", marks=pytest.mark.slow),
+        pytest.param(True, TOKENS, id="tokens-all", marks=pytest.mark.slow),
+    ],
+)
 def test_every_row_is_as_it_is_alone_with_the_same_gradients(make, kernel, return_sequence, input_spec):
     model, inputs = network(make, input_spec, kernel=kernel), random_inputs(input_spec)
     model.return_sequence = return_sequence

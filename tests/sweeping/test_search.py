@@ -154,6 +154,7 @@ def test_the_runs_of_a_search_have_cores_for_all_of_their_threads(look, monkeypa
     assert not Path("outputs").exists()
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_never_begun_is_no_failure(look):
     assert look(LR, trials=2) == 0
     (study,) = studies()
@@ -162,6 +163,7 @@ def test_a_trial_that_was_never_begun_is_no_failure(look):
     assert look(LR, trials=3) == 0
 
 
+@pytest.mark.slow
 def test_a_sweep_in_the_folder_of_a_search_keeps_what_was_searched(look, train, tiny):
     assert look(LR, WIDTH, trials=2) == 0
     chosen = rows()[0]
@@ -403,7 +405,7 @@ def test_a_finished_run_is_proposed_again_after_the_process_that_looked_at_it_ha
     assert path.read_text() == before
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_trial_whose_folder_cannot_be_written_fails_and_the_others_go_on(look, workers, capsys):
     assert look(WIDTH, "seed=5", trials=2) == 0
     (name, *others) = sorted(path.parent.name for path in Path("outputs/s").glob("*/result.json"))
@@ -477,6 +479,7 @@ def test_a_run_that_is_resumed_before_what_it_has_told_tells_it_once(tmp_path, r
     assert not recwarn.list
 
 
+@pytest.mark.slow
 def test_searches_in_one_folder_are_compared(look, trained):
     assert look(LR) == 0
     assert look(LR, "model=rnn") == 0
@@ -493,6 +496,7 @@ def test_a_search_with_another_sampler_or_seed_is_another_one(look, monkeypatch)
     assert [len(study.trials) for study in studies()] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_what_another_search_in_the_folder_compares_is_not_searched(look):
     assert look(LR, WIDTH, trials=1) == 0
     assert look(LR, "model.hidden_size=5", "search.columns=[model.hidden_size]", trials=1) == 0

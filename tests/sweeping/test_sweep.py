@@ -73,6 +73,7 @@ def test_three_runs_and_a_table_then_nothing_then_only_the_missing_one(train, ti
     assert [row | {"seconds": ""} for row in rows()] == [row | {"seconds": ""} for row in table]
 
 
+@pytest.mark.slow
 def test_the_columns_are_the_settings_that_vary(train, tiny):
     train("-m", "model=irnn,lstm", "optimizer.lr=1e-3,1e-2", *tiny)
     assert list(rows()[0]) == [
@@ -330,6 +331,7 @@ def test_a_fixed_setting_of_a_group_that_varies_is_applied_to_each_run(train, ti
     assert [config["optimizer"]["momentum"] for config in configs] == [0.5, 0.5]
 
 
+@pytest.mark.slow
 def test_the_line_of_a_run_says_what_varies_beyond_its_name(train, tiny):
     ended = train("-m", "model=rnn", "task.num_pairs=2,3", "seed=0,1", *tiny)
     assert ended.status == 0

@@ -40,6 +40,7 @@ REDUCED = {
 }
 SHARED = ("feedback_regimes", "nprnn_portraits")
 """Figures with labels at the left and at the bottom only, which hold for all panels."""
+DRAWN_BY_DEFAULT = ("hopfield_energy", "feedback_regimes", "write_rules")
 NAMED = (("write_rules", 2),)
 """Panels whose x axis has names in the place of numbers."""
 
@@ -59,7 +60,9 @@ def test_every_claim_holds_and_says_why(name):
     assert len({claim.statement for claim in result.claims}) == len(result.claims)
 
 
-@pytest.mark.parametrize("name", REDUCED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in DRAWN_BY_DEFAULT else [pytest.mark.slow]) for name in REDUCED]
+)
 def test_the_figure_is_drawn_with_labels(name):
     demonstration, result = computed(name)
     figure = demonstration.draw(result)

@@ -32,8 +32,15 @@ from tests.ops.cpu.cells import (
 )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("batch", [100, 128])
+@pytest.mark.parametrize(
+    ("batch", "dtype"),
+    [
+        (100, torch.float32),
+        (128, torch.float64),
+        pytest.param(100, torch.float64, marks=pytest.mark.slow),
+        pytest.param(128, torch.float32, marks=pytest.mark.slow),
+    ],
+)
 @each_cell
 def test_no_bit_depends_on_the_number_of_threads(cell, batch, dtype):
     core = make(cell, 20).to(dtype)
