@@ -146,6 +146,7 @@ REPRODUCTION = Reproduction(
     claims=tuple(_a_memory_helps(task) for task in TASKS),
     table=table,
     measure=measure,
+    measure_needs_weights=False,
     figures={"cells": draw},
     quick=(f"model={OURS},lstm,cp_gate", "optimizer.lr=1e-2", "seed=0", "trainer.max_updates=500"),
     curves=("val/error", "val/mse", "val/nll"),
