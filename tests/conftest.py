@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import pickle
 import shutil
 import signal
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hydra._internal.hydra import Hydra
 from rich import get_console
 
@@ -32,8 +34,24 @@ SET_A_MODE = ("experiment=", "hydra.mode=", "--config-")
 """What begins the arguments that may tell Hydra to sweep; `-m` does so by itself."""
 
 
+parse_yaml, parsed = yaml.load, {}
+
+
+def parse_once(stream, Loader):
+    """Parse a text of YAML once in a process: Hydra reads the same files for each of some thousand commands."""
+    text = stream
+    if not isinstance(stream, str):
+        text = stream.read()
+        stream.seek(0)  # an error names the file
+    key = text, Loader.__name__
+    if key not in parsed:
+        parsed[key] = pickle.dumps(parse_yaml(stream, Loader=Loader))
+    return pickle.loads(parsed[key])
+
+
 def pytest_configure(config):
     """Before the processes of xdist start, which inherit it."""
+    yaml.load = parse_once
     if not hasattr(config, "workerinput"):
         use_precompiled_headers()
 
