@@ -8,7 +8,7 @@ import pandas as pd
 from src.config.paths import REFERENCE
 from src.reproduction.record import RECORD, read_record
 from src.reproduction.replay import first_updates
-from src.reproduction.report import FIRST_UPDATES, PROVENANCE, claims_table, read_evidence, replayed, text_of_report
+from src.reproduction.report import FIRST_UPDATES, derived_files, read_evidence, replayed
 from src.reproduction.reproduce import find
 
 TOLERANCE = 0.01
@@ -20,14 +20,9 @@ def check(name: str) -> Iterator[tuple[str, bool]]:
     """A description of each check, and whether it agrees."""
     folder = REFERENCE / name
     reproduction, evidence = find(name), read_evidence(folder)
-    table, claims = reproduction.table(evidence), claims_table(reproduction, evidence)
-    for file, follows_from, text in (
-        ("table.csv", "runs.csv and curves.csv", table.to_csv(index=False)),
-        ("claims.csv", "runs.csv and curves.csv", claims.to_csv(index=False)),
-        ("report.md", f"these tables, {PROVENANCE} and the notes", text_of_report(name, table, claims, folder)),
-    ):
+    for file, content in derived_files(name, folder).items():
         committed = (folder / file).read_text() if (folder / file).exists() else ""
-        yield f"{file} follows from {follows_from}", text == committed
+        yield f"{file} follows from the data", content == committed
     tag = reproduction.replayed_curve
     recorded = read_first_updates(folder, tag)
     if reproduction.replayed:

@@ -74,10 +74,10 @@ def _committed() -> list[str]:
 
 def _renew() -> int:
     from src.reproduction.readme import renew
-    from src.reproduction.report import write_tables
+    from src.reproduction.report import write_derived_files
 
     for name in _committed():
-        write_tables(name, REFERENCE / name)
+        write_derived_files(name, REFERENCE / name)
     renew()
     return 0
 

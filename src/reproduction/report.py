@@ -98,7 +98,7 @@ def make_report(name: str, budget: Budget, folder: Path, further: Sequence[str] 
     ]
     if repeated:
         write_whole(folder / FIRST_UPDATES, pd.concat(repeated).to_csv(index=False, float_format=DIGITS).encode())
-    write_tables(name, folder)
+    write_derived_files(name, folder)
     for title, draw in reproduction.figures.items():
         draw(evidence).savefig(folder / f"{title}.png", dpi=200)
 
@@ -117,13 +117,21 @@ def read_evidence(folder: Path) -> Evidence:
         raise UserError(f"{folder}: contains no report") from None
 
 
-def write_tables(name: str, folder: Path) -> None:
-    """Write the tables and the text of a report from its data."""
+def derived_files(name: str, folder: Path) -> dict[str, str]:
+    """The tables and the text of a report, which follow from its other files: {name of the file: content}."""
     reproduction, evidence = find(name), read_evidence(folder)
     table, claims = reproduction.table(evidence), claims_table(reproduction, evidence)
-    write_whole(folder / "table.csv", table.to_csv(index=False).encode())
-    write_whole(folder / "claims.csv", claims.to_csv(index=False).encode())
-    write_whole(folder / "report.md", text_of_report(name, table, claims, folder).encode())
+    return {
+        "table.csv": table.to_csv(index=False),
+        "claims.csv": claims.to_csv(index=False),
+        "report.md": text_of_report(name, table, claims, folder),
+    }
+
+
+def write_derived_files(name: str, folder: Path) -> None:
+    """Write them."""
+    for file, content in derived_files(name, folder).items():
+        write_whole(folder / file, content.encode())
 
 
 def replayed(reproduction: Reproduction, evidence: Evidence) -> list[str]:

@@ -20,7 +20,7 @@ from src.reproduction.base import Claim, Finding, Reproduction
 from src.reproduction.check import check
 from src.reproduction.effects import mean
 from src.reproduction.record import RECORD, read_record, restore, write_record
-from src.reproduction.report import FIRST_UPDATES, make_report, write_tables
+from src.reproduction.report import FIRST_UPDATES, make_report, write_derived_files
 from src.reproduction.reproduce import commands_of, edges_of, evidence_of_runs, find, folders_of
 from src.results.curves import read_curves
 from src.results.result import read_result
@@ -353,7 +353,7 @@ def test_a_check_fails_if_a_replayed_run_is_not_in_the_first_updates(report):
     runs = pd.read_csv(report / "runs.csv")
     runs = pd.concat([runs, runs.assign(run="an-lstm", model="lstm")])
     runs.to_csv(report / "runs.csv", index=False)
-    write_tables("paper/table", report)
+    write_derived_files("paper/table", report)
     found = dict(check("paper/table"))
     assert [what for what, agrees in found.items() if not agrees] == [
         f"{FIRST_UPDATES} has the runs that are replayed, but not an-lstm"
