@@ -56,12 +56,14 @@ def test_signals_that_belong_to_one_request_stop_the_run_once():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_is_passed_on_is_passed_on_once_for_each_request_and_ends_what_is_done_meanwhile(number):
-    passed_on = []
+def test_what_is_passed_on_is_passed_on_once_for_each_request_and_ends_what_is_done_meanwhile(number, monkeypatch):
+    passed_on, now = [], [0.0]
+    monkeypatch.setattr("src.training.signals.time", SimpleNamespace(monotonic=lambda: now[0]))
     with passing_on(lambda: passed_on.append(number)):
         with pytest.raises(KeyboardInterrupt, match=str(128 + number)):
             os.kill(os.getpid(), number)
+        now[0] = ONE_REQUEST
         os.kill(os.getpid(), number)
-        time.sleep(ONE_REQUEST)
+        now[0] = 2.1 * ONE_REQUEST
         os.kill(os.getpid(), number)
     assert passed_on == [number] * 2
