@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from src.papers.descendants import BY_AGE, percents, row_of
 from src.reports.style import FLOOR as FLOOR_LINE
-from src.reports.style import RC, panels
+from src.reports.style import RC, legend, panels
 from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reproduction, sd
 from src.reproduction.effects import difference
 
@@ -115,10 +115,11 @@ def draw(evidence: Evidence) -> Figure:
             spreads.append(sd(errors))
         places = np.arange(len(labels))
         axes.bar(places, means, 0.7, yerr=spreads, color="0.6", capsize=2)
-        axes.axhline(1 / NUM_PAIRS, **FLOOR_LINE)
+        axes.axhline(1 / NUM_PAIRS, label="knows the values only", **FLOOR_LINE)
         axes.set_xticks(places, labels)
         axes.set(ylabel="accuracy", ylim=(0, 1.03))
         axes.set_xlabel("λ no decay, ± signed states, δ delta rule, kv keys and values of their own")
+        legend(figure, [axes])
     return figure
 
 

@@ -45,7 +45,7 @@ def draw(evidence: Evidence) -> Figure:
         for label, style in styles_of(dict.fromkeys(CELLS, "deltanet")).items():
             found = {k: errors_or_none(evidence, **_at(label, k)) for k in NUM_PAIRS}
             draw_accuracies(axes, found, label=label, **style)
-        axes.axvline(SIZE, **FLOOR_LINE)
+        axes.axvline(SIZE, label="as many as the memory has rows", **FLOOR_LINE)
         axes.set(xlabel="pairs (16 x 16 numbers of state)", ylabel="accuracy", xticks=NUM_PAIRS, ylim=(0, 1.03))
         legend(figure, [axes])
     return figure
