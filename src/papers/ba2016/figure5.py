@@ -254,8 +254,9 @@ def draw(evidence: Evidence) -> Figure:
                     axes.plot(millions, ours[model].mean(axis=1), label=label, **(style | {"markersize": 0}))
                     low, high = ours[model].min(axis=1), ours[model].max(axis=1)
                     axes.fill_between(millions, low, high, color=style["color"], alpha=0.15, linewidth=0)
-            for level in (-1 + 4 / size, 1):
-                axes.axhline(level, **(FLOOR_LINE | {"linewidth": 0.8}))
+            for name, level in (("ignores the ball", -1 + 4 / size), ("perfect", 1)):
+                dotted = {"linestyle": ":"} if name == "perfect" else {}
+                axes.axhline(level, label=name, **(FLOOR_LINE | {"linewidth": 0.8} | dotted))
             axes.set(ylim=(-1, 1.05), xlabel="million actions", ylabel="mean return")
             axes.set_xlim(0, max(curve.index.max() for curve in ours.values()) * EPISODES * (size - 1) / 1e6)
         all_axes[0].plot([], [], color="0.4", marker="o", label="in print, x stretched", **thin)

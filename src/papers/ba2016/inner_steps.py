@@ -314,7 +314,7 @@ def draw(evidence: Evidence) -> Figure:
                 long, evidence, _plain(steps, fast_lr), f"η={fast_lr:g}, S={steps}", styles[f"η={fast_lr:g}, S={steps}"]
             )
         for axes in (short, long):
-            axes.axhline(FLOOR, **FLOOR_LINE)
+            axes.axhline(FLOOR, label="knows the digits only", **FLOOR_LINE)
             axes.set(yscale="log", ylim=(1e-4, 1), xlabel="update", ylabel="validation error")
         kept.set(yscale="log", xlabel="inner step s", ylabel="1 - cosine of two questions", xticks=range(3))
         legend(figure, [short, long])

@@ -106,6 +106,8 @@ def draw(evidence: Evidence) -> Figure:
         axes.axhline(0.5, label="answers 0", **FLOOR_LINE)
         axes.axvline(1, **FLOOR_LINE)
         axes.set_xscale("log", base=2)
+        ticks = [1 / 8, 1 / 4, 1 / 2, 1, 2, 4]
+        axes.set_xticks(ticks, ["1/8", "1/4", "1/2", "1", "2", "4"])
         axes.set(xlabel="pairs for each feature", ylabel="½ ‖v - v̂‖²", ylim=(0, None))
         legend(figure, [axes])
     return figure
