@@ -5,15 +5,17 @@ Set HYDRA_FULL_ERROR=1 to see the traceback instead.
 
 import difflib
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.config.paths import CONFIGS
+from src.config.paths import CONFIGS, PROJECT
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -117,6 +119,13 @@ def explain(error: BaseException) -> str:
     if type(chain[0]).__module__.partition(".")[0] in ("hydra", "omegaconf"):
         return text
     return f"{type(chain[0]).__name__}: {text}".removesuffix(": ")
+
+
+def line_of(text: str) -> str:
+    """The last line of the project in the text of a traceback: "src/models/mine.py:27"; "" if there is none."""
+    places = re.findall(r'File "(.+?)", line (\d+)', text)
+    own = [(Path(file), line) for file, line in places if Path(file).is_relative_to(PROJECT / "src")]
+    return f"{own[-1][0].relative_to(PROJECT)}:{own[-1][1]}" if own else ""
 
 
 def _argument(error: BaseException) -> str:

@@ -141,7 +141,10 @@ class Core(nn.Module):
         for t, p_BP in enumerate(by_step):
             if resets_BT is not None:
                 state = optree.tree_map(partial(_reset, resets_BT[:, t]), cast(Any, start), cast(Any, state))
-            y_BH, state = self.step(p_BP, state)
+            stepped = self.step(p_BP, state)
+            if not isinstance(stepped, tuple):  # a tensor of two sequences would pass for a pair
+                raise TypeError(f"{type(self).__name__}.step: must return a pair, the output and the next state")
+            y_BH, state = stepped
             outputs.append(y_BH)
         return torch.stack(outputs, dim=1), state
 

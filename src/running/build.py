@@ -1,6 +1,7 @@
 """From a configuration to what it names: task, model, optimizer, trainer; and the check that all of it can be built."""
 
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from src.config.errors import UserError
+from src.config.errors import UserError, explain, line_of
 from src.config.schema import Settings, TrainerSettings, check_keys
 from src.config.settings import without_hydra
 from src.models.base import Core
@@ -146,13 +147,16 @@ def _check_combination(config: DictConfig, to_run: bool) -> None:
 
 @contextmanager
 def _named(node: str) -> Iterator[None]:
-    """Say to which node a constructor's ValueError belongs: "task.num_pairs=12: ..."."""
+    """Say to which node a constructor's ValueError belongs, "task.num_pairs=12: ...", or where another was raised."""
     try:
         yield
     except (InstantiationException, ValueError) as error:
         cause: BaseException | None = error
         while isinstance(cause, InstantiationException):  # a core is built by the constructor of its network
             cause = cause.__cause__
-        if not isinstance(cause, ValueError):
+        if isinstance(cause, ValueError):
+            raise UserError(f"{node}.{cause}") from None
+        if cause is None or isinstance(cause, UserError | OSError):  # which says by itself what is wrong
             raise
-        raise UserError(f"{node}.{cause}") from None
+        place = line_of("".join(traceback.format_exception(cause)))
+        raise UserError(f"{node}: {explain(cause)}{f' ({place})' * bool(place)}") from error

@@ -1,13 +1,13 @@
 """How a command says how its run ended: a table or a line, and the exit status."""
 
 import logging
-import re
 import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from src.config.paths import LOG, MANIFEST, PROJECT
+from src.config.errors import line_of
+from src.config.paths import LOG, MANIFEST
 from src.config.settings import label_of, varied
 from src.reports.hparams import update_hparams_page
 from src.reports.tables import one_line, show_run
@@ -30,21 +30,15 @@ def conclude(result: dict[str, Any], folder: Path, in_sweep: bool) -> float:
         if in_sweep:
             log.error("%s", one_line(result, _name(folder)))
             return float("nan")
-        place = f" ({_line(result['traceback'])}see {folder}/{LOG})" if "traceback" in result else ""
-        sys.exit(f"error: {result['reason']}{place}")
+        places = [line_of(result["traceback"]), f"see {folder}/{LOG}"] if "traceback" in result else []
+        place = ", ".join(filter(None, places))
+        sys.exit(f"error: {result['reason']}{f' ({place})' * bool(place)}")
     if in_sweep:
         log.info("%s", one_line(result, _name(folder)))
     else:
         update_hparams_page(folder.parent)
         show_run(result, folder)
     return result["metrics"].get(f"test/{result.get('objective')}", float("nan"))
-
-
-def _line(traceback: str) -> str:
-    """The last line of the project in a traceback: "src/models/mine.py:27, "."""
-    places = re.findall(r'File "(.+?)", line (\d+)', traceback)
-    own = [(Path(file), line) for file, line in places if Path(file).is_relative_to(PROJECT / "src")]
-    return f"{own[-1][0].relative_to(PROJECT)}:{own[-1][1]}, " if own else ""
 
 
 def _name(folder: Path) -> str:

@@ -86,3 +86,11 @@ def test_layer_norm_does_not_see_the_scale_and_the_mean_of_the_summed_input():
 def test_number_of_parameters(normalize, in_bias_and_norm):
     core = RNN(X, hidden_size=H, layer_norm=normalize)
     assert sum(parameter.numel() for parameter in core.parameters()) == H * H + H * X + in_bias_and_norm
+
+
+@pytest.mark.parametrize("num_sequences", [2, 3])
+def test_a_step_that_forgets_the_state_is_an_error(num_sequences, monkeypatch):
+    monkeypatch.setattr(RNN, "step", lambda self, p_BH, state: p_BH)
+    core = RNN(X, hidden_size=H, kernel="reference")
+    with pytest.raises(TypeError, match=r"^RNN\.step: must return a pair, the output and the next state$"):
+        core(core.project(torch.randn(num_sequences, T, X)))

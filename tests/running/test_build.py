@@ -65,6 +65,13 @@ def test_everything_else_is_not_in_the_way(composed):
     build.check(composed("trainer.threads=2", "trainer.batch_size=10000"), to_run=True)
 
 
+def test_a_mistake_in_a_constructor_is_one_line_with_its_place(composed, monkeypatch):
+    monkeypatch.setattr("src.models.gru.math", None)
+    says = r"^model: AttributeError: 'NoneType' object has no attribute 'sqrt' \(src/models/gru.py:\d+\)$"
+    with pytest.raises(UserError, match=says):
+        build.check(composed("model=gru"))
+
+
 def test_without_a_gpu_nothing_is_measured(composed, monkeypatch):
     monkeypatch.setattr(build, "ms_per_update", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
