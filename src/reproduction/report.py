@@ -170,10 +170,11 @@ def _origin(name: str, provenance: Provenance) -> str:
     commits = ", ".join(commit[:10] for commit in provenance["commits"])
     numbers = " or ".join("one" if number == 1 else str(number) for number in provenance["threads"])
     threads = f"{numbers} thread{'s' * (provenance['threads'] != [1])} per run"
+    first, last = provenance["first"], provenance["last"]
     return (
         f"`{provenance['command']}`: {provenance['runs']} runs, of which {provenance['runs_that_count']} count, at the "
         f"settings chosen on the validation set; {provenance['hours']:.1f} hours of training, {threads}, "
-        f"{provenance['first']} to {provenance['last']}, at commit {commits}, on {provenance['processor']} "
+        f"{first}{f' to {last}' * (first != last)}, at commit {commits}, on {provenance['processor']} "
         f"({versions}). Errors are test errors with the weights that were best on the validation set, mean ± standard "
         "deviation over n seeds."
     )
