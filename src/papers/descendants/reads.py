@@ -48,6 +48,7 @@ REPRODUCTION = Reproduction(
             CELLS["linear, S = 1"],
             CELLS["linear, S = 0"],
             0.1,
+            where="with one read: ",
         ),
         *(_changes_little(steps) for steps in (2, 3)),
         *(
