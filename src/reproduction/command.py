@@ -9,7 +9,16 @@ from rich import get_console
 from src.config.errors import UserError
 from src.config.paths import REFERENCE
 from src.reproduction.base import Reproduction
-from src.reproduction.reproduce import Budget, find, folders_of, reproductions, run, runs_of
+from src.reproduction.reproduce import (
+    OF_QUICK,
+    Budget,
+    experiments_of,
+    find,
+    folders_of,
+    reproductions,
+    run,
+    runs_of,
+)
 
 
 def run_command(arguments: argparse.Namespace) -> int:
@@ -33,14 +42,16 @@ def run_command(arguments: argparse.Namespace) -> int:
 def _list() -> int:
     for name, reproduction in reproductions().items():
         print(f"{name}\n    {reproduction.title}")
-        print(f"    quick: {_progress(reproduction, 'quick')}; full: {_progress(reproduction, 'full')}", flush=True)
+        full = folders_of(reproduction, "full")  # composed once for both budgets, since that takes most of the time
+        quick = {key: full[key].with_name(full[key].name + OF_QUICK) for key in experiments_of(reproduction, "quick")}
+        in_quick, in_full = _progress(reproduction, "quick", quick), _progress(reproduction, "full", full)
+        print(f"    quick: {in_quick}; full: {in_full}", flush=True)
     return 0
 
 
-def _progress(reproduction: Reproduction, budget: Budget) -> str:
+def _progress(reproduction: Reproduction, budget: Budget, folders: dict[str, Path]) -> str:
     """How many of the runs known so far have ended."""
-    folders = folders_of(reproduction, budget).items()
-    found = [runs_of(reproduction, name, budget, folder)[0] for name, folder in folders if folder.exists()]
+    found = [runs_of(reproduction, name, budget, folder)[0] for name, folder in folders.items() if folder.exists()]
     runs = list(chain.from_iterable(found))
     return f"{sum(run.ended for run in runs)} of {len(runs)} runs have ended" if runs else "not run"
 

@@ -30,6 +30,8 @@ Budget = Literal["quick", "full"]
 ALWAYS_KEPT = ("model", "model.hidden_size", "optimizer.lr", "trainer.max_updates", "seed")
 """Settings with a column in the evidence even if they do not vary."""
 PAPERS = PROJECT / "src" / "papers"
+OF_QUICK = "-quick"
+"""What the names of quick runs end in."""
 NUMBERS = ("selected_update", "updates", "seconds", "num_parameters", "state_size")
 
 
@@ -70,7 +72,7 @@ def overrides_of(reproduction: Reproduction, experiment: str, budget: Budget) ->
     """The overrides of a budget; quick runs have separate folders."""
     if budget == "full":
         return []
-    return [f"name={configuration(experiment).name}-quick", *reproduction.quick]
+    return [f"name={configuration(experiment).name}{OF_QUICK}", *reproduction.quick]
 
 
 def folders_of(reproduction: Reproduction, budget: Budget, further: Sequence[str] = ()) -> dict[str, Path]:

@@ -383,6 +383,15 @@ def test_the_list_says_how_many_runs_have_ended(report, capsys):
     assert "quick: 2 of 2 runs have ended; full: not run" in out
 
 
+def test_a_list_without_runs_composes_each_experiment_once(reproduction, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    composed = []
+    monkeypatch.setattr("src.reproduction.reproduce.compose", lambda *words: composed.append(words) or compose(*words))
+    assert command.run_command(parse(["list"])) == 0
+    assert "quick: not run; full: not run" in capsys.readouterr().out
+    assert [words[0] for words in composed] == [f"experiment={name}" for name in reproduction.experiments]
+
+
 def test_mistakes_are_explained(reproduction, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments, says in (
