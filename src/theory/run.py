@@ -290,7 +290,7 @@ def run(arguments: argparse.Namespace) -> bool:
     claims = [claim for group in results.values() for one in group for claim in one.claims]
     failed = sum(not claim.holds for claim in claims)
     wrong = num_wrong_in_print(claims)
-    summary = f"{len(claims)} claims, {len(claims) - failed} hold; {wrong} different statements are wrong in print"
+    summary = f"claims: {len(claims)}, holding: {len(claims) - failed}; statements wrong in print: {wrong}"
     get_console().print(f"{summary}\n{arguments.output}", markup=False, highlight=False, soft_wrap=True)
     return not failed
 

@@ -61,7 +61,7 @@ def test_what_is_written_and_printed(command, tmp_path):
     assert status == 0
     assert "The answer [of all] | is 42" in out
     assert "refuted as printed: as printed" in out
-    assert "1 claims, 1 hold; 1 different statements are wrong in print" in out
+    assert "claims: 1, holding: 1; statements wrong in print: 1" in out
     folder = tmp_path / "theory"
     assert (folder / "answer.png").read_bytes().startswith(b"\x89PNG")
     page = (folder / "invented.md").read_text()
@@ -163,7 +163,7 @@ def test_a_table_that_this_command_did_not_write_is_left_alone(command, tmp_path
 def test_real_topics_in_separate_processes(command, tmp_path):
     status, out, _ = command("hebbian_learning", "existence_and_uniqueness")
     assert status == 0
-    assert out.index("claims,") > out.index("Oja")
+    assert out.index("claims: ") > out.index("Oja")
     written = {path.name for path in (tmp_path / "theory").iterdir()}
     pages = {"hebbian_learning.md", "existence_and_uniqueness.md"}
     assert written == pages | {"hebbian_growth.png", "existence_and_uniqueness.png", "claims.csv"}
