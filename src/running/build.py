@@ -130,6 +130,8 @@ def _check_combination(config: DictConfig, to_run: bool) -> None:
         if max(task.input_spec.size, task.output_spec.size) > max(keys.values(), default=0):
             keys = integers(config, "task")
         model = made("its weights", 3 if to_run else 1, keys, lambda: build_model(config, task))
+        if to_run and config.model.get("kernel") == "fused" and not torch.cuda.is_available():
+            _ = model.core.is_fused  # an error if there is no kernel for its step
     with _named("task"):
         if to_run:
             check_sizes(config, task, model)

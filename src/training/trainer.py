@@ -138,8 +138,10 @@ class Trainer:
         update = self.state.update
         if self.state.sum_of_norms.isfinite():
             return None
-        since = (update - 1) // self.settings.eval_every * self.settings.eval_every
-        return Outcome("diverged", f"a gradient between updates {since + 1} and {update} is not finite", {})
+        first = (update - 1) // self.settings.eval_every * self.settings.eval_every + 1
+        among = f"a gradient between updates {first} and {update}"
+        which = among if first < update else f"the gradient of update {update}"
+        return Outcome("diverged", f"{which} is not finite", {})
 
     def _evaluate(self, curves: Curves, progress: RunProgress) -> Outcome | None:
         """Evaluate on the validation set and select; an outcome if that ends the run."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from src.config.errors import UserError
+from src.ops.cpu import calls
 from src.running import build, sizes
 
 HUGE = 10**12
@@ -59,6 +60,15 @@ def test_a_stored_run_needs_no_room_for_its_training(composed):
         build.check(composed(override))
         with pytest.raises(UserError, match=f"^{override}: "):
             build.check(composed(override), to_run=True)
+
+
+@pytest.mark.skipif(not calls.available(torch.empty(0)), reason="needs a C++ compiler")
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_kernel_that_cannot_be_made_is_refused_before_the_run(layers, composed):
+    config = composed("model=attention", "model.kernel=fused", f"network.num_layers={layers}")
+    build.check(config)
+    with pytest.raises(UserError, match=r"^model\.kernel=fused: there is no kernel for the step of Attention: "):
+        build.check(config, to_run=True)
 
 
 def test_everything_else_is_not_in_the_way(composed):

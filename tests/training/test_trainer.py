@@ -169,10 +169,13 @@ def test_a_single_gradient_that_is_not_finite_is_found_at_the_next_evaluation(
     assert outcome.reason == "a gradient between updates 6 and 10 is not finite"
 
 
-def test_a_divergence_in_the_last_updates_is_placed_after_the_last_evaluation(tmp_path):
-    trainer = trainer_of(Sums(), tmp_path, max_updates=8)
-    trainer.model.core.weight.register_hook(lambda g: g * torch.nan if trainer.state.update == 6 else g)
-    assert trainer.fit(Recorder(), Recorder()).reason == "a gradient between updates 6 and 8 is not finite"
+@pytest.mark.parametrize(
+    ("max_updates", "where"), [(8, "a gradient between updates 6 and 8"), (6, "the gradient of update 6")]
+)
+def test_a_divergence_in_the_last_updates_is_placed_after_the_last_evaluation(tmp_path, max_updates, where):
+    trainer = trainer_of(Sums(), tmp_path, max_updates=max_updates)
+    trainer.model.core.weight.register_hook(lambda g: g * torch.nan if trainer.state.update >= 5 else g)
+    assert trainer.fit(Recorder(), Recorder()).reason == f"{where} is not finite"
 
 
 @pytest.mark.parametrize("log_every", [1, 3, 20])
