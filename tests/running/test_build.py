@@ -62,9 +62,10 @@ def test_a_stored_run_needs_no_room_for_its_training(composed):
             build.check(composed(override), to_run=True)
 
 
-@pytest.mark.skipif(not calls.available(torch.empty(0)), reason="needs a C++ compiler")
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_kernel_that_cannot_be_made_is_refused_before_the_run(layers, composed):
+    if not calls.available(torch.empty(0)):
+        pytest.skip("no compiler")
     config = composed("model=attention", "model.kernel=fused", f"network.num_layers={layers}")
     build.check(config)
     with pytest.raises(UserError, match=r"^model\.kernel=fused: there is no kernel for the step of Attention: "):
