@@ -6,7 +6,7 @@ Shapes: N examples, n features.
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from src.specs import Batch, InputSpec, Objective, Output, OutputSpec
 from src.tasks.base import Task
@@ -44,7 +44,7 @@ class HadamardProduct(Task):
         *,
         vector_size: Annotated[int, Ge(1)] = 50,
         values: Literal["binary", "uniform"] = "binary",
-        scale: Annotated[float, Gt(0)] = 1.0,
+        scale: Annotated[float, Gt(0), Le(1e8)] = 1.0,  # above, errors overflow in float32
         permuted: bool = False,
         num_distinct: Annotated[int, Ge(1)] | None = None,
         train_size: Annotated[int, Ge(1)] | None = None,

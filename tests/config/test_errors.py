@@ -96,6 +96,10 @@ MISTAKES = {
     "too large": ("task.num_pairs=27", ["task.num_pairs=27: must be an integer, at least 1, at most 26"]),
     "outside of an interval": ("model.decay=1.5", ["model.decay=1.5: must be a number, at least 0, at most 1"]),
     "negative": ("trainer.max_updates=-1", ["trainer.max_updates=-1: must be an integer, at least 1"]),
+    "too large for squared errors": (
+        "task=hadamard_product task.scale=1e100",
+        ["task.scale=1e+100: must be a number, above 0, at most 100000000"],
+    ),
     "too many": ("network.num_layers=1001", ["network.num_layers=1001: must be an integer, at least 1, at most 1000"]),
     "zero or null": ("network.head_size=0", ["network.head_size=0: must be an integer, at least 1, or null"]),
     "not a number": ("trainer.stop_at=nan", ["trainer.stop_at=nan: must be a number, or null"]),
