@@ -1,6 +1,6 @@
 """Adding two marked numbers: initializations of recurrent networks, counted by right answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -54,8 +54,6 @@ PRINTED = {
     "np-tanhRNN": (8450, 7350, 3000, 750, 820),
 }
 """Right answers of 10,000 by length, read off the paper's figure by eye (about 100 off)."""
-ADDS, DOES_NOT = ("np-RNN", "IRNN", "nRNN", "iRNN", "np-tanhRNN"), ("gRNN", "oRNN")
-"""In print, over 150 and 200 steps."""
 AS_IN_PRINT: Final = ", with the paper's settings"
 How = Literal["", ", with the paper's settings"]
 AFTER = le2015.AFTER | {AS_IN_PRINT: ""}
@@ -124,6 +122,16 @@ def _fails(network: str, length: int, how: How = "") -> Claim:
         f"fewer than {20_000 * CHANCE:,.0f} of 10,000 right, twice as many as by always answering 1{AFTER[how]}",
         test,
     )
+
+
+def _as_in_print(length: int) -> Iterator[Claim]:
+    """What the figure shows of each network, unless it adds in part: over 300 steps the np-tanhRNN has 30 % right."""
+    for network in NETWORKS:
+        printed = PRINTED[network][LENGTHS.index(length)] / 10_000
+        if printed > HALF:
+            yield _answers_right(network, length, AS_IN_PRINT)
+        elif printed < 2 * CHANCE:
+            yield _fails(network, length, AS_IN_PRINT)
 
 
 def most_right(evidence: Evidence, length: int, others: Mapping[str, Mapping[str, Any]], best: Any) -> Finding:
@@ -282,12 +290,7 @@ REPRODUCTION = Reproduction(
         _answers_right("np-RNN", 200, ", for longer"),
         _answers_right("np-RNN", 300, ", for longer"),
         _answers_right("IRNN", 300, ", for longer"),
-        *(
-            claim(network, length, AS_IN_PRINT)
-            for length in (150, 200)
-            for networks, claim in ((ADDS, _answers_right), (DOES_NOT, _fails))
-            for network in networks
-        ),
+        *(claim for length in (150, 200, 300) for claim in _as_in_print(length)),
         _np_rnn_is_best(AS_IN_PRINT),
     ),
     table=table,
