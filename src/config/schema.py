@@ -163,7 +163,7 @@ def _check_value(value: Any, hint: Any, path: str) -> None:
         if not _is_legal(plain, hint):
             nearest = difflib.get_close_matches(_MEANT.get(str(plain), str(plain)), _names(hint), n=1)
             did_you_mean = f"; did you mean {nearest[0]}?" if nearest else ""
-            if isinstance(plain, float) and plain.is_integer() and _is_legal(int(plain), hint):
+            if isinstance(plain, float) and plain.is_integer() and abs(plain) < 2**63 and _is_legal(int(plain), hint):
                 did_you_mean = f"; write {int(plain)}"
             raise UserError(f"{path}={_as_typed(plain)}: must be {describe(hint)}{did_you_mean}")
         if isinstance(plain, int) and abs(plain) >= 2**63:  # more than torch or a stored run can hold

@@ -66,6 +66,7 @@ MISTAKES = {
     "no experiment": ("experiment=", ["experiment= needs a value; legal: ba2016/ablations/base"]),
     "key of another group": ("lr=3", ["lr is not a setting; did you mean optimizer.lr?"]),
     "nested key of another group": ("model.lr=3", ["model.lr is not a setting of model; did you mean optimizer.lr?"]),
+    "exponent that is too large": ("trainer.log_every=1e308", ["log_every=1e+308: must be an integer, at least 1\n"]),
     "exponent for an integer": ("trainer.max_updates=1e4", ["must be an integer, at least 1; write 10000"]),
     "GPU by another name": ("device=gpu", ["device=gpu: must be auto, cpu or cuda; did you mean cuda?"]),
     "unknown searched key": ("search.grid=[optimiser.lr]", ["search.grid=[optimiser.lr]", "mean optimizer.lr?"]),
