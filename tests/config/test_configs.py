@@ -33,10 +33,10 @@ def group_and_name(file):
 
 
 def options():
-    """Every option; experiments, which are more than half of them, are slow but for the first of a folder."""
+    """Every option; those of the papers, which are most of them, are slow but for the first of a folder."""
     firsts = {file.parent: file for file in reversed(OPTIONS)}
     for file in OPTIONS:
-        slow = group_and_name(file)[0] == "experiment" and file != firsts[file.parent]
+        slow = "/" in group_and_name(file)[1] and file != firsts[file.parent]
         yield pytest.param(file, id="/".join(group_and_name(file)), marks=[pytest.mark.slow] * slow)
 
 

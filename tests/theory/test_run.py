@@ -160,6 +160,7 @@ def test_a_table_that_this_command_did_not_write_is_left_alone(command, tmp_path
     assert command("--processes", "1")[0] == 0, "nothing of it is needed if all topics are run"
 
 
+@pytest.mark.slow
 def test_real_topics_in_separate_processes(command, tmp_path):
     status, out, _ = command("hebbian_learning", "existence_and_uniqueness")
     assert status == 0
