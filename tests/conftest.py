@@ -32,8 +32,6 @@ get_console()  # before a test sets COLUMNS for itself
 seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
 SET_A_MODE = ("experiment=", "hydra.mode=", "--config-")
 """What begins the arguments that may tell Hydra to sweep; `-m` does so by itself."""
-
-
 parse_yaml, parsed = yaml.load, {}
 
 

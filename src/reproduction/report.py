@@ -129,7 +129,7 @@ def derived_files(name: str, folder: Path) -> dict[str, str]:
 
 
 def write_derived_files(name: str, folder: Path) -> None:
-    """Write them."""
+    """Write the tables and the text of a report from its data."""
     for file, content in derived_files(name, folder).items():
         write_whole(folder / file, content.encode())
 
