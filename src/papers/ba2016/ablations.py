@@ -37,7 +37,7 @@ VARIED = {
 """The settings that each experiment varies, by the name of its folder."""
 
 CHOSEN_WITH_ALL_SEEDS = {"ba2016-digits"}
-"""Experiments whose learning rate is chosen with the seeds that are reported; with the first one in all others."""
+"""Experiments whose learning rate is chosen with all reported seeds; all others choose it with the first one."""
 
 
 def _errors(evidence: Evidence, name: str, **settings: Any) -> np.ndarray:
@@ -122,7 +122,7 @@ def _errs_more(mistake: str) -> Claim:
 
 
 def draw_decay_and_fast_lr(evidence: Evidence) -> Figure:
-    """Mean test error in % against λ and η, with a star where the learning rate is at the edge of its grid."""
+    """Mean test error in % against λ and η, with a star where the learning rate is at an edge of its grid."""
     with rc_context(RC | {"axes.grid": False}):
         figure, (axes,) = panels([""])
         try:

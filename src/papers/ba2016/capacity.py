@@ -20,11 +20,11 @@ from src.reproduction.effects import difference, mean
 NAME, LONGER, CURRICULUM = "ba2016-capacity", "ba2016-capacity-long", "ba2016-capacity-curriculum"
 """Folder names."""
 BOUND = 0.1
-"""Test error up to which pairs count as bound."""
+"""The largest test error at which pairs count as bound."""
 
 
 def _capacities(evidence: Evidence) -> dict[int, np.ndarray]:
-    """For each width, the most pairs tried up to which the test error stays at or below 10 %, per seed; 0 if none."""
+    """For each width and seed, the most pairs up to which all numbers tried have an error of at most 10 %, or 0."""
     found = {}
     for width, of_width in evidence.select(name=NAME).groupby("model.hidden_size"):
         errors = of_width.pivot_table(index="task.num_pairs", columns="seed", values="test/error").dropna(axis=1)
@@ -90,14 +90,14 @@ def draw(evidence: Evidence) -> Figure:
 
 
 def _draw(axes: Axes, runs: pd.DataFrame, style: Mapping[str, Any], label: str | None = None) -> None:
-    """Mean test error in % and its standard deviation, down to 0."""
+    """Plot the mean test error in % and its standard deviation, with error bars that do not extend below 0."""
     by_pairs = 100 * runs.groupby("task.num_pairs")["test/error"].agg(["mean", "std"])
     below = np.minimum(by_pairs["std"], by_pairs["mean"])
     axes.errorbar(by_pairs.index, by_pairs["mean"], [below, by_pairs["std"]], label=label, capsize=2, **style)
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """Test error in %, a row per number of pairs and of updates, a column per width, and the floor."""
+    """Test error in %, a row per number of pairs and number of updates, a column per width, and the floor."""
     widths = sorted(evidence.runs["model.hidden_size"].unique())
     rows = []
     for (num_pairs, updates, name), of_row in evidence.runs.groupby(["task.num_pairs", "trainer.max_updates", "name"]):

@@ -17,9 +17,9 @@ from src.reproduction.effects import difference, duration, mean, ratio
 PRINTED = pd.read_csv(Path(__file__).with_name("figure2.csv"), index_col="update")
 """Test negative log-likelihood, read from the vector paths of the paper's figure."""
 FLOORS = {"linear in the digit counts": 1.426, "uniform over the digits seen": 1.217, "knows the digits": 1.187}
-"""Negative log-likelihoods reached without binding, see `src.tasks.associative_retrieval`."""
+"""Negative log-likelihoods that can be reached without binding; see `src.tasks.associative_retrieval`."""
 LEFT = 1.1
-"""A negative log-likelihood below all of these."""
+"""A negative log-likelihood below all of these floors."""
 
 
 def _leaving(evidence: Evidence, model: str) -> np.ndarray:
@@ -57,7 +57,7 @@ def _length(evidence: Evidence) -> float:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """The update at which each curve reaches a level, printed and ours."""
+    """The update at which each curve reaches a level, in print and here."""
     rows = []
     for model, label in MODELS.items():
         for level in (LEFT, 0.5, 0.1):

@@ -17,14 +17,14 @@ from src.reproduction.effects import difference, ratio, ratio_of_best
 
 MODELS = {"irnn": "RNN", "lstm": "LSTM", "fastweights": "Fast weights"}
 VISIBLE = {16: 3, 24: 5}
-"""Frames that are seen, by the size of the screen."""
+"""The number M of visible frames, by the size N of the screen."""
 PRINTED = {size: pd.read_csv(Path(__file__).with_name(f"figure5_{size}.csv"), index_col="x") for size in VISIBLE}
 """Mean reward, read from the vector paths of the paper's figure; the unit of x is not stated."""
 GOAL = 0.9
 BEST = 5
-"""Trials of a search whose mean the paper shows."""
+"""The number of best trials of a search whose mean the paper shows."""
 EPISODES = 64
-"""Of an update."""
+"""Episodes per update."""
 
 LR = "optimizer.lr=tag(log, interval(5e-4, 1e-2))"
 STUDIES = (
@@ -48,7 +48,7 @@ ABLATIONS = {
     "norm": ("model.layer_norm", "model.fast_lr", "model.recurrent_scale"),
     "no-norm": ("model.layer_norm", "model.fast_lr"),
 }
-"""The settings that each ablation varies, by the end of the name of its folder."""
+"""The settings that each ablation varies, by the last part of the name of its folder."""
 SEARCHED = {
     "irnn": ("optimizer.lr",),
     "lstm": ("optimizer.lr",),
@@ -75,7 +75,7 @@ def of_seeds(size: int, model: str) -> dict[str, Any]:
 
 
 def trials(evidence: Evidence, size: int, model: str) -> pd.DataFrame:
-    """The trials of a search, those with the largest `score` first: the mean return over all of it, in validation."""
+    """The trials of a search by descending `score`, the mean validation return over the whole run."""
     runs = evidence.select(**of_search(size, model))
     means = {run: curve.mean() for run, curve in _curves(evidence, runs["run"]).items()}
     return runs.assign(score=runs["run"].map(means)).sort_values("score", ascending=False)
@@ -87,7 +87,7 @@ def best_trials(evidence: Evidence, size: int, model: str) -> pd.DataFrame:
 
 
 def _curves(evidence: Evidence, runs: Iterable[str]) -> pd.DataFrame:
-    """Returns in validation, a column per run, by update; a run that stopped, having solved it, keeps its last one."""
+    """Validation returns by update, a column per run; a run that stopped because it was solved keeps its last value."""
     curves = evidence.curves[evidence.curves["run"].isin(list(runs))]
     return curves.pivot_table(index="update", columns="run", values="val/return").sort_index().ffill()
 
@@ -107,7 +107,7 @@ def _millions(updates: np.ndarray, size: int) -> str:
 
 
 def _sooner(evidence: Evidence, size: int, pairs: Iterable[tuple[str, str]], searched: bool) -> Finding:
-    """The ratios of actions to the goal, of the best trials or of the seeds at the chosen settings."""
+    """The ratios of the numbers of actions to the goal, for the best trials or for the seeds at the chosen settings."""
     effects, until = [], {}
     for ours, theirs in pairs:
         both, reached = [], []
@@ -137,7 +137,7 @@ def _lstm_before_rnn(size: int, searched: bool) -> Any:
 
 
 def _norm_slows(evidence: Evidence) -> Finding:
-    """Both without a memory, so that nothing but the norm differs."""
+    """Both networks are without a memory, so that nothing but the norm differs."""
     settings: dict[str, Any] = {"name": "ba2016-figure5-norm"}
     ends = {norm: evidence.values("test/return", model__layer_norm=norm, **settings) for norm in (True, False)}
     measured = f"test return with: {mean_and_sd(ends[True])}; without: {mean_and_sd(ends[False])}"
@@ -161,7 +161,7 @@ def _memory_helps(evidence: Evidence) -> Finding:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """Actions to three levels of return: in print, the best trials of each search, seeds, ablations."""
+    """Actions needed for three levels of return: in print, for the best trials of each search, seeds and ablations."""
     rows: list[dict[str, str]] = []
     for size in VISIBLE:
         for model, label in MODELS.items():
@@ -191,12 +191,12 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def _printed(size: int, model: str) -> "pd.Series[float]":
-    """The curve of a network in print, by x; some points were read of one curve alone."""
+    """The printed curve of a network, by x; some points were read off for one curve only."""
     return PRINTED[size][model].dropna()
 
 
 def _crossing(printed: "pd.Series[float]") -> float:
-    """Where a printed curve reaches the goal, between its points."""
+    """The x at which a printed curve reaches the goal, interpolated between its points."""
     above = int(np.argmax(printed.to_numpy() >= GOAL))
     (x_0, y_0), (x_1, y_1) = ((float(printed.index[i]), float(printed.iloc[i])) for i in (above - 1, above))
     return x_0 + (GOAL - y_0) / (y_1 - y_0) * (x_1 - x_0)
@@ -216,7 +216,7 @@ def _measured(evidence: Evidence, size: int, runs: pd.DataFrame) -> dict[str, st
 
 
 def _setting(runs: pd.DataFrame, keys: Iterable[str]) -> str:
-    """Settings of runs, and their ranges if they differ."""
+    """The settings of runs as text, as ranges where they differ."""
     shown = []
     for key in keys:
         values = sorted(runs[key].unique())
@@ -229,9 +229,9 @@ def _setting(runs: pd.DataFrame, keys: Iterable[str]) -> str:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """Mean return of the best trials with their range, over the printed curves.
+    """Mean return of the best trials with their range, drawn over the printed curves.
 
-    The printed x is stretched so that the LSTM reaches the goal where the mean of ours does.
+    The printed x axis is stretched so that the printed LSTM reaches the goal where the mean of ours does.
     """
     with rc_context(RC):
         sizes = [size for size in VISIBLE if _was_searched(evidence, size)]

@@ -30,9 +30,9 @@ KEYS = ("model.num_inner_steps", "model.normalized", "model.read_weights", "mode
 READ_WITH = (1, 2, 3, 5)
 FURTHER = (2, 3)
 FURTHER_UPDATES = 5000
-"""Inner steps with which a network trained with one is read, and with which its training goes on."""
+"""Numbers of inner steps with which a network trained with one is read, and with which its training continues."""
 OF_LONG = [(1, 0.5), *((steps, 0.02) for steps in (1, *FURTHER))]
-"""Inner steps and η of the networks as in the paper that learn."""
+"""Inner steps and η of those networks that are built as in the paper and learn."""
 VARIANTS = {
     ("all", "one"): "as in the paper",
     ("all", "learned"): "learned reads",
@@ -47,12 +47,12 @@ def _settings(steps: int, normalized: str, read_weights: str) -> dict[str, Any]:
 
 
 def _plain(steps: int, fast_lr: float) -> dict[str, Any]:
-    """With more than one inner step, the longer runs."""
+    """The settings of networks as in the paper; with more than one inner step, of the longer runs."""
     return {"name": ONE if steps == 1 else LONG, "model__num_inner_steps": steps, "model__fast_lr": fast_lr}
 
 
 def _changed(evidence: Evidence, steps: int, fast_lr: float, **settings: Any) -> np.ndarray:
-    """Errors of networks that were trained with one inner step, and read with others."""
+    """Errors of networks that were trained with one inner step and are read with another number of them."""
     found = evidence.select_measured(**_plain(1, fast_lr), read_with=steps, **settings)
     return found["error"].to_numpy(float)
 
@@ -135,15 +135,15 @@ def _goes_on(fast_lr: float) -> Claim:
 
 
 def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """What each inner step of the last time step does, and networks that are read with other numbers of steps.
+    """Measure what each inner step of the last time step does, and the error with other numbers of inner steps.
 
-    Rows with `weights`, initial or trained, and `inner_step` s describe h_s, means over 500 validation sequences:
+    Rows with `weights`, initial or trained, and `inner_step` s describe h_s, as means over 500 validation sequences:
     `read_weight`, w_s; `memory_to_input`, the norm of w_s A h_s relative to that of z; `eigenvector`, its cosine with
-    the first eigenvector of A; `kept`, one minus its cosine with the state that another question about the sequence
-    leads to.
+    the first eigenvector of A; `kept`, one minus its cosine with the state that another question about the same
+    sequence leads to.
 
     Rows with `read_with` S have the test error of the trained network read with S inner steps, after `further_updates`
-    with this S. A network with learned reads is read with one step: without what the others read.
+    with this S. A network with learned reads is read with one step only, without its earlier reads.
     """
     import torch
 
@@ -201,7 +201,7 @@ def _inner_steps(model: "SequenceModel", inputs: "Tensor") -> list[dict[str, flo
 
 
 def _settled(core: "FastWeights", z_BH: "Tensor", A_BHH: "Tensor") -> list[tuple["Tensor", float, "Tensor"]]:
-    """h_s, w_s and the norm of w_s A h_s relative to that of z, for s = 0 ... S; nan for S, which reads nothing."""
+    """h_s, w_s and the norm of w_s A h_s relative to that of z, for s = 0 ... S; nan for h_S, which reads nothing."""
     import torch
 
     states, reads = [], []
@@ -242,7 +242,7 @@ def _read_with(steps: int, further_updates: int, config: "DictConfig", trained: 
 
 
 def _cells(evidence: Evidence) -> list[tuple[dict[str, Any], dict[str, str]]]:
-    """The settings of every row of the table, and what is shown of them."""
+    """The settings of every row of the table, and the text that shows them."""
     found = []
     for steps in FURTHER:
         for normalized, read_weights in VARIANTS:
@@ -255,7 +255,7 @@ def _cells(evidence: Evidence) -> list[tuple[dict[str, Any], dict[str, str]]]:
 
 
 def _of_steps(measured: pd.DataFrame) -> dict[str, str]:
-    """What is measured in each inner step, before and after training."""
+    """The measurements of each inner step as text, before and after training."""
     shown = {
         "memory to input": ("memory_to_input", lambda value: f"{value:,.0f}" if value > 10 else f"{value:.2g}"),
         "cosine with eigenvector": ("eigenvector", "{:.2f}".format),
@@ -293,7 +293,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """Learning curves of the variants and of longer runs, and what is kept of the question after each inner step."""
+    """Learning curves of the variants and of longer runs, and what each inner step keeps of the question."""
     with rc_context(RC):
         titles = ["S = 2 and 3, η = 0.5", "as in the paper, longer", "before training, S = 2, η = 0.5"]
         figure, (short, long, kept) = panels(titles)

@@ -26,7 +26,7 @@ def _learn_far_faster(evidence: Evidence) -> Finding:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """Mean validation error in % at some updates, the test error, and the seconds of training."""
+    """Mean validation error in % at certain updates, test error, and seconds of training."""
     columns: dict[str, list[str]] = {"update": [f"{update:,}" for update in UPDATES]}
     columns["update"] += ["test, at the selected update", "seconds of training"]
     for model, label in MODELS.items():

@@ -54,7 +54,7 @@ def _fresh_is_enough(model: str) -> Claim:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """Test error by model and by what it was trained on."""
+    """Test error by model and training data."""
     rows = []
     for model in ("lstm", "irnn"):
         for name, on in ON.items():

@@ -56,10 +56,10 @@ def _weaker_memory_helps(evidence: Evidence) -> Finding:
 
 
 def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """What the memory contributes in untrained networks, with and without the norm.
+    """Measure what the memory contributes in untrained networks, with and without the norm.
 
     Columns: `memory_to_input`, the norm of A h_0 relative to that of the boundary condition z, and `likeness_of_steps`,
-    the cosine of h(t) and h(t+1); means over steps from the second on and over 1,000 validation sequences.
+    the cosine of h(t) and h(t+1); both are means over the steps from the second on and 1,000 validation sequences.
     """
     import torch
 

@@ -20,19 +20,19 @@ CSE847 = {"irnn": (0.712, 0.646, 0.0311), "lstm": (0.533, 0.0388, 0.0102), "fast
 """Wayman & Mathew, final report of a CSE847 project: one run each, without tuning the learning rate."""
 TABLE = "ba2016-table1"
 LONGER = {("irnn", 100): "ba2016-table1-long-irnn", ("fastweights", 20): "ba2016-table1-long"}
-"""Folder names: of all cells, and of the cells that were also trained for longer."""
+"""Folder names: of the runs of all cells, and of the longer runs that some cells have as well."""
 FLOOR = 0.6165
 """Test error of a predictor that knows the digits but not the binding, with four pairs."""
 PAPER_UPDATES = 750_000
 PAPER_HORIZON = "ba2016-table1-paper-horizon"
-"""Folder name of runs of this length."""
+"""Folder name of the runs of this length."""
 CONFIDENCE = 0.98
-"""Of the two-sided intervals of differences between models; one-sided tests at 1 %."""
+"""Level of the two-sided intervals of differences between models, for one-sided tests at 1 %."""
 QUICK = ("trainer.max_updates=10000", "model.hidden_size=20,50", "optimizer.lr=1e-3,3e-3", "seed=0,1")
 
 
 def floor_of(num_pairs: int) -> float:
-    """This floor with another number of pairs."""
+    """The same floor as `FLOOR`, for another number of pairs."""
     task = AssociativeRetrieval(0, num_pairs=num_pairs, train_size=None, val_size=1, test_size=1)
     return task.floors["knows the digits, not the binding"]["error"]
 
@@ -91,7 +91,7 @@ def _as_low_as_printed(width: int, bound: float, name: str = TABLE) -> Claim:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """Printed next to measured numbers, a row per cell, and another for longer runs."""
+    """Printed next to measured numbers, one row per cell and another for its longer runs."""
     rows = []
     for model, label in MODELS.items():
         for column, width in enumerate(WIDTHS):

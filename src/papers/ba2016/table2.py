@@ -24,11 +24,11 @@ PRINTED = {
 }
 """Ba et al., Table 2."""
 TABLE, MATCHED, MEMORY, LONG = (f"ba2016-table2{suffix}" for suffix in ("", "-matched", "-memory", "-long"))
-"""Folder names: all cells, one learning rate for all, networks without memory, longer training with regularization."""
+"""Folder names: all cells; one learning rate for all; networks without memory; longer runs with regularization."""
 WITHOUT_MEMORY = {True: "η = 0", False: "η = 0, no wipe"}
 UPDATES_PER_EPOCH = 430
 FIRST_UPDATES = 2 * UPDATES_PER_EPOCH
-"""Those in which to learn soon."""
+"""The first updates, over which networks are compared by how soon they learn."""
 
 
 def errors(evidence: Evidence, model: str, width: int, name: str = TABLE, **settings: Any) -> np.ndarray:
@@ -70,7 +70,7 @@ def _while_learning(evidence: Evidence, name: str, model: str) -> np.ndarray:
 
 
 def _compared(by_model: dict[str, np.ndarray]) -> Finding:
-    """The first against the others, of which it has to be below each."""
+    """Compare the first network with the others: its error has to be below that of each."""
     (_, ours), *others = by_model.items()
     measured = "; ".join(f"{MODELS[model]} {percent(values)}" for model, values in by_model.items())
     return Finding(measured, [difference(ours, theirs, f"to {MODELS[m]}").within(most=0) for m, theirs in others])
@@ -107,7 +107,7 @@ def _as_low_as_printed(width: int) -> Claim:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """Printed next to measured numbers: a row per cell, then longer runs and networks without memory."""
+    """Printed next to measured numbers: one row per cell, with longer runs, and then networks without memory."""
     rows = []
     for model, label in MODELS.items():
         for width, printed in zip(WIDTHS, PRINTED[model], strict=True):
@@ -133,7 +133,7 @@ def _ours(evidence: Evidence, **settings: Any) -> dict[str, str]:
 
 
 def _dropout(runs: pd.DataFrame) -> dict[str, str]:
-    """What was chosen in the longer runs, where the learning rate was not: dropout of inputs and outputs."""
+    """What was chosen for the longer runs: the dropout of inputs and outputs, at a fixed learning rate."""
     first = runs.iloc[0]
     chosen = f"{first['network.input_dropout']:g} and {first['network.output_dropout']:g}"
     points = f" of {first['grid_points']}{marked(runs)}"

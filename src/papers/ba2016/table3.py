@@ -1,4 +1,4 @@
-"""Table 3 on a stand-in: which expression drawn faces have, seen in glimpses, by four architectures."""
+"""Table 3 on a stand-in: recognizing the expression of drawn faces, seen in glimpses, by four architectures."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -11,16 +11,16 @@ from src.reproduction.base import Claim, Evidence, Finding, NotRunError, Reprodu
 from src.reproduction.effects import difference
 
 PRINTED = {"irnn": 0.8111, "lstm": 0.8132, "convnet": 0.8823, FAST_WEIGHTS: 0.8634}
-"""Ba et al., Table 3, test accuracy on Multi-PIE."""
+"""Ba et al., Table 3: test accuracy on Multi-PIE."""
 NAME = "ba2016-table3"
 BESIDE = 0.05
 UPDATES_PER_EPOCH = 47
 ANSWERS = ("the most frequent", "the nearest image")
-"""Floors of the task, which depend on the seed, as its drawings do."""
+"""Floors of the task; they depend on the seed, as the drawings do."""
 
 
 def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """The errors of simple answers on the drawings of each seed."""
+    """Measure the errors of trivial predictors on the drawings of each seed."""
     from src.running.build import build_task
     from src.running.load import read_config
 
@@ -51,7 +51,7 @@ def _convnet_is_beside(evidence: Evidence) -> Finding:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """Accuracy in print, on Multi-PIE, next to that on the stand-in, and what simple answers reach there."""
+    """Printed accuracy on Multi-PIE next to ours on the stand-in, and what trivial predictors reach there."""
     rows = []
     for model, label in MODELS.items():
         row = {"model": label, "paper, Multi-PIE, %": f"{100 * PRINTED[model]:.2f}", "ours, stand-in, %": "not run"}

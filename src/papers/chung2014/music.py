@@ -1,4 +1,4 @@
-"""Polyphonic music: the likelihood of the next frame by networks of about 20,000 weights."""
+"""Polyphonic music: the likelihood of the next frame under networks of about 20,000 weights."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -26,7 +26,7 @@ CHUNG2014: Mapping[str, Mapping[str, float]] = {
     "muse": {"rnn": 6.23, "gru": 5.99, "lstm": 6.23},
     "piano": {"rnn": 9.03, "gru": 8.82, "lstm": 9.03},
 }
-"""Table 2 of Chung et al. (2014), test."""
+"""Chung et al. (2014), Table 2: nats per frame of the test set."""
 BAI2018: Mapping[str, Mapping[str, float]] = {
     "jsb": {"rnn": 8.91, "gru": 8.43, "lstm": 8.45, "tcn": 8.10},
     "nottingham": {"rnn": 4.05, "gru": 3.46, "lstm": 3.29, "tcn": 3.07},
@@ -38,7 +38,7 @@ BOULANGER2012: Mapping[str, Mapping[str, float]] = {
     "muse": {"rnn": 8.13, "rbm": 6.01},
     "piano": {"rnn": 8.37, "rbm": 7.09},
 }
-"""Boulanger-Lewandowski et al. (2012), Table 1: an RNN, and an RNN with an RBM, whose keys depend on each other."""
+"""Boulanger-Lewandowski et al. (2012), Table 1: an RNN, and an RNN with an RBM, in which keys depend on each other."""
 OTHERS = {"rbm": "RNN-RBM", "tcn": "TCN"}
 LARGE_SIZE = 200
 """Units of an LSTM with about twelve times the weights of the others."""
@@ -73,7 +73,7 @@ def _larger_is_as_good(evidence: Evidence) -> Finding:
 
 
 def _gates(statement: str, pieces: str, models: Sequence[str], *, better: bool) -> Claim:
-    """The gated networks are better than the tanh network on a collection, or worse than it."""
+    """A claim that gated networks are better than the tanh network on a collection or, if not `better`, worse."""
 
     def test(evidence: Evidence) -> Finding:
         plain = _nats(evidence, pieces, "rnn")
@@ -121,7 +121,7 @@ def _measured(evidence: Evidence, name: str, model: str) -> dict[str, str]:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """Nats per frame of the test set, by collection and model, next to printed ones."""
+    """Nats per frame of the test set, by collection and model, next to the printed numbers."""
     none = dict.fromkeys(("n", "lr", "weights", "updates"), "-")
     rows = []
     for pieces, title in COLLECTIONS.items():

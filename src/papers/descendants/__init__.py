@@ -1,4 +1,4 @@
-"""Fast weights and their descendants on the same ground; what the reports share."""
+"""Fast weights and their descendants under equal conditions; this module has the helpers that the reports share."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -32,7 +32,7 @@ LABELS = {
     "fastweights_softmax": "fast weights, softmax",
     "attention": "attention",
 }
-"""Cells by the name of their file, in the order of tables."""
+"""Labels of cells by the name of their configuration file, in the order of tables."""
 
 
 def label_of(model: str) -> str:
@@ -41,13 +41,13 @@ def label_of(model: str) -> str:
 
 
 def models_of(runs: pd.DataFrame) -> list[str]:
-    """The cells of some runs, in the order of tables."""
+    """The cells that these runs belong to, in the order of tables."""
     order = [*LABELS]
     return sorted(runs["model"].unique(), key=lambda model: order.index(model) if model in order else len(order))
 
 
 def percents(values: np.ndarray) -> str:
-    """Mean and standard deviation of errors in %, without the sign: "1.2 ± 0.1"."""
+    """Mean and standard deviation of errors in %, without the percent sign: "1.2 ± 0.1"."""
     return mean_and_sd(values, ".1f", 100)
 
 
@@ -59,11 +59,11 @@ def errors_or_none(evidence: Evidence, metric: str = "test/error", **settings: A
 
 
 Cell = Mapping[str, Any]
-"""Settings that select the runs of a cell, as in `Evidence.select`; a key of None is a setting that it lacks."""
+"""Settings that select the runs of a cell, as in `Evidence.select`; None stands for a setting that the cell lacks."""
 
 
 BY_AGE = {"error": "test/error", "written first": "test/oldest_error", "written last": "test/newest_error"}
-"""Metrics of recall by the name of their column: of all pairs, and of those that were written first and last."""
+"""Recall errors by the name of their column: on all pairs, and on those that were written first and last."""
 
 
 def row_of(runs: pd.DataFrame, metrics: Mapping[str, str]) -> dict[str, str]:
@@ -74,7 +74,7 @@ def row_of(runs: pd.DataFrame, metrics: Mapping[str, str]) -> dict[str, str]:
 
 
 def rows_of(evidence: Evidence, cells: Mapping[str, Cell], metrics: Mapping[str, str]) -> list[dict[str, str]]:
-    """A row for each cell, by its label."""
+    """A row for each cell, under its label."""
     rows = []
     for label, cell in cells.items():
         try:
@@ -89,7 +89,7 @@ def rows_of(evidence: Evidence, cells: Mapping[str, Cell], metrics: Mapping[str,
 def is_better(
     statement: str, source: str, ours: Cell, theirs: Cell, points: float, metric: str = "test/error", where: str = ""
 ) -> Claim:
-    """Of two cells, ours has a mean error that is more than so many points lower."""
+    """A claim that the mean error of `ours` is lower than that of `theirs` by more than `points`, as a fraction."""
 
     def test(evidence: Evidence) -> Finding:
         mine, others = evidence.values(metric, **ours), evidence.values(metric, **theirs)
@@ -102,7 +102,7 @@ def is_better(
 def is_below(
     statement: str, source: str, cells: Iterable[Cell], most: float, metric: str = "test/error", where: str = ""
 ) -> Claim:
-    """The mean error of each of some cells is below a bound."""
+    """A claim that the mean error of each of these cells is below a bound."""
     test = _within(cells, metric, most=most)
     return Claim(statement, source, f"{where}mean test error below {100 * most:g} %", test)
 
@@ -110,7 +110,7 @@ def is_below(
 def is_above(
     statement: str, source: str, cells: Iterable[Cell], least: float, metric: str = "test/error", where: str = ""
 ) -> Claim:
-    """The mean error of each of some cells is above a bound."""
+    """A claim that the mean error of each of these cells is above a bound."""
     test = _within(cells, metric, least=least)
     return Claim(statement, source, f"{where}mean test error above {100 * least:g} %", test)
 
@@ -125,7 +125,7 @@ def _within(cells: Iterable[Cell], metric: str, **bounds: float) -> Callable[[Ev
 
 
 def draw_accuracies(axes: Axes, errors: Mapping[int, np.ndarray | None], **style: Any) -> None:
-    """The accuracies of a cell, mean and standard deviation, against a number; None where nothing has been run."""
+    """Plot mean and standard deviation of a cell's accuracy against a number; errors are None where nothing was run."""
     accuracies = {number: 1 - found for number, found in errors.items() if found is not None}
     if accuracies:
         spreads = [sd(values) for values in accuracies.values()]

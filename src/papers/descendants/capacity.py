@@ -22,7 +22,7 @@ LARGE = ("descendants/capacity_large", "descendants/capacity_large_vector")
 
 
 def _cell(model: str, size: int = MATRIX_SIZE, name: str | None = None) -> Cell:
-    """The runs of a cell with so many units; an LSTM always has those with the state of 16 units of the others."""
+    """Settings of the runs of a cell with `size` units; an LSTM always has as much state as others with 16 units."""
     size = LSTM_SIZE if model == "lstm" else size
     return {"name": name or NAMES.get(model, NAME), "model": model, "model__hidden_size": size}
 
@@ -68,7 +68,7 @@ def _size_matters(model: str) -> Claim:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """One row per cell and size of its state: error, parameters beside the state, learning rate."""
+    """One row per cell and state size: errors, sizes of state and weights, learning rate."""
     rows = []
     for model in models_of(evidence.runs):
         of_model = evidence.runs[evidence.runs["model"] == model]
@@ -78,7 +78,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """Accuracy against the state size, a curve per cell; hollow: after eight times the updates."""
+    """Accuracy against the state size, a curve per cell; hollow markers are runs with eight times the updates."""
     runs = evidence.runs
     further = runs["name"] == FURTHER
     with rc_context(RC):

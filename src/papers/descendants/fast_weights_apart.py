@@ -1,4 +1,4 @@
-"""Beyond the papers: the loop of Ba et al. (2016) around a memory as in DeltaNet, and what each part is good for."""
+"""Beyond the papers: the loop of Ba et al. (2016) around a memory as in DeltaNet, and what each part contributes."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ PARTS = {
     "units": "more units than the memory has rows",
     "input": "a stronger input at the start",
 }
-"""What is left out, by the name of the experiment that leaves it out."""
+"""The part that is left out, by the name of the experiment that leaves it out."""
 CELLS: dict[str, dict[str, Any]] = {
     "as published": PUBLISHED,
     "with a delta rule": WHOLE,
@@ -81,7 +81,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """Pairs that are recalled, against those that were written."""
+    """The number of pairs recalled against the number of pairs written."""
     with rc_context(RC):
         figure, (axes,) = panels([""])
         for label, style in styles_of(dict.fromkeys(CELLS, "fastweights")).items():

@@ -1,4 +1,4 @@
-"""Beyond the papers: regular languages learned in context, after Akyürek et al. 2024 (RegBench), small."""
+"""Beyond the papers: regular languages learned in context, a small version of RegBench (Akyürek et al. 2024)."""
 
 from typing import Any
 

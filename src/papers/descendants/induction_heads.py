@@ -1,4 +1,4 @@
-"""Beyond the papers: what followed a special symbol, over sequences up to 16 times as long as in training."""
+"""Beyond the papers: which symbol followed a special one, in sequences up to 16 times as long as in training."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Schlag, Irie & Schmidhuber 2021: how many pairs fit into features of keys, and overwriting."""
+"""Schlag, Irie & Schmidhuber 2021: how many pairs fit into a given number of key features, and overwriting."""
 
 from typing import Any
 
@@ -91,7 +91,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """Squared error against the number of keys for each feature of the memory."""
+    """Squared error against the number of keys per feature of the memory."""
     with rc_context(RC):
         figure, (axes,) = panels([""])
         for label, style in styles_of(dict.fromkeys(CELLS, "linear_attention")).items():

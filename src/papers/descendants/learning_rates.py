@@ -13,7 +13,7 @@ from src.reproduction.effects import mean
 
 NAME = "descendants-learning-rates"
 BOUND = 0.1
-"""Test error up to which a network has learned to recall."""
+"""The largest test error at which a network counts as having learned to recall."""
 
 
 def _narrow(model: str) -> Claim:

@@ -1,4 +1,4 @@
-"""Beyond the paper: what limits how many pairs the fast weights of 2016 bind."""
+"""Beyond the paper: what limits the number of pairs that the fast weights of 2016 bind."""
 
 import itertools
 from typing import Any
@@ -21,7 +21,7 @@ FACTORS: dict[str, tuple[Any, Any, str]] = {
     "model.rule": ("hebbian", "delta", "the delta rule"),
     "model.association": ("auto", "hetero", "keys and values of their own"),
 }
-"""For each setting its value in 2016, the other one, and what that is."""
+"""For each setting: its value in 2016, the other value, and what the other value means."""
 PUBLISHED = {key: values[0] for key, values in FACTORS.items()}
 ALL = {key: values[1] for key, values in FACTORS.items()}
 NUM_PAIRS = 8
@@ -36,7 +36,7 @@ def _errors(evidence: Evidence, cell: dict[str, Any]) -> np.ndarray:
 
 
 def _cells() -> list[dict[str, Any]]:
-    """All combinations, the published one first, those with fewer changes before those with more."""
+    """All combinations, in order of the number of changes, beginning with the published one."""
     combinations = [
         dict(zip(FACTORS, values, strict=True))
         for values in itertools.product(*(found[:2] for found in FACTORS.values()))
@@ -99,7 +99,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """Accuracy of every combination, a bar each; letters stand for the changes."""
+    """Accuracy of every combination as a bar; letters stand for the changes."""
     letters = dict(zip(FACTORS, ("λ", "±", "δ", "kv"), strict=True))
     with rc_context(RC | {"axes.grid": False}):
         figure, (axes,) = panels([""])

@@ -1,4 +1,4 @@
-"""Beyond the papers: recall of 8 to 32 pairs by memories of 16 x 16 numbers, which add, correct, or solve."""
+"""Beyond the papers: recall of 8 to 32 pairs by memories of 16 x 16 numbers that add, correct or do least squares."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from src.reproduction.base import Evidence, NotRunError, Reproduction
 NAME, PASSES = "descendants-load", "descendants-load-passes"
 NUM_PAIRS = (8, 16, 24, 32)
 SIZE = 16
-"""Rows of a memory: as many keys can be orthogonal."""
+"""Rows of a memory, which is also the largest number of orthogonal keys."""
 CELLS: dict[str, dict[str, Any]] = {
     LABELS[model]: {"name": NAME, "model": model}
     for model in ("linear_attention", "retnet", "mlstm", "deltanet", "mesanet")

@@ -27,7 +27,7 @@ GATED = "gated_deltanet"
 
 
 def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean strength β of a write and decay α of Gated DeltaNet by what stands at a step, on validation sequences."""
+    """Measure the mean write strength β and decay α of Gated DeltaNet on validation sequences, by kind of symbol."""
     import torch
 
     from src.running.load import load_run

@@ -17,7 +17,7 @@ def _at(model: str, key_size: int) -> dict[str, Any]:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """One row per size of the keys and cell."""
+    """One row per key size and cell."""
     rows = []
     for key_size in KEY_SIZES:
         cells = {LABELS[model]: _at(model, key_size) for model in MODELS}

@@ -1,4 +1,4 @@
-"""Beyond Ba et al. 2016: reading fast weights several times in a step, against a softmax over the same past states."""
+"""Beyond Ba et al. 2016: several reads of fast weights in a step, compared with a softmax over the same past states."""
 
 from typing import Any
 

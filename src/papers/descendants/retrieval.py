@@ -1,4 +1,4 @@
-"""Ba et al. 2016, beyond the paper: their retrieval of 4, 8 and 16 pairs by all cells at equal state."""
+"""Beyond Ba et al. 2016: their retrieval task with 4, 8 and 16 pairs, by all cells at equal state."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -32,13 +32,13 @@ FIRST: dict[str, dict[str, Any]] = _cells(
     "fast weights, delta rule": {"name": OTHERS, "model": "fastweights", "model__rule": "delta"},
     "LSTM": {"name": OTHERS, "model": "lstm"},
 }
-"""The cells of the first figure, and of the claims on two cells."""
+"""The cells of the first figure, and of the claims that compare two cells."""
 MORE: dict[str, dict[str, Any]] = (
     _cells(FURTHER, "mamba2", "gla", "kda", "deltaproduct")
     | _cells(RECURRENT, "rwkv7", "recurrent_deltanet", "srwm")
     | _cells(FURTHER, "ttt_linear", "titans", "mesanet", "attention")
 )
-"""Those of the second one."""
+"""The cells of the second figure."""
 CELLS = FIRST | MORE
 DESCENDANTS = [label for label in CELLS if label not in (PUBLISHED, "fast weights, delta rule", "LSTM", "attention")]
 

@@ -1,4 +1,4 @@
-"""Beyond the papers: symbols among blanks with irregular gaps, by cells with and without gates."""
+"""Beyond the papers: copying of symbols among blanks with irregular gaps, by cells with and without gates."""
 
 from typing import Any
 

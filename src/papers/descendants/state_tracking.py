@@ -1,4 +1,4 @@
-"""Beyond the papers: which recurrences track the state of parity and of S3, beyond the length of training."""
+"""Beyond the papers: which recurrences track parity and S3 beyond the length of training."""
 
 from typing import Any
 

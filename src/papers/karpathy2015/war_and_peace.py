@@ -1,4 +1,4 @@
-"""Characters of War and Peace by networks with 128 units, and by CP gates of several ranks."""
+"""Character prediction on War and Peace, by networks with 128 units and by CP gates of several ranks."""
 
 from contextlib import suppress
 from typing import Any
@@ -15,9 +15,9 @@ from src.reproduction.effects import difference, mean
 MAIN, LONG, RANK = (f"karpathy2015-war-and-peace{suffix}" for suffix in ("", "-long", "-rank"))
 MODELS = {"lstm": "LSTM", "gru": "GRU", "rnn": "tanh RNN", "fastweights": "Fast weights"}
 PRINTED = {"lstm": 1.28, "rnn": 1.42}
-"""Karpathy et al. (2015), one layer of 128 units: from memory, not certain."""
+"""Nats per character in Karpathy et al. (2015), one layer of 128 units; quoted from memory and not certain."""
 NGRAM, BEST = 1.195, 1.077
-"""Their 20-gram model, and their best network, of three layers."""
+"""Nats per character of their 20-gram model, and of their best network, which has three layers."""
 BOUND = 1.35
 RANKS = (1, 8, 32, 128, 256)
 
@@ -56,7 +56,7 @@ def _rank_helps(evidence: Evidence) -> Finding:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """Nats per character of the test set, next to printed ones."""
+    """Nats per character of the test set, next to the printed numbers."""
     cells: list[tuple[str, str, dict[str, Any]]] = [("LSTM, 50 epochs", "-", {"name": LONG, "model": "lstm"})]
     cells += [(label, "-", {"name": MAIN, "model": model}) for model, label in MODELS.items()]
     cells += [
@@ -81,7 +81,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """Nats per character of the test set against the rank of CP gates, and those of other networks as lines."""
+    """Nats per character of the test set against the rank of CP gates, with the other networks as horizontal lines."""
     cells = {f"CP gate, {linear}": linear for linear in ("separate", "combined")}
     of_others = {label: model for model, label in MODELS.items()}
     styles = style.styles_of({label: f"cp_gate {linear}" for label, linear in cells.items()} | of_others)

@@ -28,52 +28,52 @@ CHOSEN: dict[str, dict[str, Any]] = {
 }
 """The runs of each network with settings chosen on the validation set."""
 AFTER = {"": ", after 4,000 updates of Adam", ", for longer": ", after 20,000 updates of Adam"}
-"""How long the runs with chosen settings are trained, as a criterion says it."""
+"""How long the runs with chosen settings are trained, in the words of a criterion."""
 AS_PRINTED: dict[str, dict[str, Any]] = {
     "tanh RNN": {"name": "le2015-adding-printed", "model": "rnn"},
     "LSTM": {"name": "le2015-adding-printed", "model": "lstm"},
     "IRNN": {"name": "le2015-adding-printed", "model": "irnn"},
 }
-"""Those with the paper's settings, over 150 steps."""
+"""The runs with the paper's settings, over 150 steps."""
 PRINTED = {
     150: {"tanh RNN": "0.02 at 3M", "ReLU RNN": "0.17", "LSTM": "0.02 at 1M", "IRNN": "0.02 at 1M"},
     200: {"tanh RNN": "0.17", "ReLU RNN": "0.17", "LSTM": "0.06 at 1M", "IRNN": "0.01 at 1.2M"},
     300: {"tanh RNN": "0.17", "ReLU RNN": "0.17", "LSTM": "0.07 at 4M", "IRNN": "0.03 at 4.5M"},
     400: {"tanh RNN": "0.175", "ReLU RNN": "0.175", "LSTM": "0.155", "IRNN": "0.12 at 5M"},
 }
-"""Squared errors on the test set, and after how many updates, read off Figure 2 by eye."""
+"""Squared errors on the test set, and the number of updates after which they are reached, read off Figure 2 by eye."""
 
 
 def runs_of(evidence: Evidence, settings: Mapping[str, Any], length: int) -> pd.DataFrame:
-    """The runs of a network over so many steps."""
+    """The runs of a network over `length` steps."""
     return evidence.select(**settings, task__sequence_length=length)
 
 
 def squared_errors(evidence: Evidence, network: str, length: int) -> np.ndarray:
-    """On the test set, of the runs with chosen settings."""
+    """Squared errors on the test set, of the runs with chosen settings."""
     return runs_of(evidence, CHOSEN[network], length)["test/mse"].to_numpy(float)
 
 
 def written(values: np.ndarray) -> str:
-    """Mean and standard deviation of squared errors, or the median where one run has gone astray."""
+    """Mean and standard deviation of squared errors, or their median if one of them is above twice the floor."""
     if len(values) > 1 and values.max() > 2 * FLOOR:
         return f"median {np.median(values):.4f}"
     return mean_and_sd(values, ".4f")
 
 
 def errors_of(runs: pd.DataFrame) -> str:
-    """Their squared errors on the test set, and how many diverged."""
+    """The squared errors of runs on the test set, and how many of the runs diverged."""
     diverged = int((runs["status"] == "diverged").sum())
     return written(runs["test/mse"].to_numpy(float)) + f", {diverged} of {len(runs)} diverged" * (diverged > 0)
 
 
 def right(runs: pd.DataFrame, of: int = 10_000) -> str:
-    """How many of so many answers are right: mean and standard deviation."""
+    """The number of right answers out of `of`: mean and standard deviation."""
     return mean_and_sd(of * (1 - runs["test/error"].to_numpy(float)), ",.0f")
 
 
 def ended_at(runs: pd.DataFrame) -> str:
-    """After how many updates they ended, or from how many on to how many."""
+    """The number of updates after which the runs ended, or the range of this number."""
     first, last = runs["updates"].min(), runs["updates"].max()
     return f"{last:,}" if first == last else f"{first:,} to {last:,}"
 
@@ -105,7 +105,7 @@ def _does_not_add(network: str, length: int) -> Claim:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """Squared errors and right answers with chosen settings and with those of the paper, next to the printed errors."""
+    """Squared errors and right answers with chosen settings and with the paper's, next to the printed errors."""
     rows = []
     for length in LENGTHS:
         for network, settings in CHOSEN.items():

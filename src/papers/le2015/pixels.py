@@ -16,11 +16,11 @@ from src.reproduction.effects import difference, mean
 PIXELS, LONG, RATES, ROWS = "le2015-pixels", "le2015-pixels-long", "le2015-pixels-rates", "le2015-rows"
 FOR_LONGER = "scanline, 32 epochs"
 SEARCHED = "scanline, 2 epochs"
-"""What the learning rates of the longer runs were chosen on."""
+"""The runs on which the learning rates of the longer runs were chosen."""
 UNTUNED = "scanline, forget bias 1"
 """The LSTM with the forget bias of the paper, not the one that is best after two epochs."""
 FORGET_BIAS = {"scanline": 2.0, UNTUNED: 1.0, "permuted": 1.0}
-"""Of the LSTM; that of the first order was chosen over two epochs, for the other none was."""
+"""Forget bias of the LSTM. For the scan lines it was chosen over two epochs; for the random order none was chosen."""
 NETWORKS: dict[str, dict[str, Any]] = {
     "IRNN": {"model": "irnn"},
     "LSTM": {"model": "lstm"},
@@ -35,18 +35,18 @@ PRINTED = {
     "permuted": {"IRNN": 0.81, "LSTM": 0.35, "tanh RNN": 0.33, "ReLU RNN": 0.25},
     FOR_LONGER: {"IRNN": 0.88},
 }
-"""Accuracy on the test set after up to 1,000,000 updates of 16 images, or 100,000, of Figure 3; all but the IRNN's in
-the first order are read off by eye."""
+"""Accuracy on the test set in Figure 3, after up to 1,000,000 updates of 16 images, or 100,000; all but those of the
+IRNN in the order of the scan lines are read off by eye."""
 CURVE = {100_000: 0.88, 200_000: 0.92, 500_000: 0.96}
-"""Accuracy of the IRNN in the first order, by update of 16 images."""
+"""Accuracy of the IRNN in the order of the scan lines, by the number of updates of 16 images."""
 PIXEL_BATCH, ROW_BATCH = 16, 64
-"""Images of an update: the paper's, and that of the quick form."""
+"""Images per update: the paper's, and those of the task by rows, the quick form of the task."""
 _, EPOCH = mnist.bounds("train")
-"""Images that are trained on."""
+"""The number of training images."""
 
 
 def _of_order(order: str, network: str) -> dict[str, Any]:
-    """What tells the runs of a row of the table from others of the network."""
+    """The settings that distinguish the runs of a row of the table from other runs of the same network."""
     names = {"rows": ROWS, FOR_LONGER: LONG, SEARCHED: f"{RATES}-lstm" if network == "LSTM" else RATES}
     if order in names:
         return {"name": names[order]}
@@ -107,7 +107,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """Errors on the validation set by epochs, and the paper's points."""
+    """Errors on the validation set against epochs, with the paper's points."""
     styles = styles_of({network: settings["model"] for network, settings in NETWORKS.items()})
     with rc_context(RC):
         orders = ("scanline", "permuted", FOR_LONGER)

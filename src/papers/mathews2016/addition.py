@@ -25,8 +25,8 @@ PRINTED = {
     ("gru", 5000): (0.175, None), ("gru", 10000): (0.0149, 1810), ("lstm", 250): (0.172, None),
     ("irnn", 250): (0.164, None),
 }  # fmt: skip
-"""Training error at the end of the author's logs, and the update of the first mean of 10 below 0.01; one seed, 1,810
-updates. The logs print a hundredth of the error, which is corrected here."""
+"""Training error at the end of the author's logs, and the update at which a mean of 10 first fell below 0.01; one seed,
+1,810 updates. The logs print a hundredth of the error, which is corrected here."""
 SOLVED = 0.01
 LOGGED = 1810
 FIRST_AT_MOST = f"geometric mean of the first update with a validation error of at most {SOLVED:g}: "
@@ -104,7 +104,7 @@ def _errors(runs: pd.DataFrame) -> str:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """Test error, update of the first validation error below 0.01, and the author's numbers."""
+    """Test error, the update of the first validation error below 0.01, and the author's numbers."""
     rows = []
     for length in (*LENGTHS[TABLE], *LENGTHS[LONG]):
         for model, label in MODELS.items():

@@ -1,4 +1,4 @@
-"""Beyond the report: every cell on every synthetic task, at equal size, and on which of them a memory helps."""
+"""Beyond the report: every cell on every synthetic task, at equal size, and which of the tasks a memory helps with."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -25,16 +25,16 @@ TASKS = {
 }
 OURS = "fastweights"
 COMPARED = {"rnn": "RNN", "irnn": "IRNN", "lstm": "LSTM", "gru": "GRU", "cp_gate": "CP gate"}
-"""With fast weights, over several seeds."""
+"""The networks that fast weights are compared with, over several seeds."""
 BRIGHTEST, DARKEST = 1e-3, 2.0
 """Ends of the color scale, as shares of the floor."""
 
 
 def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """What each run leaves of the error of the best predictor of limited knowledge.
+    """Measure the error of each run as a share of that of the best predictor of limited knowledge.
 
-    Columns: `task`; `share`, the metric by which the weights were selected, on the test set, divided by the last floor
-    of the task that has it.
+    Columns: `task`; `share`, the metric by which the weights were selected, on the test set, divided by its value for
+    the last floor of the task that has it.
     """
     from src.results.runs import read_run
 
@@ -86,7 +86,7 @@ def _short(percent: float) -> str:
 
 
 def _models(evidence: Evidence) -> list[str]:
-    """All cells, those with the least error first, by the geometric mean over the tasks."""
+    """All cells, ordered by the geometric mean of their errors over the tasks, the least first."""
     if evidence.measured.empty:
         return []
     shares = evidence.measured.groupby(["model", "task"])["share"].mean().clip(BRIGHTEST, DARKEST)
@@ -113,7 +113,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """The same as a chart: a row for each cell, a column for each task, darker where more of the error is left."""
+    """The table as a chart: a row for each cell, a column for each task, darker where more of the error is left."""
     models = _models(evidence)
     with rc_context(RC | {"axes.grid": False}):
         figure = Figure(figsize=(6.9, 1.3 + 0.235 * max(len(models), 1)), layout="constrained")

@@ -1,4 +1,4 @@
-"""Learning the elementwise product of two vectors: the least error of every rank, and whether descent reaches it."""
+"""Learning the elementwise product of two vectors: the least error at every rank, and whether descent reaches it."""
 
 from contextlib import suppress
 from typing import Any
@@ -20,18 +20,18 @@ MAIN, MOMENTUM, ADAM = (f"mathews2016-hadamard{what}" for what in ("", "-momentu
 PRINTED = {"cp": {0.25: 0.141, 0.5: 0.0945, 0.75: 0.0476, 1.0: 2.8e-13}}
 """Training errors in the author's logs, by R/n: n = 100, momentum, 100,000 updates, mean of the last 100 records."""
 NOISE = 5e-4
-"""For the test set of 50,000 pairs, and for the noise of descent with a constant learning rate."""
+"""Tolerance for the finite test set of 50,000 pairs and the noise of descent with a constant learning rate."""
 
 
 def floor(rank: int) -> float:
-    """The least error of a rank, from the task."""
+    """The least error of a CP of this rank, as computed by the task."""
     from src.tasks.hadamard_product import HadamardProduct
 
     return HadamardProduct(0, vector_size=SIZE).rank_floor(rank)
 
 
 def num_parameters(form: str, rank: int) -> int:
-    """Of a map of 20 x 20 x 20."""
+    """The number of parameters of a map of 20 x 20 x 20 entries."""
     return 3 * SIZE * rank if form == "cp" else 2 * SIZE * rank + SIZE * rank**2
 
 
@@ -105,7 +105,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def draw(evidence: Evidence) -> Figure:
-    """Test error against rank for both forms next to the line of least error, and how far above it they are."""
+    """Test error against rank for both forms next to the line of least error, and their distance above it."""
     with rc_context(RC):
         figure, (error, above) = panels(["test error (mean square)", "above the least error of CP, × 10⁻³"])
         styles = styles_of(dict.fromkeys(FORMS.values(), "bilinear"))

@@ -1,4 +1,4 @@
-"""Recovering a random tensor by gradient descent, next to what linear algebra finds."""
+"""Recovering a random tensor by gradient descent, compared with what linear algebra finds."""
 
 from contextlib import suppress
 from functools import cache
@@ -17,10 +17,10 @@ MAIN, ADAM = "mathews2016-random-tensor", "mathews2016-random-tensor-adam"
 
 
 def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """How far the tensor of each run is from the one that it learned, and how far decompositions of that one are.
+    """Measure how far the learned tensor of each run, and computed decompositions, are from the tensor to be learned.
 
-    Columns: `learned`, ‖W - V‖² / ‖W‖² of the learned tensor V; `computed`, that of alternating least squares (CP) or
-    of singular value decompositions (tensor train) of W at the same rank.
+    Columns: `learned`, ‖W - V‖² / ‖W‖² of the learned tensor V; `computed`, the same for alternating least squares
+    (CP) or singular value decompositions (tensor train) of W at the same rank.
     """
     from src.models.bilinear import Bilinear
     from src.running.load import load_run
@@ -79,7 +79,7 @@ def _as_good_as_computed(form: str, method: str) -> Claim:
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """‖W - V‖² / ‖W‖² by form and rank: by descent with momentum, by Adam, and computed; and learning rates."""
+    """‖W - V‖² / ‖W‖² by form and rank: by descent with momentum, by Adam, and computed, with learning rates."""
     rows = []
     for form, label in FORMS.items():
         for rank in RANKS:

@@ -1,4 +1,4 @@
-"""Beyond the report: does the rank of a network regularize it, and what is that worth next to dropout?"""
+"""Beyond the report: does the rank of a network regularize it, and how does that compare with dropout?"""
 
 import itertools
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ CELLS = {
     ("tgu", False): "TGU",
     ("tt_rnn", False): "tensor train",
 }
-"""By model, and whether its linear terms are in the tensor."""
+"""Labels of cells, by model and whether its linear terms are in the tensor."""
 BASELINES = {"gru": "GRU", "lstm": "LSTM", "rnn": "tanh RNN", "fastweights": "Fast weights", "cp_gate": "CP gate, R=20"}
 SOURCE = 'the chapter says only "mostly testing rank as regulariser"'
 OF_REGULARIZERS = {"network.input_dropout": "dropout", "optimizer.weight_decay": "weight decay"}
@@ -32,11 +32,11 @@ DROPOUT, DECAY = (0.0, 0.2, 0.4), (0.0, 0.1)
 NEAR_FLOOR = 10.5
 """Nats per frame of a network that has learned little more than how often each key sounds."""
 MEASURED = ("test, nats per frame", "validation - training, nats")
-"""What is drawn, in the order of `_values`."""
+"""The quantities that are drawn, in the order of `_values`."""
 
 
 def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """`train`: nats per frame of the training pieces, as many as there are to validate on, by the selected weights."""
+    """Measure `train`, the nats per frame of the selected weights on as many training pieces as validation pieces."""
     from src.running.load import evaluate_on, load_run
 
     rows = []
@@ -66,9 +66,10 @@ def _of_rank(evidence: Evidence, held: str, model: str, combined: bool, rank: in
 
 
 def _best_dropout(evidence: Evidence) -> tuple[np.ndarray, str, bool]:
-    """The test likelihood of a CP gate at the dropout, not 0, and weight decay with the best mean on validation.
+    """The test likelihood of a CP gate at the dropout above 0 and the weight decay with the best mean on validation.
 
-    Then their names and values, and whether one of them is the largest that was tried, or the least and above 0.
+    It is followed by their names and values, and by whether one of them is the largest that was tried, or the least and
+    above 0.
     """
     of_all = evidence.select(name=REGULARIZED, model="cp_gate")
     keys = [key for key in OF_REGULARIZERS if key in of_all]
@@ -163,7 +164,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
                 }
                 settings = {"name": REGULARIZED, "model": model}
                 for key, value in zip(OF_REGULARIZERS, (dropout, decay), strict=True):
-                    if key in evidence.runs:  # it varies
+                    if key in evidence.runs:  # only where it varies
                         settings[key.replace(".", "__")] = value
                 if "optimizer.weight_decay" in evidence.runs or decay == 0:
                     rows.extend(_row(evidence, row, settings))

@@ -1,4 +1,4 @@
-"""Beyond the report: is it the rank that matters, or the size of the product that an initialization gives it?"""
+"""Beyond the report: is it the rank that matters, or the size that an initialization gives the product?"""
 
 from contextlib import suppress
 

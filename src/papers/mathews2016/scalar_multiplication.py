@@ -1,4 +1,4 @@
-"""Multiplying two numbers: who extrapolates to larger ones."""
+"""Multiplying two numbers: which networks extrapolate to larger ones."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +14,7 @@ SCALES = (1.0, 2.0, 4.0)
 
 
 def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """The error of every run on numbers in [0, scale], relative to the variance of their products."""
+    """Measure the error of every run on numbers in [0, scale], relative to the variance of their products."""
     from src.running.build import build_task
     from src.running.load import evaluate_on, load_run, with_changes
 

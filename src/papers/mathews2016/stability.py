@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 MODELS = {"bilinear": "product alone", "mrnn": "multiplicative RNN", "cp_rnn": "CP RNN", "cp_gate": "CP gate"}
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Factors of the bilinear term; at 1 it has the variance of state times input."""
+"""Factors that scale the bilinear term; at 1 it has the variance of state times input."""
 TRANSIENT = 50
-"""Steps before the exponent is measured."""
+"""The number of initial steps over which the exponent is not measured."""
 
 
 def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """The largest Lyapunov exponent of each untrained network, and the size of its state, for each factor of the term.
+    """Measure the largest Lyapunov exponent of each untrained network and the size of its state, for each factor.
 
-    Columns: `exponent`, nats per step; `log_size`, the
-    mean logarithm of the root mean square of the state at the last step.
+    Columns: `exponent`, in nats per step; `log_size`, the mean logarithm of the root mean square of the state at the
+    last step.
     """
     import torch
 
@@ -61,10 +61,10 @@ def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def exponent_of(core: "Core", inputs_BTX: "Tensor") -> tuple[float, float]:
-    """The largest Lyapunov exponent along the sequences, and the logarithm of the size of y_T, means over sequences.
+    """The largest Lyapunov exponent along the sequences and the logarithm of the size of y_T, averaged over sequences.
 
     A random gradient is propagated backward through h, the first tensor of the state, step by step. It grows at the
-    rate of a disturbance, since a product of matrices and its transpose have the same singular values.
+    rate of a perturbation, since a product of matrices and its transpose have the same singular values.
     """
     import optree
     import torch
@@ -87,7 +87,7 @@ def exponent_of(core: "Core", inputs_BTX: "Tensor") -> tuple[float, float]:
         size_B = gradient_BH.norm(dim=1).clamp(min=1e-300)
         gradient_BH = gradient_BH / size_B[:, None]
         grown_B += torch.log(size_B)
-    largest_B1 = y_BH.abs().amax(1, keepdim=True).clamp(min=1e-300)  # its square may be too large for a number
+    largest_B1 = y_BH.abs().amax(1, keepdim=True).clamp(min=1e-300)  # its square may overflow
     log_size_B = torch.log((y_BH / largest_B1).square().mean(1).sqrt() * largest_B1[:, 0])
     return float(grown_B.mean()) / (len(projected) - TRANSIENT - 1), float(log_size_B.mean())
 

@@ -1,4 +1,4 @@
-"""Beyond the report: what clipping the gradient and a norm stabilizer do for cells whose state nothing bounds."""
+"""Beyond the report: what clipping the gradient and a norm stabilizer do for cells whose state is not bounded."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +16,7 @@ LENGTHS = (100, 400)
 
 
 def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """The test error of every run at the length of training and at four times that."""
+    """Measure the test error of every run at the length of training and at four times that length."""
     from src.running.build import build_task
     from src.running.load import evaluate_on, load_run, with_changes
 

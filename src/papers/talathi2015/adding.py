@@ -27,11 +27,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "iRNN": {"model": "irnn", "model__recurrent_scale": 0.01},
     "IRNN": {"model": "irnn", "model__recurrent_scale": 1.0},
 }
-"""Those of the paper."""
+"""The networks of the paper."""
 OF_LE = ("gRNN", "IRNN")
-"""These are among the runs of Le et al."""
+"""Networks whose runs are shared with the report on Le et al."""
 LARGER = "IRNN, larger input weights"
-"""About those of the other networks, and a hundred times as large as those of Le et al."""
+"""Its input weights are about as large as those of the other networks, a hundred times those of Le et al."""
 CHOSEN: dict[str, dict[str, Any]] = {
     network: {"name": "le2015-adding" if network in OF_LE else NAME, **settings}
     for network, settings in NETWORKS.items()
@@ -53,17 +53,17 @@ PRINTED = {
     "np-RNN": (9500, 9450, 8800, 8350, 7500),
     "np-tanhRNN": (8450, 7350, 3000, 750, 820),
 }
-"""Right answers of 10,000 by length, read off the paper's figure by eye (about 100 off)."""
+"""Right answers out of 10,000, by length, read off the paper's figure by eye (about 100 off)."""
 AS_IN_PRINT: Final = ", with the paper's settings"
 How = Literal["", ", with the paper's settings"]
 AFTER = le2015.AFTER | {AS_IN_PRINT: ""}
-"""What a criterion says of the training."""
+"""What a criterion says about the training."""
 HALF = 0.5
 SOLVED = FLOOR / 10
 
 
 def measure_grid(solved: float) -> Any:
-    """What each point of the learning-rate grid of the runs that count came to with their first seed."""
+    """Make a `measure`: for each run that counts, the results of all points of its grid with the first seed."""
 
     def measure(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
         from src.results.runs import load_runs
@@ -125,7 +125,7 @@ def _fails(network: str, length: int, how: How = "") -> Claim:
 
 
 def _as_in_print(length: int) -> Iterator[Claim]:
-    """What the figure shows of each network, unless it adds in part: over 300 steps the np-tanhRNN has 30 % right."""
+    """A claim for each network that adds or fails in print; over 300 steps the np-tanhRNN does neither: 30 % right."""
     for network in NETWORKS:
         printed = PRINTED[network][LENGTHS.index(length)] / 10_000
         if printed > HALF:
@@ -135,7 +135,7 @@ def _as_in_print(length: int) -> Iterator[Claim]:
 
 
 def most_right(evidence: Evidence, length: int, others: Mapping[str, Mapping[str, Any]], best: Any) -> Finding:
-    """How much more often the np-RNN is right than each other network."""
+    """The difference in the share of right answers between the np-RNN and each other network."""
     ours = 1 - runs_of(evidence, best, length)["test/error"].to_numpy(float)
     effects, measured = [], [f"np-RNN {10_000 * ours.mean():,.0f}"]
     for network, settings in others.items():
@@ -157,7 +157,7 @@ def _np_rnn_is_best(how: How = "") -> Claim:
 
 
 def np_rnn_is_robust(does: str, length: int, chosen: Mapping[str, Mapping[str, Any]], solved: float) -> Claim:
-    """At more than half of the grid points the np-RNN solves the task; what the others do is shown beside it."""
+    """A claim that the np-RNN solves the task at more than half of the grid points; the others are shown beside it."""
 
     def test(evidence: Evidence) -> Finding:
         flags = {network: solved_points(evidence, chosen[network], length) for network in NETWORKS}
@@ -183,7 +183,7 @@ def table_of_lengths(
 ) -> pd.DataFrame:
     """Right answers and squared errors with chosen settings and with the paper's, next to the printed numbers.
 
-    `floor` is who knows only the mean, and its share of right answers and its squared error.
+    `floor` is the predictor that knows only the mean, its share of right answers and its squared error.
     """
     rows = []
     for number, length in enumerate(lengths):
@@ -210,7 +210,7 @@ def table_of_lengths(
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """Right answers with chosen settings and with those of the paper, next to the printed numbers."""
+    """Right answers with chosen settings and with the paper's, next to the printed numbers."""
     return table_of_lengths(evidence, CHOSEN, PRINTED, LENGTHS, AS_PRINTED, ("always answering 1", CHANCE, FLOOR))
 
 
@@ -250,7 +250,7 @@ def draw_lengths(
 
 
 def _shares(evidence: Evidence, settings: Mapping[str, Any], lengths: Sequence[int]) -> list[tuple[int, float, float]]:
-    """The length, and mean and standard deviation of the right answers in %, where there are runs."""
+    """Each length that has runs, with the mean and standard deviation of the right answers in %."""
     points = []
     for length in lengths:
         with suppress(NotRunError):

@@ -34,7 +34,7 @@ PRINTED = {
     "np-RNN": (9850, 9650, 9200),
     "np-tanhRNN": (8100, 8600, 7500),
 }
-"""Right answers of 10,000 by length, read off the paper's figure by eye."""
+"""Right answers out of 10,000, by length, read off the paper's figure by eye."""
 CHOSEN: dict[str, dict[str, Any]] = {network: {"name": NAME, **settings} for network, settings in NETWORKS.items()} | {
     "LSTM": {"name": f"{NAME}-lstm", "model": "lstm"},
     "GRU": {"name": f"{NAME}-gru", "model": "gru"},
