@@ -179,7 +179,7 @@ def test_regularized_networks_are_compared_with_those_of_table_1():
         claim = next(
             c
             for c in overfitting.REPRODUCTION.claims
-            if c.statement.startswith(f"The LSTM with 100 units errs less {overfitting.IF[name]}")
+            if c.statement.startswith(f"The LSTM with 100 units makes fewer errors {overfitting.IF[name]}")
         )
         for error, verdict in ((0.0, "reproduced"), (0.05, "not reproduced")):
             regularized = lstm.assign(**{"name": name, key: 0.1, "test/error": lstm["test/error"] + error})

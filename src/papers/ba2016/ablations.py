@@ -172,7 +172,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 def _setting(cell: dict[str, Any]) -> str:
     setting = ", ".join(f"{key.partition('.')[2]}={_shown(value)}" for key, value in cell.items())
-    return setting + ", so without norm and bias too" * (cell.get("model.num_inner_steps") == 0)
+    return setting + ", hence no norm or bias" * (cell.get("model.num_inner_steps") == 0)
 
 
 def _shown(value: Any) -> str:

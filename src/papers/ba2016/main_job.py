@@ -47,7 +47,7 @@ REPRODUCTION = Reproduction(
         Claim(
             "Fast weights learn far faster than the others.",
             "Ba et al. 2016, Figure 2",
-            "updates to 2 % validation error: less than half of those of each other model",
+            "updates to 2 % validation error: less than half as many as for each other model",
             _learn_far_faster,
         ),
     ),

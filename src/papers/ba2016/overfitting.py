@@ -33,7 +33,7 @@ def _errs_less(model: str, name: str) -> Claim:
         return Finding(f"{percent(changed)} against {percent(fixed)}", [effect])
 
     return Claim(
-        f"The {MODELS[model]} with {WIDTH} units errs less {IF[name]}.",
+        f"The {MODELS[model]} with {WIDTH} units makes fewer errors {IF[name]}.",
         "not in the paper",
         f"difference of mean test errors below 0 ({100 * CONFIDENCE:g} % interval: a one-sided test at 1 %)",
         test,

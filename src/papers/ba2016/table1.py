@@ -55,7 +55,7 @@ def _fast_weights_err_less(width: int, name: str = TABLE) -> Claim:
 
     given = f", and {PAPER_UPDATES:,} updates" * (name == PAPER_HORIZON)
     return Claim(
-        f"With {width} units{given}, fast weights err less than the IRNN and the LSTM.",
+        f"With {width} units{given}, fast weights make fewer errors than the IRNN and the LSTM.",
         "Table 1",
         f"both differences of mean test errors below 0 ({100 * CONFIDENCE:g} % intervals: one-sided tests at 1 %)",
         test,
@@ -83,7 +83,7 @@ def _as_low_as_printed(width: int, bound: float, name: str = TABLE) -> Claim:
 
     printed = PRINTED["fastweights"][WIDTHS.index(width)]
     return Claim(
-        f"Fast weights with {width} units err on {100 * printed:.2f} % of the test set.",
+        f"Fast weights with {width} units have a test error of {100 * printed:.2f} %.",
         "Table 1",
         f"mean test error below {100 * bound:g} %" + f", after {PAPER_UPDATES:,} updates" * (name == PAPER_HORIZON),
         test,

@@ -43,7 +43,7 @@ def _fast_weights_err_less(width: int) -> Claim:
     printed = ", ".join(f"{MODELS[m]} {100 * PRINTED[m][WIDTHS.index(width)]:.2f}" for m in ("irnn", "lstm"))
     ours = 100 * PRINTED[FAST_WEIGHTS][WIDTHS.index(width)]
     return Claim(
-        f"With {width} features, fast weights err less than the IRNN and the LSTM.",
+        f"With {width} features, fast weights make fewer errors than the IRNN and the LSTM.",
         f"Table 2: {ours:.2f} % ({printed})",
         "both differences of mean test errors below 0",
         test,
@@ -99,7 +99,7 @@ def _as_low_as_printed(width: int) -> Claim:
         return Finding(percent(values), [mean(values).within(most=printed)])
 
     return Claim(
-        f"Fast weights with {width} features err on {100 * printed:.2f} % of the test set.",
+        f"Fast weights with {width} features have a test error of {100 * printed:.2f} %.",
         "Table 2",
         f"mean test error below {100 * printed:.2f} %, in the longer runs",
         test,

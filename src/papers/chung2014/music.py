@@ -62,7 +62,7 @@ def _as_printed(pieces: str) -> Claim:
     return Claim(
         f"On {COLLECTIONS[pieces]}, a GRU and an LSTM are as good as printed.",
         f"Table 2: {printed['gru']:.2f} and {printed['lstm']:.2f} nats per frame",
-        f"mean test likelihood at most {NEAR:g} nats per frame worse than printed",
+        f"mean test negative log-likelihood at most {NEAR:g} nats per frame above the printed one",
         test,
     )
 
@@ -87,7 +87,7 @@ def _gates(statement: str, pieces: str, models: Sequence[str], *, better: bool) 
     return Claim(
         statement,
         f"Table 2: {' and '.join(f'{printed[model]:.2f}' for model in models)} against {printed['rnn']:.2f}",
-        f"{'both differences' if len(models) > 1 else 'difference'} of mean test likelihoods "
+        f"{'both differences' if len(models) > 1 else 'difference'} of mean test negative log-likelihoods "
         f"{'below' if better else 'above'} 0",
         test,
     )
@@ -104,7 +104,7 @@ def _others_keep_up(pieces: str, title: str) -> Claim:
     return Claim(
         f"On {title}, a CP gate and fast weights of that size keep up with a GRU.",
         "not in the paper",
-        f"mean test likelihood at most {NEAR:g} nats per frame worse than that of the GRU",
+        f"mean test negative log-likelihood at most {NEAR:g} nats per frame above that of the GRU",
         test,
     )
 
@@ -169,7 +169,7 @@ REPRODUCTION = Reproduction(
         Claim(
             f"On Nottingham, an LSTM of {LARGE_SIZE} units is as good as that of Bai et al.",
             f"Bai, Kolter & Koltun 2018: {BAI2018['nottingham']['lstm']:.2f} nats per frame",
-            f"mean test likelihood at most {NEAR:g} nats per frame worse than printed",
+            f"mean test negative log-likelihood at most {NEAR:g} nats per frame above the printed one",
             _larger_is_as_good,
         ),
         _gates(

@@ -43,7 +43,7 @@ def _twice(num_pairs: int) -> Claim:
         return Finding(measured, [difference(whole, 2 * published, "", "pairs").within(least=0)])
 
     return Claim(
-        f"Of {num_pairs} pairs, the recurrence with a delta rule recalls at least twice as many as that of 2016.",
+        f"Of {num_pairs} pairs, the recurrence with a delta rule recalls at least twice as many as the one of 2016.",
         "not in the papers",
         "states of 260 and 272 numbers: the mean number of pairs that are recalled, minus twice that as published, is "
         "above 0",

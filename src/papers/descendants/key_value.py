@@ -114,7 +114,7 @@ def draw(evidence: Evidence) -> Figure:
 
 
 REPRODUCTION = Reproduction(
-    title="Schlag et al. 2021, small: how many pairs fit into features, and overwriting",
+    title="Schlag et al. 2021 on a small scale: how many pairs a memory holds, and overwriting",
     experiments=("descendants/key_value/elu", "descendants/key_value/dpfp", "descendants/key_value/overwriting"),
     claims=(
         _fits("elu + 1", 16),

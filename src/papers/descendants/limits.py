@@ -19,7 +19,7 @@ FACTORS: dict[str, tuple[Any, Any, str]] = {
     "model.decay": (0.95, 1, "no decay"),
     "model.nonlinearity": ("relu", "tanh", "signed states"),
     "model.rule": ("hebbian", "delta", "the delta rule"),
-    "model.association": ("auto", "hetero", "keys and values of their own"),
+    "model.association": ("auto", "hetero", "separate keys and values"),
 }
 """For each setting: its value in 2016, the other value, and what the other value means."""
 PUBLISHED = {key: values[0] for key, values in FACTORS.items()}
@@ -118,7 +118,7 @@ def draw(evidence: Evidence) -> Figure:
         axes.axhline(1 / NUM_PAIRS, label="knows the values only", **FLOOR_LINE)
         axes.set_xticks(places, labels)
         axes.set(ylabel="accuracy", ylim=(0, 1.03))
-        axes.set_xlabel("λ no decay, ± signed states, δ delta rule, kv keys and values of their own")
+        axes.set_xlabel("λ no decay, ± signed states, δ delta rule, kv separate keys and values")
         legend(figure, [axes])
     return figure
 

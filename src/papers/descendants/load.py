@@ -93,7 +93,7 @@ REPRODUCTION = Reproduction(
         ),
         *(
             is_better(
-                f"Least squares recalls more than DeltaNet does of {num_pairs} pairs that were written three times.",
+                f"Least squares recalls more of {num_pairs} pairs than DeltaNet does after writing them three times.",
                 "see the theory topic write_rules",
                 _at("MesaNet", num_pairs),
                 _at("DeltaNet, 3 passes", num_pairs),

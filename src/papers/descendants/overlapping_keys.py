@@ -21,7 +21,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
     rows = []
     for key_size in KEY_SIZES:
         cells = {LABELS[model]: _at(model, key_size) for model in MODELS}
-        rows += [{"numbers of a key": str(key_size)} | row for row in rows_of(evidence, cells, BY_AGE)]
+        rows += [{"key size": str(key_size)} | row for row in rows_of(evidence, cells, BY_AGE)]
     return pd.DataFrame(rows)
 
 

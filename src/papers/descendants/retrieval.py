@@ -84,7 +84,7 @@ def _all_are_better(num_pairs: int) -> Claim:
         return Finding("; ".join(measured), effects)
 
     return Claim(
-        f"Of {num_pairs} pairs, all published descendants retrieve one more often than the fast weights of 2016.",
+        f"With {num_pairs} pairs, all published descendants answer correctly more often than the fast weights of 2016.",
         "not in the papers",
         "mean test error more than 5 points lower, for each",
         test,
@@ -101,12 +101,14 @@ REPRODUCTION = Reproduction(
     ),
     claims=(
         *(
-            is_below(f"DeltaNet retrieves one of {k} pairs.", "not in the papers", [_at("DeltaNet", k)], 0.02)
+            is_below(
+                f"DeltaNet retrieves the right value among {k} pairs.", "not in the papers", [_at("DeltaNet", k)], 0.02
+            )
             for k in NUM_PAIRS
         ),
         *(
             is_better(
-                f"Of {k} pairs, DeltaNet retrieves one more often than the fast weights of 2016.",
+                f"With {k} pairs, DeltaNet answers correctly more often than the fast weights of 2016.",
                 "not in the papers",
                 _at("DeltaNet", k),
                 _at(PUBLISHED, k),
@@ -116,7 +118,7 @@ REPRODUCTION = Reproduction(
         ),
         *(
             is_better(
-                f"Of {k} pairs, fast weights retrieve one more often than an LSTM.",
+                f"With {k} pairs, fast weights answer correctly more often than an LSTM.",
                 "Ba et al. 2016, table 1, at an equal number of units",
                 _at(PUBLISHED, k),
                 _at("LSTM", k),
@@ -126,7 +128,7 @@ REPRODUCTION = Reproduction(
         ),
         *(
             is_better(
-                f"Of {k} pairs, fast weights with a delta rule retrieve one more often than as published.",
+                f"With {k} pairs, fast weights with a delta rule answer correctly more often than as published.",
                 "not in the papers",
                 _at("fast weights, delta rule", k),
                 _at(PUBLISHED, k),

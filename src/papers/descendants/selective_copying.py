@@ -30,23 +30,27 @@ REPRODUCTION = Reproduction(
     experiments=("descendants/selective_copying",),
     claims=(
         *(
-            _than(f"A gate of its own for every feature helps: GLA errs less than {LABELS[other]}.", "gla", other)
+            _than(
+                f"A separate gate for every feature helps: GLA makes fewer errors than {LABELS[other]}.", "gla", other
+            )
             for other in UNGATED
         ),
         _than(
-            "One gate of the input for the whole memory helps: Mamba-2 errs less than retention.", "mamba2", "retnet"
+            "A single input gate for the whole memory helps: Mamba-2 makes fewer errors than retention.",
+            "mamba2",
+            "retnet",
         ),
         _than(
-            "Writing by the delta rule helps: DeltaNet errs less than linear attention.",
+            "Writing by the delta rule helps: DeltaNet makes fewer errors than linear attention.",
             "deltanet",
             "linear_attention",
         ),
         _than(
-            "The delta rule helps beside a gate: Gated DeltaNet errs less than Mamba-2.",
+            "The delta rule helps in addition to a gate: Gated DeltaNet makes fewer errors than Mamba-2.",
             "gated_deltanet",
             "mamba2",
         ),
-        _than("Attention, whose memory grows, errs less than GLA.", "attention", "gla"),
+        _than("Attention, whose memory grows, makes fewer errors than GLA.", "attention", "gla"),
         is_below("KDA, with both, copies over longer gaps.", SOURCE, [CELLS["KDA"]], 0.02),
     ),
     table=table,

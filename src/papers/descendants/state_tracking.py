@@ -88,7 +88,7 @@ def draw(evidence: Evidence) -> Figure:
             axes.set_xscale("log", base=2)
             axes.set_xticks(LENGTHS, [str(t) for t in LENGTHS])
             axes.set(xlabel="steps (trained on 20)", ylim=(0, 1.03))
-        all_axes[0].set_ylabel("accuracy after so many steps")
+        all_axes[0].set_ylabel("accuracy at this step")
         legend(figure, all_axes)
     return figure
 

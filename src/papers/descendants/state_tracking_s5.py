@@ -38,7 +38,7 @@ def draw(evidence: Evidence) -> Figure:
         axes.axhline(1 - CHANCE, label="chance", **FLOOR_LINE)
         axes.set_xscale("log", base=2)
         axes.set_xticks(LENGTHS, [str(t) for t in LENGTHS])
-        axes.set(xlabel="steps (trained on 5)", ylabel="accuracy after so many steps", ylim=(0, 1.03))
+        axes.set(xlabel="steps (trained on 5)", ylabel="accuracy at this step", ylim=(0, 1.03))
         legend(figure, [axes])
     return figure
 

@@ -38,7 +38,7 @@ def _lstm_is_near(name: str, epochs: int) -> Claim:
     return Claim(
         f"After {epochs} epochs, an LSTM with 128 units predicts War and Peace.",
         f"about {PRINTED['lstm']:g} nats per character after 50 epochs in the paper, from memory",
-        f"mean test likelihood at or below {BOUND:g} nats per character",
+        f"mean test negative log-likelihood at most {BOUND:g} nats per character",
         test,
     )
 
@@ -117,13 +117,13 @@ REPRODUCTION = Reproduction(
         Claim(
             "Gates help: the LSTM is better than a tanh network of the same width.",
             "about 1.28 against 1.42, from memory",
-            "difference of mean test likelihoods below 0",
+            "difference of mean test negative log-likelihoods below 0",
             _gates_help,
         ),
         Claim(
             "A CP gate of rank 128 is better than one of rank 1.",
             "Mathews (2016) ran this grid on 1.4 % of the text and prints no result",
-            "difference of mean test likelihoods below 0, separate linear terms",
+            "difference of mean test negative log-likelihoods below 0, separate linear terms",
             _rank_helps,
         ),
     ),

@@ -66,7 +66,7 @@ def _of_rank(evidence: Evidence, held: str, model: str, combined: bool, rank: in
 
 
 def _best_dropout(evidence: Evidence) -> tuple[np.ndarray, str, bool]:
-    """The test likelihood of a CP gate at the dropout above 0 and the weight decay with the best mean on validation.
+    """The test loss of a CP gate at the dropout above 0 and the weight decay with the best mean validation loss.
 
     It is followed by their names and values, and by whether one of them is the largest that was tried, or the least and
     above 0.
@@ -111,7 +111,7 @@ def _low_rank_generalizes(model: str, combined: bool) -> Claim:
     return Claim(
         f"{CELLS[model, combined]}: a low rank generalizes better than one of twice the width.",
         SOURCE,
-        "32 units: mean test likelihood of R=8 better than of R=64",
+        "32 units: mean test negative log-likelihood lower for R=8 than for R=64",
         test,
     )
 
@@ -218,8 +218,8 @@ REPRODUCTION = Reproduction(
         Claim(
             "Dropout is worth more than the choice of the rank.",
             "not in the report",
-            "CP gate with 32 units: mean test likelihood with the dropout and weight decay chosen on the validation "
-            "set, after 150 epochs, better than with the rank chosen on it, after 50",
+            "CP gate with 32 units: mean test negative log-likelihood with the dropout and weight decay chosen on the "
+            "validation set, after 150 epochs, lower than with the rank chosen on it, after 50",
             _dropout_is_worth_more,
         ),
     ),

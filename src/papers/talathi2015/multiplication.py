@@ -71,7 +71,7 @@ def _at_most_half(how: How = "") -> Claim:
         return Finding("; ".join(measured), effects)
 
     return Claim(
-        f"The IRNN and the iRNN do not get beyond half of the products over 50 steps{how}.",
+        f"The IRNN and the iRNN get at most half of the products over 50 steps right{how}.",
         "Figure 4: 4,500 and 4,450 of 10,000 right",
         f"fewer than half of the answers right, for both{AFTER[how]}",
         test,
