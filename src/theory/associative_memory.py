@@ -24,12 +24,13 @@ class Recall(NamedTuple):
     key_size: int
     num_pairs: np.ndarray
     outer_product: np.ndarray
-    """Cosine between recalled and stored value, mean over pairs and draws, for the sum of outer products."""
+    """Cosine between recalled and stored value for the sum of outer products, averaged over pairs and draws."""
     pseudoinverse: np.ndarray
     """The same for the least-squares memory."""
     predicted_noise: np.ndarray
-    """Predicted length of the crosstalk for each key of one memory."""
+    """Predicted length of the crosstalk for each key of one memory, [P]."""
     measured_noise: np.ndarray
+    """Measured length of the same."""
 
 
 def outer_products(keys_FP: np.ndarray, values_GP: np.ndarray, rate: float = 1.0) -> np.ndarray:
@@ -54,16 +55,16 @@ def expected_cosine(num_pairs: np.ndarray, key_size: int) -> np.ndarray:
     r"""Expected cosine of a sum of outer products with Gaussian keys, 1 / √(1 + (P - 1) / n).
 
     A f_j = ‖f_j‖² g_j + crosstalk; the crosstalk is orthogonal to g_j on average, and its squared length is (P - 1) / n
-    times that of the first term, since (f_kᵀ f_j)² has mean ‖f_j‖² ‖f_k‖² / n.
+    times the squared length of the first term, since (f_kᵀ f_j)² has mean ‖f_j‖² ‖f_k‖² / n.
     """
     return 1 / np.sqrt(1 + (num_pairs - 1) / key_size)
 
 
 def expected_cosine_of_least_squares(num_pairs: np.ndarray, key_size: int) -> np.ndarray:
-    r"""Expected cosine of least squares: 1 while the keys are independent, √(n / P) beyond.
+    r"""Expected cosine of least squares: 1 as long as the keys are linearly independent, √(n / P) beyond.
 
-    G F⁺ F = G Π with Π the projection onto the n-dimensional row space of F: with Gaussian values the cosine is √Π_jj,
-    and the mean of Π_jj is its trace n over P.
+    G F⁺ F = G Π, where Π is the projection onto the n-dimensional row space of F. With Gaussian values the cosine is
+    √Π_jj, and the mean of Π_jj is the trace of Π, which is n, divided by P.
     """
     return np.minimum(1, np.sqrt(key_size / num_pairs))
 
@@ -84,7 +85,7 @@ def run(
         projected_GP = values_GP @ np.linalg.pinv(keys_FP) @ keys_FP
         least_squares[draw, column] = cosines(projected_GP, values_GP).mean()
 
-    keys_FP = rng.standard_normal((key_size, crosstalk_pairs)) / np.sqrt(key_size)  # with lengths near 1
+    keys_FP = rng.standard_normal((key_size, crosstalk_pairs)) / np.sqrt(key_size)  # their lengths are close to 1
     values_GP = rng.standard_normal((value_size, crosstalk_pairs))
     predicted_GP = crosstalk(keys_FP, values_GP)
     measured_GP = outer_products(keys_FP, values_GP) @ keys_FP - values_GP * (keys_FP**2).sum(0)
@@ -107,7 +108,7 @@ def run(
 
 
 def _claims_of_orthogonal_keys(key_size: int, value_size: int, rng: np.random.Generator) -> tuple[Claim, ...]:
-    """A single pair, orthonormal keys, and orthogonal keys of different lengths."""
+    """Claims about a single pair, orthonormal keys, and orthogonal keys of different lengths."""
     rate = 0.7
     f_F, g_G = rng.standard_normal(key_size), rng.standard_normal(value_size)
     single_error = abs(outer_products(f_F[:, None], g_G[:, None], rate) @ f_F - rate * (f_F @ f_F) * g_G).max()
@@ -116,7 +117,7 @@ def _claims_of_orthogonal_keys(key_size: int, value_size: int, rng: np.random.Ge
     values_GP = rng.standard_normal((value_size, key_size))
     exact_GP = outer_products(orthonormal_FP, values_GP) @ orthonormal_FP
     orthogonal_FP = orthonormal_FP * lengths_P
-    # as printed: A_i = g_i f_iᵀ is defined without η, yet the recall is η g_j, without the length of the key
+    # in print, A_i = g_i f_iᵀ is defined without η, but the recalled value is η g_j, without the length of the key
     recalled_GP = outer_products(orthogonal_FP, values_GP) @ orthogonal_FP
     printed_error = np.linalg.norm(recalled_GP - rate * values_GP) / np.linalg.norm(recalled_GP)
     return (
@@ -161,7 +162,7 @@ def _claims_of_orthogonal_keys(key_size: int, value_size: int, rng: np.random.Ge
 def _claims_of_load(
     num_pairs: np.ndarray, key_size: int, outer: np.ndarray, least_squares: np.ndarray
 ) -> tuple[Claim, ...]:
-    """Recall as a function of the load."""
+    """Claims about recall as a function of the load."""
     relative = abs(outer / expected_cosine(num_pairs, key_size) - 1)
     independent = num_pairs <= key_size
     beyond = abs(least_squares / expected_cosine_of_least_squares(num_pairs, key_size) - 1)[~independent]
@@ -208,14 +209,14 @@ def _claims_of_load(
 
 
 def draw(result: Recall) -> Figure:
-    """Recall by load, and measured against predicted crosstalk."""
+    """Recall as a function of the load, and measured against predicted crosstalk."""
     figure, ((left, right),) = new_figure(1, 2, panel_height=3.3)
     n = result.key_size
     fine = np.linspace(1, result.num_pairs.max(), 400)
     left.plot(fine / n, expected_cosine(fine, n), **THEORY)
     left.plot(fine / n, expected_cosine_of_least_squares(fine, n), **THEORY)
     load = result.num_pairs / n
-    possible = load[load <= 1]  # there are no more orthonormal keys than features
+    possible = load[load <= 1]  # there cannot be more orthonormal keys than features
     hollow = points(2) | {"markersize": 9, "fillstyle": "none"}
     left.plot(possible, np.ones_like(possible), **hollow, label="orthonormal keys")
     left.plot(load, result.pseudoinverse, **points(1), label="random keys, pseudoinverse")

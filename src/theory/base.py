@@ -22,21 +22,21 @@ class Claim(NamedTuple):
     holds: bool
     """Whether the numbers confirm the statement."""
     refuted: str = ""
-    """The statement as printed, if this run shows that to be wrong; otherwise empty. Verbatim if in quotation marks."""
+    """The statement as printed, if this run shows it to be wrong; otherwise empty. Verbatim if in quotation marks."""
     reading: bool = False
     """Whether `refuted` is one way of reading a printed statement that leaves something open."""
 
 
 def num_wrong_in_print(claims: Iterable[Claim]) -> int:
-    """The number of different printed statements that are wrong, without those that are wrong only in one reading."""
+    """The number of distinct printed statements that are wrong, without those that are wrong only in one reading."""
     return len({claim.refuted for claim in claims if claim.refuted and not claim.reading})
 
 
 class Demonstration(NamedTuple):
     """One figure with its claims. A topic is a module with a tuple of these named `DEMONSTRATIONS`.
 
-    `run` computes a result, a dataclass or named tuple of numbers and arrays with a field `claims`; all its settings
-    have defaults. `draw` turns such a result into a figure and computes nothing.
+    `run` computes a result, a dataclass or named tuple of numbers and arrays with a field `claims`; all its parameters
+    have defaults. `draw` turns this result into a figure and computes nothing.
     """
 
     name: str

@@ -28,9 +28,9 @@ def new_figure(
     panel_height: float = PANEL_HEIGHT,
     **subplots: Any,
 ) -> tuple[Figure, np.ndarray]:
-    """An empty figure and its axes, an array [rows, columns]; further arguments go to `Figure.subplots`.
+    """An empty figure and its axes, an array [rows, columns]; further arguments are passed to `Figure.subplots`.
 
-    It is not registered with pyplot, so any process may create it and nothing needs to close it.
+    The figure is not registered with pyplot, so any process may create one, and it need not be closed.
     """
     figure = Figure(figsize=(panel_width * columns, panel_height * rows), layout="constrained")
     all_axes = figure.subplots(rows, columns, squeeze=False, **subplots)
@@ -42,7 +42,7 @@ def new_figure(
 
 
 def wrapped(num_panels: int, **options: Any) -> tuple[Figure, list[Axes]]:
-    """The same with two panels a row, as wide as a page of text; the last row may be half empty."""
+    """Like `new_figure`, with two panels per row, as wide as a page of text; the last row may be half empty."""
     figure, all_axes = new_figure(-(-num_panels // 2), 2, **{"panel_width": 4.0} | options)
     for empty in all_axes.flat[num_panels:]:
         empty.remove()
@@ -50,13 +50,13 @@ def wrapped(num_panels: int, **options: Any) -> tuple[Figure, list[Axes]]:
 
 
 def line(index: int, marker: bool = False) -> dict[str, Any]:
-    """Color, line style and, optionally, marker of the series with this number."""
+    """Color, line style and, optionally, marker of the series with this index."""
     style: dict[str, Any] = {"color": COLORS[index], "linestyle": LINE_STYLES[index], "linewidth": 1.6}
     return style | {"marker": MARKERS[index], "markersize": 4.5} if marker else style
 
 
 def points(index: int) -> dict[str, Any]:
-    """Color and marker of the series with this number, drawn as separate points."""
+    """Color and marker of the series with this index, drawn as separate points."""
     return {"color": COLORS[index], "linestyle": "none", "marker": MARKERS[index], "markersize": 4.5}
 
 

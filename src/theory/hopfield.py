@@ -57,10 +57,13 @@ def settle(W_NN: np.ndarray, s_NS: np.ndarray, rng: np.random.Generator, max_swe
 
 
 def period(W_NN: np.ndarray, s_N: np.ndarray, *, synchronous: bool, max_steps: int = 1000) -> int:
-    """The period, in steps, of the cycle that a state ends in.
+    """The period, in steps, of the cycle in which a trajectory ends.
 
-    A step updates all units together if `synchronous`, and otherwise one of them. Since they take turns, a state then
-    recurs only when it is the turn of the same unit again.
+    A step updates all units together if `synchronous`, and otherwise the next unit in a fixed order. In that case a
+    state counts as recurring only if the same unit is to be updated next.
+
+    Raises:
+        RuntimeError: no state recurs within `max_steps` steps.
     """
     seen: dict[tuple[bytes, int], int] = {}
     turn = 0
@@ -83,16 +86,17 @@ class Descent(NamedTuple):
 
     claims: tuple[Claim, ...]
     symmetric: np.ndarray
-    """[updates, S]"""
+    """Energies with symmetric weights, [updates + 1, S]."""
     asymmetric: np.ndarray
+    """Energies with asymmetric weights, [updates + 1, S]."""
     cycle: np.ndarray
-    """The two units of the smallest asymmetric network, updated in turn, [updates, 2]."""
+    """The two units of the smallest asymmetric network, updated in turn, [updates + 1, 2]."""
     alternation: np.ndarray
-    """The two units of a symmetric network updated together."""
+    """The two units of a symmetric network, updated together, [updates + 1, 2]."""
 
 
 def descend(W_NN: np.ndarray, s_NS: np.ndarray, updates: int, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """Energies over random updates, and the largest deviation of a change from -Δs_i · field_i."""
+    """Energies over updates of random units, and the largest deviation of a change from -Δs_i · field_i."""
     s_NS = s_NS.copy()
     energies = [energy(W_NN, s_NS)]
     worst = 0.0
@@ -106,7 +110,7 @@ def descend(W_NN: np.ndarray, s_NS: np.ndarray, updates: int, rng: np.random.Gen
 
 
 def run_descent(num_units: int = 100, num_patterns: int = 8, starts: int = 20, seed: int = 0) -> Descent:
-    """Follow the energy from random states; find the periods of networks that need not come to rest."""
+    """Follow the energy from random states, and find the periods of networks that need not come to rest."""
     rng = np.random.default_rng(seed)
     W_NN = store(random_patterns(num_units, num_patterns, rng))
     s_NS = random_patterns(num_units, starts, rng)
@@ -206,18 +210,21 @@ def draw_descent(result: Descent) -> Figure:
 
 
 class Basins(NamedTuple):
-    """How much of a pattern is recovered, by how much of it was corrupted."""
+    """How much of a pattern is recovered, as a function of how much of it was corrupted."""
 
     claims: tuple[Claim, ...]
     loads: tuple[float, ...]
     corrupted: np.ndarray
     """Share of units flipped at the start."""
     recovered: np.ndarray
-    """Mean overlap at the end, [loads, shares]."""
+    """Mean overlap with the pattern at the end, [loads, shares]."""
 
 
 def run_basins(num_units: Annotated[int, Ge(26)] = 400, draws: int = 4, patterns: int = 12, seed: int = 0) -> Basins:
-    """Start from stored patterns with a share of their units flipped; at 26 units the lowest load is one pattern."""
+    """Start from stored patterns with a share of their units flipped.
+
+    With fewer than 26 units, the lowest load would round to zero patterns.
+    """
     rng = np.random.default_rng(seed)
     loads = (0.02, 0.05, 0.08, 0.11)
     corrupted = np.arange(0, 0.51, 0.05)
@@ -278,13 +285,13 @@ def run_basins(num_units: Annotated[int, Ge(26)] = 400, draws: int = 4, patterns
 
 
 def flipped(patterns_NP: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """The patterns with this share of the units of each flipped."""
+    """The patterns, each with this share of its units flipped at random."""
     places_NP = rng.random(patterns_NP.shape).argsort(axis=0)
     return np.where(places_NP < round(share * len(patterns_NP)), -patterns_NP, patterns_NP)
 
 
 def draw_basins(result: Basins) -> Figure:
-    """Recovered overlap by initial corruption, one curve per load."""
+    """The recovered overlap as a function of the initial corruption, one curve per load."""
     figure, ((axes,),) = new_figure(1, 1, panel_width=4.6, panel_height=3.4)
     axes.plot(result.corrupted, 1 - 2 * result.corrupted, **LIMIT, label="as at the start")
     for index, (load, curve) in enumerate(zip(result.loads, result.recovered, strict=True)):

@@ -20,13 +20,13 @@ MCELIECE = "McEliece, Posner, Rodemich & Venkatesh (1987)"
 
 
 class Capacity(NamedTuple):
-    """Overlap after recall from the pattern itself, and the share of units wrong after one step."""
+    """The overlap after recall that starts from the pattern itself, and the share of wrong units after one update."""
 
     claims: tuple[Claim, ...]
     loads: np.ndarray
     sizes: tuple[int, ...]
     overlaps: np.ndarray
-    """[sizes, loads]"""
+    """Mean overlap after recall, [sizes, loads]."""
     theory_loads: np.ndarray
     theory_overlaps: np.ndarray
     step_errors: np.ndarray
@@ -36,14 +36,14 @@ class Capacity(NamedTuple):
 def load_of(y: float) -> float:
     """The load α at which the retrieval state has overlap erf(y), for large N at zero temperature.
 
-    The equations m = erf(m/√(2αr)), χ = √(2/(παr)) e^(-m²/(2αr)) and r = (1 - χ)⁻² are, with y = m/√(2αr),
+    With y = m/√(2αr), the equations m = erf(m/√(2αr)), χ = √(2/(παr)) e^(-m²/(2αr)) and r = (1 - χ)⁻² reduce to
     y (√(2α) + 2/√π e^(-y²)) = erf(y) (Amit, Gutfreund and Sompolinsky 1987; Hertz, Krogh and Palmer 1991, section 2.5).
     """
     return float((erf(y) / y - 2 / np.sqrt(np.pi) * np.exp(-(y**2))) ** 2 / 2)
 
 
 def critical_load() -> tuple[float, float]:
-    """The largest load with a retrieval state, and the overlap there."""
+    """The largest load that has a retrieval state, and the overlap at this load."""
     best = minimize_scalar(lambda y: -load_of(y), bounds=(0.5, 4), method="bounded", options={"xatol": 1e-10})
     return -float(best.fun), float(erf(best.x))
 
@@ -55,14 +55,14 @@ def overlap_at(loads: np.ndarray) -> np.ndarray:
 
 
 def step_error(load: np.ndarray) -> np.ndarray:
-    """Probability that a unit of a stored pattern flips, ½ erfc(1/√(2α)): crosstalk of variance α exceeds 1."""
+    """Probability that a unit of a stored pattern flips, ½ erfc(1/√(2α)): that crosstalk of variance α exceeds 1."""
     return 0.5 * erfc(1 / np.sqrt(2 * load))
 
 
 def run(
     sizes: tuple[int, ...] = (100, 300, 1000), draws: tuple[int, ...] = (60, 16, 4), recalled: int = 20, seed: int = 0
 ) -> Capacity:
-    """Store random patterns at every load, and recall each from itself."""
+    """Store random patterns at every load, and start the recall of each pattern from the pattern itself."""
     rng = np.random.default_rng(seed)
     loads = np.array([0.02, 0.06, 0.10, 0.12, 0.14, 0.16, 0.18, 0.20, 0.22])
     overlaps = np.zeros((len(sizes), len(loads)))
@@ -86,7 +86,7 @@ def run(
 
 
 def _claims_of_theory(critical: float, at_critical: float) -> tuple[Claim, ...]:
-    """Claims about the equations for large N."""
+    """Claims about the mean-field equations for large N."""
     return (
         near(
             "Retrieval states exist up to P = 0.138 N, from the mean-field equations",
@@ -141,7 +141,7 @@ def _claims_of_overlaps(sizes: tuple[int, ...], loads: np.ndarray, overlaps: np.
 def _claims_of_errors(
     size: int, loads: np.ndarray, step_errors: np.ndarray, rng: np.random.Generator
 ) -> tuple[Claim, ...]:
-    """Units that flip, and patterns without any such units."""
+    """Claims about the units that flip, and about patterns in which no unit flips."""
     used = step_error(loads) > 1e-3
     relative = abs(step_errors[used] / step_error(loads[used]) - 1).max()
 
@@ -185,7 +185,7 @@ def _claims_of_errors(
 
 
 def draw(result: Capacity) -> Figure:
-    """Overlap by load for every size, and the first errors."""
+    """The overlap as a function of the load for every size, and the first errors."""
     figure, ((capacity, errors),) = new_figure(1, 2, panel_height=3.3, panel_width=4.0)
     capacity.plot(result.theory_loads, result.theory_overlaps, **THEORY, label="N → ∞ (theory)")
     capacity.axvline(critical_load()[0], **LIMIT)

@@ -28,13 +28,14 @@ class Functions(NamedTuple):
     """The matrix of V = xᵀ P x for the linear system."""
     linear_times: np.ndarray
     linear: np.ndarray
-    """[T, 2]"""
+    """Trajectory of the linear system, [T, 2]."""
     pendulum: np.ndarray
-    """Angles and velocities, [T, starts, 2]."""
+    """Angles and velocities of the pendulum, [T, starts, 2]."""
     network_times: np.ndarray
     symmetric: np.ndarray
-    """Energies of the continuous Hopfield network, [T, starts]."""
+    """Energies of the continuous Hopfield network with symmetric weights, [T, starts]."""
     asymmetric: np.ndarray
+    """Energies with asymmetric weights, [T, starts]."""
 
 
 def pendulum_energy(angle: np.ndarray, velocity: np.ndarray) -> np.ndarray:
@@ -43,7 +44,7 @@ def pendulum_energy(angle: np.ndarray, velocity: np.ndarray) -> np.ndarray:
 
 
 def swing(starts_S2: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """θ' = ω, ω' = -sin θ - c ω from many starts, [T, S, 2]."""
+    """Solve θ' = ω, ω' = -sin θ - c ω from many starts, [T, S, 2]."""
 
     def rates(_: float, z: np.ndarray) -> np.ndarray:
         angle, velocity = z.reshape(2, -1)
@@ -61,7 +62,7 @@ def network_energy(T_NN: np.ndarray, input_N: np.ndarray, u: np.ndarray) -> np.n
 
 
 def relax(T_NN: np.ndarray, input_N: np.ndarray, u_SN: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """u' = -u + T tanh(u) + I from many starts, [T, S, N]."""
+    """Solve u' = -u + T tanh(u) + I from many starts, [T, S, N]."""
 
     def rates(_: float, z: np.ndarray) -> np.ndarray:
         u = z.reshape(u_SN.shape)
@@ -71,7 +72,7 @@ def relax(T_NN: np.ndarray, input_N: np.ndarray, u_SN: np.ndarray, times: np.nda
 
 
 def run(starts: Annotated[int, Ge(4)] = 1000, network_size: int = 8, seed: int = 0) -> Functions:
-    """Follow each function along trajectories from many starts, four of which are drawn."""
+    """Follow each function along trajectories from many starts; four trajectories of the pendulum are plotted."""
     rng = np.random.default_rng(seed)
     P = solve_continuous_lyapunov(A.T, -np.eye(2))
     linear_times = np.linspace(0, 20, 401)
@@ -97,7 +98,7 @@ def run(starts: Annotated[int, Ge(4)] = 1000, network_size: int = 8, seed: int =
 
 
 def _claims_of_the_linear_system(P: np.ndarray, times: np.ndarray, path_T2: np.ndarray) -> tuple[Claim, ...]:
-    """V = xᵀPx with AᵀP + PA = -I."""
+    """Claims about V = xᵀPx with AᵀP + PA = -I."""
     V = np.einsum("ti,ij,tj->t", path_T2, P, path_T2)
     along = np.trapezoid((path_T2**2).sum(1), times)
     unstable = solve_continuous_lyapunov(-A.T, -np.eye(2))
@@ -135,7 +136,7 @@ def _claims_of_the_linear_system(P: np.ndarray, times: np.ndarray, path_T2: np.n
 
 
 def _pendulum(starts: int, rng: np.random.Generator) -> tuple[np.ndarray, tuple[Claim, ...]]:
-    """The compact set {V ≤ 1.9, |θ| < π}, and a set that is too large."""
+    """Trajectories from the compact set {V ≤ 1.9, |θ| < π} and from a set that is too large, and claims about them."""
     times = np.linspace(0, 120, 601)
     candidates = rng.uniform([-np.pi, -2.3], [np.pi, 2.3], (8 * starts, 2))
     values = pendulum_energy(*candidates.T)
@@ -144,7 +145,7 @@ def _pendulum(starts: int, rng: np.random.Generator) -> tuple[np.ndarray, tuple[
     paths, outer = swing(inside, times), swing(beyond, times)
     V = pendulum_energy(paths[..., 0], paths[..., 1])
     V_outer = pendulum_energy(outer[..., 0], outer[..., 1])
-    # once V has fallen to a level, it stays below it
+    # once V has fallen to a level, it never rises above it again
     crossed = np.maximum.accumulate(V_outer <= 1.0, axis=0)
     elsewhere = np.abs(outer[-1, :, 0]) > np.pi
     claims = (

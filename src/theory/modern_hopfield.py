@@ -21,32 +21,33 @@ RAMSAUER = "Ramsauer et al. (2021), “Hopfield Networks Is All You Need”"
 
 
 class Comparison(NamedTuple):
-    """Recall of the two networks by number of stored patterns."""
+    """Recall by the two networks as a function of the number of stored patterns."""
 
     claims: tuple[Claim, ...]
     num_units: int
     corrupted: float
     num_patterns: np.ndarray
     classical: np.ndarray
+    """Mean overlap after recall by the classical network, for each number of patterns."""
     modern: np.ndarray
     energies: np.ndarray
-    """Along the continuous update, [steps, S]."""
+    """Energies over continuous updates, [updates + 1, S]."""
 
 
 def update(patterns_NP: np.ndarray, s_NS: np.ndarray, beta: float) -> np.ndarray:
-    """Continuous states: s ← X softmax(β Xᵀ s)."""
+    """The update of continuous states, s ← X softmax(β Xᵀ s)."""
     return patterns_NP @ softmax(beta * patterns_NP.T @ s_NS, axis=0)
 
 
 def energy(patterns_NP: np.ndarray, s_NS: np.ndarray, beta: float) -> np.ndarray:
-    """-1/β log Σ_μ e^(β ξ_μᵀ s) + ½ sᵀ s, which `update` lowers."""
+    """-1/β log Σ_μ e^(β ξ_μᵀ s) + ½ sᵀ s, which `update` never raises."""
     return -logsumexp(beta * patterns_NP.T @ s_NS, axis=0) / beta + 0.5 * (s_NS**2).sum(0)
 
 
 def recall(patterns_NP: np.ndarray, s_NS: np.ndarray) -> np.ndarray:
     """One update of every unit of ±1 states under the energy -Σ_μ e^(ξ_μᵀ s).
 
-    Unit i takes the sign for which the energy is lower, given the others: the sign of
+    Given the other units, unit i takes the sign with the lower energy, which is the sign of
     Σ_μ [e^(ξ_iμ + r_iμ) - e^(-ξ_iμ + r_iμ)] with r_iμ = ξ_μᵀ s - ξ_iμ s_i.
     """
     overlaps_PS = patterns_NP.T @ s_NS
@@ -60,7 +61,7 @@ def recall(patterns_NP: np.ndarray, s_NS: np.ndarray) -> np.ndarray:
 
 
 def run(num_units: int = 100, corrupted: float = 0.1, recalled: int = 20, seed: int = 0) -> Comparison:
-    """Recall corrupted patterns from both networks, with up to a hundred times as many patterns as units."""
+    """Recall corrupted patterns with both networks, which store up to a hundred times as many patterns as units."""
     rng = np.random.default_rng(seed)
     num_patterns = np.array([2, 5, 10, 14, 20, 40, 100, 1000, 10_000]) * num_units // 100
     classical, modern = np.empty(len(num_patterns)), np.empty(len(num_patterns))
@@ -125,7 +126,7 @@ def run(num_units: int = 100, corrupted: float = 0.1, recalled: int = 20, seed: 
 
 
 def draw(result: Comparison) -> Figure:
-    """Overlap by number of patterns, and the energy over continuous updates."""
+    """The overlap as a function of the number of patterns, and the energy over continuous updates."""
     figure, ((capacity, descent),) = new_figure(1, 2, panel_width=4.0, panel_height=3.2)
     capacity.semilogx(result.num_patterns, result.modern, **line(1, marker=True), label="exponential (modern)")
     capacity.semilogx(result.num_patterns, result.classical, **line(0, marker=True), label="quadratic (classical)")

@@ -17,7 +17,7 @@ from src.tasks.base import Task
 
 @contextmanager
 def seeded_float64(seed: int) -> Iterator[None]:
-    """Weights created in this context are drawn in float64 from this seed; no global state changes."""
+    """Within this context, weights are drawn in float64 from this seed; the global state is restored afterwards."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -29,13 +29,13 @@ def seeded_float64(seed: int) -> Iterator[None]:
 
 
 def in_double(batch: Batch) -> Batch:
-    """The batch with its values in float64; ids and classes stay integers."""
+    """The batch with its floating-point values in float64; ids and classes stay integers."""
     inputs, targets = (part.double() if part.is_floating_point() else part for part in (batch.inputs, batch.targets))
     return batch._replace(inputs=inputs, targets=targets)
 
 
 def evaluated(model: SequenceModel, task: Task, batch: Batch) -> float:
-    """The objective of the task for this model on a batch."""
+    """The value of the task's objective for this model on a batch."""
     with torch.no_grad():
         output = model(batch.inputs, lengths=batch.lengths, return_state=False)
         total, count = task.metrics(output, batch)[task.objective.metric]
@@ -67,7 +67,7 @@ def train_briefly(
 ) -> Trained:
     """Train with Adam and gradient clipping, like the project's trainer but without logs and checkpoints.
 
-    Training stops when the loss or its gradient is not finite; `update` is the number of updates made.
+    Training stops as soon as the loss or its gradient is not finite; `update` is the number of updates performed.
     """
     start = copy.deepcopy(model).double().eval()
     optimizer = torch.optim.Adam(model.parameters(), lr)

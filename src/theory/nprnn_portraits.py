@@ -23,11 +23,11 @@ SPECTRA = {
 
 
 class Portraits(NamedTuple):
-    """Orbits from a grid of starts, for each pair of eigenvalues."""
+    """Orbits from a grid of initial states, for each pair of eigenvalues."""
 
     claims: tuple[Claim, ...]
     orbits: dict[str, np.ndarray]
-    """[T, S, 2]"""
+    """Orbits by title of the panel, each [num_steps + 1, S, 2] from S initial states."""
 
 
 def with_eigenvalues(leading: float, other: float, direction: np.ndarray = DIRECTION) -> np.ndarray:
@@ -37,7 +37,7 @@ def with_eigenvalues(leading: float, other: float, direction: np.ndarray = DIREC
 
 
 def orbit(W: np.ndarray, h_S2: np.ndarray, num_steps: int) -> np.ndarray:
-    """h ← relu(W h) without input, [T, S, 2]."""
+    """Iterate h ← relu(W h) without input, [num_steps + 1, S, 2]."""
     states = [h_S2]
     for _ in range(num_steps):
         states.append(np.maximum(states[-1] @ W.T, 0))
@@ -45,13 +45,13 @@ def orbit(W: np.ndarray, h_S2: np.ndarray, num_steps: int) -> np.ndarray:
 
 
 def run(num_steps: int = 60, matrices: int = 200, seed: int = 0) -> Portraits:
-    """Orbits of the four cases, and the initial spectrum of the project's np-RNN."""
+    """Compute orbits of the four cases, and the initial spectrum of the project's np-RNN."""
     axis = np.linspace(-1, 1, 9)
     starts_S2 = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     inside = (starts_S2 >= 0).all(1)
     orbits = {name: orbit(with_eigenvalues(*pair), starts_S2, num_steps) for name, pair in SPECTRA.items()}
     stay, vanish, collapse, leave = orbits.values()
-    first = collapse[1]  # inside the quadrant, where the network is linear from here on
+    first = collapse[1]  # inside the quadrant, so the network is linear from this step on
     projected = (first @ DIRECTION)[:, None] * DIRECTION
     moving = np.linalg.norm(leave[1], axis=1) > 0
     growth = np.linalg.norm(leave[-1, moving], axis=1) / np.linalg.norm(leave[-2, moving], axis=1)
@@ -136,7 +136,7 @@ def run(num_steps: int = 60, matrices: int = 200, seed: int = 0) -> Portraits:
 
 
 def draw(result: Portraits) -> Figure:
-    """Orbits as lines from an open circle to a filled one."""
+    """Each orbit as a line from an open circle at its start to a filled circle at its end."""
     figure, all_axes = wrapped(4, panel_width=3.6, panel_height=3.5, sharex=True, sharey=True)
     for axes, (name, states) in zip(all_axes, result.orbits.items(), strict=True):
         if SPECTRA[name] == (1.0, 0.5):

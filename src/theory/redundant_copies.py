@@ -17,7 +17,7 @@ DANIHELKA = "Danihelka et al. (2016), arXiv 1602.03032"
 COPIES = (1, 2, 4, 8, 16, 32)
 PAIRS = (2, 3, 5, 9, 17)
 FEW_COPIES, MANY_COPIES = 4, 16
-"""Ba et al. (2016) use 4."""
+"""Numbers of copies with which the number of pairs is varied; Ba et al. (2016) use 4."""
 
 
 class Noise(NamedTuple):
@@ -27,14 +27,14 @@ class Noise(NamedTuple):
     few_entries: int
     many_entries: int
     num_pairs: int
-    """In the measurements over copies."""
+    """Number of pairs in the measurements over copies."""
     copies: np.ndarray
     pairs: np.ndarray
     of_few_entries: np.ndarray
     """Mean and standard error for each number of copies, [2, copies], with few entries in a copy."""
     of_many_entries: np.ndarray
     of_one_copy: np.ndarray
-    """Mean and standard error for each number of pairs, [2, pairs], with many entries."""
+    """Mean and standard error for each number of pairs, [2, pairs], with many entries in one copy."""
     of_few_copies: np.ndarray
     of_many_copies: np.ndarray
 
@@ -58,8 +58,8 @@ def read(keys_MN: np.ndarray, memory_SN: np.ndarray, orders_SN: np.ndarray) -> n
 def expected_error(num_pairs: Any, num_copies: Any, num_entries: int) -> Any:
     r"""(M - 1) [1/S + (1 - 1/S) / N], for contents of unit variance.
 
-    With φ the phases of conj(r_j) ⊙ r_k, pair k adds x_k[n] (1/S) Σ_s exp(i φ[π_s(n)]) to entry n. Of the S² terms of
-    the squared modulus the S diagonal ones are 1. Any other has mean 0 where the two copies read different
+    Let φ be the phases of conj(r_j) ⊙ r_k. Pair k adds x_k[n] (1/S) Σ_s exp(i φ[π_s(n)]) to entry n. Of the S² terms
+    of the squared modulus, the S diagonal ones are 1. Every other term has mean 0 where the two copies read different
     phases, and is 1 where π_s(n) = π_t(n), which has probability 1/N.
     """
     return (num_pairs - 1) * (1 / num_copies + (1 - 1 / num_copies) / num_entries)
@@ -68,7 +68,7 @@ def expected_error(num_pairs: Any, num_copies: Any, num_entries: int) -> Any:
 def measured_errors(
     rng: np.random.Generator, num_pairs: int, num_copies: int, num_entries: int, draws: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each draw of permutations, keys and contents, the mean squared error and ⟨x, read⟩ / ⟨x, x⟩."""
+    """The mean squared error and ⟨x, read⟩ / ⟨x, x⟩ for each draw of permutations, keys and contents, both [D]."""
     errors_D, shares_D = np.empty(draws), np.empty(draws)
     for draw in range(draws):
         orders_SN = np.stack([rng.permutation(num_entries) for _ in range(num_copies)])
@@ -86,7 +86,7 @@ def mean_and_error(values_D: np.ndarray) -> tuple[float, float]:
 
 
 def slope_and_error(x: np.ndarray, means_and_errors: np.ndarray) -> tuple[float, float]:
-    """The least-squares slope of log(mean) against log(x), and its standard error from those of the means."""
+    """The least-squares slope of log(mean) against log(x), and its standard error, from the errors of the means."""
     means, errors = means_and_errors
     weights = np.log(x) - np.log(x).mean()
     weights = weights / (weights**2).sum()
@@ -183,7 +183,7 @@ def run(few_entries: int = 25, many_entries: int = 512, num_pairs: int = 8, draw
 
 
 def draw(result: Noise) -> Figure:
-    """The error by number of copies and of pairs."""
+    """The error as a function of the number of copies and of the number of pairs."""
     figure, [[left, right]] = new_figure(1, 2, panel_width=4.2)
     shown = [(result.few_entries, result.of_few_entries), (result.many_entries, result.of_many_entries)]
     for index, (num_entries, measured) in enumerate(shown):

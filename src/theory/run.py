@@ -42,7 +42,7 @@ PAGES = Path(__file__).with_name("pages")
 OUTPUT = Path("outputs/theory")
 DOTS_PER_INCH = 200
 COLUMNS = ["topic", "demonstration", *Claim._fields]
-"""Of `claims.csv`."""
+"""Columns of `claims.csv`."""
 
 
 class Finished(NamedTuple):
@@ -71,13 +71,20 @@ def headline(topic: str) -> str:
 
 
 def settings_of(demonstration: Demonstration) -> dict[str, inspect.Parameter]:
-    """The settings of a demonstration that the command line can set: numbers and strings."""
+    """The settings of a demonstration that can be given on the command line: those that default to a number or string.
+
+    A default of None stands for a string.
+    """
     parameters = inspect.signature(demonstration.run).parameters
     return {name: p for name, p in parameters.items() if p.default is None or isinstance(p.default, int | float | str)}
 
 
 def parse_settings(texts: Mapping[str, str], topics: Mapping[str, Sequence[Demonstration]]) -> dict[str, Any]:
-    """Settings converted to the types of their defaults; one that no selected topic has is a user error."""
+    """Convert settings to the types of their defaults.
+
+    Raises:
+        UserError: no selected topic has the setting, or its value is missing, of another type, too small or not finite.
+    """
     found = [item for group in topics.values() for one in group for item in settings_of(one).items()]
     legal = dict(found)
     values: dict[str, Any] = {}
@@ -100,13 +107,13 @@ def parse_settings(texts: Mapping[str, str], topics: Mapping[str, Sequence[Demon
 
 
 def least_of(parameter: inspect.Parameter) -> int:
-    """The least legal value of an integer setting: the one of its annotation, or 1, or 0 for a seed."""
+    """The least legal value of an integer setting: the bound in its annotation, or otherwise 0 for a seed, else 1."""
     bounds: list[Any] = [x.ge for x in getattr(parameter.annotation, "__metadata__", ()) if isinstance(x, Ge)]
     return bounds[0] if bounds else int(parameter.name != "seed")
 
 
 def run_topic(topic: str, settings: Mapping[str, Any], folder: Path) -> list[Finished]:
-    """Compute and draw one topic, and then write its figures and its page."""
+    """Compute and draw one topic, then write its figures and its page."""
     finished, figures = [], {}
     for demonstration in demonstrations(topic):
         given = {name: settings[name] for name in settings_of(demonstration) if name in settings}
@@ -131,7 +138,7 @@ def run_topic(topic: str, settings: Mapping[str, Any], folder: Path) -> list[Fin
 
 
 def page(topic: str, finished: Sequence[Finished]) -> str:
-    """The text of the topic, its figures, and the table of its claims."""
+    """The page of a topic in Markdown: its text, its figures, and the table of its claims."""
     text = text_of(topic).rstrip()
     figures = "\n\n".join(f"![{one.name.replace('_', ' ')}]({one.figure.name})" for one in finished)
     lines = ["| claim | source | expected | measured | tolerance | holds |", "| --- | --- | --- | --- | --- | --- |"]
@@ -149,7 +156,7 @@ def _as(claim: Claim) -> str:
 
 
 def text_of(topic: str) -> str:
-    """The text of a topic from `pages`, or the docstring of its module if it has none."""
+    """The text of a topic from `pages`, or the docstring of its module if there is no text."""
     path = PAGES / f"{topic}.md"
     if path.exists():
         return path.read_text(encoding="utf-8")
@@ -164,7 +171,7 @@ def number(value: float | str) -> str:
 def run_all(
     topics: Sequence[str], settings: Mapping[str, Any], folder: Path, processes: int
 ) -> Iterator[tuple[str, list[Finished]]]:
-    """Run the topics in up to this many processes, and yield each one when it is finished."""
+    """Run the topics in up to `processes` processes at a time, and yield each one when it is finished."""
     if processes == 1 or len(topics) == 1:
         for topic in topics:
             yield topic, run_topic(topic, settings, folder)
@@ -178,7 +185,7 @@ def run_all(
 
 
 def claims_table(topic: str, finished: Sequence[Finished]) -> Table:
-    """Claim, expected, measured and verdict for a terminal."""
+    """The claims of a topic as a table for the terminal: statement, expected and measured value, and verdict."""
     title = f"{topic} ({sum(one.seconds for one in finished):.0f} s)"
     columns = (Column("claim", ratio=5), Column("expected", ratio=1), Column("measured", ratio=1), Column("holds"))
     table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), expand=True)
@@ -190,7 +197,7 @@ def claims_table(topic: str, finished: Sequence[Finished]) -> Table:
 
 
 def claims_csv(rows: Mapping[str, Sequence[Sequence[Any]]]) -> str:
-    """The rows of all topics in alphabetical order."""
+    """The text of `claims.csv`: the rows of all topics, in alphabetical order of the topics."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -199,7 +206,7 @@ def claims_csv(rows: Mapping[str, Sequence[Sequence[Any]]]) -> str:
 
 
 def rows_of(topic: str, group: Sequence[Finished]) -> list[list[Any]]:
-    """The claims of a topic with all digits."""
+    """The rows of a topic in `claims.csv`, with all digits of the numbers."""
     return [[topic, one.name, *claim] for one in group for claim in one.claims]
 
 
@@ -207,14 +214,14 @@ def read_rows(path: Path, topics: Container[str]) -> dict[str, list[list[str]]]:
     """The rows of these topics in a `claims.csv`, by topic; none if there is no such file.
 
     Raises:
-        UserError: the file is not one that this command has written.
+        UserError: the file was not written by this command.
     """
     rows: dict[str, list[list[str]]] = {}
     if not path.exists():
         return rows
     try:
         header, *lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), strict=True)
-    except (ValueError, csv.Error):  # an empty file, other bytes than UTF-8, or quotes that do not match
+    except (ValueError, csv.Error):  # an empty file, bytes that are not UTF-8, or unbalanced quotes
         header, lines = [], []
     if header != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
         raise UserError(f"{path}: not a table of claims; remove it, or choose another --output")
@@ -225,7 +232,7 @@ def read_rows(path: Path, topics: Container[str]) -> dict[str, list[list[str]]]:
 
 
 def show_in_tensorboard(results: Mapping[str, Sequence[Finished]], folder: Path) -> None:
-    """The figures as images, one tag each."""
+    """Write the figures as images in event files, each under a tag of its own."""
     from torch.utils.tensorboard import SummaryWriter  # takes seconds to import, in every process
 
     with SummaryWriter(str(folder)) as writer:
@@ -235,7 +242,7 @@ def show_in_tensorboard(results: Mapping[str, Sequence[Finished]], folder: Path)
 
 
 class ListTopics(argparse.Action):
-    """`--help`, which has to import the topics to list them."""
+    """The action of `--help`, which has to import the topics to list them."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         topics = find_topics()
@@ -246,7 +253,7 @@ class ListTopics(argparse.Action):
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="theory.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
     )
@@ -297,7 +304,7 @@ def run(arguments: argparse.Namespace) -> bool:
 
 @printing()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command; exit status 1 if a claim does not hold or the command line is wrong."""
+    """Run the command; its exit status is 1 if a claim does not hold or the command fails, 2 for a wrong option."""
     with in_one_line():
         hold = run(parse(arguments))
     if not hold:

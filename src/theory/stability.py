@@ -26,15 +26,15 @@ class Stability(NamedTuple):
     times: np.ndarray
     distances: np.ndarray
     decay_rate: float
-    """Of the flow at its equilibrium: minus the largest real part of the eigenvalues."""
+    """Decay rate of the flow at its equilibrium: minus the largest real part of the eigenvalues."""
     slow_times: np.ndarray
     radii: dict[str, np.ndarray]
     """Radii of the system with a center and cubic terms, by the sign of these terms."""
     homoclinic: np.ndarray
-    """Positions in the plane, [T, 2]."""
+    """Positions along the homoclinic orbit in the plane, [T, 2]."""
     frozen_times: np.ndarray
     frozen: np.ndarray
-    """Norm of the state of a system whose frozen eigenvalues are all stable."""
+    """Norm of the state of a nonautonomous system whose eigenvalues are stable at every instant."""
 
 
 def flow(_: float, x: np.ndarray) -> np.ndarray:
@@ -43,12 +43,12 @@ def flow(_: float, x: np.ndarray) -> np.ndarray:
 
 
 def jacobian(x: np.ndarray) -> np.ndarray:
-    """-I + diag(1 - tanh²(W x)) W."""
+    """The Jacobian of `flow`, -I + diag(1 - tanh²(W x)) W."""
     return -np.eye(2) + (1 - np.tanh(W @ x) ** 2)[:, None] * W
 
 
 def center(sign: float) -> Callable[[float, np.ndarray], np.ndarray]:
-    """A rotation with r' = ± r³: its Jacobian at 0 is that of the rotation for either sign."""
+    """A rotation with r' = ± r³; for either sign its Jacobian at 0 equals the Jacobian of the rotation alone."""
     return lambda _, x: np.array([x[1], -x[0]]) + sign * (x @ x) * x
 
 
@@ -59,14 +59,14 @@ def markus_yamabe(t: float) -> np.ndarray:
 
 
 def homoclinic(_: float, x: np.ndarray) -> np.ndarray:
-    """r' = r (1 - r), θ' = 1 - cos θ: all states but one converge to (1, 0), those just past it after a full turn."""
+    """r' = r (1 - r), θ' = 1 - cos θ: all states but 0 converge to (1, 0), those just past it after a full turn."""
     r = np.hypot(*x)
     angular_speed = 1 - x[0] / r
     return (1 - r) * x + angular_speed * np.array([-x[1], x[0]])
 
 
 def run(start_distance: float = 1e-4) -> Stability:
-    """Measure rates at hyperbolic equilibria, and follow systems whose linearization is inconclusive."""
+    """Measure decay rates at hyperbolic equilibria, and follow systems whose linearization is inconclusive."""
     equilibrium = root(lambda x: flow(0, x), [0.9, 0.8], tol=1e-14).x
     rate = float(-np.linalg.eigvals(jacobian(equilibrium)).real.max())
     times = np.linspace(0, 30, 121)
@@ -104,7 +104,7 @@ def run(start_distance: float = 1e-4) -> Stability:
 
 
 def _claims_of_the_map() -> tuple[Claim, ...]:
-    """The same network in discrete time."""
+    """Claims about the same network in discrete time."""
     fixed = np.array([0.9, 0.8])
     for _ in range(200):
         fixed = np.tanh(W @ fixed)
@@ -128,7 +128,7 @@ def _claims_of_the_map() -> tuple[Claim, ...]:
 
 
 def _claims_of_inconclusive_systems(times: np.ndarray, radii: dict[str, np.ndarray]) -> tuple[Claim, ...]:
-    """Equilibria with an eigenvalue on the imaginary axis."""
+    """Claims about equilibria with an eigenvalue on the imaginary axis."""
     start = 0.2
     stable = solve_ivp(lambda _, x: -(x**3), (0, 100), [1.0], **TIGHT).y[0, -1]
     unstable = solve_ivp(lambda _, x: x**3, (0, 0.4999), [1.0], **TIGHT).y[0, -1]
@@ -174,7 +174,7 @@ def _claims_of_inconclusive_systems(times: np.ndarray, radii: dict[str, np.ndarr
 
 
 def _claims_of_nonautonomous_systems(times: np.ndarray, sizes: np.ndarray) -> tuple[Claim, ...]:
-    """The linearization along a driven trajectory, and the eigenvalue test."""
+    """Claims about the linearization along a driven trajectory, and about the eigenvalue test."""
 
     def driven(t: float, x: np.ndarray) -> np.ndarray:
         return flow(t, x) + 0.5 * np.array([np.sin(2 * t), np.cos(3 * t)])
@@ -263,7 +263,7 @@ def _claims_of_definitions(times: np.ndarray, path_T2: np.ndarray) -> tuple[Clai
 
 
 def draw(result: Stability) -> Figure:
-    """The rate at a hyperbolic equilibrium, and three systems whose eigenvalues do not decide."""
+    """The decay rate at a hyperbolic equilibrium, and three systems whose eigenvalues do not decide stability."""
     figure, ((rate, undecided), (ring, frozen)) = new_figure(2, 2, panel_height=2.7)
     predicted = result.distances[-1] * np.exp(-result.decay_rate * (result.times - result.times[-1]))
     rate.semilogy(result.times, predicted, **THEORY, label=r"slope max Re $\lambda$")

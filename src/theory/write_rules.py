@@ -18,27 +18,27 @@ SCHLAG = "Schlag, Irie & Schmidhuber (2021), section 4.1"
 COMPUTED = "computed before, with other random numbers"
 NUM_VALUES = 64
 BOUND = 0.9
-"""Accuracy down to which pairs count as stored."""
+"""The least accuracy at which the pairs count as stored."""
 
 Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""From keys [R, N, K] and values [R, N, V] in the order of writing to the memory S [R, K, V], read as Sᵀ k."""
+"""Maps keys [R, N, K] and values [R, N, V], in the order of writing, to the memory S [R, K, V], read as Sᵀ k."""
 
 
 class WriteRules(NamedTuple):
-    """Accuracies of every rule."""
+    """Accuracies and capacities of every rule."""
 
     claims: tuple[Claim, ...]
     loads: np.ndarray
     """Numbers of pairs."""
     accuracies: dict[str, np.ndarray]
-    """At each load, with keys on the sphere."""
+    """Accuracy at each load, with keys drawn from the sphere."""
     predicted: dict[str, np.ndarray]
-    """The same for the rules with a closed form."""
+    """The same, predicted, for the rules with a closed form."""
     key_sizes: tuple[int, ...]
     capacities: dict[str, np.ndarray]
-    """The most pairs with 90 % accuracy, for each key size."""
+    """The number of pairs at which the accuracy falls below 90 %, for each key size."""
     updated: dict[str, tuple[float, float]]
-    """Accuracy on keys that kept their value, and on those with a new one."""
+    """Accuracy on keys that kept their value, and on keys that got a new one."""
 
 
 def hebb(keys_RNK: np.ndarray, values_RNV: np.ndarray, decay: float = 1.0) -> np.ndarray:
@@ -48,7 +48,7 @@ def hebb(keys_RNK: np.ndarray, values_RNV: np.ndarray, decay: float = 1.0) -> np
 
 
 def delta(keys_RNK: np.ndarray, values_RNV: np.ndarray, beta: float = 1.0, num_passes: int = 1) -> np.ndarray:
-    """S_t = S_{t-1} + β k_t (v_t - S_{t-1}ᵀ k_t)ᵀ, over all pairs, `num_passes` times."""
+    """S_t = S_{t-1} + β k_t (v_t - S_{t-1}ᵀ k_t)ᵀ, applied to all pairs in turn, `num_passes` times."""
     S_RKV = np.zeros((len(keys_RNK), keys_RNK.shape[2], values_RNV.shape[2]))
     for n in [*range(keys_RNK.shape[1])] * num_passes:
         k_RK, v_RV = keys_RNK[:, n], values_RNV[:, n]
@@ -58,7 +58,7 @@ def delta(keys_RNK: np.ndarray, values_RNV: np.ndarray, beta: float = 1.0, num_p
 
 
 def least_squares(keys_RNK: np.ndarray, values_RNV: np.ndarray) -> np.ndarray:
-    """The S of least norm that minimizes Σ ‖v - Sᵀ k‖²: what no linear write can beat on what it was given."""
+    """The S of least norm that minimizes Σ ‖v - Sᵀ k‖²: on these pairs, no other linear memory does better."""
     return np.linalg.pinv(keys_RNK) @ values_RNV
 
 
@@ -73,21 +73,21 @@ RULES: dict[str, Rule] = {
 
 
 def unit_vectors(shape: tuple[int, ...], rng: np.random.Generator, positive: bool = False) -> np.ndarray:
-    """Random vectors of length 1; with `positive`, of normal numbers after a ReLU."""
+    """Random vectors of length 1: normalized Gaussian vectors, after a ReLU if `positive`."""
     x = rng.standard_normal(shape)
     x = np.maximum(x, 0) if positive else x
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def recalled(S_RKV: np.ndarray, keys_RNK: np.ndarray, choices_RCV: np.ndarray) -> np.ndarray:
-    """The value nearest to what is read with each key, by its number, [R, N]."""
+    """The index of the value that best matches what is read with each key, [R, N]."""
     return np.argmax(keys_RNK @ S_RKV @ np.swapaxes(choices_RCV, 1, 2), axis=2)
 
 
 def accuracy(
     rule: Rule, num_pairs: int, size: int, draws: int, rng: np.random.Generator, positive: bool = False
 ) -> float:
-    """The share of pairs that are recalled, of as many memories; keys and values have `size` features."""
+    """The share of pairs that are recalled, over `draws` memories; keys and values have `size` features."""
     keys_RNK = unit_vectors((draws, num_pairs, size), rng, positive)
     choices_RCV = unit_vectors((draws, NUM_VALUES, size), rng)
     labels_RN = rng.integers(NUM_VALUES, size=(draws, num_pairs))
@@ -98,10 +98,11 @@ def accuracy(
 def predicted_accuracy(num_pairs: int, size: int, decay: float = 1.0) -> float:
     r"""Expected accuracy of a sum of outer products with Gaussian crosstalk.
 
-    The pair of age a is read as λ^a (v + n). The crosstalk n = Σ_{j≠a} λ^(j-a) (k_jᵀ k) v_j has keys that overlap by
-    N(0, 1/K) and values of which one in C is the value compared with, so its part along any value has the variance
-    s² = Σ_{j≠a} λ^(2(j-a)) / K · (1/C + (1 - 1/C)/V). The score of the right value is u = 1 + s z. That of another one
-    c, of which N(0, 1/V) is along v, is N(0, u²/V + s² (1 - 1/V)), and u has to exceed C - 1 of these.
+    The pair of age a is read as λ^a (v + n). In the crosstalk n = Σ_{j≠a} λ^(j-a) (k_jᵀ k) v_j the overlaps k_jᵀ k of
+    the keys are N(0, 1/K), and one in C of the values v_j is the value that is compared with. So the component of n
+    along any value has the variance s² = Σ_{j≠a} λ^(2(j-a)) / K · (1/C + (1 - 1/C)/V). The score of the right value is
+    u = 1 + s z, with z from N(0, 1). The score of another value, whose component along v is N(0, 1/V), is
+    N(0, u²/V + s² (1 - 1/V)), and u has to exceed C - 1 such scores.
     """
     powers_N = decay ** (2.0 * np.arange(num_pairs))
     variance_N1 = ((powers_N.sum() / powers_N - 1) / size * (1 / NUM_VALUES + (1 - 1 / NUM_VALUES) / size))[:, None]
@@ -113,7 +114,7 @@ def predicted_accuracy(num_pairs: int, size: int, decay: float = 1.0) -> float:
 
 
 def capacity(rule: Rule, size: int, draws: int, rng: np.random.Generator) -> float:
-    """The number of pairs at which the accuracy falls through 90 %, between the two tried that are closest."""
+    """The number of pairs at which the accuracy falls below 90 %, interpolated between the closest numbers tried."""
     low, high, at_low = 1, 2, 1.0
     while (at_high := accuracy(rule, high, size, draws, rng)) >= BOUND:
         low, high, at_low = high, 2 * high, at_high
@@ -130,7 +131,7 @@ def capacity(rule: Rule, size: int, draws: int, rng: np.random.Generator) -> flo
 def after_updates(
     rule: Rule, num_pairs: int, num_updates: int, size: int, draws: int, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """Accuracy on the first keys, which keep their value, and on the last ones, which are written again."""
+    """Accuracy on the first keys, which keep their value, and on the last ones, which are rewritten with a new one."""
     keys_RNK = unit_vectors((draws, num_pairs, size), rng)
     choices_RCV = unit_vectors((draws, NUM_VALUES, size), rng)
     old_RN = rng.integers(NUM_VALUES, size=(draws, num_pairs))
@@ -145,7 +146,7 @@ def after_updates(
 
 
 def run(size: int = 32, draws: int = 200, key_sizes: tuple[int, ...] = (16, 32, 64), seed: int = 0) -> WriteRules:
-    """Accuracy by number of pairs, capacity by size, and recall after half of 8 keys got a new value."""
+    """Measure accuracy by number of pairs, capacity by size, and recall after half of 8 keys got a new value."""
     rng = np.random.default_rng(seed)
     loads = np.array([size // 4, size // 2, size, 2 * size, 4 * size])
     accuracies = {
@@ -179,7 +180,7 @@ def run(size: int = 32, draws: int = 200, key_sizes: tuple[int, ...] = (16, 32, 
 def _claims_of_sums(
     loads: np.ndarray, accuracies: dict[str, np.ndarray], predicted: dict[str, np.ndarray]
 ) -> tuple[Claim, ...]:
-    """The closed form against the simulation."""
+    """Claims about the agreement of closed form and simulation."""
     return tuple(
         near(
             f"{name}: the accuracy is that of Gaussian crosstalk, up to as many pairs as features, {loads[2]}",
@@ -197,7 +198,7 @@ def _claims_of_sums(
 def _claims_of_rules(
     size: int, accuracies: dict[str, np.ndarray], positive: dict[str, np.ndarray]
 ) -> tuple[Claim, ...]:
-    """What is better than what, with fresh keys."""
+    """Claims that compare the rules, with fresh keys."""
     full = 2  # as many pairs as features
     lead = accuracies["sum"] - accuracies["delta rule"]
     return (
@@ -249,7 +250,7 @@ def _claims_of_rules(
 
 
 def _claims_of_capacity(key_sizes: tuple[int, ...], capacities: dict[str, np.ndarray]) -> tuple[Claim, ...]:
-    """How the number of pairs grows with the number of features."""
+    """Claims about the capacity and its growth with the number of features."""
     last = len(key_sizes) - 1
     growth = np.divide(key_sizes[1:], key_sizes[:-1])
     printed = {"sum": {16: 12, 32: 44, 64: 138}, "delta rule": {16: 7, 32: 22, 64: 54}}
@@ -278,7 +279,7 @@ def _claims_of_capacity(key_sizes: tuple[int, ...], capacities: dict[str, np.nda
 
 
 def _claims_of_updates(updated: dict[str, tuple[float, float]]) -> tuple[Claim, ...]:
-    """Half of 8 keys are written again."""
+    """Claims about recall after half of 8 keys were written again."""
     return (
         near(
             "After an update a sum of outer products has both values, and the new one wins half of the time",
