@@ -20,7 +20,7 @@ SPROTT = "Sprott (2003), appendix A"
 
 
 class Chaos(NamedTuple):
-    """Lyapunov exponents by gain, and pairs of neighboring orbits."""
+    """Lyapunov exponents as a function of the gain, and distances between neighboring orbits."""
 
     claims: tuple[Claim, ...]
     gains: np.ndarray
@@ -31,12 +31,12 @@ class Chaos(NamedTuple):
     starts: tuple[float, ...]
     """Initial distances of the pairs."""
     distances: np.ndarray
-    """[pairs, T]"""
+    """Distance between the orbits of each pair over time, [pairs, T]."""
     butterfly_exponent: float
 
 
 def largest_exponent(J_NN: np.ndarray, gain: float, num_steps: int, rng: np.random.Generator) -> float:
-    """Largest exponent of h ← tanh(g J h): the mean of log ‖δ‖ of a tangent vector that is normalized at every step.
+    """Largest exponent of h ← tanh(g J h): the mean of log ‖δ‖ for a tangent vector that is normalized at every step.
 
     δ(t+1) = diag(1 - h(t+1)²) g J δ(t); the first fifth of the steps is discarded (Benettin et al. 1980).
     """
@@ -52,7 +52,7 @@ def largest_exponent(J_NN: np.ndarray, gain: float, num_steps: int, rng: np.rand
 
 
 def mean_field_exponent(gain: float) -> float:
-    """½ ln(g² ⟨(1 - tanh² z)²⟩) over Gaussian z of self-consistent variance q = g² ⟨tanh² z⟩, for N → ∞.
+    """½ ln(g² ⟨(1 - tanh² z)²⟩) for Gaussian z with the self-consistent variance q = g² ⟨tanh² z⟩, for N → ∞.
 
     For g ≤ 1 the variance is 0 and the exponent is ln g.
     """
@@ -67,7 +67,7 @@ def mean_field_exponent(gain: float) -> float:
 
 
 def logistic_exponent(num_steps: int, start: float = 0.3123) -> float:
-    """Exponent of x ← 4x(1 - x): the mean of ln |4 - 8x|."""
+    """The exponent of x ← 4x(1 - x), which is the mean of ln |4 - 8x|."""
     x, total = start, 0.0
     for _ in range(num_steps):
         x = 4 * x * (1 - x)
@@ -76,7 +76,7 @@ def logistic_exponent(num_steps: int, start: float = 0.3123) -> float:
 
 
 def lorenz_exponent(duration: float, start: tuple[float, float, float] = (1.0, 1.0, 20.0)) -> float:
-    """Exponent of Lorenz's equations, σ = 10, ρ = 28, β = 8/3; the tangent vector is normalized every unit of time."""
+    """The exponent of Lorenz's equations, σ = 10, ρ = 28, β = 8/3; the tangent vector is normalized every time unit."""
 
     def rates(_: float, z: np.ndarray) -> np.ndarray:
         (x, y, height), (dx, dy, dz) = z[:3], z[3:]
@@ -97,7 +97,7 @@ def lorenz_exponent(duration: float, start: tuple[float, float, float] = (1.0, 1
 def neighbors(
     J_NN: np.ndarray, gain: float, start: float, num_steps: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The distance of two orbits over time, the second displaced randomly by `start`, and the first orbit."""
+    """The distance between two orbits over time, initially `start` in a random direction, and the first orbit."""
     h_N = rng.standard_normal(len(J_NN))
     for _ in range(200):
         h_N = np.tanh(gain * J_NN @ h_N)
@@ -112,7 +112,7 @@ def neighbors(
 
 
 def run(size: int = 200, num_steps: int = 2000, networks: int = 3, duration: float = 400.0, seed: int = 0) -> Chaos:
-    """Exponents of random networks by gain, compared with theory, and pairs of orbits."""
+    """Compare the exponents of random networks with theory at every gain, and follow pairs of orbits."""
     rng = np.random.default_rng(seed)
     gains = np.array([0.6, 0.8, 0.95, 1.1, 1.3, 1.5, 2.0, 2.5, 3.0])
     exponents, radii = np.empty((networks, len(gains))), np.empty(networks)
@@ -193,7 +193,7 @@ def run(size: int = 200, num_steps: int = 2000, networks: int = 3, duration: flo
 
 
 def draw(result: Chaos) -> Figure:
-    """The exponent by gain, and pairs that separate."""
+    """The exponent as a function of the gain, and pairs of orbits that separate."""
     figure, ((exponent, pairs),) = new_figure(1, 2, panel_width=4.0, panel_height=3.2)
     exponent.axhline(0, **LIMIT)
     exponent.plot(result.theory_gains, result.theory_exponents, **THEORY, label="mean-field theory")

@@ -21,14 +21,14 @@ class Solutions(NamedTuple):
     times: np.ndarray
     delays: tuple[float, ...]
     places: np.ndarray
-    """Points at which x² sin(1/x²) is differentiated."""
+    """Points at which x² sin(1/x²) is differentiated numerically."""
     slopes: np.ndarray
     blow_up_times: tuple[np.ndarray, ...]
     blow_up_states: tuple[np.ndarray, ...]
 
 
 def delayed_parabola(times: np.ndarray, delay: float) -> np.ndarray:
-    """A solution of x' = √|x| with x(0) = 0 that waits: 0 up to the delay s, then (t - s)²/4."""
+    """A solution of x' = √|x| with x(0) = 0 that leaves 0 after the delay s: 0 until t = s, then (t - s)²/4."""
     return np.maximum(times - delay, 0) ** 2 / 4
 
 
@@ -38,7 +38,7 @@ def wild(x: np.ndarray) -> np.ndarray:
 
 
 def blow_up(start: float, limit: float = 1e8) -> tuple[np.ndarray, np.ndarray]:
-    """x' = x² solved until x reaches the limit."""
+    """Solve x' = x² until x reaches the limit; the times and the states."""
 
     def at_limit(_: float, x: np.ndarray) -> float:
         return float(x[0] - limit)
@@ -51,7 +51,7 @@ def blow_up(start: float, limit: float = 1e8) -> tuple[np.ndarray, np.ndarray]:
 
 
 def run() -> Solutions:
-    """Check that the counterexamples are what they are said to be."""
+    """Check that the counterexamples have the properties claimed of them."""
     times = np.linspace(0, 6, 601)
     delays = (0.0, 1.0, 2.0, 3.0)
     residual = 0.0
@@ -62,7 +62,7 @@ def run() -> Solutions:
     nudged = solve_ivp(lambda _, x: np.sqrt(abs(x)), (0, 6), [1e-12], rtol=1e-10, atol=1e-16).y[0]
 
     places = 1 / np.sqrt(np.pi * np.arange(1, 2001))  # |cos(1/x²)| = 1
-    step = 1e-7 * places**3  # small compared with the distance of neighboring extrema
+    step = 1e-7 * places**3  # small compared with the distance between neighboring extrema
     quotients = (wild(places + step) - wild(places - step)) / (2 * step)
     ends = [blow_up(start) for start in (0.5, 1.0, 2.0)]
     claims = (
@@ -121,7 +121,7 @@ def run() -> Solutions:
 
 
 def _claims_of_the_equation() -> tuple[Claim, ...]:
-    """Nonautonomous systems, coupled components, and the meaning of linear."""
+    """Claims about nonautonomous systems, coupled components, and the meaning of linearity."""
     tight = {"rtol": 1e-11, "atol": 1e-13}
     times = np.linspace(0, 2, 201)
     residual = float(abs(times**3 - 2 * times * np.sqrt(times**4 / 4)).max())
@@ -164,7 +164,7 @@ def _claims_of_the_equation() -> tuple[Claim, ...]:
 
 
 def draw(result: Solutions) -> Figure:
-    """A solution that is not unique, an unbounded slope, and solutions that do not last."""
+    """Solutions that are not unique, an unbounded slope, and solutions that end in finite time."""
     figure, (many, slopes, end) = wrapped(3)
     for index, delay in enumerate(result.delays):
         many.plot(result.times, delayed_parabola(result.times, delay), **line(index), label=f"waits until {delay:g}")

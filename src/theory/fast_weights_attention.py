@@ -20,12 +20,12 @@ from src.theory.figures import LIMIT, heading, line, wrapped
 BA = "Ba et al. (2016), section 3"
 REPORT = "Wayman & Mathew, final report, on fast weights"
 OVERFLOW = 1e30
-"""States are clipped here, a few steps before they would overflow."""
+"""Bound at which states are clipped, a few steps before they would overflow."""
 SAME = "relative to the largest; the terms are summed in a different order"
 
 
 class Memory(NamedTuple):
-    """The weights of past states, the matrix that is read, and state sizes for two places of the layer norm."""
+    """The weights of past states, properties of the matrix A, and state sizes for two places of the layer norm."""
 
     claims: tuple[Claim, ...]
     hidden_size: int
@@ -33,16 +33,16 @@ class Memory(NamedTuple):
     """η λ^(t-1-τ) h_τᵀ h_0(t) in the first read of step t, for one sequence, [T, T]; NaN where τ ≥ t."""
     norms: np.ndarray
     norm_bounds: np.ndarray
-    """η max‖h‖² (1 - λ^t) / (1 - λ) for each t."""
+    """The bound η max‖h‖² (1 - λ^t) / (1 - λ) on ‖A‖ for each t."""
     ranks: np.ndarray
     sizes: np.ndarray
-    """Largest ‖h‖ of a batch at each step, with the layer norm around the whole sum."""
+    """Largest ‖h‖ in a batch at each step, with the layer norm around the whole sum."""
     printed_sizes: np.ndarray
-    """The same with the layer norm before the fast weights are added."""
+    """The same with the layer norm applied before A h is added."""
 
 
 def closed_sum(core: FastWeights, p_BTH: Tensor) -> Tensor:
-    """The states with A(t) = η Σ_τ λ^(t-τ) h_τ h_τᵀ recomputed at every step, [B, T, H]."""
+    """The states, with A(t) = η Σ_τ λ^(t-τ) h_τ h_τᵀ computed anew at every step, [B, T, H]."""
     past: list[Tensor] = []
     h_BH = core.zeros(p_BTH.shape[0], core.hidden_size)
     for p_BH in p_BTH.unbind(1):
@@ -60,7 +60,7 @@ def closed_sum(core: FastWeights, p_BTH: Tensor) -> Tensor:
 
 
 def written(states_TH: Tensor, decay: float, fast_rate: float) -> Tensor:
-    """The fast weights after each state by the recursion A ← λ A + η h hᵀ, [T, H, H]."""
+    """The fast weights after each state, from the recursion A ← λ A + η h hᵀ, [T, H, H]."""
     A_HH = states_TH.new_zeros(states_TH.shape[1], states_TH.shape[1])
     all_A = []
     for h_H in states_TH:
@@ -70,13 +70,13 @@ def written(states_TH: Tensor, decay: float, fast_rate: float) -> Tensor:
 
 
 def first_queries(core: FastWeights, p_TH: Tensor, states_TH: Tensor) -> Tensor:
-    """h_0 = f(W h + C x) of each step, with which A is read first, [T, H]."""
+    """h_0 = f(W h + C x) of each step, the query of the first read from A, [T, H]."""
     before_TH = torch.cat([states_TH.new_zeros(1, core.hidden_size), states_TH[:-1]])
     return torch.relu(core.recurrent(before_TH) + p_TH)
 
 
 def read_weights(core: FastWeights, states_TH: Tensor, queries_TH: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """h_τᵀ h_0(t), and η λ^(t-1-τ) times as much, with which step t reads the state τ < t; NaN elsewhere, [T, T]."""
+    """h_τᵀ h_0(t), and the weights η λ^(t-1-τ) h_τᵀ h_0(t) of the states read at step t, [T, T]; NaN for τ ≥ t."""
     steps = np.arange(len(states_TH))
     lag_TT = steps[:, None] - steps
     inner_TT = np.where(lag_TT >= 1, (queries_TH @ states_TH.T).numpy(), np.nan)
@@ -84,7 +84,7 @@ def read_weights(core: FastWeights, states_TH: Tensor, queries_TH: Tensor) -> tu
 
 
 def state_sizes(core: FastWeights, p_BTH: Tensor, *, printed: bool) -> np.ndarray:
-    """The largest ‖h‖ of a batch at each step: h = f(LN[z + A h_0]) or, as printed, h = f(LN[z] + A h_0)."""
+    """The largest ‖h‖ in a batch at each step, for h = f(LN[z + A h_0]) or, as printed, h = f(LN[z] + A h_0)."""
     state = core.initial_state(p_BTH.shape[0])
     sizes = []
     for p_BH in p_BTH.unbind(1):
@@ -100,7 +100,7 @@ def state_sizes(core: FastWeights, p_BTH: Tensor, *, printed: bool) -> np.ndarra
 
 
 def run(num_steps: Annotated[int, Ge(3)] = 24, hidden_size: int = 16, seed: int = 0) -> Memory:
-    """Compute random sequences in three ways, and examine the matrices that they write."""
+    """Compute the states for random inputs in three ways, and examine the matrices that these states write."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -134,7 +134,7 @@ def run(num_steps: Annotated[int, Ge(3)] = 24, hidden_size: int = 16, seed: int 
 
 
 def _claims_of_equality(core: FastWeights, p_BTH: Tensor) -> tuple[Claim, ...]:
-    """The three forms have equal values and gradients."""
+    """Claims that the three forms have equal values and gradients."""
     wanted = [*core.parameters()]
     direction_BTH = torch.cos(torch.arange(p_BTH.numel(), dtype=p_BTH.dtype)).view_as(p_BTH)
 
@@ -142,7 +142,7 @@ def _claims_of_equality(core: FastWeights, p_BTH: Tensor) -> tuple[Claim, ...]:
         inputs = p_BTH.clone().requires_grad_()
         h_BTH = form(inputs)
         found = torch.autograd.grad((h_BTH * direction_BTH).sum(), [inputs, *wanted], allow_unused=True)
-        return [h_BTH.detach(), *(g for g in found if g is not None)]  # without the parameters of the projection
+        return [h_BTH.detach(), *(g for g in found if g is not None)]  # the parameters of the projection have none
 
     def largest_difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
         return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, theirs, strict=True))
@@ -162,7 +162,7 @@ def _claims_of_equality(core: FastWeights, p_BTH: Tensor) -> tuple[Claim, ...]:
 def _claims_of_the_matrix(
     core: FastWeights, A_THH: Tensor, norms: np.ndarray, bounds: np.ndarray, ranks: np.ndarray, states_BTH: Tensor
 ) -> tuple[Claim, ...]:
-    """Expansion, norm, rank and initial value of the fast weights."""
+    """Claims about the expansion, norm, rank and initial value of the fast weights."""
     num_steps = len(norms)
     h_TH, decay, rate = states_BTH[0], core.decay, core.fast_lr
     coefficients = [rate * decay ** (num_steps - 1 - index) for index in range(num_steps)]
@@ -229,7 +229,7 @@ def _claims_of_the_matrix(
 def _claims_of_weights(
     weights_TT: np.ndarray, inner_TT: np.ndarray, h_TH: Tensor, queries_TH: Tensor
 ) -> tuple[Claim, ...]:
-    """The range of the weights with which past states are read."""
+    """Claims about the range of the weights with which past states are read."""
     unit_TT = (functional.normalize(queries_TH, dim=1) @ functional.normalize(h_TH, dim=1).T).numpy()
     largest_cosine = float(unit_TT[np.isfinite(inner_TT)].max())
     return (
@@ -253,7 +253,7 @@ def _claims_of_weights(
 
 
 def _claims_of_layer_norm(hidden_size: int, largest: float, printed_sizes: np.ndarray) -> tuple[Claim, ...]:
-    """The layer norm around the whole sum, or before A h is added."""
+    """The claim about the layer norm around the whole sum, or before A h is added."""
     over = np.flatnonzero(printed_sizes > OVERFLOW)
     found = f"do not exceed {OVERFLOW:.0e} within {len(printed_sizes)} steps"
     if len(over):

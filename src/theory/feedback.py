@@ -24,16 +24,16 @@ class Regimes(NamedTuple):
     claims: tuple[Claim, ...]
     weights: tuple[float, ...]
     outputs: np.ndarray
-    """The outputs for noise with a positive mean as input, [regimes, T]."""
+    """The outputs for one input sequence of noise with a positive mean, [regimes, T]."""
     means: np.ndarray
-    """Mean of the output over all such inputs, [regimes, T]."""
+    """Expected output for inputs of this kind, [regimes, T]."""
     deviations: np.ndarray
-    """Standard deviation of the output, [regimes, T]."""
+    """Standard deviation of the output for these inputs, from the formula, [regimes, T]."""
     impulse_responses: np.ndarray
 
 
 def simulate(weight: float, x_BT: np.ndarray) -> np.ndarray:
-    """The recursion y(n) = w (x(n) + y(n-1)) from y(-1) = 0."""
+    """The outputs of the recursion y(n) = w (x(n) + y(n-1)) from y(-1) = 0."""
     return lfilter([weight], [1, -weight], x_BT)
 
 
@@ -43,7 +43,7 @@ def impulse_response(weight: float, num_steps: int) -> np.ndarray:
 
 
 def mean_and_deviation(weight: float, mean: float, deviation: float, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mean μ Σ_l w^(l+1) and deviation σ √(Σ_l w^(2l+2)) of y(n) for independent inputs."""
+    """The mean μ Σ_l w^(l+1) and standard deviation σ √(Σ_l w^(2l+2)) of y(n) for independent inputs, both [T]."""
     response = impulse_response(weight, num_steps)
     return mean * response.cumsum(), deviation * np.sqrt((response**2).cumsum())
 
@@ -68,7 +68,7 @@ def run(
 
 
 def _claims_of_the_response(rng: np.random.Generator, num_steps: int) -> tuple[Claim, ...]:
-    """The convolution, the pole, and the same gain in a recurrent network."""
+    """Claims about the convolution, the pole, and the same gain in a recurrent network."""
     x_T = rng.standard_normal(num_steps)
     worst = 0.0
     for weight in WEIGHTS:
@@ -121,7 +121,7 @@ def _claims_of_the_response(rng: np.random.Generator, num_steps: int) -> tuple[C
 
 
 def _claims_of_decay(y_BT: np.ndarray, mean: float, deviation: float) -> tuple[Claim, ...]:
-    """|w| < 1."""
+    """Claims about |w| < 1."""
     weight = 0.8
     response = impulse_response(weight, 40)
     stationary = weight * deviation / np.sqrt(1 - weight**2)
@@ -155,7 +155,7 @@ def _claims_of_decay(y_BT: np.ndarray, mean: float, deviation: float) -> tuple[C
 
 
 def _claims_of_divergence(y_BT: np.ndarray, mean: float, deviation: float) -> tuple[Claim, ...]:
-    """w = 1 and w > 1."""
+    """Claims about w = 1 and w > 1."""
     steps = np.arange(1, y_BT.shape[1] + 1)
     increments = y_BT[:, -1] - y_BT[:, 0]
     error = deviation / np.sqrt(len(y_BT) * (len(steps) - 1))
@@ -198,7 +198,7 @@ def _claims_of_divergence(y_BT: np.ndarray, mean: float, deviation: float) -> tu
 
 
 def _claims_of_negative_weights(y_BT: np.ndarray, mean: float, deviation: float) -> tuple[Claim, ...]:
-    """w = -1 and w < -1."""
+    """Claims about w = -1 and w < -1."""
     constant = simulate(-1.0, np.full(8, mean))
     steps = np.arange(1, y_BT.shape[1] + 1)
     exponent = np.polyfit(np.log(steps[9:]), np.log(y_BT[:, 9:].std(0)), 1)[0]
@@ -253,7 +253,7 @@ def _claims_of_negative_weights(y_BT: np.ndarray, mean: float, deviation: float)
 
 
 def draw(result: Regimes) -> Figure:
-    """One output and its expected range for each weight; beside it, the effect of the first input."""
+    """One output and its expected range for each weight, next to the effect of the first input."""
     figure, all_axes = new_figure(5, 2, panel_width=4.0, panel_height=1.7)
     steps = np.arange(result.outputs.shape[1])
     names = ("settles", "linear trend", "exponential", "alternates", "alternates, grows")

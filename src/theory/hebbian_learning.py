@@ -18,7 +18,7 @@ REPORT = "Wayman & Mathew, report, section 4.1"
 
 
 class Growth(NamedTuple):
-    """The weights of Hebb's and Oja's rules over time, and the error of Euler steps."""
+    """The weights under Hebb's and Oja's rules over time, and the error of Euler steps."""
 
     claims: tuple[Claim, ...]
     times: np.ndarray
@@ -39,7 +39,7 @@ def covariance(eigenvalues: np.ndarray, rng: np.random.Generator) -> tuple[np.nd
 
 
 def hebb_flow(W_MN: np.ndarray, C_NN: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """dW/dt = W C solved by an adaptive integrator, [T, M, N]."""
+    """Solve dW/dt = W C with an adaptive integrator, [T, M, N]."""
     solution = solve_ivp(
         lambda _, w: (w.reshape(W_MN.shape) @ C_NN).ravel(),
         (0, times[-1]), W_MN.ravel(), method="DOP853", t_eval=times, rtol=1e-12, atol=1e-14,
@@ -48,14 +48,14 @@ def hebb_flow(W_MN: np.ndarray, C_NN: np.ndarray, times: np.ndarray) -> np.ndarr
 
 
 def hebb_euler(W_MN: np.ndarray, C_NN: np.ndarray, rate: float, num_updates: int) -> np.ndarray:
-    """Hebb's updates W ← W + α W C, which are Euler steps of size α."""
+    """The weights after Hebb's updates W ← W + α W C, which are Euler steps of size α."""
     for _ in range(num_updates):
         W_MN = W_MN + rate * W_MN @ C_NN
     return W_MN
 
 
 def oja_flow(w_N: np.ndarray, C_NN: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Oja's rule for one output, dw/dt = C w - (wᵀ C w) w, solved by an adaptive integrator, [T, N]."""
+    """Solve Oja's rule for one output, dw/dt = C w - (wᵀ C w) w, with an adaptive integrator, [T, N]."""
     solution = solve_ivp(
         lambda _, w: C_NN @ w - (w @ C_NN @ w) * w,
         (0, times[-1]), w_N, method="DOP853", t_eval=times, rtol=1e-11, atol=1e-13,
@@ -64,13 +64,13 @@ def oja_flow(w_N: np.ndarray, C_NN: np.ndarray, times: np.ndarray) -> np.ndarray
 
 
 def oja_exact(w_N: np.ndarray, C_NN: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """The closed form u / √(1 - ‖w(0)‖² + ‖u‖²) with u = e^(Ct) w(0), [T, N]; verify by differentiation."""
+    """Its closed form u / √(1 - ‖w(0)‖² + ‖u‖²) with u = e^(Ct) w(0), [T, N], as differentiation confirms."""
     u_TN = np.stack([expm(C_NN * t) @ w_N for t in times])
     return u_TN / np.sqrt(1 - w_N @ w_N + (u_TN**2).sum(1))[:, None]
 
 
 def run(num_outputs: int = 4, num_inputs: int = 6, duration: float = 8.0, seed: int = 0) -> Growth:
-    """Solve both rules from random weights, with inputs that leave one direction unused."""
+    """Solve both rules from random weights, with inputs that have no component in one direction."""
     rng = np.random.default_rng(seed)
     eigenvalues = np.append(np.linspace(1.0, 0.2, num_inputs - 1), 0.0)
     C_NN, v_NN = covariance(eigenvalues, rng)
@@ -136,7 +136,7 @@ def run(num_outputs: int = 4, num_inputs: int = 6, duration: float = 8.0, seed: 
 
 
 def _claims_of_the_rule(rng: np.random.Generator) -> tuple[Claim, ...]:
-    """The order of W and C, and the rule applied to zero weights."""
+    """Claims about the order of W and C, and about the rule applied to zero weights."""
     W_NN, x_N = rng.standard_normal((5, 5)), rng.standard_normal(5)
     update_NN = np.outer(W_NN @ x_N, x_N)  # Δw_ij / α = y_i x_j
     C_NN = np.outer(x_N, x_N)
@@ -181,7 +181,7 @@ def _claims_of_the_rule(rng: np.random.Generator) -> tuple[Claim, ...]:
 def _claims_of_growth(
     times: np.ndarray, hebb_TMN: np.ndarray, eigenvalues: np.ndarray, v_NN: np.ndarray, duration: float
 ) -> tuple[Claim, ...]:
-    """Rate and direction of the growth, and what does not change."""
+    """Claims about the rate and direction of the growth, and about what does not change."""
     components = np.linalg.norm(hebb_TMN @ v_NN, axis=1)  # [T, N], along each eigenvector
     slopes = np.polyfit(times, np.log(components[:, :-1]), 1)[0]
     late_MN = hebb_TMN[0] @ expm(v_NN @ np.diag(eigenvalues) @ v_NN.T * 20 * duration)

@@ -18,7 +18,7 @@ PASCANU = "Pascanu, Mikolov & Bengio (2013), section 2.3 and figure 6"
 
 
 class Cliff(NamedTuple):
-    """The loss on a slice and on the weight-bias plane, and two descents."""
+    """The loss on a slice and on the weight-bias plane, and two runs of gradient descent."""
 
     claims: tuple[Claim, ...]
     biases: np.ndarray
@@ -29,14 +29,15 @@ class Cliff(NamedTuple):
     plane_weights: np.ndarray
     plane_biases: np.ndarray
     plane: np.ndarray
-    """Losses, [biases, weights]."""
+    """Losses on the plane, [biases, weights]."""
     clipped: np.ndarray
-    """Weight and bias along a descent, [steps, 2]."""
+    """Weight and bias along the descent with clipping, [updates + 1, 2]."""
     free: np.ndarray
+    """The same without clipping."""
 
 
 def loss_of(w: Tensor, b: Tensor, num_steps: int, target: float) -> Tensor:
-    """(h_T - target)² of h ← σ(w h + b) from h = 0."""
+    """The loss (h_T - target)² after iterating h ← σ(w h + b) from h = 0."""
     h = torch.zeros_like(b)
     for _ in range(num_steps):
         h = torch.sigmoid(w * h + b)
@@ -50,9 +51,10 @@ def fold_bias(w: float) -> float:
 
 
 def excess_bias(w: float, num_steps: int) -> float:
-    """How far beyond the fold the bias must be for its bottleneck to take this many steps, (π/T)²/(ac).
+    """How far beyond the fold the bias must be for the passage of its bottleneck to take this many steps, (π/T)²/(ac).
 
-    Near it a step is a · excess + c (h - h_fold)², with a = ∂M/∂b = h(1 - h) and c = ½ ∂²M/∂h² = ½ w² h(1 - h)(1 - 2h).
+    Near the fold a step changes h by a · excess + c (h - h_fold)², with a = ∂M/∂b = h(1 - h) and
+    c = ½ ∂²M/∂h² = ½ w² h(1 - h)(1 - 2h).
     """
     h = (1 - np.sqrt(1 - 4 / w)) / 2
     slope = h * (1 - h)
@@ -60,7 +62,7 @@ def excess_bias(w: float, num_steps: int) -> float:
 
 
 def gradient_by_hand(w: float, b: float, num_steps: int, target: float) -> np.ndarray:
-    """∂loss/∂(w, b) from the forward recursion of ∂h/∂(w, b)."""
+    """∂loss/∂(w, b), from the forward recursion for ∂h/∂(w, b)."""
     h, dh = 0.0, np.zeros(2)
     for _ in range(num_steps):
         h_next = 1 / (1 + np.exp(-(w * h + b)))
@@ -72,7 +74,7 @@ def gradient_by_hand(w: float, b: float, num_steps: int, target: float) -> np.nd
 def descend(
     start: tuple[float, float], rate: float, threshold: float | None, updates: int, num_steps: int, target: float
 ) -> np.ndarray:
-    """Gradient descent on weight and bias, [updates + 1, 2], with the gradient clipped to `threshold` if given."""
+    """Gradient descent on weight and bias, [updates + 1, 2], with the gradient norm clipped to `threshold` if given."""
     parameter = nn.Parameter(torch.tensor(start, dtype=torch.float64))
     optimizer = torch.optim.SGD([parameter], lr=rate)
     path = [parameter.detach().numpy().copy()]
@@ -87,12 +89,12 @@ def descend(
 
 
 def turned_by(step: np.ndarray, direction: np.ndarray) -> float:
-    """The distance between two vectors scaled to length 1: 0 if they have the same direction, 2 if opposite ones."""
+    """The distance between two vectors scaled to length 1: 0 if their directions are equal, 2 if they are opposite."""
     return float(np.linalg.norm(step / np.linalg.norm(step) - direction / np.linalg.norm(direction)))
 
 
 def run(weight: float = 6.0, num_steps: int = 50, target: float = 0.15, resolution: int = 4001) -> Cliff:
-    """Slice the loss across its cliff, and descend from it with and without clipping."""
+    """Compute the loss on a slice across its cliff, and descend from the cliff with and without clipping."""
     fold, delay = fold_bias(weight), excess_bias(weight, num_steps)
     biases = np.linspace(fold - 0.6, fold + 0.6, resolution)
     b = torch.from_numpy(biases).requires_grad_()

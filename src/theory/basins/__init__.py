@@ -23,14 +23,14 @@ SHADES = ListedColormap(["#f7f7f7", "#9ecae1", "#fdd0a2", "#74c476"])
 
 
 class Basins(NamedTuple):
-    """Three networks, from uncoupled units to a rotation."""
+    """The portraits of three networks, from uncoupled units to a rotation."""
 
     claims: tuple[Claim, ...]
     portraits: tuple[Portrait, ...]
 
 
 def run(resolution: int = 300) -> Basins:
-    """The portraits of three networks. With an even resolution no grid point lies on a straight boundary."""
+    """Compute the portraits of three networks. With an even resolution no grid point lies on a straight boundary."""
     straight, curved, rotating = portraits = tuple(portrait(W, resolution) for W in (STRAIGHT, CURVED, ROTATING))
     claims = (
         *_claims_of_straight_basins(straight),
@@ -42,7 +42,7 @@ def run(resolution: int = 300) -> Basins:
 
 
 def _claims_of_straight_basins(found: Portrait) -> tuple[Claim, ...]:
-    """W = 1.5 I: two uncoupled units."""
+    """Claims about W = 1.5 I, two uncoupled units."""
     exact = brentq(lambda h: np.tanh(1.5 * h) - h, 0.5, 1, xtol=1e-15)
     attractors = found.fixed_points[found.radii < 1]
     J = np.array([np.linalg.eigvals(jacobian(STRAIGHT, point)).real for point in found.fixed_points])
@@ -98,7 +98,7 @@ def _claims_of_straight_basins(found: Portrait) -> tuple[Claim, ...]:
 
 
 def _claims_of_curved_basins(found: Portrait, resolution: int) -> tuple[Claim, ...]:
-    """A weak coupling bends the boundaries."""
+    """Claims about a weak coupling, which bends the boundaries."""
     attractors, radii = found.fixed_points[found.radii < 1], found.radii[found.radii < 1]
     shares = np.array([(found.basins == number).mean() for number in range(len(attractors))])
     opposite = np.linalg.norm(attractors + attractors[::-1], axis=1)  # sorted by the first coordinate
@@ -156,7 +156,7 @@ def _share_outside_quadrant(found: Portrait) -> float:
 
 
 def _claims_of_the_rotation(found: Portrait) -> tuple[Claim, ...]:
-    """A stronger rotation leaves no fixed point but the origin, and no point attractor."""
+    """Claims about a stronger rotation, which leaves no fixed point except the origin, and no point attractor."""
     sizes = np.linalg.norm(found.ends, axis=1)
     after = found.ends
     moved = []
@@ -198,7 +198,7 @@ def _claims_of_the_rotation(found: Portrait) -> tuple[Claim, ...]:
 
 
 def _claims_of_definitions() -> tuple[Claim, ...]:
-    """The map M, attractors, and the basins of a nonautonomous system."""
+    """Claims about the map M, attractors, and the basins of a nonautonomous system."""
     u, v = np.array([0.5, 0.2]), np.array([0.4, 0.6])
     superposed = np.linalg.norm(step(CURVED, u + v) - step(CURVED, u) - step(CURVED, v))
     h = u

@@ -14,19 +14,19 @@ class Portrait(NamedTuple):
 
     W: np.ndarray
     fixed_points: np.ndarray
-    """[points, 2]"""
+    """All fixed points that were found, [points, 2]."""
     radii: np.ndarray
-    """Spectral radius of the Jacobian at each of them."""
+    """Spectral radius of the Jacobian at each fixed point."""
     basins: np.ndarray
-    """Index of the attractor that each grid point converges to, -1 if none, [y, x]."""
+    """Index of the attractor to which each grid point converges, -1 if there is none, [y, x]."""
     norm: np.ndarray
     """Spectral norm of the Jacobian on the grid."""
     radius: np.ndarray
     """Spectral radius of the Jacobian on the grid."""
     ends: np.ndarray
-    """States reached from 200 of the starts after many steps, [200, 2]."""
+    """States reached from 200 of the grid points after many steps, [200, 2]."""
     late: np.ndarray
-    """Further orbits of 20 of these, [steps, 2]."""
+    """Points on the further orbits of 20 of these states, [points, 2]."""
 
 
 def step(W: np.ndarray, h_S2: np.ndarray) -> np.ndarray:
@@ -51,7 +51,7 @@ def find_fixed_points(W: np.ndarray) -> np.ndarray:
 
 
 def portrait(W: np.ndarray, resolution: int, num_steps: int = 400) -> Portrait:
-    """Fixed points, and the attractor reached from every point of a grid over [-1, 1]²."""
+    """Find the fixed points, and the attractor that each point of a grid over [-1, 1]² reaches in `num_steps` steps."""
     fixed = find_fixed_points(W)
     radii = abs(np.linalg.eigvals(jacobian(W, fixed))).max(-1)
     axis = np.linspace(-1, 1, resolution)

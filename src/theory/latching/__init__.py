@@ -25,23 +25,24 @@ FOLD = "saddle-node (fold) bifurcation of the fixed point; Strogatz (2015), sect
 
 
 class Latch(NamedTuple):
-    """Thresholds of one unit, its losses under noise, and the trade-off as the weight varies."""
+    """Bits that one unit loses under noise, and the trade-off between memory and gradient as its weight varies."""
 
     claims: tuple[Claim, ...]
     weight: float
     bounds: np.ndarray
     """Bounds on the noise."""
     random_losses: np.ndarray
-    """Share of bits lost under uniform noise outside."""
+    """Share of bits lost under uniform noise added outside the tanh, for each bound."""
     worst_losses: np.ndarray
-    """The same under constant adverse input."""
+    """The same under a constant adverse input."""
     random_losses_inside: np.ndarray
+    """The same under uniform noise inside the tanh."""
     noise: float
     weights: np.ndarray
     information: np.ndarray
-    """Information left of the stored bit after `num_steps`, for each weight, in bits."""
+    """Information about the stored bit that is left after `num_steps`, for each weight, in bits."""
     gradients: np.ndarray
-    """Factor per step of the median |∂h_T/∂h_0|, for each weight."""
+    """Factor per step in the median of |∂h_T/∂h_0|, for each weight."""
     num_steps: int
 
 
@@ -55,7 +56,7 @@ def run(
     worst_steps: int = 20_000,
     seed: int = 0,
 ) -> Latch:
-    """Hold a bit under noise of increasing strength, and with increasing weights."""
+    """Hold a bit under noise of increasing strength, and then with increasing weights."""
     rng = np.random.default_rng(seed)
     bounds = np.array([0.05, 0.10, 0.138, 0.139, 0.17, 0.19, 0.2075, 0.22, 0.235, 0.25, 0.275, 0.30])
     random_losses, random_losses_inside, worst_losses = (np.empty(len(bounds)) for _ in range(3))
@@ -176,7 +177,7 @@ def _claims_of_the_threshold(
 
 
 def _claims_of_the_reduced_attracting_set() -> tuple[Claim, ...]:
-    """Contraction is a sufficient condition, and it concerns the state, not the input."""
+    """Claims that contraction is a sufficient condition, and that it concerns the state, not the input."""
     J = np.array([[0.5, 5.0], [0.0, 0.5]])
     powers = [np.linalg.matrix_power(J, n) for n in range(1, 60)]
     radius = max(abs(np.linalg.eigvals(power)).max() for power in powers)
@@ -212,7 +213,7 @@ def _claims_of_the_reduced_attracting_set() -> tuple[Claim, ...]:
 def _claims_of_the_gradient(
     w: float, weights: np.ndarray, information: np.ndarray, gradients: np.ndarray, num_steps: int
 ) -> tuple[Claim, ...]:
-    """What remains of ∂h_t/∂h_0 while the bit is held."""
+    """Claims about what remains of ∂h_t/∂h_0 while the bit is held."""
     h, logs = np.array([attractor(w)]), []
     for _ in range(50):
         logs.append(float(np.log(w * (1 - np.tanh(w * h) ** 2))[0]))
@@ -253,7 +254,7 @@ def _claims_of_the_gradient(
 
 
 def draw(result: Latch) -> Figure:
-    """The fold, the losses by noise bound, and information against gradient."""
+    """The fold, the share of bits lost as a function of the noise bound, and information against gradient."""
     figure, (fold, losses, trade) = wrapped(3, panel_height=3.3)
     h, b = np.linspace(-0.2, 1.1, 300), threshold_outside(result.weight)
     fold.plot(h, h, color="0.6", linewidth=1)

@@ -1,7 +1,7 @@
 """One bit held by a tanh unit: its attractors, the noise it withstands, and what remains of the bit and its gradient.
 
-The two maps differ in where the noise u enters: h ← tanh(w h) + u (Bengio, Simard and Frasconi 1994), and
-h ← tanh(w h + u), the recurrent network.
+There are two maps, which differ in where the noise u enters: h ← tanh(w h) + u (Bengio, Simard and Frasconi 1994), and
+h ← tanh(w h + u), as in a recurrent network.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ Step = Callable[[float, np.ndarray, np.ndarray | float], np.ndarray]
 
 
 def outside(w: float, h: np.ndarray, u: np.ndarray | float) -> np.ndarray:
-    """tanh(w h) + u."""
+    """One step with the noise outside, tanh(w h) + u."""
     return np.tanh(w * h) + u
 
 
 def inside(w: float, h: np.ndarray, u: np.ndarray | float) -> np.ndarray:
-    """tanh(w h + u)."""
+    """One step with the noise inside, tanh(w h + u)."""
     return np.tanh(w * h + u)
 
 
@@ -29,21 +29,21 @@ def attractor(w: float) -> float:
 
 
 def threshold_outside(w: float) -> float:
-    """The largest constant u for which h = tanh(w h) - u keeps its attractor: √(1 - 1/w) - artanh(√(1 - 1/w))/w."""
+    """The largest constant u at which h = tanh(w h) - u keeps its attractor: √(1 - 1/w) - artanh(√(1 - 1/w))/w."""
     slope_one = np.sqrt(1 - 1 / w)  # the point where the derivative w (1 - tanh²) is 1
     return float(slope_one - np.arctanh(slope_one) / w)
 
 
 def threshold_inside(w: float) -> float:
-    """The same for h = tanh(w h - u): w √(1 - 1/w) - artanh(√(1 - 1/w)), w times as large."""
+    """The largest u for h = tanh(w h - u): w √(1 - 1/w) - artanh(√(1 - 1/w)), w times the other threshold."""
     return w * threshold_outside(w)
 
 
 def sufficient_bound(w: float) -> tuple[float, float, float]:
-    """The largest (1 - λ(d)) d with its d and λ, where |M'| ≤ λ(d) on the ball of radius d around the attractor.
+    """The largest (1 - λ(d)) d, with its d and λ, where |M'| ≤ λ(d) on the ball of radius d around the attractor.
 
-    Noise of at most (1 - λ) d keeps the state within d, since a step multiplies its distance by at most λ and the noise
-    adds no more than the difference (Bengio et al. 1994, section IV).
+    Under noise of at most (1 - λ) d the state stays within d, since a step multiplies its distance from the attractor
+    by at most λ, and the noise adds at most the difference to d (Bengio et al. 1994, section IV).
     """
     h = attractor(w)
 
@@ -59,9 +59,9 @@ def sufficient_bound(w: float) -> tuple[float, float, float]:
 def lost(
     step: Step, w: float, bound: float, trials: int, num_steps: int, rng: np.random.Generator | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each trial ends with the opposite sign under |u| ≤ bound, and the lowest state of each along the way.
+    """Whether each trial ends with the opposite sign under |u| ≤ bound, and the lowest state that it passes.
 
-    Without a generator the noise is the worst case, -bound at every step; with one it is uniform.
+    With a generator the noise is uniform; without one it is the worst case, -bound at every step.
     """
     h = np.full(trials, attractor(w))
     lowest = h.copy()
@@ -72,7 +72,7 @@ def lost(
 
 
 def trade_off(w: float, noise: float, num_steps: int, trials: int, rng: np.random.Generator) -> tuple[float, float]:
-    """Information kept, 1 - H(share lost) in bits, and the median |∂h_T/∂h_0|^(1/T), under uniform noise outside."""
+    """The information kept, 1 - H(share lost) in bits, and the median |∂h_T/∂h_0|^(1/T), with uniform noise outside."""
     h, log_gradient = np.full(trials, attractor(w)), np.zeros(trials)
     for _ in range(num_steps):
         log_gradient += np.log(w * (1 - np.tanh(w * h) ** 2))
