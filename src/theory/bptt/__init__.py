@@ -24,18 +24,18 @@ ROUNDING = "sums of some hundred products in float64, each rounded to 1e-16"
 
 @dataclass
 class Gradients:
-    """How far the forms of the derivation are from automatic differentiation."""
+    """How far the correct and the printed forms of the derivation are from automatic differentiation."""
 
     claims: list[Claim] = field(default_factory=list)
     right: dict[str, float] = field(default_factory=dict)
     """Relative error of the correct form, by name of the slip."""
     printed: dict[str, float] = field(default_factory=dict)
-    """Relative error of the printed form."""
+    """Relative error of the wrong form, by name of the slip."""
     shares: dict[str, Array] = field(default_factory=dict)
-    """Norm of each step's contribution to the gradient for W, relative to the total, by network."""
+    """Norm of each step's contribution to the gradient for W, relative to the norm of the gradient, by network."""
 
     def agrees(self, statement: str, source: str, error: float, refuted: str = "") -> None:
-        """Claim that a form is the gradient."""
+        """Add the claim that a form equals the gradient."""
         statement = f"{statement}: relative error of the gradient"
         self.claims.append(near(statement, source, 0, error, 1e-10, ROUNDING, refuted))
 
@@ -48,16 +48,16 @@ class Gradients:
         errors: tuple[float, float],
         reading: bool = False,
     ) -> None:
-        """Claim that the correct form is the gradient and the printed one is not."""
+        """Add the claim that the correct form equals the gradient and the printed one does not."""
         self.right[name], self.printed[name] = errors
-        # not refuted if the printed form gives the gradient after all
+        # not refuted if the printed form equals the gradient after all
         refuted = f"{printed}: relative error {errors[1]:.3g}" if errors[1] > 1e-6 else ""
         self.agrees(statement, source, errors[0], refuted)
         self.claims[-1] = self.claims[-1]._replace(reading=reading)
 
 
 def compare_gradients(seed: int = 1, num_steps: int = 7, num_units: int = 5) -> Gradients:
-    """The gradient for W at the last step of a random tanh network and of fast weights, in every form."""
+    """Compute the gradient of a loss at the last step of a random tanh network and of fast weights, in every form."""
     network = jacobians.random_network(seed, num_units)
     rng = np.random.default_rng([seed, 1])
     x_TN = rng.standard_normal((num_steps, network.U_MN.shape[1]))
@@ -71,7 +71,7 @@ def compare_gradients(seed: int = 1, num_steps: int = 7, num_units: int = 5) -> 
 
 
 def _standard_network(result: Gradients, network: Network, p: Pass) -> None:
-    """The chain rule, and every printed form of one of its factors or of the loss."""
+    """Add claims about the chain rule, and about every printed form of one of its factors or of the loss."""
     exact, right = jacobians.autograd_gradient(network, p), jacobians.gradient(network, p)
     for name in ("W", "U", "b"):
         statement = f"δ_τ = δ_{{τ+1}} W diag(f'(a_τ)) and Kronecker products give the gradient for {name}"
@@ -90,7 +90,7 @@ def _standard_network(result: Gradients, network: Network, p: Pass) -> None:
 
 
 def _start_of_the_sum(result: Gradients, network: Network, p: Pass) -> None:
-    """With h_0 = 0 the first step drops out for W, and only for W."""
+    """Add the claims that with h_0 = 0 the first step drops out of the gradient for W, and only for W."""
     p = jacobians.run_forward(network, p.x_TN, p.y_K)
     exact, cut = jacobians.autograd_gradient(network, p), jacobians.gradient(network, p, Chain(first=1))
     result.agrees("With h_0 = 0 the sum for W may start at τ = 2", FINAL, relative_error(cut["W"], exact["W"]))
@@ -106,7 +106,7 @@ def _start_of_the_sum(result: Gradients, network: Network, p: Pass) -> None:
 
 
 def _total_derivatives(result: Gradients, network: Network, p: Pass) -> None:
-    """Forward through time with total derivatives, and two ways of using the wrong derivative."""
+    """Add claims about total derivatives forward through time, and about two ways of using the wrong derivative."""
     exact_MM = jacobians.autograd_gradient(network, p)["W"]
     delta_TM = jacobians.deltas(network, p, Chain())
     totals = jacobians.total_jacobians(network, p, Chain().sum_by_W)
@@ -147,7 +147,7 @@ def _total_derivatives(result: Gradients, network: Network, p: Pass) -> None:
 
 
 def _fast_weights(result: Gradients, seed: int, num_steps: int, num_units: int) -> None:
-    """The derivation extended to fast weights with S = 1, and what is lost if A is treated as a constant."""
+    """Add claims about the derivation for fast weights with S = 1, and about what is lost if A is held constant."""
     rng = np.random.default_rng([seed, 2])
     p_TM, by_h_M = rng.standard_normal((num_steps, num_units)), rng.standard_normal(num_units)
     nonlinearities: tuple[Nonlinearity, ...] = ("tanh", "relu")
@@ -174,7 +174,7 @@ def _fast_weights(result: Gradients, seed: int, num_steps: int, num_units: int) 
 
 
 def random_fast_weights(seed: int, num_units: int, nonlinearity: Nonlinearity, layer_norm: bool) -> FastWeights:
-    """A core in float64 with a normal W, gains around 1 and biases around 0."""
+    """A core in float64 with Gaussian W, and with gains around 1 and biases around 0."""
     draw = np.random.default_rng([seed, 3]).standard_normal
     core = FastWeights(1, hidden_size=num_units, nonlinearity=nonlinearity, layer_norm=layer_norm).double()
     with torch.no_grad():
@@ -190,7 +190,7 @@ def _shares(terms: list[Array]) -> Array:
 
 
 def draw_gradients(result: Gradients) -> Figure:
-    """Errors of all forms on a logarithmic axis, and the contribution of each time step."""
+    """The errors of all forms on a logarithmic axis, and the contribution of each time step."""
     figure, ((errors, steps),) = new_figure(1, 2, panel_width=4.9, panel_height=4.4, width_ratios=(1.8, 1))
     names = sorted(result.printed, key=result.printed.__getitem__)
     rows = np.arange(len(names))

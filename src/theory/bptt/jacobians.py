@@ -1,10 +1,10 @@
 r"""Back-propagation through time in Jacobian form, computed with Kronecker products.
 
-A Jacobian is J_x y = ∂y/∂xᵀ and a gradient its transpose; for matrices DF(X) = ∂vec F/∂(vec X)ᵀ, where vec stacks the
-columns of a matrix (Magnus and Neudecker, Matrix Differential Calculus). Everything is float64.
+A Jacobian is J_x y = ∂y/∂xᵀ and a gradient its transpose; for matrices, DF(X) = ∂vec F/∂(vec X)ᵀ, where vec stacks the
+columns of a matrix (Magnus and Neudecker, Matrix Differential Calculus). Everything is in float64.
 
-Shapes: T time steps, M hidden units, N input features, K classes; MM is a matrix from M to M units; an array of
-T1 steps starts with the state before the first step.
+Shapes: T time steps, M hidden units, N input features, K classes; MM is a matrix from M to M units; an array with
+T1 = T + 1 entries starts with the state before the first step.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class Network(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """The values of a forward pass; h[t] is the state after t steps, a[t] belongs to step t + 1."""
+    """The values of a forward pass; h[t] is the state after t steps, and a[t] the sum in step t + 1."""
 
     x_TN: Array
     y_K: Array
@@ -44,7 +44,7 @@ class Pass(NamedTuple):
 
 
 def random_network(seed: int, M: int = 5, N: int = 4, K: int = 3, zero_start: bool = False) -> Network:
-    """Normal weights, with standard deviation 1/sqrt(M) for W and V; h_0 is normal or zero."""
+    """Gaussian weights, with standard deviation 1/sqrt(M) for W and 1 for all others; h_0 is Gaussian or zero."""
     draw = np.random.default_rng(seed).standard_normal
     W_MM, U_MN, V_KM = draw((M, M)) / np.sqrt(M), draw((M, N)), draw((K, M))
     b_M, c_K, h0_M = draw(M), draw(K), draw(M)
@@ -52,7 +52,7 @@ def random_network(seed: int, M: int = 5, N: int = 4, K: int = 3, zero_start: bo
 
 
 def run_forward(network: Network, x_TN: Array, y_K: Array) -> Pass:
-    """The states of all steps and the prediction at the last step."""
+    """Compute the states of all steps and the prediction at the last step."""
     a, h = [], [network.h0_M]
     for x_N in x_TN:
         a.append(network.b_M + network.W_MM @ h[-1] + network.U_MN @ x_N)
@@ -69,7 +69,7 @@ def tanh_jacobian(a_M: Array) -> Array:
 class Chain(NamedTuple):
     """The factors of the chain rule for E_T = -Σ_k y_k ln ŷ_k at the last step, in the order of multiplication.
 
-    The defaults are correct. Each printed form is the chain with one factor replaced.
+    The defaults are correct. Each printed form is this chain with one factor replaced.
     """
 
     loss_by_prediction: Callable[[Pass], Array] = lambda p: -(p.y_K / p.prediction_K)
@@ -79,10 +79,11 @@ class Chain(NamedTuple):
     logits_by_state: Callable[[Array], Array] = lambda V_KM: V_KM
     state_by_sum: Callable[[Pass, int], Array] = lambda p, t: tanh_jacobian(p.a_TM[t])
     first_step_back: Callable[[Array, Array, Array], Array] = lambda W_MM, now_MM, before_MM: W_MM @ before_MM
-    """From δ of the last step to δ of the step before; `now` and `before` are the Jacobians of their tanh."""
+    """The factor from δ of the last step to δ of the step before; `now` and `before` are the tanh Jacobians of both."""
     step_back: Callable[[Array, Array, Array], Array] = lambda W_MM, now_MM, before_MM: W_MM @ before_MM
+    """The same factor for all earlier steps."""
     sum_by_W: Callable[[Pass, int], Array] = lambda p, t: np.kron(p.h_T1M[t][None], np.eye(p.h_T1M.shape[1]))
-    """J_W a_τ = h_{τ-1}ᵀ ⊗ I, the immediate Jacobian; t = τ - 1."""
+    """J_W a_τ = h_{τ-1}ᵀ ⊗ I, the immediate Jacobian, for t = τ - 1."""
     first: int = 0
     """Index of the step at which the sum over time starts."""
 
@@ -99,7 +100,7 @@ def deltas(network: Network, p: Pass, chain: Chain) -> Array:
 
 
 def gradient(network: Network, p: Pass, chain: Chain | None = None) -> Gradient:
-    """J_W E = Σ_τ δ_τ (h_{τ-1}ᵀ ⊗ I), J_U E = Σ_τ δ_τ (x_τᵀ ⊗ I), J_b E = Σ_τ δ_τ, as matrices."""
+    """J_W E = Σ_τ δ_τ (h_{τ-1}ᵀ ⊗ I), J_U E = Σ_τ δ_τ (x_τᵀ ⊗ I), J_b E = Σ_τ δ_τ, in the shapes of W, U and b."""
     chain = chain or Chain()
     delta_TM = deltas(network, p, chain)
     steps = range(chain.first, len(delta_TM))
@@ -119,7 +120,7 @@ def unvec(vector: Any, shape: tuple[int, ...]) -> Array:
 
 
 def total_jacobians(network: Network, p: Pass, sum_by_W: Callable[[Pass, int], Array]) -> list[Array]:
-    """The total J_W a_τ = immediate + W diag(f'(a_{τ-1})) J_W a_{τ-1}, forward through time."""
+    """The total J_W a_τ = immediate J_W a_τ + W diag(f'(a_{τ-1})) J_W a_{τ-1} of all steps, forward through time."""
     totals = [sum_by_W(p, 0)]
     for t in range(1, len(p.a_TM)):
         totals.append(sum_by_W(p, t) + network.W_MM @ tanh_jacobian(p.a_TM[t - 1]) @ totals[-1])
@@ -135,7 +136,7 @@ def cross_entropy(prediction_K: torch.Tensor, y_K: torch.Tensor) -> torch.Tensor
 
 
 def autograd_gradient(network: Network, p: Pass, loss: Loss = cross_entropy) -> Gradient:
-    """The same gradients by automatic differentiation of the network."""
+    """The same gradients, and the one for h_0, by automatic differentiation of the network."""
     W_MM, U_MN, b_M, V_KM, c_K, h_M = (torch.tensor(array, requires_grad=True) for array in network)
     start_M = h_M
     for x_N in torch.tensor(p.x_TN):
@@ -162,7 +163,7 @@ class FastPass(NamedTuple):
     normalized_TM: Array
     deviation_T: Array
     sum_TM: Array
-    """The argument of f."""
+    """The argument of f in h = f(sum)."""
 
 
 def run_fast_weights(core: FastWeights, p_TM: Array) -> FastPass:
@@ -194,17 +195,18 @@ def fast_weights_gradient(
 
     Going back from step t, with u_t = z_t + A_t q_t:
 
-        J_u E       = J_h E diag(f') J_u LN           J_u LN = diag(g) (I - 11ᵀ/M - nnᵀ/M) / σ, n the normalized sum
-        J_z E       = J_u E (I + A_t diag(f'(z_t)))   z enters both the sum and the query
-        J_{A_t} E   = J_u E (q_tᵀ ⊗ I) + λ J_{A_{t+1}} E
-        J_{h_{t-1}} = J_z E W + J_{A_t} E · η (h_{t-1} ⊗ I + I ⊗ h_{t-1})
-        J_W E       = Σ_t J_{z_t} E (h_{t-1}ᵀ ⊗ I)
+        J_u E         = J_h E diag(f') J_u LN           J_u LN = diag(g) (I - 11ᵀ/M - nnᵀ/M) / σ, n the normalized sum
+        J_z E         = J_u E (I + A_t diag(f'(z_t)))   z enters both the sum and the query
+        J_{A_t} E     = J_u E (q_tᵀ ⊗ I) + λ J_{A_{t+1}} E
+        J_{h_{t-1}} E = J_z E W + J_{A_t} E · η (h_{t-1} ⊗ I + I ⊗ h_{t-1})
+        J_W E         = Σ_t J_{z_t} E (h_{t-1}ᵀ ⊗ I)
 
     Args:
-        core: fast weights with S = 1 and a sustained boundary.
-        p: its forward pass.
+        core: fast weights with S = 1 and the sustained boundary condition.
+        p: forward pass of the core.
         by_h_M: J_{h_T} E.
-        through_memory: whether the gradient flows through A to the states that wrote it; otherwise A is a constant.
+        through_memory: whether the gradient flows through A to the states that were written into it; otherwise A is
+            treated as a constant.
         symmetric: whether both factors of h hᵀ are differentiated; otherwise only the left one.
     """
     W_MM, derivative = core.recurrent.weight.detach().numpy(), _nonlinearity(core)[1]
@@ -236,7 +238,7 @@ def fast_weights_gradient(
 
 
 def autograd_fast_weights(core: FastWeights, p_TM: Array, by_h_M: Array) -> Gradient:
-    """The same gradient by automatic differentiation of the core's definition."""
+    """The same gradient, by automatic differentiation of the core's definition."""
     inputs_TM = torch.tensor(p_TM, requires_grad=True)
     y_1TM, _ = core.scan(inputs_TM[None])
     named = {"W": core.recurrent.weight, "p": inputs_TM}

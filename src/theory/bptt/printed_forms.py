@@ -14,7 +14,7 @@ REPORT, FINAL = "Wayman & Mathew, report", "Wayman & Mathew, final report"
 
 
 class Slip(NamedTuple):
-    """A factor of the chain rule that was printed wrongly."""
+    """A factor of the chain rule that is wrong in print."""
 
     name: str
     right: str
@@ -22,13 +22,13 @@ class Slip(NamedTuple):
     source: str
     printed: str
     chain: Chain
-    """The correct chain, except for this factor."""
+    """The correct chain except for this factor, which is as printed."""
     reading: bool = False
-    """Whether the printed form leaves open what it means."""
+    """Whether the printed form is ambiguous, and wrong only in this reading."""
 
 
 def slips(network: Network) -> list[Slip]:
-    """All slips that replace one factor of the gradient of the simple recurrent network."""
+    """All slips that affect a single factor in the gradient of the simple recurrent network."""
     num_classes, M = network.V_KM.shape
     eye_MM = np.eye(M)
 
@@ -131,7 +131,7 @@ def slips(network: Network) -> list[Slip]:
 
 
 class PrintedLoss(NamedTuple):
-    """A loss as printed."""
+    """A loss that is wrong in print."""
 
     name: str
     right: str

@@ -1,4 +1,4 @@
-"""The reports beyond the gradient: momentum, Adam, the loss near a wrong answer, initialization, the inner loop.
+"""What the reports say beyond the gradient: momentum, Adam, the loss near a wrong answer, initialization, inner loop.
 
 Shapes: I iterations, Q values of a probability, M hidden units.
 """
@@ -35,7 +35,7 @@ class UpdateRules:
 
 
 def compare_update_rules(lr: float = 0.1, momentum: float = 0.9, num_iterations: int = 120) -> UpdateRules:
-    """Momentum on E = (θ - 1)²/2, the second moment of Adam, and the report's loss, initialization and inner loop."""
+    """Test momentum on E = (θ - 1)²/2, Adam's second moment, and the report's loss, initialization and inner loop."""
     right_I, printed_I = np.zeros(num_iterations + 1), np.zeros(num_iterations + 1)
     velocity = 0.0
     for i in range(num_iterations):
@@ -82,7 +82,7 @@ def compare_update_rules(lr: float = 0.1, momentum: float = 0.9, num_iterations:
 
 
 def sgd_path(lr: float, momentum: float, num_iterations: int) -> Array:
-    """θ under `torch.optim.SGD`, from 0."""
+    """The path of θ from 0 under `torch.optim.SGD`, [I + 1]."""
     theta = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.SGD([theta], lr, momentum)
     path = [0.0]
@@ -95,7 +95,7 @@ def sgd_path(lr: float, momentum: float, num_iterations: int) -> Array:
 
 
 def loss_gradients(probability_Q: Array, with_log: bool) -> Array:
-    """-∂E/∂o of the correct class, for two classes and a one-hot target, as its probability varies."""
+    """-∂E/∂o for the correct one of two classes as its probability varies, with a one-hot target, [Q]."""
     logit_Q = torch.tensor(np.log(probability_Q / (1 - probability_Q)), requires_grad=True)
     right_Q = torch.softmax(torch.stack([logit_Q, torch.zeros_like(logit_Q)]), 0)[0]
     E_Q = -right_Q.log() if with_log else -right_Q
@@ -103,7 +103,7 @@ def loss_gradients(probability_Q: Array, with_log: bool) -> Array:
 
 
 def _adam(gradient: float = 2.0, num_updates: int = 50) -> list[Claim]:
-    """The second moment under a constant gradient, and an update with zero gradient."""
+    """Claims about the second moment under a constant gradient, and about an update with zero gradient."""
     theta = torch.zeros((), dtype=torch.float64, requires_grad=True)
     beta = 0.999
     optimizer = torch.optim.Adam([theta], betas=(0.9, beta))
@@ -139,7 +139,7 @@ def _adam(gradient: float = 2.0, num_updates: int = 50) -> list[Claim]:
 
 
 def _activation(x: float = 0.7) -> list[Claim]:
-    """The chain rule for tanh(y(x)), here with y = x²."""
+    """The claim about the chain rule for tanh(y(x)), here with y = x²."""
     at = torch.tensor(x, dtype=torch.float64, requires_grad=True)
     exact = torch.autograd.grad(torch.tanh(at**2), at)[0].item()
     right = (1 - np.tanh(x**2) ** 2) * 2 * x
@@ -158,7 +158,7 @@ def _activation(x: float = 0.7) -> list[Claim]:
 
 
 def _start(num_units: int = 20) -> Claim:
-    """The initial recurrent matrices of Ba et al."""
+    """The claim about the initial recurrent matrices of Ba et al."""
     irnn = IRNN(num_units, hidden_size=num_units, recurrent_scale=0.5).recurrent.weight
     fast = FastWeights(num_units, hidden_size=num_units).recurrent.weight
     eye_MM = torch.eye(num_units)
@@ -176,7 +176,7 @@ def _start(num_units: int = 20) -> Claim:
 
 
 def _inner_loop(num_units: int = 6, num_inner_steps: int = 3) -> Claim:
-    """For a linear network h_S = Σ_{j=0..S} A^j z, which shows how often A was read."""
+    """The claim about the inner loop: in a linear network h_S = Σ_{j=0..S} A^j z, which shows how often A was read."""
     generator = torch.Generator().manual_seed(0)
     core = FastWeights(
         num_units, hidden_size=num_units, num_inner_steps=num_inner_steps, layer_norm=False, nonlinearity="linear"

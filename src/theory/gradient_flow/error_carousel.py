@@ -1,4 +1,4 @@
-"""The cell state of the LSTM: the effect of its self-loop on a gradient, and that of its activation.
+"""The cell state of the LSTM: the effects of its self-loop and of its activation on a gradient.
 
 Shapes: M hidden units, L lags from 0, T time steps, P projected features of the four gates.
 """
@@ -23,7 +23,7 @@ REPORT = "Wayman & Mathew, report"
 
 @dataclass
 class Carousel:
-    """What remains of the cell state by lag, and the derivative of tanh that it was confused with."""
+    """What remains of a gradient along the cell state, by lag, and the tanh derivative with which it was confused."""
 
     claims: list[Claim]
     along_cell_state: dict[str, Array]
@@ -32,7 +32,7 @@ class Carousel:
 
 
 def ride_carousel(num_units: int = 10, num_steps: int = 100, seed: int = 0) -> Carousel:
-    """Check that ∂c_t/∂c_{t-1} = diag(f_t) along the cell state, and the identity with f = 1."""
+    """Check that ∂c_t/∂c_{t-1} = diag(f_t) along the cell state, and that ∂c_T/∂c_0 = I for i = 0 and f = 1."""
     generator = torch.Generator().manual_seed(seed)
     with seeded_float64(seed):
         core = LSTM(num_units, hidden_size=num_units)
@@ -53,7 +53,7 @@ def ride_carousel(num_units: int = 10, num_steps: int = 100, seed: int = 0) -> C
             ratios.append(float(by_h.norm() / found.norm()))
             _, state = core.step(p_P[None], state)
             states.append(state.c_BH[0])
-    # gates exactly open and shut: σ(1000) = 1, σ(-1000) = 0
+    # gates that are exactly open or shut: σ(1000) = 1, σ(-1000) = 0
     with torch.no_grad():
         core.input.bias[:num_units] = -1000.0
         core.input.bias[num_units : 2 * num_units] = 1000.0
@@ -113,7 +113,7 @@ def ride_carousel(num_units: int = 10, num_steps: int = 100, seed: int = 0) -> C
 
 
 def _retention_at_rest(num_units: int, num_steps: int) -> dict[int, Array]:
-    """‖∂c_{t+l}/∂c_t‖ along the cell state for h = c = 0 and no input, by forget bias."""
+    """‖∂c_{t+l}/∂c_t‖ along the cell state for h = c = 0 and no input, for each forget bias, [L]."""
     found = {}
     zero_BH = torch.zeros(1, num_units, dtype=torch.float64)
     for bias in (0, 1, 4):

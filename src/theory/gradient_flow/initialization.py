@@ -39,23 +39,23 @@ LOWEST = 1e-14
 
 
 def tanh_rnn(scale: float, num_units: int) -> RNN:
-    """W is `scale` times an orthogonal matrix."""
+    """A tanh RNN whose W is `scale` times an orthogonal matrix."""
     return RNN(num_units, hidden_size=num_units, recurrent_scale=scale)
 
 
 def irnn(scale: float, num_units: int) -> IRNN:
-    """W = scale I."""
+    """An IRNN with W = scale I."""
     return IRNN(num_units, hidden_size=num_units, recurrent_scale=scale)
 
 
 def fast_weights(layer_norm: bool, fast_lr: float, num_units: int) -> FastWeights:
-    """λ = 0.95, the project's default."""
+    """Fast weights with λ = 0.95, the project's default."""
     return FastWeights(num_units, hidden_size=num_units, layer_norm=layer_norm, fast_lr=fast_lr)
 
 
 @dataclass
 class Initial:
-    """Norms of ∂h_T/∂s_{T-l} by lag l, medians over the sequences, by panel and architecture."""
+    """Norms of ∂h_T/∂s_{T-l} for every lag l, as medians over the sequences, by panel and architecture."""
 
     claims: list[Claim]
     panels: dict[str, dict[str, Array]]
@@ -65,7 +65,10 @@ class Initial:
 def measure_at_start(
     num_units: int = 20, num_steps: Annotated[int, Ge(3)] = 51, num_sequences: int = 8, seed: int = 0
 ) -> Initial:
-    """Measure several architectures at initialization under N(0, 1) inputs; the IRNN without, from a positive state."""
+    """Measure several architectures at initialization under N(0, 1) inputs.
+
+    The IRNN runs without input from a positive state, and the fast weights without layer norm get inputs scaled by 0.1.
+    """
 
     def core_of(make: Callable[[], Core]) -> Core:
         with seeded_float64(seed):
@@ -141,7 +144,7 @@ def measure_at_start(
 
 
 def _jacobian_product(core: RNN, x_BTX: torch.Tensor) -> Claim:
-    """The product of diag(f'(a)) W with the latest factor leftmost, and with the latest factor rightmost."""
+    """The claim about the order of factors in the product of diag(f'(a)) W: the latest is leftmost, not rightmost."""
     p_BTH = core.project(x_BTX).detach()
     with torch.no_grad():
         h_BTH, _ = core.scan(p_BTH)
@@ -167,7 +170,7 @@ def _jacobian_product(core: RNN, x_BTX: torch.Tensor) -> Claim:
 
 
 def _gated(gates: dict[str, Array], fast: dict[str, Array], direct: list[float], num_steps: int) -> list[Claim]:
-    """How much of the gradient gates and fast weights retain, and how much of it goes through A alone."""
+    """Claims about what gates and fast weights retain of the gradient, and how much of it goes through A alone."""
     last = {name: float(np.median(v[-1])) for name, v in (gates | fast).items()}
     middle = min(20, num_steps - 1)
     retained = float(np.median(fast["layer norm"][middle]))

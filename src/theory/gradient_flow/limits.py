@@ -1,4 +1,4 @@
-"""What bounds a product of Jacobians and what does not: powers of a matrix and Pascanu's conditions.
+"""What bounds a product of Jacobians and what does not: powers of a matrix, and the conditions of Pascanu et al.
 
 Shapes: M hidden units, K powers from 0, T time steps.
 """
@@ -27,16 +27,22 @@ class Powers:
 
     claims: list[Claim]
     gaussian: dict[float, Array]
-    """By spectral radius, [K]."""
+    """Norms of the powers of a Gaussian matrix, by spectral radius, [K]."""
     non_normal: Array
+    """Norms of the powers of a non-normal matrix, [K]."""
     radius: float
+    """Spectral radius of the non-normal matrix."""
     slowing: Array
     """Π (1 - 1/j²), [K]."""
     geometric: Array
+    """0.9^k, [K]."""
 
 
 def compare_powers(num_units: int = 50, num_powers: int = 300, seed: int = 0, coupling: float = 2.0) -> Powers:
-    """Gaussian matrices of four spectral radii, a non-normal one, and norms below 1 whose product does not vanish."""
+    """Compare Gaussian matrices of four spectral radii, a non-normal matrix, and factors whose product does not vanish.
+
+    The last are scalars below 1, the norms 1 - 1/k².
+    """
     W_MM = np.random.default_rng(seed).standard_normal((num_units, num_units))
     W_MM /= np.abs(np.linalg.eigvals(W_MM)).max()
     powers = power_norms(W_MM, num_powers)
@@ -108,7 +114,7 @@ def compare_powers(num_units: int = 50, num_powers: int = 300, seed: int = 0, co
 
 
 def power_norms(W_MM: Array, num_powers: int) -> Array:
-    """Spectral norms of W^0 ... W^num_powers."""
+    """Spectral norms of W^0 ... W^num_powers, [K]."""
     power_MM, norms = np.eye(len(W_MM)), []
     for _ in range(num_powers + 1):
         norms.append(float(np.linalg.norm(power_MM, 2)))
@@ -117,7 +123,10 @@ def power_norms(W_MM: Array, num_powers: int) -> Array:
 
 
 def _unrolled(seed: int, num_units: int = 5) -> Claim:
-    """h_t from h_{t-T} by T = 3 nestings, with W for the input and U for the state as in section 3 of the report."""
+    """The claim about h_t as T = 3 nested steps from h_{t-T}, with W for the input and U for the state.
+
+    This is the notation in section 3 of the report.
+    """
     draw = np.random.default_rng([seed, 1]).standard_normal
     W_MM, U_MM = draw((2, num_units, num_units)) / np.sqrt(num_units)
     b_M, start_M, x_before_M, *x_TM = draw((6, num_units))
@@ -166,7 +175,7 @@ def draw_powers(result: Powers) -> Figure:
 
 @dataclass
 class Conditions:
-    """Norms of products of Jacobians by lag, for largest singular values below and above 1/γ."""
+    """Norms of products of Jacobians by lag, with a largest singular value of W below or above 1/γ."""
 
     claims: list[Claim]
     panels: dict[str, dict[str, Array]]
@@ -174,7 +183,7 @@ class Conditions:
 
 
 def product_norms(W_MM: Array, derivative_TM: Array) -> Array:
-    """‖Π diag(f'(a_τ)) W‖ over the last l steps, l = 0 ... T."""
+    """‖Π diag(f'(a_τ)) W‖ over the last l steps, for l = 0 ... T, [T + 1]."""
     product_MM = np.eye(len(W_MM))
     norms = [1.0]
     for derivative_M in derivative_TM[::-1]:
@@ -184,7 +193,10 @@ def product_norms(W_MM: Array, derivative_TM: Array) -> Array:
 
 
 def compare_conditions(num_units: int = 20, num_steps: int = 40, seed: int = 0) -> Conditions:
-    """σ_max(W) < 1/γ is sufficient for vanishing, σ_max(W) > 1/γ only necessary for exploding; γ = sup |f'|."""
+    """Check that σ_max(W) < 1/γ is sufficient for vanishing and σ_max(W) > 1/γ only necessary for exploding.
+
+    γ is sup |f'|.
+    """
     rng = np.random.default_rng(seed)
     Q_MM = scipy.linalg.qr(rng.standard_normal((num_units, num_units)))[0]
     x_TM = rng.standard_normal((num_steps, num_units))
@@ -197,7 +209,7 @@ def compare_conditions(num_units: int = 20, num_steps: int = 40, seed: int = 0) 
     for name, f, derivative_at, gamma, middle in cases:
         small, large = 0.9 / gamma, 1.5 / gamma
 
-        # with the bias that makes the steepest point of f a fixed point of the network
+        # the bias makes the steepest point of f a fixed point of the network
         def run(scale: float, strength: float, f=f, derivative_at=derivative_at, middle=middle) -> Array:
             W_MM = scale * Q_MM
             h_M, derivatives = np.full(num_units, middle), []
@@ -246,7 +258,7 @@ def compare_conditions(num_units: int = 20, num_steps: int = 40, seed: int = 0) 
 
 
 def draw_conditions(result: Conditions) -> Figure:
-    """Always vanishing below the bound; sometimes exploding above it."""
+    """Gradients that always vanish below the bound, and sometimes explode above it."""
     figure, (all_axes,) = new_figure(1, 2, panel_width=4, sharey=True)
     for axes, (name, panel) in zip(all_axes, result.panels.items(), strict=True):
         bound_L = result.bounds[name]

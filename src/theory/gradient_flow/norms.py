@@ -1,6 +1,6 @@
-"""How much of a change of state remains after a number of steps, for a vector as state, by automatic differentiation.
+"""How much of a change in the state remains after a number of steps, for vector states, by automatic differentiation.
 
-A core qualifies if its state consists of floating-point vectors, apart from the exceptions of `vector_parts`.
+A core can be measured if its state consists of floating-point vectors, apart from the exceptions in `vector_parts`.
 
 Shapes: B sequences, T time steps, P projected features, H outputs, S numbers of the state, L = T lags from 0.
 """
@@ -28,21 +28,25 @@ Array = NDArray[np.float64]
 
 
 def vector_parts(state: State) -> list[Tensor]:
-    """The parts of a state to differentiate by: all, but only h of fast weights, written into A later, and of masks."""
+    """The parts of a state with respect to which outputs are differentiated.
+
+    These are all parts, except that only h is taken from the states of fast weights (A is written from h later) and
+    from states with a mask.
+    """
     return [part for whole in _wholes(state) for part in (whole[:1] if _has_only_h(whole) else state_tensors(whole))]
 
 
 def check(core: Core, task: Task) -> None:
-    """Refuse what cannot be measured.
+    """Refuse a core or a task for which gradient norms cannot be measured.
 
     Raises:
-        UserError: a part of the state is a matrix or not of floating-point numbers, or the task is played.
+        UserError: a part of the state is a matrix or not in floating point, or the task is played step by step.
     """
     if isinstance(task, Environment):
         raise UserError("gradient norms need a task with given inputs; this one is played")
     for whole in _wholes(core.initial_state(1)):
         for part in vector_parts(whole):
-            is_vector = part.ndim == 2 or isinstance(whole, ALSTMState)  # its memory is copies of a vector
+            is_vector = part.ndim == 2 or isinstance(whole, ALSTMState)  # its memory consists of copies of a vector
             if not (is_vector and part.is_floating_point()):
                 kind = str(part.dtype).removeprefix("torch.")
                 raise UserError(
@@ -54,11 +58,11 @@ def check(core: Core, task: Task) -> None:
 def shifted_scan(core: Core, p_BTP: Any, state: State | None = None) -> tuple[Tensor, list[Tensor]]:
     """Run a core step by step, adding a shift of zero to the state after every step.
 
-    The derivative by the shift of step t is the total derivative by the state after step t: it includes all paths
-    from there to the end and no others. One of them is from the state to the output of the same step.
+    The derivative with respect to the shift of step t is the total derivative with respect to the state after step t:
+    it includes all paths from this state to the end, and no others. One of them leads to the output of the same step.
 
     Returns:
-        the outputs [B, T, H], each including the shift of its own step; the shifts, one [B, S] for every step.
+        the outputs [B, T, H], each including the effect of the shift of its own step; the shifts, one [B, S] per step.
     """
     by_step = steps(map_state(Tensor.detach, p_BTP))
     state = core.initial_state(len(state_tensors(by_step[0])[0])) if state is None else state
@@ -80,8 +84,8 @@ def shifted_scan(core: Core, p_BTP: Any, state: State | None = None) -> tuple[Te
 def _read_jacobian(y_BH: Tensor, parts: list[Tensor]) -> Tensor:
     """∂y_t/∂s_t of an output that is computed from the state after its step, [B, H, S].
 
-    Autograd lets parts change with the parts that they were computed from, such as h with c in an LSTM. Here every part
-    varies on its own: these paths are subtracted, one more link of their chain at a time.
+    Autograd also follows the paths on which one part of the state was computed from another, such as h from c in an
+    LSTM. Here every part varies independently, so these paths are subtracted, one more link in each iteration.
     """
     rows_HBH = torch.eye(y_BH.shape[1], dtype=y_BH.dtype)[:, None].expand(-1, len(y_BH), -1)
 
@@ -107,7 +111,7 @@ def _is_whole(state: State) -> bool:
 
 
 def _wholes(state: State) -> list[State]:
-    """The tensors of a state, but those of the classes above together; a stack has several."""
+    """The tensors of a state, with states of the classes above kept whole; a stack of layers has several of them."""
     return optree.tree_leaves(state, is_leaf=_is_whole)
 
 
@@ -121,7 +125,7 @@ def _with_parts(state: State, parts: list[Tensor]) -> State:
 
 
 def state_jacobians(core: Core, p_BTP: Any, state: State | None = None, lengths: Tensor | None = None) -> Tensor:
-    """∂y/∂s_t of the last output of each sequence by the state after every step, [T, B, H, S]; 0 after its end."""
+    """∂y/∂s_t of each sequence's last output y for the state s_t after every step, [T, B, H, S]; 0 after its end."""
     outputs_BTH, shifts = shifted_scan(core, p_BTP, state)
     last_BH = last_step(outputs_BTH, lengths)
     eye_HH = torch.eye(last_BH.shape[1], dtype=last_BH.dtype)
@@ -132,12 +136,12 @@ def state_jacobians(core: Core, p_BTP: Any, state: State | None = None, lengths:
 
 
 def norms_by_lag(core: Core, p_BTP: Any, state: State | None = None, lengths: Tensor | None = None) -> Array:
-    """‖∂y_T/∂s_{T-l}‖ in the spectral norm for l = 0 ... T - 1 and every sequence, [L, B]; nan before its start."""
+    """Spectral norms ‖∂y_T/∂s_{T-l}‖ for l = 0 ... T - 1 and every sequence, [L, B]; nan before the sequence starts."""
     return _by_lag(torch.linalg.matrix_norm(state_jacobians(core, p_BTP, state, lengths), ord=2), lengths)
 
 
 def norms_through_memory(core: FastWeights, p_BTP: Tensor, lag: int) -> Array:
-    """The part of ‖∂h_T/∂h_{T-l}‖ of fast weights that goes only through A, with all other states fixed, l ≥ 2, [B]."""
+    """‖∂h_T/∂h_{T-l}‖ of fast weights at lag l ≥ 2 along the path through A alone, with all other states fixed, [B]."""
     with torch.no_grad():
         h_BTH, _ = core.scan(p_BTP)
     written = [h_BH.requires_grad_() for h_BH in h_BTH[:, :-2].unbind(1)]
@@ -151,7 +155,7 @@ def norms_through_memory(core: FastWeights, p_BTP: Tensor, lag: int) -> Array:
 
 
 def loss_gradient_by_lag(model: SequenceModel, task: Task, batch: Batch) -> Array:
-    """‖∂E/∂s_{T-l}‖ for the loss E of each sequence, [L, B]; nan before its start."""
+    """‖∂E/∂s_{T-l}‖ for the loss E of each sequence, [L, B]; nan before the sequence starts."""
     outputs_BTH, shifts = shifted_scan(model.core, model.project(batch.inputs).vectors)
     asked = outputs_BTH if task.output_spec.every_step else last_step(outputs_BTH, batch.lengths)
     # the criterion is a mean over the batch
@@ -161,7 +165,7 @@ def loss_gradient_by_lag(model: SequenceModel, task: Task, batch: Batch) -> Arra
 
 
 def _by_lag(norms_TB: Tensor, lengths: Tensor | None) -> Array:
-    """From steps to lags, counted from the last step of each sequence, up to the length of the longest."""
+    """Reorder norms from steps to lags, counted from the last step of each sequence, up to the longest length."""
     if lengths is None:
         return norms_TB.flip(0).numpy()
     step_LB = lengths - 1 - torch.arange(int(lengths.max()))[:, None]

@@ -1,4 +1,4 @@
-"""Gradients before and after training: of the network of a run, or of small ones that are trained here.
+"""Gradients before and after training, for the network of a run or for small networks trained here.
 
 Shapes: B sequences, T time steps, P projected features, L lags from 0.
 """
@@ -37,7 +37,7 @@ from src.theory.networks import Trained, evaluated, in_double, load_run, train_b
 
 @dataclass
 class Training:
-    """Norms by lag before and after training, medians over test sequences, by network."""
+    """Norms by lag before and after training, as medians over the test sequences, for each network."""
 
     claims: list[Claim]
     jacobian_L: dict[str, tuple[Array, Array]]
@@ -47,13 +47,16 @@ class Training:
 def measure_after_training(
     run: str | None = None, num_updates: int = 600, num_sequences: int = 64, seed: int = 0
 ) -> Training:
-    """Measure the network of a finished run on its test data, or four small ones trained within seconds.
+    """Measure the network of a finished run on its test data, or four small networks trained within seconds.
 
     Args:
-        run: folder of the run, whose state must be floating-point vectors; None to train the small networks.
-        num_updates: updates of the small networks.
-        num_sequences: number of test sequences to take the median of.
+        run: folder of the run, whose state must consist of floating-point vectors; None to train the small networks.
+        num_updates: number of updates with which the small networks are trained; fast weights get twice as many.
+        num_sequences: number of test sequences over which the median is taken.
         seed: seed of the small networks and their data.
+
+    Raises:
+        UserError: gradient norms cannot be measured for this run.
     """
     networks = [load_run(run)] if run else list(train_small_networks(num_updates, seed))
     result = Training([], {}, {})
@@ -80,8 +83,8 @@ def measure_after_training(
 def _training_claims(network: Trained, batch: Batch, before: float, after: float, longest: int) -> list[Claim]:
     """Claim that gated networks and fast weights learn and preserve the first state, and a tanh RNN does not learn.
 
-    What the tanh RNN preserves differs from seed to seed. Nothing is claimed of a user's run, whose task may not need
-    memory.
+    How much the tanh RNN preserves differs from seed to seed. Nothing is claimed about a user's run, whose task may not
+    need memory.
     """
     metric, best = network.task.objective.metric, max if network.task.objective.higher_is_better else min
     reached = evaluated(network.end, network.task, batch)
@@ -104,7 +107,7 @@ UNABLE = "tanh RNN, addition"
 
 
 def train_small_networks(num_updates: int, seed: int) -> Iterator[Trained]:
-    """Two gated networks and a tanh RNN on addition over 30 steps, fast weights on retrieval of 3 pairs."""
+    """Train two gated networks and a tanh RNN on addition over 30 steps, and fast weights on retrieval of 3 pairs."""
     addition = Addition(seed, sequence_length=30, train_size=None, val_size=64, test_size=64)
     retrieval = AssociativeRetrieval(seed, num_pairs=3, train_size=None, val_size=64, test_size=64)
     small: tuple[tuple[str, Task, Callable[[int], Core], float, int], ...] = (
@@ -121,7 +124,7 @@ def train_small_networks(num_updates: int, seed: int) -> Iterator[Trained]:
 
 
 def draw_training(result: Training) -> Figure:
-    """Hollow and dashed before training, filled and solid after it."""
+    """Norms by lag: dashed with hollow markers before training, solid with filled markers after it."""
     figure, (all_axes,) = new_figure(1, 2, panel_width=4.6, panel_height=3.6)
     for axes, panel in zip(all_axes, (result.jacobian_L, result.loss_gradient_L), strict=True):
         for index, (name, norms) in enumerate(panel.items()):
@@ -129,7 +132,7 @@ def draw_training(result: Training) -> Figure:
                 axes.plot(np.maximum(norm_L, LOWEST), style, color=COLORS[index], marker=MARKERS[index], markersize=4.5,
                           markerfacecolor=face, markevery=max(1, len(norm_L) // 10))  # fmt: skip
             axes.plot([], [], "-", color=COLORS[index], marker=MARKERS[index], label=name)
-        # whole decades, even if the curves hardly change
+        # the axis covers whole decades, even if the curves hardly change
         shown = np.maximum(np.concatenate([norm_L for norms in panel.values() for norm_L in norms]), LOWEST)
         decades = np.floor(np.log10(shown.min())), np.ceil(np.log10(shown.max()) + 0.01)
         axes.set(yscale="log", xlabel="lag $T - t$", ylim=np.power(10.0, decades))
