@@ -14,9 +14,9 @@ class Claim(NamedTuple):
     source: str
     """Where it is stated or proved."""
     expected: float | str
-    """From a closed form, a theorem or the literature."""
+    """The value, or bound, from a closed form, a theorem or the literature."""
     measured: float | str
-    """Computed by this run."""
+    """The value computed by this run."""
     tolerance: str
     """How far apart the two may be, and why: "0.02: four standard errors"."""
     holds: bool

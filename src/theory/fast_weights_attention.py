@@ -142,7 +142,7 @@ def _claims_of_equality(core: FastWeights, p_BTH: Tensor) -> tuple[Claim, ...]:
         inputs = p_BTH.clone().requires_grad_()
         h_BTH = form(inputs)
         found = torch.autograd.grad((h_BTH * direction_BTH).sum(), [inputs, *wanted], allow_unused=True)
-        return [h_BTH.detach(), *(g for g in found if g is not None)]  # the parameters of the projection have none
+        return [h_BTH.detach(), *(g for g in found if g is not None)]  # the projection's parameters get no gradient
 
     def largest_difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
         return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, theirs, strict=True))

@@ -64,7 +64,7 @@ def oja_flow(w_N: np.ndarray, C_NN: np.ndarray, times: np.ndarray) -> np.ndarray
 
 
 def oja_exact(w_N: np.ndarray, C_NN: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Its closed form u / √(1 - ‖w(0)‖² + ‖u‖²) with u = e^(Ct) w(0), [T, N], as differentiation confirms."""
+    """Oja's flow in closed form, u / √(1 - ‖w(0)‖² + ‖u‖²) with u = e^(Ct) w(0), [T, N]; differentiate to verify."""
     u_TN = np.stack([expm(C_NN * t) @ w_N for t in times])
     return u_TN / np.sqrt(1 - w_N @ w_N + (u_TN**2).sum(1))[:, None]
 

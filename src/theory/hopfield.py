@@ -43,7 +43,7 @@ def signs(field: np.ndarray, s: np.ndarray) -> np.ndarray:
 
 
 def settle(W_NN: np.ndarray, s_NS: np.ndarray, rng: np.random.Generator, max_sweeps: int = 60) -> np.ndarray:
-    """Update one unit at a time, in a new random order in each sweep, until no unit of any state changes."""
+    """Update one unit at a time, in a new random order each sweep, until none changes, at most `max_sweeps` times."""
     s_NS = s_NS.copy()
     for _ in range(max_sweeps):
         changed = False

@@ -15,7 +15,7 @@ from src.theory.figures import heading, line, wrapped
 REPORT = "Wayman & Mathew, report, section 5.1.3"
 ATTRACTORS = "Wayman & Mathew, report, section 5.2"
 A = np.array([[-0.3, 4.0], [0.0, -0.5]])
-"""Stable but far from normal: the distance from 0 first grows."""
+"""A stable matrix that is far from normal, so that the distance from 0 first grows."""
 DAMPING = 0.3
 TIGHT: dict[str, Any] = {"method": "DOP853", "rtol": 1e-10, "atol": 1e-12}
 

@@ -107,7 +107,7 @@ def parse_settings(texts: Mapping[str, str], topics: Mapping[str, Sequence[Demon
 
 
 def least_of(parameter: inspect.Parameter) -> int:
-    """The least legal value of an integer setting: the bound in its annotation, or otherwise 0 for a seed, else 1."""
+    """The least legal value of an integer setting: the bound in its annotation, or without one 0 for a seed, else 1."""
     bounds: list[Any] = [x.ge for x in getattr(parameter.annotation, "__metadata__", ()) if isinstance(x, Ge)]
     return bounds[0] if bounds else int(parameter.name != "seed")
 

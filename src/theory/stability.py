@@ -31,7 +31,7 @@ class Stability(NamedTuple):
     radii: dict[str, np.ndarray]
     """Radii of the system with a center and cubic terms, by the sign of these terms."""
     homoclinic: np.ndarray
-    """Positions along the homoclinic orbit in the plane, [T, 2]."""
+    """Positions of the system with a homoclinic orbit, [T, 2]."""
     frozen_times: np.ndarray
     frozen: np.ndarray
     """Norm of the state of a nonautonomous system whose eigenvalues are stable at every instant."""

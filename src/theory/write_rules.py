@@ -98,9 +98,9 @@ def accuracy(
 def predicted_accuracy(num_pairs: int, size: int, decay: float = 1.0) -> float:
     r"""Expected accuracy of a sum of outer products with Gaussian crosstalk.
 
-    The pair of age a is read as λ^a (v + n). In the crosstalk n = Σ_{j≠a} λ^(j-a) (k_jᵀ k) v_j the overlaps k_jᵀ k of
-    the keys are N(0, 1/K), and one in C of the values v_j is the value that is compared with. So the component of n
-    along any value has the variance s² = Σ_{j≠a} λ^(2(j-a)) / K · (1/C + (1 - 1/C)/V). The score of the right value is
+    The pair of age a is read as λ^a (v + n). In the crosstalk n = Σ_{j≠a} λ^(j-a) (k_jᵀ k) v_j, the overlaps k_jᵀ k of
+    the keys are N(0, 1/K), and each v_j equals a given value with probability 1/C. So the component of n along any
+    value has the variance s² = Σ_{j≠a} λ^(2(j-a)) / K · (1/C + (1 - 1/C)/V). The score of the right value is
     u = 1 + s z, with z from N(0, 1). The score of another value, whose component along v is N(0, 1/V), is
     N(0, u²/V + s² (1 - 1/V)), and u has to exceed C - 1 such scores.
     """

@@ -1,4 +1,4 @@
-"""What the reports say beyond the gradient: momentum, Adam, the loss near a wrong answer, initialization, inner loop.
+"""Beyond the gradient: the reports on momentum, Adam, the loss near a wrong answer, initialization and the inner loop.
 
 Shapes: I iterations, Q values of a probability, M hidden units.
 """

@@ -1,16 +1,16 @@
 r"""The fast-weights recurrence as a dynamical system with state (h, A), for many λ and η at once.
 
-Without layer norm everything follows from one number, κ = η/(1 - λ). With ‖f(a)‖ ≤ ‖a‖ (ReLU, tanh), w = σ_max(W),
+Without layer norm, everything follows from one number, κ = η/(1 - λ). With ‖f(a)‖ ≤ ‖a‖ (ReLU, tanh), w = σ_max(W),
 ‖C x_t‖ ≤ x and S reads,
 
     ‖h_{t+1}‖ ≤ (w ‖h_t‖ + x) Σ_{j=0..S} ‖A_t‖^j          ‖A_t‖ ≤ λ ‖A_{t-1}‖ + η ‖h_t‖²
 
-and a constant non-negative input with W = w I turns both into equalities. The right-hand sides increase with ‖h‖ and
-‖A‖, so from rest they rise to their smallest fixed point, ‖A‖ = κ ‖h‖², or without bound if there is none:
+and for ReLU a constant non-negative input with W = w I turns both into equalities. The right-hand sides increase with
+‖h‖ and ‖A‖, so from rest they rise to their smallest fixed point, ‖A‖ = κ ‖h‖², or without bound if there is none:
 
     bounded  <=>  √κ x ≤ c(w, S) = max_u [ u / Σ_{j=0..S} u^{2j} - w u ]          u = √κ ‖h‖
 
-for that input; for any other input only "<=" holds. c(0, 1) = 1/2, at u = 1, where ‖A‖ = 1.
+for this input; for any other input only "<=" holds. c(0, 1) = 1/2, at u = 1, where ‖A‖ = 1.
 
 Shapes: G settings of (λ, η), T time steps, H hidden units, N = H + H² state entries.
 """
@@ -38,12 +38,12 @@ W = 0.05
 
 
 def grid(num_decays: int, num_lrs: int, lowest_lr: float, highest_lr: float) -> tuple[Array, Array]:
-    """Decays from 0.5 to 0.99 and fast learning rates, evenly spaced in log(1 - λ) and log η."""
+    """Decays λ from 0.5 to 0.99 and fast learning rates η, evenly spaced in log(1 - λ) and log η."""
     return 1 - np.geomspace(0.5, 0.01, num_decays), np.geomspace(lowest_lr, highest_lr, num_lrs)
 
 
 def critical_strength(w: float = 0.0, num_inner_steps: int = 1) -> float:
-    """c(w, S) of the module docstring."""
+    """c(w, S) from the docstring of this module."""
 
     def negative(u: float) -> float:
         return w * u - u / sum(u ** (2 * j) for j in range(num_inner_steps + 1))
@@ -52,7 +52,7 @@ def critical_strength(w: float = 0.0, num_inner_steps: int = 1) -> float:
 
 
 def make_core(num_units: int, num_inner_steps: int, layer_norm: bool, seed: int = 0, **settings) -> FastWeights:
-    """Fast weights in float64 whose input is used unprojected: the stability tests choose C x themselves."""
+    """A core of fast weights in float64; the stability tests pass C x to its steps, so its projection is not used."""
     with seeded_float64(seed):
         core = FastWeights(
             num_units, hidden_size=num_units, num_inner_steps=num_inner_steps, layer_norm=layer_norm, **settings
@@ -61,7 +61,7 @@ def make_core(num_units: int, num_inner_steps: int, layer_norm: bool, seed: int 
 
 
 def on_grid(core: FastWeights, decay_G: Array, fast_lr_G: Array) -> FastWeights:
-    """The same core with its own λ and η for every sequence of a batch, which its definition broadcasts."""
+    """The same core with separate λ and η for each sequence of a batch, which the definition of its step broadcasts."""
     core = copy.deepcopy(core)
     core.decay = torch.tensor(decay_G)[:, None, None]  # type: ignore[assignment]
     core.fast_lr = torch.tensor(fast_lr_G)[:, None]  # type: ignore[assignment]
@@ -69,7 +69,7 @@ def on_grid(core: FastWeights, decay_G: Array, fast_lr_G: Array) -> FastWeights:
 
 
 def with_settings(model: SequenceModel, decay: float, fast_lr: float) -> SequenceModel:
-    """The same weights with another λ and η."""
+    """A model with the same weights and another λ and η."""
     changed = copy.copy(model)
     # a shallow copy shares the dictionary of modules
     changed._modules = model._modules | {"core": copy.copy(model.core)}
@@ -79,7 +79,7 @@ def with_settings(model: SequenceModel, decay: float, fast_lr: float) -> Sequenc
 
 
 def run(core: FastWeights, p_TGH: Tensor) -> tuple[Array, FastWeightsState]:
-    """‖h_t‖ of all steps [T, G], infinite from the overflow on, and the final state."""
+    """‖h_t‖ at all steps [T, G], infinite once the state has overflowed, and the final state."""
     state = core.initial_state(p_TGH.shape[1])
     norms = []
     for p_GH in p_TGH:
@@ -89,9 +89,9 @@ def run(core: FastWeights, p_TGH: Tensor) -> tuple[Array, FastWeightsState]:
 
 
 def lyapunov_exponents(core: FastWeights, p_TGH: Tensor, num_skipped: int, separation: float = 1e-7) -> Array:
-    """The mean growth of ln ‖(δh, δA)‖ per step along the path, [G], without the first steps.
+    """The mean growth of ln ‖(δh, δA)‖ per step along the path, [G], without the first `num_skipped` steps.
 
-    Benettin et al. (1980): follow a neighbor at a small distance, and rescale to that distance after every step.
+    The method of Benettin et al. (1980): follow a neighbor at a small distance, and reset the distance after each step.
     """
     state = core.initial_state(p_TGH.shape[1])
     generator = torch.Generator().manual_seed(0)
@@ -130,7 +130,7 @@ def spectral_radius(matrix_NN: Tensor) -> float:
 
 
 def jacobian_radii(core: FastWeights, decay_G: Array, fast_lr_G: Array, p_TGH: Tensor, num_last: int = 5) -> Array:
-    """Spectral radius of the full Jacobian, geometric mean over the last few steps, [G]."""
+    """Spectral radius of the full Jacobian, as a geometric mean over the last `num_last` steps, [G]."""
     gridded = on_grid(core, decay_G, fast_lr_G)
     _, state = run(gridded, p_TGH[:-num_last])
     log_TG = np.empty((num_last, len(decay_G)))
@@ -145,7 +145,7 @@ def jacobian_radii(core: FastWeights, decay_G: Array, fast_lr_G: Array, p_TGH: T
 
 
 def draw_map(axes: Axes, decay_L: Array, fast_lr_E: Array, values_LE: Array, **scale: Any) -> QuadMesh:
-    """Draw values over η and λ, on logarithmic axes of η and 1 - λ; the latter is labeled with λ."""
+    """Draw values as a function of η and λ, on logarithmic axes of η and 1 - λ; the latter is labeled with λ."""
     x, y = (np.geomspace(v[0] * (v[0] / v[1]) ** 0.5, v[-1] * (v[1] / v[0]) ** 0.5, len(v) + 1)
             for v in (fast_lr_E, 1 - decay_L))  # fmt: skip
     mesh = axes.pcolormesh(x, y, values_LE, **scale)

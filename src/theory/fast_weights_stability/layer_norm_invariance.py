@@ -23,7 +23,7 @@ FAST = "Ba et al. 2016, section 3.1"
 
 @dataclass
 class Invariance:
-    """Norms of the next state by scale of the current one, and distances to the limit of large η."""
+    """Norms of the next state as a function of the scale of the current one, and distances to the limit of large η."""
 
     claims: list[Claim]
     scale_C: Array
@@ -38,7 +38,7 @@ class Invariance:
 
 
 def scale_states(num_units: int = 20, seed: int = 0) -> Invariance:
-    """One step of fast weights from states of all scales, and layer norm applied to sums of all scales."""
+    """Take one step of fast weights from states of many scales, and apply layer norm to sums of many scales."""
     generator = torch.Generator().manual_seed(seed)
     h_1H, p_1H, a_1H = torch.randn(3, 1, num_units, generator=generator, dtype=torch.float64)
     h_1H = h_1H.relu()
@@ -127,7 +127,7 @@ def scale_states(num_units: int = 20, seed: int = 0) -> Invariance:
 
 
 def draw_invariance(result: Invariance) -> Figure:
-    """The scale of the state, the scale of the fast learning rate, and the effect of ε."""
+    """The effects of the scale of the state, of the fast learning rate, and of ε."""
     figure, (scales, rates, epsilons) = wrapped(3)
     for index, (S, norm_C) in enumerate(result.without_C.items()):
         scales.plot(result.scale_C, norm_C, label=f"no layer norm, S = {S}", **line(index + 1))

@@ -24,7 +24,7 @@ from src.theory.networks import Trained, evaluated, in_double, load_run, train_b
 ROBUST = "Ba et al. 2016, section 3.1, on layer norm; the question of Wayman & Mathew, report, section 5"
 
 OVERFLOWED = "hotpink"
-"""The color of settings whose values are not finite, which neither color map has."""
+"""The color of settings whose values are not finite; it occurs in neither color map."""
 
 
 def retrieval_model(task: AssociativeRetrieval, num_units: int, seed: int, **settings) -> SequenceModel:
@@ -49,26 +49,29 @@ class BeforeAndAfter:
     fast_lr_E: Array
     trained_at: tuple[float, float]
     exponent_LE: tuple[Array, Array]
-    """Largest Lyapunov exponents under a stream of test sequences, before and after."""
+    """Largest Lyapunov exponents under a stream of test sequences, before and after training."""
     error_LE: Array
     """Test error of the trained network with λ and η changed after training."""
     metric: str
-    """Of `error_LE`."""
+    """Name of the metric in `error_LE`."""
     own_exponents: tuple[float, float]
-    """At the training setting, before and after."""
+    """Exponents at the training setting, before and after training."""
 
 
 def compare_before_and_after(
     run: str | None = None, num_updates: int = 700, num_decays: int = 7, num_lrs: int = 8, num_steps: int = 120
 ) -> BeforeAndAfter:
-    """Measure a network trained here on associative retrieval, or that of a finished run, at many λ and η.
+    """Measure a network trained here on associative retrieval, or the network of a finished run, at many λ and η.
 
     Args:
         run: folder of a run with fast weights; None to train a small network here.
-        num_updates: updates of the small network.
-        num_decays: rows of the maps.
-        num_lrs: columns of the maps.
-        num_steps: length of the stream of test sequences that exponents are measured on.
+        num_updates: number of updates with which the small network is trained.
+        num_decays: number of decays, the rows of the maps.
+        num_lrs: number of fast learning rates, the columns of the maps.
+        num_steps: length of the stream of test sequences on which exponents are measured.
+
+    Raises:
+        UserError: the run has no fast weights, its λ and η depend on the input, or its task is played step by step.
     """
     if run:
         network = load_run(run)
@@ -116,9 +119,9 @@ def compare_before_and_after(
 
 
 def _bounded(network: Trained, core: FastWeights, inputs: torch.Tensor) -> list[Claim]:
-    """The bound on the state with the learned gains and biases."""
+    """The claim about the bound on the state that follows from the learned gains and biases."""
     if core.num_inner_steps == 0 or not isinstance(core.norm, torch.nn.LayerNorm):
-        return []  # nothing is normalized
+        return []  # layer norm is not applied, so there is no such bound
     with torch.no_grad():
         h_BTH, _ = core.scan(network.end.project(inputs).vectors)
         bound = core.norm.weight.abs().max() * core.hidden_size**0.5 + core.norm.bias.norm()
@@ -142,15 +145,15 @@ def _trained_here(
     nearby: float,
     worst: tuple[float, float, float],
 ) -> list[Claim]:
-    """The exponent at the training setting, and the cost of changing λ and η.
+    """Claims about the exponent at the training setting, and about the cost of changing λ and η.
 
     Args:
-        name: of the network.
-        at: λ and η of its training.
-        exponents: before and after training, at this setting.
-        error: after training, at this setting.
-        decays: lowest and highest of the other λ tried.
-        nearby: largest error at these, or with η changed by a factor of four.
+        name: name of the network.
+        at: λ and η with which it was trained.
+        exponents: exponents at this setting before and after training.
+        error: error at this setting after training.
+        decays: lowest and highest λ in the neighborhood that was tried.
+        nearby: largest error at these λ, or with η changed by a factor of four.
         worst: largest error of the map, with its λ and η.
     """
     trained = f"the error of {error:.3f} at λ = {at[0]:g}, η = {at[1]:g}"
@@ -184,7 +187,7 @@ def _trained_here(
 
 
 def draw_before_and_after(result: BeforeAndAfter) -> Figure:
-    """Exponents before and after training, and the error with changed settings."""
+    """The exponents before and after training, and the error with λ and η changed."""
     figure, all_axes = wrapped(3, panel_height=3.3, sharey=True)
     exponents = np.abs(result.exponent_LE)
     edge = float(exponents[np.isfinite(exponents)].max(initial=0)) or 1.0
@@ -199,7 +202,7 @@ def draw_before_and_after(result: BeforeAndAfter) -> Figure:
     for index, (axes, values_LE, title) in enumerate(zip(all_axes, maps, titles, strict=True)):
         scale = {"cmap": "PuOr_r", "vmin": -edge, "vmax": edge} if index < 2 else {"cmap": "cividis", "vmin": 0}
         if not np.isfinite(values_LE).all():
-            axes.set_facecolor(OVERFLOWED)  # seen where nothing is drawn
+            axes.set_facecolor(OVERFLOWED)  # shows where nothing is drawn
             values_LE = np.ma.masked_invalid(values_LE)
         mesh = dynamics.draw_map(axes, result.decay_L, result.fast_lr_E, values_LE, **scale)
         axes.plot(result.trained_at[1], 1 - result.trained_at[0], "*", color="white", markeredgecolor="black",
@@ -222,7 +225,7 @@ class Learning:
     decays: tuple[float, ...]
     fast_lrs: tuple[float, ...]
     loss: dict[tuple[bool, float, float], float]
-    """Test loss by layer norm, λ and η; nan where the first loss or gradient was not finite."""
+    """Test loss by layer norm, λ and η; nan where training stopped because a loss or gradient was not finite."""
     floor: float
 
 
@@ -233,7 +236,7 @@ def train_across_settings(
     num_units: int = 20,
     seed: int = 0,
 ) -> Learning:
-    """Test the claim that layer norm makes fast weights robust to λ and η by training on retrieval of two pairs."""
+    """Train on retrieval of two pairs to test the claim that layer norm makes fast weights robust to λ and η."""
     task = AssociativeRetrieval(seed, num_pairs=2, train_size=None, val_size=64, test_size=512)
     test = in_double(next(iter(task.evaluation("test"))))
     floor = min(values["nll"] for values in task.floors.values())
@@ -299,7 +302,7 @@ def train_across_settings(
 
 
 def draw_learning(result: Learning) -> Figure:
-    """Losses by η, with the settings that fail at once on a line above."""
+    """Losses as a function of η, with a line above for the settings that overflow."""
     figure, ((axes,),) = new_figure(1, 1, panel_width=6, panel_height=3.4)
     failed = 1.15 * max(value for value in result.loss.values() if np.isfinite(value))
     styles = {True: "-", False: "--"}

@@ -1,4 +1,4 @@
-"""With layer norm every setting is bounded, and none is far from neutral on the unstable side.
+"""With layer norm, the state is bounded at every setting, and no setting is far from neutral on the unstable side.
 
 Shapes: G settings of (λ, η), L decays, E fast learning rates, T time steps, H hidden units.
 """
@@ -30,7 +30,7 @@ class Bounded:
 def normalize_dynamics(
     num_units: int = 10, num_steps: int = 160, num_decays: int = 9, num_lrs: int = 9, seed: int = 0
 ) -> Bounded:
-    """Measure the dynamics under N(0, 1) inputs with layer norm and W = 0.05 I, and the same without layer norm."""
+    """Measure the dynamics with layer norm, N(0, 1) inputs and W = 0.05 I, and which settings overflow without it."""
     decay_L, fast_lr_E = grid(num_decays, num_lrs, 1e-3, 10.0)
     decay_G, fast_lr_G = (a.ravel() for a in np.meshgrid(decay_L, fast_lr_E, indexing="ij"))
     generator = torch.Generator().manual_seed(seed)
@@ -125,7 +125,7 @@ def normalize_dynamics(
 
 
 def draw_bounded(result: Bounded) -> Figure:
-    """Exponents with layer norm, and a cross wherever the same network overflows without it."""
+    """The exponents with layer norm, with a cross wherever the same network overflows without it."""
     figure, all_axes = wrapped(3, panel_height=3.3, sharey=True)
     edge = max(float(np.abs(exponent).max()) for exponent in result.exponent_LE.values())
     for S, axes in zip(STEPS, all_axes, strict=True):

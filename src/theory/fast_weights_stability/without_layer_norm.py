@@ -1,4 +1,4 @@
-"""Without layer norm the state stays bounded up to a strength of the memory that has a closed form.
+"""Without layer norm, the state stays bounded up to a memory strength that has a closed form.
 
 Shapes: G settings of (λ, η), L decays, E fast learning rates, T time steps, H hidden units.
 """
@@ -19,24 +19,26 @@ from src.theory.figures import COLORS, LIMIT, heading, line, new_figure
 
 @dataclass
 class BlowUp:
-    """‖h_T‖ without layer norm, by S, and the two spectral radii on the way to the boundary."""
+    """‖h_T‖ without layer norm for each S, and the two spectral radii on the way to the boundary."""
 
     claims: list[Claim]
     decay_L: Array
     fast_lr_E: Array
     norm_LE: dict[int, Array]
     critical: dict[int, float]
-    """The largest κ = η/(1 - λ) that is stable for inputs of norm 1, by S."""
+    """The largest κ = η/(1 - λ) at which the state is bounded for inputs of norm 1, by S."""
     fraction: Array
-    """κ over its critical value."""
+    """κ divided by its critical value."""
     jacobian_radius: Array
+    """Spectral radius of the full Jacobian, for each fraction."""
     memory_radius: Array
+    """Spectral radius of A, for each fraction."""
 
 
 def find_blow_up(
     num_units: int = 6, num_steps: int = 400, num_decays: int = 24, num_lrs: int = 28, num_trials: int = 200
 ) -> BlowUp:
-    """The boundary without layer norm for inputs of norm 1: constant non-negative (the worst case) and random."""
+    """Find the boundary without layer norm for inputs of norm 1, constant non-negative (the worst case) and random."""
     constant_H = torch.full((num_units,), num_units**-0.5, dtype=torch.float64)
     decay_L, fast_lr_E = grid(num_decays, num_lrs, 1e-4, 1.0)
     decay_G, fast_lr_G = (a.ravel() for a in np.meshgrid(decay_L, fast_lr_E, indexing="ij"))
@@ -101,7 +103,7 @@ def _maximizer() -> float:
 
 
 def _boundary(S: int, critical: float, constant_H: torch.Tensor) -> Claim:
-    """Settings 2 % inside and outside the predicted boundary."""
+    """The claim about the predicted boundary, tested with settings 2 % inside and outside it."""
     decay_G = np.repeat([0.5, 0.8, 0.9, 0.95], 2)
     kappa_G = critical * np.tile([0.98, 1.02], 4)
     core = dynamics.make_core(len(constant_H), S, layer_norm=False, recurrent_scale=W)
@@ -119,13 +121,16 @@ def _boundary(S: int, critical: float, constant_H: torch.Tensor) -> Claim:
 
 
 def _worst_input(S: int, critical: float, num_units: int, num_trials: int) -> Claim:
-    """Random inputs of norm 1 and a random W of norm 0.05 at the boundary, against the fixed point there."""
+    """The claim that no input of norm 1 is worse than the constant one.
+
+    At the boundary, states under random inputs and a random W of norm 0.05 are compared with the fixed point there.
+    """
     generator = torch.Generator().manual_seed(S)
     core = dynamics.make_core(num_units, S, layer_norm=False)
     W_HH = torch.randn(num_units, num_units, generator=generator, dtype=torch.float64)
     core.recurrent.weight.copy_(W * W_HH / torch.linalg.matrix_norm(W_HH, 2))
     p_TGH = torch.randn(300, num_trials, num_units, generator=generator, dtype=torch.float64)
-    # half of them keep nearly the same direction, like the worst input
+    # half of the inputs keep nearly the same direction over time, like the worst input
     p_TGH[:, ::2] = p_TGH[:1, ::2].abs() + 0.1 * p_TGH[:, ::2]
     p_TGH /= p_TGH.norm(dim=2, keepdim=True)
     decay_G = np.linspace(0.5, 0.95, num_trials)
@@ -143,7 +148,7 @@ def _worst_input(S: int, critical: float, num_units: int, num_trials: int) -> Cl
 
 
 def _growth(S: int, constant_H: torch.Tensor) -> Claim:
-    """Beyond the boundary ‖h‖ → η^S W ‖h‖^(2S+1) in each step."""
+    """The claim that beyond the boundary ‖h‖ → η^S W ‖h‖^(2S+1) in each step."""
     core = dynamics.make_core(len(constant_H), S, layer_norm=False, recurrent_scale=W)
     norms_TG, _ = dynamics.run(dynamics.on_grid(core, np.array([0.9]), np.array([0.5])), constant_H.expand(60, 1, -1))
     log_T = np.log(norms_TG[np.isfinite(norms_TG[:, 0]), 0])
@@ -162,7 +167,7 @@ def _radii_at_rest(kappa: float, decay: float, constant_H: torch.Tensor) -> tupl
     """Spectral radii of the full Jacobian and of A at the fixed point under a constant input of norm 1, S = 1."""
     core = dynamics.make_core(len(constant_H), 1, layer_norm=False, recurrent_scale=W)
     core.decay, core.fast_lr = decay, kappa * (1 - decay)
-    # the smaller root of h = (W h + 1)(1 + κ h²); it lies below the maximizer, where the two curves touch
+    # the smaller root of h = (W h + 1)(1 + κ h²); it lies below the maximizer, where the two roots meet at the boundary
     top = _maximizer() / np.sqrt(kappa) if kappa else 2.0
     norm = brentq(lambda h: h / (1 + kappa * h**2) - W * h - 1, 0, top)
     h_H = norm * constant_H
@@ -172,7 +177,7 @@ def _radii_at_rest(kappa: float, decay: float, constant_H: torch.Tensor) -> tupl
 
 
 def _survived_norm(decay: float, fast_lr: float, constant_H: torch.Tensor) -> float:
-    """The largest norm of a constant input for which h does not blow up in 3,000 steps, on a grid of 0.5 %."""
+    """The largest norm of a constant input for which h does not blow up in 3,000 steps, in increments of 0.5 %."""
     strength_G = torch.tensor(0.1 * 1.005 ** np.arange(150))
     core = dynamics.make_core(len(constant_H), 1, layer_norm=False, recurrent_scale=W)
     core.decay, core.fast_lr = decay, fast_lr
@@ -181,7 +186,7 @@ def _survived_norm(decay: float, fast_lr: float, constant_H: torch.Tensor) -> fl
 
 
 def draw_blow_up(result: BlowUp) -> Figure:
-    """Three maps with the predicted boundary, and the spectral radii as it is approached."""
+    """Three maps with the predicted boundary, and the spectral radii as κ approaches it."""
     figure, all_axes = new_figure(2, 2, panel_width=4, panel_height=3.3)
     for S, axes in zip(STEPS, all_axes.flat, strict=False):
         shown = np.where(np.isfinite(result.norm_LE[S]), np.log10(np.minimum(result.norm_LE[S], 1e9)), np.nan)

@@ -41,7 +41,7 @@ class Powers:
 def compare_powers(num_units: int = 50, num_powers: int = 300, seed: int = 0, coupling: float = 2.0) -> Powers:
     """Compare Gaussian matrices of four spectral radii, a non-normal matrix, and factors whose product does not vanish.
 
-    The last are scalars below 1, the norms 1 - 1/k².
+    These factors are 1 - 1/k², each below 1.
     """
     W_MM = np.random.default_rng(seed).standard_normal((num_units, num_units))
     W_MM /= np.abs(np.linalg.eigvals(W_MM)).max()
@@ -123,9 +123,9 @@ def power_norms(W_MM: Array, num_powers: int) -> Array:
 
 
 def _unrolled(seed: int, num_units: int = 5) -> Claim:
-    """The claim about h_t as T = 3 nested steps from h_{t-T}, with W for the input and U for the state.
+    """The claim about h_t as T = 3 nested steps from h_{t-T}.
 
-    This is the notation in section 3 of the report.
+    As in section 3 of the report, W is the matrix of the input and U that of the state.
     """
     draw = np.random.default_rng([seed, 1]).standard_normal
     W_MM, U_MM = draw((2, num_units, num_units)) / np.sqrt(num_units)
@@ -195,7 +195,7 @@ def product_norms(W_MM: Array, derivative_TM: Array) -> Array:
 def compare_conditions(num_units: int = 20, num_steps: int = 40, seed: int = 0) -> Conditions:
     """Check that σ_max(W) < 1/γ is sufficient for vanishing and σ_max(W) > 1/γ only necessary for exploding.
 
-    γ is sup |f'|.
+    Here γ = sup |f'|.
     """
     rng = np.random.default_rng(seed)
     Q_MM = scipy.linalg.qr(rng.standard_normal((num_units, num_units)))[0]
