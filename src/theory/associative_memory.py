@@ -30,7 +30,7 @@ class Recall(NamedTuple):
     predicted_noise: np.ndarray
     """Predicted length of the crosstalk for each key of one memory, [P]."""
     measured_noise: np.ndarray
-    """Measured length of the same."""
+    """Its measured length."""
 
 
 def outer_products(keys_FP: np.ndarray, values_GP: np.ndarray, rate: float = 1.0) -> np.ndarray:

@@ -88,7 +88,7 @@ class Descent(NamedTuple):
     symmetric: np.ndarray
     """Energies with symmetric weights, [updates + 1, S]."""
     asymmetric: np.ndarray
-    """Energies with asymmetric weights, [updates + 1, S]."""
+    """The same with asymmetric weights."""
     cycle: np.ndarray
     """The two units of the smallest asymmetric network, updated in turn, [updates + 1, 2]."""
     alternation: np.ndarray

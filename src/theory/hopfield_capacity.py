@@ -62,7 +62,7 @@ def step_error(load: np.ndarray) -> np.ndarray:
 def run(
     sizes: tuple[int, ...] = (100, 300, 1000), draws: tuple[int, ...] = (60, 16, 4), recalled: int = 20, seed: int = 0
 ) -> Capacity:
-    """Store random patterns at every load, and start the recall of each pattern from the pattern itself."""
+    """Store random patterns at every load, and recall each one starting from itself."""
     rng = np.random.default_rng(seed)
     loads = np.array([0.02, 0.06, 0.10, 0.12, 0.14, 0.16, 0.18, 0.20, 0.22])
     overlaps = np.zeros((len(sizes), len(loads)))

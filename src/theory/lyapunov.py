@@ -136,7 +136,7 @@ def _claims_of_the_linear_system(P: np.ndarray, times: np.ndarray, path_T2: np.n
 
 
 def _pendulum(starts: int, rng: np.random.Generator) -> tuple[np.ndarray, tuple[Claim, ...]]:
-    """Trajectories from the compact set {V ≤ 1.9, |θ| < π} and from a set that is too large, and claims about them."""
+    """Trajectories from the compact set {V ≤ 1.9, |θ| < π} and from outside it, and claims about them."""
     times = np.linspace(0, 120, 601)
     candidates = rng.uniform([-np.pi, -2.3], [np.pi, 2.3], (8 * starts, 2))
     values = pendulum_energy(*candidates.T)

@@ -28,7 +28,6 @@ class Comparison(NamedTuple):
     corrupted: float
     num_patterns: np.ndarray
     classical: np.ndarray
-    """Mean overlap after recall by the classical network, for each number of patterns."""
     modern: np.ndarray
     energies: np.ndarray
     """Energies over continuous updates, [updates + 1, S]."""

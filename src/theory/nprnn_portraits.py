@@ -27,7 +27,7 @@ class Portraits(NamedTuple):
 
     claims: tuple[Claim, ...]
     orbits: dict[str, np.ndarray]
-    """Orbits by title of the panel, each [num_steps + 1, S, 2] from S initial states."""
+    """Orbits by panel title, each [num_steps + 1, S, 2]."""
 
 
 def with_eigenvalues(leading: float, other: float, direction: np.ndarray = DIRECTION) -> np.ndarray:

@@ -185,7 +185,7 @@ def run_all(
 
 
 def claims_table(topic: str, finished: Sequence[Finished]) -> Table:
-    """The claims of a topic as a table for the terminal: statement, expected and measured value, and verdict."""
+    """The claims of a topic as a table for the terminal, with expected and measured values and verdicts."""
     title = f"{topic} ({sum(one.seconds for one in finished):.0f} s)"
     columns = (Column("claim", ratio=5), Column("expected", ratio=1), Column("measured", ratio=1), Column("holds"))
     table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), expand=True)
@@ -197,7 +197,7 @@ def claims_table(topic: str, finished: Sequence[Finished]) -> Table:
 
 
 def claims_csv(rows: Mapping[str, Sequence[Sequence[Any]]]) -> str:
-    """The text of `claims.csv`: the rows of all topics, in alphabetical order of the topics."""
+    """The text of `claims.csv`: the rows of all topics in alphabetical order."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -232,7 +232,7 @@ def read_rows(path: Path, topics: Container[str]) -> dict[str, list[list[str]]]:
 
 
 def show_in_tensorboard(results: Mapping[str, Sequence[Finished]], folder: Path) -> None:
-    """Write the figures as images in event files, each under a tag of its own."""
+    """Write the figures as images to event files, one tag each."""
     from torch.utils.tensorboard import SummaryWriter  # takes seconds to import, in every process
 
     with SummaryWriter(str(folder)) as writer:

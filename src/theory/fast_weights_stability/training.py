@@ -65,9 +65,9 @@ def compare_before_and_after(
 
     Args:
         run: folder of a run with fast weights; None to train a small network here.
-        num_updates: number of updates with which the small network is trained.
-        num_decays: number of decays, the rows of the maps.
-        num_lrs: number of fast learning rates, the columns of the maps.
+        num_updates: number of training updates of the small network.
+        num_decays: number of rows of the maps.
+        num_lrs: number of columns of the maps.
         num_steps: length of the stream of test sequences on which exponents are measured.
 
     Raises:

@@ -30,9 +30,7 @@ class BlowUp:
     fraction: Array
     """κ divided by its critical value."""
     jacobian_radius: Array
-    """Spectral radius of the full Jacobian, for each fraction."""
     memory_radius: Array
-    """Spectral radius of A, for each fraction."""
 
 
 def find_blow_up(
@@ -103,7 +101,7 @@ def _maximizer() -> float:
 
 
 def _boundary(S: int, critical: float, constant_H: torch.Tensor) -> Claim:
-    """The claim about the predicted boundary, tested with settings 2 % inside and outside it."""
+    """The claim about the predicted boundary, with settings 2 % inside and outside it."""
     decay_G = np.repeat([0.5, 0.8, 0.9, 0.95], 2)
     kappa_G = critical * np.tile([0.98, 1.02], 4)
     core = dynamics.make_core(len(constant_H), S, layer_norm=False, recurrent_scale=W)

@@ -67,7 +67,7 @@ def measure_at_start(
 ) -> Initial:
     """Measure several architectures at initialization under N(0, 1) inputs.
 
-    The IRNN runs without input from a positive state, and the fast weights without layer norm get inputs scaled by 0.1.
+    The IRNN is measured without input, from a positive state.
     """
 
     def core_of(make: Callable[[], Core]) -> Core:

@@ -27,22 +27,17 @@ class Powers:
 
     claims: list[Claim]
     gaussian: dict[float, Array]
-    """Norms of the powers of a Gaussian matrix, by spectral radius, [K]."""
+    """Norms for a Gaussian matrix, by spectral radius, [K]."""
     non_normal: Array
-    """Norms of the powers of a non-normal matrix, [K]."""
     radius: float
     """Spectral radius of the non-normal matrix."""
     slowing: Array
     """Π (1 - 1/j²), [K]."""
     geometric: Array
-    """0.9^k, [K]."""
 
 
 def compare_powers(num_units: int = 50, num_powers: int = 300, seed: int = 0, coupling: float = 2.0) -> Powers:
-    """Compare Gaussian matrices of four spectral radii, a non-normal matrix, and factors whose product does not vanish.
-
-    These factors are 1 - 1/k², each below 1.
-    """
+    """Compare Gaussian matrices of four spectral radii, a non-normal one, and factors < 1 with a product above 0."""
     W_MM = np.random.default_rng(seed).standard_normal((num_units, num_units))
     W_MM /= np.abs(np.linalg.eigvals(W_MM)).max()
     powers = power_norms(W_MM, num_powers)

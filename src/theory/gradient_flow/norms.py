@@ -30,8 +30,7 @@ Array = NDArray[np.float64]
 def vector_parts(state: State) -> list[Tensor]:
     """The parts of a state with respect to which outputs are differentiated.
 
-    These are all parts, except that states of fast weights and states with a mask contribute only their h. (In fast
-    weights, h is written into A later.)
+    These are all parts, but only h from fast weights (whose A is written from h later) and from states with a mask.
     """
     return [part for whole in _wholes(state) for part in (whole[:1] if _has_only_h(whole) else state_tensors(whole))]
 

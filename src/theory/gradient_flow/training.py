@@ -51,7 +51,7 @@ def measure_after_training(
 
     Args:
         run: folder of the run, whose state must consist of floating-point vectors; None to train the small networks.
-        num_updates: number of updates with which the small networks are trained; fast weights get twice as many.
+        num_updates: number of training updates of the small networks; fast weights get twice as many.
         num_sequences: number of test sequences over which the median is taken.
         seed: seed of the small networks and their data.
 
