@@ -1,4 +1,4 @@
-"""Checkpoints, written atomically, verified by a hash and loaded without unpickling code.
+"""Checkpoints: written atomically, verified by a hash, and loaded without running pickled code.
 
 A file's name holds the update and the first digits of the SHA-256 of its content: `update-00001500.1f0c....pt`.
 """
@@ -22,19 +22,19 @@ KEPT = 2
 
 
 def save(folder: Path, update: int, content: dict[str, Any]) -> None:
-    """Write the newest checkpoint, and remove all but this one and the undamaged one before."""
+    """Write a new checkpoint, and remove all others except the undamaged one before it."""
     path = write(folder, update, content)
     kept = [path]
     for other in newest_first(folder):
         if len(kept) < KEPT and _update(other) < update and _is_whole(other):
             kept.append(other)
-        elif other not in kept:  # a later one cannot be resumed from: this run did not
-            with suppress(OSError):  # a folder
+        elif other not in kept:  # a later one is unusable: this run did not resume from it
+            with suppress(OSError):  # if it is a folder
                 other.unlink()
 
 
 def write(folder: Path, update: int, content: dict[str, Any]) -> Path:
-    """Write a checkpoint."""
+    """Write a checkpoint and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -45,7 +45,7 @@ def write(folder: Path, update: int, content: dict[str, Any]) -> Path:
 
 
 def load_newest(folder: Path, device: torch.device, take: Callable[[Any], Taken]) -> Taken | None:
-    """What `take` returns for the content of the newest checkpoint, or None; damaged ones are named in a warning.
+    """Return `take` of the content of the newest undamaged checkpoint, or None; a warning names each damaged one.
 
     A checkpoint also counts as damaged if `take` raises a ValueError.
     """
@@ -68,12 +68,12 @@ def read(path: Path, device: torch.device) -> Any:
     data = _whole(path)
     try:
         return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
-    except Exception as error:  # whatever torch makes of it
+    except Exception as error:  # torch raises many kinds of error
         raise ValueError(f"it cannot be loaded ({type(error).__name__})") from None
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """All checkpoints, including damaged ones."""
+    """All checkpoints in a folder, including damaged ones, newest first."""
     found = [path for path in folder.glob("update-*.pt") if _NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: (_update(path), path.name), reverse=True)
 
@@ -86,7 +86,7 @@ def _update(path: Path) -> int:
 
 
 def _whole(path: Path) -> bytes:
-    """The bytes of a file whose name holds their digest."""
+    """The bytes of a file, checked against the digest in its name."""
     if not path.is_file():
         raise ValueError("it is not a file")
     try:

@@ -1,4 +1,4 @@
-"""The content of a checkpoint as it is read back: a file like any other, so its shapes and types are checked."""
+"""The content of a checkpoint; its shapes and types are checked when it is read back, as with any other file."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired
@@ -34,7 +34,7 @@ OTHER_DATA = "its data have changed since it was trained: the files of its task 
 
 @with_config(ConfigDict(arbitrary_types_allowed=True, extra="allow"))
 class Content(TypedDict):
-    """The content of a checkpoint: what `TrainState.to_checkpoint` gives, and whose it is."""
+    """The content: what `TrainState.to_checkpoint` returns, and the fingerprint and data of its run."""
 
     fingerprint: str
     data: NotRequired[str]
@@ -56,7 +56,7 @@ _CONTENT = TypeAdapter(Content)
 
 
 def as_content(loaded: Any) -> Content:
-    """What was loaded from a file as the content of a checkpoint.
+    """Check that what was loaded from a file is the content of a checkpoint, and return it.
 
     Raises:
         ValueError: it is something else.
@@ -65,17 +65,17 @@ def as_content(loaded: Any) -> Content:
         content = _CONTENT.validate_python(loaded, strict=True)
     except ValidationError as error:
         raise ValueError(what_is_wrong(error)) from None
-    content["sum_of_norms"] = content["sum_of_norms"].double()  # once it was in float32
+    content["sum_of_norms"] = content["sum_of_norms"].double()  # it was in float32 in earlier versions
     return content
 
 
 def is_of_other_data(content: Content, digest: str) -> bool:
-    """Whether a checkpoint was written on data of another digest than this one, as far as both are known."""
+    """Whether a checkpoint was written on data with another digest; False if either digest is unknown."""
     return bool(digest and content.get("data")) and content["data"] != digest
 
 
 def check_like(found: Any, wanted: Any, path: str) -> None:
-    """Raise a ValueError unless what was found has the shapes, types and keys of what is wanted."""
+    """Raise a ValueError unless `found` has the shapes, types and keys of `wanted`."""
     match wanted:
         case Tensor():
             fits = isinstance(found, Tensor) and (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
@@ -83,7 +83,7 @@ def check_like(found: Any, wanted: Any, path: str) -> None:
             fits = isinstance(found, Mapping) and found.keys() >= wanted.keys()
         case list():
             fits = isinstance(found, list) and len(found) == len(wanted)
-        case float():  # a setting may be a whole number
+        case float():  # a setting may be stored as an integer
             fits = isinstance(found, float | int)
         case _:
             fits = isinstance(found, type(wanted))
@@ -95,7 +95,7 @@ def check_like(found: Any, wanted: Any, path: str) -> None:
 
 
 def check_weights(model: SequenceModel, weights: Mapping[str, Tensor], path: str) -> None:
-    """Raise a ValueError unless these are all weights of a model."""
+    """Raise a ValueError unless these are exactly the weights of a model."""
     own = model.state_dict()
     check_like(weights, own, path)
     check_like(own, dict(weights), path)

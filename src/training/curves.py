@@ -21,15 +21,16 @@ HISTOGRAM_BINS = 40
 
 
 class Curves:
-    """The curves of one run. Every x axis is the update.
+    """The curves of one run. The x axis is always the update.
 
-    Scalars go to the event file and to `metrics.jsonl`, a line for each call: {"update": 500, "val/error": 0.6, ...}.
-    TensorBoard sorts its pages by tag and opens the first two groups, so `train` and `val` come first in the alphabet.
+    Scalars go to the event file and to `metrics.jsonl`, one line per call: {"update": 500, "val/error": 0.6, ...}.
+    TensorBoard sorts its pages by tag and opens the first two groups, so all other groups come after `train` and `val`
+    in the alphabet.
 
     Args:
-        folder: of the run.
-        first_update: points of an earlier attempt from this update on are dropped. TensorBoard has to be told at every
-            start, including the first.
+        folder: the folder of the run.
+        first_update: points that an earlier attempt wrote for this update or later ones are dropped. TensorBoard has
+            to be told at every start, including the first.
     """
 
     def __init__(self, folder: Path, first_update: int):
@@ -45,23 +46,23 @@ class Curves:
         self.lines.close()
 
     def scalars(self, group: str, values: Mapping[str, float], update: int) -> None:
-        """Points of the curves `group/name`."""
+        """Add a point to each curve `group/name`."""
         self._write({f"{group}/{name}": value for name, value in values.items()}, update)
 
     def _write(
         self, tagged: Mapping[str, float], update: int, shown_as: Mapping[str, str | None] = MappingProxyType({})
     ) -> None:
-        """Write points by tag; TensorBoard can have them under another tag, or not at all."""
+        """Write points by tag; `shown_as` maps a tag to the one used in TensorBoard, or to None to omit it there."""
         for tag, value in tagged.items():
             if (shown := shown_as.get(tag, tag)) is not None:
                 self.writer.add_scalar(shown, value, update)
         self.lines.write(to_line({"update": update, **tagged}))
 
     def trained(self, values: Mapping[str, float], losses: Collection[str], update: int) -> None:
-        """Points of the curves `train/name`.
+        """Add a point to each curve `train/name`.
 
-        In TensorBoard the norm of the gradient and the learning rate come after losses and errors, and a metric that is
-        the only part of the loss is not shown twice.
+        In TensorBoard the gradient norm and the learning rate come after losses and errors, and a metric that is the
+        only part of the loss is not shown twice.
         """
         shown_as: dict[str, str | None] = {
             f"train/{name}": f"weight_updates/{name}" for name in ("gradient_norm", "lr")
@@ -71,7 +72,7 @@ class Curves:
         self._write({f"train/{name}": value for name, value in values.items()}, update, shown_as)
 
     def histograms(self, model: nn.Module, update: int) -> None:
-        """Norms and histograms of all weights and of their last gradients, if they are finite."""
+        """Add norms and histograms of all weights and of their latest gradients, where these are finite."""
         for name, parameter in model.named_parameters():
             gradient = parameter.grad if update else None  # before the first update there is none
             for kind, tensor in (("weights", parameter.detach()), ("weights_gradient", gradient)):
@@ -80,19 +81,19 @@ class Curves:
                     self.writer.add_histogram(f"{kind}/{name}", tensor, update, bins=HISTOGRAM_BINS)
 
     def selected(self, val: Mapping[str, float], selected_update: int, test: Mapping[str, float], update: int) -> None:
-        """The metrics of the selected weights, one point each at the last update.
+        """Add the metrics of the selected weights, one point each at the last update.
 
-        In TensorBoard those of the test set are in the group of the others, `val_selected/test/error`: in a group of
-        their own they would be the first thing that one sees.
+        In TensorBoard the test metrics share a group with the validation metrics, as `val_selected/test/error`: in a
+        group of their own they would be the first thing one sees.
         """
         self.scalars("val_selected", {**val, "update": selected_update}, update)
         tagged = {f"test/{name}": value for name, value in test.items()}
         self._write(tagged, update, {tag: f"val_selected/{tag}" for tag in tagged})
 
     def describe(self, config: Mapping[str, Any], settings: Mapping[str, Any], trial: str) -> None:
-        """The configuration and the note as text, and the settings on the HParams page, see `src.reports.hparams`.
+        """Add the configuration and the note as text, and the settings to the HParams page; see `src.reports.hparams`.
 
-        `trial` is the name of the run there.
+        `trial` is the name of the run on that page.
         """
         self.text("configuration", OmegaConf.to_yaml(OmegaConf.create(dict(config))).splitlines(), 0)
         if config.get("note"):
@@ -101,11 +102,11 @@ class Curves:
         self.writer.file_writer.add_summary(hparams_pb(sortable(settings), trial_id=trial), 0)
 
     def text(self, tag: str, lines: Sequence[str], update: int) -> None:
-        """Lines of text in a fixed-width font."""
+        """Add lines of text in a fixed-width font."""
         self.writer.add_text(tag, "\n".join(f"    {line}" for line in lines), update)
 
     def figure(self, tag: str, figure: Any, update: int) -> None:
-        """A matplotlib figure, which is closed."""
+        """Add a matplotlib figure, and close it."""
         self.writer.add_figure(tag, figure, update, close=True)
 
     def flush(self) -> None:
@@ -115,7 +116,7 @@ class Curves:
         os.fsync(self.lines.fileno())
 
     def end(self, settings: Mapping[str, Any]) -> None:
-        """End the session of the HParams page."""
+        """End the session of this run on the HParams page."""
         _, _, session_end = hparams(sortable(settings), {})
         assert self.writer.file_writer is not None
         self.writer.file_writer.add_summary(session_end, 0)

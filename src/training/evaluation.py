@@ -1,4 +1,4 @@
-"""The metrics of a model on a whole split, and those of several models at once."""
+"""The metrics on a whole split, of one model or of several at once."""
 
 import math
 from itertools import zip_longest
@@ -18,7 +18,7 @@ log = getLogger(__name__)
 
 
 class Averages:
-    """Metrics of batches, added up to those of a split; nan where nothing counts."""
+    """Accumulates the metrics of batches into those of a whole split; nan where nothing counts."""
 
     def __init__(self, task: Task):
         self.task = task
@@ -26,13 +26,13 @@ class Averages:
         self.counts: dict[str, int] = {}
 
     def add(self, metrics: Metrics) -> None:
-        """Those of one more batch."""
+        """Add the metrics of one more batch."""
         for name, (total, count) in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(total)
             self.counts[name] = self.counts.get(name, 0) + count
 
     def of_split(self) -> dict[str, float]:
-        """Those of all batches so far."""
+        """The metrics of all batches so far."""
         counts = self.counts
         return self.task.averaged({k: total / counts[k] if counts[k] else math.nan for k, total in self.sums.items()})
 
@@ -54,9 +54,9 @@ def evaluate(model: SequenceModel, task: Task, split: Split) -> dict[str, float]
 class StackedEvaluation:
     """The validation metrics of runs that are trained together.
 
-    When the first run asks for its own, those of all are computed as one program. So they are for every run those of
-    the same weights as its own, though the others may be at other updates. Where one program is not possible, as for
-    lack of memory, each run is evaluated by itself.
+    When the first run asks for its metrics, those of all runs are computed as one program, and kept until a run has
+    done another update. So every run gets the metrics of its current weights, even if the others are at other updates.
+    Where one program is not possible, for example for lack of memory, each run is evaluated by itself.
 
     Args:
         stacked: the runs.
@@ -75,7 +75,7 @@ class StackedEvaluation:
         if self.possible and at != self.at:
             try:
                 self.at, self.found = at, self.evaluate()
-            except Exception as error:  # whatever torch.func.vmap does not support
+            except Exception as error:  # such as an operation that torch.func.vmap lacks
                 self.possible = False
                 log.info("%d runs are evaluated one by one: %s", len(at), explain(error).splitlines()[0])
         return self.found[row] if self.possible else evaluate(update.state.model, update.task, "val")

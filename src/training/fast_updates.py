@@ -1,9 +1,10 @@
-"""Faster versions of what an update does besides the forward and backward pass, for updates of half a millisecond.
+"""Faster versions of everything in an update except the forward and backward pass.
 
-What each saves of an update of fast weights with 50 units, 0.6 ms in batches of 128 on one thread of an AMD EPYC:
+They matter when an update takes half a millisecond. An update of fast weights with 50 units takes 0.6 ms, with batches
+of 128 on one thread of an AMD EPYC, and each of the following saves:
 
-- all weights are one vector, so that the optimizer, clipping and zeroing take one operation each, not one per weight:
-  0.05 ms;
+- all weights form one vector, so that the optimizer, clipping and zeroing take one operation each, instead of one per
+  parameter: 0.05 ms;
 - clipping checks the norm instead of always scaling: 0.02 ms;
 - AdamW calls torch's fused kernel directly, without the profiler record, the hooks and the tensor grouping that torch
   wraps around it: 0.02 ms.
@@ -18,16 +19,16 @@ import torch
 from torch import Tensor, nn
 
 Columns = Mapping[str, Any]
-"""Settings of the optimizers of P runs: a column [P, 1] in float64 for each number, a list of them for several."""
+"""Optimizer settings of P runs: a float64 column [P, 1] for each number, a list of columns for several numbers."""
 
 
 @torch.no_grad()
 def flat_parameters(model: nn.Module) -> nn.Parameter:
-    """Move all trainable parameters of a model, and their gradients, into one vector, of which they become views.
+    """Make all trainable parameters of a model views of one new vector, and their gradients views of its gradient.
 
     The model works as before; an optimizer of the vector updates it. The gradient has to be zeroed in place. A
     parameter that does not affect the loss has a gradient of zero. Converting or moving the model or a part of it would
-    make parameters of their own, which the optimizer does not update, so it is an error from now on.
+    create separate parameters, which the optimizer does not update, so from now on this raises a RuntimeError.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     vector = nn.Parameter(torch.cat([parameter.flatten() for parameter in parameters]))
@@ -53,7 +54,7 @@ def _refuse(*_: object, **__: object) -> NoReturn:
 
 
 class Unwrapped(torch.optim.Optimizer):
-    """A base class to name before one of torch's optimizers: the methods of that one, without torch's wrappers.
+    """A base class to list before one of torch's optimizers, whose methods it calls without torch's wrappers.
 
     The wrappers import torch's compiler, which takes two seconds at every start.
     """
@@ -64,12 +65,12 @@ class Unwrapped(torch.optim.Optimizer):
 
     @staticmethod
     def profile_hook_step(func: Callable) -> Callable:
-        """The step unchanged."""
+        """Return the step unchanged."""
         return func
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """One step of that optimizer."""
+        """Perform one step of torch's optimizer."""
         inspect.unwrap(super().step)(self)
 
 
@@ -80,16 +81,16 @@ class FusedAdamW(Unwrapped, torch.optim.AdamW):
     """
 
     lr_on_device: Tensor | None = None
-    """Where a step reads the learning rate if it is part of a CUDA graph, in which all other numbers are constants."""
+    """The learning rate for a step that is part of a CUDA graph, in which all other numbers are constants."""
 
     def write_lr(self, lr: float) -> None:
-        """Let the steps from now on read the learning rate, which is this one, from where the weights are."""
+        """Set the learning rate on the device of the weights, where all later steps read it."""
         if self.lr_on_device is None:
             self.lr_on_device = torch.zeros((), device=self.param_groups[0]["params"][0].device)
         self.lr_on_device.fill_(lr)
 
     def step(self) -> None:  # type: ignore[override]
-        """One step of AdamW."""
+        """Perform one step of AdamW."""
         for group in self.param_groups:
             lr = group["lr"] if self.lr_on_device is None else self.lr_on_device
             (beta1, beta2), decay, eps = group["betas"], group["weight_decay"], group["eps"]
@@ -105,7 +106,7 @@ class FusedAdamW(Unwrapped, torch.optim.AdamW):
 
     @staticmethod
     def step_rows(weights_PN: Tensor, gradient_PN: Tensor, state: Mapping[str, Tensor], settings: Columns) -> None:
-        """The same step of P runs at once, each with its own settings [P, 1]; see `src.training.population`."""
+        """Perform the same step for P runs, each with its own settings [P, 1]; see `src.training.population`."""
         mean_PN, square_PN, dtype = state["exp_avg"], state["exp_avg_sq"], weights_PN.dtype
         lr, decay, eps, (beta1, beta2) = (settings[key] for key in ("lr", "weight_decay", "eps", "betas"))
         step_P1 = state["step"].add_(1)[:, None].double()
@@ -120,11 +121,11 @@ _ONE = torch.ones(())  # a number would be converted to a tensor at every step
 
 
 def clip_norm_(gradient: Tensor, bound: float | None) -> Tensor:
-    """Scale a gradient to a norm of at most `bound` (Pascanu et al., 2013) and return the norm before.
+    """Scale a gradient to a norm of at most `bound` (Pascanu et al., 2013) and return the norm before scaling.
 
-    The same as `torch.nn.utils.clip_grad_norm_`, but that the norm is finite if all numbers of the gradient are: in
-    float32 the squares of those above 1e19 are not, so it is taken in float64. Most gradients need no scaling, and on a
-    CPU checking the norm in float32 first takes less time; on another device it would mean waiting for the norm.
+    The same as `torch.nn.utils.clip_grad_norm_`, except that the norm is finite if all entries of the gradient are: the
+    squares of entries above 1e19 overflow float32, so the norm is computed in float64. Most gradients need no scaling,
+    and on a CPU it is faster to check the norm in float32 first; on another device this would mean waiting for it.
     """
     if bound is not None and gradient.is_cpu:
         norm = torch.linalg.vector_norm(gradient)
@@ -139,7 +140,7 @@ def clip_norm_(gradient: Tensor, bound: float | None) -> Tensor:
 
 
 def clip_rows_(gradient_PN: Tensor, bounds_P: Tensor) -> Tensor:
-    """`clip_norm_` of each row, with a bound of its own that may be infinite; the norms before, in float64."""
+    """Apply `clip_norm_` to each row with its own bound, which may be infinite; return the norms before, in float64."""
     norms_P = torch.linalg.vector_norm(gradient_PN, dim=1, dtype=torch.float64)
     factors_P = torch.where(bounds_P.isinf(), 1.0, bounds_P / (norms_P + 1e-6))
     _scale_(gradient_PN, factors_P[:, None])
@@ -147,6 +148,6 @@ def clip_rows_(gradient_PN: Tensor, bounds_P: Tensor) -> Tensor:
 
 
 def _scale_(gradient: Tensor, factor: Tensor) -> None:
-    """Scale by what is below 1, in two steps: the factor may be too small for float32."""
+    """Scale by the factor where it is below 1, in two steps: it may be too small for float32."""
     root = factor.clamp(max=1.0).sqrt().to(gradient.dtype)
     gradient.mul_(root).mul_(root)

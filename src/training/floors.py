@@ -1,4 +1,4 @@
-"""The floors of a task as horizontal lines in TensorBoard, once for all runs of a folder."""
+"""The floors of a task as horizontal lines in TensorBoard, drawn once for all runs in a folder."""
 
 import hashlib
 import json
@@ -13,16 +13,16 @@ Floors = Mapping[str, Mapping[str, float]]
 
 
 def draw_floors(folder: Path, task: str, floors: Floors, last_update: int) -> None:
-    """Draw the floors of a task in the charts of `val/...` of the runs in a folder, up to an update.
+    """Draw the floors of a task in the `val/...` charts of the runs in a folder, up to the last update.
 
-    Each floor is a run of TensorBoard, such as "floors/associative_retrieval/chance", so the legend names it. The same
-    task with other settings can have other floors, whose folder has four digits more.
+    Each floor is a TensorBoard run, such as "floors/associative_retrieval/chance", so the legend names it. The same
+    task with other settings can have other floors; the name of their folder ends in four more digits.
 
     Args:
-        folder: of the runs.
-        task: its short name.
+        folder: the folder of the runs.
+        task: the short name of the task.
         floors: {"description": {metric: value}}.
-        last_update: where the lines end, unless a longer run has drawn them.
+        last_update: where the lines end, unless they have already been drawn for a longer run.
     """
     values = json.dumps(floors, sort_keys=True)
     for name in (task, f"{task}-{hashlib.sha256(values.encode()).hexdigest()[:4]}"):
@@ -53,7 +53,7 @@ def _draw(home: Path, floors: Floors, last_update: int) -> None:
 
 
 def _drawn(home: Path) -> tuple[str | None, int]:
-    """The floors that have been drawn, as JSON, and the update at which they end; (None, 0) if there are none."""
+    """The floors already drawn, as JSON, and the update at which their lines end; (None, 0) if there are none."""
     try:
         values, until = json.loads((home / "floors.json").read_bytes())
     except (OSError, ValueError, TypeError):

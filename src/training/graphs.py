@@ -1,10 +1,10 @@
-"""Updates on a GPU as one CUDA graph: its hundreds of kernels are recorded once, and launched together from then on.
+"""An update on a GPU as one CUDA graph: its hundreds of kernels are recorded once and launched together from then on.
 
-What is recorded is what an update does on tensors (`Update.compute`, `Stacked.compute`): forward and backward pass,
-clipping, and the step of the optimizer. Batches are prepared outside and copied to where the graph reads them, and so
-is the state that a task carries from batch to batch; weights, gradients and the states of the optimizer are changed in
-place; the learning rate is written to where the graph reads it. Random numbers, as of dropout, come from the generator
-of the device, which goes on at every replay as it does without a graph. So the same kernels run on the same numbers,
+The graph contains the work of an update on tensors (`Update.compute`, `Stacked.compute`): the forward and backward
+pass, clipping, and the optimizer step. Batches, and the state that a task carries from batch to batch, are prepared
+outside and copied to where the graph reads them; weights, gradients and optimizer states are changed in place; the
+learning rate is written to where the graph reads it. Random numbers, such as those for dropout, come from the generator
+of the device, which advances at every replay as it does without a graph. So the same kernels run on the same numbers,
 and a resumed run is still the same run.
 """
 
@@ -20,17 +20,17 @@ from src.config.errors import explain
 
 log = logging.getLogger(__name__)
 WARM_UP = 3
-"""Updates before one is recorded: they compile kernels and allocate what is kept."""
+"""Updates to perform before one is recorded: they compile kernels and allocate the memory that is kept."""
 
 
 class Recorder(Protocol):
-    """What runs and records work on a device."""
+    """Runs work on a device, and records it."""
 
     def run(self, work: Callable[[], Any]) -> Any:
-        """Do the work now, as it will be recorded."""
+        """Do the work now, in the way it will be recorded."""
 
     def record(self, work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        """Record the work without doing it: how to do it, and the tensors that hold its results afterwards."""
+        """Record the work without doing it; return a function that does it and the tensors that hold its results."""
 
 
 class CudaRecorder:
@@ -41,7 +41,7 @@ class CudaRecorder:
         self.stream = torch.cuda.Stream(device)
 
     def run(self, work: Callable[[], Any]) -> Any:
-        """On a stream of its own, so that no operation of autograd depends on the default stream."""
+        """Do the work on a separate stream, so that no operation of autograd depends on the default stream."""
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
@@ -50,7 +50,7 @@ class CudaRecorder:
         return result
 
     def record(self, work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        """See `torch.cuda.graph`; the default generator of the device is a part of every graph.
+        """Record the work with `torch.cuda.graph`; the default generator of the device is part of every graph.
 
         Raises:
             ValueError: the work draws random numbers on the CPU, which a replay would not draw anew.
@@ -64,24 +64,24 @@ class CudaRecorder:
             if not torch.equal(torch.get_rng_state(), on_cpu):
                 raise ValueError("it draws random numbers on the CPU")
         except Exception:
-            generator.graphsafe_set_state(on_device)  # what a recording has begun with is of no use after it has failed
+            generator.graphsafe_set_state(on_device)  # a failed recording leaves the generator unusable
             torch.set_rng_state(on_cpu)
             raise
         return graph.replay, results
 
 
 class Replayed:
-    """A function of tensors that is recorded after some calls, and replayed from then on.
+    """A function of tensors that is recorded after a few calls, and replayed from then on.
 
-    It is recorded for the first shapes that come a few times in a row. Inputs of other shapes are computed without the
-    recording, such as the first window of a text, which starts without a state, and the last one, which is shorter.
-    Where recording is impossible, as for anything that waits for the device, the function stays as it is, and one line
-    says why. The results of a call are overwritten by the next one.
+    It is recorded for the first input shapes that occur a few times in a row. Inputs of other shapes are computed
+    without the recording, such as the first window of a text, which starts without a state, and the last one, which is
+    shorter. If recording is impossible, as for a function that waits for the device, the function is called as before,
+    and one line in the log says why. The results of a call are overwritten by the next call.
 
     Args:
-        compute: the function, of tensors in any nesting. It changes tensors in place, and reads nothing else that
-            changes. If one of these tensors is replaced, call `forget`.
-        recorder: of the device.
+        compute: the function; its arguments are tensors in any nesting. It may change other tensors in place, and must
+            read nothing else that changes. If one of these tensors is replaced, call `forget`.
+        recorder: the recorder of the device.
     """
 
     def __init__(self, compute: Callable[..., Any], recorder: Recorder):
@@ -91,7 +91,7 @@ class Replayed:
         self.forget()
 
     def forget(self) -> None:
-        """Record it anew, as is needed after a tensor that it changes has been replaced."""
+        """Record anew from now on, as is necessary after a tensor that the function changes has been replaced."""
         self.kind: Any = None
         self.warm = 0
         self.held: Any = None
@@ -100,7 +100,7 @@ class Replayed:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether calls are replayed now."""
+        """Whether the function has been recorded, so that calls replay it."""
         return self.replay is not None
 
     def __call__(self, *inputs: Any) -> Any:

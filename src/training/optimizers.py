@@ -1,4 +1,4 @@
-"""torch's optimizers with annotated settings, so that wrong values are found before a run starts."""
+"""torch's optimizers with annotated settings, so that invalid values are found before a run starts."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated
@@ -53,11 +53,11 @@ def sgd(
 
 
 class RMSprop(Unwrapped, torch.optim.RMSprop):  # type: ignore[misc]
-    """torch's RMSprop, which can also do a step for several runs at once."""
+    """torch's RMSprop, which can also perform a step for several runs at once."""
 
     @staticmethod
     def step_rows(weights_PN: Tensor, gradient_PN: Tensor, state: Mapping[str, Tensor], settings: Columns) -> None:
-        """A step of P runs, each with its own settings; see `src.training.population`."""
+        """Perform one step for P runs, each with its own settings; see `src.training.population`."""
         lr, decay, alpha, eps, momentum = (
             settings[key].to(weights_PN.dtype) for key in ("lr", "weight_decay", "alpha", "eps", "momentum")
         )
@@ -71,11 +71,11 @@ class RMSprop(Unwrapped, torch.optim.RMSprop):  # type: ignore[misc]
 
 
 class SGD(Unwrapped, torch.optim.SGD):  # type: ignore[misc]
-    """torch's SGD, which can also do a step for several runs at once."""
+    """torch's SGD, which can also perform a step for several runs at once."""
 
     @staticmethod
     def step_rows(weights_PN: Tensor, gradient_PN: Tensor, state: Mapping[str, Tensor], settings: Columns) -> None:
-        """A step of P runs, each with its own settings; see `src.training.population`."""
+        """Perform one step for P runs, each with its own settings; see `src.training.population`."""
         lr, decay, momentum = (settings[key].to(weights_PN.dtype) for key in ("lr", "weight_decay", "momentum"))
         moved_PN = gradient_PN + decay * weights_PN
         if "momentum_buffer" in state:

@@ -1,8 +1,8 @@
-"""Several runs trained as one program: where there is room, an update of all takes hardly longer than that of one.
+"""Several runs trained as one program: while a device has capacity to spare, this takes hardly longer than one run.
 
 The weights of the runs are the rows of one matrix. Each run keeps its own model and optimizer, whose tensors become
-views of its row. So whatever a run does besides updates (logging, evaluation, selection, checkpoints) is done as if it
-were alone, and it can go on alone at any time.
+views of its row. So a run does everything but the updates (logging, evaluation, selection, checkpoints) as if it were
+alone, and it can continue alone at any time.
 
 Shapes: P runs, N weights of each.
 """
@@ -27,10 +27,10 @@ from src.training.update import Done, Update, loss_of
 
 
 def signature(update: Update) -> Hashable:
-    """What must be equal in runs that are trained together: all of model and optimizer but numbers.
+    """What must be equal for runs to be trained together: everything about model and optimizer except numbers.
 
-    Numbers are floats that are not 0 (a weight or setting of 0 often means that something is absent), and all settings
-    of the optimizer that leave the shape of its state as it is.
+    Numbers are nonzero floats (a weight or setting of 0 often means that something is absent), and all numbers among
+    the optimizer settings that do not change the shapes of its state.
     """
     model, optimizer = update.state.model, update.state.optimizer
     modules = [(name, type(module), *sorted(_settings(module))) for name, module in model.named_modules()]
@@ -46,7 +46,7 @@ def signature(update: Update) -> Hashable:
 def _settings(module: nn.Module) -> Iterator[tuple[str, Hashable]]:
     for key, value in vars(module).items():
         is_another_view = isinstance(value, list) and all(isinstance(item, nn.Module) for item in value)
-        if key not in OF_ALL_MODULES and not is_another_view:  # of the same weights, kept out of the tree of modules
+        if key not in OF_ALL_MODULES and not is_another_view:  # modules with the same weights, kept out of the tree
             if isinstance(value, float):
                 yield key, ("number", value == 0)
             else:
@@ -54,7 +54,7 @@ def _settings(module: nn.Module) -> Iterator[tuple[str, Hashable]]:
 
 
 def _is_hashable(value: Any) -> bool:
-    """Whether a value has a hash and compares as a whole; a tuple of lists and a tensor do not."""
+    """Whether a value can be hashed and compared as a whole, unlike a tuple of lists or a tensor."""
     try:
         hash(value)
     except TypeError:
@@ -63,15 +63,15 @@ def _is_hashable(value: Any) -> bool:
 
 
 class Stacked:
-    """Does one update of several runs each time it is called.
+    """Performs one update of several runs each time it is called.
 
-    The forward pass is that of one model under `torch.func.vmap`, over the weights, the frozen weights and the buffers,
-    the data and the settings in which the runs differ. Losses are summed, which leaves the gradient of each run as it
-    is; clipping and the optimizer work on rows. A fused kernel takes part if its `torch.autograd.Function` has a `vmap`
-    rule.
+    The forward pass is one model under `torch.func.vmap`, mapped over the trained and frozen weights, the buffers, the
+    data, and the settings in which the runs differ. The losses are summed, which does not change the gradient of any
+    run; clipping and the optimizer work on rows. A fused kernel can be used if its `torch.autograd.Function` has a
+    `vmap` rule.
 
     Args:
-        updates: of runs with the same task, but for its seed, and the same `signature`.
+        updates: the updates of the runs, which have the same task, except for its seed, and the same `signature`.
     """
 
     def __init__(self, updates: Sequence[Update]):
@@ -94,7 +94,7 @@ class Stacked:
         models = [state.model for state in self.states]
         self.one = _Loss(copy.deepcopy(models[0]), updates[0].task, updates[0].settings.precision)
         self.any_state = self.one.model.core.initial_state(1)
-        """Of one run, for the structure of the states that they carry."""
+        """A state of one run, for the structure of the states that the runs carry."""
         self.leaf_PN = self.weights_PN.detach().requires_grad_()
         self.leaf_PN.grad = self.gradient_PN
         untrained = [_untrained(model) for model in models]
@@ -109,12 +109,12 @@ class Stacked:
         self.stabilizers = [self._column(stabilizers)] if any(stabilizers) else []
 
         self.program: Callable[[Batch, list[Tensor]], tuple[Step, Tensor]] = self.compute
-        """How `compute` is done."""
+        """Performs `compute`, directly or by replaying a recording of it."""
         if (replayed := updates[0].replayed) is not None:
             self.program = Replayed(self.compute, replayed.recorder)
 
     def close(self) -> None:
-        """Let go of the runs, after which this is freed, with its CUDA graph, as soon as nobody holds it."""
+        """Release the runs, so that this object and its CUDA graph can be garbage-collected."""
         del self.program
         for update in self.updates:
             update.done_elsewhere = None
@@ -130,7 +130,7 @@ class Stacked:
             yield name, values.view(-1, *tensor.shape)
 
     def _numbers(self, models: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, str, Tensor]]:
-        """The settings of the model in which the runs differ: the module, the name, and the values [P]."""
+        """The model settings in which the runs differ, each as its module, its name, and its values [P]."""
         for module, *same in zip(self.one.model.modules(), *(model.modules() for model in models), strict=True):
             for key, value in vars(module).items():
                 if isinstance(value, float) and key not in OF_ALL_MODULES:
@@ -143,7 +143,7 @@ class Stacked:
         carried = [state.recurrent is not None for state in self.states]
         some_begin = any(carried) and not all(carried)  # after one update all carry a state
         batches = self.next_batches()
-        alike = len({(batch.inputs.shape, batch.resets is None) for batch in batches}) == 1  # not if epochs begin apart
+        alike = len({(batch.inputs.shape, batch.resets is None) for batch in batches}) == 1  # unless epochs begin apart
         if some_begin or not alike:
             for update in self.updates:
                 update()
@@ -162,12 +162,12 @@ class Stacked:
 
     @property
     def recurrent(self) -> list[Tensor]:
-        """The tensors of the states that the runs carry, stacked; none if they carry none."""
+        """The tensors of the states that the runs carry, stacked; an empty list if they carry none."""
         carried = [state_tensors(state.recurrent) for state in self.states if state.recurrent is not None]
         return [torch.stack(tensors) for tensors in zip(*carried, strict=True)]
 
     def compute(self, batch: Batch, recurrent: list[Tensor]) -> tuple[Step, Tensor]:
-        """As `Update.compute`, all with a first dimension P; the state is a list of tensors."""
+        """Like `Update.compute`, but all tensors have a first dimension P, and the state is a list of tensors."""
         step = self.gradients(batch, recurrent)
         norms_P = clip_rows_(self.gradient_PN, self.bounds_P)
         self.sums_P += norms_P
@@ -175,14 +175,14 @@ class Stacked:
         return step, norms_P
 
     def gradients(self, batch: Batch, recurrent: list[Tensor]) -> Step:
-        """The losses, outputs and gradients of a batch of each run."""
+        """Compute the losses and outputs on a batch of each run, and write the gradients to `gradient_PN`."""
         total_P, step = self._step(batch, recurrent, self.stabilizers)
         self.gradient_PN.zero_()
         total_P.sum().backward()
         return step
 
     def evaluated(self, batches: Sequence[Batch], recurrent: list[Tensor]) -> Step:
-        """The losses and outputs of a batch of each run, in evaluation mode."""
+        """Compute the losses and outputs on a batch of each run, in evaluation mode and float32."""
         precision, self.one.precision = self.one.precision, "float32"
         self.one.eval()
         try:
@@ -217,7 +217,7 @@ class Stacked:
         return step.loss, step.losses, prediction, hidden, carried, played
 
     def advance(self, step: Step) -> list[float]:
-        """As `Update.advance`, for all runs."""
+        """Like `Update.advance`, for all runs."""
         state = step.output.state
         rows = [self._state_of(row, state) if it.carries_state else None for row, it in enumerate(self.updates)]
         return [update.advance(recurrent) for update, recurrent in zip(self.updates, rows, strict=True)]
@@ -226,7 +226,7 @@ class Stacked:
         return state_like(self.any_state, [tensor[row] for tensor in stacked])
 
     def _done(self, row: int) -> Done:
-        """What the last update consisted of for one run."""
+        """What the last update of one run consisted of."""
         assert self.done is not None
         batches, (losses, (prediction, hidden, _), played), norms_P, lrs = self.done
         output = Output(prediction[row], hidden[row], None)
@@ -242,7 +242,7 @@ def _untrained(model: nn.Module) -> dict[str, Tensor]:
 
 
 def stack(batches: Sequence[Batch]) -> Batch:
-    """Batches along a new first dimension; a mask or lengths that only some of them have are those of whole rows."""
+    """Stack batches along a new first dimension; where only some have a mask or lengths, the others get full ones."""
     if len({batch.mask is None for batch in batches}) > 1:
         batches = [it if it.mask is not None else it._replace(mask=_all_steps(it)) for it in batches]
     if len({batch.lengths is None for batch in batches}) > 1:
@@ -261,7 +261,7 @@ def _all_lengths(batch: Batch) -> Tensor:
 
 
 class _Loss(nn.Module):
-    """The loss of a model on a batch, as a module: so `torch.func.functional_call` can put in the weights of a run."""
+    """The loss of a model on a batch, as a module in which `torch.func.functional_call` can replace the weights."""
 
     def __init__(self, model: SequenceModel, task: Task, precision: Precision):
         super().__init__()

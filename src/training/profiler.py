@@ -1,4 +1,4 @@
-"""Where the time of an update goes, with torch.profiler."""
+"""Shows where the time of an update goes, with torch.profiler."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -13,9 +13,9 @@ WARMUP = 10
 
 @contextmanager
 def profiled(num_updates: int, folder: Path) -> Iterator[Callable[[], None] | None]:
-    """Record some updates after a warm-up: a table in the log, a trace for chrome://tracing in the folder.
+    """Profile some updates after a warm-up: write a table to the log and a trace for chrome://tracing to the folder.
 
-    Yields what has to be called after every update; None if there is nothing to record.
+    Yields a function to call after every update; None if there is nothing to profile.
     """
     if num_updates == 0:
         yield None

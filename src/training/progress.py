@@ -14,9 +14,9 @@ log = logging.getLogger(__name__)
 
 
 class ConsoleHandler(logging.Handler):
-    """Log messages above the progress bar, unchanged and unwrapped; warnings and errors name their level.
+    """Prints log messages above the progress bar, unchanged and unwrapped; warnings and errors start with their level.
 
-    The workers of a sweep share a terminal, so the progress of each goes to its `train.log` only.
+    The workers of a sweep share a terminal, so the progress of a run goes only to its `train.log`.
     """
 
     def __init__(self, stream: None = None):
@@ -40,8 +40,8 @@ class RunProgress:
     Args:
         max_updates: the last update.
         update: the update to start from.
-        seconds_between_lines: without a terminal.
-        has_bar: whether a terminal shows a bar, as it can for one run at a time.
+        seconds_between_lines: minimum time between lines where there is no bar.
+        has_bar: whether to show a bar on a terminal, which works for one run at a time.
     """
 
     def __init__(self, max_updates: int, update: int, seconds_between_lines: float = 10.0, has_bar: bool = True):

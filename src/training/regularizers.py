@@ -11,11 +11,11 @@ def norm_stabilizer(hidden_BTH: Tensor, lengths: Tensor | None = None) -> Tensor
     r"""Mean over the batch of 1/(T-1) Σ_{t=2..T} (‖h_t‖ - ‖h_{t-1}‖)², Krueger & Memisevic (2016), arXiv 1511.08400.
 
     The paper's sum starts at t = 1; with h_0 = 0 that term would penalize the first step of a network that keeps
-    its norm perfectly. A small constant is added under the root, whose gradient at h = 0 is infinite.
+    its norm perfectly. A small constant under the root keeps its gradient finite at h = 0.
 
     Args:
         hidden_BTH: the hidden states.
-        lengths: length T of each sequence [B], if some are padded; those of length 0 do not count.
+        lengths: length T of each sequence [B], if some are padded; sequences of length 0 do not count.
     """
     norms_BT = (hidden_BTH.square().sum(-1) + 1e-12).sqrt()
     if norms_BT.shape[1] == 1:
@@ -30,7 +30,7 @@ def norm_stabilizer(hidden_BTH: Tensor, lengths: Tensor | None = None) -> Tensor
 
 @contextmanager
 def weight_noise(model: nn.Module, standard_deviation: float) -> Iterator[None]:
-    """Add Gaussian noise to all weights, then restore them exactly; the gradient is that at the noisy weights."""
+    """Add Gaussian noise to all weights, then restore them exactly; the gradient is taken at the noisy weights."""
     if standard_deviation == 0:
         yield
         return

@@ -1,4 +1,4 @@
-"""The checkpoints of one run: its state is saved, and resumed from."""
+"""The checkpoints of one run: saving its state and resuming from it."""
 
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ class RunCheckpoints:
     """The checkpoints of a run, in the subfolder `checkpoints` of its folder.
 
     Args:
-        folder: of the run.
-        fingerprint: of the run; a checkpoint with another one is refused.
-        data: `data_digest` of its task; a checkpoint with another one is refused.
+        folder: the folder of the run.
+        fingerprint: the fingerprint of the run; a checkpoint with another one is refused.
+        data: the `data_digest` of its task; a checkpoint with another one is refused.
     """
 
     def __init__(self, folder: Path, fingerprint: str, data: str):

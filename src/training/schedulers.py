@@ -42,7 +42,7 @@ def exponential(
 class Plateau(LRScheduler):
     """Multiplies the learning rate by a factor after some evaluations without a new best; see `plateau`.
 
-    torch's `ReduceLROnPlateau` is stepped with a loss, not with every update, and does not share the run's best.
+    torch's `ReduceLROnPlateau` is stepped with a loss rather than at every update, and keeps a best value of its own.
     """
 
     def __init__(self, optimizer: Optimizer, factor: float, patience: int, least_lr: float):
@@ -53,11 +53,11 @@ class Plateau(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[Any]:
-        """The learning rates as they are: an update does not change them."""
+        """The current learning rates, which an update does not change."""
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def evaluated(self, is_best: bool) -> None:
-        """The validation set has been evaluated: whether the objective is better than ever before."""
+        """Take an evaluation into account; `is_best` says whether its validation objective is the best so far."""
         self.evaluations_without_best = 0 if is_best else self.evaluations_without_best + 1
         if self.evaluations_without_best < self.patience:
             return

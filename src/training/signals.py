@@ -15,20 +15,20 @@ from rich import get_console
 from src.training.trainer import Trainer
 
 ONE_REQUEST = 0.3
-"""Seconds within which signals count as one: `timeout` sends it to a process and to its group, for example."""
+"""Signals within this many seconds count as one: `timeout`, for example, sends one to a process and to its group."""
 _last: signal.Signals = signal.SIGINT
 
 
 def exit_status() -> int:
-    """The exit status of a command whose run a signal has stopped."""
+    """The exit status of a command whose run was stopped by a signal."""
     return 128 + _last
 
 
 @contextmanager
 def stopping_on_signals(*trainers: Trainer) -> Iterator[list[signal.Signals]]:
-    """Ctrl-C or SIGTERM asks the trainers to save and stop after the current update; a second one stops at once.
+    """Make Ctrl-C or SIGTERM ask the trainers to save and stop after the current update; a second one stops at once.
 
-    Yields the signals that have come, since a trainer that has done its last update has none to stop after.
+    Yields a list of the signals received: a trainer that has done its last update does not react to them.
     """
     came: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
@@ -53,14 +53,14 @@ def stopping_on_signals(*trainers: Trainer) -> Iterator[list[signal.Signals]]:
     finally:
         signal.set_wakeup_fd(-1)
         os.close(writable)
-        watching.join()  # until what belongs to one request has come
+        watching.join()  # until all signals of one request have arrived
         for number, handler in previous.items():
             signal.signal(number, signal.SIG_DFL if came else handler)
 
 
 @contextmanager
 def passing_on(interrupt_others: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C or SIGTERM interrupts other processes, once for each request, and then what this one does meanwhile."""
+    """Make Ctrl-C or SIGTERM interrupt other processes, once per request, and the first time also this process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -85,14 +85,14 @@ def passing_on(interrupt_others: Callable[[], None]) -> Iterator[None]:
 
 
 def interrupt(pids: Iterable[int]) -> None:
-    """Send Ctrl-C to processes, which may have ended."""
+    """Send SIGINT to processes, which may have ended already."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGINT)
 
 
 def _end_at_the_second(readable: int) -> None:
-    """End this process at the second request, even if an update, which no handler interrupts, has begun before both."""
+    """End this process at the second request, even if both arrive during one update, which no handler can interrupt."""
     with open(readable, "rb", buffering=0) as signals:
         if not signals.read(1):
             return
@@ -101,5 +101,5 @@ def _end_at_the_second(readable: int) -> None:
             if not signals.read(1024):
                 return
         if second := signals.read(1):
-            get_console().show_cursor()  # which a progress bar hides
+            get_console().show_cursor()  # a progress bar hides it
             os._exit(128 + second[0])

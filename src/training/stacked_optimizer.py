@@ -14,14 +14,15 @@ from src.training.state import state_after_a_step
 
 
 class StackedOptimizer:
-    """The optimizers of P runs as one: one step for all rows of their weights, each with its own settings.
+    """The optimizers of P runs as one, which performs one step for all rows of weights, each with its own settings.
 
-    Their states become rows of the states here.
+    The states of the optimizers become rows of the state here.
 
     Args:
-        optimizers: of one vector of weights each, of one class with `step_rows`, with states of the same shapes.
-        weights_PN: the vectors as rows.
-        gradient_PN: their gradients.
+        optimizers: one per run, each of one vector of weights. All are of one class, which has `step_rows`, and their
+            states have the same shapes.
+        weights_PN: the vectors, as rows.
+        gradient_PN: the gradients of the vectors.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer], weights_PN: Tensor, gradient_PN: Tensor):
@@ -35,12 +36,12 @@ class StackedOptimizer:
             (weights,) = self.groups[row]["params"]
             if self.state:
                 optimizer.state[weights] = {key: tensor[row] for key, tensor in self.state.items()}
-            optimizer._opt_called = True  # type: ignore[attr-defined]  # its scheduler would miss its own steps
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # else its scheduler warns that it never steps
         self.settings: dict[str, Any] = {}
         self._read: dict[str, list] = {}
 
     def read_settings(self) -> None:
-        """Take over the settings that have changed, such as learning rates."""
+        """Read the settings that have changed, such as learning rates."""
         for key in self.groups[0].keys() - {"params"}:
             values = [group[key] for group in self.groups]
             if self._read.get(key) != values:
@@ -56,12 +57,12 @@ class StackedOptimizer:
         return torch.tensor(values, dtype=torch.float64, device=self.weights_PN.device)[:, None]
 
     def step(self) -> None:
-        """One step of every run."""
+        """Perform one step for every run."""
         self.step_rows(self.weights_PN, self.gradient_PN, self.state, self.settings)
 
     @staticmethod
     def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-        """The state of an optimizer of one vector; before its first step, zeros in the shapes that it will have."""
+        """The state of an optimizer of one vector; before its first step, zeros of the shapes it will have."""
         (weights,) = optimizer.param_groups[0]["params"]
         if optimizer.state:
             return dict(optimizer.state[weights])

@@ -1,4 +1,4 @@
-"""Everything about a training run that changes, and so has to be in a checkpoint."""
+"""Everything that changes during a training run and therefore has to be in a checkpoint."""
 
 import copy
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ class TrainState:
     """The state of a run after some updates.
 
     Attributes:
-        model: with the current weights.
-        optimizer: of the model's weights as one vector, see `flat_parameters`.
-        scheduler: of the optimizer, stepped once per update.
-        sum_of_norms: of all gradients so far, in float64; not finite once any number of them was not.
-        update: how many updates have been done.
-        seconds: of training.
-        selected: None before the first evaluation.
-        evaluations_since_selected: without a new best.
+        model: the model, with its current weights.
+        optimizer: the optimizer of the model's weights as one vector; see `flat_parameters`.
+        scheduler: the scheduler of the optimizer, stepped once per update.
+        sum_of_norms: sum of the norms of all gradients so far, in float64; not finite once any gradient was not.
+        update: number of updates done.
+        seconds: seconds spent in updates.
+        selected: the selected weights; None before the first evaluation.
+        evaluations_since_selected: number of evaluations since the last new best.
         recurrent: the state of the core after the last batch, for tasks that carry it.
-        outcome: None until the run has ended.
-        rng: torch's random numbers as this run has left them; None if they are those of the process, because it is the
-            only run there.
+        outcome: how the run ended; None until then.
+        rng: the state in which this run left torch's random number generator; None if it is the only run of the
+            process, whose generator has that state.
     """
 
     model: SequenceModel
@@ -47,7 +47,7 @@ class TrainState:
     rng: Tensor | None = None
 
     def to_checkpoint(self) -> dict[str, Any]:
-        """The content of a checkpoint, with the state of torch's random numbers; its tensors are copies."""
+        """The content of a checkpoint, with the state of torch's random number generators; its tensors are copies."""
         device = self.sum_of_norms.device
         on_gpu = self.rng is None and device.type == "cuda"
         content = {
@@ -64,15 +64,15 @@ class TrainState:
             "evaluations_since_selected": self.evaluations_since_selected,
             "outcome": None if self.outcome is None else tuple(self.outcome),
         }
-        # a view would be stored with all that it is a view of: the weights of every run that is trained together
+        # a view would be stored with the whole tensor that it belongs to: the weights of all runs trained together
         copied: Any = optree.tree_map(lambda it: it.clone() if isinstance(it, Tensor) else it, cast(Any, content))
         return copied
 
     def load(self, content: Content) -> None:
-        """Become the state in a checkpoint.
+        """Take over the state in a checkpoint.
 
         Raises:
-            ValueError: it is not of such a run; the state remains as it was.
+            ValueError: the checkpoint does not fit this run; its state remains unchanged.
         """
         self._check(content)
         self.update = content["update"]
@@ -86,13 +86,13 @@ class TrainState:
         self.selected = content["selected"]
         self.evaluations_since_selected = content["evaluations_since_selected"]
         self.outcome = content["outcome"]
-        # last, since an initial state may be drawn
+        # last, since `initial_state` may draw random numbers
         torch.set_rng_state(content["rng"].cpu())
         if content["device_rng"] and (device := self.sum_of_norms.device).type == "cuda":
-            torch.cuda.set_rng_state(content["device_rng"][0].cpu(), device)  # others are of cards that it did not use
+            torch.cuda.set_rng_state(content["device_rng"][0].cpu(), device)  # any others are of cards it did not use
 
     def _check(self, content: Content) -> None:
-        """Raise a ValueError unless all of a checkpoint can be loaded and gone on from."""
+        """Raise a ValueError unless the whole checkpoint can be loaded and training can continue from it."""
         moments = state_after_a_step(self.optimizer) if content["update"] else {}
         own = {"sum_of_norms": self.sum_of_norms, "rng": torch.get_rng_state(), "scheduler": {"last_epoch": 0}}
         own["optimizer"] = {"state": moments, "param_groups": [{"lr": 0.0, "params": [0]}]}
@@ -114,7 +114,7 @@ class TrainState:
 
 
 def state_after_a_step(optimizer: Optimizer) -> dict[int, dict[str, Tensor]]:
-    """The state, as in its `state_dict`, that an optimizer of one vector has after a step with a gradient of zero."""
+    """The state, as in `state_dict`, of an optimizer of one vector after a step with a gradient of zero."""
     twin = copy.deepcopy(optimizer)
     (weights,) = twin.param_groups[0]["params"]
     weights.grad = torch.zeros_like(weights)

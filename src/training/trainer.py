@@ -1,8 +1,8 @@
 """The training loop: update, log, evaluate, select, checkpoint, stop.
 
-Time is counted in updates, one step of the optimizer each. Batch number `update` is a pure function of the task's
-settings and seed, so the counter is the whole position in the data, and a run that is resumed from a checkpoint is the
-same run to the last bit.
+Time is counted in updates, each of which is one optimizer step. Batch number `update` is a pure function of the task's
+settings and seed, so the counter alone gives the position in the data, and a run that is resumed from a checkpoint is
+the same run to the last bit.
 """
 
 import time
@@ -32,12 +32,13 @@ class Trainer:
     """Trains a model on a task.
 
     Args:
-        model: on its device.
-        task: on the same device.
-        optimizer: see `TrainState`.
-        scheduler: of the optimizer.
-        settings: of the loop.
-        checkpoints: of the run; the trainer saves them, `checkpoints.resume(state)` resumes from the newest one.
+        model: the model, on its device.
+        task: the task, on the same device.
+        optimizer: the optimizer; see `TrainState`.
+        scheduler: the scheduler of the optimizer.
+        settings: the settings of the loop.
+        checkpoints: the checkpoints of the run; the trainer saves them, and `checkpoints.resume(state)` resumes from
+            the newest one.
     """
 
     def __init__(
@@ -64,14 +65,14 @@ class Trainer:
         self.stop_rule: StopRule | None = None
         self.stop_reason = ""
         self.evaluate_elsewhere: Callable[[], dict[str, float]] | None = None
-        """The validation metrics, if they are computed for several runs at once."""
+        """Returns the validation metrics, if they are computed for several runs at once."""
 
     def fit(self, curves: Curves, progress: RunProgress, after_update: Callable[[], None] | None = None) -> Outcome:
-        """Train to the end, or until `stop_requested`; a run that has already ended returns its outcome.
+        """Train to the end, or until `stop_requested`, and return the outcome; at once if the run has already ended.
 
         Args:
-            curves: where scalars and histograms go.
-            progress: told about losses and evaluations.
+            curves: receives scalars and histograms.
+            progress: receives losses and evaluations.
             after_update: called after every update, for a profiler.
         """
         for _ in self.updates(curves, progress):
@@ -81,21 +82,21 @@ class Trainer:
         return self.outcome
 
     def do_update(self) -> None:
-        """One update, of this run alone."""
+        """Perform one update of this run alone."""
         started = time.perf_counter()
         self.update()
         self.wait()
         self.state.seconds += time.perf_counter() - started
 
     def wait(self) -> None:
-        """Wait for a GPU, from time to time, so that its work counts as time of the updates."""
+        """Wait for a GPU after every `log_every` updates, so that the time of updates includes its work."""
         if self.device.type == "cuda" and self.state.update % self.settings.log_every == 0:
             torch.cuda.synchronize(self.device)
 
     def updates(self, curves: Curves, progress: RunProgress) -> Iterator[None]:
-        """All of `fit` but the updates: gives control back whenever one is to be done, and sets `outcome` at the end.
+        """Do everything in `fit` except the updates: yield whenever one is due, and set `outcome` at the end.
 
-        So the updates of several runs can be done at once, see `src.training.population`.
+        This allows several runs to be updated at once; see `src.training.population`.
         """
         state, settings = self.state, self.settings
         if state.outcome is not None:
@@ -103,7 +104,7 @@ class Trainer:
             return
         self.model.train()
         ended = None
-        if state.update == 0 and state.selected is None:  # else it stopped after this evaluation
+        if state.update == 0 and state.selected is None:  # else it was stopped after this evaluation
             ended = self._evaluate(curves, progress)
         while ended is None and state.update < settings.max_updates:
             if self.stop_requested:
@@ -134,7 +135,7 @@ class Trainer:
         curves.trained(scalars | {"gradient_norm": norm.item(), "lr": float(lr)}, step.losses, self.state.update)
 
     def _diverged(self) -> Outcome | None:
-        """An outcome if a gradient since the last evaluation was not finite."""
+        """The outcome of the run if a gradient since the last evaluation was not finite, else None."""
         update = self.state.update
         if self.state.sum_of_norms.isfinite():
             return None
@@ -144,7 +145,7 @@ class Trainer:
         return Outcome("diverged", f"{which} is not finite", {})
 
     def _evaluate(self, curves: Curves, progress: RunProgress) -> Outcome | None:
-        """Evaluate on the validation set and select; an outcome if that ends the run."""
+        """Evaluate on the validation set and select weights; return an outcome if that ends the run."""
         state, settings, update = self.state, self.settings, self.state.update
         metrics = (
             evaluate(self.model, self.task, "val") if self.evaluate_elsewhere is None else self.evaluate_elsewhere()
@@ -171,7 +172,7 @@ class Trainer:
         return None
 
     def _finish(self, ended: Outcome, curves: Curves) -> Outcome:
-        """Load the selected weights, test them, and store the outcome in the last checkpoint."""
+        """Load the selected weights, evaluate them on the test set, and store the outcome in the last checkpoint."""
         selected, update = self.state.selected, self.state.update
         assert selected is not None
         self.model.load_state_dict(selected.weights)

@@ -1,4 +1,4 @@
-"""One update of a run: a batch, forward and backward pass, clipping, one step of the optimizer and of the scheduler."""
+"""One update of a run: batch, forward and backward pass, clipping, and one step of the optimizer and the scheduler."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,17 +22,17 @@ class Done(NamedTuple):
     batch: Batch
     step: Step
     norm: Tensor
-    """Of the gradient before it was clipped."""
+    """The norm of the gradient before it was clipped."""
     lr: float
 
 
 class Update:
-    """Does one update of a run each time it is called.
+    """Performs one update of a run each time it is called.
 
     Args:
-        state: of the run.
-        task: on the device of the weights.
-        settings: of the loop.
+        state: the state of the run.
+        task: the task, on the device of the weights.
+        settings: the settings of the loop.
     """
 
     def __init__(self, state: TrainState, task: Task, settings: TrainerSettings):
@@ -45,14 +45,14 @@ class Update:
         self.done: Done | None = None
         """What the last update consisted of, if it was done here."""
         self.done_elsewhere: Callable[[], Done] | None = None
-        """The same for an update of several runs at once."""
+        """Returns the same, if the last update was one of several runs at once."""
         self.program: Callable[[Batch, State | None], tuple[Step, Tensor]] = self.compute
-        """How `compute` is done."""
+        """Performs `compute`, directly or by replaying a recording."""
         self.replayed: Replayed | None = None
-        """What of it is recorded and replayed."""
+        """The part of `compute` that is recorded and replayed, if any."""
 
     def replay_with(self, recorder: Recorder) -> None:
-        """Record what is done on tensors, and replay it; with the optimizer if it can read a learning rate there."""
+        """Record and replay the work on tensors; the optimizer takes part if it can read its learning rate there."""
         optimizer = self.state.optimizer
         whole = isinstance(optimizer, FusedAdamW)
         self.replayed = replayed = Replayed(self.compute if whole else self.gradients, recorder)
@@ -68,7 +68,7 @@ class Update:
         self.program = program
 
     def __call__(self) -> None:
-        self.done = None  # its memory is used again, which saves 3 % of an update of fast weights
+        self.done = None  # so that its memory is reused, which saves 3 % of an update of fast weights
         batch = self.next_batch()
         step, norm = self.program(batch, self.state.recurrent)
         lr = self.advance(step.output.state if self.carries_state else None)
@@ -85,17 +85,17 @@ class Update:
 
     @property
     def index(self) -> int:
-        """Of the next batch."""
+        """The index of the next batch."""
         return 0 if self.settings.overfit_one_batch else self.state.update
 
     def compute(self, batch: Batch, recurrent: State | None) -> tuple[Step, Tensor]:
-        """The work on tensors: the step, after which the weights have changed, and the norm of its gradient."""
+        """Do the work on tensors, which changes the weights; return the pass over the batch and its gradient norm."""
         step, norm = self.gradients(batch, recurrent)
         self.state.optimizer.step()
         return step, norm
 
     def gradients(self, batch: Batch, recurrent: State | None) -> tuple[Step, Tensor]:
-        """All of `compute` but the step of the optimizer."""
+        """Do everything in `compute` except the optimizer step."""
         state, settings = self.state, self.settings
         with weight_noise(state.model, settings.weight_noise):
             step = loss_of(state.model, self.task, batch, recurrent, settings.norm_stabilizer, settings.precision)
@@ -132,7 +132,7 @@ def loss_of(
     stabilizer: float | Tensor,
     precision: Precision = "float32",
 ) -> Step:
-    """A pass over a batch from `state`, with the norm stabilizer among the losses unless its weight is 0."""
+    """Run a pass over a batch from `state`; the norm stabilizer is among the losses unless its weight is 0."""
     if precision == "float32":
         step = task.loss(model, batch, state)
     else:
