@@ -17,7 +17,7 @@ prepare_hydra()
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def launch(config: DictConfig) -> float:
-    """One run, alone or as a job of a sweep."""
+    """Do one run, alone or as a job of a sweep."""
     from src.running.lifecycle import run  # imports torch, which `--help` need not wait for
 
     lifeline.follow()
@@ -25,14 +25,14 @@ def launch(config: DictConfig) -> float:
 
 
 def command() -> None:
-    """The command in this process."""
+    """Run the command in this process."""
     sys.argv[1:] = for_hydra(sys.argv[1:])
     with printing(), ending_in_a_table(), raised_by_hydra():
         launch()
 
 
 def main() -> None:
-    """The command; a sweep outlives the runs that kill its process."""
+    """Run the command; a sweep survives runs that kill its process."""
     if MULTIRUN.intersection(sys.argv) or any(word.startswith(("experiment=", "hydra.mode=")) for word in sys.argv):
         supervisor.supervise()  # most experiments are sweeps
     command()

@@ -1,4 +1,4 @@
-"""From a configuration to what it names: task, model, optimizer, trainer; and the check that all of it can be built."""
+"""Builds what a configuration names (task, model, optimizer, trainer), and checks that all of it can be built."""
 
 import time
 import traceback
@@ -29,7 +29,7 @@ from src.training.trainer import Trainer
 def check(config: DictConfig, to_run: bool = False) -> None:
     """Raise `UserError` if a composed configuration cannot be run: wrong keys, types, values or combinations.
 
-    With `to_run`, also if it cannot be trained here: more memory or threads than there are.
+    With `to_run`, also if it cannot be trained on this machine, such as for lack of memory or threads.
     """
     config = without_hydra(config)
     check_keys(config, Settings, "")
@@ -44,9 +44,9 @@ def check_device(name: str) -> None:
 
 
 def choose_device(config: DictConfig, to_train: bool = True) -> torch.device:
-    """The device of a configuration; "auto" is the one with the faster updates, see `src.running.device`.
+    """The device of a configuration; "auto" selects the one with the faster updates, see `src.running.device`.
 
-    Without `to_train` nothing is measured: if it is not known which one is faster, it is the CPU.
+    Without `to_train` nothing is measured, and the CPU is taken if it is not known which one is faster.
     """
     name = config.device
     if name == "auto":
@@ -62,7 +62,7 @@ def build_task(config: DictConfig) -> Task:
 
 
 def build_model(config: DictConfig, task: Task) -> SequenceModel:
-    """The model of a configuration, with the encoder and the head that the task asks for."""
+    """The model of a configuration, with the encoder and the head that the task requires."""
 
     def make_core(size: int) -> Core:
         return instantiate(config.model, size, _convert_="all")
@@ -76,7 +76,7 @@ def build_trainer(config: DictConfig, folder: Path, fingerprint: str) -> Trainer
 
 
 def build_trainer_on(device: torch.device, config: DictConfig, folder: Path, fingerprint: str) -> Trainer:
-    """The trainer of a configuration on a device, whatever the configuration says."""
+    """The trainer of a configuration on the given device, whatever device the configuration names."""
     settings = TrainerSettings(**OmegaConf.to_container(config.trainer, resolve=True))  # type: ignore[arg-type]
     torch.set_num_threads(settings.threads)
     torch.set_flush_denormal(True)  # gradients that vanish over hundreds of steps make some processors far slower
@@ -97,17 +97,17 @@ def build_trainer_on(device: torch.device, config: DictConfig, folder: Path, fin
 
 
 def ms_per_update(config: DictConfig, device: str) -> float:
-    """Milliseconds that an update of a configuration takes on a device, measured on a trainer that is thrown away."""
+    """Milliseconds that an update of a configuration takes on a device, measured with a temporary trainer."""
     with torch.random.fork_rng(devices=[]):
         trainer = build_trainer_on(torch.device(device), config, Path(), "")
         trainer.model.train()
-        _seconds(trainer, updates=6, at_most=2.0)  # compiles and records what is not yet there
+        _seconds(trainer, updates=6, at_most=2.0)  # compiles and records whatever is missing
         count, seconds = _seconds(trainer, updates=2000, at_most=0.4)
         return 1000 * seconds / count
 
 
 def _seconds(trainer: Trainer, updates: int, at_most: float) -> tuple[int, float]:
-    """Do some updates, until they have taken so many seconds; how many there were, and the seconds."""
+    """Perform up to `updates` updates, within about `at_most` seconds; return their number and the seconds taken."""
     synchronize = torch.get_device_module(trainer.device).synchronize
     synchronize()
     started, count, due = time.perf_counter(), 0, 1
@@ -115,13 +115,13 @@ def _seconds(trainer: Trainer, updates: int, at_most: float) -> tuple[int, float
         while count < min(due, updates):
             trainer.update()
             count += 1
-        synchronize()  # from time to time: an update of a GPU is done long after the call
+        synchronize()  # only now and then: a GPU finishes an update long after the call
         due *= 2
     return count, time.perf_counter() - started
 
 
 def _check_combination(config: DictConfig, to_run: bool) -> None:
-    """Build what is cheap to build, so that rules across settings speak before the run."""
+    """Build what is cheap to build, so that violated rules across settings are reported before the run."""
     with _named("task"):
         task = build_task(config)
     # not on the meta device, whose first random number imports torch's compiler, which takes a second
@@ -149,7 +149,7 @@ def _check_combination(config: DictConfig, to_run: bool) -> None:
 
 @contextmanager
 def _named(node: str) -> Iterator[None]:
-    """Say to which node a constructor's ValueError belongs, "task.num_pairs=12: ...", or where another was raised."""
+    """Name the node of a constructor's ValueError ("task.num_pairs=12: ..."), or the line that raised another error."""
     try:
         yield
     except (InstantiationException, ValueError) as error:
@@ -158,7 +158,7 @@ def _named(node: str) -> Iterator[None]:
             cause = cause.__cause__
         if isinstance(cause, ValueError):
             raise UserError(f"{node}.{cause}") from None
-        if cause is None or isinstance(cause, UserError | OSError):  # which says by itself what is wrong
+        if cause is None or isinstance(cause, UserError | OSError):  # their messages say what is wrong
             raise
         place = line_of("".join(traceback.format_exception(cause)))
         raise UserError(f"{node}: {explain(cause)}{f' ({place})' * bool(place)}") from error

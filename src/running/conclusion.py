@@ -1,4 +1,4 @@
-"""How a command says how its run ended: a table or a line, and the exit status."""
+"""Reports how the run of a command ended: with a table or a line, and the exit status."""
 
 import logging
 import sys
@@ -17,11 +17,14 @@ from src.training.signals import exit_status
 
 log = logging.getLogger(__name__)
 IN_THE_NAME = ("model", "model.hidden_size", "task", "optimizer.lr", "seed")
-"""The settings that the name of a run's folder says."""
+"""The settings that are part of the name of a run's folder."""
 
 
 def conclude(result: dict[str, Any], folder: Path, in_sweep: bool) -> float:
-    """Say how the run ended, and end the command unless the run is part of a sweep."""
+    """Report how the run ended, and return its test objective; nan if there is none.
+
+    A failed run ends the command unless it is part of a sweep; an interrupted one raises KeyboardInterrupt.
+    """
     status = result["status"]
     if status == "interrupted":
         log.info("%s; the same command resumes it", result["reason"])
@@ -42,7 +45,10 @@ def conclude(result: dict[str, Any], folder: Path, in_sweep: bool) -> float:
 
 
 def _name(folder: Path) -> str:
-    """The name of a run of a sweep, with what varies and is not in it: "gru50-first-lr0.1-s0-8a0289e7 (symbols 4)"."""
+    """The name of a run of a sweep, with the settings that vary but are not in the name.
+
+    For example: "gru50-first-lr0.1-s0-8a0289e7 (symbols 4)".
+    """
     path = folder.parent / MANIFEST
     runs, keys = _varied(folder.parent, path.stat().st_mtime_ns) if path.exists() else ({}, [])
     settings = runs.get(folder.name, {})

@@ -1,8 +1,9 @@
-"""Which device trains a model faster: measured once for a model and its sizes, and remembered.
+"""Finds the device that trains a model faster, which is measured once for a model and its sizes, and remembered.
 
-What is remembered lies beside the compiled kernels, in a file for everything that determines the speed: the settings of
-model, network and task (of a real number only whether it is 0), the batch size, threads and precision, whether there
-are CUDA graphs, the processor, the card, versions, and the code of the project that does an update.
+The measurements are stored next to the compiled kernels, one file for each combination of what determines the speed:
+the settings of model, network and task (of a float only whether it is 0), the optimizer, the batch size, threads,
+precision and a few other settings of the trainer, whether CUDA graphs are used, the processor, the card, versions, and
+the code of the project that takes part in an update.
 """
 
 import hashlib
@@ -29,23 +30,23 @@ from src.utils.files import FolderInUseError, locked, write_whole
 log = logging.getLogger(__name__)
 DEVICES = ("cpu", "cuda")
 LARGEST_FILE = 100_000
-"""Bytes of a file that is read."""
+"""At most this many bytes of a file are read."""
 IN_AN_UPDATE = ("models", "ops", "tasks", "tensors", "training")
-"""Packages whose code decides how long an update takes."""
+"""Packages whose code determines how long an update takes."""
 TRAINER = (
     "batch_size", "threads", "precision", "deterministic", "norm_stabilizer", "weight_noise", "detect_anomaly",
 )  # fmt: skip
-"""Settings of the trainer that do so too. The runs of one program have them in common, and so the device."""
+"""Settings of the trainer that also determine it. Runs trained as one program share them, and therefore the device."""
 NO_SIZES_OF_AN_UPDATE = ("train_size", "val_size", "test_size")
 
 Milliseconds = Annotated[float, Gt(0)]
 Measure = Callable[[DictConfig, str], float]
-"""(configuration, device) -> milliseconds an update."""
+"""(configuration, device) -> milliseconds per update."""
 
 
 @with_config(ConfigDict(extra="forbid", allow_inf_nan=False))
 class Times(TypedDict):
-    """Milliseconds an update on each device."""
+    """Milliseconds per update on each device."""
 
     cpu: Milliseconds
     cuda: Milliseconds
@@ -57,11 +58,11 @@ _known: dict[str, Mapping[str, float]] = {}
 
 
 def faster_device(config: DictConfig, measure: Measure | None) -> str:
-    """The device with the faster updates of a configuration, which is measured if it is not known.
+    """The device with the faster updates for a configuration; measured if it is not known.
 
     Args:
-        config: of a run.
-        measure: how; None to measure nothing, and take the CPU if nothing is known.
+        config: the configuration of a run.
+        measure: how to measure; None to measure nothing, and take the CPU if nothing is known.
     """
     key = _key(config)
     if key not in _known:
@@ -96,18 +97,18 @@ def _measured_once(path: Path, config: DictConfig, measure: Measure) -> Mapping[
 
 
 def _measured(config: DictConfig, measure: Measure) -> dict[str, float]:
-    """The times of the devices on which an update works."""
+    """The times of the devices on which an update succeeds."""
     times = {}
     for device in DEVICES:
         try:
             times[device] = measure(config, device)
-        except Exception as error:  # a card that is full, or a driver that does not fit
+        except Exception as error:  # such as a full card, or an incompatible driver
             log.warning("device=auto: an update on %s fails: %s", device, explain(error)[:400])
     return times
 
 
 def _read(path: Path) -> Mapping[str, float] | None:
-    """What a file says, if it is whole: it may be anybody's."""
+    """The times in a file; None if it is missing or not valid, since it may come from anyone."""
     try:
         with open(path, "rb") as file:
             times: Any = _TIMES.validate_json(file.read(LARGEST_FILE), strict=True)
@@ -127,7 +128,7 @@ def _key(config: DictConfig) -> str:
 
 
 def _sizes(value: Any) -> Any:
-    """Settings without what makes no difference to the speed."""
+    """Settings without the parts that make no difference to the speed."""
     if isinstance(value, Mapping):
         return {key: _sizes(item) for key, item in value.items() if key not in NO_SIZES_OF_AN_UPDATE}
     return value != 0 if isinstance(value, float) else value

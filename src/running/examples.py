@@ -1,4 +1,4 @@
-"""Examples of a split as a person reads them, and what the memory of the model holds and attends to."""
+"""Examples of a split in readable form, and what the memory of the model holds and attends to."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,11 +16,11 @@ from src.training.curves import Curves
 from src.training.trainer import Trainer
 
 NUM_FILMS = 2
-"""Of episodes, in TensorBoard."""
+"""Number of episodes that are shown as films in TensorBoard."""
 
 
 def examples(model: SequenceModel, task: Task, split: Split, num_examples: int) -> tuple[Batch, Output]:
-    """A few examples of a split, wrong answers among them if there are any, and the output of the model for them."""
+    """A few examples of a split, including wrong answers if there are any, and the output of the model for them."""
     batch = next(iter(task.evaluation(split)))
     model.eval()
     with torch.no_grad():
@@ -61,7 +61,7 @@ def show_examples(trainer: Trainer, curves: Curves, num_examples: int = 12) -> N
 def attention_of_last_steps(core: Core, p_BTP: State, ends: Sequence[int]) -> Tensor | None:
     """How strongly the last step of each sequence attends to each earlier one, [B, T - 1], 0 after its end.
 
-    None without attention, or if there is only one step. `ends` has the length of each sequence.
+    None if the core has no attention, or if there is only one step. `ends` holds the length of each sequence.
     """
     looks = [core.attention(p_1TP) for p_1TP in _each(p_BTP, ends)]
     if max(ends) == 1 or any(look is None for look in looks):
@@ -70,7 +70,7 @@ def attention_of_last_steps(core: Core, p_BTP: State, ends: Sequence[int]) -> Te
 
 
 def memory_at(core: Core, p_BTP: State, ends: Sequence[int]) -> Tensor | None:
-    """The memory at the end of each sequence, [B, R, C]; None without one."""
+    """The memory at the end of each sequence, [B, R, C]; None if the core has none."""
     memories = [core.memory(p_1TP) for p_1TP in _each(p_BTP, ends)]
     return None if any(memory is None for memory in memories) else torch.cat([it for it in memories if it is not None])
 

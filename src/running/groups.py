@@ -1,6 +1,6 @@
-"""Which runs of a sweep are trained as one program: those that differ only in seeds and numbers.
+"""Determines which runs of a sweep are trained as one program: those that differ only in seeds and numbers.
 
-A group is launched as its first run. The folder of this run says which others belong to it, and theirs hold their
+A group is launched as its first run. The folder of that run lists the others, and their folders hold their
 configurations, so that any launcher and any process can train them.
 """
 
@@ -28,7 +28,7 @@ from src.utils.files import write_whole
 
 log = logging.getLogger(__name__)
 MOST = 256
-"""Runs of a group: each needs a few open files."""
+"""At most this many runs form a group, since each needs a few open files."""
 MOST_BYTES = 2**18
 OF_EACH_RUN = frozenset(
     {
@@ -64,9 +64,10 @@ def _most(config: DictConfig) -> int:
 
 
 def _update_of(config: DictConfig) -> Update | None:
-    """An update of a run, on the CPU; None if the run has to be alone.
+    """The `Update` of a run, on the CPU; None if the run has to be trained alone.
 
-    That is if it draws noise, is profiled, or cannot be built: then it fails by itself, and the others go on.
+    That is the case if it adds weight noise, is profiled, or cannot be built: then it fails by itself, and the others
+    continue.
     """
     if config.trainer.weight_noise or config.trainer.profile_updates:
         return None
@@ -77,7 +78,7 @@ def _update_of(config: DictConfig) -> Update | None:
 
 
 def _kind(config: DictConfig, update: Update) -> Hashable:
-    """What is equal in all runs of a group."""
+    """What has to be equal in all runs of a group."""
     whole: Any = OmegaConf.to_container(config, resolve=True)
     trainer = {key: value for key, value in whole["trainer"].items() if key not in OF_EACH_RUN}
     settings = json.dumps([whole["device"], whole["task"], trainer], sort_keys=True)
@@ -85,7 +86,7 @@ def _kind(config: DictConfig, update: Update) -> Hashable:
 
 
 def _is_stackable(update: Update, name: str) -> bool:
-    """Whether one program can do such updates: tried with an example. It cannot draw random numbers, for instance."""
+    """Whether one program can do such updates, tried on an example; it cannot draw random numbers, for instance."""
     update.state.model.train()
     try:
         stacked = Stacked([update])
@@ -101,14 +102,14 @@ def _is_stackable(update: Update, name: str) -> bool:
 
 
 def write_config(folder: Path, config: DictConfig, overrides: Sequence[str]) -> None:
-    """Write what Hydra writes into the folder of a run."""
+    """Write the files that Hydra would write into the folder of a run."""
     (folder / STORED).parent.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(resolved(config), folder / STORED)
     OmegaConf.save(OmegaConf.create(list(overrides)), folder / OVERRIDES)
 
 
 def write_group(folder: Path, runs: Mapping[str, tuple[Job, DictConfig]]) -> None:
-    """Tell the first of these runs about the others, if there are any, and write their configurations as Hydra does."""
+    """List the other runs, if any, in the folder of the first, and write their configurations as Hydra does."""
     first, *others = runs
     path = folder / first / GROUP
     if not others:
@@ -122,7 +123,7 @@ def write_group(folder: Path, runs: Mapping[str, tuple[Job, DictConfig]]) -> Non
 
 
 def others_of_group(folder: Path) -> dict[Path, DictConfig]:
-    """The other runs of the group of a run, with their configurations; damaged ones are left out, with a warning."""
+    """The other runs in the group of a run, with their configurations; damaged ones are left out, with a warning."""
     found = {}
     for name in read_json(folder / GROUP, _NAMES, MOST_BYTES) or []:
         other = folder.parent / name

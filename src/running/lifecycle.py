@@ -42,13 +42,14 @@ from src.utils.files import locked
 
 log = logging.getLogger(__name__)
 JOB = ".slurm_job"
-"""The job of a SLURM queue that was the last to start a run over."""
+"""File with the id of the SLURM job that was the last to start a run over."""
 
 
 def run(config: DictConfig) -> float:
-    """Bring the run of Hydra's folder to its end and return its test objective.
+    """Complete the run of Hydra's output folder, with the others of its group, and return its test objective.
 
-    In a sweep a failure is recorded and nan returned, so that the other runs go on; a single run ends the command.
+    In a sweep a failure is recorded and nan returned, so that the other runs continue; a failed single run ends the
+    command.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     folder = folder.relative_to(Path.cwd()) if Path.cwd() in folder.parents else folder
@@ -64,19 +65,19 @@ def run(config: DictConfig) -> float:
 
 
 def run_in(folder: Path, config: DictConfig, patience: float, stop_rule: StopRule | None = None) -> dict[str, Any]:
-    """Bring the run of a folder to its end and return its result, or the one that exists.
+    """Complete the run of a folder and return its result, or return the result that already exists.
 
     Args:
-        folder: an existing one.
-        config: of the run, checked.
-        patience: seconds to wait for another process with the same run.
-        stop_rule: may stop the run, see `src.training.trainer`.
+        folder: an existing folder.
+        config: the configuration of the run, already checked.
+        patience: seconds to wait for another process that works on the same run.
+        stop_rule: a rule that may stop the run; see `src.training.trainer`.
     """
     return finish({folder: life(folder, config, patience, stop_rule)})[folder]
 
 
 def life(folder: Path, config: DictConfig, patience: float, stop_rule: StopRule | None = None, number: int = 1) -> Life:
-    """What `run_in` does, but for the updates; `number` is that of the runs that are trained together."""
+    """Do everything in `run_in` except the updates; `number` is the number of runs trained together."""
     try:
         with locked(folder, patience):
             described = describe(config)
@@ -84,15 +85,15 @@ def life(folder: Path, config: DictConfig, patience: float, stop_rule: StopRule 
             return existing or (yield from _execute(config, described, folder, stop_rule, number))
     except UserError as error:
         return {"status": "in use", "reason": str(error)}
-    except OSError as error:  # of the lock, or of what an earlier attempt left
+    except OSError as error:  # from the lock, or from what an earlier attempt left
         return {"status": "failed", "reason": explain(error)}
 
 
 def _existing(folder: Path, config: DictConfig, fingerprint: str) -> dict[str, Any] | None:
-    """The result of a run that need not be run again.
+    """The result of a run that need not be run again; None if it has to be.
 
     Raises:
-        UserError: it is the result of another run.
+        UserError: the folder holds the result of another run.
     """
     result, settings = read_result(folder), RunSettings(**config.run)
     if result is not None and result.get("fingerprint", fingerprint) != fingerprint:
@@ -111,15 +112,15 @@ def _existing(folder: Path, config: DictConfig, fingerprint: str) -> dict[str, A
 
 
 def _begun_by_this_job(folder: Path) -> bool:
-    """Whether this is a job that SLURM has queued again, as after its time limit, and that has started the run over."""
+    """Whether SLURM has requeued this job, as after its time limit, and the job has already started the run over."""
     again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     return again and (folder / JOB).exists() and (folder / JOB).read_text() == os.environ.get("SLURM_JOB_ID")
 
 
 def _execute(config: DictConfig, described: Described, folder: Path, stop_rule: StopRule | None, number: int) -> Life:
-    """Train and write the result, whatever it is."""
+    """Train, and write the result even if the run fails."""
     started = time.perf_counter()
-    for left in folder.rglob(".*.tmp"):  # of writes that were killed
+    for left in folder.rglob(".*.tmp"):  # by writes that were killed
         left.unlink(missing_ok=True)
     result = _failed(described)
     try:
@@ -138,19 +139,22 @@ def _execute(config: DictConfig, described: Described, folder: Path, stop_rule: 
 
 
 def death_in(folder: Path, config: DictConfig) -> supervisor.Death | None:
-    """The earlier process of this command that died in a run, if it did; one whose result stands was only visited."""
+    """The earlier process of this command that died in this run; None if there is none.
+
+    Also None if the result of the run is final: then the process that died had only visited the run.
+    """
     return None if stands(read_result(folder), RunSettings(**config.run)) else supervisor.death_in(folder, RESULT)
 
 
 def record_death(folder: Path, config: DictConfig, reason: str) -> str:
-    """Write the result of a run whose process died, so that it could not do so itself; say so in one line."""
-    folder.mkdir(parents=True, exist_ok=True)  # it may have died before
+    """Write the result of a run whose process died before it could do so itself; return a line that says so."""
+    folder.mkdir(parents=True, exist_ok=True)  # the process may have died before creating it
     write_result(folder, _failed(describe(config)) | {"reason": reason})
     return f"{folder.name}: {reason}"
 
 
 def _failed(described: Described) -> dict[str, Any]:
-    """The result of a run without an outcome."""
+    """The result of a failed run, still without a reason."""
     result: dict[str, Any] = {"status": "failed", "reason": "", "metrics": {}}
     return result | {"fingerprint": described.fingerprint, "config": described.config}
 
@@ -163,7 +167,7 @@ def _train(
     stop_rule: StopRule | None,
     number: int,
 ) -> Generator[Trainer, None, None]:
-    """Fill in the result of a run, new or resumed."""
+    """Train a run, new or resumed, and fill in its result."""
     result["provenance"] = provenance(config.trainer.threads, str(choose_device(config)), _command(folder))
     result["provenance"]["together"] = number
     trainer = build_trainer(config, folder, described.fingerprint)
@@ -183,7 +187,7 @@ def _train(
         curves.describe(described.config, described.settings, trial_name(folder, described.fingerprint))
         try:
             draw_floors(folder.parent, short_name(config.task._target_), trainer.floors, trainer.settings.max_updates)
-        except OSError as error:  # the run does without these lines
+        except OSError as error:  # the run continues without these lines
             log.warning("no floors in TensorBoard: %s", explain(error))
         with RunProgress(trainer.settings.max_updates, state.update, has_bar=number == 1) as progress:
             for _ in trainer.updates(curves, progress):
@@ -203,13 +207,13 @@ def _train(
         if outcome.status in ENDED:
             try:
                 show_examples(trainer, curves)
-            except Exception as error:  # the result stands without pictures of it
+            except Exception as error:  # the result is valid without them
                 log.warning("no examples in TensorBoard: %s", explain(error))
         curves.end(described.settings)
 
 
 def _command(folder: Path) -> list[str] | None:
-    """The command for this run alone, whichever sweep or process it belongs to; None where Hydra keeps nothing."""
+    """The command for this run alone, whichever sweep or process it belongs to; None if no overrides are stored."""
     path = folder / OVERRIDES
     overrides: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if path.exists() else None
     return None if overrides is None else ["python", "-m", "src.train", *overrides]

@@ -1,4 +1,4 @@
-"""A run read back: its configuration and its network."""
+"""Loads the configuration and the network of a run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,10 +25,10 @@ from src.training.evaluation import evaluate
 def read_config(folder: Path) -> DictConfig:
     """The configuration of a run, checked and with the keys that were added later.
 
-    It is that of its result where Hydra kept none that is whole, and in a restored run.
+    It is read from the file that Hydra wrote; if that is missing (as in a restored run) or damaged, from the result.
 
     Raises:
-        UserError: the folder is not that of a run, or its configuration is not one of this project.
+        UserError: the folder is not the folder of a run, or its configuration is not one of this project.
     """
     try:
         return stored_config(read_yaml(folder / STORED))
@@ -44,10 +44,10 @@ def read_config(folder: Path) -> DictConfig:
 
 
 def stored_config(settings: Any) -> DictConfig:
-    """A stored configuration as one of today: on any device, with keys added later, and modules where they are now.
+    """A stored configuration brought up to date: on any device, with keys added later, and with today's modules.
 
     Raises:
-        UserError: it is not one of this project.
+        UserError: it is not a configuration of this project.
     """
     config = checked_config(settings) | {"device": "auto"}  # the device that it was trained on may not exist here
     for group, node in config.items():
@@ -61,7 +61,7 @@ def stored_config(settings: Any) -> DictConfig:
 
 
 def refuse_other_run(folder: Path, config: DictConfig) -> None:
-    """Raise `UserError` if a folder holds a run with other settings than these."""
+    """Raise `UserError` if a folder holds a run with settings other than these."""
     result, wanted = read_result(folder), fingerprint(config)
     try:
         held = result["fingerprint"] if result and "fingerprint" in result else fingerprint(read_config(folder))
@@ -72,10 +72,10 @@ def refuse_other_run(folder: Path, config: DictConfig) -> None:
 
 
 def load_model(folder: Path, config: DictConfig, device: torch.device) -> tuple[SequenceModel, int]:
-    """The network of a run with the selected weights, and the update that they are of.
+    """The network of a run with the selected weights, and the update at which they were selected.
 
     Raises:
-        UserError: there is no checkpoint of this run, or none that is undamaged.
+        UserError: there is no checkpoint of this run, on these data, that is undamaged.
     """
     task = build_task(config)
     model = build_model(config, task).to(device)
@@ -99,27 +99,27 @@ def load_model(folder: Path, config: DictConfig, device: torch.device) -> tuple[
 
 
 class LoadedRun(NamedTuple):
-    """A finished run, ready to be looked at."""
+    """A run that has been loaded, for inspection."""
 
     config: DictConfig
     model: SequenceModel
-    """With the selected weights, and without dropout."""
+    """The network with the selected weights, in evaluation mode."""
     task: Task
     update: int
-    """That the weights are of."""
+    """The update at which the weights were selected."""
     metrics: dict[str, float]
-    """Of the selected weights, by tag such as "test/error"; empty if the run has no result yet."""
+    """The metrics of the selected weights, by tag, such as "test/error"; empty if the run has no result yet."""
 
 
 def load_run(folder: Path | str, device: str = "cpu") -> LoadedRun:
-    """The network, task, configuration and metrics of a run, such as `load_run("outputs/runs/<run>")`.
+    """Load the network, task, configuration and metrics of a run, as in `load_run("outputs/runs/<run>")`.
 
     Args:
-        folder: of the run.
-        device: of the network and of the batches of the task.
+        folder: the folder of the run.
+        device: the device of the network and of the batches of the task.
 
     Raises:
-        UserError: it is not the folder of a run, or has no checkpoint that is undamaged.
+        UserError: it is not the folder of a run, or it has no undamaged checkpoint.
     """
     path, on = Path(folder).expanduser(), torch.device(device)
     config = read_config(path)
@@ -142,7 +142,7 @@ def with_changes(config: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
 
 
 def check_same_symbols(config: DictConfig, task: Task) -> None:
-    """Raise `UserError` if the numbers of symbols stand for other symbols than those that a run has learned."""
+    """Raise `UserError` if a task has other symbols than the task that a run was trained on."""
     if task.vocabulary is not None and (learned := build_task(config).vocabulary) is not None:
         symbols = set(task.vocabulary) ^ set(learned)
         if symbols:
@@ -153,7 +153,7 @@ def check_same_symbols(config: DictConfig, task: Task) -> None:
 
 
 def check_fits(model: SequenceModel, task: Task) -> None:
-    """Raise `UserError` if a network does not take the inputs of a task, or give its outputs."""
+    """Raise `UserError` if a network does not accept the inputs of a task, or does not produce its outputs."""
     for learned, changed_to in ((model.input_spec, task.input_spec), (model.output_spec, task.output_spec)):
         if learned != changed_to:
             raise UserError(f"the network was built for {learned}, the changed task has {changed_to}")
@@ -163,7 +163,7 @@ def evaluate_on(model: SequenceModel, task: Task, split: Split) -> dict[str, flo
     """The metrics of a network on a task that need not be the one it was trained on.
 
     Raises:
-        UserError: it does not take the inputs of the task, or give its outputs.
+        UserError: it does not accept the inputs of the task, or does not produce its outputs.
     """
     check_fits(model, task)
     return evaluate(model, task, split)

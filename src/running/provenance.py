@@ -19,7 +19,7 @@ PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "tensorboard")
 
 
 def provenance(threads: int, device: str, command: Sequence[str] | None = None) -> dict[str, Any]:
-    """What has to be known to repeat or to doubt a result; the command is that of this process, unless given."""
+    """What one has to know to repeat or to question a result; the command is this process's own, unless given."""
     return {
         "command": shlex.join(command or ["python", *sys.orig_argv[1:]]),
         **_of_git(),

@@ -18,7 +18,7 @@ from src.utils.console import printing
 
 @printing()
 def main() -> None:
-    """Compose the configuration of the arguments, and print the step of its model, the plan and the C++."""
+    """Compose a configuration from the arguments, and print the step of its model, the plan and the C++ code."""
     arguments = sys.argv[1:]
     if not arguments or any(argument in ("-h", "--help") for argument in arguments):
         print(sys.modules["__main__"].__doc__)
@@ -28,10 +28,10 @@ def main() -> None:
 
 
 def kernel_of(overrides: list[str]) -> str:
-    """The step of a model, the plan of its kernel and the C++.
+    """The step of a model, the plan of its kernel and the C++ code.
 
     Raises:
-        UserError: there is no kernel for the step, or another one is used.
+        UserError: there is no kernel for the step, or a handwritten one is used.
     """
     config = compose(*overrides)
     check(config)

@@ -1,4 +1,4 @@
-"""Whether a run fits into this machine, estimated from below without allocating what does not."""
+"""Whether a run fits on this machine: estimated from below, and without allocating what does not fit."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ FACTORIES = frozenset(
 
 
 class _Counted(TorchFunctionMode):
-    """Adds up the bytes of new tensors, and raises an error before they exceed a limit."""
+    """Adds up the bytes of new tensors, and raises a MemoryError before they exceed a limit."""
 
     def __init__(self, limit: float):
         super().__init__()
@@ -41,7 +41,7 @@ class _Counted(TorchFunctionMode):
 
 
 def made(what: str, copies: int, keys: Mapping[str, int], make: Callable[[], Made]) -> Made:
-    """What `make` makes, or a `UserError` before it has made more than fits into memory `copies` times."""
+    """Return `make()`, or raise `UserError` before it allocates more than fits into memory `copies` times."""
     counted = _Counted(memory() / copies)
     try:
         with counted:
@@ -52,7 +52,7 @@ def made(what: str, copies: int, keys: Mapping[str, int], make: Callable[[], Mad
 
 
 def check_sizes(config: DictConfig, task: Task, model: SequenceModel) -> None:
-    """Raise `UserError` if a run cannot fit into this machine: its threads, its data, or a batch and its states."""
+    """Raise `UserError` if a run cannot fit on this machine: its threads, its data, or a batch and its states."""
     threads, batch_size = config.trainer.threads, config.trainer.batch_size
     if threads > num_cores():
         raise UserError(f"trainer.threads={threads}: must be at most {num_cores()}, the cores that there are here")
@@ -64,7 +64,8 @@ def check_sizes(config: DictConfig, task: Task, model: SequenceModel) -> None:
 
 def check_data(config: DictConfig, task: Task, splits: Sequence[Split]) -> Batch:
     """Raise `UserError` if the examples of some splits do not fit into memory; return one of them."""
-    drawn = {split: split if task.sizes[split] else "val" for split in splits}  # fresh data are as many to evaluate on
+    # an evaluation on fresh training data draws as many examples as validation has
+    drawn = {split: split if task.sizes[split] else "val" for split in splits}
     size, key = max((task.sizes[split] or 0, f"task.{split}_size") for split in drawn.values())
     keys = _shape(config, task) | {key: size}
     example = made("the data", max(size, 1), keys, task.example)
@@ -73,7 +74,7 @@ def check_data(config: DictConfig, task: Task, splits: Sequence[Split]) -> Batch
 
 
 def _shape(config: DictConfig, task: Task) -> dict[str, int]:
-    """The integers among the settings of a task that are not numbers of examples."""
+    """The integer settings of a task other than its numbers of examples."""
     sizes = {f"task.{split}_size" for split in task.sizes}
     return {key: value for key, value in integers(config, "task").items() if key not in sizes}
 
@@ -83,13 +84,13 @@ def _bytes(batch: Batch) -> int:
 
 
 def integers(config: DictConfig, *groups: str) -> dict[str, int]:
-    """The settings of some groups that are integers, by full key."""
+    """The integer settings of some groups, by full key."""
     settings = flat({group: config[group] for group in groups})
     return {key: value for key, value in settings.items() if type(value) is int}
 
 
 def _check(what: str, num_bytes: int, keys: Mapping[str, int]) -> None:
-    """Raise `UserError`, which names the key with the largest value, if there is less memory than that."""
+    """Raise `UserError`, naming the key with the largest value, if there is less memory than `num_bytes`."""
     if num_bytes > memory():
         key, value = max(keys.items(), key=lambda item: item[1])
         needed, there = (f"{number / 1e9:,.0f} GB" for number in (num_bytes, memory()))

@@ -1,4 +1,4 @@
-"""Runs on their way to their ends, alone or several as one program."""
+"""Completes runs, one alone or several as one program."""
 
 import gc
 import logging
@@ -22,17 +22,17 @@ from src.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 Life = Generator[Trainer, None, dict[str, Any]]
-"""A run from its folder to its result, which it returns. It gives its trainer when that is built, and from then on
-whenever an update is to be done. An exception of the update is thrown into it."""
+"""A run from its folder to its result, which the generator returns. It yields its trainer once that is built, and from
+then on whenever an update is due. An exception raised by the update is thrown into it."""
 SECONDS_BETWEEN_LINES = 10.0
 _speaking: ContextVar[Path | None] = ContextVar("speaking", default=None)
 
 
 def finish(lives: Mapping[Path, Life]) -> dict[Path, dict[str, Any]]:
-    """Bring runs to their ends, all at the same time, and return their results by folder.
+    """Complete runs, all at the same time, and return their results by folder.
 
-    The runs have to be alike (see `src.running.groups`), and on a GPU as many as fit are taken at a time. After a
-    signal, those that have not begun have no result, and the results have `stop_requested`.
+    The runs have to be alike (see `src.running.groups`). On a GPU, as many as fit are trained at a time. After a
+    signal, runs that have not begun have no result, and the results of the others have `stop_requested`.
     """
     results: dict[Path, dict[str, Any]] = {}
     with ExitStack() as stack:
@@ -49,11 +49,11 @@ def finish(lives: Mapping[Path, Life]) -> dict[Path, dict[str, Any]]:
 
 
 class _Runs:
-    """Runs that are under way.
+    """Runs in progress.
 
     Args:
-        lives: by folder.
-        results: gets the results.
+        lives: the runs, by folder.
+        results: receives their results, by folder.
     """
 
     def __init__(self, lives: Mapping[Path, Life], results: dict[Path, dict[str, Any]]):
@@ -75,7 +75,7 @@ class _Runs:
                     return
 
     def go_on(self, folder: Path, error: Exception | None = None) -> None:
-        """Let a run do all that comes before its next update, after an error of the last one if there was one."""
+        """Let a run do everything before its next update; `error` is the error that its last update raised, if any."""
         speaking = _speaking.set(folder if len(self.lives) > 1 else None)
         try:
             life = self.lives[folder]
@@ -87,7 +87,7 @@ class _Runs:
             _speaking.reset(speaking)
 
     def train(self) -> bool:
-        """Do the updates of all runs, until the last of them has ended, and return whether a signal has come."""
+        """Do the updates of all runs until the last run has ended, and return whether a signal was received."""
         with stopping_on_signals(*self.going.values()) as signals:
             for folder in list(self.going):
                 self.go_on(folder)
@@ -101,7 +101,7 @@ class _Runs:
         return bool(signals)
 
     def _train_in_turn(self) -> None:
-        """Do updates one run after the other, until a run ends."""
+        """Update one run after the other, until a run ends."""
         number = len(self.going)
         while len(self.going) == number:
             for folder, trainer in list(self.going.items()):
@@ -115,7 +115,7 @@ class _Runs:
                 self._say()
 
     def _train_stacked(self, trainers: list[Trainer]) -> bool:
-        """Do updates of all runs at once, until a run ends; False if that is not possible, as for lack of memory."""
+        """Update all runs at once, until a run ends; False if that is not possible, for example for lack of memory."""
         folders = list(self.going)
         try:
             with closing(Stacked([trainer.update for trainer in trainers])) as stacked:
@@ -142,7 +142,7 @@ class _Runs:
         return True
 
     def _say(self) -> None:
-        """Say how far the runs are, every few seconds."""
+        """Log the progress of the runs, every few seconds."""
         now = time.monotonic()
         if now - self.last_line >= SECONDS_BETWEEN_LINES and self.going:
             self.last_line = now
@@ -152,30 +152,30 @@ class _Runs:
 
 
 def worth_stacking(trainers: list[Trainer]) -> bool:
-    """Whether one program is faster than turns: not for one run, nor where the CPU has a kernel for each run."""
+    """Whether one program is faster than updates in turn: not for one run, nor on a CPU with a kernel for the model."""
     first = trainers[0]
     return len(trainers) > 1 and not (first.device.type == "cpu" and first.model.core.is_fused)
 
 
 def bytes_of_one(trainer: Trainer) -> float:
-    """The memory that a run like this one takes in one program, measured on a GPU; nothing that counts on a CPU."""
+    """The bytes of GPU memory that each run needs when runs are trained together, measured; 0 on a CPU."""
     if trainer.device.type != "cuda":
         return 0.0
-    gc.collect()  # runs that have ended, which refer to themselves
+    gc.collect()  # runs that have ended, which are in reference cycles
     try:
         for _ in range(2):  # the first time includes workspaces, which all runs share
             before = torch.cuda.memory_allocated(trainer.device)
             torch.cuda.reset_peak_memory_stats(trainer.device)
             with closing(Stacked([trainer.update])) as stacked:
                 stacked.gradients(stack(stacked.next_batches()), stacked.recurrent)
-    except Exception as error:  # the first update of the run fails as well, and then it is recorded
+    except Exception as error:  # the first update of the run will fail too, and that is recorded
         log.warning("runs are trained one at a time, since none can be measured: %s", explain(error))
         return math.inf
     return torch.cuda.max_memory_allocated(trainer.device) - before
 
 
 def bytes_left(device: torch.device) -> float:
-    """The free memory of a GPU, with what torch keeps for itself; any on a CPU."""
+    """The free bytes of a GPU, including memory that torch has reserved but not allocated; infinity on a CPU."""
     if device.type != "cuda":
         return math.inf
     free, _ = torch.cuda.mem_get_info(device)
@@ -183,7 +183,7 @@ def bytes_left(device: torch.device) -> float:
 
 
 class _LogOfEach(logging.Handler):
-    """Appends what a run logs to its `train.log`; a file is open only meanwhile, since there may be many runs."""
+    """Appends what a run logs to its `train.log`, opening it only for that moment, since there may be many runs."""
 
     def emit(self, record: logging.LogRecord) -> None:
         folder = _speaking.get()
@@ -194,7 +194,7 @@ class _LogOfEach(logging.Handler):
 
 @contextmanager
 def _with_a_log_each() -> Iterator[None]:
-    """Send what each run logs to its own `train.log`, and only warnings of it to the console."""
+    """Send what each run logs to its own `train.log`, and only its warnings to the console."""
 
     def of_file(record: logging.LogRecord) -> bool:
         return _speaking.get() is None

@@ -1,7 +1,7 @@
-"""Runs of version 0.1 in the form of today: the name and fingerprint, `metrics.jsonl`, checkpoints.
+"""Upgrades runs of version 0.1 to today's conventions: the name and fingerprint, `metrics.jsonl`, checkpoints.
 
-Version 0.1 named a run after the modules of its model, task and optimizer, so that none could move, and read its curves
-from TensorBoard's event files.
+Version 0.1 named a run after the modules of its model, task and optimizer, so that none of them could move, and read
+its curves from TensorBoard's event files.
 """
 
 import logging
@@ -27,9 +27,10 @@ CURVES = ("train/", "val/", "val_selected/", "test/")
 
 
 def upgrade(folder: Path) -> dict[str, str]:
-    """Upgrade all runs in a folder, and its manifest; returns {old name: new name}. What is upgraded stays as it is.
+    """Upgrade all runs in a folder, and its manifest; return {old name: new name} of the runs renamed.
 
-    A run that cannot be upgraded keeps its name, with a warning. The manifest follows even if this is stopped midway.
+    Runs that are already upgraded stay as they are. A run that cannot be upgraded keeps its name, with a warning. The
+    manifest is updated even if the upgrade is stopped midway.
     """
     ended = {path.parent for path in folder.glob(f"*/{RESULT}")}
     begun = {path.parents[1] for path in folder.glob(f"*/{STORED}")}
@@ -46,7 +47,7 @@ def upgrade(folder: Path) -> dict[str, str]:
 
 
 def upgrade_result(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name of a run today, and its result with its fingerprint."""
+    """The current name of a run, and its result with its fingerprint."""
     config = stored_config(result["config"])
     kept = {key: value for key, value in result.items() if key != "identity"}
     settings = OmegaConf.to_container(config) | {"device": result["config"]["device"]}  # type: ignore[operator]
@@ -54,7 +55,7 @@ def upgrade_result(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _upgrade_run(folder: Path) -> str:
-    """Upgrade one run and rename its folder; its new name."""
+    """Upgrade one run, rename its folder, and return its new name."""
     result = read_result(folder)
     if result is not None:
         name, upgraded = upgrade_result(result)
@@ -79,7 +80,7 @@ def _upgrade_run(folder: Path) -> str:
 
 
 def _write_metrics(folder: Path) -> None:
-    """The scalars of the event files as `metrics.jsonl`."""
+    """Write the scalars of the event files to `metrics.jsonl`."""
     if not list(folder.glob(EVENT_FILES)):
         return
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()

@@ -34,7 +34,7 @@ OTHER_DATA = "its data have changed since it was trained: the files of its task 
 
 @with_config(ConfigDict(arbitrary_types_allowed=True, extra="allow"))
 class Content(TypedDict):
-    """The content: what `TrainState.to_checkpoint` returns, and the fingerprint and data of its run."""
+    """The content of a checkpoint: what `TrainState.to_checkpoint` returns, and the fingerprint and data of its run."""
 
     fingerprint: str
     data: NotRequired[str]
