@@ -1,4 +1,4 @@
-"""Choices at the edge of their grid, beyond which there may be a better one."""
+"""Choices at the edge of their grid, beyond which there may be better ones."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Edge:
-    """A chosen number that is the least or the largest that was tried.
+    """A chosen number that is the smallest or the largest of those tried.
 
     Attributes:
-        key: of the setting.
-        chosen: its value.
-        beyond: the value to try next; None if the scale does not tell.
+        key: the key of the setting.
+        chosen: the chosen value.
+        beyond: the value to try next; None if the scale does not suggest one.
     """
 
     key: str
@@ -27,7 +27,7 @@ class Edge:
 
 
 def edges_of(best: Sequence[Mapping[str, Any]], tried: Sequence[Mapping[str, Any]]) -> list[Edge]:
-    """The edges at which the first of the equally good points is, unless another of them lies inside the grid."""
+    """The edges at which the first of several equally good points lies, unless another one lies inside the grid."""
     found = []
     for key, chosen in best[0].items():
         values = sorted({point[key] for point in tried if _is_number(point.get(key))})
@@ -41,9 +41,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _beyond(values: Sequence[float], edge: float) -> float | None:
-    """The next value of a geometric scale, with one digit: 1e-4 below 3e-4 and 1e-3. None if it is not one.
+    """The next value on a geometric scale, rounded to one digit: 1e-4 below 3e-4 and 1e-3. None on any other scale.
 
-    On a geometric scale each value is at least one and a half times the one before.
+    A scale counts as geometric if each value is at least one and a half times the one before.
     """
     if not all(isinstance(value, float) and value > 0 for value in values):
         return None

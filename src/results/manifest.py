@@ -1,4 +1,4 @@
-"""The `sweep.json` of a folder of runs: the runs it should contain."""
+"""The manifest `sweep.json` of a folder, which lists the runs that the folder should contain."""
 
 import json
 from collections.abc import Mapping
@@ -19,10 +19,11 @@ RunFolder = Annotated[str, Field(pattern=r"^[^/.\x00][^/\x00]*$")]
 
 @dataclass(frozen=True)
 class Manifest:
-    """The runs that a folder should contain, so that missing ones show.
+    """The runs that a folder should contain, so that missing ones are noticed.
 
     Attributes:
-        search: of the latest sweep in the folder; what a search in it has searched stays searched.
+        search: the search settings of the latest sweep in the folder; keys that a search there has searched stay
+            searched.
         runs: {name: settings by full keys} of the runs of all sweeps in the folder, in order. Runs of the second stage
             of a search are added once they have been chosen.
     """
@@ -50,7 +51,7 @@ def write_manifest(folder: Path, search: SearchSettings, runs: Mapping[str, Mapp
 
 
 def with_searched(plan: SearchSettings, folder: Path) -> SearchSettings:
-    """The roles of settings in a sweep or search, and those that any search in the same folder has searched."""
+    """The settings of a sweep or search, with the keys of earlier searches in the same folder added to its grid."""
     before = read_manifest(folder) if (folder / JOURNAL).exists() else None
     if before is None:
         return plan
@@ -59,7 +60,7 @@ def with_searched(plan: SearchSettings, folder: Path) -> SearchSettings:
 
 
 def rename_runs(folder: Path, names: Mapping[str, str]) -> None:
-    """Give runs in the manifest of a folder, if it has one, other names: {old: new}."""
+    """Rename runs in the manifest of a folder, if it has one: {old: new}."""
     if not (folder / MANIFEST).exists():
         return
     with changing(folder / MANIFEST):
@@ -76,7 +77,7 @@ def _write(folder: Path, manifest: Manifest) -> None:
 def trial_name(run: Path, fingerprint: str) -> str:
     """The name of a run on TensorBoard's HParams page: "07 2bec7a16", its number in the sweep and its fingerprint.
 
-    The page sorts trials by name, cuts names after some 14 letters, and shows trials of the same name as one.
+    The page sorts trials by name, cuts names off after about 14 letters, and shows trials of the same name as one.
     """
     manifest = read_manifest(run.parent)
     names = list(manifest.runs) if manifest else []

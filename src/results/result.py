@@ -21,12 +21,12 @@ ENDED = ("finished", "diverged")
 MOST_BYTES = 2**24
 Count = Annotated[int, Ge(0), Lt(2**63)]
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-"""One that was not finite is null in JSON, and nan here."""
+"""A number; one that was not finite is null in JSON and nan here."""
 
 
 @with_config(ConfigDict(extra="allow"))
 class Result(TypedDict, total=False):
-    """What a result holds, at least."""
+    """The content of a result, which may have other keys as well."""
 
     status: Required[Literal["finished", "diverged", "failed", "interrupted"]]
     reason: Required[str]
@@ -46,7 +46,7 @@ class Result(TypedDict, total=False):
 
 
 def _with_its_numbers(result: Result) -> Result:
-    """A result of a run that has ended has the numbers that are shown of it."""
+    """Return the result, or raise a ValueError if a run that has ended lacks numbers that are shown of it."""
     numbers = ("floors", "updates", "selected_update", "seconds", "num_parameters", "state_size")
     absent = [key for key in numbers if key not in result]
     if absent and result["status"] in ENDED:
@@ -75,6 +75,6 @@ def stands(result: Mapping[str, Any] | None, settings: RunSettings) -> TypeGuard
 
 
 def has_another_note(result: Mapping[str, Any] | None, config: DictConfig) -> bool:
-    """Whether a run has ended with another note than the one that is given now, if there is one."""
+    """Whether a run has a result with a note other than the one given now, if one is given."""
     note = config.get("note", "")
     return result is not None and note not in ("", result["config"].get("note", ""))

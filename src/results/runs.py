@@ -37,14 +37,14 @@ class Run:
     settings: Mapping[str, Any]
     """Every setting that can change its result, by full key."""
     fingerprint: str = ""
-    """Empty if it has no result, or one of an early version."""
+    """Empty if it has no result, or one from an early version."""
     note: str = ""
     """What the user wrote about it."""
     status: str = "missing"
     """finished, diverged, failed, interrupted, running or missing."""
     reason: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """By tag, such as "test/error": those of the weights selected on the validation set."""
+    """Metrics of the weights selected on the validation set, by tag, such as "test/error"."""
     objective: Objective = Objective("error")  # noqa: RUF009 - it is frozen
     floors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     updates: int | None = None
@@ -70,15 +70,15 @@ class Run:
 
     @property
     def validation_objective(self) -> float | None:
-        """The value that selection compares; None if the run did not finish or it is not finite."""
+        """The value that selection compares; None if the run did not finish or the value is not finite."""
         value = self.metrics.get(self.objective_tag, math.nan)
         return value if self.finished and math.isfinite(value) else None
 
 
 def load_runs(folder: Path, only: Mapping[str, Mapping[str, Any]] | None = None) -> list[Run]:
-    """The runs at any depth below a folder, or `only` some, {name: flat settings}; also missing ones.
+    """The runs at any depth below a folder, or `only` some, {name: flat settings}, including missing ones.
 
-    Runs in the manifest of a sweep come first, in its order. Runs may still be writing.
+    Runs in the manifest of a sweep come first, in its order. Runs may still be writing their files.
     """
     if only is not None:
         return [read_run(folder, name, settings) for name, settings in only.items()]
@@ -88,9 +88,9 @@ def load_runs(folder: Path, only: Mapping[str, Mapping[str, Any]] | None = None)
 
 
 def each_once(runs: Sequence[Run]) -> list[Run]:
-    """The runs without copies in other folders, which are named in a warning; a copy that has ended is preferred."""
+    """The runs, each once: copies in several folders are named in a warning, and one that has ended is preferred."""
     by_name: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: not _HAS_FINGERPRINT(run.name)):  # those in a folder of the user's own last
+    for run in sorted(runs, key=lambda run: not _HAS_FINGERPRINT(run.name)):  # in folders that a user has named last
         by_name.setdefault(_known_as(run, by_name), []).append(run)
     for name, copies in by_name.items():
         if len(copies) > 1:
@@ -102,7 +102,7 @@ def each_once(runs: Sequence[Run]) -> list[Run]:
 
 
 def _known_as(run: Run, names: Iterable[str]) -> str:
-    """The name of a run, wherever it lies: that of its folder, or of `names` the one with its fingerprint."""
+    """The name of a run, wherever it lies: its folder's name, or the one among `names` with its fingerprint."""
     if _HAS_FINGERPRINT(run.name):
         return Path(run.name).name
     same = (name for name in names if run.fingerprint and name.endswith(f"-{run.fingerprint}"))
@@ -160,7 +160,7 @@ def search_settings(folder: Path, runs: Sequence[Run]) -> SearchSettings:
 
 
 def _objective(result: Mapping[str, Any]) -> Objective:
-    """What a run was selected on; if its result does not say, the error, or else its first metric."""
+    """The objective of a run; if its result does not say, the error, or its first metric if it has no error."""
     name = result.get("objective", "error")
     tags = [tag for tag in result["metrics"] if tag.startswith("val/")]
     if tags and f"val/{name}" not in tags:
@@ -169,7 +169,7 @@ def _objective(result: Mapping[str, Any]) -> Objective:
 
 
 def _expected(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """The runs in the manifest of the folder, or else in those of its subfolders."""
+    """The runs in the manifest of a folder or, if it has none, in the manifests of its subfolders."""
     folders = [folder] if (folder / MANIFEST).exists() else sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
     return {
         (path / name).relative_to(folder).as_posix(): settings

@@ -19,8 +19,8 @@ class Choice:
     """The chosen grid point.
 
     Attributes:
-        point: its settings.
-        objective: its mean validation objective over finished runs.
+        point: the settings of the point.
+        objective: the mean validation objective over its finished runs.
         tied: later grid points with exactly the same objective.
     """
 
@@ -35,7 +35,7 @@ class Cell:
 
     Attributes:
         settings: the compared settings.
-        runs: all of them, in sweep order.
+        runs: all runs of the cell, in sweep order.
         points: the runs at each grid point, one per repetition, in sweep order.
         two_stage: whether the grid was searched with the first repetition only.
         repeated: the keys that distinguish repetitions.
@@ -58,8 +58,9 @@ class Cell:
     def searched(self) -> Mapping[Pairs, Sequence[Run]]:
         """The runs that the choice is based on, by grid point: the same repetitions at each point, if there are any.
 
-        In a two-stage search it is the one at the most points, the first of several. Else it is those that have
-        finished at every point, but for points where none has, or where a run was lost, which is counted.
+        In a two-stage search it is the single repetition that is present at the most points, the first one in a tie.
+        Otherwise it is those that have finished at every point, disregarding points where none has finished, and points
+        where a run was lost: these keep all their runs, so that the loss counts.
         """
         if self.two_stage:
             first = Counter(map(self.repetition, self.runs)).most_common(1)[0][0]
@@ -84,9 +85,9 @@ class Cell:
 
     @cached_property
     def edges(self) -> list[Edge]:
-        """The searched numbers of which the chosen one is the least or the largest that was tried.
+        """The searched settings whose chosen number is the smallest or the largest that was tried.
 
-        Not if a number inside the grid is as good.
+        Settings of which a number inside the grid is equally good are left out.
         """
         if self.choice is None:
             return []
@@ -115,13 +116,13 @@ class Summary:
     Attributes:
         cell: the cell.
         metric: the test metric with the name of the validation objective.
-        mean: over the finished runs at the chosen point.
-        sd: sample standard deviation.
-        ci95: half the width of the 95 % interval of the mean, by Student's t.
+        mean: mean of the metric over the finished runs at the chosen point, without those where it is nan.
+        sd: sample standard deviation over the same runs.
+        ci95: half the width of the 95 % confidence interval of the mean, by Student's t.
         n: number of these runs.
         val: the mean validation objective that the choice was based on.
-        spread: minimum, median and maximum of the validation objective over the grid points.
-        notes: on edges of the grid, ties, runs that did not finish, and those without a finite test metric.
+        spread: minimum, median and maximum over the grid points of the mean validation objective.
+        notes: remarks on edges of the grid, ties, runs that did not finish, and those without a finite test metric.
     """
 
     cell: Cell
@@ -200,7 +201,7 @@ def first_stage(runs: Sequence[Run], search: SearchSettings) -> list[Run]:
 def second_stage(runs: Sequence[Run], search: SearchSettings) -> tuple[list[Run], list[str]]:
     """The remaining repetitions at the grid point chosen in each cell, and a note on each choice.
 
-    `runs` are all that the sweep may launch; those of the first stage have their results.
+    `runs` are all runs that the sweep may launch, with the results of the first stage.
     """
     chosen: set[str] = set()
     notes = []
@@ -227,7 +228,7 @@ def num_of_second_stage(runs: Sequence[Run], search: SearchSettings) -> int:
 
 
 def _grouped(runs: Sequence[Run], keys: Sequence[str]) -> dict[Pairs, list[Run]]:
-    """The runs by their values of some settings."""
+    """Group runs by their values of some settings."""
     groups: dict[Pairs, list[Run]] = {}
     for run in runs:
         pairs = tuple((key, run.settings[key]) for key in keys if key in run.settings)

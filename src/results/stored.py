@@ -1,4 +1,4 @@
-"""Files that runs leave, checked as they are read: they may be damaged, and may come from anyone."""
+"""Reads and checks the files that runs leave, which may be damaged, and may come from anyone."""
 
 import dataclasses
 import logging
@@ -21,12 +21,12 @@ from src.config.schema import SearchSettings, Settings
 log = logging.getLogger(__name__)
 Content = TypeVar("Content")
 MOST_BYTES, MOST_LEVELS, MOST_INTERPOLATIONS = 2**16, 20, 20
-"""Limits of a stored configuration: a short one can stand for terabytes."""
+"""Limits of a stored configuration: a short one can expand to terabytes."""
 TOO_DEEP = f"nested more than {MOST_LEVELS} levels deep"
 
 
 def _plain(node: Any, level: int = 1) -> Any:
-    """The same settings; a ValueError if there is anything among them that no run has stored."""
+    """Return the settings; raise a ValueError if they contain anything that no run stores."""
     if level > MOST_LEVELS:
         raise ValueError(TOO_DEEP)
     for value in node.values() if isinstance(node, Mapping) else node:
@@ -50,17 +50,17 @@ _GROUPS = {
 _CONFIG = TypedDict("_CONFIG", _GROUPS, total=False)  # type: ignore[misc]
 _CONFIG.__pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[attr-defined]
 Config = Annotated[_CONFIG, AfterValidator(_plain)]
-"""The configuration of a run: of this version or an earlier one, complete or not."""
+"""The configuration of a run, from this version or an earlier one, complete or not."""
 
 
 CONFIGS: Any = TypeAdapter(Config)
 
 
 def checked_config(settings: Any) -> dict[str, Any]:
-    """A stored configuration with the shape of one; whether it can be built is for `stored_config` to say.
+    """Return a stored configuration if it has the structure of one; `stored_config` checks whether it can be built.
 
     Raises:
-        UserError: it has another shape.
+        UserError: it has another structure.
     """
     try:
         return CONFIGS.validate_python(settings, strict=True)
@@ -82,11 +82,11 @@ def read_json(path: Path, kind: TypeAdapter[Content], most_bytes: int) -> Conten
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The settings in the configuration that Hydra wrote for a run, without following anything outside of it.
+    """The settings in the configuration that Hydra wrote for a run, read without following references out of the file.
 
     Raises:
         FileNotFoundError: there is none.
-        UserError: it is damaged, would run a resolver, or would be more than a configuration.
+        UserError: it is damaged, would run a resolver (but ${by:} and ${units_for:}), or exceeds the limits.
     """
     try:
         text = _read(path, MOST_BYTES).decode()
@@ -109,13 +109,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: {error.full_key} would run a resolver; legal: ${{by:}}, ${{units_for:}} and other settings"
         ) from None
-    except Exception as error:  # whatever YAML and OmegaConf make of it
+    except Exception as error:  # YAML and OmegaConf raise many kinds of error
         raise UserError(f"{path}: {explain(error).removeprefix(f'{path}: ')}") from None
 
 
 @cache
 def warn(message: str) -> None:
-    """Log a warning, the first time: files are read again and again."""
+    """Log a warning the first time only, since files are read again and again."""
     log.warning("%s", message)
 
 

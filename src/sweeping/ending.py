@@ -1,4 +1,4 @@
-"""How a command with a sweep ends: with a table, whatever happened. It imports little, since `--help` waits for it."""
+"""Ends the command of a sweep with a table, whatever happened. It imports little, since `--help` waits for it."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from src.config.errors import in_one_line
 from src.sweeping.hydra_sweeper import redirect
 
 end: Callable[[], bool] | None = None
-"""Prints the table of the sweep started by this process; returns whether all of its runs have a result."""
+"""Prints the table of the sweep started by this process; returns whether all of its runs finished or diverged."""
 
 
 @contextmanager

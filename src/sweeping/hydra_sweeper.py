@@ -15,7 +15,7 @@ from src.config.jobs import Job
 
 
 class Batches:
-    """Batches of jobs; each is decided only when Hydra's sweeper checks whether there is a next one."""
+    """Batches of jobs, each of which is decided only when Hydra's sweeper checks whether there is a next one."""
 
     def __init__(self, batches: Iterator[list[Job]]):
         self.batches = batches
@@ -38,8 +38,8 @@ _replaced: dict[tuple[type, str], Any] = {}
 def redirect(batches: Iterator[list[Job]] | None, around: Callable[..., Any] | None = None) -> None:
     """Make the sweeper launch these batches instead of the product of all values; None restores the product.
 
-    Its check that every job can be composed, 0.1 s each, is skipped: `expand` has composed them. `around` is called
-    with the launcher's own `launch` and the jobs of a batch, instead of this `launch`.
+    Its check that every job can be composed, 0.1 s each, is skipped: `expand` has composed them. `around` is called in
+    place of the launcher's own `launch`, with this `launch` and the jobs of a batch.
     """
 
     def surround(launcher: Any) -> None:

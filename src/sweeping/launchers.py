@@ -12,16 +12,16 @@ def outlives_the_sweep(launcher: DictConfig) -> bool:
 
 
 def runs_here(launcher: DictConfig) -> bool:
-    """Whether the runs share this machine, rather than those of a queue or a cluster."""
+    """Whether the runs share this machine, rather than use the machines of a queue or a cluster."""
     return not (outlives_the_sweep(launcher) or OmegaConf.select(launcher, "ray.init.address"))
 
 
 def fit(launcher: DictConfig, threads: int) -> int | None:
-    """Keep the processes of a launcher, times the threads of a run, within the cores.
+    """Limit the processes of a launcher, so that with the threads of each run they do not exceed the cores.
 
     Args:
-        launcher: its settings, modified in place.
-        threads: of one run.
+        launcher: the settings of the launcher, modified in place.
+        threads: number of threads of one run.
 
     Returns:
         How many jobs to submit at a time; None for all, if the launcher limits them itself.

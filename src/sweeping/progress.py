@@ -18,7 +18,7 @@ class SweepProgress:
     """Prints a line every so often when runs have ended, and one at the end.
 
     Args:
-        folder: of the sweep.
+        folder: the folder of the sweep.
         seconds_between_lines: minimum time between lines.
         seconds_between_looks: time between reads of the folder.
     """
@@ -56,7 +56,7 @@ class SweepProgress:
             self.say()
 
     def look(self) -> bool:
-        """Read new results; whether there are any."""
+        """Read new results; return whether there are any."""
         before = list(self.before.items())  # `expect` may add to it meanwhile
         new = [name for name, written in before if _written(self.folder / name) not in (0, written)]
         for name in new:
@@ -65,7 +65,7 @@ class SweepProgress:
         return bool(new)
 
     def _read(self, name: str) -> bool:
-        """Read the result of a run; whether there is one and the run was not merely interrupted."""
+        """Read the result of a run; return whether there is one and the run was not merely interrupted."""
         result = read_result(self.folder / name)
         if result is None or result["status"] == "interrupted":
             return False
@@ -80,7 +80,7 @@ class SweepProgress:
         self.shown, self.last_line = line, time.monotonic()
 
     def line(self) -> str:
-        """Numbers of runs done, running, failed and left; time left; the best so far."""
+        """The numbers of runs done, running, failed and left, the time left, and the best runs so far."""
         runs = list(self.runs.values())
         counts = Counter(run.status for run in runs)
         done = sum(run.ended for run in runs)

@@ -1,6 +1,6 @@
 """A search over continuous or discrete ranges with a fixed budget: Optuna proposes settings, ordinary runs train them.
 
-Every trial is the run that `python -m src.train` would make. Proposals and their results are in `optuna.journal` in the
+Every trial is the run that `python -m src.train` would do. Proposals and their results are in `optuna.journal` in the
 folder of the runs, from which the same command resumes. A study is a set of ranges with its fixed settings, sampler and
 seed; several may share a folder.
 """
@@ -46,7 +46,7 @@ from src.utils.machine import num_cores
 
 log = logging.getLogger(__name__)
 WITHOUT_EFFECT = ("run.together", "run.retry_failed", "search.two_stage")
-"""Settings of sweeps that a search does not read. A failed trial is not run again: it is told to Optuna."""
+"""Settings of sweeps that have no effect in a search. A failed trial is not run again: Optuna is told about it."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Options:
     Attributes:
         trials: the budget, including trials of earlier calls.
         sampler: independent draws, or Optuna's tree-structured Parzen estimator.
-        seed: of the proposals; random ones depend on nothing else.
-        workers: trials at a time.
+        seed: seed of the proposals; random ones depend on nothing else.
+        workers: number of trials at a time.
         prune: whether to stop runs that are worse than the median of the others at the same update.
     """
 
@@ -76,7 +76,7 @@ def search(overrides: Sequence[str], options: Options) -> int:
     _check(config, space)
     for key, distribution in space.items():
         if isinstance(distribution, CategoricalDistribution) and (CONFIGS / key).is_dir():
-            for choice in distribution.choices[1:]:  # a misspelled one would fail all of its trials
+            for choice in distribution.choices[1:]:  # if one were misspelled, all of its trials would fail
                 compose(*_with(fixed, example | {key: choice}))
     if options.workers * config.trainer.threads > num_cores():
         most = max(1, num_cores() // config.trainer.threads)
@@ -136,7 +136,7 @@ def _distribution(override: Override) -> BaseDistribution:
 
 
 def _with(fixed: list[str], drawn: dict[str, Any]) -> list[str]:
-    """The overrides of a point of a search."""
+    """The overrides for one point of a search."""
     return fixed + [f"{key}={value}" for key, value in drawn.items()]
 
 
@@ -162,13 +162,13 @@ def _check(config: DictConfig, space: dict[str, BaseDistribution]) -> None:
 
 
 def proposal(space: dict[str, BaseDistribution], seed: int, index: int) -> dict[str, Any]:
-    """The settings of a random trial, a function of the seed and the number of the trial."""
+    """The settings of a random trial, as a function of the ranges, the seed and the number of the trial."""
     sampler = optuna.samplers.RandomSampler(seed=_seed(seed, index))
     return optuna.create_study(sampler=sampler).ask(space).params
 
 
 def _seed(seed: int, index: int) -> int:
-    """The seed of one trial, so that a search that resumes proposes what an uninterrupted one does."""
+    """The seed of one trial, so that a resumed search proposes the same settings as an uninterrupted one."""
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
 
 
@@ -193,7 +193,7 @@ class _Search:
                 load_if_exists=True,
                 direction="maximize" if self.objective.higher_is_better else "minimize",
             )
-        except (LookupError, TypeError, ValueError) as error:  # in records that only Optuna can judge
+        except (LookupError, TypeError, ValueError) as error:  # from records that only Optuna can check
             raise UserError(
                 f"{self.folder / JOURNAL} is damaged ({explain(error)}); remove it: the runs are kept and found again"
             ) from None
@@ -202,12 +202,12 @@ class _Search:
         """Run the trials of the budget that have not ended, interrupted ones first."""
         left = self._left()
         while under_way := self._run(left, self.options.workers):
-            for trial in under_way:  # one of them ended its process: each runs again, alone
+            for trial in under_way:  # one of them killed its process: each runs again, alone
                 if self._run(iter([trial]), 1):
                     self._record_death(trial, DIED)
 
     def _run(self, trials: Iterator[Trial], number: int) -> list[Trial]:
-        """Run trials, a number at a time; those under way if a process of theirs died."""
+        """Run trials, `number` at a time; return those in progress if a worker process died, else none."""
         running: dict[Future, Trial] = {}
         starting: list[Trial] = []
         with workers(number, here=self.options.workers == 1) as start:
@@ -250,7 +250,7 @@ class _Search:
         return _with(self.fixed, {key: trial.params[key] for key in self.space})
 
     def _expect(self, trial: Trial) -> list[str] | None:
-        """Add the run of a trial to the manifest of the folder, and return its overrides; None if it has failed."""
+        """Add the run of a trial to the manifest of the folder, and return its overrides; None if the trial failed."""
         overrides = self._overrides(trial)
         try:
             config = composed(overrides)
@@ -267,7 +267,7 @@ class _Search:
         return overrides
 
     def _check_objective(self, config: DictConfig) -> None:
-        """Raise `UserError` if settings of the task make its objective another one, which cannot be compared."""
+        """Raise `UserError` if settings of the task change its objective, so that values cannot be compared."""
         if (objective := build_task(config).objective) != self.objective:
             raise UserError(f"its objective is {objective.metric}, that of this search is {self.objective.metric}")
 
@@ -278,7 +278,7 @@ class _Search:
         self._tell(trial, NOTHING | {"status": "failed", "reason": reason})
 
     def _tell(self, trial: Trial, given: dict[str, Any]) -> None:
-        """Record how a trial ended; an interrupted one stays open and is resumed next time."""
+        """Record how a trial ended; an interrupted one stays open, and is resumed the next time."""
         status, value = given["status"], given["objective"]
         trial.set_user_attr("run", given["run"])
         trial.set_user_attr("reason", given["reason"])

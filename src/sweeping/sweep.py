@@ -1,4 +1,4 @@
-"""A sweep: all runs are checked before the first one starts, only missing ones are launched, and a table follows."""
+"""A sweep: all runs are checked before the first one starts, only missing ones are launched, and a table is printed."""
 
 import logging
 import os
@@ -38,23 +38,23 @@ from src.utils.files import is_locked
 
 log = logging.getLogger(__name__)
 DIR, SUBDIR = "${sweep_dir:}", "${run_name:}"
-"""`hydra.sweep` in configs/train.yaml."""
+"""The values of `hydra.sweep` in configs/train.yaml."""
 
 
 @dataclass
 class Sweep:
-    """The runs of a command, and the launching of those that are left.
+    """The runs of a command, which launches those that are left.
 
     Attributes:
-        folder: of its runs.
-        jobs: {name: overrides} of every run that it may launch.
+        folder: the folder of the runs.
+        jobs: {name: overrides} of every run that the sweep may launch.
         configs: {name: configuration} of the same runs.
         settings: {name: settings by full keys} of the same runs.
         search: which settings are searched and repeated.
-        run: decides which results are final.
+        run: the settings that decide which results are final.
         batch_size: how many jobs to launch at a time; None for all.
         command: the configuration of the sweep itself.
-        alone: runs that are trained by themselves, since the process of a whole group has died.
+        alone: runs that are trained by themselves, since the process of their whole group has died.
         groups: {name of the first run: all names} of the runs that have been launched together.
         configurations: `settings` of the runs requested so far.
     """
@@ -77,7 +77,7 @@ class Sweep:
         self.ask_for(first_stage(self.planned, self.search))
 
     def ask_for(self, runs: Iterable[Run]) -> None:
-        """Add runs to the manifest and to the table; those of a second stage once they have been chosen."""
+        """Add runs to the manifest and to the table; those of a second stage are added once they have been chosen."""
         asked = {run.name: self.settings[run.name] for run in runs}
         self.configurations |= asked
         write_manifest(self.folder, with_searched(self.search, self.folder), asked)
@@ -95,7 +95,7 @@ class Sweep:
         yield from self._left([run.name for run in chosen])
 
     def _left(self, names: list[str], num_later: int = 0) -> Iterator[list[Job]]:
-        """Batches of jobs of the runs without a final result; a group of runs is one job."""
+        """Batches of jobs for the runs without a final result; a group of runs is one job."""
         kept = [
             name
             for name in names
@@ -116,15 +116,15 @@ class Sweep:
             yield [self._job_of(names) for names in groups[start:][: self.batch_size]]
 
     def _job_of(self, names: list[str]) -> Job:
-        """The job that does all runs of a group: that of the first one."""
+        """The job that does all runs of a group: the job of the first one."""
         self.groups[names[0]] = names
         write_group(self.folder, {name: (self.jobs[name], self.configs[name]) for name in names})
         return self.jobs[names[0]]
 
     def launch(self, launch: Callable[..., list], jobs: Sequence[Job], initial_job_idx: int) -> list:
-        """Launch jobs; when a worker has died, launch those it may have died of one by one, and then the others.
+        """Launch jobs; if a worker dies, launch the runs that may have killed it one by one, and then the others.
 
-        A worker that dies of a single run is that run's failure.
+        A single run that kills its worker has failed.
         """
         started = time.time()
         try:
@@ -149,20 +149,20 @@ class Sweep:
         return [ended for jobs in again if jobs for ended in self.launch(launch, jobs, initial_job_idx)]
 
     def _interrupt_workers(self) -> None:
-        """Interrupt the runs in processes of this one, and wait until they are saved: joblib kills its workers."""
+        """Interrupt the runs in child processes, and wait until they are saved: joblib kills its workers."""
         runs = self._in_workers()
-        interrupt(set(runs.values()))  # of which each may train several
+        interrupt(set(runs.values()))  # a process may train several runs
         while runs.items() & self._in_workers().items():
             time.sleep(0.02)
 
     def _in_workers(self) -> dict[str, int]:
-        """The runs that are trained in processes of this one, with the process of each."""
+        """The runs that are being trained in child processes, with the id of the process of each."""
         workers = {process.pid for process in active_children()}
         holders = {name: supervisor.holder(self.folder / name) for name in self.jobs if workers}
         return {name: pid for name, pid in holders.items() if pid in workers and pid and is_locked(self.folder / name)}
 
     def _left_since(self, moment: float, names: list[str]) -> list[str]:
-        """The runs that have written no result since then."""
+        """The runs that have written no result since the given moment."""
         return [name for name in names if not self._written_since(moment, name, RESULT)]
 
     def _written_since(self, moment: float, name: str, file: str) -> bool:
@@ -170,7 +170,7 @@ class Sweep:
         return path.exists() and path.stat().st_mtime >= moment
 
     def end(self) -> bool:
-        """Print and write the table; whether all runs have a result."""
+        """Print and write the table; return whether all runs finished or diverged."""
         self.progress.end()
         return set(ENDED).issuperset(end_sweep(self.folder, self.configurations))
 
@@ -245,7 +245,7 @@ def _start(config: DictConfig) -> None:
 
 
 def _can_be_written(folder: Path) -> bool:
-    """Whether the folder of a run can be written if it exists; else, after a warning, the sweep goes on without it."""
+    """Whether the folder of a run is writable or missing; otherwise a warning says that the run is not started."""
     for path in (folder, (folder / STORED).parent):
         if os.path.lexists(path) and not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
             says = "cannot be written" if path.is_dir() else "is not a folder"
@@ -255,7 +255,7 @@ def _can_be_written(folder: Path) -> bool:
 
 
 def _folder(config: DictConfig) -> Path:
-    """The folder of a sweep, the same for all of its runs, each of which has a folder of its own there."""
+    """The folder of a sweep, which is the same for all of its runs; each of them has its own subfolder."""
     given: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
     if given["subdir"] != SUBDIR:
         raise UserError(f"hydra.sweep.subdir={given['subdir']}: must be {SUBDIR}, a folder for each run")

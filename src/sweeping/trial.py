@@ -1,4 +1,4 @@
-"""One trial of a search: an ordinary run, in this or a worker process."""
+"""One trial of a search: an ordinary run, in this process or in a worker."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 NOTHING: dict[str, Any] = {
     "pruned": False, "stop_requested": False, "objective": math.nan, "reason": "", "tag": "", "run": ""
 }  # fmt: skip
-"""What is known of a trial that has not run."""
+"""What is known about a trial that has not run."""
 FOREVER = 1e9
 """Seconds to wait for another trial that happens to be the same run."""
 
@@ -55,7 +55,7 @@ def storage_of(folder: Path) -> JournalStorage:
 
 
 def mend(folder: Path) -> None:
-    """Keep the journal up to the first line that is no record, such as half a one that a full disk has left."""
+    """Cut off the journal at the first line that is not a record, such as half a record left by a full disk."""
     path = folder / JOURNAL
     if not path.exists():
         return
@@ -74,7 +74,7 @@ def _is_record(line: bytes) -> bool:
 
 
 def id_of(trial: FrozenTrial | Trial) -> int:
-    """What Optuna knows a trial by in all studies of a journal; its `number`, which is public, is that in its study."""
+    """Optuna's private id of a trial among all studies of a journal; its public `number` counts within its study."""
     return trial._trial_id
 
 
@@ -88,7 +88,7 @@ def run_trial(overrides: list[str], study: tuple[str, int] | None) -> dict[str, 
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     given = NOTHING
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # also one that a worker has been sent
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # including one already sent to a worker
         config = composed(overrides)
         folder = folder_of_runs(config) / run_name(config)
         write_config(folder, config, overrides)
@@ -120,7 +120,7 @@ class Pruning:
         self.pruned = False
 
     def __call__(self, update: int, objective: float) -> str | None:
-        if update not in self.reported:  # as it is if the run was killed after it, and resumed before
+        if update not in self.reported:  # it is if the run was killed after this update and resumes before it
             self.trial.report(objective, update)
         if not self.trial.should_prune():
             return None
@@ -147,9 +147,9 @@ def _logged(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def workers(number: int, here: bool) -> Iterator[Any]:
-    """A function that starts a call and returns its future: `here`, in this process, or in a pool of processes.
+    """Yield a function that starts a call and returns its future: in this process if `here`, else in a process pool.
 
-    Ctrl-C and SIGTERM are passed on to the processes, which take them during a trial only.
+    Ctrl-C and SIGTERM are passed on to the processes, which respond to them only during a trial.
     """
     if here:
         yield _now
@@ -160,7 +160,7 @@ def workers(number: int, here: bool) -> Iterator[Any]:
     ):
 
         def start(*call: Any) -> Future:
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # as it will be in the processes
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # new processes inherit this
             try:
                 return pool.submit(*call)
             finally:
