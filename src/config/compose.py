@@ -1,4 +1,4 @@
-"""Composing a configuration from configs/."""
+"""Composes configurations from configs/."""
 
 import re
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ MULTIRUN = frozenset({"-m", "--multirun"})
 
 
 def compose(*overrides: str) -> DictConfig:
-    """The configuration of one run, as on the command line: `compose("model=lstm", "task.num_pairs=6")`.
+    """Compose the configuration of one run, as on the command line: `compose("model=lstm", "task.num_pairs=6")`.
 
-    It is not yet checked, see `src.running.build.check`. Settings that an experiment varies keep their defaults.
+    It is not yet checked; see `src.running.build.check`. Settings that an experiment varies keep their defaults.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -28,9 +28,10 @@ def compose(*overrides: str) -> DictConfig:
 
 
 def prepare_hydra() -> None:
-    """Register the resolvers, and make Hydra complete and glob the files of a group in subfolders.
+    """Register the resolvers, and make Hydra's completion and glob find the files of a group in subfolders.
 
-    Its help, which lists every subfolder by itself, asks for the options of a group without a filter.
+    Hydra's help remains unchanged: it lists every subfolder separately, and asks for the options of a group without a
+    filter.
     """
     from hydra.core.object_type import ObjectType
 
@@ -56,11 +57,11 @@ def with_one_value(overrides: Sequence[str]) -> list[str]:
 
 
 def for_hydra(arguments: Sequence[str]) -> list[str]:
-    """Arguments as Hydra takes them: `-m` first, `~/` the home folder, a setting of a group that varies to every run.
+    """Rewrite arguments for Hydra: `-m` first, `~/` expanded, and settings of a varying group written as sweeps.
 
-    Hydra's parser refuses whatever follows a `-m` between two settings. Hydra would also apply
-    `optimizer.momentum=0.9` of `optimizer=sgd,rmsprop` to the default optimizer first, which may lack it; as a sweep
-    over one value it is applied to the runs only.
+    Hydra's parser refuses whatever follows a `-m` between two settings. With `optimizer=sgd,rmsprop`, Hydra would also
+    apply `optimizer.momentum=0.9` to the default optimizer first, which may not have this setting; as a sweep over one
+    value it is applied to the runs only.
     """
     arguments = sorted(arguments, key=lambda argument: argument not in MULTIRUN)
     arguments = [re.sub(r"^([\w.]+=)~(?=/|$)", rf"\1{Path.home()}", argument) for argument in arguments]

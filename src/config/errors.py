@@ -1,4 +1,4 @@
-"""Every user error ends in one line that names the culprit and what is legal, with exit status 1.
+"""Reports every user error in one line that names the culprit and what is legal, with exit status 1.
 
 Set HYDRA_FULL_ERROR=1 to see the traceback instead.
 """
@@ -35,7 +35,7 @@ def choose(name: str, legal: Iterable[str]) -> str:
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """Turn the exceptions of a command into one line on stderr and exit status 1, and Ctrl-C into 130.
+    """Turn the exceptions of a command into one line on stderr and exit status 1, and Ctrl-C into exit status 130.
 
     A KeyboardInterrupt may carry another status.
     """
@@ -43,7 +43,7 @@ def in_one_line() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends what is left to do at once
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the remaining work at once
         sys.exit(stop.args[0] if stop.args else 130)
     except Exception as error:
         if _user_wants_tracebacks or isinstance(error, BrokenPipeError):  # nobody reads what is printed
@@ -55,7 +55,7 @@ def in_one_line() -> Iterator[None]:
 
 @contextmanager
 def raised_by_hydra() -> Iterator[None]:
-    """Make `hydra.main` pass exceptions on unchanged; processes started meanwhile are told so, too."""
+    """Make `hydra.main` pass exceptions on unchanged, also in processes that are started meanwhile."""
     if _user_wants_tracebacks:
         yield
         return
@@ -122,14 +122,14 @@ def explain(error: BaseException) -> str:
 
 
 def line_of(text: str) -> str:
-    """The last line of the project in the text of a traceback: "src/models/mine.py:27"; "" if there is none."""
+    """The last line of this project in the text of a traceback, as "src/models/mine.py:27"; "" if there is none."""
     places = re.findall(r'File "(.+?)", line (\d+)', text)
     own = [(Path(file), line) for file, line in places if Path(file).is_relative_to(PROJECT / "src")]
     return f"{own[-1][0].relative_to(PROJECT)}:{own[-1][1]}" if own else ""
 
 
 def _argument(error: BaseException) -> str:
-    """The argument that Hydra was working on, if the message does not name it."""
+    """The argument that Hydra was working on, unless the message already names it; else ""."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     override = frames[-1].f_locals.get("override") if frames else None
     argument = str(getattr(override, "input_line", None) or "")
@@ -140,12 +140,12 @@ DIED = "a worker was killed, perhaps for lack of memory"
 
 
 def died(error: BaseException) -> bool:
-    """Whether a launcher says by this exception that a process of its own has died."""
+    """Whether this exception means that one of a launcher's processes has died."""
     return type(error).__name__ in ("TerminatedWorkerError", "UncompletedJobError", "WorkerCrashedError")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and those that a traceback shows before it, and those that OmegaConf hides."""
+    """An exception, those that a traceback shows before it, and those that OmegaConf hides."""
     from omegaconf.errors import OmegaConfBaseException
 
     while error is not None:
@@ -188,7 +188,7 @@ def _missing_file(error) -> str:
     if group == "hydra/launcher" and name.partition("_")[0] in ("joblib", "submitit", "ray"):
         return f"{group}={name} needs a plugin: pip install -e '.[{name.partition('_')[0]}]'"
     key, _, folder = group.partition("/")
-    if folder and (CONFIGS / key).is_dir():  # as it was typed, and not as the group that Hydra makes of it
+    if folder and (CONFIGS / key).is_dir():  # as it was typed, not as the group that Hydra turns it into
         options = [f"{folder}/{option}" for option in files_of(group)] or files_of(key)
         group, name = key, f"{folder}/{name}"
     options = options or files_of(group or name)
@@ -203,7 +203,7 @@ def files_of(group: str) -> list[str]:
 
 
 def what_is_wrong(error: "ValidationError") -> str:
-    """The first fault that pydantic found: "metrics.val/error: input should be a valid number"."""
+    """The first error that pydantic found: "metrics.val/error: input should be a valid number"."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
     return ": ".join(filter(None, [".".join(map(str, first["loc"])), message[:1].lower() + message[1:]]))

@@ -1,4 +1,4 @@
-"""What identifies a run: every setting that can change its result, however it is spelled."""
+"""Identifies a run by every setting that can change its result, however the settings are spelled."""
 
 import hashlib
 import json
@@ -81,7 +81,7 @@ _NONE = object()
 
 
 def _canonical(settings: dict[str, Any]) -> dict[str, Any]:
-    """The canonical form of settings: what makes no difference is left out or spelled in one way."""
+    """The canonical form of settings: whatever makes no difference is left out or spelled in one way."""
     neutral = later_keys(settings)
     canonical: dict[str, Any] = {}
     for group, value in settings.items():
@@ -94,7 +94,7 @@ def _canonical(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """1.0 and 1 are the same setting."""
+    """Turn whole floats into integers, since 1.0 and 1 are the same setting."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,18 +1,18 @@
-"""The private names of Hydra 1.3 that the project needs, where public ones do not do."""
+"""The private names of Hydra 1.3 that the project needs where the public ones do not suffice."""
 
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 __all__ = ["ConfigLoaderImpl", "basic_sweeper"]
-"""`ConfigLoaderImpl` lists the files of a group, but not those in subfolders, and applies overrides to a configuration
-that is composed already, in a hundredth of the time of composing it."""
+"""`ConfigLoaderImpl` lists the files of a group, except those in subfolders, and applies overrides to a configuration
+that is already composed, in a hundredth of the time that composing takes."""
 
 
 def basic_sweeper() -> Any:
-    """The class that turns overrides into jobs: those that are checked and those that are launched have to be the same.
+    """The class that turns overrides into jobs, so that the jobs that are checked are those that Hydra launches.
 
-    Looking for plugins, Hydra imports its module anew, so the class has to be asked for each time.
+    When Hydra looks for plugins, it imports the module of the class anew, so the class has to be looked up each time.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 

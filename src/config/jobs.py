@@ -1,4 +1,4 @@
-"""The jobs of a sweep, as Hydra's basic sweeper makes them."""
+"""The jobs of a sweep, as Hydra's basic sweeper creates them."""
 
 import copy
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""${units_for:3000}: the width at which a network has about this many weights, to compare cells of equal size."""
+"""${units_for:3000}: the width at which a network has about this many weights, to compare models of equal size."""
 
 import json
 from bisect import bisect_left
@@ -11,17 +11,17 @@ from src.config.schema import locate
 from src.config.settings import without_hydra
 
 MOST = 10_000_000
-"""A configuration may come from anyone, and networks are built to count their weights."""
+"""Largest number of weights: a configuration may come from anyone, and networks are built to count their weights."""
 TRIED = 256
-"""Widths in a row, of which one has to be legal."""
+"""Of this many widths in a row, at least one has to be legal."""
 _found: dict[str, int] = {}
 
 
 def units_for(num_parameters: Any, root: DictConfig) -> int:
-    """The `model.hidden_size` with which model, encoder and head are closest to a number of trained weights.
+    """The `model.hidden_size` at which model, encoder and head come closest to a given number of trained weights.
 
     Raises:
-        UserError: it is not a number that a network may have.
+        UserError: the number is not an integer from 1 to `MOST`, or no network can be built.
     """
     if type(num_parameters) is not int or not 1 <= num_parameters <= MOST:
         raise UserError(f"${{units_for:{num_parameters}}}: must be an integer from 1 to {MOST:,}")
@@ -37,7 +37,7 @@ def _closest(config: DictConfig, wanted: int) -> int:
     sizes: dict[int, int] = {}
 
     def size(width: int) -> int:
-        """The weights at the first legal width from this one on; an associative LSTM needs an even one."""
+        """The number of weights at the first legal width from this one on; an associative LSTM needs an even width."""
         for legal in range(width, width + TRIED):
             try:
                 sizes[legal] = _num_weights(config, legal)
@@ -54,7 +54,7 @@ def _closest(config: DictConfig, wanted: int) -> int:
 
 
 def _settings(config: DictConfig) -> dict[str, Any]:
-    """What the number of weights depends on, resolved; it may refer to other settings."""
+    """The settings that the number of weights depends on, resolved, since they may refer to others."""
     groups = {group: OmegaConf.to_container(config[group], resolve=True) for group in ("model", "task", "network")}
     return groups | {"seed": config.seed}
 

@@ -21,9 +21,9 @@ JOURNAL = "optuna.journal"
 GROUP = "group.json"
 FIGURES = "figures"
 SUMMARY = "summary"
-"""What TensorBoard shows for a folder of runs as a whole is shown as a run of this name."""
+"""The TensorBoard run of this name shows what concerns a folder of runs as a whole."""
 FLOORS = "floors"
-"""The floors of the tasks in a folder of runs, each as a run of TensorBoard."""
+"""The floors of the tasks in a folder of runs, each as a TensorBoard run."""
 
 
 def folder_of_runs(config: DictConfig) -> Path:

@@ -13,10 +13,10 @@ from src.config.settings import short_name
 
 
 def register_resolvers() -> None:
-    """Register ${run_name:}, ${run_dir:}, ${sweep_dir:}, ${units_for:}, and ${by:} for what depends on another setting.
+    """Register ${run_name:}, ${run_dir:}, ${sweep_dir:}, ${units_for:}, and ${by:}, which depends on another setting.
 
-    `${by:${model.hidden_size},{20:100000,50:50000}}` is 100000 for 20 units and 50000 for 50; a third
-    argument is the value for all others. A `_target_` goes by its short name: `${by:${model._target_},{lstm:1},2}`.
+    `${by:${model.hidden_size},{20:100000,50:50000}}` is 100000 for 20 units and 50000 for 50; a third argument is the
+    value for all others. A `_target_` is looked up by its short name: `${by:${model._target_},{lstm:1},2}`.
     """
     OmegaConf.register_new_resolver("by", _resolve_by, replace=True)
     OmegaConf.register_new_resolver("units_for", _resolve_units_for, replace=True)
@@ -27,7 +27,7 @@ def register_resolvers() -> None:
 
 @contextmanager
 def only_harmless_resolvers() -> Iterator[None]:
-    """Know only ${by:} and ${units_for:} meanwhile, so that a stored file reads neither environment nor other files."""
+    """Allow only ${by:} and ${units_for:} meanwhile, so a stored file cannot read the environment or other files."""
     register_resolvers()
     with only_resolvers(("by", "units_for")):
         yield

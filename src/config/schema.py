@@ -1,8 +1,8 @@
-"""What a configuration may hold.
+"""The schema of configurations.
 
-The signature of whatever receives the settings is their schema: a dataclass below for the runner's own settings, the
-class or function named by `_target_` for all others. Keyword-only parameters are keys; annotations give types and
-ranges. So a typo is an error, in a file as on the command line, before any folder is created.
+The schema of a group of settings is the signature of what receives them: a dataclass below for the runner's own
+settings, the class or function named by `_target_` for all others. Keyword-only parameters are keys; annotations give
+types and ranges. So a typo is an error, both in a file and on the command line, before any folder is created.
 """
 
 import dataclasses
@@ -94,7 +94,7 @@ class SearchSettings:
         return cls(**OmegaConf.to_container(config.search, resolve=True))  # type: ignore[arg-type]
 
     def check(self, known: Iterable[str]) -> None:
-        """Raise `UserError` if a key is not among those of the runs: it would be ignored."""
+        """Raise `UserError` if a key is not a setting of any run, since it would be ignored."""
         for name in ("grid", "repeated", "columns"):
             for key in getattr(self, name):
                 if key not in known:
@@ -102,7 +102,7 @@ class SearchSettings:
         self.check_roles()
 
     def check_roles(self) -> None:
-        """Raise `UserError` if a key has two roles, of which one would be ignored."""
+        """Raise `UserError` if a key has two roles, since one of them would be ignored."""
         for one, other in (("grid", "repeated"), ("grid", "columns"), ("repeated", "columns")):
             for key in getattr(self, one):
                 if key in getattr(self, other):

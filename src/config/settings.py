@@ -18,7 +18,7 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def resolved(config: DictConfig) -> DictConfig:
-    """A configuration with values in the place of its interpolations."""
+    """A configuration with its interpolations replaced by their values."""
     settings: Any = OmegaConf.to_container(config, resolve=True)
     return OmegaConf.create(settings)
 
@@ -34,7 +34,7 @@ def short_name(target: str) -> str:
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"model": "irnn", "model.hidden_size": 50, ...}: nested settings by full key."""
+    """Nested settings by full key: {"model": "irnn", "model.hidden_size": 50, ...}."""
     by_key: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
@@ -47,24 +47,24 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def as_typed(value: Any) -> str:
-    """A value of flat settings as on the command line, where None is null."""
+    """A value of flat settings as written on the command line, where None is null."""
     return "null" if value == "None" else str(value)
 
 
 def spelled(pairs: Pairs) -> str:
-    """Settings as on the command line: "model=lstm model.hidden_size=20"."""
+    """Settings as written on the command line: "model=lstm model.hidden_size=20"."""
     return " ".join(f"{key}={as_typed(value)}" for key, value in pairs)
 
 
 def short_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Each key by its last name, or in full if several have that name."""
+    """Each key shortened to its last part, or in full if several share that part."""
     last = {key: key.rpartition(".")[2] for key in keys}
     count = Counter(last.values())
     return {key: name if count[name] == 1 else key for key, name in last.items()}
 
 
 def label_of(pairs: Iterable[tuple[str, Any]], among: Iterable[str] = ()) -> str:
-    """Settings as a label, which tells their keys from each other and from others: "lstm, 50 units, decay 0.9"."""
+    """Settings as a label: "lstm, 50 units, decay 0.9". It tells their keys apart from each other and from `among`."""
     pairs = list(pairs)
     short = short_keys([*(key for key, _ in pairs), *among])
     return ", ".join(_words(key, short[key], value) for key, value in pairs)
@@ -79,7 +79,7 @@ def _words(key: str, short: str, value: Any) -> str:
 
 
 def varied(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys that differ between flat settings, without those that only some models, tasks or optimizers have."""
+    """Keys that differ between flat settings; those of a model, task or optimizer between settings that share it."""
     values: dict[str, dict[Any, set[str]]] = {}
     for configuration in configurations:
         for key, value in configuration.items():
@@ -89,9 +89,9 @@ def varied(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def sortable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings for the HParams page without nulls, since TensorBoard cannot sort a column of texts and numbers.
+    """Settings for the HParams page without nulls, since TensorBoard cannot sort a column of both text and numbers.
 
-    The seed is a text: a number would be shown as 0.0000.
+    The seed is turned into text, since a number would be shown as 0.0000.
     """
     known = {key: value for key, value in settings.items() if value != "None"}
     return known | ({"seed": str(known["seed"])} if "seed" in known else {})

@@ -46,7 +46,7 @@ class Result(TypedDict, total=False):
 
 
 def _with_its_numbers(result: Result) -> Result:
-    """Return the result, or raise a ValueError if a run that has ended lacks numbers that are shown of it."""
+    """Return the result; raise a ValueError if its run has ended and one of the numbers to show is missing."""
     numbers = ("floors", "updates", "selected_update", "seconds", "num_parameters", "state_size")
     absent = [key for key in numbers if key not in result]
     if absent and result["status"] in ENDED:

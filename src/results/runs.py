@@ -90,7 +90,7 @@ def load_runs(folder: Path, only: Mapping[str, Mapping[str, Any]] | None = None)
 def each_once(runs: Sequence[Run]) -> list[Run]:
     """The runs, each once: copies in several folders are named in a warning, and one that has ended is preferred."""
     by_name: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: not _HAS_FINGERPRINT(run.name)):  # in folders that a user has named last
+    for run in sorted(runs, key=lambda run: not _HAS_FINGERPRINT(run.name)):  # folders named by a user come last
         by_name.setdefault(_known_as(run, by_name), []).append(run)
     for name, copies in by_name.items():
         if len(copies) > 1:

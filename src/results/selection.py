@@ -58,9 +58,9 @@ class Cell:
     def searched(self) -> Mapping[Pairs, Sequence[Run]]:
         """The runs that the choice is based on, by grid point: the same repetitions at each point, if there are any.
 
-        In a two-stage search it is the single repetition that is present at the most points, the first one in a tie.
-        Otherwise it is those that have finished at every point, disregarding points where none has finished, and points
-        where a run was lost: these keep all their runs, so that the loss counts.
+        In a two-stage search this is the single repetition that is present at the most points, the first one in a tie.
+        Otherwise these are the repetitions that have finished at every point, not counting points where none has
+        finished or where a run was lost. Points with a lost run keep all their runs, so that the loss counts.
         """
         if self.two_stage:
             first = Counter(map(self.repetition, self.runs)).most_common(1)[0][0]
@@ -87,7 +87,7 @@ class Cell:
     def edges(self) -> list[Edge]:
         """The searched settings whose chosen number is the smallest or the largest that was tried.
 
-        Settings of which a number inside the grid is equally good are left out.
+        A setting is left out if a number inside its grid is equally good.
         """
         if self.choice is None:
             return []

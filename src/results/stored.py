@@ -86,7 +86,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        UserError: it is damaged, would run a resolver (but ${by:} and ${units_for:}), or exceeds the limits.
+        UserError: it is damaged, would run a resolver (other than ${by:} and ${units_for:}), or exceeds the limits.
     """
     try:
         text = _read(path, MOST_BYTES).decode()

@@ -46,7 +46,7 @@ def check_device(name: str) -> None:
 def choose_device(config: DictConfig, to_train: bool = True) -> torch.device:
     """The device of a configuration; "auto" selects the one with the faster updates, see `src.running.device`.
 
-    Without `to_train` nothing is measured, and the CPU is taken if it is not known which one is faster.
+    Without `to_train` nothing is measured, and the CPU is chosen if it is not known which one is faster.
     """
     name = config.device
     if name == "auto":

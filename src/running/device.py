@@ -54,7 +54,7 @@ class Times(TypedDict):
 
 _TIMES = TypeAdapter(Times)
 _known: dict[str, Mapping[str, float]] = {}
-"""What this process has measured or read."""
+"""The times that this process has measured or read."""
 
 
 def faster_device(config: DictConfig, measure: Measure | None) -> str:
@@ -62,7 +62,7 @@ def faster_device(config: DictConfig, measure: Measure | None) -> str:
 
     Args:
         config: the configuration of a run.
-        measure: how to measure; None to measure nothing, and take the CPU if nothing is known.
+        measure: how to measure; None to measure nothing, and choose the CPU if nothing is known.
     """
     key = _key(config)
     if key not in _known:

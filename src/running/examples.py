@@ -33,7 +33,7 @@ def examples(model: SequenceModel, task: Task, split: Split, num_examples: int) 
 
 @torch.no_grad()
 def show_examples(trainer: Trainer, curves: Curves, num_examples: int = 12) -> None:
-    """Put rendered test examples into TensorBoard, with figures of the model's memory if it has one."""
+    """Add rendered test examples to TensorBoard, with figures of the model's memory if it has one."""
     task, core = trainer.task, trainer.model.core
     batch, output = examples(trainer.model, task, "test", num_examples)
     lines = [task.render(batch, row, output) for row in range(len(batch.inputs))]

@@ -95,7 +95,7 @@ def _is_stackable(update: Update, name: str) -> bool:
         state: Any = stacked.gradients(batch, []).output.state
         if update.carries_state:
             stacked.gradients(batch, [tensor.detach() for tensor in state])
-    except Exception as error:  # whatever torch.func.vmap does not support
+    except Exception as error:  # such as an operation that torch.func.vmap lacks
         log.info("%s, and runs like it, are trained one by one: %s", name, explain(error).splitlines()[0])
         return False
     return True

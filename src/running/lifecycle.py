@@ -120,7 +120,7 @@ def _begun_by_this_job(folder: Path) -> bool:
 def _execute(config: DictConfig, described: Described, folder: Path, stop_rule: StopRule | None, number: int) -> Life:
     """Train, and write the result even if the run fails."""
     started = time.perf_counter()
-    for left in folder.rglob(".*.tmp"):  # by writes that were killed
+    for left in folder.rglob(".*.tmp"):  # from writes that were killed
         left.unlink(missing_ok=True)
     result = _failed(described)
     try:

@@ -1,4 +1,4 @@
-"""Completes runs, one alone or several as one program."""
+"""Completes one run, or several runs as one program."""
 
 import gc
 import logging

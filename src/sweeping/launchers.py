@@ -41,7 +41,7 @@ def fit(launcher: DictConfig, threads: int) -> int | None:
                 launcher.ray.remote.setdefault("num_cpus", threads)
                 if launcher.ray.init.get("address"):  # a cluster sets the size of its own store
                     launcher.ray.init.setdefault("object_store_memory", None)
-                else:  # it would start a dozen processes
+                else:  # the dashboard would start a dozen processes
                     launcher.ray.init.setdefault("include_dashboard", False)
     return None
 

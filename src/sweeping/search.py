@@ -56,7 +56,7 @@ class Options:
     Attributes:
         trials: the budget, including trials of earlier calls.
         sampler: independent draws, or Optuna's tree-structured Parzen estimator.
-        seed: seed of the proposals; random ones depend on nothing else.
+        seed: seed of the proposals; random ones depend only on it, the ranges and the number of the trial.
         workers: number of trials at a time.
         prune: whether to stop runs that are worse than the median of the others at the same update.
     """

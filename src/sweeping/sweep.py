@@ -43,7 +43,7 @@ DIR, SUBDIR = "${sweep_dir:}", "${run_name:}"
 
 @dataclass
 class Sweep:
-    """The runs of a command, which launches those that are left.
+    """Holds the runs of a command, and launches those that are left.
 
     Attributes:
         folder: the folder of the runs.

@@ -1,11 +1,11 @@
 """An update on a GPU as one CUDA graph: its hundreds of kernels are recorded once and launched together from then on.
 
 The graph contains the work of an update on tensors (`Update.compute`, `Stacked.compute`): the forward and backward
-pass, clipping, and the optimizer step. Batches, and the state that a task carries from batch to batch, are prepared
-outside and copied to where the graph reads them; weights, gradients and optimizer states are changed in place; the
-learning rate is written to where the graph reads it. Random numbers, such as those for dropout, come from the generator
-of the device, which advances at every replay as it does without a graph. So the same kernels run on the same numbers,
-and a resumed run is still the same run.
+pass, clipping, and the optimizer step (for a run alone, only with AdamW). Batches, and the state that a task carries
+from batch to batch, are prepared outside and copied to where the graph reads them; weights, gradients and optimizer
+states are changed in place; the learning rate is written to where the graph reads it. Random numbers, such as those for
+dropout, come from the generator of the device, which advances at every replay as it does without a graph. So the same
+kernels run on the same numbers, and a resumed run is still the same run.
 """
 
 import logging

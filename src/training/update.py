@@ -52,7 +52,7 @@ class Update:
         """The part of `compute` that is recorded and replayed, if any."""
 
     def replay_with(self, recorder: Recorder) -> None:
-        """Record and replay the work on tensors; the optimizer takes part if it can read its learning rate there."""
+        """Record and replay the work on tensors, with the optimizer step if its learning rate can be a tensor."""
         optimizer = self.state.optimizer
         whole = isinstance(optimizer, FusedAdamW)
         self.replayed = replayed = Replayed(self.compute if whole else self.gradients, recorder)

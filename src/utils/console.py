@@ -1,4 +1,4 @@
-"""What commands print: in any encoding, as wide as it is, and to a reader that may go away."""
+"""Printing from commands: in any encoding, at full width, and to a reader that may go away."""
 
 import io
 import sys
@@ -25,7 +25,7 @@ def printing() -> Iterator[None]:
 
 
 def print_table(table: "Table") -> None:
-    """Print a table as wide as its content, so that nothing is cut; a narrow terminal wraps its lines."""
+    """Print a table as wide as its content, so that nothing is cut off; a narrow terminal wraps its lines."""
     console = get_console()
     table.width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
     console.print(table, crop=False)

@@ -52,13 +52,13 @@ def _lives(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it belongs to somebody else
+    except OSError:  # the process belongs to somebody else
         return True
     return pid != os.getpid()  # this process is not writing, so an earlier one had its number
 
 
 class Lock:
-    """The lock of a file, for at most one process; on a file system without locks, all hold it after a warning."""
+    """A file lock that at most one process holds; on a file system without locks all hold it, after a warning."""
 
     def __init__(self, path: Path, patience: float = -1):
         self.folder = path.parent
@@ -86,7 +86,7 @@ class Lock:
 
 @cache
 def _warn(folder: Path) -> None:
-    """Once for each folder, however often its locks are taken."""
+    """Warn once for each folder, however often its locks are taken."""
     log.warning("%s: this file system has no locks, so never start the same run twice at a time", folder)
 
 
@@ -116,7 +116,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
 
 @contextmanager
 def changing(path: Path) -> Iterator[None]:
-    """Hold the lock of a file while reading and rewriting it; waits for other processes."""
+    """Wait for other processes, then hold the lock of a file while it is read and rewritten."""
     with Lock(path.with_name(f".{path.name}.lock")):
         yield
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 2**28
-"""Of a file that are read."""
+"""At most this many bytes of a file are read."""
 
 
 def for_json(value: Any) -> Any:
@@ -29,7 +29,7 @@ def _number(digits: str) -> int | float:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records at the beginning of a file; none if it is missing, cannot be read, or is something else."""
+    """The records in the first `MOST_BYTES` of a file; none if it is missing, cannot be read, or is not a file."""
     if not path.is_file():
         return []
     try:

@@ -1,4 +1,4 @@
-"""Workers end with the sweep that started them, however it ends.
+"""Makes workers end with the sweep that started them, however it ends.
 
 A worker whose parent was killed would carry on with the queued runs and hold their locks. So the parent holds a lock
 for its lifetime, which the operating system releases even after kill -9, and every worker waits for that lock in a

@@ -8,16 +8,16 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def num_cores() -> int:
-    """The cores that this process may use: those of its affinity, or fewer under the quota of a container."""
+    """Number of cores that this process may use: those of its affinity, or fewer under the quota of a container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     numbers = _numbers("cpu.max") or _numbers("cpu/cpu.cfs_quota_us") + _numbers("cpu/cpu.cfs_period_us")
-    if len(numbers) == 2 and min(numbers) > 0:  # a quota of -1, like "max", is none
+    if len(numbers) == 2 and min(numbers) > 0:  # -1, like "max", means no quota
         cores = min(cores, math.ceil(numbers[0] / numbers[1]))
     return cores
 
 
 def memory() -> int:
-    """Bytes of memory, or fewer under the limit of a container."""
+    """Bytes of memory of the machine, or fewer under the limit of a container."""
     limits = _numbers("memory.max") or _numbers("memory/memory.limit_in_bytes")
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits])
 

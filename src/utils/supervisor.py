@@ -1,7 +1,7 @@
-"""A command that does runs in its own process outlives a run that kills this process.
+"""Lets a command that does runs in its own process survive a run that kills the process.
 
-An abort in compiled code or a lack of memory ends a process without an exception. So the command works in a child; its
-parent waits, and starts another child if that one dies. The new child records the death and does what is left.
+An abort in compiled code or a lack of memory ends a process without an exception. So the command works in a child; the
+parent waits, and starts another child if the first one dies. The new child records the death and does what is left.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from src.config.errors import UserError
 
 ACCIDENTS = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGKILL, signal.SIGSEGV)
-"""Signals that end a process by mistake; all others are sent to end the command."""
+"""Signals that end a process by accident; all others are sent in order to end the command."""
 
 
 class Death(NamedTuple):
@@ -29,9 +29,9 @@ _explained: set[Death] = set()
 
 
 def supervise() -> None:
-    """Go on in a child process, or in further ones if it dies; this one waits, passes signals on and never returns.
+    """Continue in a child process, or in another if it dies; the parent waits, forwards signals and never returns.
 
-    To be called while there is one thread and nothing has been imported that does not survive a fork.
+    Call it while there is a single thread and nothing has been imported that does not survive a fork.
     """
     while True:
         readable, writable = os.pipe()
@@ -68,7 +68,7 @@ def _end_with_the_parent(readable: int) -> None:
 
 
 def holder(folder: Path) -> int | None:
-    """The process that was the last to hold a folder, if there is one."""
+    """The id of the process that was the last to hold a folder, if there is one."""
     try:
         return int((folder / ".lock").read_text())
     except (OSError, ValueError):
@@ -82,7 +82,7 @@ def held(folder: Path) -> Death | None:
 
 
 def death_in(folder: Path, result: str) -> Death | None:
-    """The earlier process of this command that died in the run of a folder, before it wrote the result."""
+    """The earlier process of this command that died in the run of a folder before it wrote the result, if any."""
     death, path = held(folder), folder / result
     if death is None or (path.exists() and path.stat().st_mtime_ns >= (folder / ".lock").stat().st_mtime_ns):
         return None
@@ -91,6 +91,6 @@ def death_in(folder: Path, result: str) -> Death | None:
 
 
 def check_explained() -> None:
-    """Raise `UserError` if the last process of this command did not die in a run: the next one would die, too."""
+    """Raise `UserError` if the last process of this command did not die in a run, since the next one would die too."""
     if _deaths and _deaths[-1] not in _explained:
         raise UserError(f"{_deaths[-1].reason}, outside of a run; run the same command again to resume")
