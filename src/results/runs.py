@@ -37,7 +37,7 @@ class Run:
     settings: Mapping[str, Any]
     """Every setting that can change its result, by full key."""
     fingerprint: str = ""
-    """Empty if it has no result, or one from an early version."""
+    """The fingerprint in its result; empty if it has no result, or one from an early version."""
     note: str = ""
     """What the user wrote about it."""
     status: str = "missing"
@@ -76,7 +76,7 @@ class Run:
 
 
 def load_runs(folder: Path, only: Mapping[str, Mapping[str, Any]] | None = None) -> list[Run]:
-    """The runs at any depth below a folder, or `only` some, {name: flat settings}, including missing ones.
+    """The runs at any depth below a folder, including missing ones; or `only` these, given as {name: flat settings}.
 
     Runs in the manifest of a sweep come first, in its order. Runs may still be writing their files.
     """
