@@ -142,7 +142,7 @@ def with_changes(config: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
 
 
 def check_same_symbols(config: DictConfig, task: Task) -> None:
-    """Raise `UserError` if a task has other symbols than the task that a run was trained on."""
+    """Raise `UserError` if the symbols of a task, and so their numbers, are not those that a run was trained on."""
     if task.vocabulary is not None and (learned := build_task(config).vocabulary) is not None:
         symbols = set(task.vocabulary) ^ set(learned)
         if symbols:
