@@ -12,11 +12,11 @@ from torch import Tensor
 
 LONGEST_LABELED = 40
 SYMBOL: dict[str, Any] = {"fontsize": 12, "family": "monospace", "parse_math": False}
-"""How symbols of a sequence are written: as they are, even a "$"."""
+"""Text properties for the symbols of a sequence, which are shown verbatim, even a "$"."""
 
 
 def colors(weights: np.ndarray, bound: float) -> dict[str, Any]:
-    """The colors of weights up to a bound, for `imshow`: from 0, or around it if one is negative."""
+    """The color scale of weights up to a bound, for `imshow`: from 0, or centered on 0 if any weight is negative."""
     if (weights < 0).any():
         return {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}
     return {"cmap": "Blues", "vmin": 0, "vmax": bound}
@@ -26,9 +26,9 @@ def attention_figure(attention_BT: Tensor, labels: Sequence[Sequence[str]]) -> F
     """How strongly the last step attends to each earlier step, one row per example.
 
     Args:
-        attention_BT: a weight for each step except the last; there is at least one. After the end of a shorter example
-            it is 0.
-        labels: of every step of each example, including the last.
+        attention_BT: a weight for each step except the last; there is at least one. Weights after the end of a shorter
+            example are 0.
+        labels: the label of every step of each example, including the last.
     """
     num_examples, num_steps = attention_BT.shape
     share_BT = (attention_BT / attention_BT.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)).numpy(force=True)

@@ -1,4 +1,4 @@
-"""Films of episodes: the screen over time, what was decided, and where a memory looked.
+"""Films of episodes: the screen over time, the actions taken, and what a memory attended to.
 
 Shapes: T actions, A actions to choose from.
 """
@@ -15,7 +15,7 @@ from src.specs import Film
 
 FRAMES_IN_A_ROW = 12
 UNSEEN, ITS_PIXELS = 0.35, 0.75
-"""Shades of a frame that is not seen; 0 is white."""
+"""Gray levels of the background and of the pixels in a frame that the network does not see; 0 is white."""
 
 
 def film_figure(film: Film, looks_TT: np.ndarray | None) -> Figure:
@@ -23,7 +23,7 @@ def film_figure(film: Film, looks_TT: np.ndarray | None) -> Figure:
 
     Args:
         film: the episode.
-        looks_TT: how strongly each step attends to each earlier one; None without a memory that attends.
+        looks_TT: how strongly each step attends to each earlier one; None if the model has no memory that attends.
     """
     num_rows = -(-len(film.frames) // FRAMES_IN_A_ROW)
     figure = Figure(figsize=(12, 1.3 * num_rows + 4), layout="constrained")
@@ -56,7 +56,7 @@ def film_figure(film: Film, looks_TT: np.ndarray | None) -> Figure:
 
 
 def _draw_frames(axes: Axes, film: Film) -> None:
-    """All frames in one image, each with its number and the action after it."""
+    """Draw all frames in one image, each labeled with its number and the action taken after it."""
     _, height, width = film.frames.shape
     gap, space = max(1, width // 8), max(4, height // 3)
     num_rows = -(-len(film.frames) // FRAMES_IN_A_ROW)

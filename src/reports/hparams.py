@@ -1,4 +1,4 @@
-"""What TensorBoard shows for a folder of runs as a whole."""
+"""TensorBoard's HParams page and images for a folder of runs as a whole."""
 
 import logging
 import mmap
@@ -19,7 +19,7 @@ SHOWN_OF_ONE_RUN = ("model", "task", "seed", "model.hidden_size", "optimizer.lr"
 
 
 def update_hparams_page(folder: Path) -> None:
-    """Write what TensorBoard shows for a folder as a whole, or warn: the results stand without it."""
+    """Write the HParams page and the images of a folder; a failure is only a warning, as no result depends on them."""
     try:
         _write(folder)
     except Exception as error:
@@ -27,17 +27,17 @@ def update_hparams_page(folder: Path) -> None:
 
 
 def _write(folder: Path) -> None:
-    """Write HParams columns, and the images of `figures/`.
+    """Write the columns of the HParams page, and the images of `figures/`.
 
-    Columns are the settings that vary and the final metrics; without them every scalar of every run would be a column.
-    All of it is in one event file, which replaces the previous one, in a folder of its own: TensorBoard shows that as a
-    run called "summary", and one in the folder itself as ".".
+    The columns are the settings that vary and the final metrics; if none were defined, every scalar of every run would
+    be a column. Everything goes into one event file, which replaces the previous one, in a subfolder: TensorBoard shows
+    it as a run called "summary". In the folder itself, it would be shown as ".".
     """
     found = {path: result for path in sorted(folder.iterdir()) if (result := read_result(path)) and result["metrics"]}
     if not found:
         return
     results = list(found.values())
-    from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb  # it takes a while
+    from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb  # a slow import
 
     from src.utils.events import event_writer
 
@@ -61,7 +61,7 @@ def _write(folder: Path) -> None:
 
 
 def _domain(values: Sequence[Any]) -> Any:
-    """The values of a setting, as boxes to tick; None if they are texts and numbers."""
+    """The values of a setting, shown as check boxes; None if they differ in type, such as strings and numbers."""
     from tensorboard.plugins.hparams.summary_v2 import Discrete
 
     kinds = {float if type(value) is int else type(value) for value in values}
@@ -69,13 +69,13 @@ def _domain(values: Sequence[Any]) -> Any:
 
 
 def _tag_of_selected(tag: str) -> str:
-    """Under which tag TensorBoard has a final metric, see `Curves.selected`."""
+    """The tag of a final metric in TensorBoard, see `Curves.selected`."""
     split, _, name = tag.partition("/")
     return f"val_selected/{name}" if split == "val" else f"val_selected/{tag}"
 
 
 def _add_final_metrics(run: Path, result: Mapping[str, Any]) -> None:
-    """Add the final metrics that earlier versions wrote under other tags, so that their columns are not empty."""
+    """Add final metrics that earlier versions wrote under other tags, so that their columns are not empty."""
     files = list(run.glob(EVENT_FILES))
     shown = {_tag_of_selected(tag): value for tag, value in result["metrics"].items()}
     missing = {tag: value for tag, value in shown.items() if not any(_has_tag(file, tag) for file in files)}
@@ -89,7 +89,7 @@ def _add_final_metrics(run: Path, result: Mapping[str, Any]) -> None:
 
 
 def _has_tag(path: Path, tag: str) -> bool:
-    """Whether an event file has a curve, searched from its end, where the final metrics are."""
+    """Whether an event file contains a curve; the search starts at the end, where the final metrics are."""
     if path.stat().st_size == 0:
         return False
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -100,7 +100,7 @@ def _has_tag(path: Path, tag: str) -> bool:
 
 
 def _image(tag: str, png: bytes) -> Any:
-    """A PNG file unchanged; its first chunk starts with width and height."""
+    """An image summary with an unchanged PNG file, whose first chunk starts with its width and height."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     width, height = struct.unpack(">II", png[16:24])

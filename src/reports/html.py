@@ -1,4 +1,4 @@
-"""The report on a folder of runs as one HTML file that needs nothing else: tables, figures, and what is missing."""
+"""The report on a folder of runs as one self-contained HTML file: tables, figures, and unfinished runs."""
 
 import base64
 import re
@@ -63,12 +63,12 @@ _PAGE = """<!doctype html>
 
 
 def html_report(title: str, runs: Sequence[Run], sections: Sequence[Section], figures: Mapping[str, Path]) -> str:
-    """The page.
+    """The report as an HTML page.
 
     Args:
-        title: of the page.
-        runs: of the folder.
-        sections: see `src.reports.summary`.
+        title: title of the page.
+        runs: all runs of the folder.
+        sections: sections of the page, see `src.reports.summary`.
         figures: {name: PNG file}.
     """
     environment = Environment(autoescape=True, trim_blocks=True)
@@ -88,7 +88,7 @@ def _counts(runs: Sequence[Run]) -> str:
 
 
 def _aligned(section: Section) -> Section:
-    """Every row with the same columns."""
+    """The section with the same columns in every row of a table."""
 
     def with_all(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         columns = dict.fromkeys(column for row in rows for column in row)

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from src.data.music import LOWEST_KEY
 
 TICKS_PER_FRAME = 240
-"""Half a quarter note of 480 ticks: at the default tempo of MIDI, 120 quarter notes a minute, four frames a second."""
+"""Half of a 480-tick quarter note: four frames per second at MIDI's default tempo, 120 quarter notes per minute."""
 LOUDNESS = 64
 
 
 def piano_roll_figure(roll_TK: np.ndarray) -> Figure:
-    """Which keys sound in each frame."""
+    """The piano roll: which keys sound in each frame."""
     figure = Figure(figsize=(min(3 + 0.04 * len(roll_TK), 16), 4), layout="constrained")
     axes = figure.subplots()
     top = LOWEST_KEY + roll_TK.shape[1]
@@ -38,7 +38,7 @@ def piano_roll_figure(roll_TK: np.ndarray) -> Figure:
 
 
 def write_midi(roll_TK: np.ndarray, path: Path) -> str:
-    """Write a MIDI file, in which a key that goes on sounding is held; return its path, or why there is none."""
+    """Write a MIDI file in which keys that keep sounding are held; return its path, or the reason why there is none."""
     try:
         from mido import Message, MidiFile, MidiTrack
     except ImportError:

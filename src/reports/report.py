@@ -1,4 +1,4 @@
-"""The report on a folder of runs: tables, figures, and its page in TensorBoard."""
+"""The report on a folder of runs: tables, figures, and the HParams page in TensorBoard."""
 
 import io
 import os
@@ -21,7 +21,7 @@ from src.utils.files import write_whole
 
 HTML = "report.html"
 OF_REPORTS = ("learning_curves*.png", "against_*.png")
-"""The figures among the files of their folder."""
+"""Patterns of the figures of a report, among the files in `figures/`."""
 
 
 def write_report(
@@ -33,7 +33,7 @@ def write_report(
 ) -> None:
     """Print and write all tables of a folder, and draw its figures.
 
-    Without `search`, which settings are searched and repeated is read from the folder; `changes` override it.
+    Without `search`, the settings that are searched and repeated are read from the folder; `changes` override them.
     """
     runs = _runs_in(folder)
     _write(folder, runs, search or search_settings(folder, runs), changes or {}, folder, figures)
@@ -46,9 +46,9 @@ def write_joint_report(
     *,
     figures: bool = True,
 ) -> Path:
-    """The same of several folders at once, into a new one beside them, which is returned: `outputs/one+other`.
+    """Write one report on several folders to a new folder beside them, which is returned: `outputs/one+other`.
 
-    What is searched or repeated in one of them is so in the report; a run that is in several of them counts once.
+    A setting that is searched or repeated in one folder is so in the report; a run in several folders counts once.
     """
     folders = [folder for folder, _ in given]
     for folder in folders:
@@ -75,7 +75,7 @@ def write_joint_report(
 
 
 def _runs_in(folder: Path) -> list[Run]:
-    """The runs of a folder, or a `UserError` if there is none."""
+    """The runs of a folder; raises `UserError` if there are none."""
     runs = load_runs(folder)
     if not runs and ((folder / RESULT).exists() or (folder / STORED).exists()):
         raise UserError(f"{folder}: is a run; give the folder that it is in, {folder.parent}")
@@ -85,7 +85,7 @@ def _runs_in(folder: Path) -> list[Run]:
 
 
 def _joint(searches: Sequence[SearchSettings]) -> SearchSettings:
-    """What one of them searches is searched, what one repeats and none searches is repeated; the rest is compared."""
+    """Joined settings: searched if any of them searches it, else repeated if any repeats it, else compared."""
     grid, repeated, columns = (
         list(dict.fromkeys(key for search in searches for key in getattr(search, name)))
         for name in ("grid", "repeated", "columns")
@@ -99,7 +99,7 @@ def _joint(searches: Sequence[SearchSettings]) -> SearchSettings:
 def _write(
     folder: Path, runs: Sequence[Run], search: SearchSettings, changes: Mapping[str, Any], to: Path, figures: bool
 ) -> None:
-    """Print and write the report on runs in `folder`."""
+    """Print the report on the runs in `folder`, and write it to the folder `to`."""
     _check(changes, runs)
     search = replace(search, **changes)
     search.check_roles()
@@ -117,7 +117,7 @@ def _write(
 
 
 def end_sweep(folder: Path, configurations: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Print and write the tables of a sweep, without figures, which take longer; return the status of each run.
+    """Print and write the tables of a sweep, without the slower figures; return the status of each run.
 
     `configurations` are {run: flat settings}.
     """
@@ -154,7 +154,7 @@ def _draw(folder: Path, runs: Sequence[Run], search: SearchSettings, to: Path) -
 
 
 def _check(changes: Mapping[str, list[str]], runs: Sequence[Run]) -> None:
-    """Reject settings that do not exist, which would be ignored."""
+    """Reject settings that do not exist, which would otherwise be ignored."""
     known = {key for run in runs for key in run.settings}
     for purpose, keys in changes.items():
         for key in keys:

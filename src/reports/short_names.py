@@ -1,7 +1,7 @@
-"""Short names for the runs of a folder in TensorBoard, which calls a run by its path.
+"""Short names for the runs of a folder in TensorBoard, which names a run by its path.
 
-The folder of a run names its main settings, whichever of them vary. Links with shorter names, in a folder of their own,
-lead to the same event files.
+The folder name of a run lists its main settings, whether or not they vary. Links with shorter names, in a separate
+folder, lead to the same event files.
 """
 
 from collections import Counter
@@ -13,14 +13,14 @@ from src.config.settings import label_of
 from src.results.runs import Run, load_runs, varied_settings
 
 LONGEST = 60
-"""Letters of a short name; a run that would need more keeps the name of its folder."""
+"""Maximum length of a short name in characters; a run that would need more keeps the name of its folder."""
 
 
 def link_runs(folder: Path, links: Path) -> int:
     """Link the runs of a folder, its floors and its summary into another folder, and return how many runs there are.
 
-    Links that exist stay as they are. A run of a sweep that has not begun is linked as well, for TensorBoard to find
-    it later.
+    Existing links are kept. Runs of a sweep that have not started are linked as well, so that TensorBoard finds them
+    later.
     """
     runs = load_runs(folder)
     targets = {name: folder / run for run, name in short_names(runs).items()}

@@ -13,7 +13,7 @@ FLOOR: dict[str, Any] = {"color": "0.5", "linewidth": 1.0, "zorder": 1}
 LOST_LABEL = "diverged or failed"
 """Label of the crosses that mark runs without a result."""
 FLOOR_LINES: tuple[Any, ...] = ((0, (1, 1.5)), (0, (5, 2)), (0, (10, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
-"""Line styles of a task's floors, one each."""
+"""Line styles of the floors of a task, one per floor."""
 RC: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -27,7 +27,7 @@ RC: Any = {
     "legend.handlelength": 3.2,
     "savefig.dpi": 200,
 }
-"""For `matplotlib.rc_context`; a panel is 3.3 inches wide, so that two fit side by side on a page."""
+"""Settings for `matplotlib.rc_context`; a panel is 3.3 inches wide, so that two fit side by side on a page."""
 
 _STYLES: dict[str, tuple[str, Any, str]] = {
     "fastweights": ("#D55E00", "-", "o"),
@@ -38,10 +38,10 @@ _STYLES: dict[str, tuple[str, Any, str]] = {
     "rnn": ("#000000", ":", "v"),
     "nprnn": ("#E69F00", (0, (8, 2)), "P"),
 }
-"""The color-blind safe colors of Okabe and Ito; line styles and markers tell models apart in grey."""
+"""Okabe and Ito's color-blind safe colors; line styles and markers distinguish the models in grayscale."""
 _COLORS = ("#332288", "#882255", "#117733", "#AA4499", "#999933", "#661100", "#6699CC", "#44AA99")
 _LINES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (4, 1, 1, 1)), (0, (2, 1)))
-_CHARACTER, _HANDLE = 0.065, 0.75  # of a legend, in inches
+_CHARACTER, _HANDLE = 0.065, 0.75  # widths in a legend, in inches: a character, and a handle with its spacing
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p")
 
 
@@ -51,9 +51,9 @@ def style_of(model: str) -> dict[str, Any]:
 
 
 def styles_of(labels: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The styles of the series of a figure, {label: model}: those of the models, but each color is used only once.
+    """The styles of the series of a figure, {label: model}: the style of the model, unless its color is already taken.
 
-    Models with fixed styles have them in any case. The colors suffice for 15 series.
+    Models with fixed styles choose first. There are distinct colors for 15 series.
     """
     choices = [*_STYLES.values(), *zip(_COLORS, _LINES + _LINES, _MARKERS, strict=False)]
     styles: dict[str, tuple[str, Any, str]] = {}
@@ -76,7 +76,7 @@ def _style(parts: tuple[str, Any, str]) -> dict[str, Any]:
 
 
 def panels(titles: Sequence[str], **subplots: Any) -> tuple[Figure, list[Axes]]:
-    """A figure outside pyplot with a panel per title, two side by side; of more than eight, three."""
+    """A figure outside pyplot with one panel per title: two side by side, or three if there are more than eight."""
     columns = 1 if len(titles) == 1 else 2 if len(titles) <= 8 else 3
     rows = -(-len(titles) // columns)
     width = 4.8 if columns == 1 else 3.3 * columns
@@ -90,15 +90,15 @@ def panels(titles: Sequence[str], **subplots: Any) -> tuple[Figure, list[Axes]]:
 
 
 def as_written(text: str) -> str:
-    """A text in which "$" does not begin a formula."""
+    """The text with "$" escaped, so that it does not begin a formula."""
     return text.replace("$", r"\$")
 
 
 def legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
-    """One legend below all panels, series first, then floors; it makes the figure taller.
+    """Add one legend below all panels, series before floors, and make the figure taller to fit it.
 
-    What is too long for a line of the figure goes on in the next one. There is no legend of more than `MOST_LABELS`,
-    which would be taller than the panels.
+    Labels that are wider than the figure are wrapped. A legend with more than `MOST_LABELS` labels would be taller than
+    the panels and is left out.
     """
     handles: dict[str, Any] = {}
     for axes in all_axes:

@@ -1,4 +1,4 @@
-"""Tables of a folder of runs: selection, all runs, and unfinished ones; for the terminal, in Markdown and CSV."""
+"""Tables of a folder of runs (selection, all runs, unfinished runs) for the terminal, as Markdown and as CSV."""
 
 import math
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ Row = dict[str, Any]
 
 
 class Section(NamedTuple):
-    """A part of a summary."""
+    """A section of a summary."""
 
     title: str
     text: str
     tables: list[list[Row]]
     remark: str = ""
-    """Below the first table."""
+    """Text below the first table."""
 
 
 def sections(runs: Sequence[Run], search: SearchSettings) -> list[Section]:
-    """The parts of a summary: selection, runs, and unfinished runs."""
+    """The sections of a summary: selection, runs, and unfinished runs."""
     parts = []
     if chosen_from_several(runs, search):
         summaries = select(runs, search)
@@ -45,7 +45,7 @@ def sections(runs: Sequence[Run], search: SearchSettings) -> list[Section]:
 
 
 def write_summary(folder: Path, runs: Sequence[Run], search: SearchSettings) -> None:
-    """Write `summary.csv`, a row per run, and `summary.md`."""
+    """Write `summary.csv`, with one row per run, and `summary.md`."""
     write_whole(folder / "summary.csv", to_csv(run_rows(runs)).encode())
     parts = [f"# {escaped(folder.resolve().name)}\n"]
     if note := common_note(runs):
@@ -58,7 +58,7 @@ def write_summary(folder: Path, runs: Sequence[Run], search: SearchSettings) -> 
 
 
 def common_note(runs: Sequence[Run]) -> str:
-    """The note of all runs that have one, if it is the same; different ones have a column of the table of runs."""
+    """The note, if all runs that have one have the same; different notes get a column in the table of runs."""
     notes = {run.note for run in runs if run.note}
     return notes.pop() if len(notes) == 1 else ""
 
@@ -85,7 +85,7 @@ def print_summary(runs: Sequence[Run], search: SearchSettings) -> None:
 
 
 def run_rows(runs: Sequence[Run]) -> list[Row]:
-    """A row per run: settings that vary, status, metrics and sizes."""
+    """One row per run: settings that vary, status, metrics and sizes."""
     keys = varied_settings(runs)
     tags = list(dict.fromkeys(tag for run in runs for tag in run.metrics))
     reasons = any(run.reason for run in runs)
@@ -104,13 +104,13 @@ def run_rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def _short(rows: Sequence[Row], runs: Sequence[Run]) -> list[Row]:
-    """Format settings and seconds, so that they have no more digits than needed."""
+    """Format settings and seconds with no more digits than needed."""
     keys = {*varied_settings(runs), "seconds"}
     return [{key: _text(value) if key in keys else value for key, value in row.items()} for row in rows]
 
 
 def chosen_from_several(runs: Sequence[Run], search: SearchSettings) -> bool:
-    """Whether anything that varies is searched or repeated."""
+    """Whether any setting that varies is searched or repeated."""
     return not {*search.grid, *search.repeated}.isdisjoint(varied_settings(runs))
 
 
@@ -120,7 +120,7 @@ def select(runs: Sequence[Run], search: SearchSettings) -> list[Summary]:
 
 
 def selection_csv(runs: Sequence[Run], search: SearchSettings) -> str:
-    """A row per compared cell, with all digits.
+    """One row per compared cell, with all digits.
 
     Columns: the compared and the chosen settings; the attributes of `Summary`, with `spread` as `grid_min`,
     `grid_median` and `grid_max`; the number of `points` and of `runs` in the cell.
@@ -150,7 +150,7 @@ def _settings(summaries: Sequence[Summary]) -> list[Row]:
 
 
 def caption(summaries: Sequence[Summary], runs: Sequence[Run], search: SearchSettings) -> str:
-    """What the selection table shows."""
+    """The caption of the selection table."""
     keys = varied_settings(runs)
     grid, repeated = (", ".join(key for key in keys if key in names) for names in (search.grid, search.repeated))
     text = metrics = " and ".join(_metrics(summaries))
@@ -166,13 +166,13 @@ def caption(summaries: Sequence[Summary], runs: Sequence[Run], search: SearchSet
 
 
 def _metrics(summaries: Sequence[Summary]) -> list[str]:
-    """The metrics in the table; a cell without a finished run may not know its own."""
+    """The metrics in the table, from cells with a finished run if there are any: others may not know theirs."""
     known = [summary for summary in summaries if summary.cell.choice] or summaries
     return list(dict.fromkeys(summary.metric for summary in known))
 
 
 def selection_rows(summaries: Sequence[Summary], search: SearchSettings, *, short: bool = False) -> list[Row]:
-    """The selection formatted for reading, a row per cell; `short` for the terminal, narrow and without notes."""
+    """The selection formatted for reading, one row per cell; `short` is for the terminal: narrow, without notes."""
     settings = _settings(summaries)
     keys = [key for key in settings[0] if any(row[key] is not None for row in settings)]
     tails = [key.rpartition(".")[2] for key in keys]
@@ -194,7 +194,7 @@ def selection_rows(summaries: Sequence[Summary], search: SearchSettings, *, shor
 
 
 def pivot(summaries: Sequence[Summary], search: SearchSettings) -> list[Row] | None:
-    """The means, with the settings of `search.columns` across; None if none of them is compared."""
+    """The means, with the settings in `search.columns` across the columns; None if none of them is compared."""
     compared = dict.fromkeys(key for summary in summaries for key, _ in summary.cell.settings)
     across = [key for key in search.columns if key in compared]
     if not across:
@@ -218,9 +218,9 @@ def _label(summary: Summary, keys: Sequence[str]) -> str:
 
 
 def plus_minus(mean: float, sd: float) -> str:
-    """Mean and standard deviation, to two digits of the latter or four of the former: "0.0108 ± 0.0011".
+    """Mean and standard deviation, to two significant digits of the latter but at most four of the mean.
 
-    Very large and very small ones are in scientific notation: "1.5e-10 ± 7.1e-11".
+    For example "0.0108 ± 0.0011"; very large and very small numbers are in scientific notation: "1.5e-10 ± 7.1e-11".
     """
     if not math.isfinite(mean):
         return "–"

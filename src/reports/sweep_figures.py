@@ -22,7 +22,7 @@ from src.results.selection import Cell, any_lost, cells, summarize
 
 MOST_PANELS, MOST_TICKS = 9, 9
 LOG_FROM = 20
-"""An axis is logarithmic if its largest number is this many times its smallest."""
+"""An axis is logarithmic if its largest number is at least this many times its smallest."""
 NAMES = {"optimizer.lr": "learning rate", "model.hidden_size": "units"}
 NEAREST_TICKS = 0.14
 """Minimum distance between labeled ticks, as a share of the axis."""
@@ -73,7 +73,7 @@ def learning_curves_figure(folder: Path, cells: Sequence[Cell], search: SearchSe
 
 
 def compared_figure(cells: Sequence[Cell], key: str, search: SearchSettings) -> Figure:
-    """The test metric at the chosen point against a compared number, such as the width; mean and sd."""
+    """The test metric (mean and sd) at the chosen point against a compared numeric setting, such as the width."""
     cells = [cell for cell in cells if key in dict(cell.settings)]
     series = []
     for cell in cells:
@@ -83,9 +83,9 @@ def compared_figure(cells: Sequence[Cell], key: str, search: SearchSettings) -> 
 
 
 def grid_figure(cells: Sequence[Cell], key: str, search: SearchSettings) -> Figure:
-    """The validation objective against a searched number, with the chosen one circled.
+    """The validation objective against a searched numeric setting, with the chosen value circled.
 
-    If several settings are searched, each point is the best over the others, by the rule of `choose`.
+    If several settings are searched, each point is the best over the other settings, by the rule of `choose`.
     """
     tag = f"val/{cells[0].objective.metric}"
     sign = -1 if cells[0].objective.higher_is_better else 1
@@ -145,7 +145,7 @@ def _in_words(tag: str) -> str:
 
 
 def _over(cells: Sequence[Cell]) -> str:
-    """What curves are the mean and range of: ", mean and range over 3 seeds"."""
+    """The part of an axis label that says what the curves average over: ", mean and range over 3 seeds"."""
     repeated = list(dict.fromkeys(key for cell in cells for key in cell.repeated))
     counts = sorted({len(cell.measured) for cell in cells})
     if not repeated or counts[-1] < 2:
@@ -160,7 +160,7 @@ def _is_number(cells: Sequence[Cell], key: str) -> bool:
 
 
 def _places(cells: Sequence[Cell], search: SearchSettings, drawn: str | None = None) -> list[tuple[str, str]]:
-    """Panel and label of each cell: a panel per value of the settings across the table, else per width."""
+    """Panel and label of each cell: a panel per value of `search.columns`, else per width; a single one if too many."""
     keys = [key for key in search.columns or ["model.hidden_size"] if key != drawn]
     if len({tuple(item for item in cell.settings if item[0] in keys) for cell in cells}) > MOST_PANELS:
         keys = []
@@ -204,7 +204,7 @@ def _finish(
     metric: str,
     values: np.ndarray,
 ) -> None:
-    """Draw the floors, the vertical scale and the legend."""
+    """Draw the floors and the legend, and scale the vertical axis."""
     floors = dict.fromkeys(words for cell in cells for run in cell.runs for words in run.floors)
     lines = dict(zip(floors, FLOOR_LINES * len(floors), strict=False))
     for panel, axes in axes_of.items():
@@ -216,7 +216,7 @@ def _finish(
 
 
 def _mark_choice(axes: Axes, cell: Cell, values: Sequence[Value], key: str, color: str) -> None:
-    """Circle the chosen point, and mark each number without a finished run by a cross at the top."""
+    """Circle the chosen point; crosses at the top mark numbers at which runs diverged or failed and none finished."""
     chosen = [value for value in values if cell.choice and value.x == dict(cell.choice.point).get(key)]
     x, means = [value.x for value in chosen], [value.mean for value in chosen]
     axes.plot(x, means, "o", fillstyle="none", markersize=10, color=color)
@@ -258,7 +258,7 @@ def _draw_floors(axes: Axes, cells: Sequence[Cell], metric: str, lines: Mapping[
 
 
 def _drawn_at_random(values: np.ndarray) -> bool:
-    """Whether numbers were drawn at random, so that neighboring points are unrelated."""
+    """Whether numbers look drawn at random (more than three digits), so that neighboring points are unrelated."""
     return any(float(f"{value:.3g}") != value for value in values)
 
 
@@ -283,7 +283,7 @@ def _scale_x(axes: Axes, values: np.ndarray, logarithmic: bool) -> None:
 
 
 def _scale_y(axes: Axes, values: np.ndarray) -> None:
-    """Logarithmic if the numbers differ widely, linear around 0 if one is 0; linear throughout if one is negative."""
+    """Use a logarithmic scale if the values differ widely and none is negative; around 0 it is linear if one is 0."""
     values = values[np.isfinite(values)]
     positive = values[values > 0]
     if (values < 0).any():

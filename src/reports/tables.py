@@ -1,4 +1,4 @@
-"""Tables at the end of a run and of a sweep."""
+"""Tables shown at the end of a run or a sweep."""
 
 import csv
 import io
@@ -49,7 +49,7 @@ def show_run(result: Mapping[str, Any], folder: Path) -> None:
 
 
 def one_line(result: Mapping[str, Any], name: str) -> str:
-    """How a run ended, for the log of a sweep."""
+    """One line on how a run ended, for the log of a sweep."""
     if result.get("metrics"):
         metrics = "  ".join(f"{tag} {number(value)}" for tag, value in result["metrics"].items())
         return f"{name}: {result['status']}  {metrics}  ({result['seconds']:.0f} s)"
@@ -57,7 +57,7 @@ def one_line(result: Mapping[str, Any], name: str) -> str:
 
 
 def sweep_table(rows: Sequence[Mapping[str, Any]], breaks: str = "/.") -> Table:
-    """The rows of a sweep for the terminal, with line breaks in headers after some characters."""
+    """The rows of a sweep for the terminal; headers are broken after each of the characters in `breaks`."""
     columns = _columns(rows)
     headers = [escape(re.sub(f"([{breaks}])", r"\1\n", column)) for column in columns]
     table = Table(*(Column(header, no_wrap=True) for header in headers), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -84,7 +84,7 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def escaped(text: str) -> str:
-    """A text in one line of Markdown that shows as it is: no cells, tags or entities of its own."""
+    """A text as one line of Markdown that is shown verbatim: it begins no cells, tags or entities."""
     text = " ".join(text.splitlines()).replace("|", "\\|")
     return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", re.sub(r"&(?=#?\w+;)", "&amp;", text))
 
@@ -94,7 +94,7 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def number(value: Any) -> str:
-    """A cell of a table: a number with as many digits as a person reads, anything else as it is."""
+    """A table cell: a float with a readable number of digits, anything else as on the command line."""
     if value is None:
         return ""
     if isinstance(value, float):
