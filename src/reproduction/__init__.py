@@ -1,1 +1,1 @@
-"""Reproducing a table or figure: train, report, record, check."""
+"""Reproduction of a table or figure: train, report, record, check."""

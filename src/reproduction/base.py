@@ -13,9 +13,9 @@ from src.reproduction.effects import Effect, Verdict, verdict_of
 
 Measure = Callable[[Path, pd.DataFrame], pd.DataFrame]
 MANY = 4
-"""Effects of a claim; of more, a report shows those that decide."""
+"""Most effects of a claim that a report shows in full; if there are more, it shows those that decide the verdict."""
 MEASURED = "measured.csv"
-"""File of a report with measurements on the trained networks."""
+"""Name of the report file that contains the measurements on the trained networks."""
 
 
 class NotRunError(Exception):
@@ -27,31 +27,31 @@ class Evidence:
     """The runs that count, at the settings chosen on the validation set, and their learning curves."""
 
     runs: pd.DataFrame
-    """One row per run: `run`, `status`, settings by full keys, metrics, `updates`, `seconds`, `grid_points`, the number
-    of grid points its settings were chosen from, and `edge`, the keys of those that are at an edge of the grid, with
-    spaces between them. A diverged run has the metrics of its best weights before it diverged. A run that several
-    experiments have is in several rows, all with the results of one copy of it."""
+    """One row per run: `run`, `status`, settings by full keys, metrics, `updates`, `seconds`, `grid_points` (the number
+    of grid points that its settings were chosen from), and `edge` (the keys of the settings at an edge of the grid,
+    separated by spaces). A diverged run has the metrics of its best weights before it diverged. A run that belongs to
+    several experiments has a row for each of them, all with the results of the same copy."""
     curves: pd.DataFrame
     """One row per run and evaluation: `run`, `update`, and the metrics on the validation set."""
     measured: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Measurements on the trained networks: `run`, settings, and numbers."""
     used: list[Any] = field(default_factory=list, compare=False)
-    """The rows of `runs` that were selected so far, or measured networks of which were."""
+    """The indices of the rows of `runs` that have been selected so far, directly or through their measurements."""
 
     def select(self, **settings: Any) -> pd.DataFrame:
-        """The runs with these settings, with a double underscore for a dot: `model__hidden_size=20`.
+        """The runs with these settings, whose keys have a double underscore for a dot: `model__hidden_size=20`.
 
-        A setting that is null, or that the runs do not have, is nan or None.
+        The value nan or None selects runs in which the setting is null or absent.
 
         Raises:
-            NotRunError: there are none.
+            NotRunError: no run has these settings.
         """
         found = _select(self.runs, settings)
         self.used.extend(found.index)
         return found
 
     def select_measured(self, **settings: Any) -> pd.DataFrame:
-        """The same for measurements."""
+        """The measurements of runs with these settings, see `select`."""
         found = _select(self.measured, settings)
         self.used.extend(self.runs.index[self.runs["run"].isin(found["run"])])
         return found
@@ -64,13 +64,13 @@ class Evidence:
         """The test errors of the runs with these settings as text: "1.23 ± 0.04 %, 1 of 3 diverged"."""
         runs = self.select(**settings)
         diverged = int((runs["status"] == "diverged").sum())
-        if diverged == len(runs):  # the best weights before that are the initial ones, mostly
+        if diverged == len(runs):  # mostly, the best weights before divergence are the initial ones
             points = int(runs["grid_points"].max())
             return "diverged" + f" at each of {points} grid points" * (points > 1)
         return percent(runs["test/error"].to_numpy(float)) + f", {diverged} of {len(runs)} diverged" * (diverged > 0)
 
     def updates_until(self, metric: str, bound: float, **settings: Any) -> np.ndarray:
-        """The first evaluated update at which a validation metric is at or below a bound; inf if it never is."""
+        """Per seed, the first evaluated update at which a validation metric is at most a bound; inf if it never is."""
         found = []
         for run in self.select(**settings)["run"]:
             curve = self.curves[self.curves["run"] == run]
@@ -84,13 +84,14 @@ class Evidence:
         return np.array([self.curves.loc[self.curves["run"] == run, metric].iloc[-1] for run in runs], float)
 
     def updates_of(self, **settings: Any) -> float:
-        """The number of updates that the runs with these settings were given."""
+        """The maximum number of updates that the runs with these settings were allowed."""
         return float(self.select(**settings)["trainer.max_updates"].max())
 
     def mean_curve(self, metric: str, **settings: Any) -> pd.DataFrame:
         """Mean and standard deviation of a validation metric over seeds, by update.
 
-        A run that stopped early, having solved the task, keeps its last value; a diverged run has none from there on.
+        A run that stopped early because it solved the task keeps its last value; a diverged run has none after it
+        diverged.
         """
         runs = self.select(**settings)
         curves = self.curves[self.curves["run"].isin(runs["run"])]
@@ -113,12 +114,12 @@ def _select(runs: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
 
 
 class Finding(NamedTuple):
-    """What was measured for a claim, and the effects that decide it.
+    """The measurements made for a claim, and the effects that decide it.
 
     Attributes:
-        measured: in words.
-        effects: each with where the claim says that it lies.
-        edge: whether a setting that the test chose by itself is the least or the largest of those that were tried.
+        measured: the measurements in words.
+        effects: the effects, each with the range in which it lies according to the claim.
+        edge: whether a setting that the test itself chose is the smallest or the largest that was tried.
     """
 
     measured: str
@@ -127,13 +128,13 @@ class Finding(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What became of a claim.
+    """The judgement on a claim.
 
     Attributes:
-        verdict: of all effects together.
-        measured: in words.
-        effects: with their intervals, in words.
-        edge: whether a setting of the runs that were compared is at an edge of the grid that it was chosen from.
+        verdict: the verdict of all effects together.
+        measured: the measurements in words.
+        effects: the effects with their intervals, in words.
+        edge: whether a setting of the compared runs is at an edge of the grid that it was chosen from.
     """
 
     verdict: Verdict
@@ -144,12 +145,12 @@ class Judgement(NamedTuple):
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, mostly of a paper, and the test that decides whether our runs reproduce it."""
+    """A statement, usually from a paper, and the test that decides whether our runs reproduce it."""
 
     statement: str
     source: str
     criterion: str
-    """The test in words: where its effects have to lie."""
+    """The test in words: the range in which its effects must lie."""
     test: Callable[[Evidence], Finding]
 
     def judge(self, evidence: Evidence) -> Judgement:
@@ -166,11 +167,11 @@ class Claim:
 
 
 class Study(NamedTuple):
-    """A random search of `scripts/search.py`, as a part of an experiment.
+    """A random search by `scripts/search.py`, as a part of an experiment.
 
     Attributes:
-        fixed: overrides that tell it from the other studies of the experiment, such as "model=lstm".
-        ranges: what is searched, as for `scripts/search.py`.
+        fixed: overrides that distinguish it from the other studies of the experiment, such as "model=lstm".
+        ranges: the ranges to search, written as for `scripts/search.py`.
     """
 
     fixed: tuple[str, ...]
@@ -179,12 +180,12 @@ class Study(NamedTuple):
 
 @dataclass(frozen=True)
 class Searches:
-    """Random searches, in place of the grid of an experiment: all of its trials count.
+    """Random searches that replace the grid of an experiment; all of their trials count.
 
     Attributes:
-        studies: of each experiment, which are given the same number of trials.
-        trials: of each study.
-        quick_trials: the same for the quick budget.
+        studies: the studies of each experiment; all of them have the same number of trials.
+        trials: number of trials of each study.
+        quick_trials: number of trials of each study with the quick budget.
     """
 
     studies: Mapping[str, tuple[Study, ...]]
@@ -196,7 +197,7 @@ class Searches:
 class Reproduction:
     """One table or figure of a paper: `REPRODUCTION` in a module of `src.papers.<paper>`.
 
-    What differs from the paper, and why, is in a Markdown file of the same name beside it, if there is anything to say.
+    Differences from the paper, if any, are explained in a Markdown file of the same name next to the module.
     """
 
     title: str
@@ -205,26 +206,26 @@ class Reproduction:
     """The files of `configs/experiment` that it needs."""
     claims: tuple[Claim, ...]
     table: Callable[[Evidence], pd.DataFrame]
-    """Printed next to measured numbers."""
+    """The measured numbers, next to the published ones where there are any."""
     only_in_full: tuple[str, ...] = ()
     """Experiments that the quick budget omits."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of its runs, by full keys, if their folder contains others."""
+    """Settings that identify its runs, by full keys, if their folder also contains other runs."""
     measure: Measure | None = None
-    """Measures trained networks, given the folder of the runs and the rows of those that count."""
+    """Measures trained networks, given the folder of the runs and the rows of the runs that count."""
     measure_needs_weights: bool = True
-    """Restored runs have none: what was measured when they were recorded counts for them."""
+    """Whether `measure` needs weights. Restored runs have none: their committed measurements are used instead."""
     figures: Mapping[str, Callable[[Evidence], Figure]] = field(default_factory=dict)
     quick: tuple[str, ...] = ()
     """Overrides of the quick budget."""
     searches: Searches | None = None
-    """Of the experiments that are not grids."""
+    """The random searches of the experiments that are not grids."""
     curves: tuple[str, ...] = ("val/error", "val/nll")
     """Tags of the learning curves that are recorded."""
     replayed: tuple[Mapping[str, Any], ...] = ()
     """Settings of the runs whose first updates `check` repeats."""
     replayed_curve: str = "val/nll"
-    """The curve that `check` compares; smooth, so not an error rate."""
+    """The curve that `check` compares; it must be smooth, so an error rate is unsuitable."""
 
 
 def sd(values: np.ndarray) -> float:
@@ -244,9 +245,9 @@ def percent(values: np.ndarray) -> str:
 
 
 def chosen_lr(runs: pd.DataFrame) -> str:
-    """The learning rate of runs with the same settings, and what it was chosen from: "0.0003 of 4, edge".
+    """The learning rate of runs with the same settings, and how many grid points it was chosen from.
 
-    One that was not chosen is "fixed".
+    For example "0.0003 of 4, edge"; a learning rate that was not chosen is "fixed".
     """
     first = runs.iloc[0]
     points = f" of {first['grid_points']}" if first["grid_points"] > 1 else ", fixed"
@@ -254,13 +255,13 @@ def chosen_lr(runs: pd.DataFrame) -> str:
 
 
 def marked(runs: pd.DataFrame) -> str:
-    """ ", edge" if the learning rate of runs is at an edge of its grid, ", edge of decay" for another setting."""
+    """A mark if settings of runs are at an edge of the grid: ", edge" for the learning rate, else ", edge of decay"."""
     keys = sorted({key for edge in runs["edge"] for key in edge.split()}, key=lambda key: (key != "optimizer.lr", key))
     return "".join(", edge" if key == "optimizer.lr" else f", edge of {key.rpartition('.')[2]}" for key in keys)
 
 
 def thousands(updates: np.ndarray) -> str:
-    """Median number of updates, and range: "1,500 (1,000 to 2,250)"; "never" for inf."""
+    """The median of numbers of updates, and their range: "1,500 (1,000 to 2,250)"; "never" for inf."""
     shown = [
         "never" if np.isinf(value) else f"{value:,.0f}" for value in (np.median(updates), *np.sort(updates)[[0, -1]])
     ]

@@ -1,4 +1,4 @@
-"""Checks committed results: reports follow from the data, and recorded runs repeat their first updates."""
+"""Checks committed results: that reports follow from the data, and that recorded runs repeat their first updates."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +12,13 @@ from src.reproduction.report import FIRST_UPDATES, derived_files, read_evidence,
 from src.reproduction.reproduce import find
 
 TOLERANCE = 0.01
-"""In the units of the compared curve. Kernels that round differently stay within 0.005 nats this early; later rounding
-errors grow until two runs of fast weights differ as much as two seeds, and comparing them says nothing."""
+"""Largest difference that counts as agreement, in the units of the compared curve. Kernels that round differently stay
+within 0.005 nats this early; later, rounding errors grow until two runs of fast weights differ as much as two seeds do,
+and comparing them says nothing."""
 
 
 def check(name: str) -> Iterator[tuple[str, bool]]:
-    """A description of each check, and whether it agrees."""
+    """A description of each check, and whether the results agree."""
     folder = REFERENCE / name
     reproduction, evidence = find(name), read_evidence(folder)
     for file, content in derived_files(name, folder).items():

@@ -42,7 +42,7 @@ def run_command(arguments: argparse.Namespace) -> int:
 def _list() -> int:
     for name, reproduction in reproductions().items():
         print(f"{name}\n    {reproduction.title}")
-        full = folders_of(reproduction, "full")  # composed once for both budgets, since that takes most of the time
+        full = folders_of(reproduction, "full")  # composed once for both budgets: composing takes most of the time
         quick = {key: full[key].with_name(full[key].name + OF_QUICK) for key in experiments_of(reproduction, "quick")}
         in_quick, in_full = _progress(reproduction, "quick", quick), _progress(reproduction, "full", full)
         print(f"    quick: {in_quick}; full: {in_full}", flush=True)

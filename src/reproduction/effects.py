@@ -1,8 +1,8 @@
 """Effects: the numbers that claims are about, with their confidence intervals over seeds.
 
 The intervals are Student's for a mean, Welch's for a difference of means, and Wilson's for a share of runs. Numbers of
-updates are compared by their ratio: the same on a logarithmic scale, for geometric means. The best trials of random
-searches have a bootstrap interval.
+updates are compared by the ratio of their geometric means, with Welch's interval on a logarithmic scale. The best
+trials of random searches have a bootstrap interval.
 """
 
 import math
@@ -17,14 +17,14 @@ Unit = Literal[
     "%", "points", "times", "updates", "nats", "pairs", "squared error", "per step", "decades", "of return", "of β"
 ]
 CONFIDENCE = 0.95
-"""Of the two-sided intervals, unless a claim says otherwise."""
+"""Confidence level of the two-sided intervals, unless a claim says otherwise."""
 BOOTSTRAPS = 4000
-"""Resamples of a bootstrap interval."""
+"""Number of resamples for a bootstrap interval."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A number, its confidence interval, and where a claim says that it lies: strictly between `least` and `most`.
+    """A number, its confidence interval, and the range predicted by a claim, strictly between `least` and `most`.
 
     With one seed there is no interval, and both ends are nan.
     """
@@ -39,12 +39,12 @@ class Effect:
     most: float = math.inf
 
     def within(self, least: float = -math.inf, most: float = math.inf) -> "Effect":
-        """The same effect, of which a claim says that it lies between these."""
+        """The same effect, with the claim that it lies between these bounds."""
         return replace(self, least=least, most=most)
 
     @property
     def verdict(self) -> Verdict:
-        """Reproduced if the whole interval lies where the claim says, not reproduced if none of it does."""
+        """Reproduced if all of the interval is in the predicted range, not reproduced if none is, else inconclusive."""
         high_enough = self.low > self.least or self.least == -math.inf
         low_enough = self.high < self.most or self.most == math.inf
         if high_enough and low_enough and not math.isnan(self.low):
@@ -87,7 +87,7 @@ def mean(values: np.ndarray, name: str = "", unit: Unit = "%", confidence: float
 
 
 def share(flags: np.ndarray, name: str = "", confidence: float = CONFIDENCE) -> Effect:
-    """The share of runs of which something is true, with Wilson's interval, which has a width even for all or none."""
+    """The share of flags that are true, with Wilson's interval, which has a width even if all or none are."""
     from scipy import stats
 
     interval = stats.binomtest(int(flags.sum()), len(flags)).proportion_ci(confidence, method="wilson")
@@ -97,17 +97,17 @@ def share(flags: np.ndarray, name: str = "", confidence: float = CONFIDENCE) -> 
 def difference(
     ours: np.ndarray, theirs: np.ndarray, name: str = "", unit: Unit = "points", confidence: float = CONFIDENCE
 ) -> Effect:
-    """The mean of ours minus that of theirs, with Welch's interval."""
+    """The mean of `ours` minus the mean of `theirs`, with Welch's interval."""
     estimate = float(ours.mean()) - float(theirs.mean())
     low, high = _interval(estimate, [ours, theirs], confidence)
     return Effect(name, estimate, low, high, unit, confidence)
 
 
 def ratio(ours: np.ndarray, theirs: np.ndarray, never: float, name: str = "") -> Effect:
-    """The geometric mean of ours divided by that of theirs, with Welch's interval of the logarithms.
+    """The geometric mean of `ours` divided by that of `theirs`, with Welch's interval for the logarithms.
 
-    A number of updates that was never reached, inf, counts as `never`, the length of the runs. That is too small, so
-    the interval is open to that side; since several runs then count alike, its other end is only approximate.
+    A run that never reached its goal, inf, counts as `never`, the length of the runs. That is an underestimate, so the
+    interval is open on that side; since several runs then have the same value, its other end is only approximate.
     """
     effect = difference(_logarithm(ours, never), _logarithm(theirs, never), name, "times")
     low = 0.0 if np.isinf(theirs).any() else math.exp(effect.low)
@@ -118,18 +118,18 @@ def ratio(ours: np.ndarray, theirs: np.ndarray, never: float, name: str = "") ->
 def ratio_of_best(
     ours: np.ndarray, theirs: np.ndarray, score: Sequence[np.ndarray], best: int, never: float, name: str = ""
 ) -> Effect:
-    """As `ratio`, of the best trials of two random searches, with a bootstrap interval.
+    """Like `ratio`, for the best trials of two random searches, with a bootstrap interval.
 
-    The best trials are no sample: they are nearer to each other than the best ones of repeated searches. So the trials
-    of each search are drawn again, and the best of those are compared.
+    The best trials are not a random sample: they vary less than the best trials of repeated searches would. So the
+    trials of each search are resampled, and the best of each resample are compared.
 
     Args:
-        ours: numbers of updates of all trials of a search.
-        theirs: the same of the other search.
-        score: by which the best trials are chosen, of ours and of theirs.
-        best: how many.
+        ours: numbers of updates of all trials of one search.
+        theirs: numbers of updates of all trials of the other search.
+        score: the scores of our trials and of theirs; the best trials are those with the highest scores.
+        best: number of best trials that are compared.
         never: see `ratio`.
-        name: of the effect.
+        name: name of the effect.
     """
     generator, shown, drawn = np.random.default_rng(0), [], []
     for updates, of_trials in zip((ours, theirs), score, strict=True):
@@ -144,7 +144,7 @@ def ratio_of_best(
 
 
 def duration(updates: np.ndarray, never: float, name: str = "") -> Effect:
-    """The geometric mean of numbers of updates; those never reached are treated as in `ratio`."""
+    """The geometric mean of numbers of updates; inf is treated as in `ratio`."""
     effect = mean(_logarithm(updates, never), name, "updates")
     high = math.inf if np.isinf(updates).any() else math.exp(effect.high)
     return replace(effect, estimate=math.exp(effect.estimate), low=math.exp(effect.low), high=high)
@@ -157,7 +157,7 @@ def _logarithm(updates: np.ndarray, never: float) -> np.ndarray:
 def _interval(estimate: float, samples: list[np.ndarray], confidence: float) -> tuple[float, float]:
     """The interval of a sum or difference of means, with the degrees of freedom of Welch and Satterthwaite.
 
-    For one sample it is Student's. It is nan if a sample has one value, or one that is not finite.
+    For one sample it is Student's interval. Both ends are nan if a sample has one value, or one that is not finite.
     """
     from scipy import stats  # takes half a second to import
 

@@ -1,7 +1,7 @@
-"""The tables of the README, and of the page of all results, that follow from the committed results.
+"""Tables of the README and of the page of all results that are generated from the committed results.
 
-Each is between `<!-- table ba2016/table1 -->`, `<!-- claims ba2016/table1 -->`, or `<!-- index -->` for a row per table
-and figure, and `<!-- end -->`.
+Each begins after `<!-- table ba2016/table1 -->`, `<!-- claims ba2016/table1 -->`, or `<!-- index -->` (one row per
+table and figure), and extends to `<!-- end -->`.
 """
 
 import json
@@ -24,7 +24,7 @@ PAGES = (PROJECT / "README.md", REFERENCE / "README.md")
 BLOCK = re.compile(r"<!-- (?:(table|claims) (\S+)|index) -->\n.*?<!-- end -->", re.DOTALL)
 VERDICTS = get_args(Verdict)
 LEFT_OUT = ["source"]
-"""Of the columns of a claim."""
+"""Columns of a table of claims that are left out on these pages."""
 
 
 def renewed(text: str, reference: Path) -> str:
@@ -50,9 +50,9 @@ def renewed(text: str, reference: Path) -> str:
 
 
 def index(reference: Path) -> pd.DataFrame:
-    """A row per table and figure: what it is, how its claims fare, and what its report took.
+    """One row per table and figure: its title, the verdicts on its claims, and the runs and hours behind its report.
 
-    Links are relative to the folder, where the page of all results is.
+    Links are relative to the folder, which contains the page of all results.
     """
     rows = []
     for name, reproduction in reproductions().items():
@@ -74,7 +74,7 @@ def index(reference: Path) -> pd.DataFrame:
 
 
 def counted(reference: Path) -> str:
-    """How many claims there are, by verdict."""
+    """A sentence that says how many claims there are, by verdict."""
     verdicts = [one.removesuffix(", edge") for name in reproductions() for one in _verdicts(name, reference)]
     counts = Counter(verdicts)
     each = ", ".join(f"{counts[verdict]} are {verdict}" for verdict in VERDICTS if counts[verdict])
@@ -82,7 +82,7 @@ def counted(reference: Path) -> str:
 
 
 def _verdicts(name: str, reference: Path) -> list[str]:
-    """Those of a committed report, if there is one and it has claims."""
+    """The verdicts of a committed report; empty if there is no report or it has no claims."""
     file = reference / name / "claims.csv"
     if not reproductions()[name].claims or not file.exists():
         return []

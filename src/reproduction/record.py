@@ -1,7 +1,7 @@
 """The record of a reproduction: all of its runs, so that others can continue from them.
 
-Run folders are too large to commit. A line of `results.jsonl` has what selection and reports need of a run: its result
-and its validation curves.
+Run folders are too large to commit. Each line of `results.jsonl` contains what selection and reports need from one run:
+its result and its validation curves.
 """
 
 import json
@@ -27,7 +27,7 @@ RECORD = "results.jsonl"
 
 
 class Recorded(NamedTuple):
-    """One run.
+    """One recorded run.
 
     Attributes:
         sweep: name of the folder of its experiment.
@@ -46,7 +46,7 @@ _RECORDED = TypeAdapter(Recorded)
 
 
 def gather(folder: Path, runs: Iterable[Run], tags: Sequence[str]) -> list[Recorded]:
-    """Those of the runs in a folder that have ended."""
+    """Record the runs in a folder that have ended."""
     found = []
     for run in runs:
         result = read_result(folder / run.name)
@@ -92,7 +92,7 @@ def restore(runs: Iterable[Recorded], sweeps: Mapping[str, Path]) -> list[Path]:
     They have results and curves, but no weights.
 
     Raises:
-        UserError: a run is of a sweep that is none of these.
+        UserError: a run belongs to a sweep that is not in `sweeps`.
     """
     made = []
     for sweep, group in groupby(runs, key=lambda run: run.sweep):

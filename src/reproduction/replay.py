@@ -16,11 +16,11 @@ from src.training.curves import Curves
 from src.training.progress import RunProgress
 
 UPDATES, EVERY = 100, 20
-"""How many updates are repeated, and how often they are evaluated."""
+"""Number of updates that are repeated, and of updates between evaluations."""
 
 
 def first_updates(config: Mapping[str, Any], tag: str) -> "pd.Series[float]":
-    """A validation curve of the first updates of a run, by update."""
+    """A validation curve over the first updates of a run, which are computed again; indexed by update."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         often = {"trainer": {"eval_every": EVERY, "log_every": EVERY}}

@@ -73,8 +73,8 @@ def claims_table(reproduction: Reproduction, evidence: Evidence) -> pd.DataFrame
 def make_report(name: str, budget: Budget, folder: Path, further: Sequence[str] = ()) -> None:
     """Write the report of the runs so far, with its data; `further` overrides may say where the runs are.
 
-    Files: `report.md`; `table.csv` and `claims.csv`; `runs.csv` and `curves.csv` of the runs that count, and
-    `measured.csv`, from which the others follow; the figures; `provenance.json`; `results.jsonl`, all runs, see
+    Files: `report.md`, `table.csv` and `claims.csv`, which follow from the others; `runs.csv`, `curves.csv` and
+    `measured.csv`, on the runs that count; the figures; `provenance.json`; `results.jsonl`, all runs, see
     `src.reproduction.record`; `first_updates.csv`, the first updates of some runs, for `check`.
     """
     reproduction = find(name)
@@ -145,7 +145,7 @@ def replayed(reproduction: Reproduction, evidence: Evidence) -> list[str]:
 
 
 def text_of_report(name: str, table: pd.DataFrame, claims: pd.DataFrame, folder: Path) -> str:
-    """What `report.md` in a folder says: the provenance of the runs, the tables, the figures and the notes.
+    """The text of `report.md` in a folder: the provenance of the runs, the tables, the figures and the notes.
 
     Raises:
         UserError: the folder contains no provenance.

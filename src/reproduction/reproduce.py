@@ -31,7 +31,7 @@ ALWAYS_KEPT = ("model", "model.hidden_size", "optimizer.lr", "trainer.max_update
 """Settings with a column in the evidence even if they do not vary."""
 PAPERS = PROJECT / "src" / "papers"
 OF_QUICK = "-quick"
-"""What the names of quick runs end in."""
+"""Suffix of the names of quick runs."""
 NUMBERS = ("selected_update", "updates", "seconds", "num_parameters", "state_size")
 
 
@@ -46,7 +46,7 @@ def reproductions() -> dict[str, Reproduction]:
 
 
 def find(name: str) -> Reproduction:
-    """The reproduction of this name.
+    """The reproduction with this name.
 
     Raises:
         UserError: there is none.
@@ -76,7 +76,7 @@ def overrides_of(reproduction: Reproduction, experiment: str, budget: Budget) ->
 
 
 def folders_of(reproduction: Reproduction, budget: Budget, further: Sequence[str] = ()) -> dict[str, Path]:
-    """The folder of the runs of each experiment, which `further` overrides may move."""
+    """The folder of the runs of each experiment; `further` overrides may change where it is."""
     folders = {}
     for experiment in experiments_of(reproduction, budget):
         config = configuration(experiment, [*launcher(), *overrides_of(reproduction, experiment, budget), *further])
@@ -87,7 +87,7 @@ def folders_of(reproduction: Reproduction, budget: Budget, further: Sequence[str
 def run(name: str, budget: Budget, further: Sequence[str] = ()) -> int:
     """Launch missing runs, several at a time if the joblib launcher is installed; return the exit status."""
     reproduction = find(name)
-    this_clone = os.environ | {"PYTHONPATH": str(PROJECT)}  # whichever one is installed or current
+    this_clone = os.environ | {"PYTHONPATH": str(PROJECT)}  # whichever clone is installed or current
     status = 0
     folders = folders_of(reproduction, budget, further)
     for number, (experiment, folder) in enumerate(folders.items(), start=1):
@@ -118,12 +118,12 @@ def commands_of(
 
 
 def launcher() -> list[str]:
-    """What makes a sweep launch several runs at a time, if the joblib launcher is installed."""
+    """The override that makes a sweep launch several runs at a time, if the joblib launcher is installed."""
     return ["hydra/launcher=joblib"] if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") else []
 
 
 def edges_of(reproduction: Reproduction, experiment: str, budget: Budget, folder: Path) -> list[str]:
-    """What to add to the grid of an experiment where a value chosen in a folder is at its edge, a line per cell."""
+    """For each value chosen from the runs in a folder that is at an edge, a line that says what to add to the grid."""
     runs, _ = runs_of(reproduction, experiment, budget, folder)
     where = f"configs/experiment/{experiment}.yaml" if budget == "full" else "the grid"
     lines = []
@@ -135,10 +135,10 @@ def edges_of(reproduction: Reproduction, experiment: str, budget: Budget, folder
 
 
 def evidence_of_runs(name: str, budget: Budget, further: Sequence[str] = ()) -> Evidence:
-    """The evidence of the runs so far, in the folders where a command with `further` overrides puts them.
+    """The evidence from the runs so far, in the folders to which a command with `further` overrides writes them.
 
     Raises:
-        UserError: there are none.
+        UserError: no run has ended.
     """
     reproduction = find(name)
     rows: list[dict[str, Any]] = []
@@ -174,9 +174,9 @@ def evidence_of_runs(name: str, budget: Budget, further: Sequence[str] = ()) -> 
 
 
 def _homes(found: Mapping[str, Sequence[Run]], folders: Mapping[str, Path]) -> dict[str, tuple[Run, Path]]:
-    """By the name of each run, the copy that counts and the folder that it is in: the first one that has ended.
+    """The copy of each run that counts (the first one that has ended) and its folder, by the name of the run.
 
-    A run that several experiments have is one run, whichever of them trained it.
+    A run that belongs to several experiments is one run, whichever of them trained it.
     """
     copies = [(run, folders[experiment]) for experiment, runs in found.items() for run in runs]
     copies.sort(key=lambda copy: not copy[0].ended)
@@ -201,7 +201,7 @@ def _measured(name: str, reproduction: Reproduction, folder: Path, runs: pd.Data
 
 
 def runs_of(reproduction: Reproduction, experiment: str, budget: Budget, folder: Path) -> tuple[list[Run], list[str]]:
-    """The runs of a folder that belong to an experiment, and the names of others with the reproduction's settings."""
+    """The runs in a folder that belong to an experiment, and the names of others with the reproduction's settings."""
     found = {run.name: run for run in load_runs(folder) if reproduction.settings.items() <= run.settings.items()}
     if reproduction.searches is not None and experiment in reproduction.searches.studies:
         return list(found.values()), []
@@ -211,9 +211,9 @@ def runs_of(reproduction: Reproduction, experiment: str, budget: Budget, folder:
 
 
 def runs_that_count(runs: Sequence[Run], search: SearchSettings, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """The runs at the grid point chosen on the validation set, as rows of evidence with these settings.
+    """The runs at the grid point chosen on the validation set, as rows of evidence with the settings `keys`.
 
-    These are the runs that finished or diverged; a diverged run has the metrics of its best weights before it diverged.
+    Only runs that finished or diverged count; a diverged run has the metrics of its best weights before it diverged.
     In a cell without a finished run nothing can be chosen, and the diverged runs at its first grid point count.
     """
     tags = dict.fromkeys(tag for run in runs for tag in run.metrics)
