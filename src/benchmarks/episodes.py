@@ -1,4 +1,4 @@
-"""Measures updates of Catch, next to the plain loop of modules that plays it step by step; see scripts/benchmark.py."""
+"""Measures updates on Catch, against a plain loop of modules that plays it step by step; see scripts/benchmark.py."""
 
 from functools import partial
 from itertools import count
@@ -23,9 +23,10 @@ VISIBLE_FRAMES, EXPANSION_SIZE = 3, 128
 
 
 def plainly(task: Environment, model: SequenceModel, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """The losses of an episode by the definition, and its actions [B, T].
+    """The losses of episodes, computed by definition, and their actions [B, T].
 
-    Every step is a screen, an encoder, a step of the core, a head and an action; gradients go through all of them.
+    Every step consists of a screen, the encoder, a step of the core, the head and an action; gradients flow through all
+    of them.
     """
     game, state = task.begin(batch.inputs), model.core.initial_state(len(batch.inputs))
     log_chosen, values, entropies, rewards, actions = [], [], [], [], []
@@ -54,7 +55,7 @@ def plainly(task: Environment, model: SequenceModel, batch: Batch) -> tuple[dict
 
 
 def measure(cell: dict[str, Any], batch_size: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """One row: an update of a model that plays T steps, and the same by the plain loop, in turns."""
+    """One row: an update of a model that plays T steps and the same update by the plain loop, timed alternately."""
     torch.set_num_threads(cell["threads"])
     torch.set_flush_denormal(True)  # as a run does
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Measures the linear recurrence in each of its forms, alone and in a whole update; see scripts/benchmark.py."""
+"""Measures the linear recurrence in each of its forms, alone and within whole updates; see scripts/benchmark.py."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -30,14 +30,14 @@ RECURRENCES: dict[str, tuple[str, bool]] = {
     "gated_deltanet": ("head", True),
     "kda": ("feature", True),
 }
-"""What decays in the cell, nothing, a head or every key feature, and whether it erases."""
+"""What has a decay of its own in each model (nothing, each head or each key feature), and whether the model erases."""
 
 SHORTEST = 4
-"""The fewest steps for which there are tasks of about as many."""
+"""The smallest length for which `tasks_of` has tasks."""
 
 
 def random_terms(decay: str, erases: bool, batch: int, time: int, size: int) -> Terms:
-    """Terms of one head, with keys of unit length, that require gradients."""
+    """Random terms of one head that require gradients, with keys of unit length."""
     q, v = torch.randn(2, batch, time, 1, size)
     k = functional.normalize(torch.randn(batch, time, 1, size), dim=-1)
     log_decay = None if decay == "none" else -0.1 * torch.rand(batch, time, 1, 1 if decay == "head" else size)
@@ -46,7 +46,7 @@ def random_terms(decay: str, erases: bool, batch: int, time: int, size: int) -> 
 
 
 def passes(form: Recurrence, terms: Terms) -> Callable[[], None]:
-    """The forward and the backward pass."""
+    """A function that computes the forward and the backward pass."""
     batch, _, heads, size = terms.query.shape
     S_BHKV, weights = torch.zeros(batch, heads, size, size), torch.randn_like(terms.query)
     wanted = [term for term in terms if term is not None]
@@ -61,7 +61,7 @@ def passes(form: Recurrence, terms: Terms) -> Callable[[], None]:
 def measure(
     model: str, batch: int, time: int, size: int, chunk_size: int | None, rounds: int, seconds: float
 ) -> dict[str, Any]:
-    """Milliseconds of both passes in each form, medians of interleaved rounds, and ratios to the first form."""
+    """Milliseconds of both passes in each form, as medians over interleaved rounds, and ratios to the first form."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if chunk_size is None:
@@ -76,7 +76,7 @@ def measure(
 
 
 def interleaved(runs: dict[str, Callable[[], None]], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Milliseconds of processor time of each, in rounds that take turns."""
+    """Milliseconds of processor time of each function, in every one of several interleaved rounds."""
     timers = {name: Timer("run()", timer=thread_time, globals={"run": run}) for name, run in runs.items()}
     for timer in timers.values():
         timer.timeit(1)
@@ -88,7 +88,7 @@ def interleaved(runs: dict[str, Callable[[], None]], rounds: int, seconds: float
 
 
 def in_ratios(rounds_ms: dict[str, list[float]]) -> dict[str, Any]:
-    """Medians of the rounds, and of the ratios to the first."""
+    """Medians over the rounds, of the times and of their ratios to the times of the first function."""
     first = next(iter(rounds_ms.values()))
     return (
         {f"{name}_ms": median(values) for name, values in rounds_ms.items()}
@@ -98,7 +98,7 @@ def in_ratios(rounds_ms: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def tasks_of(length: int) -> dict[str, Task]:
-    """Tasks whose sequences have about this length, and a head over 64 values, or more where there are more pairs."""
+    """Tasks whose sequences have about this length, with a head over 64 values, or one per pair if there are more."""
     pairs, queries = length // 2, max(1, length // 7)
     most = max(64, pairs)
     return {
@@ -108,7 +108,7 @@ def tasks_of(length: int) -> dict[str, Task]:
 
 
 def update_of(model: str, task: Task, batch_size: int, size: int, kernel: str | None) -> Callable[[], None]:
-    """An update of a network with one memory of size x size numbers and 64 outputs; without the recurrence if None."""
+    """An update of a network with a memory of size x size numbers and 64 outputs; no recurrence if `kernel` is None."""
     settings = OmegaConf.load(MODELS / f"{model}.yaml")
     sizes = {"hidden_size": 64, "num_heads": 1, "key_size": size, "value_size": size, "conv_size": 0}
     settings = OmegaConf.merge(settings, sizes, {"output_gate": False, "kernel": kernel or "auto"})
@@ -125,7 +125,7 @@ def update_of(model: str, task: Task, batch_size: int, size: int, kernel: str | 
 def measure_updates(
     model: str, batch: int, length: int, size: int, rounds: int, seconds: float
 ) -> Iterator[dict[str, Any]]:
-    """Milliseconds of whole updates in each form, and of all in them that is not the recurrence, on each task."""
+    """Milliseconds of whole updates on each task, in each form and, as "outside", without any recurrence."""
     torch.set_num_threads(1)
     kernels = {"kernel": "fused", "chunked": "vectorized", "scan": "reference", "outside": None}
     if not calls.available(torch.empty(0)):

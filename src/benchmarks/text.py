@@ -26,11 +26,11 @@ from src.specs import Batch, InputSpec, Output, OutputSpec, State, map_state
 from src.tasks.base import Task
 
 NUM_SYMBOLS, EMBEDDING_SIZE = 82, 32
-"""Those of War and Peace."""
+"""The number of symbols in War and Peace, and the size of their embedding."""
 
 
 class Windows(Task):
-    """Windows of random symbols: as `language_model`, but without a text."""
+    """Windows of random symbols: like the task `language_model`, but without a text."""
 
     input_spec = InputSpec("tokens", NUM_SYMBOLS)
     output_spec = OutputSpec("class", NUM_SYMBOLS, every_step=True)
@@ -50,7 +50,7 @@ class Windows(Task):
 
 
 def measure(cell: dict[str, Any], batch_size: int, rounds: int, seconds: float, rank: int | None) -> dict[str, Any]:
-    """One row: an update of a model, of torch's layer of the same kind and of nn.LSTM, in turns."""
+    """One row: updates of a model, of torch's layer of the same kind and of nn.LSTM, timed alternately."""
     torch.set_num_threads(cell["threads"])
     torch.set_flush_denormal(True)  # as a run does
     torch.manual_seed(0)

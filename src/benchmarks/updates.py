@@ -1,4 +1,4 @@
-"""Measures updates, the kernels alone, everything outside them, arithmetic and memory; see scripts/benchmark.py."""
+"""Measures updates, kernels alone, everything outside the kernels, arithmetic and memory; see scripts/benchmark.py."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -65,7 +65,7 @@ class Sequences(AssociativeRetrieval):
 
 
 def update_as_trained(network: nn.Module, loss: Callable[[], Tensor]) -> Callable:
-    """One update, as in the trainer; `loss` gives the loss of the next batch."""
+    """One update, as in the trainer; `loss` computes the loss of the next batch."""
     weights = flat_parameters(network)
     optimizer, gradient = adam([weights]), weights.grad
     assert gradient is not None
@@ -160,7 +160,7 @@ class PausingClock:
         self.depth = 0
 
     def __call__(self) -> float:
-        """Seconds."""
+        """The time in seconds."""
         return thread_time() - self.paused
 
     def without(self, function: Callable) -> Callable:
@@ -173,7 +173,7 @@ class PausingClock:
                 return function(*arguments)
             finally:
                 self.depth -= 1
-                if self.depth == 0:  # not for a call inside another
+                if self.depth == 0:  # nested calls are not counted twice
                     self.paused += thread_time() - started
 
         return run
@@ -182,7 +182,10 @@ class PausingClock:
 def in_turns(
     functions: dict[str, Callable], clock: PausingClock, threads: int, rounds: int, seconds: float
 ) -> dict[str, list[Measurement]]:
-    """Measure every function once per round, interleaved; some by the clock that excludes the kernels."""
+    """Measure every function once per round, interleaved.
+
+    "outside", "plain" and "paused" are timed by the clock, which excludes the kernels; the others in wall-clock time.
+    """
     with patch.object(calls, "enter", clock.without(calls.enter)):
         clocks = dict.fromkeys(("outside", "plain", "paused"), clock)
         timers = {
@@ -200,7 +203,7 @@ def in_turns(
 def measure(
     cell: dict[str, Any], batch_size: int, rounds: int, seconds: float, features: int | None = None
 ) -> dict[str, Any]:
-    """All measurements of one row; those of updates alone if the inputs are vectors of so many features."""
+    """All measurements of one row; only those of updates if the inputs are vectors, of `features` numbers each."""
     torch.set_num_threads(cell["threads"])
     torch.set_flush_denormal(True)  # as a run does
     torch.manual_seed(0)
@@ -254,7 +257,7 @@ def row_of_updates(
     loss: Callable[[], Tensor],
     batch_size: int,
 ) -> dict[str, Any]:
-    """What a row says of updates: their times, the ratios to those of torch's layers, and the memory of the model."""
+    """The part of a row on updates: their times, the ratios to the times of torch's layers, and the model's memory."""
     ms = {what: [1e3 * one.median for one in measurements] for what, measurements in measured.items()}
     [update] = Measurement.merge(measured["update"])
     return {f"{what}_ms": median(values) for what, values in ms.items()} | {
@@ -273,5 +276,5 @@ def row_of_updates(
 
 
 def ratio_of(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median of the ratios of the rounds."""
+    """The median over rounds of the ratio of two times."""
     return median(a / b for a, b in zip(above, below, strict=True))

@@ -1,1 +1,1 @@
-"""What `scripts/gpu_check.py` checks and measures on a machine with a GPU."""
+"""The checks and measurements of `scripts/gpu_check.py`, on a machine with a GPU."""

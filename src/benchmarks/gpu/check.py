@@ -42,11 +42,11 @@ from src.utils.console import printing
 from src.utils.files import write_whole
 
 WHOLE = 470.0
-"""Seconds for everything."""
+"""Time limit for all parts together, in seconds."""
 
 
 class Part(NamedTuple):
-    """A part, its limit in seconds, and the function that does it."""
+    """A part of the check, its time limit in seconds, and the function that runs it."""
 
     name: str
     limit: float
@@ -63,7 +63,7 @@ TOGETHER = (
     Part("compile", 110, f"{HERE}.compiled.every_model"),
     Part("sanitizer", 110, f"{HERE}.correctness.sanitized"),
 )
-"""Parts that measure no time, and so are done at the same time."""
+"""Parts that measure no times, and so run concurrently."""
 ALONE = (
     Part("speed", 80, f"{HERE}.speed.one_run"),
     Part("speed_of_models", 100, f"{HERE}.speed.every_model"),
@@ -73,7 +73,7 @@ ALONE = (
 
 
 def run_part(part: Part, device: str, tiny: bool, folder: Path, deadline: float) -> list[Row]:
-    """The findings of a part, with one more if it did not end as it should."""
+    """Run a part and return its findings, with another one if it failed or exceeded its time limit."""
     path, limit = folder / f"{part.name}.jsonl", min(part.limit, deadline - time.monotonic())
     if limit <= 0:
         return [Row(part.name, "the part", "no time was left", verdict="not run")]
@@ -106,14 +106,14 @@ def run_part(part: Part, device: str, tiny: bool, folder: Path, deadline: float)
 
 
 def _kill(process: subprocess.Popen) -> None:
-    """End a part with all that it started."""
+    """Kill a part and all processes that it started."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def check(names: Sequence[str], device: str, tiny: bool, folder: Path, whole: float = WHOLE) -> list[Row]:
-    """All findings of some parts, with a report in the folder.
+    """Run some parts and return all their findings; the report is written to the folder.
 
     Raises:
         UserError: the device does not work.
@@ -148,7 +148,7 @@ def check(names: Sequence[str], device: str, tiny: bool, folder: Path, whole: fl
 
 
 def write_report(rows: Sequence[Row], origin: dict[str, Any], folder: Path) -> None:
-    """`report.json` and `report.md`."""
+    """Write `report.json` and `report.md`."""
     content = {"provenance": origin, "rows": [row._asdict() for row in rows]}
     write_whole(folder / "report.json", json.dumps(content, indent=2).encode())
     lines = ["# On a GPU", "", f"`{origin['command']}`, {origin['date']}, commit {origin['git_commit']}"]

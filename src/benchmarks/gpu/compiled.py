@@ -1,4 +1,4 @@
-"""What is done for every model, several at a time: their kernels take seconds to compile, which a GPU does not help."""
+"""Work on every model, several at a time: their kernels take seconds to compile, which a GPU does not speed up."""
 
 import os
 import time
@@ -18,11 +18,11 @@ from src.benchmarks.updates import MODELS, Sequences
 
 UNITS = 50
 AT_ONCE = 6
-"""Each process has a context on the GPU, of half a gigabyte."""
+"""Maximum number of processes; each has a context on the GPU, of half a gigabyte."""
 
 
 def for_every_model(work: Callable[..., Any], device: str, tiny: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """The result of some work for every model by name, or what raises its error; of two models if `tiny`."""
+    """Do some work on every model (two if `tiny`); yield its name and a function that returns its result or raises."""
     files = sorted(MODELS.glob("*.yaml"))[: 2 if tiny else None]
     workers = min(AT_ONCE, os.cpu_count() or 1, len(files))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -32,7 +32,7 @@ def for_every_model(work: Callable[..., Any], device: str, tiny: bool) -> Iterat
 
 
 def every_model(rows: Rows, device: str, tiny: bool) -> None:
-    """Two updates of every model, after which its kernels are compiled, and kept on disk for the parts that follow."""
+    """Perform two updates of every model, which compiles its kernels and caches them on disk for the later parts."""
     for name, result in for_every_model(_two_updates, device, tiny):
         with rows.trying(name):
             rows.add(name, result())

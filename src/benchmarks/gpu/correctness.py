@@ -33,7 +33,7 @@ SYMBOLS, FEATURES = 7, 4
 
 
 def card(rows: Rows, device: str, tiny: bool) -> None:
-    """What the check runs on."""
+    """The hardware and the software versions that the check runs on."""
     if device == "cuda":
         found = torch.cuda.get_device_properties(0)
         memory = f"{found.total_memory / 2**30:.0f} GiB, compute capability {found.major}.{found.minor}"
@@ -45,12 +45,12 @@ def card(rows: Rows, device: str, tiny: bool) -> None:
 
 
 def compared(core: Core, device: torch.device, batch: int, length: int, by_ids: bool, carried: bool) -> float:
-    """How far outputs, final state and all gradients on a device are from those of the scan on the CPU in float64."""
+    """The largest error of outputs, final state and gradients on a device, against the scan on the CPU in float64."""
     torch.manual_seed(0)
     dtype = next(core.parameters()).dtype
     with torch.no_grad():
         for parameter in core.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))  # so that nothing is 0 or 1
+            parameter.add_(0.1 * torch.randn_like(parameter))  # so that no parameter is 0 or 1
     x = torch.randn(SYMBOLS if by_ids else batch, *(() if by_ids else (length,)), FEATURES)
     ids = torch.randint(SYMBOLS, (batch, length)) if by_ids else None
     state = core.double().to("cpu").initial_state(batch)
@@ -108,7 +108,7 @@ def kernels(rows: Rows, device: str, tiny: bool) -> None:
 
 
 def every_model(rows: Rows, device: str, tiny: bool) -> None:
-    """Every model in float64, in the form that it takes on the device, against its scan on the CPU."""
+    """Every model in float64, in the form that it uses on the device, against its scan on the CPU."""
     for name, result in for_every_model(_compared, device, tiny):
         with rows.trying(name):
             worst, count = result()
@@ -127,7 +127,7 @@ def _compared(file: Path, device: str, tiny: bool) -> tuple[float, int]:
 
 
 class _Outputs(nn.Module):
-    """The outputs of a core with settings in place of its own, as a module: so that weights can be put in as well."""
+    """The outputs of a core with replaced settings, as a module, so that its weights can be replaced as well."""
 
     def __init__(self, core: Core):
         super().__init__()
@@ -140,9 +140,9 @@ class _Outputs(nn.Module):
 
 
 def members_compared(core: Core, device: torch.device, batch: int, length: int) -> float:
-    """How far outputs and gradients of two members of a population are from those of their scans on the CPU.
+    """The largest error of outputs and gradients of two members of a population, against their scans on the CPU.
 
-    They differ in weights, inputs and all numbers among the settings of the model but 0.
+    The members differ in weights, inputs and all nonzero floats among the settings of the model.
     """
     torch.manual_seed(0)
     numbers = {key: value for key, value in vars(core).items() if isinstance(value, float) and value != 0}
@@ -174,7 +174,7 @@ def members_compared(core: Core, device: torch.device, batch: int, length: int) 
 
 
 def resumed(rows: Rows, device: str, tiny: bool) -> None:
-    """Runs that are killed and started again, beside undisturbed ones: alone, and three as one program."""
+    """Runs that are killed and restarted, against undisturbed ones: single runs, and three runs as one program."""
     how = How.of(device, tiny)
     updates, every = (60, 10) if tiny else (1000, 100)
     common = [f"device={how.device.type}", f"trainer.max_updates={updates}", f"trainer.eval_every={every}"]
@@ -209,7 +209,7 @@ def _start(command: list[str], root: str, name: str) -> subprocess.Popen:
 
 
 def _reached(folder: Path) -> int:
-    """The least update of the newest checkpoints of the runs in a folder; 0 while one has none."""
+    """The smallest update among the newest checkpoints of the runs in a folder; 0 while any run has none."""
     runs = [path for path in folder.glob("*/.hydra/..") if path.is_dir()]
     newest = [max((int(p.name[7:15]) for p in (run / CHECKPOINTS).glob("update-*.pt")), default=0) for run in runs]
     return min(newest, default=0)
@@ -231,7 +231,7 @@ def _same(a: tuple[Any, Any], b: tuple[Any, Any]) -> bool:
 
 
 def sanitized(rows: Rows, device: str, tiny: bool) -> None:
-    """The kernels under NVIDIA's compute-sanitizer, if there is one."""
+    """The kernels under NVIDIA's compute-sanitizer, if it is installed."""
     how = How.of(device, tiny)
     program = shutil.which("compute-sanitizer")
     if program is None or how.device.type != "cuda":
@@ -255,7 +255,7 @@ def _under_sanitizer() -> None:
             )
             error = compared(core, device, 2, length, by_ids=length == 11, carried=True)
             assert error < 1e-3, error
-    for model in ("lstm", "sparse_rnn"):  # generated: with matrices in registers, and with tables
+    for model in ("lstm", "sparse_rnn"):  # generated kernels: with matrices in registers, and with tables
         core = instantiate(OmegaConf.load(MODELS / f"{model}.yaml"), FEATURES, hidden_size=20)
         error = compared(core, device, 2, 11, by_ids=True, carried=True)
         assert error < 1e-3, error

@@ -1,4 +1,4 @@
-"""The part that checks updates as CUDA graphs: they are those without a graph, to the last bit."""
+"""The part that checks updates as CUDA graphs: they equal updates without a graph, to the last bit."""
 
 import random
 import tempfile
@@ -16,9 +16,9 @@ from src.specs import state_tensors
 from src.training.trainer import Trainer
 
 WINDOW, ROWS = 20, 8
-"""Of a text: steps of a window, and rows of a batch."""
+"""Steps in a window of text, and rows in a batch."""
 EPOCH = 10
-"""Windows of the training text."""
+"""Windows in each row of the training text."""
 TEXT = ["task=language_model", f"task.window={WINDOW}"]
 CASES = {
     "fast weights": [],
@@ -29,11 +29,11 @@ CASES = {
     "weight noise": ["trainer.weight_noise=0.05"],
     "episodes that are played": ["task=catch"],
 }
-"""What is trained; by default fast weights on associative retrieval."""
+"""The settings of each case; the default is fast weights on associative retrieval."""
 
 
 def graphs(rows: Rows, device: str, tiny: bool) -> None:
-    """Updates as a graph, without one, and as a graph after a checkpoint in the middle of an epoch."""
+    """Updates as a graph, without one, and as a graph resumed from a checkpoint in the middle of an epoch."""
     how = How.of(device, tiny)
     count = 20 if tiny else 35
     with tempfile.TemporaryDirectory() as root:
@@ -69,7 +69,7 @@ def _trainer(device: torch.device, folder: Path, settings: list[str], by_graph: 
 
 
 def _after(trainer: Trainer, count: int) -> list[Tensor]:
-    """The loss of the last of some updates, the weights after it, and the state that is carried."""
+    """Perform `count` updates; return the last loss, the weights, and the state that is carried."""
     for _ in range(count):
         trainer.update()
     loss = trainer.update.last().step.loss.detach()

@@ -1,4 +1,4 @@
-"""The findings of a part, written one by one: what has been found stays, whatever happens to the part."""
+"""The findings of a part, written one at a time, so that earlier ones survive whatever happens to the part."""
 
 import json
 from collections.abc import Iterator
@@ -32,9 +32,9 @@ class Rows:
     """Writes findings to a file, and prints them.
 
     Args:
-        part: whose findings they are.
-        path: of the file.
-        judge: whether a target that is missed is a finding; not on a CPU, of which it does not speak.
+        part: name of the part whose findings they are.
+        path: path of the file.
+        judge: whether to judge findings by the speed targets; False on a CPU, to which these do not apply.
     """
 
     def __init__(self, part: str, path: Path, judge: bool):
@@ -50,16 +50,16 @@ class Rows:
             file.write(json.dumps(row._asdict()) + "\n")
 
     def target(self, what: str, found: str, wanted: str, reached: bool) -> None:
-        """Write whether a target of speed is reached."""
+        """Write whether a speed target is reached."""
         self.add(what, found, wanted, ("ok" if reached else "missed") if self.judge else "measured")
 
     def right(self, what: str, found: str, wanted: str, is_right: bool) -> None:
-        """Write whether a result is right."""
+        """Write whether a result is correct."""
         self.add(what, found, wanted, "ok" if is_right else "wrong")
 
     @contextmanager
     def trying(self, what: str) -> Iterator[None]:
-        """Write an exception as a finding, and go on."""
+        """Write an exception as a finding, and continue."""
         try:
             yield
         except Exception as error:
@@ -67,7 +67,7 @@ class Rows:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The findings in a file, without damaged ones."""
+    """The findings in a file; damaged lines are skipped."""
     found = []
     for line in read_lines(path):
         with suppress(ValidationError):

@@ -27,7 +27,7 @@ from src.training.population import Stacked
 
 
 def one_run(rows: Rows, device: str, tiny: bool) -> None:
-    """Fast weights beside `nn.LSTM`, both as CUDA graphs."""
+    """Fast weights compared with `nn.LSTM`, both as CUDA graphs."""
     how = How.of(device, tiny)
     sizes = [(128, 11, 0.85), (1024, 11, 1.0), (8192, 11, 1.0), (128, 200, 3.0)]
     for batch_size, length, most in [(8, 5, 1.0)] if tiny else sizes:
@@ -49,7 +49,7 @@ def one_run(rows: Rows, device: str, tiny: bool) -> None:
 
 
 def every_model(rows: Rows, device: str, tiny: bool) -> None:
-    """Every model as a CUDA graph with its fastest form, beside the same model eager and in plain PyTorch."""
+    """Every model as a CUDA graph in its fastest form, compared with the same model run eagerly in plain PyTorch."""
     how = How.of(device, tiny)
     files = sorted(MODELS.glob("*.yaml"))
     for file in files[:1] if tiny else files:
@@ -67,7 +67,7 @@ def every_model(rows: Rows, device: str, tiny: bool) -> None:
 
 
 def populations(rows: Rows, device: str, tiny: bool) -> None:
-    """Runs of fast weights as one program."""
+    """Runs of fast weights, trained as one program."""
     how = How.of(device, tiny)
     for number, least in [(3, 0)] if tiny else [(20, 35_000), (256, 60_000)]:
         with rows.trying(f"{number} runs"):
@@ -84,7 +84,10 @@ def populations(rows: Rows, device: str, tiny: bool) -> None:
 
 
 def sweep(rows: Rows, device: str, tiny: bool) -> None:
-    """Three widths, four rates and five seeds of fast weights by the ordinary command, with a fifth of the updates."""
+    """A sweep of fast weights by the ordinary command, with a fifth of the updates.
+
+    It has three widths, four learning rates and five seeds.
+    """
     how = How.of(device, tiny)
     updates, wanted = (20, 2) if tiny else (10_000, 60)
     settings = ["model.hidden_size=20,50,100", "optimizer.lr=1e-4,3e-4,1e-3,3e-3", "seed=0,1,2,3,4"]

@@ -1,4 +1,4 @@
-"""Updates to be timed: of a model as it is trained, of several as one program, and of torch's own layers."""
+"""Updates to be timed: of a model as in training, and of torch's own layers."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ MakeCore = Callable[[int], Core]
 
 
 class How(NamedTuple):
-    """Where updates are done, and how."""
+    """Where and how updates are performed."""
 
     device: torch.device
     batch_size: int = 128
@@ -34,13 +34,13 @@ class How(NamedTuple):
 
     @classmethod
     def of(cls, device: str, tiny: bool) -> "How":
-        """On a device, as training does them."""
+        """As in training, on a device; `tiny` reduces the batch size."""
         torch.set_flush_denormal(True)
         return cls(torch.device(device), 8 if tiny else 128)
 
     @property
     def recorder(self) -> CudaRecorder | None:
-        """What records CUDA graphs, where there can be some."""
+        """The recorder of CUDA graphs; None if they are not wanted or not possible."""
         return CudaRecorder(self.device) if self.graphs and self.device.type == "cuda" else None
 
 
@@ -52,7 +52,7 @@ def network(task: Task, make_core: MakeCore, device: torch.device, seed: int = 0
 
 
 def as_trained(task: Task, make_core: MakeCore, how: How, seed: int = 0, lr: float = 1e-3) -> Update:
-    """The update of a run."""
+    """An update as a run performs it."""
     model = network(task, make_core, how.device, seed)
     optimizer = adam([flat_parameters(model)], lr=lr)
     settings: Any = OmegaConf.to_container(compose(f"trainer.batch_size={how.batch_size}").trainer, resolve=True)
@@ -66,7 +66,7 @@ def as_trained(task: Task, make_core: MakeCore, how: How, seed: int = 0, lr: flo
 
 
 def as_in_torch(task: Task, make_core: MakeCore, how: How) -> Callable[[], Any]:
-    """The same update in plain torch: its fused Adam, its clipping, and cuDNN's weights in one piece."""
+    """The same update in plain torch, with its fused Adam, its gradient clipping, and cuDNN's contiguous weights."""
     model = network(task, make_core, how.device)
     parameters = list(model.parameters())
     on_gpu = how.device.type == "cuda"
@@ -97,7 +97,7 @@ def as_in_torch(task: Task, make_core: MakeCore, how: How) -> Callable[[], Any]:
 def in_turns(
     updates: Mapping[str, Callable[[], Any]], device: torch.device, seconds: float, rounds: int = 5
 ) -> dict[str, list[float]]:
-    """Milliseconds of each update in each round, the updates of a round one after the other."""
+    """Milliseconds of each update in each round; within a round, the updates are timed one after the other."""
     counts = {}
     for name, update in updates.items():
         _block(update, 6, device)
@@ -111,7 +111,7 @@ def in_turns(
 
 
 def _block(update: Callable[[], Any], count: int, device: torch.device) -> float:
-    """Milliseconds of an update, from one wait for the device to the next."""
+    """Milliseconds per update, timed between two synchronizations with the device."""
     synchronize = torch.get_device_module(device).synchronize
     synchronize()
     started = time.perf_counter()
