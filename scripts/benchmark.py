@@ -79,7 +79,7 @@ from src.utils.files import write_whole
 
 NAMES = sorted(path.stem for path in MODELS.glob("*.yaml"))
 STYLES = {"auto": "-", "fused": "--", "vectorized": "-.", "reference": ":"}  # line style of each kernel
-AXES = ("threads", "length", "hidden_size", "model", "kernel")  # of the grid
+AXES = ("threads", "length", "hidden_size", "model", "kernel")  # axes of the grid
 GRID = {"model": NAMES, "hidden_size": [50, 100], "length": [11], "kernel": ["auto"], "threads": [1]}
 DEFAULTS = GRID | {"batch_size": 128, "seconds": 5.0, "rounds": 7}
 QUICK = {"model": ["fastweights", "lstm"], "hidden_size": [50], "length": [11, 50], "seconds": 2.0, "rounds": 4}
@@ -94,7 +94,7 @@ UNUSED = {
     "recurrence": dict.fromkeys(("threads", "kernel", "features", "rank"), FORMS)
     | {"figure": NO_LSTM.format("recurrence")},
 }
-"""Why an option is refused, for updates and for what is measured instead."""
+"""Why an option is refused, by the mode that is asked for; "" is the default."""
 
 CELL = "model=model kernel=kernel H=hidden_size T=length thr.=threads "  # columns of the tables: header=key of the row
 UPDATES = """ms=update_ms IQR=update_iqr_ms seq./s=sequences_per_second /own=ratio_to_own_layer /LSTM=ratio_to_lstm
@@ -117,7 +117,7 @@ def make_table(title: str, columns: str, rows: Sequence[dict[str, Any]]) -> Tabl
 
 
 def make_figure(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Time per update against H and T, the rest fixed at its first value; legible without colour."""
+    """Time per update against H and against T, with the other fixed at its first value; legible without color."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     names = {"hidden_size": "units H", "length": "steps T"}
@@ -203,13 +203,13 @@ def parse() -> argparse.Namespace:
 
 
 def write_json(path: Path, rows: Sequence[dict[str, Any]], threads: int) -> None:
-    """All numbers and their provenance."""
+    """Write all numbers and their provenance."""
     content = json.dumps({"provenance": provenance(threads, "cpu"), "rows": rows}, indent=2)
     write_whole(path, f"{content}\n".encode())
 
 
 def measure_recurrences(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The tables of --recurrence, of those of the models that have one."""
+    """Measure the linear recurrences of the models that have one, print the tables, and return their rows."""
     how = arguments.chunk_size, arguments.rounds, arguments.seconds
     names = [name for name in recurrence.RECURRENCES if name in arguments.model]
     cells = list(product(arguments.length, arguments.hidden_size, names))

@@ -19,7 +19,7 @@ from src.reports.short_names import link_runs
 from src.results.runs import run_folders
 
 SECONDS = 10
-"""How often runs are looked for that have been added."""
+"""Seconds between searches for added runs."""
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _follow(folder: Path, links: Path, ended: threading.Event) -> None:
-    """Link what is added to the folder until the end."""
+    """Link runs that are added to the folder, until `ended` is set."""
     seen: set[str] = set()
     while not ended.wait(SECONDS):
         if (found := set(run_folders(folder))) != seen:

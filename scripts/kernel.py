@@ -23,10 +23,10 @@ from src.running.show_kernel import main
 
 
 def check_one_run(arguments: Sequence[str]) -> None:
-    """Raise `UserError` if the arguments are of several runs."""
+    """Raise `UserError` if the arguments specify several runs."""
     for argument in arguments:
         several = argument in MULTIRUN
-        with suppress(HydraException):  # which is explained later
+        with suppress(HydraException):  # a syntax error, which is explained later
             several = several or OverridesParser.create().parse_override(argument).is_sweep_override()
         if several:
             raise UserError(f"{argument}: one kernel is shown at a time; give each setting one value")

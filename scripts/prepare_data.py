@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _prepare(file: File, data_dir: str) -> bool:
-    """Fetch a file, or check the one that is there; False if it is wrong, or missing although it is public."""
+    """Fetch a file, or check an existing one; False if it is wrong, or missing although it is public."""
     is_there = find(file, data_dir) is not None
     try:
         read(file, data_dir)

@@ -39,7 +39,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def folder_of(name: str) -> tuple[Path, SearchSettings | None]:
-    """The folder of a name, and the search settings of the experiment if it is one."""
+    """The folder that a name stands for, and its search settings if the name is that of an experiment."""
     if not name:
         raise UserError("'' is neither a folder nor an experiment; the current folder is .")
     if Path(name).is_dir():

@@ -52,7 +52,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     command = add("check", "repeat the first updates of some recorded runs, and compare with the committed results")
     command.add_argument("names", nargs="*", help="such as ba2016/table1 (default: all committed)")
     options, others = parser.parse_known_args(arguments)
-    if others:  # settings after --budget, which argparse does not take for overrides
+    if others:  # settings after --budget, which argparse does not recognize as overrides
         if options.command not in ("run", "report") or any(word.startswith("-") for word in others):
             parser.error(f"unrecognized arguments: {' '.join(others)}")
         options.overrides += others

@@ -37,7 +37,7 @@ from src.config.schema import Seed, check_keys
 from src.utils.console import printing
 
 COLDEST = 1e-30
-"""The least temperature that is divided by: the quotients stay finite in float32, and the likeliest symbol is sure."""
+"""Lower temperatures are raised to this one: quotients stay finite in float32, and the likeliest symbol is certain."""
 
 if TYPE_CHECKING:
     from src.models.sequence import SequenceModel
@@ -59,7 +59,7 @@ class EvaluateSettings:
 
 
 def _loaded(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tuple[DictConfig, "SequenceModel", int, "Task"]:
-    """The changed configuration, the selected weights of a run, the update that they are of, and the changed task."""
+    """The changed configuration, the model of a run with its selected weights, their update, and the changed task."""
     from src.running.build import build_task, check_device, choose_device
     from src.running.load import check_same_symbols, load_model, read_config, with_changes
 
@@ -72,14 +72,14 @@ def _loaded(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tuple[Dic
     model, update = load_model(folder, config, device)
     task = build_task(changed).to(device)
     if settings.seed is not None:
-        task.seed = settings.seed  # of its examples: its constructor has drawn what defines it
+        task.seed = settings.seed  # only of the examples: the constructor has already drawn what defines the task
     if changes:
         check_same_symbols(config, task)
     return changed, model, update, task
 
 
 def generate(settings: EvaluateSettings, changes: Mapping[str, Any]) -> list[str]:
-    """What the selected weights of a run make up, as lines; music is also drawn and written as MIDI."""
+    """Lines of text generated with the selected weights of a run; music is also drawn, and written as MIDI."""
     import torch
 
     from src.running.load import check_fits
@@ -143,7 +143,7 @@ def evaluate_all(folders: Sequence[Path], settings: EvaluateSettings, changes: M
 
 
 def folders_of(pattern: str) -> list[Path]:
-    """The folders of runs that a pattern names, in order of name.
+    """The folders of runs that match a pattern, sorted by name.
 
     Raises:
         UserError: there is none.
@@ -156,7 +156,7 @@ def folders_of(pattern: str) -> list[Path]:
 
 
 def _write(rows: Sequence[dict[str, Any]], to: str | None) -> None:
-    """Write the metrics of runs, with all digits, as the name of the file says."""
+    """Write the metrics of runs with all digits, in the format given by the name of the file."""
     from src.reports.tables import to_csv
     from src.utils.files import write_whole
     from src.utils.jsonl import for_json
@@ -167,7 +167,7 @@ def _write(rows: Sequence[dict[str, Any]], to: str | None) -> None:
 
 
 def _given(arguments: Sequence[str]) -> DictConfig:
-    """The settings of the command line. `run` is a text, whatever it means in YAML, in which `*` begins an alias."""
+    """The settings on the command line. `run` is not parsed as YAML, where `*` would begin an alias."""
     pairs = [argument.removeprefix("+").partition("=") for argument in arguments]
     names = [*(field.name for field in dataclasses.fields(EvaluateSettings)), "task"]
     keys = [key for key, *_ in pairs]
@@ -184,7 +184,7 @@ def _given(arguments: Sequence[str]) -> DictConfig:
 
 
 def _check_used(given: Mapping[Any, Any], settings: EvaluateSettings, number: int) -> None:
-    """Raise `UserError` if a setting was given that has no effect for this number of runs, or more than it can do."""
+    """Raise `UserError` if a given setting has no effect for this number of runs, or does not support so many."""
     if settings.generate is not None:
         if number > 1:
             raise UserError(f"run={settings.run}: {number} runs; generate needs one")
@@ -197,7 +197,7 @@ def _check_used(given: Mapping[Any, Any], settings: EvaluateSettings, number: in
 
 
 def _check_file(to: str | None) -> None:
-    """Raise `UserError` if metrics cannot be written there, before anything is evaluated."""
+    """Raise `UserError` if metrics cannot be written to a file; called before anything is evaluated."""
     if to is None:
         return
     if not to.endswith((".json", ".csv")):

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # A cell of one's own
 #
-# A recurrent core is its one-step definition. This one, a leaky integrator with a rate for every unit, is written here
-# and trained beside an LSTM. To use it on the command line, put the class into `src/models/leaky.py` and its settings
-# into `configs/model/leaky.yaml`; the shared tests and a compiled kernel then come by themselves.
+# A recurrent core is defined by one step of its recurrence. This one, a leaky integrator with a rate for every unit, is
+# written here and trained next to an LSTM. To use it on the command line, put the class into `src/models/leaky.py` and
+# its settings into `configs/model/leaky.yaml`; the shared tests and a compiled kernel then need no further work.
 
 # %%
 import sys
@@ -25,7 +25,7 @@ from src.training.evaluation import evaluate
 NUM_UPDATES = 400
 
 # %% [markdown]
-# `project` is what the input contributes at every position; `step` is the recurrence.
+# `project` computes what the input contributes at every position; `step` is the recurrence.
 
 
 # %%
@@ -50,7 +50,7 @@ class Leaky(Core):
 
 
 # %% [markdown]
-# The same task, network and budget for both.
+# Both are trained on the same task, in the same network, with the same number of updates.
 
 # %%
 config = compose("task=addition", "task.sequence_length=20", "task.train_size=null", "task.val_size=1000")

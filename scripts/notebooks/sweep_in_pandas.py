@@ -1,8 +1,8 @@
 # %% [markdown]
-# # A sweep as tables of pandas
+# # A sweep as pandas tables
 #
-# Every run leaves `result.json` and `metrics.jsonl`. Here a small sweep is made, and read: final metrics, curves, and
-# what the best network answers.
+# Every run writes `result.json` and `metrics.jsonl`. Here a small sweep is run and its results are read: final metrics,
+# curves, and the answers of the best network.
 
 # %%
 import subprocess
@@ -23,14 +23,14 @@ FOLDER = Path("outputs/pandas")
 SWEEP = "model=fastweights,lstm seed=0,1 trainer.max_updates=1000 trainer.eval_every=250 name=pandas"
 
 # %% [markdown]
-# Started again, the sweep runs only what is missing.
+# When it is started again, the sweep runs only what is missing.
 
 # %%
 command = [sys.executable, "-m", "src.train", "-m", *SWEEP.split(), f"run.root={FOLDER.parent.absolute()}"]
 subprocess.run(command, cwd=PROJECT, check=True)
 
 # %% [markdown]
-# A row per run: its settings, and the metrics of the weights that were best on the validation set.
+# One row per run: its settings, and the metrics of the weights that were best on the validation set.
 
 # %%
 runs = load_runs(FOLDER)
@@ -38,7 +38,7 @@ table = pd.DataFrame([{"run": run.name, **run.settings, **run.metrics, "seconds"
 print(table.groupby("model")[["val/error", "test/error", "seconds"]].agg(["mean", "std"]).round(4))
 
 # %% [markdown]
-# A row per point of a curve.
+# One row per point of a curve.
 
 # %%
 curves = learning_curves(FOLDER, runs, "val/error").merge(table[["run", "model"]])

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Fast weights on one sequence
 #
-# What the network of Ba et al. (2016) writes into its memory, and what it reads from it, step by step. It is trained
-# first, for a few seconds. This file opens as a notebook in Jupyter (with jupytext) and in VS Code, and runs as a
-# program.
+# This notebook shows, step by step, what the network of Ba et al. (2016) writes to its memory and what it reads from
+# it. The network is first trained for a few seconds. This file opens as a notebook in Jupyter (with jupytext) and in VS
+# Code, and also runs as a program.
 
 # %%
 import sys
@@ -20,8 +20,8 @@ from src.running.build import build_model, build_task
 NUM_UPDATES = 3000
 
 # %% [markdown]
-# A configuration is composed as on the command line. From it come the task, whose batches are a pure function of split
-# and index, and the model: an embedding, the recurrent core, and a head.
+# A configuration is composed as on the command line. The task and the model are built from it: the batches of the task
+# are a pure function of split and index, and the model consists of an embedding, the recurrent core, and a head.
 
 # %%
 config = compose("model=fastweights", "seed=0")
@@ -31,7 +31,7 @@ model = build_model(config, task)
 print(f"{model.num_parameters} parameters, {model.core.state_size} numbers of state")
 
 # %% [markdown]
-# A training loop of one's own needs the loss and nothing else.
+# A custom training loop needs the loss and nothing else.
 
 # %%
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -57,7 +57,7 @@ print(task.render(batch, 0, output))
 # %% [markdown]
 # The hidden state reads its memory by attending to its own past,
 # $A_t h_s = \eta \sum_\tau \lambda^{t-\tau} h_\tau (h_\tau \cdot h_s)$.
-# Which earlier step the last one attends to, as a share of the sum:
+# The attention of the last step to each earlier one, as a share of the sum:
 
 # %%
 with torch.no_grad():
