@@ -14,10 +14,10 @@ _jobs_once = cache(lambda *overrides: list(jobs.jobs_of(overrides)))
 
 
 def compose(*overrides: str) -> DictConfig:
-    """A copy of the configuration, which is composed once in a process, since that takes most of many a test."""
+    """A copy of the configuration, which is composed once per process, since composing dominates many tests."""
     return deepcopy(_compose_once(*overrides))
 
 
 def jobs_of(overrides: Sequence[str]) -> list[tuple[jobs.Job, DictConfig]]:
-    """As above, of the jobs of a sweep."""
+    """Like `compose`, for the jobs of a sweep."""
     return deepcopy(_jobs_once(*overrides))

@@ -1,4 +1,4 @@
-"""The command in this process, in an empty folder; its configuration; settings for a run of a second."""
+"""Fixtures: the command in this process and in an empty folder; its configuration; settings for a run of a second."""
 
 import gc
 import logging
@@ -16,8 +16,8 @@ import yaml
 from hydra._internal.hydra import Hydra
 from rich import get_console
 
-os.environ["TRITON_INTERPRET"] = "1"  # read at the first import of triton, whoever imports it
-os.environ.pop("COLUMNS", None)  # rich keeps the one that it finds when its console is made, which is done below
+os.environ["TRITON_INTERPRET"] = "1"  # read at the first import of triton, wherever that is
+os.environ.pop("COLUMNS", None)  # rich keeps the value that it finds when its console is created, below
 
 from src.config import errors
 from src.train import command as train_here
@@ -28,19 +28,19 @@ from tests.precompiled import use_precompiled_headers
 
 get_console()  # before a test sets COLUMNS for itself
 
-# Without a GPU torch would remember, in every test, from where the random numbers of each kind of device were seeded.
+# Without a GPU, `torch.manual_seed` would store a stack trace for each kind of device, in every test.
 seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
 SET_A_MODE = ("experiment=", "hydra.mode=", "--config-")
-"""What begins the arguments that may tell Hydra to sweep; `-m` does so by itself."""
+"""Prefixes of the arguments that may set Hydra's mode to a sweep; `-m` does not need the mode."""
 parse_yaml, parsed = yaml.load, {}
 
 
 def parse_once(stream, Loader):
-    """Parse a text of YAML once in a process: Hydra reads the same files for each of some thousand commands."""
+    """Parse each YAML text only once per process: Hydra reads the same files for each of some thousand commands."""
     text = stream
     if not isinstance(stream, str):
         text = stream.read()
-        stream.seek(0)  # an error names the file
+        stream.seek(0)  # and parsed from the stream, so that an error names the file
     key = text, Loader.__name__
     if key not in parsed:
         parsed[key] = pickle.dumps(parse_yaml(stream, Loader=Loader))
@@ -48,7 +48,7 @@ def parse_once(stream, Loader):
 
 
 def pytest_configure(config):
-    """Before the processes of xdist start, which inherit it."""
+    """Called before the processes of xdist start, which inherit the environment."""
     yaml.load = parse_once
     if not hasattr(config, "workerinput"):
         use_precompiled_headers()
@@ -56,7 +56,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Half a million objects are there to stay: the garbage collector need not look through them again and again."""
+    """Half a million objects live until the end: the garbage collector need not traverse them again and again."""
     gc.disable()
     try:
         return (yield)
@@ -76,9 +76,9 @@ class Ended:
 
 @pytest.fixture(autouse=True)
 def _reproducible():
-    """One thread, since the networks are small and the tests run side by side; numbers that no earlier test changes."""
+    """Use one thread, since networks are small and tests run in parallel, and the same random numbers in any order."""
     torch.set_num_threads(1)
-    torch.set_flush_denormal(False)  # a run leaves it on
+    torch.set_flush_denormal(False)  # a run leaves it enabled
     before = torch.get_rng_state()
     seed(0)
     yield
@@ -93,7 +93,7 @@ def folder_of_data(tmp_path_factory):
 
 @pytest.fixture
 def made_up_data(folder_of_data, monkeypatch):
-    """Be in a folder whose `data` has made-up data sets in the place of the published ones."""
+    """Change to a folder whose `data` contains made-up data sets in place of the published ones."""
     made_up.install(folder_of_data / "data", monkeypatch)
     monkeypatch.chdir(folder_of_data)
     return folder_of_data / "data"
@@ -123,14 +123,14 @@ def tiny():
 
 @pytest.fixture
 def drawn():
-    """The figures of runs are made."""
+    """Draw the figures of runs, see `train`."""
 
 
 @pytest.fixture
 def train(monkeypatch, tmp_path, capsys, request):
-    """Run the command in `tmp_path`: `train("model=lstm", "seed=1")`. It may be called again and again.
+    """Run the command in `tmp_path`: `train("model=lstm", "seed=1")`. It may be called repeatedly.
 
-    Figures are made only with `drawn`, since they take half of a short run.
+    Figures are drawn only with the fixture `drawn`, since they take half the time of a short run.
     """
     monkeypatch.chdir(tmp_path)
     if "drawn" not in request.fixturenames:
@@ -142,7 +142,7 @@ def train(monkeypatch, tmp_path, capsys, request):
 
     def command(*arguments):
         monkeypatch.setattr("sys.argv", ["src/train.py", *arguments])
-        # Hydra composes the configuration once more only to look for a mode in it.
+        # Hydra would compose the configuration once more, only to look for a mode in it.
         sets_a_mode = any(argument.startswith(SET_A_MODE) for argument in arguments)
         monkeypatch.setattr(Hydra, "get_mode", get_mode if sets_a_mode else lambda *_, **__: None)
         handlers, level = list(root.handlers), root.level
@@ -159,7 +159,7 @@ def train(monkeypatch, tmp_path, capsys, request):
             root.handlers[:] = handlers
             root.setLevel(level)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            lifeline.release()  # else a command that a later test starts would be a worker of this one's sweep
+            lifeline.release()  # else a command started by a later test would be a worker of this sweep
             torch.set_num_threads(1)
             torch.use_deterministic_algorithms(False)
             torch.autograd.set_detect_anomaly(False)
@@ -171,13 +171,13 @@ def train(monkeypatch, tmp_path, capsys, request):
 
 @pytest.fixture(scope="session")
 def folder_of_outputs(tmp_path_factory):
-    """What `train_once` has made so far."""
+    """The outputs of `train_once` so far."""
     return tmp_path_factory.mktemp("outputs")
 
 
 @pytest.fixture
 def train_once(train, folder_of_outputs, request):
-    """A command that several tests begin with, which must succeed: later ones get a copy of its outputs."""
+    """Run a command that several tests begin with and that must succeed; later tests get a copy of its outputs."""
 
     def command(*arguments):
         key = repr((arguments, "drawn" in request.fixturenames))

@@ -1,7 +1,8 @@
-"""The headers of generated kernels, compiled once: the tests compile hundreds of kernels.
+"""Precompiled headers for generated kernels, of which the tests compile hundreds.
 
-They take GCC half of the time of a kernel. Compiled, they fill 120 MB and have taken as long as four kernels, which
-does not pay outside the tests. A kernel is the same without: where the flags differ, GCC reads the header itself.
+The headers take half of GCC's time for a kernel. Precompiled, they occupy 120 MB and take as long to compile as four
+kernels, which does not pay off outside the tests. Kernels are the same without them: where the flags differ, GCC reads
+the header itself.
 """
 
 import os
@@ -14,7 +15,7 @@ from src.utils.files import locked
 
 
 def use_precompiled_headers() -> None:
-    """Let this process and those that it starts compile kernels with the compiled headers, if the compiler is GCC."""
+    """Make this process and its children compile kernels with precompiled headers, if the compiler is GCC."""
     if "CXX" in os.environ:
         return
     try:
@@ -24,7 +25,7 @@ def use_precompiled_headers() -> None:
             return
         folder = build.cache_folder() / "headers"
         folder.mkdir(parents=True, exist_ok=True)
-        header, compiled = folder / "step.h", folder / "step.h.gch"  # a folder, of which GCC takes what fits the flags
+        header, compiled = folder / "step.h", folder / "step.h.gch"  # a folder: GCC takes the file that fits the flags
         with locked(folder, patience=600):
             if not compiled.exists():
                 header.write_text(f'#include "{build.SOURCES / "step.h"}"\n')
@@ -41,5 +42,5 @@ def use_precompiled_headers() -> None:
                     return
                 made.rename(compiled)
     except (UserError, OSError):
-        return  # the tests of the compilation say what is wrong
+        return  # the tests of the compilation report what is wrong
     os.environ["CXX"] = shlex.join([compiler, "-include", str(header)])

@@ -1,11 +1,11 @@
-"""Runs tests with the compiled kernels under the sanitizers for addresses and undefined behaviour.
+"""Runs tests with the compiled kernels under the sanitizers for addresses and undefined behavior.
 
     python -m tests.sanitize
     python -m tests.sanitize tests/models/test_contract.py -k lstm
 
-The arguments are those of pytest. Without any, it tests the kernels that are written by hand, steps with every feature
-of the generated ones, and every model of configs/model. A finding is printed with its line of C++ and ends the tests.
-Needs g++ on Linux; the kernels are compiled anew, into the usual cache, which takes most of the time.
+The arguments are those of pytest. Without any, it tests the handwritten kernels, steps with every feature of the
+generated ones, and every model of configs/model. A finding is printed with its line of C++ and ends the tests. Needs
+g++ on Linux; the kernels are recompiled, into the usual cache, which takes most of the time.
 """
 
 import os
@@ -25,22 +25,25 @@ TESTS = (
 
 
 def environment() -> dict[str, str]:
-    """Python itself is not compiled with the sanitizers, so they are loaded before it, with what throws exceptions."""
+    """The environment of the tests.
+
+    Python itself is not compiled with the sanitizers, so they are preloaded, with the library that throws exceptions.
+    """
     paths = []
     for name in ("libasan.so", "libstdc++.so.6"):
         command = [COMPILER, f"-print-file-name={name}"]
         paths.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
     return os.environ | {
-        "CXX": f"env -u LD_PRELOAD {COMPILER} {FLAGS}",  # or the compiler itself would be checked, and take minutes
+        "CXX": f"env -u LD_PRELOAD {COMPILER} {FLAGS}",  # else the compiler itself would be checked, and take minutes
         "LD_PRELOAD": " ".join(paths),
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it has until it ends
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python does not free all its memory before it exits
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "OMP_NUM_THREADS": "1",
     }
 
 
 def main(arguments: list[str]) -> int:
-    """The first exit status that is not 0."""
+    """Run the tests; return the first exit status that is not 0, or 0."""
     for chosen in [arguments] if arguments else TESTS:
         command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "--capture=sys", *chosen]  # reports pass through
         if status := subprocess.run(command, cwd=PROJECT, env=environment()).returncode:

@@ -44,7 +44,7 @@ def test_any_stored_metric_gets_a_column(folder, caplog):
     folder.change(name, status="interrupted", updates=None)
     for _ in range(2):
         update_hparams_page(folder.path)
-        assert len(list(folder.path.glob(f"*/{EVENT_FILES}"))) == 2 * 4 + 1  # those of the page are in one file
+        assert len(list(folder.path.glob(f"*/{EVENT_FILES}"))) == 2 * 4 + 1  # the page has a single file
     assert caplog.text == ""
 
 

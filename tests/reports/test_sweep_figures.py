@@ -94,7 +94,7 @@ def test_the_compared_figure_shows_the_test_metric_at_the_chosen_point(folder):
 
 
 def test_a_single_run_has_no_spread(folder):
-    """Nor does it look as if there were one of 0, beside a number with several runs."""
+    """Nor does it look as if its spread were 0, next to a number with several runs."""
     for width, seed, test in ((20, 0, 1.0), (20, 1, 3.0), (50, 0, 5.0)):
         folder.add("lstm", width=width, seed=seed, val=1.0, test=test)
     (axes,) = draw(folder)["against_hidden_size"].axes

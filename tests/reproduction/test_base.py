@@ -88,7 +88,7 @@ def test_a_claim_is_judged_by_its_effects(model, bound, verdict):
 
 
 def test_an_edge_counts_only_in_the_experiment_that_a_claim_looks_at():
-    """The same run can be part of two experiments, with grids of different size."""
+    """The same run can be part of two experiments, with grids of different sizes."""
     edges = {"small": "optimizer.lr", "large": ""}
     runs = pd.concat([evidence().runs.assign(name=name, edge=edge) for name, edge in edges.items()])
     both = Evidence(runs.reset_index(drop=True), evidence().curves)

@@ -18,7 +18,7 @@ def test_a_difference_has_the_interval_of_welchs_test():
         effect = difference(OURS, THEIRS, confidence=confidence)
         assert effect.estimate == pytest.approx(OURS.mean() - THEIRS.mean())
         assert (effect.low, effect.high) == pytest.approx(tuple(test.confidence_interval(confidence)))
-    # decisive at a level exactly if the p-value is below it
+    # decisive at a level if and only if the p-value is below it
     p = test.pvalue
     for level in (0.9 * p, 1.1 * p):
         decisive = difference(OURS, THEIRS, confidence=1 - level).within(most=0).verdict

@@ -33,7 +33,7 @@ QUICK = "ba2016-time-to-two-percent-quick"
 
 @pytest.fixture
 def reproduction(monkeypatch, tiny):
-    """An experiment of two short runs, the learning rate chosen on validation, as the only reproduction."""
+    """The only reproduction: an experiment of two short runs, whose learning rate is chosen on the validation set."""
 
     def error(evidence):
         errors = evidence.values("test/error", model="fastweights")
@@ -57,13 +57,13 @@ def reproduction(monkeypatch, tiny):
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """A folder that keeps the runs and their report, which take seconds, for later tests."""
+    """A folder that keeps the runs and their report, which take seconds to make, for later tests."""
     return tmp_path_factory.mktemp("kept")
 
 
 @pytest.fixture
 def report(reproduction, train, tmp_path, monkeypatch, kept):
-    """The report of its runs, in place of a committed one."""
+    """The report on the runs of `reproduction`, in place of a committed one."""
     folder = tmp_path / "reference" / "paper" / "table"
     if (kept / "reference").exists():
         shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
@@ -103,7 +103,7 @@ def test_a_report_has_its_numbers_and_their_provenance(report):
 
 @pytest.mark.parametrize(("days", "when"), [((1, 2), "2020-01-01 to 2020-01-02"), ((1, 1), "2020-01-01")])
 def test_a_report_says_what_the_runs_were_made_with(report, days, when):
-    """Also of runs of an unknown commit, on a GPU, or with several threads."""
+    """Also if the runs are of an unknown commit, on a GPU, or with several threads."""
     assert ", one thread per run, " in (report / "report.md").read_text()
     for day, path in zip(days, (Path("outputs") / QUICK).glob("*/result.json"), strict=True):
         content = json.loads(path.read_text())
@@ -116,7 +116,7 @@ def test_a_report_says_what_the_runs_were_made_with(report, days, when):
 
 
 def test_a_run_that_two_experiments_have_counts_with_the_same_results_in_both(report, monkeypatch):
-    """They may have been trained twice, on other machines."""
+    """It may have been trained twice, on different machines."""
     first, again = Path("outputs") / QUICK, Path("outputs") / "again"
     shutil.copytree(first, again)
     for path in again.glob("*/result.json"):
@@ -185,7 +185,7 @@ def test_all_runs_are_recorded_and_can_be_restored(report, monkeypatch, tmp_path
     provenance = json.loads((report / "provenance.json").read_text())
     assert (provenance["runs"], provenance["runs_that_count"]) == (2, 1)
 
-    monkeypatch.chdir(tmp_path / "reference")  # another machine
+    monkeypatch.chdir(tmp_path / "reference")  # as on another machine
     folder = Path("outputs") / QUICK
     assert len(restore(recorded, {folder.name: folder})) == 2
     assert not restore(recorded, {folder.name: folder}), "nothing is overwritten"

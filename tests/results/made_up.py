@@ -32,7 +32,7 @@ class Folder:
         higher_is_better=False,
         **model_settings,
     ):
-        """Add a run and return its name; status None makes it missing. `val` and `test` are of its objective."""
+        """Add a run and return its name; status None makes it missing. `val` and `test` are values of its objective."""
         name = "-".join([f"{model}{width}", f"lr{lr:g}", f"s{seed}", *(f"{k}{v}" for k, v in model_settings.items())])
         settings = {"model": model, "model.hidden_size": width, "optimizer.lr": lr, "seed": seed}
         settings |= {f"model.{key}": value for key, value in model_settings.items()}

@@ -153,7 +153,7 @@ def test_a_run_in_two_folders_counts_once(tmp_path, caplog):
 
 
 def test_a_run_also_in_a_folder_with_a_name_of_the_users_own_counts_once(tmp_path, caplog):
-    """As with `hydra.run.dir=chosen`: the fingerprint in its result tells which run it is."""
+    """As with `hydra.run.dir=chosen`: the fingerprint in its result identifies the run."""
     for path in ("chosen", "again", "other", "x/lstm50-lr0.01-s0-01234560"):
         made = Folder((tmp_path / path).parent)
         made.path.joinpath(made.add()).rename(tmp_path / path)
@@ -175,7 +175,7 @@ def test_a_result_of_another_run_does_not_count(folder):
 def test_what_was_searched_stays_searched_unless_it_has_another_role_now(folder):
     folder.expect_all(grid=["model", "optimizer.lr", "task"])
     plan = SearchSettings(grid=["seed"], repeated=["model"], columns=["task"], two_stage=False)
-    assert with_searched(plan, folder.path) == plan  # by a sweep, whose grid is its own
+    assert with_searched(plan, folder.path) == plan  # for a sweep, which has a grid of its own
     (folder.path / JOURNAL).touch()
     assert with_searched(plan, folder.path).grid == ["optimizer.lr", "seed"]
 

@@ -88,7 +88,7 @@ def test_what_is_no_file_is_not_opened(folder, caplog):
     for path in (one, two, three):
         path.unlink()
     one.mkdir()
-    os.mkfifo(two)  # to open it would wait for ever
+    os.mkfifo(two)  # opening it would block forever
     three.symlink_to("nowhere")
     assert [read_result(path.parent) for path in (one, two, three)] == [None] * 3
     assert warnings(caplog) == [f"{path} cannot be read and counts as missing: not a file" for path in (one, two)]

@@ -1,4 +1,4 @@
-"""What runs before a run: whether it fits into this machine, and on which device it runs."""
+"""The checks before a run: whether it fits this machine, and on which device it runs."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ HUGE = 10**12
 
 @pytest.fixture(autouse=True)
 def _machine(monkeypatch):
-    """Two cores and 4 GB."""
+    """A machine with two cores and 4 GB."""
     monkeypatch.setattr(sizes, "memory", lambda: 4 * 10**9)
     monkeypatch.setattr(sizes, "num_cores", lambda: 2)
 

@@ -1,4 +1,4 @@
-"""Which device is taken where there are two: here the times are given, and the card is made up."""
+"""Which of two devices is chosen: here the times are given, and the GPU is made up."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ class Card:
         return self.ms[device]
 
     def takes(self, config):
-        """What a new process takes."""
+        """The device that a new process chooses."""
         device._known.clear()
         return build.choose_device(config).type
 

@@ -1,4 +1,4 @@
-"""What is shown of a model: up to the end of each sequence, whatever its symbols are."""
+"""Figures of what a model remembers extend to the end of each sequence, whatever its symbols are."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""kill -9 at any moment, then the same command: nothing is lost, nothing is doubled."""
+"""After kill -9 at any moment, then the same command, nothing is lost and nothing is duplicated."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def updates_done(folder):
 
 
 def num_event_files(folder):
-    """How many attempts have begun to write."""
+    """How many attempts have started to write."""
     return len(list(folder.glob("*-s*-*/events*")))
 
 
@@ -58,7 +58,7 @@ def contents(folder):
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_kills_change_nothing(kills, train, tmp_path):
-    """What is not killed needs no process of its own."""
+    """The run that is not killed needs no process of its own."""
     assert train(*arguments(tmp_path, "whole")).status == 0
 
     moments = random.Random(0)

@@ -25,7 +25,7 @@ from src.utils.supervisor import Death
 
 
 def only_run(name="runs"):
-    """The one folder of a run below outputs."""
+    """The folder of the only run in `outputs`."""
     (folder,) = Path("outputs", name).glob("*-s*-*/")
     return folder
 
@@ -50,7 +50,7 @@ def same_weights(one, other):
 
 @pytest.fixture
 def interrupt_at(monkeypatch):
-    """Send a signal when a run has reached an update, once."""
+    """Send a signal once, when a run has reached an update."""
 
     def arrange(update, number=signal.SIGINT):
         original = Trainer.do_update
@@ -247,7 +247,7 @@ def test_fresh_removes_only_what_runs_write(train_once, train, tiny):
 
 
 def test_nothing_of_a_result_is_left_where_a_run_starts_over(tmp_path):
-    """Else a run that is killed before its end would be taken for the one before."""
+    """Otherwise, a run that is killed before its end would be mistaken for the previous one."""
     checkpoint.save(tmp_path / "checkpoints", 3, {})
     for name in ("result.json", "metrics.jsonl", "events.out.tfevents.1", "train.log", "checkpoints/my_notes.txt"):
         (tmp_path / name).touch()
@@ -434,7 +434,7 @@ def test_a_run_is_not_resumed_on_another_text(train, tiny, tmp_path, interrupt_a
     train(*arguments)
     checkpoints = sorted(only_run().glob("checkpoints/*.pt"))
     assert checkpoints
-    for other in ("To be, or not to bE. " * 40, "To be or not to be, " * 40):  # with another symbol, and with the same
+    for other in ("To be, or not to bE. " * 40, "To be or not to be, " * 40):  # with a symbol more, and with one less
         text.write_text(other)
         ended = train(*arguments)
         assert ended.status == 1
@@ -470,7 +470,7 @@ def test_a_folder_with_another_run_is_refused_before_anything_is_written(train, 
             r"error: mine holds another run \(\w{8}, this is \w{8}\); choose another folder\n", other.err
         )
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-    (folder / "result.json").unlink()  # known by its configuration, too
+    (folder / "result.json").unlink()  # its configuration identifies it, too
     assert "holds another run" in train(*tiny, "hydra.run.dir=mine", "seed=1").err
     assert train(*tiny, "hydra.run.dir=mine", "seed=0").status == 0
 
@@ -501,7 +501,7 @@ DIVERGING = [
 
 
 def test_a_run_diverges_whether_or_not_it_is_interrupted(train, interrupt_at):
-    """It ends at the next evaluation, with the same reason: whether a gradient was finite is part of the checkpoint."""
+    """It ends at the next evaluation, for the same reason: whether gradients were finite is part of the checkpoint."""
     assert train(*DIVERGING, "trainer.log_every=30", "name=whole").status == 0
     whole = result(only_run("whole"))
     assert (whole["status"], whole["updates"]) == ("diverged", 15)

@@ -1,4 +1,4 @@
-"""Runs of a sweep that are trained together: each is, on disk, the run that it is alone."""
+"""Runs of a sweep that are trained together: each leaves the same files as if it were trained alone."""
 
 import csv
 import json
@@ -43,7 +43,7 @@ def points(folder):
 
 
 def same_runs(one, other, exactly):
-    """Whether the runs of two sweeps have the same results, curves and checkpoints."""
+    """Assert that the runs of two sweeps have the same results, curves and checkpoints."""
     assert [folder.name for folder in folders(one)] == [folder.name for folder in folders(other)]
     assert folders(one)
     tolerance = {"rtol": 0, "atol": 0} if exactly else {"rtol": 1e-4, "atol": 1e-5}
@@ -66,7 +66,7 @@ def same_runs(one, other, exactly):
 
 
 def stop_at(update, patch):
-    """Send a signal when a run has reached an update, once."""
+    """Send a signal once, when a run has reached an update."""
     original, pending = Trainer.updates, [True]
 
     def interrupted(trainer, *arguments):
@@ -180,12 +180,12 @@ def test_a_few_at_a_time_if_not_all_fit(train, tiny, monkeypatch):
     original = Stacked.__init__
     monkeypatch.setattr(Stacked, "__init__", lambda one, runs: begun.append(len(runs)) or original(one, runs))
     assert train("-m", "seed=0,1,2,3", *tiny, STACKED, "run.together=4").status == 0
-    assert begun[1:] == [2, 2]  # after one to try it
+    assert begun[1:] == [2, 2]  # after a trial with a single run
     assert len(folders("runs")) == 4
 
 
 def configs(*overrides):
-    """The configurations of a grid by their settings."""
+    """The configurations of a grid, by their settings."""
     found = {"": []}
     for override in overrides:
         key, _, values = override.partition("=")
@@ -295,7 +295,7 @@ def test_wrong_numbers_of_runs(train, tiny):
 
 @pytest.fixture
 def runs():
-    """Six runs that can be begun, on a device of this type."""
+    """A function that makes six runs, which can be started, on a device of a given type."""
 
     def life(trainer):
         yield trainer
@@ -314,7 +314,7 @@ def test_any_number_fits_on_a_cpu(runs):
 
 
 class Measured:
-    """Stands in for the population of one run of which the memory is measured."""
+    """Stands in for the population of one run whose memory is measured."""
 
     recurrent = ()
 
@@ -333,7 +333,7 @@ class Measured:
 
 @pytest.fixture
 def measured(monkeypatch):
-    """What is measured on a card of 100 bytes: each run takes 15, and of the 70 that torch has it uses 30."""
+    """Measurements as on a GPU with 100 bytes: each run takes 15, and torch uses 30 of the 70 that it has reserved."""
     found = []
     bytes_of = {"memory_allocated": 30, "memory_reserved": 70, "max_memory_allocated": 45, "mem_get_info": (30, 100)}
     for name, value in bytes_of.items():
@@ -344,7 +344,7 @@ def measured(monkeypatch):
 
 
 def test_as_many_are_begun_as_fit_into_what_is_not_used_and_one_is_measured(runs, measured):
-    """Into four fifths of 70 bytes."""
+    """They fit into four fifths of 70 bytes."""
     begun = runs("cuda")
     begun.begin()
     assert len(begun.going) == 4

@@ -21,7 +21,7 @@ TAGS = ("train/loss", "val/error", "val_selected/error", "test/error")
 
 
 def with_tags_of_version_0_1(folder):
-    """Rewrite the scalars of a run, of which TensorBoard shows some under other tags today."""
+    """Rewrite the scalars of a run under the tags of version 0.1; TensorBoard shows some under other tags today."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     scalars = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
     for path in folder.glob(EVENT_FILES):
