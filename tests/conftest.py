@@ -76,7 +76,7 @@ class Ended:
 
 @pytest.fixture(autouse=True)
 def _reproducible():
-    """Use one thread, since networks are small and tests run in parallel, and the same random numbers in any order."""
+    """Use one thread, since networks are small and tests run in parallel; seed the random numbers of every test."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(False)  # a run leaves it enabled
     before = torch.get_rng_state()

@@ -46,7 +46,7 @@ def random_terms(decay: str, erases: bool, batch: int, time: int, size: int) -> 
 
 
 def passes(form: Recurrence, terms: Terms) -> Callable[[], None]:
-    """A function that computes the forward and the backward pass."""
+    """A function that computes the forward and the backward pass of a form."""
     batch, _, heads, size = terms.query.shape
     S_BHKV, weights = torch.zeros(batch, heads, size, size), torch.randn_like(terms.query)
     wanted = [term for term in terms if term is not None]
@@ -98,7 +98,7 @@ def in_ratios(rounds_ms: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def tasks_of(length: int) -> dict[str, Task]:
-    """Tasks whose sequences have about this length, with a head over 64 values, or one per pair if there are more."""
+    """Tasks with sequences of about this length and a head over 64 values, or over one per pair if these are more."""
     pairs, queries = length // 2, max(1, length // 7)
     most = max(64, pairs)
     return {

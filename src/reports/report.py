@@ -46,7 +46,7 @@ def write_joint_report(
     *,
     figures: bool = True,
 ) -> Path:
-    """Write one report on several folders to a new folder beside them, which is returned: `outputs/one+other`.
+    """Write one report on several folders to a folder beside them, which is returned: `outputs/one+other`.
 
     A setting that is searched or repeated in one folder is so in the report; a run in several folders counts once.
     """
@@ -85,7 +85,10 @@ def _runs_in(folder: Path) -> list[Run]:
 
 
 def _joint(searches: Sequence[SearchSettings]) -> SearchSettings:
-    """Joined settings: searched if any of them searches it, else repeated if any repeats it, else compared."""
+    """Join search settings: what any of them searches is searched, what any repeats is repeated, the rest is compared.
+
+    A setting that one of them searches and another repeats is searched.
+    """
     grid, repeated, columns = (
         list(dict.fromkeys(key for search in searches for key in getattr(search, name)))
         for name in ("grid", "repeated", "columns")

@@ -34,7 +34,7 @@ def link_runs(folder: Path, links: Path) -> int:
 
 
 def short_names(runs: Sequence[Run]) -> dict[str, str]:
-    """{folder: name}: the settings that vary, the model first and the seed last, such as "lstm, lr 0.001, seed 0"."""
+    """{folder: name}: names from the settings that vary, model first and seed last, as in "lstm, lr 0.001, seed 0"."""
     order = {"model": -1, "seed": 1}
     keys = sorted(varied_settings(runs) or ["model"], key=lambda key: order.get(key, 0))
     labels = {

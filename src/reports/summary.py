@@ -58,7 +58,7 @@ def write_summary(folder: Path, runs: Sequence[Run], search: SearchSettings) -> 
 
 
 def common_note(runs: Sequence[Run]) -> str:
-    """The note, if all runs that have one have the same; different notes get a column in the table of runs."""
+    """The note that all runs with a note share, else ""; different notes get a column in the table of runs."""
     notes = {run.note for run in runs if run.note}
     return notes.pop() if len(notes) == 1 else ""
 

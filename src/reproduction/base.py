@@ -255,7 +255,7 @@ def chosen_lr(runs: pd.DataFrame) -> str:
 
 
 def marked(runs: pd.DataFrame) -> str:
-    """A mark if settings of runs are at an edge of the grid: ", edge" for the learning rate, else ", edge of decay"."""
+    """A mark for settings at an edge of their grid: ", edge" for the learning rate, ", edge of decay" for another."""
     keys = sorted({key for edge in runs["edge"] for key in edge.split()}, key=lambda key: (key != "optimizer.lr", key))
     return "".join(", edge" if key == "optimizer.lr" else f", edge of {key.rpartition('.')[2]}" for key in keys)
 

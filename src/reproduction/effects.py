@@ -87,7 +87,7 @@ def mean(values: np.ndarray, name: str = "", unit: Unit = "%", confidence: float
 
 
 def share(flags: np.ndarray, name: str = "", confidence: float = CONFIDENCE) -> Effect:
-    """The share of flags that are true, with Wilson's interval, which has a width even if all or none are."""
+    """The share of runs whose flag is true, with Wilson's interval, which has a width even for all runs or none."""
     from scipy import stats
 
     interval = stats.binomtest(int(flags.sum()), len(flags)).proportion_ci(confidence, method="wilson")
@@ -107,7 +107,8 @@ def ratio(ours: np.ndarray, theirs: np.ndarray, never: float, name: str = "") ->
     """The geometric mean of `ours` divided by that of `theirs`, with Welch's interval for the logarithms.
 
     A run that never reached its goal, inf, counts as `never`, the length of the runs. That is an underestimate, so the
-    interval is open on that side; since several runs then have the same value, its other end is only approximate.
+    interval is open on the side of these runs; since several runs then have the same value, its other end is only
+    approximate.
     """
     effect = difference(_logarithm(ours, never), _logarithm(theirs, never), name, "times")
     low = 0.0 if np.isinf(theirs).any() else math.exp(effect.low)

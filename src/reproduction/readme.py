@@ -1,4 +1,4 @@
-"""Tables of the README and of the page of all results that are generated from the committed results.
+"""Tables, in the README and on the page of all results, that are generated from the committed results.
 
 Each begins after `<!-- table ba2016/table1 -->`, `<!-- claims ba2016/table1 -->`, or `<!-- index -->` (one row per
 table and figure), and extends to `<!-- end -->`.
