@@ -1,1 +1,1 @@
-"""Data sets that are read from files: found, downloaded, checked."""
+"""Data sets read from files, which are found, downloaded and checked."""

@@ -1,6 +1,6 @@
-"""A folder of one's own photographs of faces, such as those of Multi-PIE, which may not be distributed.
+"""A user's own photographs of faces in a folder, such as those of Multi-PIE, which may not be distributed.
 
-    <data_dir>/multi_pie/<expression>/<person>_<anything>.png       48 x 48 pixels, aligned; or as another of `SUFFIXES`
+    <data_dir>/multi_pie/<expression>/<person>_<anything>.png       48 x 48 pixels, aligned; or another of `SUFFIXES`
 
 Shapes: N images of S x S pixels.
 """
@@ -22,7 +22,7 @@ BY_HAND = "Multi-PIE is licensed by Carnegie Mellon University: put your copy th
 
 
 class Photograph(NamedTuple):
-    """A file, who it shows, and the number of the expression."""
+    """A file, the person it shows, and the number of the expression."""
 
     path: Path
     person: str
@@ -33,7 +33,7 @@ def find(data_dir: str, expressions: Sequence[str]) -> list[Photograph]:
     """All photographs of a folder, in a fixed order.
 
     Raises:
-        UserError: there is no folder of an expression, none of its photographs, or a file that does not name a person.
+        UserError: the folder of an expression is missing or has no photographs, or a file does not name a person.
     """
     found = []
     for number, expression in enumerate(expressions):
@@ -52,7 +52,7 @@ def find(data_dir: str, expressions: Sequence[str]) -> list[Photograph]:
 
 
 def divide(photographs: Sequence[Photograph], num_val: int, num_test: int) -> dict[Split, list[Photograph]]:
-    """The photographs of each split, by people: the last ones are for testing, those before them for validation.
+    """The photographs of each split, by person: the last people are for testing, those before them for validation.
 
     Raises:
         UserError: there are too few people.
@@ -70,7 +70,7 @@ def divide(photographs: Sequence[Photograph], num_val: int, num_test: int) -> di
 
 
 def digest(photographs: Sequence[Photograph]) -> str:
-    """Of the names and contents of photographs, wherever their folder is."""
+    """A digest of the names and contents of photographs, which does not depend on where their folder is."""
     whole = hashlib.sha256()
     for path, _, expression in photographs:
         with open(path, "rb") as file:
@@ -79,11 +79,10 @@ def digest(photographs: Sequence[Photograph]) -> str:
 
 
 def read(photographs: Sequence[Photograph], side: int) -> np.ndarray:
-    """The images in grey, [N, S, S], as bytes; of 16 bits the upper 8.
+    """The images in gray, [N, S, S], as bytes: the upper 8 bits if pixels have 16.
 
     Raises:
-        UserError: a file is no image, or one of another size, of which no more than the size is read, or its pixels are
-            neither bytes nor of 16 bits.
+        UserError: a file is not an image, has another size (its pixels are not read then), or has pixels of 32 bits.
     """
     images = np.empty((len(photographs), side, side), np.uint8)
     for number, photograph in enumerate(photographs):
@@ -97,12 +96,12 @@ def _image(path: Path, side: int) -> np.ndarray:
     try:
         with Image.open(path) as image:
             size, mode = " x ".join(map(str, image.size)), image.mode
-            has_16_bits = mode.startswith("I;16") or (mode == "I" and image.format == "PPM")  # PGM is widened
+            has_16_bits = mode.startswith("I;16") or (mode == "I" and image.format == "PPM")  # Pillow widens 16-bit PGM
             if image.size == (side, side) and has_16_bits:
                 return (np.asarray(image) >> 8).astype(np.uint8)
             if image.size == (side, side) and mode not in ("I", "F"):
                 return np.asarray(image.convert("L"))
-    except Exception as error:  # whatever a file that is something else leads to
+    except Exception as error:  # whatever is raised for a file of another kind
         raise UserError(f"{path}: not an image: {' '.join(str(error).split()) or type(error).__name__}") from None
     if mode in ("I", "F"):
         raise UserError(f"{path}: pixels of 32 bits; save it with 8 or 16 bits")

