@@ -31,17 +31,18 @@ class Addition(Task):
       are uniform in [-1, 1] and the target is 0.5 + (x1 + x2) / 4. Unlike in the paper, all sequences are T long, and
       the first and last steps carry no marker of -1.
 
-    Values are uniform in [0, 1] otherwise. Le, Jaitly and Hinton (2015) print 0.1767 for always answering 1; it is
-    1/6. Talathi and Vartak (2015) print 0.2025 for always answering 0.25 to products; it is 7/144.
+    In the other variants, values are uniform in [0, 1]. Le, Jaitly and Hinton (2015) print a squared error of 0.1767
+    for always answering 1, but it is 1/6. Talathi and Vartak (2015) print 0.2025 for always answering 0.25 to products,
+    but it is 7/144.
 
     Args:
-        seed: of all data.
-        sequence_length: T, in steps.
+        seed: seed of all data.
+        sequence_length: T, the number of steps.
         operation: what to do with the two numbers.
         variant: the positions of the marks, and for `hochreiter1997` the range of the values.
-        train_size: training sequences (100,000 in the papers); null for fresh ones at every update.
-        val_size: validation sequences.
-        test_size: test sequences (10,000 in the papers).
+        train_size: number of training sequences (100,000 in the papers); null for fresh ones at every update.
+        val_size: number of validation sequences.
+        test_size: number of test sequences (10,000 in the papers).
     """
 
     input_spec = InputSpec("vectors", 2)
@@ -102,13 +103,13 @@ class Addition(Task):
         return torch.stack([first, second], dim=1)
 
     def metrics(self, output: Output, batch: Batch) -> Metrics:
-        """`mse`, and `error`: the fraction of answers that are not within 0.04; one that is not a number is wrong."""
+        """`mse`, and `error`: the fraction of answers that are not within 0.04 of the target; nan counts as wrong."""
         right = (output.prediction - batch.targets).abs() <= TOLERANCE
         return super().metrics(output, batch) | {"error": fraction(~right)}
 
     @property
     def floors(self) -> dict[str, dict[str, float]]:
-        """Of the answers with the least squared error; the positions of the marks do not matter."""
+        """The floors of answers with the least squared error; the positions of the marks do not matter."""
         if self.operation == "product":
             mean, one = _product_floors()
         else:
@@ -124,7 +125,7 @@ class Addition(Task):
 
 
 def _sum_floors(scale: float) -> tuple[dict[str, float], dict[str, float]]:
-    """For targets scale (u + v) + constant, u and v uniform in [0, 1].
+    """The floors for targets scale (u + v) + constant, where u and v are uniform in [0, 1].
 
     u + v - 1 has the density 1 - |z| on [-1, 1], u - 1/2 the density 1 on [-1/2, 1/2].
     """
@@ -136,7 +137,7 @@ def _sum_floors(scale: float) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def _product_floors() -> tuple[dict[str, float], dict[str, float]]:
-    """For targets u v, with P(u v < z) = z - z ln z; with u known, the answer is u / 2, off by u |v - 1/2|."""
+    """The floors for targets u v: P(u v < z) = z - z ln z; with u known, the answer is u / 2, off by u |v - 1/2|."""
 
     def below(z: float) -> float:
         return z - z * math.log(z)

@@ -23,20 +23,20 @@ class AssociativeRetrieval(Task):
 
         c 9 k 8 j 3 f 1 ? ? c   ->   9
 
-    `num_pairs` pairs of a letter and a digit, two question marks and one of the letters: 2K + 3 tokens. The letters
-    of a sequence are distinct, the digits need not be, and each pair is equally likely to be asked for. The paper does
-    not state K; its failed runs stay at 61.65 % error, which is the floor of K = 4 with repeated digits.
+    A sequence consists of `num_pairs` pairs of a letter and a digit, two question marks and one of the letters: 2K + 3
+    tokens. Its letters are distinct, its digits need not be, and each pair is equally likely to be asked for. The paper
+    does not state K; its failed runs stay at 61.65 % error, which is the floor of K = 4 with repeated digits.
 
     Args:
-        seed: of all data.
-        num_pairs: K.
-        replace_digits: draw each digit independently; otherwise the digits of a sequence are distinct as well.
-        curriculum_updates: over these first updates the number of pairs of the training sequences grows from 1 to K, by
-            leaving out the last ones; the pair that is asked for moves to a place in the same proportion, so that some
-            places are asked for up to twice as often as others. 0 for none.
-        train_size: training sequences (100,000 in the paper); null for fresh ones at every update.
-        val_size: validation sequences (10,000 in the paper).
-        test_size: test sequences (20,000 in the paper).
+        seed: seed of all data.
+        num_pairs: K, the number of pairs.
+        replace_digits: whether each digit is drawn independently; otherwise the digits of a sequence are distinct too.
+        curriculum_updates: number of first updates over which the number of pairs in the training sequences grows from
+            1 to K; the last pairs are left out until then. The pair that is asked for moves to a position in the same
+            proportion, so that some positions are asked for up to twice as often as others. 0 for no curriculum.
+        train_size: number of training sequences (100,000 in the paper); null for fresh ones at every update.
+        val_size: number of validation sequences (10,000 in the paper).
+        test_size: number of test sequences (20,000 in the paper).
     """
 
     input_spec = InputSpec("tokens", len(SYMBOLS))
@@ -86,7 +86,7 @@ class AssociativeRetrieval(Task):
 
     @property
     def floors(self) -> dict[str, dict[str, float]]:
-        """Computed exactly, for any number of pairs, from the ways in which digits can repeat."""
+        """The floors, computed exactly for any number of pairs from the ways in which digits can repeat."""
         if not self.replace_digits:
             return {
                 "chance": {"error": 0.9, "nll": math.log(10)},
@@ -112,7 +112,7 @@ class AssociativeRetrieval(Task):
 
 
 def _repetitions(num_pairs: int) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Every way in which `num_pairs` independent digits can repeat: counts of the digits seen, and its probability."""
+    """Every way in which `num_pairs` independent digits can repeat: counts of the digits seen, and the probability."""
 
     def partitions(total: int, largest: int, parts: int) -> Iterator[tuple[int, ...]]:
         if total == 0:
@@ -133,7 +133,7 @@ def _repetitions(num_pairs: int) -> Iterator[tuple[tuple[int, ...], float]]:
 
 
 def _bayes_floor(num_pairs: int) -> dict[str, float]:
-    """Predict each digit with its frequency among the digits seen: the best without the binding."""
+    """Predict each digit with its frequency among the digits seen, the best prediction without the binding."""
     error = nll = 0.0
     for counts, probability in _repetitions(num_pairs):
         shares = [count / num_pairs for count in counts]
@@ -152,7 +152,7 @@ def _uniform_floor(num_pairs: int) -> dict[str, float]:
 
 
 def _count_linear_nll(num_pairs: int) -> float:
-    """The best softmax whose logits are proportional to the digits' counts."""
+    """The nll of the best softmax whose logits are proportional to the counts of the digits."""
     from scipy.optimize import minimize_scalar
 
     cases = list(_repetitions(num_pairs))
@@ -169,5 +169,5 @@ def _count_linear_nll(num_pairs: int) -> float:
 
 
 def _distinct_floor(num_pairs: int) -> dict[str, float]:
-    """All digits seen are different and equally likely."""
+    """Predict each digit seen with the same probability; all of them are different."""
     return {"error": 1 - 1 / num_pairs, "nll": math.log(num_pairs)}

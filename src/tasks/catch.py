@@ -19,7 +19,7 @@ ARROWS = "<.>"
 
 
 class Game(NamedTuple):
-    """The row of all balls, their columns, and the left columns of the paddles."""
+    """The row of all balls, the column of each ball, and the left column of each paddle."""
 
     row: int
     ball_B: Tensor
@@ -27,33 +27,33 @@ class Game(NamedTuple):
 
 
 class Catch(Environment):
-    r"""Be where the ball comes down, having seen only how it starts.
+    r"""Be where the ball comes down, having seen only the start of its fall.
 
         . . . o . .       . . . . . .       . . . . . .               . . . . . .
         . . . . . .       . . . o . .       . . . . . .               . . . . . .
         . . . . . .       . . . . . .       . . . . . .      dark     . . . . . .
         . . . . = =       . . . = = .       . . . = = .    ------>    . . . = = .     1, or else -1
 
-    A screen of N x N binary pixels, which a network sees as one vector: a ball of one pixel, which falls by one row per
-    frame from a random column of the first row, and a paddle of two pixels in the last row, which starts anywhere. An
-    action moves the paddle one column to the left or right, or leaves it where it is. An episode has N frames and so
-    T = N - 1 actions, enough to get anywhere. At the last frame the reward is 1 if the ball is on the paddle, otherwise
-    -1; until then it is 0. From frame M + 1 on all pixels are 0, so the network has to remember where the ball was and
-    how it has moved the paddle since.
+    The screen has N x N binary pixels, which a network sees as one vector. A ball of one pixel falls by one row per
+    frame from a random column of the first row; a paddle of two pixels starts anywhere in the last row. An action moves
+    the paddle one column to the left or right, or leaves it where it is. An episode has N frames and so T = N - 1
+    actions, enough to get anywhere. At the last frame the reward is 1 if the ball is on the paddle, otherwise -1; until
+    then it is 0. From frame M + 1 on all pixels are 0, so the network has to remember where the ball was and how it has
+    moved the paddle since.
 
-    Ball and paddle are independent of each other, so whoever ignores the ball catches 2 of N, a mean return of
-    -1 + 4/N: -0.75 for N = 16, -0.83 for N = 24. The paper does not say where the paddle starts, nor what happens at
-    the walls: it stays.
+    Ball and paddle are independent of each other, so a player that ignores the ball catches 2 of N, for a mean return
+    of -1 + 4/N: -0.75 for N = 16, -0.83 for N = 24. The paper states neither where the paddle starts nor what happens
+    at the walls; here a wall stops the paddle.
 
     Args:
-        seed: of all episodes.
-        size: N.
-        visible_frames: M.
-        discount: see `Environment`.
-        value_weight: see `Environment`.
-        entropy_weight: see `Environment`.
-        val_size: episodes of the validation set.
-        test_size: episodes of the test set.
+        seed: seed of all episodes.
+        size: N, the number of rows and columns.
+        visible_frames: M, the number of frames before the screen goes dark.
+        discount: γ, see `Environment`.
+        value_weight: c_v, see `Environment`.
+        entropy_weight: c_h, see `Environment`.
+        val_size: number of episodes in the validation set.
+        test_size: number of episodes in the test set.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class Catch(Environment):
         self.size = size
 
     def starts(self, num_episodes: int, generator: torch.Generator) -> Tensor:
-        """The columns of ball and paddle."""
+        """Draw the columns of the ball and the paddle."""
         ball_N = torch.randint(self.size, (num_episodes,), generator=generator)
         return torch.stack([ball_N, torch.randint(self.size - 1, (num_episodes,), generator=generator)], 1)
 
     def begin(self, starts_BS: Tensor) -> Game:
-        """The ball in the first row."""
+        """The game with the ball in the first row."""
         return Game(0, *starts_BS.unbind(1))
 
     def observe(self, game: Game) -> Tensor:
@@ -131,7 +131,7 @@ class Catch(Environment):
         return [ARROWS[action] for action in batch.targets[row].tolist()]
 
     def render(self, batch: Batch, row: int, output: Output) -> str:
-        """Where ball and paddle were, and all actions."""
+        """The columns of the ball and the paddle, and all actions."""
         assert batch.rewards is not None
         ball, paddles = self._columns(batch, row)
         played = "".join(self.labels(batch, row))
@@ -155,7 +155,7 @@ class Catch(Environment):
         )
 
     def _columns(self, batch: Batch, row: int) -> tuple[int, list[int]]:
-        """The column of the ball, and the left one of the paddle at every frame."""
+        """The column of the ball, and the left column of the paddle at every frame."""
         first_NN = batch.inputs[row, 0].view(self.size, self.size)
         paddles = [int(first_NN[-1].argmax())]
         for action in batch.targets[row].tolist():

@@ -25,13 +25,14 @@ class Copying(Task):
     a symbol or a blank at every step, and all steps count in the loss.
 
     Args:
-        seed: of all data.
-        sequence_length: T, the steps from the last symbol to the go signal; a sequence is T + 2 copy_length long.
-        num_symbols: different symbols.
-        copy_length: symbols to copy.
-        train_size: training sequences; null for fresh ones at every update.
-        val_size: validation sequences.
-        test_size: test sequences.
+        seed: seed of all data.
+        sequence_length: T, the number of steps from the last symbol to the go signal; a sequence has T + 2 copy_length
+            steps.
+        num_symbols: number of different symbols.
+        copy_length: number of symbols to copy.
+        train_size: number of training sequences; null for fresh ones at every update.
+        val_size: number of validation sequences.
+        test_size: number of test sequences.
     """
 
     objective = Objective("nll")

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 EXPRESSIONS = ("neutral", "smile", "surprise", "squint", "disgust", "scream")
-"""Those of Multi-PIE (Gross et al., 2010) in section 4.3 of Ba et al. (2016)."""
+"""The expressions of Multi-PIE (Gross et al., 2010) used in section 4.3 of Ba et al. (2016)."""
 SHARES = (0.4, 0.2, 0.1, 0.1, 0.1, 0.1)
-"""How often each is drawn."""
+"""The probability of each expression."""
 VIEWS = (-15.0, 0.0, 15.0)
-"""Degrees by which a head is turned."""
+"""Angles by which a head is turned, in degrees."""
 SIDE = 48
 SHARPNESS = 60.0
-"""Of edges: the side of the square is 2, so this makes them about a pixel wide."""
+"""The sharpness of edges: the side of the square is 2, so edges are about a pixel wide."""
 
 GEOMETRY = {
     "width": (0.62, 0.05), "height": (0.88, 0.05), "jaw": (0.28, 0.10), "eye_gap": (0.28, 0.03),
@@ -25,7 +25,7 @@ GEOMETRY = {
     "nose_width": (0.09, 0.015), "mouth_y": (0.46, 0.03), "mouth_width": (0.23, 0.03), "lips": (0.035, 0.008),
     "corners": (0.0, 0.015), "skin": (0.65, 0.09), "hair": (0.2, 0.12), "hairline": (-0.58, 0.06),
 }  # fmt: skip
-"""Mean and standard deviation of what differs between people, in half sides and in brightness."""
+"""Mean and standard deviation of everything that differs between people, in half sides and in brightness."""
 CHANGES = {
     #            corners, mouth width, opening, eyes, brows, frown, wrinkles
     "neutral": (0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.0),
@@ -35,11 +35,11 @@ CHANGES = {
     "disgust": (-0.06, -0.02, 0.03, -0.40, -0.05, 0.40, 1.2),
     "scream": (-0.02, 0.04, 0.24, -0.35, 0.03, 0.15, 0.6),
 }
-"""What an expression adds at full strength; `eyes` as a share of their height."""
+"""The changes that an expression makes at full strength; `eyes` is a fraction of their height."""
 
 
 def people(num_people: int, generator: torch.Generator) -> Tensor:
-    """The geometry of K people, [K, numbers]: independent and normal."""
+    """The geometry of K people, [K, numbers]: independent normal numbers, clipped at 2.5 standard deviations."""
     mean, deviation = torch.tensor(list(GEOMETRY.values())).unbind(1)
     return mean + deviation * torch.randn(num_people, len(GEOMETRY), generator=generator).clamp(-2.5, 2.5)
 
@@ -47,9 +47,9 @@ def people(num_people: int, generator: torch.Generator) -> Tensor:
 def draw(
     geometry_NG: Tensor, expressions_N: Tensor, noise: float, generator: torch.Generator, chunk: int = 500
 ) -> Tensor:
-    """A picture of each person with an expression, [N, S, S] as bytes.
+    """A picture of each person with an expression, [N, S, S], as bytes.
 
-    View, light, background, the strength of the expression, a shift by up to a pixel and the noise are drawn.
+    View, light, background, the strength of the expression, a shift by up to a pixel and the noise are random.
     """
     chunks = zip(geometry_NG.split(chunk), expressions_N.split(chunk), strict=True)
     return torch.cat([_draw(geometry, expressions, noise, generator) for geometry, expressions in chunks])
@@ -71,11 +71,11 @@ def _draw(geometry_NG: Tensor, expressions_N: Tensor, noise: float, generator: t
     x, y = x + between(-0.04, 0.04), y + between(-0.04, 0.04)
 
     def turned(across: Tensor | float, depth: float = 0.75) -> Tensor:
-        """Where a point of the face is seen; the middle of the eyes stays where it is."""
+        """The x at which a point of the face is seen; the point midway between the eyes stays in place."""
         return across * torch.cos(yaw) + (depth - 0.75) * torch.sin(yaw)
 
     narrow = torch.cos(yaw)
-    middle = turned(0.0, 0.35)  # of the head, which is behind the eyes
+    middle = turned(0.0, 0.35)  # middle of the head, which is behind the eyes
     jaw = g["width"] * (1 - g["jaw"] * y.clamp_min(0))
     inside_x, inside_y = (x - middle) / jaw, (y + 0.02) / g["height"]
     radius = (inside_x**2 + inside_y**2).sqrt()
@@ -133,10 +133,10 @@ def _soft(distance: Tensor) -> Tensor:
 
 
 def _line(distance: Tensor, width: Tensor | float) -> Tensor:
-    """1 within a width of a curve, given the distances from it."""
+    """1 within `width` of a curve and 0 elsewhere, given the distances from the curve."""
     return _soft(width - distance.abs())
 
 
 def _ellipse(x: Tensor, y: Tensor, radius_x: Tensor | float, radius_y: Tensor | float) -> Tensor:
-    """1 inside an ellipse around the origin."""
+    """1 inside an ellipse around the origin, 0 outside."""
     return _soft((1 - ((x / radius_x) ** 2 + (y / radius_y) ** 2).sqrt()) * radius_y)

@@ -17,16 +17,17 @@ from src.tasks.glimpses import Glimpses
 class FacialExpressions(Glimpses):
     """Which expression does a face have, seen in 24 glimpses of 12 x 12 pixels?
 
-    As `mnist_glimpses`, of photographs of 48 x 48 pixels: neutral, smile, surprise, squint, disgust or scream. The
-    paper takes those of three cameras (-15, 0 and 15 degrees) from Multi-PIE, aligned by eyes and nose, and tests on 20
-    people who are not among the 317 to train on. Multi-PIE is licensed, so it is read from a folder of your own, see
-    `src.data.faces`; `facial_expressions_standin` has drawings instead. Brightness is between -0.5 and 0.5.
+    Like `mnist_glimpses`, but with photographs of 48 x 48 pixels; the expressions are neutral, smile, surprise, squint,
+    disgust and scream. The paper takes the photographs of three cameras (-15, 0 and 15 degrees) from Multi-PIE, aligned
+    by eyes and nose, and tests on 20 people who are not among the 317 trained on. Multi-PIE is licensed, so it is read
+    from a folder of your own, see `src.data.faces`; `facial_expressions_standin` has drawings instead. Brightness is
+    between -0.5 and 0.5.
 
     Args:
-        seed: of the order of the training images.
-        num_val_people: people to validate on, those before the last ones in the order of their names.
-        num_test_people: people to test on, the last ones.
-        data_dir: the folder that has the folder `multi_pie`.
+        seed: seed of the order of the training images.
+        num_val_people: number of people to validate on: those before the test people in the order of their names.
+        num_test_people: number of people to test on: the last ones in the order of their names.
+        data_dir: the folder that contains the folder `multi_pie`.
     """
 
     offset = 0.5
@@ -51,7 +52,7 @@ class FacialExpressions(Glimpses):
         return faces.digest(faces.find(self.data_dir, EXPRESSIONS)) if there else ""
 
     def photographs(self, split: Split) -> list[Photograph]:
-        """The files of a split, which are looked for when first needed."""
+        """The files of a split; the folder is searched when they are first needed."""
         if not self._photographs:
             found = faces.find(self.data_dir, EXPRESSIONS)
             self._photographs = faces.divide(found, self.num_val_people, self.num_test_people)

@@ -14,20 +14,21 @@ from src.tasks.glimpses import Glimpses
 class FacialExpressionsStandin(Glimpses):
     """Which expression does a drawn face have, seen in 24 glimpses of 12 x 12 pixels?
 
-    As `facial_expressions`, but the faces are drawings of 48 x 48 pixels: who it is decides about the geometry (of
-    head, eyes, brows, nose, mouth and hair), which resembles weak expressions of others; the expression moves mouth,
-    eyes and brows more or less; the head is turned by -15, 0 or 15 degrees; light and background vary. 40 % of the
-    faces are neutral, 20 % smile, 10 % have each of the other four expressions. Nobody is in two splits. Brightness is
-    between -0.5 and 0.5; from 0 to 1 all networks learn far more slowly. Results are about these drawings, not faces.
+    Like `facial_expressions`, but the faces are drawings of 48 x 48 pixels. The person determines the geometry (of
+    head, eyes, brows, nose, mouth and hair), which can resemble a weak expression of somebody else; the expression
+    moves mouth, eyes and brows more or less; the head is turned by -15, 0 or 15 degrees; light and background vary.
+    40 % of the faces are neutral, 20 % smile, and 10 % have each of the other four expressions. Nobody is in two
+    splits. Brightness is between -0.5 and 0.5; if it is between 0 and 1, all networks learn far more slowly. Results
+    are about these drawings, not about faces.
 
     Args:
-        seed: of people and images.
-        num_people: people to train on.
-        num_test_people: people to validate on, and as many others to test on.
-        noise: standard deviation of the brightness of a pixel, between 0 and 1.
-        train_size: training images; null for fresh ones of other people at every update.
-        val_size: validation images.
-        test_size: test images.
+        seed: seed of the people and the images.
+        num_people: number of people to train on.
+        num_test_people: number of people to validate on, and of other people to test on.
+        noise: standard deviation of the noise added to the brightness of a pixel, which is between 0 and 1.
+        train_size: number of training images; null for fresh ones of other people at every update.
+        val_size: number of validation images.
+        test_size: number of test images.
     """
 
     offset = 0.5
@@ -55,7 +56,7 @@ class FacialExpressionsStandin(Glimpses):
         return _drawn(size, num_people, self.noise, self._generator(split, 0).initial_seed())
 
     def generate(self, num_examples: int, generator: torch.Generator) -> Batch:
-        """Drawings of as many people."""
+        """Draw faces of people chosen at random from as many people as there are examples."""
         return _draw(num_examples, num_examples, self.noise, generator)
 
     def example(self) -> Batch:
@@ -64,7 +65,7 @@ class FacialExpressionsStandin(Glimpses):
 
 @lru_cache(maxsize=15)
 def _drawn(size: int, num_people: int, noise: float, seed: int) -> Batch:
-    """The images of a split, which take ten seconds, kept for the other runs of a sweep: 20 MB for each seed."""
+    """The images of a split, which take ten seconds to draw, cached for the other runs of a sweep: 20 MB per seed."""
     return _draw(size, num_people, noise, torch.Generator().manual_seed(seed))
 
 

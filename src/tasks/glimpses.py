@@ -16,14 +16,14 @@ from src.specs import Batch, InputSpec, Output, OutputSpec, Split
 from src.tasks.base import RIGHT, WRONG, Task
 
 MOST_COMPARED = 10_000
-"""Training images that each test image is compared with."""
+"""The largest number of training images that each test image is compared with."""
 
 
 def glimpses(images_NSS: Tensor) -> Tensor:
     """The 24 glimpses of each image, [N, 24, P²].
 
     Each quadrant, from left to right and from top to bottom, is seen six times: as a whole, averaged over 2 x 2 pixels;
-    its own quadrants at full resolution, in the same order; as a whole again. The paper does not state the order, nor
+    its own quadrants at full resolution, in the same order; as a whole again. The paper states neither the order nor
     how it reduces the resolution.
     """
     fine = _cut(_cut(images_NSS))
@@ -38,20 +38,21 @@ def _cut(images: Tensor) -> Tensor:
 
 
 class Glimpses(Task):
-    """What does an image show, of which only one small part is seen at every step?
+    """What does an image show, if only one small part of it is seen at every step?
 
-    The images are stored as bytes and cut when a batch of them is needed. A subclass provides `images`, and sets the
-    sizes of its splits.
+    The images are stored as bytes and cut into glimpses when a batch of them is needed. A subclass provides `images`,
+    and sets the sizes of its splits.
 
     Args:
-        seed: of the order of the training images, and of made-up images.
-        side: pixels S.
-        classes: the name of each.
-        sizes: images of each split; None if it is to be found out when they are read.
+        seed: seed of the order of the training images, and of generated images.
+        side: S, the width and height of an image in pixels.
+        classes: the name of each class.
+        sizes: number of images in each split; None if it is known only once they are read, or for fresh training images
+            at every update.
     """
 
     offset: float = 0.0
-    """What is subtracted from the brightness, which is between 0 and 1."""
+    """The value subtracted from the brightness, which is between 0 and 1."""
 
     def __init__(self, seed: int, side: int, classes: tuple[str, ...], sizes: Mapping[Split, int | None]):
         super().__init__(seed, train_size=sizes["train"], val_size=sizes["val"], test_size=sizes["test"])
@@ -82,16 +83,16 @@ class Glimpses(Task):
 
     @property
     def floors(self) -> dict[str, dict[str, float]]:
-        """Chance, and simple answers, which with few images may be worse than that."""
+        """Chance, and simple predictors, which may be worse than chance if there are few images."""
         floors = {"chance": {"error": 1 - 1 / len(self.classes), "nll": math.log(len(self.classes))}}
         floors |= {answer: {"error": error} for answer, error in self.simple_answers.items()}
         return dict(sorted(floors.items(), key=lambda floor: -floor[1]["error"]))
 
     @cached_property
     def simple_answers(self) -> dict[str, float]:
-        """The errors on the test set of two predictors: what is most frequent, and what the nearest image shows.
+        """The errors on the test set of two predictors: the most frequent class, and the class of the nearest image.
 
-        The nearest is the training image with the least squared difference of brightness, of at most 10,000.
+        The nearest image, among at most 10,000 training images, has the least squared difference in brightness.
         """
         train, test = ([part.cpu() for part in self._dataset(split)[:2]] for split in ("train", "test"))
         every = -(-len(train[0]) // MOST_COMPARED)
@@ -105,12 +106,12 @@ class Glimpses(Task):
         return {name: float((targets != answer).double().mean()) for name, answer in answers.items()}
 
     def render(self, batch: Batch, row: int, output: Output) -> str:
-        """The class, and the most probable one."""
+        """The class of the image, and the most probable class."""
         target, answer = int(batch.targets[row]), int(output.prediction[row].argmax())
         judged = RIGHT if answer == target else WRONG
         return f"an image of {self.classes[target]}   predicted {self.classes[answer]}   {judged}"
 
     def labels(self, batch: Batch, row: int) -> list[str]:
-        """Which part of the image each glimpse shows."""
+        """The part of the image that each glimpse shows."""
         parts = ["top left", "top right", "bottom left", "bottom right"]
         return [f"{part}, {step}" for part in parts for step in ("coarse", "1", "2", "3", "4", "coarse")]

@@ -13,27 +13,27 @@ from src.tasks.base import Task
 
 
 class HadamardProduct(Task):
-    r"""What is the product of each feature of the first vector and that of the second?
+    r"""What is the product of each feature of the first vector with the same feature of the second?
 
         1 0 1 1
         1 1 0 1   ->   1 0 0 1
 
-    The two vectors are the two steps of a sequence. The tensor of this bilinear map has a CP rank of n. With any
-    bilinear map of a CP rank of at most R, the mean squared error is at least that of `rank_floor`; for binary values
-    (3/16) (1 - R/n), and the best map is at most about 1/(16 n) above it. With n = 1 it is scalar multiplication, where
-    only a model that multiplies extrapolates to a larger scale.
+    The two vectors are the two steps of a sequence. The tensor of this bilinear map has a CP rank of n. The mean
+    squared error of any bilinear map with a CP rank of at most R is at least `rank_floor`, which for binary values is
+    (3/16) (1 - R/n); the best map is at most about 1/(16 n) above it. With n = 1 the task is scalar multiplication,
+    where only a model that multiplies extrapolates to a larger scale.
 
     Args:
-        seed: of all data.
-        vector_size: n.
-        values: 0 or 1 with equal probability, or uniform in [0, 1].
-        scale: factor of all values.
-        permuted: whether the products come in another order, fixed for each seed.
-        num_distinct: different values of each vector, which are copied to n places by a fixed random map for each of
-            the two; null for n independent values.
-        train_size: training pairs; null for fresh ones at every update.
-        val_size: validation pairs.
-        test_size: test pairs.
+        seed: seed of all data.
+        vector_size: n, the number of features of each vector.
+        values: binary (0 or 1 with equal probability) or uniform in [0, 1].
+        scale: factor by which all values are multiplied.
+        permuted: whether the products come in a different order, fixed for each seed.
+        num_distinct: number of independent values of each vector, which a fixed random map, one for each of the two
+            vectors, copies to n features; null for n independent values.
+        train_size: number of training pairs; null for fresh ones at every update.
+        val_size: number of validation pairs.
+        test_size: number of test pairs.
     """
 
     objective = Objective("mse")
@@ -44,7 +44,7 @@ class HadamardProduct(Task):
         *,
         vector_size: Annotated[int, Ge(1)] = 50,
         values: Literal["binary", "uniform"] = "binary",
-        scale: Annotated[float, Gt(0), Le(1e8)] = 1.0,  # above, errors overflow in float32
+        scale: Annotated[float, Gt(0), Le(1e8)] = 1.0,  # above this, errors overflow in float32
         permuted: bool = False,
         num_distinct: Annotated[int, Ge(1)] | None = None,
         train_size: Annotated[int, Ge(1)] | None = None,
@@ -85,9 +85,9 @@ class HadamardProduct(Task):
         }
 
     def rank_floor(self, rank: int) -> float:
-        """The least mean squared error of y that stays in a space of this dimension, whatever its coordinates are.
+        """The least mean squared error of predictions confined to a space of this dimension, however they are computed.
 
-        It is the sum of all but the largest eigenvalues of E[y yᵀ], divided by n.
+        It is the sum of all but the `rank` largest eigenvalues of E[y yᵀ], where y is the target, divided by n.
         """
         mean, square = self._moments()
         same_2nn = self.places_2n[:, :, None] == self.places_2n[:, None]

@@ -19,28 +19,29 @@ SEPARATOR = "|"
 
 
 class InContextLanguage(Task):
-    """Which symbols may come next, in a language that is known from the strings so far only?
+    """Which symbols may come next, in a language known only from the strings so far?
 
         | a b a | a b c a | a b c   ->   at the end: a or b
 
-    Each sequence has a random automaton of its own: up to S states, from each of which one to `max_edges` symbols lead
-    to a random other one. It makes strings from state 0 on, each legal symbol equally likely, of 1 to
-    `max_string_length` symbols, with a separator before each; the sequence is cut after T steps. RegBench (arXiv
-    2401.12973) has up to 12 states, 18 symbols and 4 edges, and 10 to 20 strings of up to 50 symbols.
+    Each sequence has a random automaton of its own with up to S states. In each state, one to `max_edges` symbols are
+    legal, and each leads to a random other state. The automaton generates strings of 1 to `max_string_length` symbols,
+    always from state 0 and with all legal symbols equally likely. Each string is preceded by a separator; the sequence
+    is cut off after T steps. RegBench (arXiv 2401.12973) has up to 12 states, 18 symbols and 4 edges, and 10 to 20
+    strings of up to 50 symbols.
 
-    The target is the set of legal symbols, as bits, and the loss the cross-entropy with a uniform draw from it: the
-    expectation of that of the symbol that did come next. An answer is wrong if its likeliest symbol is not legal.
+    The target is the set of legal symbols, as bits, and the loss is the cross-entropy with a uniform draw from it, the
+    expected cross-entropy with the symbol that comes next. An answer is wrong if its most likely symbol is not legal.
 
     Args:
-        seed: of all data.
-        num_states: S; an automaton has 2 to S, equally likely.
-        num_symbols: V.
-        max_edges: the most symbols that may follow a state.
-        max_string_length: the most symbols of a string.
-        sequence_length: T.
-        train_size: training sequences; null for fresh ones at every update.
-        val_size: validation sequences.
-        test_size: test sequences.
+        seed: seed of all data.
+        num_states: S, the largest number of states; an automaton has 2 to S, all equally likely.
+        num_symbols: V, the number of symbols.
+        max_edges: largest number of symbols that are legal in a state.
+        max_string_length: largest number of symbols in a string.
+        sequence_length: T, the number of steps.
+        train_size: number of training sequences; null for fresh ones at every update.
+        val_size: number of validation sequences.
+        test_size: number of test sequences.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class InContextLanguage(Task):
         separated_NT = torch.zeros(size, length + 1, dtype=torch.bool).scatter_(1, start_NT.clamp(max=length), True)
         choice_NTV = torch.rand(size, length, self.num_symbols, generator=generator)
 
-        start_N = torch.arange(size) * self.num_states  # a state is a number among those of all automata
+        start_N = torch.arange(size) * self.num_states  # states are numbered across all automata
         legal_SV, next_SV = legal_NSV.flatten(0, 1).float(), next_NSV.add(start_N[:, None, None]).flatten(0, 1)
         state_N = start_N
         symbols, states = [], []
@@ -97,14 +98,14 @@ class InContextLanguage(Task):
         return legal_NSV, other_NSV + (other_NSV >= torch.arange(self.num_states)[:, None])
 
     def criterion(self, prediction: Tensor, batch: Batch) -> Tensor:
-        """The cross-entropy with a uniform draw from the legal symbols, nats per step."""
+        """The cross-entropy with a uniform draw from the legal symbols, in nats per step."""
         shares_NTV = batch.targets / batch.targets.sum(-1, keepdim=True)
         return -(shares_NTV * prediction.log_softmax(-1)).sum(-1).mean()
 
     def metrics(self, output: Output, batch: Batch) -> Metrics:
-        """`error`: the fraction of steps at which the likeliest symbol is not legal; `nll`: nats per step.
+        """`error`: the fraction of steps at which the most likely symbol is not legal; `nll`: nats per step.
 
-        `early_error` and `late_error` are those of the first and of the last quarter of the sequence.
+        `early_error` and `late_error` are the errors in the first and in the last quarter of the sequence.
         """
         wrong_NT = _wrong(output.prediction, batch)
         quarter = wrong_NT.shape[1] // 4
@@ -116,7 +117,7 @@ class InContextLanguage(Task):
 
     @cached_property
     def floors(self) -> dict[str, dict[str, float]]:
-        """Measured on 2,000 sequences of a generator of their own; the last one is what nobody can beat."""
+        """Floors measured on 2,000 sequences from a separate generator; nothing can beat the last one."""
         batch = self.generate(2000, torch.Generator().manual_seed(0))
         following_NTV = following(batch.inputs, self.num_symbols)
         last = {"error": 0.0, "nll": float(batch.targets.sum(-1).log().mean())}
@@ -142,12 +143,12 @@ class InContextLanguage(Task):
 
 
 def _wrong(prediction_NTV: Tensor, batch: Batch) -> Tensor:
-    """Whether the likeliest symbol is not legal, [N, T]."""
+    """Whether the most likely symbol is not legal, [N, T]."""
     return batch.targets.gather(-1, prediction_NTV.argmax(-1, keepdim=True))[..., 0] == 0
 
 
 def following(inputs_NT: Tensor, num_symbols: int) -> Tensor:
-    """How often each symbol has followed the present one before in the sequence, [N, T, V]: bigrams in context."""
+    """How often each symbol has followed the current one earlier in the sequence, [N, T, V]: bigrams in context."""
     row_N, by_step = torch.arange(len(inputs_NT)), inputs_NT.unbind(1)
     counts_NSS = torch.zeros(len(inputs_NT), num_symbols + 1, num_symbols + 1)  # the separator is a symbol here
     counts = [counts_NSS[row_N, by_step[0]]]

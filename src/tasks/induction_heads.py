@@ -15,22 +15,22 @@ from src.tasks.base import RIGHT, WRONG, Metrics, Task, fraction
 
 
 class InductionHeads(Task):
-    """What followed the special symbol when it came before?
+    """Which symbol followed the special one at its first occurrence?
 
         4 1 ! 7 2 2 5 0 3 !   ->   7
 
-    Random symbols, among them once the special one `!`, anywhere, which comes again as the last of T (arXiv
+    Among random symbols, the special symbol `!` occurs once at a random step and again as the last of T symbols (arXiv
     2312.00752, section 4.1.2: 16 symbols and T = 256 in training, longer sequences in the test). Here validation and
-    test sequences have T, 2T, 4T, ... steps up to `test_length`, equally often; `error_at_<t>` is that of length t.
+    test sequences have T, 2T, 4T, ... steps up to `test_length`, equally often; `error_at_<t>` is the error at t steps.
 
     Args:
-        seed: of all data.
-        num_symbols: different symbols besides the special one.
-        sequence_length: T in training.
-        test_length: the longest sequences of validation and test are at most as long; null for T only.
-        train_size: training sequences; null for fresh ones at every update.
-        val_size: validation sequences.
-        test_size: test sequences.
+        seed: seed of all data.
+        num_symbols: number of different symbols besides the special one.
+        sequence_length: T, the number of steps, in training.
+        test_length: largest number of steps allowed in validation and test sequences; null for T only.
+        train_size: number of training sequences; null for fresh ones at every update.
+        val_size: number of validation sequences.
+        test_size: number of test sequences.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class InductionHeads(Task):
         return Batch(inputs_NT, inputs_NT[row_N, first_N + 1], lengths=lengths_N)
 
     def metrics(self, output: Output, batch: Batch) -> Metrics:
-        """`error` and `nll`; with several lengths, `error_at_<t>` of those with t steps, for each that there is."""
+        """`error` and `nll`; with several lengths, also `error_at_<t>` for each length t in the batch."""
         metrics = super().metrics(output, batch)
         if batch.lengths is None:
             return metrics

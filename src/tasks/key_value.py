@@ -17,25 +17,25 @@ from src.tasks.recall import distinct
 
 
 class KeyValue(Task):
-    """Which value did the key come with last?
+    """Which value came with the key most recently?
 
         (k3 v1) (k0 v2) (k2 v0) (k1 v3)  k2   ->   v0
 
-    Each step has a key and a value, as one-hot vectors, [2K]; the last one has a key alone. The answer is the one-hot
+    Each step has a key and a value, as one-hot vectors, [2K]; the last step has only a key. The answer is the one-hot
     vector of the value, and the loss is ½ ‖v - v̂‖² (arXiv 2102.11174, section 6.1, and its code):
 
     - `capacity`, setting 1: K different keys, each with a value of its own, T = K. How many pairs fit into a memory?
     - `overwriting`, setting 2: T = 2K pairs, keys and values drawn with replacement; the answer is the last value of
-      the key. As in the original code the key that is asked for is that of a random step, so frequent keys are
-      likelier; that code evaluates on sequences of K pairs, and we on those of training.
+      the key. As in the original code, the key of a random step is asked for, so frequent keys are more likely. That
+      code evaluates on sequences of K pairs; here validation and test sequences have 2K pairs, as in training.
 
     Args:
-        seed: of all data.
-        setting: as above.
-        num_keys: K.
-        train_size: training sequences; null for fresh ones at every update.
-        val_size: validation sequences.
-        test_size: test sequences.
+        seed: seed of all data.
+        setting: capacity or overwriting, as above.
+        num_keys: K, the number of keys and of values.
+        train_size: number of training sequences; null for fresh ones at every update.
+        val_size: number of validation sequences.
+        test_size: number of test sequences.
     """
 
     objective = Objective("squared_error")
@@ -77,14 +77,14 @@ class KeyValue(Task):
 
     @property
     def loss_name(self) -> str:
-        """½ ‖v - v̂‖², the mean over examples."""
+        """The name of the loss, the mean of ½ ‖v - v̂‖² over examples."""
         return "squared_error"
 
     def criterion(self, prediction: Tensor, batch: Batch) -> Tensor:
         return (prediction - batch.targets).square().sum(1).mean() / 2
 
     def metrics(self, output: Output, batch: Batch) -> Metrics:
-        """`squared_error`: ½ ‖v - v̂‖²; `error`: the fraction of answers whose largest entry is not that of v."""
+        """`squared_error`: ½ ‖v - v̂‖²; `error`: the fraction of answers whose largest entry is not where v is 1."""
         wrong_N = output.prediction.argmax(1) != batch.targets.argmax(1)
         return super().metrics(output, batch) | {"error": fraction(wrong_N)}
 

@@ -22,7 +22,7 @@ from src.tasks.base import Metrics, Sampled, Task
 EVALUATION_ROWS = 32
 PPM_ORDER, PPM_MEMORY = 6, 2**28
 SHOWN = 60
-"""Symbols of an example that are shown."""
+"""The largest number of symbols of an example that are shown."""
 
 
 class LanguageModel(Task):
@@ -31,25 +31,25 @@ class LanguageModel(Task):
         Well, Prince, so Geno   ->   ell, Prince, so Genoa
 
     A split is one sequence of symbols. Its predictions, one for each symbol but the first, are divided into as many
-    contiguous rows as a batch has, and the rows are read side by side, window after window; the state is carried from
+    contiguous rows as a batch has, and the rows are read side by side, window after window. The state is carried from
     window to window, and gradients end at the start of a window. An epoch reads every symbol exactly once, and the
-    next one starts from the initial state. The last window is shorter; where a row ends early, its rest is masked.
+    next one starts from the initial state. The last window may be shorter; where a row ends early, its rest is masked.
 
-    Symbols are characters, of War and Peace (82 of them), of tiny Shakespeare (65) or of a file; a text is divided
-    into 80 % training, 10 % validation and 10 % test. Those of the Penn Treebank are the 10,000 words of Mikolov et
-    al. (2010), with their splits.
+    Symbols are the characters of War and Peace (82 different ones), of tiny Shakespeare (65) or of a file; such a text
+    is divided into 80 % training, 10 % validation and 10 % test. For the Penn Treebank they are the 10,000 words of
+    Mikolov et al. (2010), with their splits.
 
-    The floor "PPM" is the code length of the test text by prediction by partial matching (Cleary and Witten 1984) of
-    order 6, PPMd of Shkarin (2002), after the training text: an n-gram model that goes on learning. It predicts bytes,
-    also for words.
+    The floor "PPM" is the code length of the test text when it is compressed after the training text, by prediction by
+    partial matching (Cleary and Witten 1984) of order 6 in the variant PPMd of Shkarin (2002): an n-gram model that
+    continues to learn. It predicts bytes, even where the symbols are words.
 
     Args:
         seed: has no effect on the data.
-        text: a published text.
-        file: a text file in UTF-8 instead, whose path stands for its content; null for none. A run is not resumed after
-            the file has changed.
-        window: steps of a window.
-        data_dir: the folder of published texts; see `src.data.text`.
+        text: the published text.
+        file: path of a text file in UTF-8 to use instead; null for none. The path stands for the content, and a run is
+            not resumed after the file has changed.
+        window: number of steps in a window.
+        data_dir: the folder of the published texts; see `src.data.text`.
     """
 
     objective = Objective("nll")
@@ -86,7 +86,7 @@ class LanguageModel(Task):
 
     @property
     def corpus(self) -> texts.Corpus:
-        """The text, which is read when first needed."""
+        """The text, read when first needed."""
         if self._corpus is None:
             self._corpus = texts.published(self.text, self.data_dir) if self.file is None else texts.own(self.file)
         return self._corpus
@@ -103,7 +103,7 @@ class LanguageModel(Task):
         return self._symbols[split]
 
     def batch(self, split: Split, index: int, batch_size: int) -> Batch:
-        """Window number `index` of all rows, epoch after epoch; `resets` mark the first one of a later epoch."""
+        """Window number `index` of all rows, epoch after epoch; `resets` marks the first window of a later epoch."""
         symbols = self.symbols(split)
         epoch, number = divmod(index, self.num_windows(len(symbols), batch_size))
         batch = self._window(symbols, number, batch_size)
@@ -114,7 +114,7 @@ class LanguageModel(Task):
         return batch._replace(resets=resets_BT)
 
     def num_windows(self, num_symbols: int, num_rows: int) -> int:
-        """The number of batches of an epoch."""
+        """The number of batches in an epoch."""
         return -(-_row_length(num_symbols, num_rows) // self.window)
 
     def _window(self, symbols: Tensor, number: int, num_rows: int) -> Batch:
@@ -128,7 +128,7 @@ class LanguageModel(Task):
         return Batch(symbols[at_BT], symbols[at_BT + 1], mask_BT)
 
     def evaluation(self, split: Split) -> Iterator[Batch]:
-        """The whole split in 32 rows; of the training text as much from its start as there is to validate on."""
+        """The whole split in 32 rows; of the training text, only a beginning as long as the validation text."""
         symbols = self.symbols(split)
         if split == "train":
             symbols = symbols[: len(self.symbols("val"))]
@@ -141,8 +141,8 @@ class LanguageModel(Task):
         return self._window(self.symbols("train"), 0, 1)
 
     def loss(self, model: SequenceModel, batch: Batch, state: State | None = None) -> Step:
-        """Run the model over a window from `state`; over the first one of an epoch from the initial state."""
-        if batch.resets is not None:  # of all rows at their first step: the same as no state, and faster
+        """Run the model over a window from `state`, or from the initial state for the first window of an epoch."""
+        if batch.resets is not None:  # all rows are reset at their first step: the same as no state, and faster
             batch, state = batch._replace(resets=None), None
         return super().loss(model, batch, state)
 
@@ -151,18 +151,18 @@ class LanguageModel(Task):
         return batch.inputs.numel() if batch.mask is None else int(batch.mask.sum())
 
     def metrics(self, output: Output, batch: Batch) -> Metrics:
-        """`nll` in nats and `bits` per symbol, and the `error`: how often the most likely symbol is another one."""
+        """`nll` in nats and `bits` per symbol, and `error`: how often the most likely symbol is not the next one."""
         metrics = super().metrics(output, batch)
         nats, count = metrics["nll"]
         return metrics | {"bits": (nats / math.log(2), count)}
 
     def averaged(self, means: dict[str, float]) -> dict[str, float]:
-        """With the perplexity, if symbols are words."""
+        """The metrics, together with the perplexity if symbols are words."""
         return means | {"perplexity": math.exp(min(means["nll"], 700.0))} if self.words else means
 
     @property
     def floors(self) -> dict[str, dict[str, float]]:
-        """On the test set, with the frequencies of the training set."""
+        """The floors on the test set, from frequencies in the training set."""
         train, test, num_symbols = self.corpus.splits["train"], self.corpus.splits["test"], self.output_spec.size
         share_V = (np.bincount(train, minlength=num_symbols) + 1) / (len(train) + num_symbols)
         num_bytes = _ppm_bytes(self.corpus.texts["train"], self.corpus.texts["test"])
@@ -176,7 +176,7 @@ class LanguageModel(Task):
         return {name: {"nll": value, "bits": value / math.log(2)} for name, value in worst_first}
 
     def examples(self, batch: Batch, output: Output, num_examples: int) -> list[int]:
-        """The first rows, but for those that are masked as a whole, after the end of a short text."""
+        """The first rows, except those that are masked entirely because a short text has ended before them."""
         return [row for row in range(len(batch.inputs)) if _num_read(batch, row)][:num_examples]
 
     def render(self, batch: Batch, row: int, output: Output) -> str:
@@ -195,14 +195,14 @@ class LanguageModel(Task):
         return (" " if self.words else "").join(map(self._name, numbers))
 
     def _name(self, number: int) -> str:
-        """A symbol on one line, and not an empty place."""
+        """A symbol as text that is visible and fits on one line."""
         symbols = self.corpus.symbols
         symbol = symbols[number] if number < len(symbols) else "?"
         return {"\n": "⏎", " ": "␣"}.get(symbol, symbol if symbol.isprintable() else f"U+{ord(symbol[0]):04X}")
 
     @torch.no_grad()
     def sample(self, model: SequenceModel, num_steps: int, generator: torch.Generator, temperature: float) -> Sampled:
-        """A new text, symbol by symbol, after a line break or the most frequent symbol."""
+        """A new text, symbol by symbol, starting after a line break or, if there is none, the most frequent symbol."""
         symbols = self.corpus.symbols
         first = "\n" if "\n" in symbols else texts.END_OF_LINE
         train = self.corpus.splits["train"]
@@ -221,7 +221,7 @@ class LanguageModel(Task):
 
 @lru_cache(maxsize=1)  # it takes seconds, and all runs of a sweep read the same text
 def _ppm_bytes(train: bytes, test: bytes) -> int:
-    """The length of the code of the test text after the training text."""
+    """The compressed size of the test text in bytes, when it is compressed after the training text."""
     from pyppmd import Ppmd7Encoder
 
     def size(content: bytes) -> int:
@@ -232,19 +232,20 @@ def _ppm_bytes(train: bytes, test: bytes) -> int:
 
 
 def _num_read(batch: Batch, row: int) -> int:
-    """Steps of a row before its text ends."""
+    """The number of steps in a row before its text ends."""
     return batch.inputs.shape[1] if batch.mask is None else int(batch.mask[row].sum())
 
 
 def _row_length(num_symbols: int, num_rows: int) -> int:
-    """Predictions of a row."""
+    """The number of predictions in a row."""
     return -(-(num_symbols - 1) // num_rows)
 
 
 def _bigram(train: np.ndarray, test: np.ndarray, share_V: np.ndarray) -> np.ndarray:
     """The probability of each symbol of a test text but the first, given the one before.
 
-    (c(a b) + t(a) p(b)) / (c(a) + t(a)), where t(a) symbols follow a: interpolation of Witten and Bell (1991).
+    (c(a b) + t(a) p(b)) / (c(a) + t(a)), with counts c in the training text, in which t(a) different symbols follow a:
+    interpolation of Witten and Bell (1991).
     """
     size = len(share_V)
     pairs, counts = np.unique(train[:-1] * size + train[1:], return_counts=True)

@@ -23,13 +23,13 @@ class MNISTGlimpses(Glimpses):
         |       |       |
         +-------+-------+
 
-    A glimpse is 7 x 7 pixels of the image, or coarse: a quadrant of it at half the resolution. Brightness is between 0
-    and 1. No image is changed.
+    A glimpse is 7 x 7 pixels of the image or, if coarse, a quadrant of it at half the resolution. Brightness is between
+    0 and 1. Images are not augmented.
 
     Args:
-        seed: of the order of the training images.
-        val_size: validation images, the last of the 60,000 published for training; the others are trained on. The
-            10,000 published for testing are the test set. The paper does not state how it validates.
+        seed: seed of the order of the training images.
+        val_size: number of validation images, the last of the 60,000 published for training; the others are trained on.
+            The 10,000 published for testing are the test set. The paper does not state how it validates.
         data_dir: the folder of the files; see `src.data.mnist`.
     """
 
@@ -47,7 +47,7 @@ class MNISTGlimpses(Glimpses):
 
     @cached_property
     def simple_answers(self) -> dict[str, float]:
-        """The error on the test set of the digit whose mean image is nearest."""
+        """The error on the test set of a predictor that answers with the digit whose mean image is nearest."""
         (images, digits), (test_images, test_digits) = (
             mnist.load(split, self.data_dir, self.val_size) for split in ("train", "test")
         )

@@ -17,35 +17,35 @@ from src.tasks.recall import Written, by_age, by_update, check_sizes, draw, floo
 
 
 class MQAR(Task):
-    """Which value followed the key, for every key that comes again?
+    """Which value followed the key, for every key that occurs again?
 
         k3 v7 k1 v2 | k1 . . . k3 .   ->   _ _ _ _ v2 _ _ _ v7 _
 
-    `num_pairs` pairs of two symbols, then `num_slots` slots of two symbols, at least as many; K of them hold a
-    key, and the answer is due at that very step. The slots are drawn without replacement with probabilities
-    ∝ s^(a - 1), s = 1 ... S, so that with a = `slot_power` < 1 near ones are likelier. All other symbols are blanks or
-    random, as in the original, where by chance a random symbol can be a key with a false value after it. The keys of an
-    example are different, and so are its values (arXiv 2312.04927, and its code).
+    A sequence consists of `num_pairs` pairs of two symbols, then `num_slots` slots of two symbols, at least as many. K
+    of the slots hold a key, and the answer is due at the step of the key. These slots are drawn without replacement
+    with probabilities ∝ s^(a - 1), s = 1 ... S, so that with a = `slot_power` < 1 near slots are more likely. All other
+    symbols are blank or, as in the original, random; a random symbol can by chance be a key, followed by a wrong value.
+    The keys of an example are all different, and so are its values (arXiv 2312.04927, and its code).
 
     - `plain`: as above.
     - `forgetting`: after all passes, U of the keys are written again with new values; the answer is the last value.
     - `compositional`: a key is two symbols, `i j`, and the keys of an example are all combinations of √K first and √K
-      second symbols, so that neither of them suffices; pairs and slots have three symbols.
+      second symbols, so that neither symbol suffices by itself; pairs and slots have three symbols.
 
     Args:
-        seed: of all data.
-        variant: as above.
-        num_pairs: K; compositional: a square number.
-        num_keys: different keys; compositional: different symbols for each half of a key.
-        num_values: different values, the classes of the answer.
-        num_slots: S.
-        slot_power: a.
-        num_passes: how often all pairs are written, in the same order.
-        num_updates: U; forgetting only.
-        random_fillers: whether the other symbols are random; otherwise blank.
-        train_size: training sequences; null for fresh ones at every update.
-        val_size: validation sequences.
-        test_size: test sequences.
+        seed: seed of all data.
+        variant: plain, forgetting or compositional, as above.
+        num_pairs: K, the number of pairs; compositional: a square number.
+        num_keys: number of different keys; compositional: number of different symbols for each half of a key.
+        num_values: number of different values, the classes of the answer.
+        num_slots: S, the number of slots.
+        slot_power: a, which sets the probabilities of the slots.
+        num_passes: number of times that all pairs are written, in the same order.
+        num_updates: U, the number of keys that are written again; forgetting only.
+        random_fillers: whether the other symbols are random; otherwise they are blank.
+        train_size: number of training sequences; null for fresh ones at every update.
+        val_size: number of validation sequences.
+        test_size: number of test sequences.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class MQAR(Task):
         return torch.stack([first_NK, second_NK], dim=2)
 
     def _slots(self, num_examples: int, generator: torch.Generator) -> Tensor:
-        """The slot of each key, [N, K]: the largest log-probabilities plus Gumbel noise, a draw without replacement."""
+        """The slot of each key, [N, K], drawn without replacement by the largest log-probability plus Gumbel noise."""
         log_p_S = (self.slot_power - 1) * torch.arange(1, self.num_slots + 1).log()
         noise_NS = torch.empty(num_examples, self.num_slots).exponential_(generator=generator).log()
         return (log_p_S - noise_NS).topk(self.num_pairs).indices
@@ -129,7 +129,7 @@ class MQAR(Task):
     def metrics(self, output: Output, batch: Batch) -> Metrics:
         """`error` and `nll` of all answers; `oldest_error` and `newest_error` of the quarters written first and last.
 
-        With updates, `kept_error` and `updated_error` instead of the last two.
+        With updates, `kept_error` and `updated_error` take the place of the last two.
         """
         metrics = super().metrics(output, batch)
         shape = len(batch.inputs), self.num_pairs
@@ -176,7 +176,7 @@ class MQAR(Task):
 
 
 def _key_at(inputs_NT: Tensor, at_NK: Tensor, key_length: int, num_symbols: int) -> Tensor:
-    """A number for each key that ends at these steps, [N, K]."""
+    """A number that identifies each key that ends at these steps, [N, K]."""
     at_NK = at_NK.to(inputs_NT.device)
     last_NK = inputs_NT.gather(1, at_NK)
     return last_NK if key_length == 1 else last_NK + num_symbols * inputs_NT.gather(1, at_NK - 1)

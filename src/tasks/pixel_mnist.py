@@ -13,24 +13,25 @@ from src.tasks.base import RIGHT, WRONG, Task
 
 
 class PixelMNIST(Task):
-    """Which digit is it, read one pixel after the other?
+    """Which digit is it, read pixel by pixel?
 
         step    1    2    3   ...   407  408  409   ...   784
         pixel   0    0    0   ...   .12  .99  .45   ...    0    ->   7
 
-    A pixel is a brightness between 0 and 1; the digit is asked for at the last step. The order is one of
+    A pixel is a brightness between 0 and 1; the digit is asked for at the last step. The pixels come in one of three
+    orders:
 
     - `scanline`: row by row from the top, each from left to right; most images end with a hundred steps of background.
-    - `permuted`: one order, drawn at random, for all images.
-    - `rows`: 28 steps of 28 pixels, a row of the image each; the quick form.
+    - `permuted`: in one random order, the same for all images.
+    - `rows`: in 28 steps of 28 pixels, one row of the image each; the quick variant.
 
-    The images are kept as bytes, 784 each, and become numbers a batch at a time.
+    The images are kept as bytes, 784 each, and converted to float32 one batch at a time.
 
     Args:
-        seed: of the permutation, and of the order of the training images.
-        order: of the pixels.
-        val_size: validation images, the last of the 60,000 published for training; the others are trained on. The
-            10,000 published for testing are the test set. The papers do not state how they validate.
+        seed: seed of the permutation, and of the order of the training images.
+        order: the order of the pixels.
+        val_size: number of validation images, the last of the 60,000 published for training; the others are trained on.
+            The 10,000 published for testing are the test set. The papers do not state how they validate.
         data_dir: the folder of the files; see `src.data.mnist`.
     """
 
@@ -64,7 +65,7 @@ class PixelMNIST(Task):
         return self._read(self._dataset("train").take(slice(0, 1)))
 
     def _read(self, images: Batch) -> Batch:
-        """Brightness by step, [N, 784, 1] or [N, 28, 28]."""
+        """The brightness at each step, [N, 784, 1] or [N, 28, 28]."""
         return images._replace(inputs=(images.inputs.float() / 255).unflatten(1, (-1, self.input_spec.size)))
 
     def _dataset(self, split: Split) -> Batch:
@@ -86,7 +87,7 @@ class PixelMNIST(Task):
         return f"an image of {target}   predicted {answer}   {RIGHT if answer == target else WRONG}"
 
     def labels(self, batch: Batch, row: int) -> list[str]:
-        """The place of each pixel in the image, or the number of each row."""
+        """The position of each pixel in the image, or the number of each row."""
         if self.in_rows:
             return [f"row {step}" for step in range(mnist.SIDE)]
         return [f"{position // mnist.SIDE}, {position % mnist.SIDE}" for position in self.positions.tolist()]

@@ -19,11 +19,11 @@ from src.specs import Batch, InputSpec, Objective, Output, OutputSpec, Split
 from src.tasks.base import Metrics, Sampled, Task, can_select
 
 LENGTH_SPREAD = 0.25
-"""Batches are of pieces whose lengths are within about this share, drawn anew every epoch."""
+"""Pieces are batched by length times a random factor that differs from 1 by at most this, drawn anew every epoch."""
 
 
 class Sequences(NamedTuple):
-    """The sequences of a split within one long roll: number n goes from frame `starts[n]` for `lengths[n]` steps."""
+    """The sequences of a split within one long roll: sequence n has `lengths[n]` steps from frame `starts[n]` on."""
 
     frames_FK: Tensor
     starts_N: Tensor
@@ -36,21 +36,22 @@ class PolyphonicMusic(Task):
         input     0     x_1   x_2   x_3
         target    x_1   x_2   x_3   x_4          x_t: 88 bits, the keys of a piano from A0 to C8
 
-    Each piece is a sequence of its own that starts from the initial state, and its first frame is predicted from
-    nothing. The loss is the negative log-likelihood of a frame in nats, the sum of the cross-entropies of its keys,
-    averaged over all frames of a split; keys are independent given the past. This is how most papers measure.
+    Each piece is a sequence of its own that starts from the initial state, and its first frame is predicted from an
+    empty one. The loss is the negative log-likelihood of a frame in nats, the sum of the cross-entropies of its keys,
+    averaged over all frames of a split; keys are independent given the past. Most papers report this measure.
 
-    `stream` is how Mathews (2016) does: pieces are joined, each followed by a frame in which only an 89th key sounds,
-    and this stream is cut into windows. Each window starts from the initial state; its first frame is not predicted.
+    `stream` follows Mathews (2016): pieces are joined, each followed by a frame in which only an 89th key sounds, and
+    this stream is cut into windows. Each window starts from the initial state; its first frame is not predicted.
 
-    A batch has pieces of similar lengths; the shorter ones are padded. Every epoch takes each piece once, in other
-    batches and in another order. The batch with the longest pieces, which may come at any time, has what is left over.
+    A batch has pieces of similar lengths; the shorter ones are padded. Every epoch uses each piece once, in different
+    batches and in a different order. The batch with the longest pieces, which may come at any time, is the remainder
+    and may have fewer pieces.
 
     Args:
-        seed: of the order of the pieces.
-        pieces: the collection.
-        stream: whether the pieces are joined and cut.
-        window: steps of a window of the stream.
+        seed: seed of the order of the pieces.
+        pieces: the collection of pieces.
+        stream: whether the pieces are joined and cut into windows.
+        window: number of steps in a window of the stream.
         data_dir: the folder of the files; see `src.data.music`.
     """
 
@@ -84,7 +85,7 @@ class PolyphonicMusic(Task):
         return super().to(device)
 
     def sequences(self, split: Split) -> Sequences:
-        """The sequences of a split, which are read when first needed."""
+        """The sequences of a split, read when first needed."""
         if not self._sequences:
             for name, rolls in music.pieces(self.pieces, self.data_dir).items():
                 made = _windows(rolls, self.window) if self.stream else _separate(rolls)
@@ -92,14 +93,14 @@ class PolyphonicMusic(Task):
         return self._sequences[split]
 
     def batch(self, split: Split, index: int, batch_size: int) -> Batch:
-        """Batch number `index`; after each piece has been seen once, the next epoch begins."""
+        """Batch number `index`; the next epoch begins after each piece has been used once."""
         epoch, number = divmod(index, -(-len(self.sequences(split).lengths_N) // batch_size))
         if self._batches is None or self._batches[0] != (split, epoch, batch_size):
             self._batches = (split, epoch, batch_size), self._epoch(split, epoch, batch_size)
         return self._take(split, self._batches[1][number])
 
     def _epoch(self, split: Split, epoch: int, batch_size: int) -> list[Tensor]:
-        """The numbers of the pieces in each batch of an epoch: of similar lengths, in random order."""
+        """The numbers of the pieces in each batch of an epoch: pieces of similar lengths, batches in random order."""
         generator = self._generator(split, epoch, "order")
         lengths_N = self.sequences(split).lengths_N.cpu()
         spread_N = 1 + LENGTH_SPREAD * (2 * torch.rand(len(lengths_N), generator=generator) - 1)
@@ -108,7 +109,7 @@ class PolyphonicMusic(Task):
         return [batches[number].to(self.device) for number in order]
 
     def evaluation(self, split: Split) -> Iterator[Batch]:
-        """All pieces of a split, by length; of training pieces as many as there are to validate on."""
+        """All pieces of a split, sorted by length; only as many training pieces as there are validation pieces."""
         lengths_N = self.sequences(split).lengths_N
         if split == "train":
             lengths_N = lengths_N[: len(self.sequences("val").lengths_N)]
@@ -120,7 +121,7 @@ class PolyphonicMusic(Task):
         return self._take("train", self.sequences("train").lengths_N.argmax()[None])
 
     def _take(self, split: Split, rows: Tensor) -> Batch:
-        """The sequences of these numbers as a batch."""
+        """The sequences with these numbers as a batch."""
         frames_FK, starts_N, lengths_N = self.sequences(split)
         lengths_B, starts_B1 = lengths_N[rows], starts_N[rows, None]
         steps_T = torch.arange(int(lengths_B.max()), device=lengths_B.device)
@@ -131,7 +132,7 @@ class PolyphonicMusic(Task):
         return Batch(inputs_BTK.float(), targets_BTK.float(), *((None, None) if whole else (mask_BT, lengths_B)))
 
     def criterion(self, prediction: Tensor, batch: Batch) -> Tensor:
-        """Nats per frame."""
+        """The negative log-likelihood in nats per frame."""
         if not can_select(prediction):
             return super().criterion(prediction, batch) * self.output_spec.num_outputs
         logits, targets = self._counted(prediction, batch)
@@ -144,8 +145,9 @@ class PolyphonicMusic(Task):
     def metrics(self, output: Output, batch: Batch) -> Metrics:
         """`nll` and `nll_by_piece` in nats per frame, the `error` per key, and the `accuracy` of Bay et al. (2009).
 
-        In `nll` all frames count alike, in `nll_by_piece` all pieces do, however long; papers seldom say which it is.
-        Of the keys that sound or are said to sound, the accuracy is the share of which both are true.
+        `nll` gives every frame the same weight, `nll_by_piece` every piece, however long; papers seldom say which they
+        report. The accuracy is the fraction of keys that both sound and are predicted to, among those for which at
+        least one of the two is true.
         """
         logits, targets = self._counted(output.prediction, batch)
         said, sounds = logits > 0, targets > 0
@@ -158,7 +160,7 @@ class PolyphonicMusic(Task):
 
     @property
     def floors(self) -> dict[str, dict[str, float]]:
-        """On the test set, with the frequencies of the training set."""
+        """The floors on the test set, from frequencies in the training set."""
         (train, train_at), (test, test_at) = (self._frames(split) for split in ("train", "test"))
         ones, before = train[train_at + 1], train[train_at]
         share_K = _share(ones.sum(0), len(ones))
@@ -171,7 +173,7 @@ class PolyphonicMusic(Task):
         }
 
     def _frames(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
-        """All frames of a split, and the numbers of those before the predicted ones."""
+        """All frames of a split, and the numbers of the frames that precede the predicted ones."""
         frames, starts, lengths = (tensor.numpy(force=True) for tensor in self.sequences(split))
         spans = zip(starts, lengths, strict=True)
         return frames, np.concatenate([np.arange(start, start + length) for start, length in spans])
@@ -206,7 +208,7 @@ def _separate(rolls: list[np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _windows(rolls: list[np.ndarray], window: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The same of the windows of one stream, with a frame of its own after each piece."""
+    """Frames, starts and lengths of the windows of one stream, with an end frame after each piece."""
     end = np.zeros((1, music.NUM_KEYS + 1), np.uint8)
     end[0, -1] = 1
     frames = np.concatenate([np.concatenate([np.pad(roll, ((0, 0), (0, 1))), end]) for roll in rolls])
@@ -215,7 +217,7 @@ def _windows(rolls: list[np.ndarray], window: int) -> tuple[Tensor, Tensor, Tens
 
 
 def _share(count: np.ndarray, of: np.ndarray | int) -> np.ndarray:
-    """The probability of a bit that was set so often, by Laplace's rule of succession."""
+    """The probability of a bit that was set `count` times out of `of`, by Laplace's rule of succession."""
     return (count + 1) / (of + 2)
 
 

@@ -16,23 +16,23 @@ from src.tensors.tensor_train import TensorTrain
 
 
 class RandomTensor(Task):
-    r"""What does a fixed random tensor make of two vectors?
+    r"""To which vector does a fixed random tensor map two vectors?
 
         a, b   ->   y_j = Σ_ik a_i W_ijk b_k              the features of a and b are uniform in [-1, 1]
 
-    The two vectors are the two steps of a sequence. W is drawn anew for every seed, in decomposed form with entries
-    from N(0, s²). For a bilinear map V in its place the expected squared error of a feature is ‖W - V‖² / (9 n). No
-    linear function of a and b is correlated with y: the best one is 0.
+    The two vectors are the two steps of a sequence. W is drawn anew for every seed, as a decomposition whose factors
+    have entries from N(0, s²). With a bilinear map V in place of W, the expected squared error of a feature is
+    ‖W - V‖² / (9 n). No linear function of a and b is correlated with y: the best one is 0.
 
     Args:
-        seed: of all data and of W.
-        vector_size: n.
-        form: of W.
-        rank: of W; both ranks of a tensor train.
-        factor_std: s.
-        train_size: training pairs; null for fresh ones at every update.
-        val_size: validation pairs.
-        test_size: test pairs.
+        seed: seed of all data and of W.
+        vector_size: n, the number of features of each vector.
+        form: the decomposition of W.
+        rank: the rank of W, or both ranks of a tensor train.
+        factor_std: s, the standard deviation of the entries of the factors.
+        train_size: number of training pairs; null for fresh ones at every update.
+        val_size: number of validation pairs.
+        test_size: number of test pairs.
     """
 
     objective = Objective("mse")

@@ -1,4 +1,4 @@
-"""What the tasks of associative recall share: pairs of a key and a value, some of them written again, and floors.
+"""Helpers shared by the tasks of associative recall: pairs of a key and a value, some written again, and floors.
 
 Shapes: N examples, K pairs, U of them updated, W writes, Q queries.
 """
@@ -18,16 +18,16 @@ def distinct(num_examples: int, count: int, num_choices: int, generator: torch.G
 
 
 class Written(NamedTuple):
-    """What is written in each example, in order, and what is to be remembered in the end."""
+    """What is written in each example, in order, and what is to be remembered at the end."""
 
     keys_NK: Tensor
     """The keys, all different, in the order in which they are first written."""
     answers_NK: Tensor
     """The last value of each key."""
     order_NW: Tensor
-    """Which pair each write is of: all of them in every pass, then those that are updated."""
+    """The pair that each write belongs to: all pairs in every pass, then those that are updated."""
     values_NW: Tensor
-    """The value of each write; those of an example are all different, but for repeated passes."""
+    """The value of each write; the values of an example are all different, except that passes repeat them."""
 
 
 def draw(
@@ -54,7 +54,7 @@ def draw(
 
 
 def check_sizes(num_pairs: int, num_keys: int, num_values: int, num_updates: int) -> None:
-    """Raise ValueError if there are too few keys or values for that many pairs and updates."""
+    """Raise ValueError if there are too few keys or values for the pairs and updates, or more updates than pairs."""
     if num_pairs > num_keys:
         raise ValueError(f"num_pairs={num_pairs}: must be at most {num_keys}, the number of keys")
     if num_updates > num_pairs:
@@ -66,7 +66,7 @@ def check_sizes(num_pairs: int, num_keys: int, num_values: int, num_updates: int
 
 
 def by_age(wrong_NQ: Tensor, pair_NQ: Tensor, num_pairs: int) -> Metrics:
-    """Errors on the quarter of the pairs that was written first, and on the one written last."""
+    """Errors on the quarter of the pairs that was written first, and on the quarter that was written last."""
     quarter = -(-num_pairs // 4)
     return {
         "oldest_error": fraction(wrong_NQ[pair_NQ < quarter]),
@@ -81,7 +81,7 @@ def by_update(wrong_NQ: Tensor, updated_NQ: Tensor) -> Metrics:
 
 
 def floors_of(num_pairs: int, num_values: int, num_passes: int, num_updates: int) -> dict[str, dict[str, float]]:
-    """Of memories that lack the binding, or the updates, worst first."""
+    """The floors of memories that lack the binding or the updates, worst first."""
     kept = (num_pairs - num_updates) / num_pairs
     old = kept / num_pairs  # the probability of each value of the first pass; updates have 1 / K each
     nll = num_updates / num_pairs * math.log(num_pairs) - (kept * math.log(old) if kept else 0)
@@ -91,6 +91,6 @@ def floors_of(num_pairs: int, num_values: int, num_passes: int, num_updates: int
     }
     if num_updates:
         floors["remembers the first value of a key"] = {"error": num_updates / num_pairs}
-        if num_updates < num_pairs and num_passes == 1:  # or else the old value outweighs the new one
+        if num_updates < num_pairs and num_passes == 1:  # otherwise the old value outweighs the new one
             floors["adds the values of a key"] = {"error": num_updates / num_pairs / 2}
     return dict(sorted(floors.items(), key=lambda item: -item[1]["error"]))

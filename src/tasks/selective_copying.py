@@ -24,27 +24,27 @@ class SelectiveCopying(Task):
         input    _ 3 _ _ 7 1 _ _ > _ _
         target                   3 7 1
 
-    M symbols stand among B = T - M blanks; then come the sign to go and M - 1 blanks, at whose M steps the symbols are
-    due in their order. Where the blanks are:
+    M symbols stand among B = T - M blanks. Then come the go signal and M - 1 blanks; at these M steps the symbols are
+    due in their order. The positions of the blanks depend on `gaps`:
 
-    - `uniform`: all places of the symbols are equally likely, as in Mamba (arXiv 2312.00752: M = 16, T = 4,096).
-    - `inserted`: each blank is before a random one of the symbols, as in MAD (arXiv 2403.17844: M = 16, T = 256), so
-      gaps differ less from each other, and there is none after the last symbol.
-    - `irregular`: the same, but each symbol has a weight e^(2z), z ~ N(0, 1), by which blanks choose it: a few gaps
-      hold most of the blanks.
+    - `uniform`: all positions of the symbols are equally likely, as in Mamba (arXiv 2312.00752: M = 16, T = 4,096).
+    - `inserted`: each blank is placed before a random symbol, as in MAD (arXiv 2403.17844: M = 16, T = 256), so gaps
+      differ less from each other, and there is none after the last symbol.
+    - `irregular`: the same, but a symbol is chosen with a probability ∝ e^(2z), z ~ N(0, 1), so that a few gaps hold
+      most of the blanks.
 
-    Validation and test sequences can be longer than those of training, so that their gaps are, too.
+    Validation and test sequences can be longer than training sequences, so that their gaps are longer, too.
 
     Args:
-        seed: of all data.
-        gaps: as above.
-        sequence_length: T in training; a sequence is T + M long.
-        test_length: T in validation and test; null for that of training.
-        num_symbols: different symbols.
-        copy_length: M.
-        train_size: training sequences; null for fresh ones at every update.
-        val_size: validation sequences.
-        test_size: test sequences.
+        seed: seed of all data.
+        gaps: uniform, inserted or irregular, as above.
+        sequence_length: T in training; a sequence has T + M steps.
+        test_length: T in validation and test; null for the T of training.
+        num_symbols: number of different symbols.
+        copy_length: M, the number of symbols to copy.
+        train_size: number of training sequences; null for fresh ones at every update.
+        val_size: number of validation sequences.
+        test_size: number of test sequences.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class SelectiveCopying(Task):
         return gaps_NM.cumsum(1) + torch.arange(num_symbols)
 
     def metrics(self, output: Output, batch: Batch) -> Metrics:
-        """`error` and `nll` of all symbols, `exact_error` of sequences, `first_error` and `last_error` of one."""
+        """`error` and `nll` per symbol, `exact_error` per sequence; `first_error` and `last_error` of one symbol."""
         answers_NM = output.prediction[:, -self.copy_length :].argmax(-1)
         wrong_NM = answers_NM != batch.targets[:, -self.copy_length :]
         return super().metrics(output, batch) | {
@@ -129,11 +129,11 @@ class SelectiveCopying(Task):
 
 
 def expected_largest_count(num_draws: int, num_choices: int) -> float:
-    """How often the most frequent of `num_choices` equally likely outcomes is drawn in `num_draws`, in expectation.
+    """The expected count of the most frequent of `num_choices` equally likely outcomes in `num_draws` draws.
 
-    P(no count above c) = n! / m^n [x^n] (Σ_{k≤c} x^k / k!)^m, summed over c. The coefficients are those of Poisson
-    probabilities with mean λ = n / m instead, which are neither too large nor too small for a float; the coefficient of
-    x^n is then divided by the probability that all of them together have n.
+    For n draws and m choices, P(no count above c) = n! / m^n [x^n] (Σ_{k≤c} x^k / k!)^m, which is summed over c. The
+    coefficients 1 / k! are replaced by Poisson probabilities with mean λ = n / m, which are neither too large nor too
+    small for a float; the coefficient of x^n is then divided by the probability that the sum of all counts is n.
     """
     n, mean = num_draws, num_draws / num_choices
     poisson = np.array([math.exp(k * math.log(mean) - mean - math.lgamma(k + 1)) for k in range(n + 1)])

@@ -17,26 +17,26 @@ from src.tensors.tensor_train import TensorTrain
 
 
 class SequenceTeacher(Task):
-    r"""What does a fixed random network make of a sequence?
+    r"""What are the outputs of a fixed random network for a sequence?
 
         h_t^l = N[relu(W^l(h_{t-1}^l, h_t^{l-1}))]         h_t^0 = x_t, h_0^l = 1, y_t the state of the last layer
 
     Every layer is a purely bilinear recurrence, in tensor-train form with factors from N(0, 1), drawn anew for every
     seed. N scales each state to a root mean square of 1, so the squared error is already relative to the targets.
     Without it, and with the constants of Mathews (2016), the state of the network falls below 1e-10 within four steps,
-    and an answer of 0 is right from then on. A state that relu leaves without a positive entry is set to 1 again. The
-    features of x are uniform in [-√3, √3], of variance 1.
+    and an answer of 0 is right from then on. A state that relu leaves without a positive entry is reset to 1. The
+    features of x are uniform in [-√3, √3], with a variance of 1.
 
     Args:
-        seed: of all data and of the network.
-        sequence_length: T, in steps.
-        vector_size: n, features of the inputs and of every state.
+        seed: seed of all data and of the network.
+        sequence_length: T, the number of steps.
+        vector_size: n, the number of features of the inputs and of every state.
         rank: both ranks of the tensor trains.
-        num_layers: layers of the network.
+        num_layers: number of layers of the network.
         constant_input: whether all steps of a sequence have the same input.
-        train_size: training sequences; null for fresh ones at every update.
-        val_size: validation sequences.
-        test_size: test sequences.
+        train_size: number of training sequences; null for fresh ones at every update.
+        val_size: number of validation sequences.
+        test_size: number of test sequences.
     """
 
     objective = Objective("mse")
@@ -90,7 +90,7 @@ class SequenceTeacher(Task):
 
     @cached_property
     def _floor_of_means(self) -> float:
-        """1 - Σ_j E[y_j]² / n."""
+        """The error of answering with the mean of every unit: 1 - Σ_j E[y_j]² / n."""
         targets = torch.cat([batch.targets.flatten(0, 1) for batch in self.evaluation("val")])
         return 1 - float(targets.mean(0).square().mean())
 
@@ -101,6 +101,6 @@ class SequenceTeacher(Task):
 
 
 def _scaled(h_Nn: Tensor) -> Tensor:
-    """Each state at a root mean square of 1; ones in place of zeros."""
+    """Each state scaled to a root mean square of 1; a state of zeros is replaced by ones."""
     size_N1 = h_Nn.square().mean(1, keepdim=True).sqrt()
     return torch.where(size_N1 > 0, h_Nn / size_N1, 1.0)

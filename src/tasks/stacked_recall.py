@@ -20,27 +20,27 @@ class StackedRecall(Task):
 
         (k3 v7) (k1 v2) (k8 v4)  (k8 0) (k3 0) (k1 0)   ->   _ _ _ v4 v7 v2
 
-    `num_pairs` pairs, a key and a value in every step, and then every key in random order, with zeros in place of the
-    value: T = (passes + 1) K + U. Keys and values have embeddings on the unit sphere of their own, which are drawn once
-    and are not trained; an input is both of them, [D + E]. The keys of an example are different, and so are its values,
-    so that a network that knows the values but not the binding errs in 1 - 1/K of its answers.
+    A sequence consists of `num_pairs` pairs, one at every step, and then all keys in random order, with zeros in place
+    of the value: T = (passes + 1) K + U. Keys and values have their own embeddings on the unit sphere, which are drawn
+    once and not trained; an input is the embeddings of both, [D + E]. The keys of an example are different, and so are
+    its values, so that a network that knows the values but not the binding errs in 1 - 1/K of its answers.
 
     Since key and value come together, no shift or convolution is needed to bind them: the task measures the capacity of
-    a memory, and with U updates whether it overwrites. After all passes, U of the keys are written again with new
-    values, and the answer is the last value (arXiv 2312.04927, whose code has such variants too).
+    a memory and, with U updates, whether it overwrites. After all passes, U of the keys are written again with new
+    values, and the answer is the last value (arXiv 2312.04927, whose code has similar variants).
 
     Args:
-        seed: of all data, the embeddings included.
-        num_pairs: K.
-        num_keys: different keys.
-        num_values: different values, the classes of the answer.
-        key_size: D.
-        value_size: E.
-        num_passes: how often all pairs are written, in the same order.
-        num_updates: U, keys that are then written again with another value.
-        train_size: training sequences; null for fresh ones at every update.
-        val_size: validation sequences.
-        test_size: test sequences.
+        seed: seed of all data, the embeddings included.
+        num_pairs: K, the number of pairs.
+        num_keys: number of different keys.
+        num_values: number of different values, the classes of the answer.
+        key_size: D, the number of features of the embedding of a key.
+        value_size: E, the number of features of the embedding of a value.
+        num_passes: number of times that all pairs are written, in the same order.
+        num_updates: U, the number of keys that are then written again with another value.
+        train_size: number of training sequences; null for fresh ones at every update.
+        val_size: number of validation sequences.
+        test_size: number of test sequences.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class StackedRecall(Task):
     def metrics(self, output: Output, batch: Batch) -> Metrics:
         """`error` and `nll` of all answers; `oldest_error` and `newest_error` of the quarters written first and last.
 
-        With updates, `kept_error` and `updated_error` instead of the last two.
+        With updates, `kept_error` and `updated_error` take the place of the last two.
         """
         metrics = super().metrics(output, batch)
         wrong_NK = output.prediction[:, self.num_writes :].argmax(-1) != batch.targets[:, self.num_writes :]
@@ -98,10 +98,10 @@ class StackedRecall(Task):
         return metrics | by_update(wrong_NK, updated_NKU.any(2))
 
     def _same_keys(self, batch: Batch, first: int, count: int) -> Tensor:
-        """Whether the key of each query is that of each of `count` writes, [N, K, count]."""
+        """Whether each query has the same key as each of `count` writes from `first` on, [N, K, count]."""
         keys_NTD = batch.inputs[..., : self.keys_VD.shape[1]]
         asked_NKD, written_NCD = keys_NTD[:, self.num_writes :], keys_NTD[:, first : first + count]
-        return torch.cdist(asked_NKD, written_NCD, p=0) == 0  # which counts the features that differ
+        return torch.cdist(asked_NKD, written_NCD, p=0) == 0  # p=0 counts the features that differ
 
     @property
     def floors(self) -> dict[str, dict[str, float]]:

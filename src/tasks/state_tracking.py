@@ -17,7 +17,7 @@ from src.specs import Batch, InputSpec, Output, OutputSpec, Split
 from src.tasks.base import RIGHT, WRONG, Metrics, Task, fraction
 
 SHOWN = 20
-"""Steps of an example that are shown."""
+"""The largest number of steps of an example that are shown."""
 Group = Literal["parity", "Z3", "Z5", "Z60", "S3", "A4xZ5", "A5", "S5"]
 
 
@@ -28,21 +28,21 @@ class StateTracking(Task):
 
     The symbols are the elements of a group, all equally likely, and the answer at step t is x_1 x_2 ... x_t, applied
     from left to right: a permutation that is the composition of t permutations. The groups are parity (two elements),
-    the cyclic groups Z3, Z5 and Z60, the permutations of three and five things S3 and S5, the even ones of five A5, and
-    A4 × Z5. A5 and S5 are not solvable: no circuit of constant depth composes their elements, unless TC⁰ = NC¹ (arXiv
-    2404.08819). Every step is asked for, so each prefix is an example too.
+    the cyclic groups Z3, Z5 and Z60, the permutations of three and of five things (S3, S5), the even permutations of
+    five things (A5), and A4 × Z5. A5 and S5 are not solvable: no circuit of constant depth composes their elements,
+    unless TC⁰ = NC¹ (arXiv 2404.08819). An answer is due at every step, so each prefix is an example too.
 
-    Validation and test sequences have `test_length` steps, so the model is selected by what it does beyond the length
-    of training; `error_at_<t>` is the error after t steps.
+    Validation and test sequences have `test_length` steps, so the model is selected by its errors beyond the training
+    length; `error_at_<t>` is the error after t steps.
 
     Args:
-        seed: of all data.
-        group: as above.
-        sequence_length: T in training.
-        test_length: T in validation and test; null for the length of training.
-        train_size: training sequences; null for fresh ones at every update.
-        val_size: validation sequences.
-        test_size: test sequences.
+        seed: seed of all data.
+        group: one of the groups above.
+        sequence_length: T, the number of steps, in training.
+        test_length: T in validation and test; null for the training length.
+        train_size: number of training sequences; null for fresh ones at every update.
+        val_size: number of validation sequences.
+        test_size: number of test sequences.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class StateTracking(Task):
         return Batch(inputs_NT, torch.stack(products, dim=1))
 
     def metrics(self, output: Output, batch: Batch) -> Metrics:
-        """`error` and `nll` of all steps; `error_at_<t>` after T, 2T, 4T, ... steps, T being the length of training."""
+        """`error` and `nll` of all steps; `error_at_<t>` after T, 2T, 4T, ... steps, where T is the training length."""
         wrong_NT = output.prediction.argmax(-1) != batch.targets
         lengths, length = [], self.sequence_length
         while length <= wrong_NT.shape[1]:
@@ -83,7 +83,7 @@ class StateTracking(Task):
 
     @property
     def floors(self) -> dict[str, dict[str, float]]:
-        """Chance, and what the largest commutative quotient tells: for S3 and S5, whether the permutation is even."""
+        """Chance, and knowledge of the largest commutative quotient: for S3 and S5, whether the permutation is even."""
         size, num_commutators = len(self.product_GG), len(commutator_subgroup(self.product_GG))
         floors = {"chance": {"error": 1 - 1 / size, "nll": math.log(size)}}
         if 1 < num_commutators < size:
@@ -106,7 +106,7 @@ class StateTracking(Task):
 
 @cache
 def product_table(group: Group) -> Tensor:
-    """The number of the product of each two elements, [G, G]; element 0 is the identity.
+    """The number of the product of every two elements, [G, G]; element 0 is the identity.
 
     An element is a permutation, and the product p q applies p first: (p q)(i) = q(p(i)).
     """
@@ -139,7 +139,7 @@ def _even(size: int) -> list[tuple[int, ...]]:
 
 
 def commutator_subgroup(product_GG: Tensor) -> Tensor:
-    """The products of commutators a b a⁻¹ b⁻¹, in order: in a commutative quotient they are all the identity."""
+    """The products of commutators a b a⁻¹ b⁻¹, sorted: in a commutative quotient they are all the identity."""
     inverse_G = (product_GG == 0).int().argmax(1)
     ab_GG = product_GG
     inverse_of_ba_GG = inverse_G[product_GG.t()]

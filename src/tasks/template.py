@@ -1,6 +1,6 @@
 """Detection of a template in noise, the tasks of Mathews (2016) with a saw tooth and a block.
 
-Shapes: N examples, T time steps, L steps of the template.
+Shapes: N examples, T time steps, L steps in the template.
 """
 
 import math
@@ -21,22 +21,22 @@ class Template(Task):
 
     - `saw`: Gaussian noise of standard deviation s. The template is a ramp from -s to s that replaces L steps.
     - `block`: bits that are 1 with probability p, shown as -1 and 1. The template is a run of L ones. In sequences
-      without it, the last one of any run of L is a 0 instead, so the answer is always certain.
+      without it, every 1 that would complete a run of L is a 0 instead, so the answer is always certain.
 
     Half of the sequences contain the template; its position is uniform. With variable lengths, a sequence has between
-    T // 2 and T steps, equally likely, and the rest is padding.
+    T // 2 and T steps, all lengths equally likely, and the rest is padding.
 
     Args:
-        seed: of all data.
+        seed: seed of all data.
         variant: the kind of template.
-        sequence_length: T, in steps.
-        template_length: L, in steps.
-        noise_std: s; saw only.
-        ones: p; block only.
+        sequence_length: T, the number of steps.
+        template_length: L, the number of steps in the template.
+        noise_std: s, the standard deviation of the noise; saw only.
+        ones: p, the probability of a 1; block only.
         variable_length: whether sequences differ in length.
-        train_size: training sequences; null for fresh ones at every update.
-        val_size: validation sequences.
-        test_size: test sequences.
+        train_size: number of training sequences; null for fresh ones at every update.
+        val_size: number of validation sequences.
+        test_size: number of test sequences.
     """
 
     input_spec = InputSpec("vectors", 1)
@@ -106,7 +106,7 @@ class Template(Task):
 
 
 def _without_runs(bits_NT: Tensor, length: int) -> Tensor:
-    """The bits, with a 0 for each one that would complete a run of this length."""
+    """The bits, with a 0 in place of each 1 that would complete a run of this length."""
     run_N = torch.zeros(len(bits_NT), dtype=torch.int64)
     kept = []
     for bit_N in bits_NT.unbind(1):

@@ -1,4 +1,4 @@
-"""Variable binding, the task of Mathews (2016): tell patterns apart by when and with which flag they came.
+"""Variable binding, the task of Mathews (2016): tell patterns apart by when they came and with which flag.
 
 Shapes: N examples, T time steps, K items, D bits of a pattern, C = K + 1 counts.
 """
@@ -41,20 +41,20 @@ class VariableBinding(Task):
     Real patterns are uniform in [0, 1]; recall and continuous then use the squared error.
 
     Args:
-        seed: of all data.
-        variant: what is asked for.
-        sequence_length: T, in steps.
-        num_items: K.
-        num_bits: D.
-        offset: steps from the flag to the pattern; recall and order only.
-        noise: random patterns instead of zeros at all steps without an item.
-        real_patterns: numbers instead of bits.
+        seed: seed of all data.
+        variant: recall, order or continuous, as above.
+        sequence_length: T, the number of steps.
+        num_items: K, the number of items.
+        num_bits: D, the number of bits of a pattern.
+        offset: number of steps from the flag to the pattern; recall and order only.
+        noise: whether all steps without an item have random patterns instead of zeros.
+        real_patterns: whether patterns consist of real numbers instead of bits.
         min_keep: least number of steps between a pattern and its recall, unless the sequence ends first; a flag is on
             for at least two steps more. Continuous only.
         max_keep: largest number of steps for which a flag is on; null for T. Continuous only.
-        train_size: training sequences; null for fresh ones at every update.
-        val_size: validation sequences.
-        test_size: test sequences.
+        train_size: number of training sequences; null for fresh ones at every update.
+        val_size: number of validation sequences.
+        test_size: number of test sequences.
     """
 
     def __init__(
@@ -173,11 +173,12 @@ class VariableBinding(Task):
         return self._patterns(shape, generator) if self.noise else torch.zeros(*shape, self.num_bits)
 
     def metrics(self, output: Output, batch: Batch) -> Metrics:
-        """Averages over the batch.
+        """The metrics of each variant, averaged over the batch.
 
         recall: `error` and `nll` per bit, `exact_error` per pattern; order: `error` and `nll`; continuous: `nats` per
-        sequence, `nll` per bit and step, `error` per bit at the steps where a pattern is asked for. For real patterns
-        the `mse`, and in continuous the `recall_mse` at the steps where a pattern is asked for.
+        sequence, `nll` per bit and step, `error` per bit at the steps where a pattern is asked for. For real patterns,
+        recall and continuous have `mse` instead, and continuous also `recall_mse` at the steps where a pattern is asked
+        for.
         """
         metrics = super().metrics(output, batch)
         real = self.output_spec.kind == "value"
@@ -223,7 +224,7 @@ class VariableBinding(Task):
         }
 
     def _bit_floors(self, ended_TC: np.ndarray) -> dict[str, dict[str, float]]:
-        """Of the best constant probability, and of the best one for each number of patterns asked for at once."""
+        """The floors of the best constant probability, and of the best one for each number of patterns asked for."""
         size = self.sequence_length * self.num_bits
         zero_C = 0.5 ** np.arange(ended_TC.shape[1])
         asked_C = ended_TC[:, 1:].sum(0) / ended_TC[:, 1:].sum()
@@ -282,8 +283,8 @@ def _different_codes(num_examples: int, num_items: int, num_codes: int, generato
 def _ended_together(length: int, num_items: int, shortest: int, longest: int) -> np.ndarray:
     """The exact probability that c items are asked for at step t, [T, C].
 
-    The first T // 2 steps are visited in turn. Each is the start of an item with its conditional probability given
-    the earlier ones (K different starts), and that item is asked for at step t with probability q_t.
+    The first T // 2 steps are visited in turn. Each is the start of an item with its conditional probability given the
+    earlier starts (K different ones in all), and that item is asked for at step t with probability q_t.
     """
     num_starts = length // 2
     delays = np.arange(shortest, longest + 1)
@@ -301,7 +302,7 @@ def _ended_together(length: int, num_items: int, shortest: int, longest: int) ->
 
 
 def _real_floors(ended_TC: np.ndarray) -> dict[str, dict[str, float]]:
-    """Of the best constant, and of the best number for every c, the target being min(1, sum of c uniform numbers).
+    """The floors of the best constant and of the best number for every c; targets are min(1, sum of c uniform numbers).
 
     P(sum <= x) = x^c / c! for x in [0, 1] gives the mean 1 - 1 / (c + 1)! and the mean square 1 - 2 / (c! (c + 2)).
     """
