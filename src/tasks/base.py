@@ -106,7 +106,7 @@ class Task(ABC):
         return None
 
     def examples(self, batch: Batch, output: Output, num_examples: int) -> list[int]:
-        """The rows to show: the first wrong answers, for at most half of the rows, and the first of the others."""
+        """The rows to show: the first wrong answers, for at most half of the rows, and the first remaining rows."""
         rows = range(len(batch.inputs))
         wrong = [row for row in rows if self.render(batch, row, output).endswith(WRONG)][: num_examples // 2]
         others = [row for row in rows if row not in wrong][: num_examples - len(wrong)]

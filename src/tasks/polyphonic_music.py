@@ -41,7 +41,7 @@ class PolyphonicMusic(Task):
     averaged over all frames of a split; keys are independent given the past. Most papers report this measure.
 
     `stream` follows Mathews (2016): pieces are joined, each followed by a frame in which only an 89th key sounds, and
-    this stream is cut into windows. Each window starts from the initial state; its first frame is not predicted.
+    this stream is cut into windows. Each window starts from the initial state, with its first frame as input only.
 
     A batch has pieces of similar lengths; the shorter ones are padded. Every epoch uses each piece once, in different
     batches and in a different order. The batch with the longest pieces, which may come at any time, is the remainder

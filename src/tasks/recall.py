@@ -83,7 +83,7 @@ def by_update(wrong_NQ: Tensor, updated_NQ: Tensor) -> Metrics:
 def floors_of(num_pairs: int, num_values: int, num_passes: int, num_updates: int) -> dict[str, dict[str, float]]:
     """The floors of memories that lack the binding or the updates, worst first."""
     kept = (num_pairs - num_updates) / num_pairs
-    old = kept / num_pairs  # the probability of each value of the first pass; updates have 1 / K each
+    old = kept / num_pairs  # the probability of each value of the first pass; updated values have 1 / K each
     nll = num_updates / num_pairs * math.log(num_pairs) - (kept * math.log(old) if kept else 0)
     floors = {
         "chance": {"error": 1 - 1 / num_values, "nll": math.log(num_values)},

@@ -32,7 +32,7 @@ class VariableBinding(Task):
 
     - `recall` and `order`: the items are flagged at different steps, uniform in all but the last step, and each is
       equally likely to be asked for. The pattern is at the flagged step, or right after it with offset = 1; then flags
-      are never at adjacent steps, nor at the last but one. In `order` the patterns of an example are different.
+      are never at adjacent steps, nor at the next-to-last step. In `order` the patterns of an example are different.
     - `continuous`: each flag turns on at one of the first T // 2 steps, no two at the same step, and stays on for a
       random time. Its pattern comes at the second step of the flag and is asked for at the first step after it; at
       all other steps the target is 0. Flags that are still on turn off at the last step, so several may do so at
