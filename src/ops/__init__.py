@@ -1,1 +1,1 @@
-"""Recurrences over whole sequences as single operations: kernels in C++, compiled on first use."""
+"""Recurrences over whole sequences as single operations: in plain PyTorch, or as kernels compiled on first use."""

@@ -1,7 +1,7 @@
-"""The choice of the form that computes a sequence.
+"""Chooses the form that computes a sequence.
 
 A core has several forms of the same recurrence. Each says which inputs it serves, and `choose` takes the fastest one
-that serves the given inputs. Nothing else in the project decides this.
+that serves the given inputs. No other code in the project makes this choice.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ Without `return_state`, the state may be None."""
 
 
 def everything(inputs: Inputs) -> bool:
-    """Serves any inputs."""
+    """True: the `serves` of a form that accepts any inputs."""
     return True
 
 
@@ -30,17 +30,20 @@ class Form(NamedTuple):
     """One way to compute a sequence."""
 
     kernel: Kernel
-    """"fused": a kernel, by hand or generated; "vectorized": plain PyTorch, faster than step by step; "reference": the
-    scan."""
+    """"fused": a kernel, hand-written or generated; "vectorized": plain PyTorch, faster than one step at a time;
+    "reference": the scan."""
     compute: Compute
     serves: Callable[[Inputs], bool] = everything
-    """Whether it can compute these inputs (device, dtype, sizes), and is worth using."""
+    """Whether the form can compute these inputs (device, dtype, sizes), and is worth using for them."""
 
 
 def choose(forms: Iterable[Form], kernel: Kernel, inputs: Inputs) -> Form:
     """The fastest form that serves the inputs and is no faster than `kernel` ("auto": any form).
 
-    Of two forms of the same kind, the first is taken.
+    If several forms of the same kind serve the inputs, the first is taken.
+
+    Raises:
+        ValueError: no form serves the inputs.
     """
     fastest = 0 if kernel == "auto" else FASTEST_FIRST.index(kernel)
     listed = list(forms)
@@ -52,7 +55,7 @@ def choose(forms: Iterable[Form], kernel: Kernel, inputs: Inputs) -> Form:
 
 
 def plain(function: Callable[[Any, State | None], tuple[Tensor, State]]) -> Compute:
-    """Make a form of a function of the vectors that always returns all outputs and the state."""
+    """Turn a function of the vectors that always returns all outputs and the state into the `Compute` of a form."""
 
     def compute(
         inputs: Inputs, state: State | None, return_state: bool, return_sequence: bool

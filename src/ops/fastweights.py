@@ -1,4 +1,4 @@
-"""Fast weights that are a decayed sum of outer products of states, without writing them at every step.
+"""Fast weights as a decayed sum of outer products of states, without updating the matrix at every step.
 
     A(t) = λ A(t-1) + η h(t) h(t)ᵀ = λ^t A(0) + η Σ_{τ<=t} λ^(t-τ) h(τ) h(τ)ᵀ
 
@@ -21,15 +21,16 @@ State = tuple[Tensor, Tensor]
 
 
 def past_weights(num_steps: int, decay: float, fast_lr: float, like: Tensor) -> Tensor:
-    """η λ^(t-τ) for the states τ = t-T+1 ... t, T of them."""
+    """The weights η λ^(t-τ) of the last T states, τ = t-T+1 ... t, where T is `num_steps`."""
     ages_T = torch.arange(num_steps - 1, -1, -1, device=like.device)
     return fast_lr * torch.pow(decay, ages_T.to(like.dtype))
 
 
 def written(past_BtH: Tensor, carried_BHH: Tensor | None, decay: float, fast_lr: float) -> Tensor:
-    """A in closed form: the sum over the past states, plus the decayed A from before them.
+    """A in closed form: the sum over the past states, plus the decayed A that precedes them.
 
-    It is in their precision, whatever autocast says: over many calls bfloat16 would lose what is written.
+    It is computed in the precision of the states, even under autocast: over many calls, bfloat16 would lose what is
+    written.
     """
     num_steps = past_BtH.shape[1]
     weighted_BtH = past_BtH * past_weights(num_steps, decay, fast_lr, past_BtH)[:, None]
@@ -37,7 +38,7 @@ def written(past_BtH: Tensor, carried_BHH: Tensor | None, decay: float, fast_lr:
         if carried_BHH is None:
             return torch.bmm(weighted_BtH.transpose(1, 2), past_BtH)
         kept = decay**num_steps
-        if isinstance(kept, Tensor):  # mapped by `torch.func.vmap`, which `beta` may not be
+        if isinstance(kept, Tensor):  # mapped by `torch.func.vmap`; `beta` must be a plain number
             return kept * carried_BHH + torch.bmm(weighted_BtH.transpose(1, 2), past_BtH)
         return torch.baddbmm(carried_BHH, weighted_BtH.transpose(1, 2), past_BtH, beta=kept)
 
@@ -51,14 +52,14 @@ def attend(
     decay: float,
     fast_lr: float,
 ) -> tuple[Tensor, State]:
-    """All states, read by attention over the past ones; given fast weights add λ^t A(0) h_s.
+    """All states, which read the past ones by attention, and the final state; initial fast weights add λ^t A(0) h_s.
 
     Args:
         p_BTH: projected inputs.
         h_BH: the state before the first step.
         carried_BHH: the fast weights before the first step; None for zero.
-        recurrent: W h.
-        settle: from z and `read`, with `read(h_s)` = A h_s, to the next state.
+        recurrent: the function from h to W h.
+        settle: the function from z and `read` to the next state, where `read(h_s)` = A h_s.
         decay: λ.
         fast_lr: η.
     """
@@ -93,15 +94,15 @@ def in_chunks(
     fast_lr: float,
     **settings: Any,
 ) -> tuple[Tensor, State | None]:
-    """A kernel that attends within a chunk, chunk by chunk; A is all that is known of the chunks before.
+    """Run a kernel that attends within a chunk, chunk by chunk; earlier chunks are known only through A.
 
     Args:
         kernel: (inputs, h, A, *weights, decay, fast_lr, return_sequence, **settings) -> states.
         chunk_length: steps in a chunk.
         inputs: projected inputs.
-        state: before the first step; None for zero.
+        state: the state before the first step; None for zero.
         return_state: whether the state after the last step is needed.
-        return_sequence: whether all states are returned, [B, T, H], or the last one, [B, H].
+        return_sequence: whether to return all states, [B, T, H], or only the last one, [B, H].
         weights: further arguments of the kernel.
         decay: λ.
         fast_lr: η.

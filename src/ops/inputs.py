@@ -1,4 +1,4 @@
-"""The inputs of a recurrence: a vector for every position, or a table of vectors and ids."""
+"""The inputs of a recurrence: a vector for every position, or a table of vectors and the ids of its rows."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,11 +19,11 @@ class Inputs(NamedTuple):
     table: Any
     ids: Tensor | None = None
     resets: Tensor | None = None
-    """Where a sequence starts anew [B, T] (bool): before these steps the state is put back to the initial one."""
+    """Where a sequence starts afresh [B, T] (bool): before these steps, the state is reset to the initial one."""
 
     @property
     def example(self) -> Tensor:
-        """One of the tensors, for its device and dtype."""
+        """One of the tensors, from which to read the device and dtype."""
         return self.table if isinstance(self.table, Tensor) else optree.tree_leaves(self.table)[0]
 
     @property
@@ -42,7 +42,7 @@ class Inputs(NamedTuple):
         return self._map(partial(_take_rows, ids=self.ids))
 
     def split(self, num_steps: int) -> list["Inputs"]:
-        """Pieces of `num_steps` steps; the last one may be shorter."""
+        """The inputs in pieces of `num_steps` steps; the last piece may be shorter."""
         time = self.batch_and_time[1]
         if time <= num_steps:
             return [self]

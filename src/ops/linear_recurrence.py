@@ -1,7 +1,7 @@
-"""The recurrence of linear attention and its descendants: a matrix that decays, is erased and is written.
+"""The recurrence of linear attention and its descendants: a matrix that decays, is erased and is written to.
 
-Shapes: B sequences, T time steps, n writes of a step, N = T n writes, H heads, K key features, V value features, C
-steps of a chunk, R rows that read. G is 1 (one decay for all key features) or K.
+Shapes: B sequences, T time steps, n writes per step, N = T n writes, H heads, K key features, V value features, C
+steps per chunk, R rows that read. G is 1 (one decay for all key features) or K.
 """
 
 import math
@@ -16,12 +16,12 @@ from src.ops.precision import at_least_single, without_autocast
 
 
 class Terms(NamedTuple):
-    r"""What enters the recurrence at every step. Per head, with w = exp(log_decay),
+    r"""The inputs of the recurrence at every step. Per head, with w = exp(log_decay),
 
         S_i = Diag(w_i) S_{i-1} + a_i (b_iᵀ S_{i-1}) + k_i v_iᵀ,    i = 1 ... N;    o_t = S_{n t}ᵀ q_t,    t = 1 ... T
 
-    where a step may write n times before it is read. Without `erase` nothing is erased. With `erase` alone, a = -k, the
-    delta rule: S_i = Diag(w_i) S_{i-1} + k_i (v_i - S_{i-1}ᵀ b_i)ᵀ.
+    where a step may write n times before S is read. Without `erase`, nothing is erased. With `erase` but no `removal`,
+    a = -k, which is the delta rule: S_i = Diag(w_i) S_{i-1} + k_i (v_i - S_{i-1}ᵀ b_i)ᵀ.
     """
 
     query: Tensor
@@ -33,34 +33,34 @@ class Terms(NamedTuple):
     log_decay: Tensor | None = None
     """log w [B, N, H, G], finite and at most 0; None for w = 1."""
     erase: Tensor | None = None
-    """b [B, N, H, K], which reads S before it decays: what is read is erased."""
+    """b [B, N, H, K], with which S is read before it decays; what is read is erased."""
     removal: Tensor | None = None
-    """a [B, N, H, K], where it is erased; None for -k."""
+    """a [B, N, H, K], where in S that is erased; None for -k."""
 
     @property
     def num_writes(self) -> int:
-        """n."""
+        """n, the writes per step."""
         return self.key.shape[1] // self.query.shape[1]
 
     @property
     def plain(self) -> "Terms":
-        """These."""
+        """The terms themselves."""
         return self
 
 
 class DeltaTerms(NamedTuple):
-    r"""The delta rule with keys and queries of unit length, which are given at any length. With x̂ = x / √(‖x‖² + 1e-6),
+    r"""The delta rule with keys and queries that are first scaled to unit length. With x̂ = x / √(‖x‖² + 1e-6),
 
         S̄_i = Diag(w_i) S_{i-1},    S_i = S̄_i + β_i k̂_i (v_i - S̄_iᵀ k̂_i)ᵀ,    o_t = scale · S_{n t}ᵀ q̂_t
 
-    so k = β k̂, b = w ⊙ k̂ and q = scale · q̂ of `Terms`. The kernel scales them itself, which saves many passes over all
-    keys and queries.
+    so that, in `Terms`, k = β k̂, b = w ⊙ k̂ and q = scale · q̂. The kernel does the scaling itself, which saves many
+    passes over all keys and queries.
     """
 
     query: Tensor
-    """[B, T, H, K]."""
+    """[B, T, H, K], of any length."""
     key: Tensor
-    """[B, N, H, K]."""
+    """[B, N, H, K], of any length."""
     value: Tensor
     """[B, N, H, V]."""
     strength: Tensor
@@ -71,12 +71,12 @@ class DeltaTerms(NamedTuple):
 
     @property
     def num_writes(self) -> int:
-        """n."""
+        """n, the writes per step."""
         return self.key.shape[1] // self.query.shape[1]
 
     @property
     def plain(self) -> Terms:
-        """The terms that these stand for."""
+        """The equivalent `Terms`."""
         key, query = unit_length(self.key), unit_length(self.query)
         erase = key if self.log_decay is None else self.log_decay.exp() * key
         return Terms(self.scale * query, self.strength * key, self.value, self.log_decay, erase)
@@ -86,14 +86,14 @@ EPSILON = 1e-6
 
 
 def unit_length(x_K: Tensor) -> Tensor:
-    """x / √(‖x‖² + ε), ε = 1e-6: 0 stays 0, and gradients grow by 1000 at most."""
+    """x / √(‖x‖² + ε), ε = 1e-6: 0 stays 0, and gradients grow at most 1000-fold."""
     return x_K * torch.rsqrt(x_K.square().sum(-1, keepdim=True) + EPSILON)
 
 
 Recurrence = Callable[..., tuple[Tensor, Tensor]]
 """(terms, S_0 [B, H, K, V], resets [B, T] or None, start [B, H, K, V] or None, read_first) -> (o [B, T, H, V], S_N).
 
-Before a step with a reset, S is put back to `start`. With `read_first`, a step reads before it writes,
+Before a step with a reset, S is set back to `start`. With `read_first`, a step reads before it writes,
 o_t = S_{n (t - 1)}ᵀ q_t."""
 
 
@@ -104,9 +104,9 @@ def in_full_precision(
     resets_BT: Tensor | None,
     start_BHKV: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """A recurrence in the precision of its state, but at least float32, whatever autocast says.
+    """Compute a recurrence in the precision of its state, but at least float32, even under autocast.
 
-    Over many steps bfloat16 would lose what is written: it has no digits for small changes of large numbers.
+    Over many steps, bfloat16 would lose what is written: it has no digits for small changes to large numbers.
     """
     dtype = at_least_single(S_BHKV.dtype)
     terms = type(terms)(*(term.to(dtype) if isinstance(term, Tensor) else term for term in terms))  # type: ignore
@@ -120,7 +120,7 @@ def scan(
     terms: Terms | DeltaTerms, S_BHKV: Tensor, resets_BT: Tensor | None = None, start_BHKV: Tensor | None = None, *,
     read_first: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The definition, one write after the other; see `Recurrence`."""
+    """The definition, one write at a time; see `Recurrence`."""
     terms = terms.plain
     n = terms.num_writes
     outputs = []
@@ -150,7 +150,7 @@ def chunked(
     terms: Terms | DeltaTerms, S_BHKV: Tensor, resets_BT: Tensor | None = None, start_BHKV: Tensor | None = None, *,
     chunk_size: int = 32, read_first: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    r"""The same in products of matrices, chunk by chunk; the last chunk may be shorter. See `Recurrence`.
+    r"""The same recurrence as matrix products, chunk by chunk; the last chunk may be shorter. See `Recurrence`.
 
     Within a chunk, with L_i = Σ_{j<=i} log w_j and c_i = S_{i-1}ᵀ b_i,
 
@@ -161,8 +161,9 @@ def chunked(
         A_ij = Σ_κ b_iκ a_jκ e^{L'_iκ - L_jκ},    D_ij = Σ_κ b_iκ k_jκ e^{L'_iκ - L_jκ},    j < i
 
     (the WY form of Yang et al., 2024, arXiv 2406.06484, generalized). For the delta rule, a = -k, U = V - C solves
-    (I + D) U = V - e^{L'} B S_0. Only differences of L are exponentiated, which are at most 0: the factor e^{-L} alone
-    would overflow. So with a decay of its own for every key feature, the factors of a chunk are C² K numbers.
+    (I + D) U = V - e^{L'} B S_0. Only differences of L, which are at most 0, are exponentiated: the factor e^{-L}
+    alone would overflow. Therefore, with a separate decay for every key feature, the factors of a chunk take C² K
+    numbers.
     """
     terms = terms.plain
     n = terms.num_writes
@@ -180,7 +181,7 @@ def chunked(
 def _chunk(
     terms: Terms, S_BHKV: Tensor, resets_BC: Tensor | None, start_BHKV: Tensor | None, read_first: bool
 ) -> tuple[Tensor, Tensor]:
-    """One chunk; heads come before time here."""
+    """One chunk; here, the dimension of heads comes before that of time."""
     query_BHCK, key_BHNK, value_BHNV, log_decay_BHNG, erase_BHNK, removal_BHNK = terms
     steps, writes = query_BHCK.shape[2], key_BHNK.shape[2]
     n = writes // steps
@@ -189,14 +190,14 @@ def _chunk(
     every_step = slice(0, writes, n) if read_first else slice(n, writes + 1, n)
 
     def before(x_BHRK: Tensor, seen: slice) -> Tensor:
-        """What rows read of the state before the chunk, or of the one after a reset."""
+        """What rows read from the state before the chunk or, after a reset, from the start state."""
         x_BHRK, is_first = decays.from_the_start(x_BHRK, seen), decays.in_first_segment(x_BHRK.shape[2])
         read_BHRV = x_BHRK @ S_BHKV
         if is_first is None or start_BHKV is None:
             return read_BHRV
         return torch.where(is_first, read_BHRV, x_BHRK @ start_BHKV)
 
-    written = [(key_BHNK, value_BHNV)]  # outer products of these
+    written = [(key_BHNK, value_BHNV)]  # as pairs of factors of outer products
     if erase_BHNK is not None:
         factors, read_BHNV = decays.between(every_write), before(erase_BHNK, every_write)
         D_BHNN = _products(erase_BHNK, key_BHNK, factors)
@@ -215,7 +216,7 @@ def _chunk(
 
 
 def _products(x_BHRK: Tensor, y_BHNK: Tensor, factors: Tensor) -> Tensor:
-    """Σ_κ x_iκ y_jκ f_ijκ; the factors are [..., R, N] if they are the same for all κ, or [..., R, N, K]."""
+    """Σ_κ x_iκ y_jκ f_ijκ; the factors are [..., R, N] if they are the same for all κ, otherwise [..., R, N, K]."""
     if factors.ndim < 5:
         return (x_BHRK @ y_BHNK.transpose(2, 3)) * factors
     return (factors * (x_BHRK[:, :, :, None] * y_BHNK[:, :, None])).sum(-1)
@@ -227,30 +228,33 @@ def _solve(strictly_lower_BHNN: Tensor, right_BHNV: Tensor) -> Tensor:
 
 
 def bounded(log_decay: Tensor) -> Tensor:
-    """Log decays, none of them far below where its exponential is 0: in a sum it would round the others away."""
+    """Log decays, clamped not far below where exp underflows to 0: in a sum, a huge one would round the others away."""
     return log_decay.clamp(min=2 * math.log(torch.finfo(log_decay.dtype).tiny))
 
 
 class _Decays:
-    """How much of what is written remains where it is read, within a chunk of N writes.
+    """How much of what is written remains when it is read, within a chunk of N writes.
 
-    A row that reads comes after a number of writes, which it has seen: the rows are a slice of 0 ... N. After a reset
-    nothing that was written before is left.
+    A row that reads is given by the number of writes before it, which it has seen: the rows are a slice of 0 ... N.
+    After a reset, nothing that was written before it is left.
     """
 
     def __init__(self, log_decay_BHNG: Tensor | None, resets_BC: Tensor | None, writes_per_step: int, like: Tensor):
         self.like, self.count = like, like.shape[2]
-        self.log_BHMG = None  # of the first 0 ... N writes together
+        self.log_BHMG = None  # the total log decay of the first 0 ... N writes
         if log_decay_BHNG is not None:
             self.log_BHMG = functional.pad(bounded(log_decay_BHNG).cumsum(2), (0, 0, 1, 0))
-        self.segment_BN = self.origin_BN = None  # resets so far, and the first write after the last of them
+        self.segment_BN = self.origin_BN = None  # number of resets so far, first write after the last
         if resets_BC is not None:
             first_C = torch.arange(0, self.count, writes_per_step, device=like.device)
             self.segment_BN = resets_BC.cumsum(1).repeat_interleave(writes_per_step, 1)
             self.origin_BN = (resets_BC * first_C).cummax(1).values.repeat_interleave(writes_per_step, 1)
 
     def between(self, seen: slice) -> Tensor:
-        """From write j to row i, 0 if it has not seen it: [R, N], [B, 1, R, N], [B, H, R, N] or [B, H, R, N, K]."""
+        """The decay from each write j to each row i, 0 if the row has not seen the write.
+
+        Shape [R, N], [B, 1, R, N], [B, H, R, N] or [B, H, R, N, K].
+        """
         writes_N = torch.arange(self.count, device=self.like.device)
         is_seen = writes_N < torch.arange(self.count + 1, device=self.like.device)[seen, None]
         if self.segment_BN is not None:
@@ -259,12 +263,12 @@ class _Decays:
         if self.log_BHMG is None:
             return is_seen.to(self.like.dtype)
         difference = self.log_BHMG[:, :, seen, None] - self.log_BHMG[:, :, None, 1:]
-        # a mask after exp would give inf * 0 in the gradient
+        # masking after exp would give inf * 0 in the gradient
         factors = difference.masked_fill(~is_seen[..., None], -torch.inf).exp()
         return factors[..., 0] if factors.shape[-1] == 1 else factors
 
     def from_the_start(self, x_BHRK: Tensor, seen: slice) -> Tensor:
-        """The rows, times what they see of the state before the chunk, or after their last reset."""
+        """The rows, times the decay since the start of the chunk or since their last reset."""
         if self.log_BHMG is None:
             return x_BHRK
         log_BHRG = self.log_BHMG[:, :, seen]
@@ -273,7 +277,7 @@ class _Decays:
         return x_BHRK * log_BHRG.exp()
 
     def to_the_end(self, x_BHNK: Tensor) -> Tensor:
-        """What was written, times what of it is left at the end."""
+        """What was written, times the fraction of it that is left at the end of the chunk."""
         if self.segment_BN is not None:
             is_last_BN = self.segment_BN == self.segment_BN[:, -1:]
             x_BHNK = torch.where(is_last_BN[:, None, :, None], x_BHNK, 0)
@@ -283,7 +287,7 @@ class _Decays:
         return x_BHNK * left.exp()
 
     def at_the_end(self, S_BHKV: Tensor, start_BHKV: Tensor | None) -> Tensor:
-        """What is left of the state before the chunk, or after the last reset."""
+        """What is left, at the end of the chunk, of the state before it or, after a reset, of the start state."""
         if self.segment_BN is not None and start_BHKV is not None:
             S_BHKV = torch.where(self.segment_BN[:, -1, None, None, None] == 0, S_BHKV, start_BHKV)
         if self.log_BHMG is None:
@@ -294,7 +298,7 @@ class _Decays:
         return left.exp().transpose(2, 3) * S_BHKV
 
     def in_first_segment(self, rows: int) -> Tensor | None:
-        """Rows before any reset, [B, 1, R, 1]; None if there are no resets."""
+        """Which rows come before any reset, [B, 1, R, 1]; None if there are no resets."""
         return None if self.segment_BN is None else (self._rows(self.segment_BN, rows) == 0)[:, None, :, None]
 
     def _rows(self, of_writes_BN: Tensor, rows: int) -> Tensor:

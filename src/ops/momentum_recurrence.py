@@ -3,7 +3,7 @@
     M_t = η_t M_{t-1} + θ_t k_t (v_t - S_{t-1}ᵀ k_t)ᵀ
     S_t = φ_t S_{t-1} + M_t,      o_t = S_tᵀ q_t
 
-Shapes: B sequences, T time steps, C steps of a chunk, H heads, K key features, V value features.
+Shapes: B sequences, T time steps, C steps per chunk, H heads, K key features, V value features.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from src.ops.linear_recurrence import bounded
 
 
 class MomentumTerms(NamedTuple):
-    """What enters at every step."""
+    """The inputs of the recurrence at every step."""
 
     query: Tensor
     """q [B, T, H, K]."""
@@ -32,7 +32,7 @@ class MomentumTerms(NamedTuple):
 
 
 def step(terms: MomentumTerms, S_BHKV: Tensor, M_BHKV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The definition, with terms of one step, without T: o, S and M."""
+    """The definition: o, S and M after one step, from the terms of that step (without the dimension T)."""
     k_BHK1 = terms.key[..., None]
     error_BHV = terms.value - (S_BHKV * k_BHK1).sum(2)
     written_BHV = terms.rate[..., None] * error_BHV
@@ -42,13 +42,13 @@ def step(terms: MomentumTerms, S_BHKV: Tensor, M_BHKV: Tensor) -> tuple[Tensor, 
 
 
 def chunked(terms: MomentumTerms, S_BHKV: Tensor, M_BHKV: Tensor, *, chunk_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    r"""All steps, chunk by chunk: within a chunk it is a triangular system.
+    r"""All steps, chunk by chunk, each chunk as a triangular system: o [B, T, H, V], and the final S and M.
 
-    With u_t = θ_t (v_t - S_{t-1}ᵀ k_t), and Φ_ti and H_ij the decays of S and of M from the second step to the first,
+    With u_t = θ_t (v_t - S_{t-1}ᵀ k_t), where Φ_ti is the decay of S from step i to t, and H_ij that of M from j to i,
 
         S_t = φ_1..φ_t S_0 + m_t M_0 + Σ_{j<=t} Γ_tj k_j u_jᵀ,    Γ = Φ H,   m_t = Σ_i Φ_ti η_1..η_i
 
-    so that u solves (I + L) u = θ ⊙ (V - what S_0 and M_0 leave of it), with L_tj = θ_t Γ_{t-1,j} k_tᵀk_j for j < t.
+    so that u solves (I + L) u = θ ⊙ (V - what the keys read of S_0 and M_0), with L_tj = θ_t Γ_{t-1,j} k_tᵀk_j, j < t.
     """
     outputs = []
     pieces = zip(*(term.transpose(1, 2).split(chunk_size, dim=2) for term in terms), strict=True)
@@ -72,7 +72,7 @@ def chunked(terms: MomentumTerms, S_BHKV: Tensor, M_BHKV: Tensor, *, chunk_size:
 
 
 def _decays(log_BHC: Tensor) -> Tensor:
-    """The product of the decays of steps j + 1 ... t, for j <= t; 0 for j > t."""
+    """The products of the decays of steps j + 1 ... t, for j <= t; 0 for j > t."""
     sums_BHC = bounded(log_BHC).cumsum(2)
     differences_BHCC = sums_BHC[..., :, None] - sums_BHC[..., None, :]
     future_CC = torch.ones(log_BHC.shape[2], log_BHC.shape[2], dtype=torch.bool, device=log_BHC.device).triu(1)
@@ -80,5 +80,5 @@ def _decays(log_BHC: Tensor) -> Tensor:
 
 
 def _later(x_C: Tensor, first: float) -> Tensor:
-    """Along the last dimension one step later, after `first`."""
+    """Shift x one step later along the last dimension, with `first` in front."""
     return torch.cat([torch.full_like(x_C[..., :1], first), x_C[..., :-1]], dim=-1)

@@ -1,4 +1,4 @@
-"""Operations that need more digits than half precision has."""
+"""Helpers for operations that need more digits than half precision has."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 def at_least_single(dtype: torch.dtype) -> torch.dtype:
-    """The type itself, or float32 instead of half precision."""
+    """The dtype itself, or float32 if it is a half-precision one."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def under_autocast(like: Tensor) -> bool:
-    """Whether autocast lowers the precision of operations on the device of a tensor."""
+    """Whether autocast is lowering the precision of operations on a tensor's device."""
     device = like.device.type
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def without_autocast(like: Tensor) -> AbstractContextManager:
-    """A context in which autocast leaves operations on the device of a tensor as they are."""
+    """A context in which autocast does not affect operations on a tensor's device."""
     return torch.autocast(like.device.type, enabled=False) if under_autocast(like) else nullcontext()

@@ -1,1 +1,1 @@
-"""The kernels in C++ for the CPU."""
+"""C++ kernels for the CPU."""

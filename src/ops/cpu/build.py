@@ -1,11 +1,11 @@
 """Compiles kernels for this machine on first use, and loads them.
 
-There is one library with what is written by hand, one for the linear recurrence, and one for every generated step;
-with `ONE_LANE`, another of each but the linear recurrence, for a few sequences, one at a time (`csrc/lanes.h`).
-They have a plain C interface and include no torch headers, so that compiling takes only seconds. They are cached
-under `TORCH_EXTENSIONS_DIR` (by default `~/.cache/torch_extensions`), by a hash of everything that determines them:
-sources, flags, compiler and processor. Their names hold a hash of their content, which is compared before they are
-loaded.
+There is one library for fast weights and the code shared by all steps, one for the linear recurrence, and one for
+every generated step. All but the linear recurrence are also compiled with `ONE_LANE`, to compute a few sequences one at
+a time (`csrc/lanes.h`). The libraries have a plain C interface and include no torch headers, so that compiling takes
+only seconds. They are cached under `TORCH_EXTENSIONS_DIR` (by default `~/.cache/torch_extensions`), by a hash of
+everything that determines them: sources, flags, compiler and processor. Each file name contains a hash of the content,
+which is checked before loading.
 """
 
 import ctypes
@@ -31,20 +31,20 @@ log = logging.getLogger(__name__)
 SOURCES = Path(__file__).parent / "csrc"
 INSTALL = "Debian: apt-get install g++, macOS: xcode-select --install"
 _OPTIONAL: tuple[tuple[str, ...], ...] = ((), ("-fopenmp",), ("-march=", "-mcpu="), ("-fopenmp", "-march=", "-mcpu="))
-"""Flags to leave out, one attempt after the other: threads and the instructions of this processor."""
+"""Flags to leave out in successive attempts, by prefix: threads and the instructions of this processor."""
 ONE_LANE = ("-DONE_LANE",)
 ELSEWHERE = "TORCH_EXTENSIONS_DIR names another folder for the compiled kernels"
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The kernels that are written by hand, or None, after one warning that says why, if they are not available."""
+    """The hand-written kernels; None, after a single warning that says why, if they are not available."""
     return _by_hand(cache_folder, "the fused kernels for this processor", "the fused kernels are")
 
 
 @cache
 def one_lane_library() -> ctypes.CDLL | None:
-    """The same for one sequence at a time; or None as for `library`, whose kernels compute few sequences, too."""
+    """The same for one sequence at a time; None as for `library`, whose kernels can compute a few sequences as well."""
     what = "the fused kernels for few sequences"
     return _by_hand(lambda: cache_folder() / "one_lane", what, f"{what} are", *ONE_LANE)
 
@@ -60,7 +60,7 @@ def _by_hand(folder: Callable[[], Path], what: str, are: str, *flags: str) -> ct
 
 @cache
 def linear_library() -> ctypes.CDLL | None:
-    """The kernel of the linear recurrence, which takes as long to compile as all others; or None as for `library`."""
+    """The kernel of the linear recurrence, which takes as long to compile as all the others; None as for `library`."""
     if library() is None:
         return None
     try:
@@ -77,10 +77,10 @@ def _warn(what: str, error: Exception) -> None:
 
 @cache
 def step_library(source: str, name: str) -> ctypes.CDLL:
-    """The library of a generated step, which uses the one that is written by hand.
+    """The library of a generated step, which uses functions of `library`.
 
     Raises:
-        UserError: it cannot be compiled or loaded.
+        UserError: the library cannot be compiled or loaded.
     """
     if library() is None:
         raise UserError("the kernels that it uses are not available")
@@ -89,7 +89,7 @@ def step_library(source: str, name: str) -> ctypes.CDLL:
 
 @cache
 def one_lane_step_library(source: str, name: str) -> ctypes.CDLL | None:
-    """The same for one sequence at a time; or None, after one warning, if it is not available."""
+    """The same for one sequence at a time; None, after a single warning, if it is not available."""
     if one_lane_library() is None:
         return None
     what = f"the kernel of {name} for few sequences"
@@ -108,7 +108,7 @@ def _of_step(source: str, suffix: str, what: str, *own: str) -> ctypes.CDLL:
 def _loaded(path: Path, mode: int) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(path), mode)
-    except OSError as error:  # the file is whole, so what is wrong is where it lies
+    except OSError as error:  # the file is intact, so the problem is its location
         raise UserError(f"{error}; is that file system mounted noexec? {ELSEWHERE}") from None
 
 
@@ -120,17 +120,17 @@ def _compiler() -> list[str]:
 
 
 def cache_root() -> Path:
-    """Where everything lies that is made for this machine."""
+    """The folder of everything that is generated for this machine."""
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
 
 
 def cache_folder() -> Path:
-    """Where everything lies that is compiled by this compiler, with these flags, for this processor."""
+    """The folder of everything that is compiled by this compiler, with these flags, for this processor."""
     return cache_root() / f"fastweights_{_key(tuple(_compiler()))}"
 
 
 def _compiled(folder: Path, sources: list[Path] | str, what: str, *own: str) -> Path:
-    """The path of the library, compiled if missing or damaged; other processes wait for the one that compiles."""
+    """The path of the library, compiled if it is missing or damaged; other processes wait for the one that compiles."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if (finished := _undamaged(folder)) is None:
@@ -144,7 +144,7 @@ def _compiled(folder: Path, sources: list[Path] | str, what: str, *own: str) -> 
 
 
 def _undamaged(folder: Path) -> Path | None:
-    """The library, if its content has the digest in its name: to load half a library ends the process."""
+    """The library, if its content matches the digest in its name: loading a truncated one would crash the process."""
     for path in folder.glob("fused.*.so"):
         if path.is_file() and path.name == _name(path.read_bytes()):
             return path
@@ -156,7 +156,7 @@ def _name(content: bytes) -> str:
 
 
 def _compile(folder: Path, sources: list[Path] | str, what: str, *own: str) -> Path:
-    """Compile under another name and rename, so that a killed compilation leaves nothing to load."""
+    """Compile under a temporary name and rename, so that a killed compilation leaves nothing to load."""
     started, compiler = time.perf_counter(), _compiler()
     log.info("compiling %s, once ...", what)
     for left in folder.glob("tmp*"):  # from a killed compilation
@@ -190,7 +190,7 @@ def _compile(folder: Path, sources: list[Path] | str, what: str, *own: str) -> P
 
 
 def _failure(command: list[str], sources: list[Path], made: Path) -> str | None:
-    """Make a library of the sources, of which several are compiled at the same time: what failed, or None."""
+    """Build a library from the sources, several of them compiled at the same time; the error message, or None."""
     if len(sources) > 1:
         objects = [made.with_name(f"{source.stem}.o") for source in sources]
         with ThreadPoolExecutor(len(sources)) as pool:
@@ -206,14 +206,14 @@ def _failure(command: list[str], sources: list[Path], made: Path) -> str | None:
 
 def _flags() -> list[str]:
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-    # a step finds what it uses in the library that is loaded before
+    # a step finds the functions it uses in the library that is loaded before it
     system = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-fopenmp"]
     return ["-O3", native, "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", *system]
 
 
 @cache
 def _key(compiler: tuple[str, ...]) -> str:
-    """A hash of everything that determines the libraries compiled here, but for the sources of steps."""
+    """A hash of everything that determines the libraries compiled here, except the sources of steps."""
     parts = [path.read_bytes() for path in sorted(SOURCES.iterdir())]
     ended = subprocess.run([*compiler, "--version"], capture_output=True)
     if ended.returncode != 0:

@@ -1,4 +1,4 @@
-"""What all calls of compiled kernels share."""
+"""Helpers shared by all calls to compiled kernels."""
 
 import ctypes
 import mmap
@@ -15,16 +15,16 @@ from src.ops.cpu.build import library
 from src.ops.inputs import Inputs
 
 DTYPES = (torch.float32, torch.float64)
-_WRONG_IDS, _OUT_OF_MEMORY = 1, 2  # as `Exit` of csrc/step.h
+_WRONG_IDS, _OUT_OF_MEMORY = 1, 2  # as in `Exit` of csrc/step.h
 ALWAYS_NEW = 32 * 2**20
-"""Bytes from which on an allocation gets new memory from the system, which takes time when it is first written."""
+"""Bytes from which an allocation always gets fresh memory from the system, which is slow to write the first time."""
 _LARGE_PAGE = 2 * 2**20
 VECTOR = 64
-"""Bytes of a vector, as in csrc."""
+"""Bytes of a SIMD vector, as in csrc."""
 
 
 def _large_pages() -> bool:
-    """Whether the system gives out memory in pages of 2 MB to those who ask for it."""
+    """Whether the system provides memory in pages of 2 MB on request."""
     try:
         setting = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
     except OSError:
@@ -49,22 +49,22 @@ def not_compiled(function: Callable) -> Callable:
 
 @not_compiled
 def _usable() -> bool:
-    """Whether the kernels exist, and no transform of torch.func or forward derivative, which they lack, is under way.
+    """Whether the kernels exist and no torch.func transform or forward-mode derivative is active; they support neither.
 
-    A constant for torch.compile, which can trace neither a library nor a cache.
+    Hidden from torch.compile, which can trace neither a library nor a cache.
     """
     transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     return not transformed and library() is not None
 
 
 def available(inputs: Inputs | Tensor) -> bool:
-    """Whether compiled kernels can compute these inputs; compiles what is written by hand if necessary."""
+    """Whether compiled kernels can compute these inputs; compiles the hand-written ones if necessary."""
     tensor = inputs if isinstance(inputs, Tensor) else inputs.example
     return tensor.is_cpu and tensor.dtype in DTYPES and _usable()
 
 
 def room(like: Tensor, size: int) -> Tensor:
-    """Memory for `size` numbers, in large pages if it is new: the first time, writing to those takes half as long."""
+    """Memory for `size` numbers, in large pages if it is fresh: the first write to these takes half as long."""
     tensor = like.new_empty(size)
     num_bytes = size * like.element_size()
     if LARGE_PAGES and num_bytes >= ALWAYS_NEW:
@@ -75,29 +75,29 @@ def room(like: Tensor, size: int) -> Tensor:
 
 
 def needs_backward(given: Iterable[Tensor | None]) -> bool:
-    """Whether a backward pass may follow, which is not known inside `forward`."""
+    """Whether a backward pass may follow, which cannot be determined inside `forward`."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
 
 
 def one_by_one(batch: int, itemsize: int) -> bool:
-    """Whether so few sequences are computed one at a time and not in lanes: up to a quarter of the lanes.
+    """Whether a batch is small enough to be computed one sequence at a time rather than in vector lanes.
 
-    Measured: from there on, with 100 units, lanes take about as long.
+    It is if it fills at most a quarter of the lanes. Measured: from there on, with 100 units, lanes take about as long.
     """
     return 4 * batch * itemsize <= VECTOR
 
 
 def enter(function: Any, *arguments: Any) -> int:
-    """Call a function of a library."""
+    """Call a library function."""
     return function(*arguments)
 
 
 def check_exit(ended: int, what: str, batch: int, time: int, ids: Tensor | None, symbols: int) -> None:
-    """Raise the error that a kernel ended with, if it did.
+    """Raise the error that a kernel reported, if any.
 
     Raises:
-        IndexError: an id is not that of a row of the table.
-        MemoryError: the kernel could not allocate.
+        IndexError: an id does not belong to any row of the table.
+        MemoryError: the kernel could not allocate memory.
     """
     if ended == _WRONG_IDS and ids is not None:
         least, greatest = ids.aminmax()
@@ -107,17 +107,17 @@ def check_exit(ended: int, what: str, batch: int, time: int, ids: Tensor | None,
 
 
 def contiguous(*tensors: Tensor | None) -> list[Any]:
-    """The tensors as a kernel reads them."""
+    """The tensors in contiguous memory, as a kernel reads them."""
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
 def check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Raise an error instead of reading past the end of a tensor."""
+    """Raise `ValueError` for another shape or dtype, instead of reading past the end of a tensor."""
     if tensor.shape != shape or tensor.dtype != dtype:
         raise ValueError(f"{name} of shape {list(tensor.shape)} in {tensor.dtype}: expected {list(shape)} in {dtype}")
 
 
 def refuse_second_derivative() -> None:
-    """Raise an error in a backward pass that is itself to be differentiated: cheaper than `once_differentiable`."""
+    """Raise `RuntimeError` if a backward pass is itself being differentiated; cheaper than `once_differentiable`."""
     if torch.is_grad_enabled():
         raise RuntimeError("the kernels have no second derivative; take model.kernel=vectorized")

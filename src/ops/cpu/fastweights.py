@@ -1,4 +1,4 @@
-"""The kernel of fast weights, written by hand: attention over past states, a better algorithm than their step.
+"""The hand-written kernel of fast weights: attention over past states, a better algorithm than their step.
 
 The equations and the derivation of the backward pass are in `csrc/fastweights.h`. The kernel runs on the CPU, in
 float32 and float64. Its results do not depend on the number of threads.
@@ -28,7 +28,7 @@ _POINTERS = ("ids", *_GIVEN, "outputs", "saved", "d_outputs", *(f"d_{name}" for 
 
 
 class _Call(ctypes.Structure):
-    """`FastWeightsCall` of csrc/fastweights.cpp."""
+    """The struct `FastWeightsCall` of csrc/fastweights.cpp."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in _WHOLE),
@@ -52,7 +52,7 @@ def _call(name: str, settings: dict[str, Any], **tensors: Tensor | None) -> int:
 
 
 class _FastWeights(Function):
-    """The kernel over whole sequences; None stands for a weight or initial state that is absent."""
+    """The kernel on whole sequences; None stands for an absent weight or initial state."""
 
     @staticmethod
     def forward(ctx, settings, save, ids, *given):
@@ -87,7 +87,7 @@ class _FastWeights(Function):
 
 
 def chunk_length(hidden_size: int) -> int:
-    """Steps of a long sequence per call: attention within these steps, the matrix A for earlier ones."""
+    """How many steps of a long sequence one call computes: attention within them, the matrix A for earlier ones."""
     return max(64, hidden_size)
 
 
@@ -111,7 +111,7 @@ def fastweights(
 ) -> Tensor:
     """All h(t) [B, T, H] of fast weights in the attention form, or the last one [B, H], from h(0) and A(0).
 
-    The norms are (gain, bias), or (None, None) for none. The read weights are those of all inner steps but the last.
+    The norms are (gain, bias), or (None, None) for no norm. There is a read weight for every inner step but the last.
     """
     table, ids = inputs.table, inputs.ids
     (batch, time), units, dtype = inputs.batch_and_time, len(weight_HH), weight_HH.dtype

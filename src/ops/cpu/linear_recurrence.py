@@ -1,4 +1,4 @@
-"""The kernel of the linear recurrence, written by hand: four columns of a block of memories stay in the cache.
+"""The hand-written kernel of the linear recurrence: four columns of a block of memories at a time stay in the cache.
 
 The equations and the derivation of the backward pass are in `csrc/linear_recurrence.h`. The kernel runs on the CPU, in
 float32 and float64. Its results do not depend on the number of threads.
@@ -27,13 +27,13 @@ _POINTERS = ("outputs", "last", "saved", "d_outputs", "d_last", *(f"d_{name}" fo
 
 
 class _Strided(ctypes.Structure):
-    """`Strided` of csrc/linear_recurrence.cpp."""
+    """The struct `Strided` of csrc/linear_recurrence.cpp."""
 
     _fields_ = [("data", ctypes.c_void_p), ("strides", ctypes.c_int64 * 3)]
 
 
 class _Call(ctypes.Structure):
-    """`LinearRecurrenceCall` of csrc/linear_recurrence.cpp."""
+    """The struct `LinearRecurrenceCall` of csrc/linear_recurrence.cpp."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in _WHOLE),
@@ -45,7 +45,7 @@ class _Call(ctypes.Structure):
 
 @calls.not_compiled
 def available(tensor: Tensor) -> bool:
-    """Whether the kernel can compute with this tensor; compiles it if necessary."""
+    """Whether the kernel can compute with this tensor; compiles the kernel if necessary."""
     return calls.available(tensor) and linear_library() is not None
 
 
@@ -68,7 +68,7 @@ def _call(name: str, settings: dict[str, Any], terms: tuple[Tensor | None, ...],
 
 
 class _LinearRecurrence(Function):
-    """The kernel over whole sequences; None stands for a term or state that is absent."""
+    """The kernel on whole sequences; None stands for an absent term or state."""
 
     @staticmethod
     def forward(ctx, settings, save, resets, initial, start, *terms):
@@ -97,7 +97,7 @@ class _LinearRecurrence(Function):
             for state, needed in zip((initial, start), ctx.needs_input_grad[3:5], strict=True)
         ]
         d_terms = [None if term is None else term.new_empty(term.shape) for term in terms]
-        if not ctx.needs_input_grad[8]:  # a fixed decay, such as that of retention
+        if not ctx.needs_input_grad[8]:  # a fixed decay, as in retention
             d_terms[3] = None
         gradients = zip((*_STATES, *_TERMS), (*d_states, *d_terms), strict=True)
         named = {f"d_{name}": gradient for name, gradient in gradients}

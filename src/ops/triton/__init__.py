@@ -1,1 +1,1 @@
-"""Recurrences over whole sequences on a GPU: kernels in Triton that are written by hand, and what all of them share."""
+"""Recurrences over whole sequences on a GPU: hand-written Triton kernels, and helpers that all of them share."""

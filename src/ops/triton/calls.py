@@ -1,4 +1,4 @@
-"""What all calls of Triton kernels share."""
+"""Helpers shared by all calls to Triton kernels."""
 
 import torch
 from torch import Tensor
@@ -7,16 +7,16 @@ from torch.autograd import forward_ad
 from src.ops.cpu import calls
 
 INTERPRETED = False
-"""Whether Triton's interpreter runs the kernels, on a CPU, as in the tests (with TRITON_INTERPRET=1)."""
+"""Whether Triton's interpreter runs the kernels on a CPU, as in the tests (with TRITON_INTERPRET=1)."""
 ONE_HOT_AT_MOST = 2**26
-"""Numbers of a one-hot matrix that may be made, so that a table's gradient is a product; otherwise rows are added
+"""Largest one-hot matrix, in numbers, by which a table's gradient is computed as a product; above that, rows are added
 atomically, in any order."""
 
 
 def takes(tensor: Tensor) -> bool:
-    """Whether the kernels run where a tensor is, in its dtype, and under the transforms of torch.func that there are.
+    """Whether the kernels support a tensor's device and dtype, and the torch.func transforms that are active.
 
-    Under autocast they take what is rounded to bfloat16, and go on in the precision of the weights.
+    Under autocast, they accept tensors rounded to bfloat16, and compute in the precision of the weights.
     """
     if not (tensor.is_cuda or INTERPRETED):
         return False
@@ -25,7 +25,7 @@ def takes(tensor: Tensor) -> bool:
 
 
 def _transformed() -> bool:
-    """Whether there is a forward derivative or a transform of torch.func, other than one `vmap`."""
+    """Whether a forward-mode derivative or a torch.func transform, other than a single `vmap`, is active."""
     if forward_ad._current_level >= 0:
         return True
     levels = torch._C._functorch.get_interpreter_stack() or []
@@ -33,7 +33,7 @@ def _transformed() -> bool:
 
 
 def of_members(tensor: Tensor | None, dim: int | None, size: int) -> Tensor | None:
-    """Make the dimension that `torch.func.vmap` maps a part of the first one, that of members."""
+    """Merge the dimension mapped by `torch.func.vmap` into the first one, which counts the members."""
     if tensor is None:
         return None
     mapped = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
@@ -41,7 +41,7 @@ def of_members(tensor: Tensor | None, dim: int | None, size: int) -> Tensor | No
 
 
 def sum_by_id(ids: Tensor, d_rows: Tensor, symbols: int) -> Tensor:
-    """The gradient of a table [P, V, H] from those of its rows where they were read [P, B, T, H]."""
+    """The gradient of a table [P, V, H], from the gradients of its rows where they were read [P, B, T, H]."""
     d_rows = d_rows.flatten(1, 2)
     ids = ids.flatten(1)
     if ids.numel() * symbols <= ONE_HOT_AT_MOST:

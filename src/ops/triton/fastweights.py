@@ -1,7 +1,7 @@
 """Fast weights on a GPU as one operation: attention over the past states of a chunk, one program per sequence.
 
 The kernels are in `fastweights_kernels.py`. They run in float32 and float64. A population of P networks, each with its
-own weights, λ and η and its own sequences, is one operation as well.
+own weights, λ and η and its own sequences, is a single operation as well.
 
 Shapes: P members, B sequences of each, T time steps, V symbols, H hidden units.
 """
@@ -22,24 +22,24 @@ from src.ops.triton.calls import of_members, sum_by_id, takes
 
 log = logging.getLogger(__name__)
 MOST_UNITS = 128
-"""W has to fit into the registers of a program."""
+"""Largest H: W has to fit into the registers of a program."""
 ON_CHIP = 4096
-"""Numbers of the past states of a sequence that a program holds in registers."""
+"""How many numbers of a sequence's past states a program holds in registers."""
 EPSILON = 1e-5
-"""Of layer norm, as in torch."""
+"""The ε of layer norm, as in torch."""
 
 
 @calls.not_compiled
 def available(inputs: Inputs, hidden_size: int) -> bool:
-    """Whether the kernels can compute these inputs; compiles and tries them if necessary."""
+    """Whether the kernels can compute these inputs; compiles and tests them if necessary."""
     tensor = inputs.example
     return hidden_size <= MOST_UNITS and takes(tensor) and _works(tensor.device)
 
 
 @cache
 def _works(device: torch.device) -> bool:
-    """Whether the kernels can be compiled and run on a device; if not, one warning says why."""
-    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack  # a `vmap` may be under way
+    """Whether the kernels can be compiled and run on a device; if not, a single warning says why."""
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack  # a `vmap` may be active
 
     try:
         with temporarily_clear_interpreter_stack(), torch.enable_grad():
@@ -64,7 +64,7 @@ def _works(device: torch.device) -> bool:
 
 
 def chunk_length(hidden_size: int) -> int:
-    """Steps of a long sequence per call: attention within these steps, the matrix A for earlier ones."""
+    """How many steps of a long sequence one call computes: attention within them, the matrix A for earlier ones."""
     return ON_CHIP // _power_of_two(hidden_size)
 
 
@@ -73,7 +73,7 @@ def _power_of_two(number: int) -> int:
 
 
 def _layout(units: int, time: int) -> dict[str, Any]:
-    """Sizes for the compiler: rounded up to powers of two, and as many warps as keep W and the states in registers."""
+    """Compiler settings: sizes rounded up to powers of two, and enough warps to keep W and the states in registers."""
     width, steps = _power_of_two(units), _power_of_two(time)
     numbers = width * (width + 2 * steps)  # of W, of the states and of their gradients
     warps = 1 if numbers <= 2048 else 4 if numbers <= 10240 else 8
@@ -82,14 +82,14 @@ def _layout(units: int, time: int) -> dict[str, Any]:
 
 
 class _FastWeights(Function):
-    """The kernels over one chunk; every tensor has a leading dimension of members, and None stands for what is absent.
+    """The kernels on one chunk; every tensor has a leading dimension of members, and None stands for an absent one.
 
-    Under `torch.func.vmap` the mapped dimension becomes one of members.
+    Under `torch.func.vmap`, the mapped dimension is merged into that of the members.
     """
 
     @staticmethod
     def forward(settings, save, ids, table, weight, gain, bias, first_gain, first_bias, initial, fast, decay, fast_lr):
-        """The outputs [P, B, T, H], or the last one [P, B, H], then what the backward pass needs."""
+        """The outputs [P, B, T, H], or the last one [P, B, H], followed by what the backward pass needs."""
         from src.ops.triton.fastweights_kernels import forward_kernel
 
         members, units = weight.shape[:2]
@@ -111,7 +111,7 @@ class _FastWeights(Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        """What the backward pass reads."""
+        """Save what the backward pass reads."""
         settings, _, ids, table, weight, gain, _, first_gain, _, initial, fast, decay, fast_lr = inputs
         ctx.settings, ctx.symbols = settings, None if ids is None else table.shape[1]
         ctx.mark_non_differentiable(*output[1:])
@@ -151,7 +151,7 @@ class _FastWeights(Function):
 
     @staticmethod
     def vmap(info, in_dims, settings, save, *given):
-        """The mapped dimension and that of members as one."""
+        """Run with the mapped dimension merged into that of the members."""
         size = info.batch_size
         save = calls.needs_backward(given)
         merged = [of_members(tensor, dim, size) for tensor, dim in zip(given, in_dims[2:], strict=True)]
@@ -179,7 +179,7 @@ def population(
     """All h(t) [P, B, T, H] of P networks, or the last one [P, B, H], from their h(0) and A(0).
 
     Args:
-        inputs: vectors [P, B, T, H], or tables [P, V, H] with ids [P, B, T]; an id of no row gives nan.
+        inputs: vectors [P, B, T, H], or tables [P, V, H] with ids [P, B, T]; an id outside its table yields nan.
         initial_PBH: h(0), None for zero.
         fast_PBHH: A(0), None for zero.
         weight_PHH: W.
@@ -190,7 +190,7 @@ def population(
         sustained: whether z is the boundary condition.
         decay_P: λ of each network.
         fast_lr_P: η of each network.
-        return_sequence: whether all outputs are wanted.
+        return_sequence: whether to return all outputs or only the last one.
     """
     table, ids, dtype = inputs.table, inputs.ids, weight_PHH.dtype
     members, units = weight_PHH.shape[:2]
@@ -230,7 +230,7 @@ def fastweights(
 ) -> Tensor:
     """All h(t) [B, T, H] of one network, or the last one [B, H]: see `src.ops.cpu.fastweights.fastweights`.
 
-    Under `torch.func.vmap` λ and η may be numbers that are mapped.
+    Under `torch.func.vmap`, λ and η may be mapped tensors.
     """
 
     def column(number: float | Tensor) -> Tensor:

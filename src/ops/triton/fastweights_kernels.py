@@ -1,6 +1,6 @@
 """The kernels of fast weights over one chunk of steps, in the attention form, forward and backward.
 
-A program runs one sequence of one member of a population from the first step to the last. It holds W and the states of
+Each program runs one sequence of one member of a population, from the first step to the last, with W and the states of
 the chunk on the chip. The equations and the backward pass are those of `src/ops/cpu/csrc/fastweights.h`:
 
     z        = W h(k) + p_k
@@ -18,17 +18,17 @@ Backward, with x' the gradient of the loss with respect to x, from the last step
     h(j)'   += c_j a_s' + e_j q_s
     z'      += f'(z) q_0'   (through LN_0),           p_k' = z',   h(k)' += W^T z'
 
-What sums over sequences is left to matrix products after it: W' = sum z' h(k)^T and A_0' = sum λ^{k+1} a_s' q_s^T.
+Sums of outer products are left to matrix products after the kernel: W' = sum z' h(k)^T, A_0' = sum λ^{k+1} a_s' q_s^T.
 
-Products are multiply-adds in the precision of the numbers, never rounded to that of tensor cores. Nothing is added
-atomically, so results do not depend on the order in which programs run.
+Products are multiply-adds in the precision of the numbers, never rounded to that of tensor cores. There are no atomic
+additions, so results do not depend on the order in which programs run.
 
 Memory: P members, B sequences each, T steps, V symbols, H units; all arrays are contiguous.
 
     table [P, V, H] with ids [P, B, T], or [P, B, T, H] without     weight [P, H, H]     gains and biases [P, H]
     initial [P, B, H]     fast [P, B, H, H]     decay, fast_lr [P]     states [P, B, T, H]: h(0) ... h(T-1)
-    queries [P, B, T, S+1, H]: q_0 ... q_S     normalized [P, B, T, N, H], scales [P, B, T, N] of N layer norms a step,
-    those of LN first
+    queries [P, B, T, S+1, H]: q_0 ... q_S     normalized [P, B, T, N, H], scales [P, B, T, N] of the N layer norms
+    of a step, those of LN first
 """
 
 import triton
@@ -37,7 +37,7 @@ import triton.language as tl
 
 @triton.jit
 def _power(base, exponents, EXPONENT_BITS: tl.constexpr):
-    """base^n for whole n >= 0, by repeated squaring: the same in forward and backward, and 0^0 = 1."""
+    """Powers base^n for integers n >= 0, by repeated squaring: the same in forward and backward, and 0^0 = 1."""
     result = tl.full(exponents.shape, 1.0, base.dtype)
     for bit in tl.static_range(EXPONENT_BITS):
         result = tl.where((exponents >> bit) & 1 == 1, result * base, result)
@@ -58,7 +58,7 @@ def _activate(a, NONLINEARITY: tl.constexpr):
 
 @triton.jit
 def _through(g, after, NONLINEARITY: tl.constexpr):
-    """The gradient before the nonlinearity, from that after it and the activation."""
+    """The gradient of the input of the nonlinearity, from that of its output and the output itself."""
     if NONLINEARITY == "relu":
         g = tl.where(after <= 0.0, 0.0, g)
     elif NONLINEARITY == "tanh":
@@ -92,7 +92,7 @@ def forward_kernel(
 ):  # fmt: skip
     """One sequence; WIDTH and STEPS are H and T rounded up to powers of two.
 
-    The matrices come transposed: to sum over their rows, threads exchange a fraction of what they would for columns,
+    The matrices are passed transposed: to sum over rows, threads exchange a fraction of what they would for columns,
     and need half of the registers.
     """
     member = tl.program_id(1).to(tl.int64)
@@ -178,8 +178,11 @@ def backward_kernel(
     H: tl.constexpr, WIDTH: tl.constexpr, STEPS: tl.constexpr, EXPONENT_BITS: tl.constexpr,
     INNER_STEPS: tl.constexpr, SUSTAINED: tl.constexpr, NONLINEARITY: tl.constexpr, RETURN_SEQUENCE: tl.constexpr,
 ):  # fmt: skip
-    """One sequence: the gradients of z [P, B, T, H], of λ^{k+1} a_s [P, B, T, S, H] where there is an A_0, of h(0)
-    where it is given, and this sequence's shares of those of gains and biases [P, B, 4, H]."""
+    """One sequence: the gradients of z [P, B, T, H] and, if it is given, of h(0).
+
+    Also λ^{k+1} a_s' [P, B, T, S, H] if there is an A_0, and the sequence's shares of the gradients of gains and biases
+    [P, B, 4, H].
+    """
     member = tl.program_id(1).to(tl.int64)
     sequence = member * B + tl.program_id(0)
     u = tl.arange(0, WIDTH)
@@ -204,7 +207,7 @@ def backward_kernel(
     rows = (sequence * T + j)[:, None] * H + u[None, :]
     past = tl.load(states + rows, mask=(j < T)[:, None] & unit[None, :], other=0.0)
     d_past = tl.zeros((STEPS, WIDTH), dtype=weight.dtype.element_ty)
-    g = tl.zeros((WIDTH,), dtype=weight.dtype.element_ty)  # of h(k+1)
+    g = tl.zeros((WIDTH,), dtype=weight.dtype.element_ty)  # h(k+1)'
     if not RETURN_SEQUENCE:
         g += tl.load(d_outputs + sequence * H + u, mask=unit, other=0.0)
     for back in range(T):
