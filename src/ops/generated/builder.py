@@ -1,4 +1,4 @@
-"""Makes values of operations: loops, products and joins; views disappear."""
+"""Translates operations into values: loops, products and joins. Operations that only view a tensor disappear."""
 
 import math
 import operator
@@ -17,7 +17,7 @@ Number = bool | int | float
 
 
 class Filled:
-    """A tensor of one number."""
+    """A tensor filled with a single number."""
 
     def __init__(self, number: Number, shape: tuple[int, ...] = ()):
         self.number, self.shape = float(number), tuple(shape)
@@ -27,7 +27,7 @@ Operand = View | Filled
 
 
 def meta_of(operand: Operand) -> Tensor:
-    """A tensor without memory of the layout of an operand."""
+    """A meta tensor, which has no memory, with the layout of an operand."""
     return operand.meta() if isinstance(operand, View) else torch.empty((), device="meta").expand(operand.shape)
 
 
@@ -37,11 +37,11 @@ def like(operand: Operand, tensor: Tensor) -> Operand:
 
 
 class Builder:
-    """Values, each of which is made once.
+    """Creates values, each of them only once.
 
     Args:
-        constants: what a step does not change.
-        examples: their numbers.
+        constants: the values that a step does not change.
+        examples: tensors with the numbers of the constants.
     """
 
     def __init__(self, constants: list[Value], examples: list[Tensor]):
@@ -49,19 +49,19 @@ class Builder:
         self._known: dict[Any, Value] = {}
         self.tables: dict[Offsets, Value] = {}
         self.exact = False
-        """Whether a product with an inverse is not good enough for a division."""
+        """Whether multiplying by a reciprocal is not accurate enough to replace a division."""
 
     def view_as(self, target: Any, x: Operand, *args: Any, **kwargs: Any) -> Any:
-        """What an operation that only views its input makes of x."""
+        """The result, for x, of an operation that only views its input."""
         try:
             seen = target(meta_of(x), *args, **kwargs)
-        except RuntimeError:  # a shape that these strides cannot have
+        except RuntimeError:  # a shape that these strides cannot express
             x = self.copy(self.view(x))
             seen = target(meta_of(x), *args, **kwargs)
         return [like(x, tensor) for tensor in seen] if isinstance(seen, (tuple, list)) else like(x, seen)
 
     def _make(self, kind: str, operation: str, operands: list[Operand], shape: Any, **more: Any) -> Value:
-        """A new value, or the same one as before."""
+        """A new value, or the existing one if it is the same."""
         read: list[View | float] = [o.number if isinstance(o, Filled) else o for o in operands]
         shape = tuple(shape)
         keys = [o if isinstance(o, float) else (id(o.value), *o[1:]) for o in read]
@@ -90,7 +90,7 @@ class Builder:
             operation, args[1] = "mul", Filled(1 / numbers[1])
         elif operation == "div" and self.exact:
             operation = "quotient"
-        elif operation == "div" and _repeats(args[1], shape):  # one division for many
+        elif operation == "div" and _repeats(args[1], shape):  # one division instead of many
             operation, args[1] = "mul", self.map("reciprocal", args[1])
         if operation == "add" and (joined := self._sum_of_joins(*args)):
             return joined
@@ -110,7 +110,7 @@ class Builder:
         return whole(self._make("map", operation, args, shape, boolean=operation in BOOLEAN))
 
     def _without_signs(self, operation: str, args: list[Operand]) -> Operand | None:
-        """An operation on negated numbers, such as a derivative of a difference, as one on the numbers themselves."""
+        """Rewrite an operation on negated numbers, as in the derivative of a difference, for the numbers themselves."""
         positive = [_negated(a) for a in args]
         plain = [p or a for p, a in zip(positive, args, strict=True)]
         if operation == "neg":
@@ -123,11 +123,11 @@ class Builder:
         return self.map("sub", args[1], plain[0]) if operation == "add" and positive[0] else None
 
     def number(self, x: Operand) -> Operand:
-        """A number in place of a condition."""
+        """The operand as a number: 1 or 0 if it is a condition."""
         return self.map("where", x, 1.0, 0.0) if _is_condition(x) else x
 
     def condition(self, x: Operand) -> Operand:
-        """A condition in place of a number."""
+        """The operand as a condition: whether it differs from 0 if it is a number."""
         return x if _is_condition(x) else self.map("ne", x, 0)
 
     def reduce(
@@ -146,11 +146,11 @@ class Builder:
         if count == 1 and times is None:
             return self.view_as(aten.reshape.default, x, final)
         along, pieces = parts_of(x) if times is None and operation == "sum" else (0, [])
-        if pieces and along not in summed:  # the parts need no room then
+        if pieces and along not in summed:  # then the parts need no memory
             removed = 0 if keepdim else sum(dim < along for dim in summed)
             return self.join([self.reduce(operation, piece, summed, keepdim) for piece in pieces], along - removed)
         order = [dim for dim, size in enumerate(shape) if size > 1]
-        if times is not None:  # what lies apart in memory is the outer loop
+        if times is not None:  # the outer loops have the larger strides in memory
             order.sort(key=lambda dim: -max(x.strides[dim], times.strides[dim]))
         own = contiguous(tuple(kept))
         strides = tuple(0 if dim in summed else own[dim] for dim in order)
@@ -162,7 +162,7 @@ class Builder:
         return whole(self._make("reduce", operation, permuted, final, loops=loops, strides=strides))
 
     def join(self, pieces: list[Operand], dim: int = 0) -> Operand:
-        """The concatenation of pieces."""
+        """The concatenation of pieces along a dimension."""
         dim %= len(pieces[0].shape)
         whole_pieces: list[Operand] = []
         for piece in (self.number(piece) for piece in pieces if piece.shape[dim] > 0):
@@ -209,7 +209,7 @@ class Builder:
         return self.join(pieces, dim)
 
     def multiply(self, a: View, b: View) -> Operand:
-        """[M, K] x [K, N]: a product with a matrix of constants, or of two values of the sequence."""
+        """[M, K] x [K, N]: a product with a matrix of constants, or of two values of a sequence."""
         constant = [view.value.kind == "constant" for view in (a, b)]
         if a.shape[1] > 1 and constant[1] and not constant[0]:
             if a.strides[1] != 1:
@@ -238,7 +238,7 @@ class Builder:
         return product
 
     def table(self, x: View, indices: list[View | None]) -> Value:
-        """A constant with the offsets that the indices select from a view."""
+        """A constant that holds the offsets which indices select from a view."""
         at = []
         for index in indices:
             if index is not None and index.value not in self.constants:
@@ -257,14 +257,14 @@ class Builder:
         return whole(self._make("map", "copy", [x], x.shape, boolean=x.value.boolean))
 
     def view(self, x: Operand) -> View:
-        """A view, of a new value if the operand is one number."""
+        """The operand as a view, of a new value if it is filled with a single number."""
         if isinstance(x, View):
             return x
         return whole(self._make("map", "copy", [Filled(x.number)], x.shape))
 
 
 def parts_of(view: View) -> tuple[int, list[Operand]]:
-    """The dimension of a view along which it joins several pieces, and these; no pieces if it shows no whole join."""
+    """The dimension along which a view joins several pieces, and the pieces; none if it does not show a whole join."""
     join, dims = view.value, [dim for dim, size in enumerate(view.shape) if size > 1]
     dims.sort(key=lambda dim: -view.strides[dim])
     sizes, strides = [view.shape[dim] for dim in dims], [view.strides[dim] for dim in dims]
@@ -280,7 +280,7 @@ def parts_of(view: View) -> tuple[int, list[Operand]]:
         sizes[at[-1]] = piece.shape[join.dim] if strides[at[-1]] == own else 1
         try:
             seen = meta_of(piece).view(sizes)
-        except RuntimeError:  # a shape that these strides cannot have
+        except RuntimeError:  # a shape that these strides cannot express
             return 0, []
         seen = seen.permute([dims.index(dim) for dim in sorted(dims)])
         for dim in (dim for dim, size in enumerate(view.shape) if size <= 1):
@@ -294,7 +294,7 @@ def _is_condition(operand: Operand) -> bool:
 
 
 def _negated(operand: Operand) -> View | None:
-    """What an operand is the negative of, if it is one."""
+    """The operand whose negative this one is; None if it is not a negative."""
     if not isinstance(operand, View) or operand.value.operation != "neg":
         return None
     inner = operand.value.operands[0]
@@ -303,7 +303,7 @@ def _negated(operand: Operand) -> View | None:
 
 
 def _repeats(operand: Operand, shape: torch.Size) -> bool:
-    """Whether a number of the operand stands for several in a shape."""
+    """Whether an operand repeats numbers when it is expanded to a shape."""
     repeated = isinstance(operand, View) and any(
         size > 1 and stride == 0 for size, stride in zip(operand.shape, operand.strides, strict=True)
     )
@@ -311,14 +311,14 @@ def _repeats(operand: Operand, shape: torch.Size) -> bool:
 
 
 def _shrunk(operand: Operand, shape: list[int]) -> Operand:
-    """An operand without the repetitions along some dimensions."""
+    """An operand without its repetitions along some dimensions."""
     if isinstance(operand, Filled):
         return Filled(operand.number)
     return operand.like(operand.meta().as_strided(shape, operand.strides, operand.offset))
 
 
 def _continued(first: Operand, second: Operand, dim: int) -> View | None:
-    """One view of two neighbours in a value; None if they are none."""
+    """A single view of two adjacent views of a value; None if they are not adjacent."""
     if not (isinstance(first, View) and isinstance(second, View) and first.value is second.value):
         return None
     if first.strides != second.strides or second.offset != first.offset + first.shape[dim] * first.strides[dim]:

@@ -1,4 +1,4 @@
-"""Operations that are taken apart while a step is traced: into parts with simpler derivatives, or with rules."""
+"""Operations that are decomposed while a step is traced, into parts with simpler derivatives or with lowering rules."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from src.ops.generated.recipe import LoweringError
 aten = torch.ops.aten
 
 MOST_OF_TOPK = 16
-"""Entries that `topk` may select: each is a maximum over what is left."""
+"""Most entries that `topk` may select; each is a maximum over what is left."""
 
 
 def _roll(x: Tensor, shifts: list[int], dims: list[int]) -> Tensor:
@@ -31,7 +31,7 @@ def _scaled(x: Tensor, factor: float) -> Tensor:
 
 
 def _root(x: Tensor) -> Tensor:
-    """With a derivative of 0 at 0, as norms and standard deviations have it."""
+    """The square root, with a derivative of 0 at 0, as for norms and standard deviations."""
     zero = x == 0
     return torch.where(zero, 0, torch.where(zero, 1, x).sqrt())
 
@@ -52,7 +52,7 @@ def _variance(
 
 
 def _cumulative_sum(x: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
-    """Sums of 2, 4, 8, ... neighbours; each is that of half as many, plus the same further back."""
+    """Sums of 2, 4, 8, ... neighbors, each the sum of half as many plus the same further back."""
     x, reach, size = x if dtype is None else x.to(dtype), 1, x.shape[dim] if x.ndim else 1
     while reach < size:
         before = x.narrow(dim, 0, size - reach)
@@ -62,12 +62,12 @@ def _cumulative_sum(x: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
 
 
 def _is_at(index: Tensor, size: int) -> Tensor:
-    """For every index whether it is 0, 1, ..., size - 1, in a new last dimension."""
+    """Whether each index is 0, 1, ..., size - 1, along a new last dimension."""
     return index.unsqueeze(-1) == torch.arange(size, device=index.device)
 
 
 def _known(index: Tensor, size: int, found: Tensor) -> Tensor:
-    """What has been found at an index: nan where there is no such place, since a kernel cannot raise an error."""
+    """What was found at an index; nan for an index out of range, since a kernel cannot raise an error."""
     return torch.where((index >= 0) & (index < size), found, math.nan).to(found.dtype)
 
 
@@ -78,7 +78,7 @@ def _gather(x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) ->
 
 
 def _selected(x: Tensor, dim: int, index: Tensor) -> Tensor:
-    """Every index is compared with all positions, since sequences side by side in a vector read different ones."""
+    """Compare every index with all positions, since sequences side by side in a vector read different positions."""
     shorter = [slice(None if d == dim % x.ndim else size) for d, size in enumerate(index.shape)]
     x, index = x[tuple(shorter)].movedim(dim, -1), index.movedim(dim, -1)
     found = torch.where(_is_at(index, x.shape[-1]), x.unsqueeze(-2), 0)
@@ -91,13 +91,13 @@ def _embedding(weight: Tensor, index: Tensor, *_: Any, **__: Any) -> Tensor:
 
 
 def _floor_divide(a: Tensor, b: Any) -> Tensor:
-    """What is divided is a multiple, of fractions only nearly."""
+    """The dividend is made a multiple of the divisor; for fractions only nearly, so the quotient is rounded."""
     quotient = ((a - torch.remainder(a, b)) / b).round()
     return quotient.to(torch.result_type(a, b))
 
 
 def _first_of(x: Tensor, best: Callable, dim: int | None, keepdim: bool, taken: Tensor | None = None) -> Tensor:
-    """The position of the first number that is the best one and not taken; nan is better than any number."""
+    """The position of the first number that is the best one and not taken; nan counts as better than any number."""
     if dim is None or x.ndim == 0:
         position = _first_of(x.flatten(), best, 0, False)
         return position.view([1] * x.ndim) if keepdim else position
@@ -147,7 +147,7 @@ def _topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool =
 
 
 class OneHot(TorchFunctionMode):
-    """`one_hot` without a look at the values of its argument, for which torch stops tracing."""
+    """`one_hot` without looking at the values of its argument, which would stop torch from tracing."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is functional.one_hot:
@@ -181,7 +181,7 @@ BEFORE_DERIVATIVES: dict[Any, Callable] = {
     aten.topk.default: _topk,
     aten.floor_divide.default: _floor_divide,
 }
-"""Operations that are taken apart before they are differentiated: their parts have the simpler derivatives."""
+"""Operations that are decomposed before they are differentiated, since their parts have simpler derivatives."""
 
 _TAKEN_APART = [
     aten._softmax, aten._softmax_backward_data, aten._log_softmax, aten._log_softmax_backward_data, aten.logsumexp,
@@ -189,12 +189,12 @@ _TAKEN_APART = [
     aten.silu_backward, aten.softplus, aten.softplus_backward, aten.hardtanh, aten.hardtanh_backward, aten.mish,
     aten.hardsigmoid, aten.hardswish, aten.log_sigmoid_forward, aten.log_sigmoid_backward, aten.glu, aten.glu_backward,
 ]  # fmt: skip
-_KEPT = [aten.select_scatter, aten.slice_scatter, aten.select_backward, aten.slice_backward]  # rules of `lower`
+_KEPT = [aten.select_scatter, aten.slice_scatter, aten.select_backward, aten.slice_backward]  # lowered by rules
 
 
 @cache
 def all_decompositions() -> dict:
-    """Those of a graph with its derivative."""
+    """The decompositions for a graph that includes its derivative."""
     table = {**core_aten_decompositions(), **get_decompositions(_TAKEN_APART)}
     table |= dict.fromkeys((aten.rsub.Tensor, aten.rsub.Scalar), lambda a, b, alpha=1: torch.sub(b, a, alpha=alpha))
     return {operator: rule for operator, rule in table.items() if operator.overloadpacket not in _KEPT}

@@ -20,10 +20,10 @@ from src.specs import state_tensors
 
 
 def derive(core: Any, dtype: torch.dtype, on: str) -> Recipe:
-    """The recipe of a core's step for a "cpu" or "gpu".
+    """The recipe of a kernel for a core's step, on a "cpu" or "gpu".
 
     Raises:
-        LoweringError: there is no kernel for it.
+        LoweringError: no kernel can be generated.
     """
     _check_worth(core)
     traced = trace(core)
@@ -33,7 +33,7 @@ def derive(core: Any, dtype: torch.dtype, on: str) -> Recipe:
 
 
 def _starts_at_zero(core: Any) -> bool:
-    """Whether the initial state is zero whatever the parameters, buffers and variable settings are."""
+    """Whether the initial state is zero for any values of the parameters, buffers and variable settings."""
     unknown = {
         f"core.{name}": torch.full_like(t, float("nan")) if t.is_floating_point() else torch.ones_like(t)
         for name, t in tensors_of(core).items()
@@ -44,7 +44,7 @@ def _starts_at_zero(core: Any) -> bool:
 
 
 class _InitialState(nn.Module):
-    """`initial_state` as the forward pass of a module, whose parameters can then be exchanged."""
+    """`initial_state` as the forward pass of a module, so that its parameters can be replaced."""
 
     def __init__(self, core: Any):
         super().__init__()
@@ -55,10 +55,10 @@ class _InitialState(nn.Module):
 
 
 def _check_worth(core: Any) -> None:
-    """Refuse a core whose state counts what it holds of the past, if it has a form that computes that at once.
+    """Refuse a core whose state counts the past steps that it holds, if it has a vectorized form.
 
-    A kernel writes the whole state at every step: measured, 1.4 to 9 times the time of attention and of its likes. With
-    resets, which some of these forms do not serve, the step is scanned.
+    A kernel writes the whole state at every step, which takes 1.4 to 9 times as long as attention and similar forms
+    (measured). With resets, which some of these forms do not serve, the step is scanned.
     """
     counted = [t.dtype for t in state_tensors(core.initial_state(1)) if not t.is_floating_point()]
     if counted and any(form.kernel == "vectorized" for form in getattr(core, "forms", list)()):
@@ -66,17 +66,17 @@ def _check_worth(core: Any) -> None:
 
 
 def plan_of(core: Any, traced: Trace) -> Plan:
-    """The plan of a traced step; an operation that cannot be lowered is named with its line."""
+    """The plan of a traced step; if an operation cannot be lowered, the error names it and its line."""
     try:
         return Plan(Lowered(traced))
     except LoweringError as error:
         raise LoweringError(str(error), _line_of(core, str(error))) from None
-    except Exception as error:  # whatever torch's graphs hold that is not foreseen here
+    except Exception as error:  # something in torch's graphs that was not foreseen here
         raise LoweringError(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
 
 
 def of_plan(traced: Trace, plan: Plan, dtype: torch.dtype, on: str) -> Recipe:
-    """The recipe of a plan."""
+    """The recipe for a plan."""
     if on == "gpu":
         text, gpu = emit_triton(plan, str(dtype).removeprefix("torch."))
         source = Source(text, [], [])
@@ -133,14 +133,14 @@ def _instructions(prelude: fx.GraphModule) -> tuple[list[str], list[Instruction]
 
 
 def _plain(value: Any) -> Any:
-    """Lists and dictionaries in place of those of torch.fx, which cannot be changed."""
+    """Replace the immutable lists and dictionaries of torch.fx by ordinary ones."""
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _line_of(core: Any, operator: str) -> int | None:
-    """The line of its file where a step uses an operator."""
+    """The line of the source file in which a step uses an operator; None if it is not found."""
     code, found, names = type(core).step.__code__, [], set(re.findall(r"\w+", operator))
 
     class Watch(TorchDispatchMode):

@@ -1,7 +1,7 @@
-"""From a plan to C++: a `Step` for `src/ops/cpu/csrc/step.h`, which has everything around it.
+"""From a plan to C++: the source of a `Step` for `src/ops/cpu/csrc/step.h`, which has everything around it.
 
-The source has no sizes: whole numbers other than 0 and 1, and other numbers but the simplest, come in two tables when
-the kernel is called. Steps of the same structure give the same source, and so share one library.
+The source contains no sizes: integers other than 0 and 1, and all but the simplest other numbers, are passed in two
+tables when the kernel is called. Steps of the same structure have the same source, and so share one library.
 """
 
 import math
@@ -49,7 +49,7 @@ class _Writer(Names):
         self.rights: dict[View, int] = {}
 
     def size(self, number: int) -> str:
-        """A whole number in the source."""
+        """An integer, as written in the source."""
         return str(number) if number in (0, 1) else self.sizes.setdefault(number, f"n{len(self.sizes)}")
 
     def total(self, values: list[Value]) -> str:
@@ -57,7 +57,7 @@ class _Writer(Names):
         return " + ".join(self.size(value.size) for value in values) or "0"
 
     def number(self, number: float) -> str:
-        """Any other number, on every lane."""
+        """Any other number, as written in the source, on every lane."""
         plain = _PLAIN.get(number) or self.numbers.setdefault(number, f"x{len(self.numbers)}")
         return f"all<S>({plain})"
 
@@ -108,7 +108,7 @@ class _Writer(Names):
         return Source("\n".join(lines), list(self.sizes), list(self.numbers))
 
     def _packed(self) -> Iterator[str]:
-        """Matrices as the products of each direction read them: y = M x, so the matrix of x @ W is Wᵀ."""
+        """Packs the matrices as the products of each pass read them: y = M x, so that the matrix of x @ W is Wᵀ."""
         for (view, backward), name in self.matrices.items():
             rows, columns = self.size(view.shape[1]), self.size(view.shape[0])
             strides = f"{self.size(view.strides[1])}, {self.size(view.strides[0])}"
@@ -151,7 +151,7 @@ class _Writer(Names):
         return f"{{{sizes}, {number}, {self.size(offset)}, {of_state}}}"
 
     def _in_d_inputs(self, view: View) -> tuple[int, int]:
-        """Which gradient of an input holds one row of numbers, and where; (-1, 0) if none does."""
+        """Which gradient of an input contains a single row of numbers, and where; (-1, 0) if none does."""
         plan = self.plan
         holder, start = plan.backward.inside.get(view.value, (view.value, 0))
         if view.shape[0] > 1 or holder not in plan.d_inputs:
@@ -159,7 +159,7 @@ class _Writer(Names):
         return plan.d_inputs.index(holder), start + view.offset
 
     def _placed(self) -> dict[Value, str]:
-        """Values with a place given from outside, in both passes."""
+        """Values whose place is given from outside, in both passes."""
         plan = self.plan
         placed = {value: f"at.inputs[{i}]" for i, value in enumerate(plan.inputs)}
         placed |= {value: f"at.before[{i}]" for i, value in enumerate(plan.states)}
@@ -170,14 +170,14 @@ class _Writer(Names):
         return placed
 
     def _placed_forward(self) -> dict[Value, str]:
-        """And in the forward pass."""
+        """The same, with those of the forward pass."""
         plan = self.plan
         placed = self._placed() | {value: f"at.after[{i}]" for i, value in enumerate(plan.next_states)}
         placed.setdefault(plan.output, "at.output")
         return placed
 
     def _placed_backward(self) -> dict[Value, str]:
-        """And in the backward pass."""
+        """The same, with those of the backward pass."""
         plan, placed = self.plan, self._placed()
         placed |= {value: f"at.after[{i}]" for i, value in enumerate(plan.next_states) if value in plan.saved}
         placed |= {plan.d_output: "at.d_output"}
@@ -187,7 +187,7 @@ class _Writer(Names):
         return placed
 
     def _scratch(self, work: Pass, placed: dict[Value, str]) -> list[Value]:
-        """Values that need memory within a step."""
+        """Values that need scratch memory within a step."""
         held = (*placed, *work.inside)
         return [v for v in work.memory if v not in held and v.kind != "constant"]
 
@@ -270,7 +270,7 @@ class _Writer(Names):
             yield f"  std::fill({to}, {to} + {size}, V{{}});"
 
     def _at(self, offset: int, strides: tuple[int, ...]) -> str:
-        """The place of a number in loops."""
+        """The index of a number, inside loops."""
         terms = [self.size(offset)] if offset else []
         for dim, stride in enumerate(strides):
             if stride:
@@ -294,7 +294,7 @@ class _Writer(Names):
         return f"({name}[{place}] != S(0))" if read.boolean else f"{name}[{place}]"
 
     def _selected(self, operand: View, work: Pass) -> str:
-        """A number that a value selects by its table, read where it comes from."""
+        """A number that a value selects by its table, read directly from its source."""
         assert operand.value.table is not None
         source, table = operand.value.operands[0], self.name(operand.value.table)
         assert isinstance(source, View)
@@ -325,7 +325,7 @@ class _Writer(Names):
             yield from (_indent(level) + line for line in nest.then[level])
 
     def _statement(self, value: Value, work: Pass, nest: "_Nest") -> None:
-        """What one value adds to a loop."""
+        """Add the statements of one value to a loop."""
         read = [self._read(value, operand, work) for operand in value.operands]
         place = self._at(0, value.strides)
         if value.selects and value not in work.memory:
@@ -352,7 +352,7 @@ class _Writer(Names):
         name, place, number = self.name(value), self._at(0, value.strides), self.register(value)
         start, add, join = REDUCTIONS[value.operation]
         level = nest.level_of(value)
-        if level is None:  # summed up in memory
+        if level is None:  # accumulated in memory
             if value.table is not None:
                 place = f"{self.name(value.table)}[{self._at(0, contiguous(value.loops))}]"
             nest.before.append(f"std::fill({name}, {name} + {self.size(value.size)}, {start});")
@@ -372,32 +372,32 @@ class _Writer(Names):
 
 
 class _Nest:
-    """Nested loops while they are written.
+    """Nested loops while they are being written.
 
     Args:
         dims: the dimensions of the loops, outermost first: those that are summed over come last, so that a sum stays
             in a register.
-        in_parts: whether sums have four parts, since one has to wait for the one before.
+        in_parts: whether sums have four parts, since each addition has to wait for the one before it.
     """
 
     def __init__(self, dims: list[int], in_parts: bool):
         self.dims, self.in_parts = dims, in_parts
         self.before: list[str] = []
         self.declared: list[list[str]] = [[] for _ in dims]
-        """At each level, before its loop; `then`: after it."""
+        """The lines before the loop of each level; `then` has those after it."""
         self.then: list[list[str]] = [[] for _ in dims]
         self.body: list[str] = []
 
     @classmethod
     def of(cls, loop: Loop) -> "_Nest":
-        """The loops of a plan."""
+        """The nest for a loop of a plan."""
         summed = [_summed(value) for value in loop.values if value.kind == "reduce" and value.table is None]
         last = set.intersection(*summed) if summed else set()
         dims = sorted(range(len(loop.extents)), key=lambda dim: dim in last)
         return cls(dims, bool(last) and loop.extents[dims[-1]] > FEW)
 
     def level_of(self, value: Value) -> int | None:
-        """The level of the outermost loop that a reduction sums over; None if it has to be summed up in memory."""
+        """The level of the outermost loop that a reduction sums over; None if it has to be accumulated in memory."""
         summed = _summed(value)
         level = len(self.dims) - len(summed)
         return level if value.table is None and summed and set(self.dims[level:]) == summed else None

@@ -1,9 +1,9 @@
 """From a plan to Triton: two kernels, in which a program runs one sequence of one member of a population.
 
-A loop of the plan is a block: each extent is rounded up to a power of two and masked, and the outermost ones are done
-piece by piece where a block would be too large. What a loop reads from another one goes through memory, with a barrier
-between them; a matrix that fits stays in registers from the first step to the last. Products are multiply-adds in the
-precision of the numbers. Nothing is added atomically, so that results do not depend on the order of the programs.
+A loop of the plan becomes a block: each extent is rounded up to a power of two and masked. If the block would be too
+large, the outermost extents are processed piece by piece. What one loop reads from another goes through memory, with a
+barrier in between; a matrix that fits stays in registers from the first step to the last. Products are multiply-adds in
+the precision of the numbers. There are no atomic additions, so results do not depend on the order of the programs.
 
 Memory: P members, B sequences of each, T steps, V symbols; arrays are contiguous, and begin with [P, B] or [P].
 """
@@ -58,9 +58,9 @@ class _Writer(Lines):
     def __init__(self, plan: Plan, scalar: str):
         super().__init__(plan, scalar)
         self.records: dict[Value, int] = {}
-        """Values of which the rows of every step are kept for the gradients of matrices, in arrays of their own."""
+        """Values whose rows are kept at every step, in separate arrays, for the gradients of matrices."""
         self.elsewhere: list[Value] = []
-        """Those among them that are copied there, since they have another place."""
+        """Those of them that are copied to these arrays, since they have another place."""
         for weight in plan.weights:
             for view in (view for term in weight.terms for view in term):
                 holder, _ = self._home(view.value)
@@ -71,7 +71,7 @@ class _Writer(Lines):
                     self.elsewhere.append(holder)
 
     def _home(self, value: Value) -> tuple[Value, int]:
-        """The value in whose memory another one lies, and where it begins."""
+        """The value whose memory contains another one, and where that one begins."""
         offset = 0
         while value in self.plan.backward.inside:
             value, start = self.plan.backward.inside[value]
@@ -104,7 +104,7 @@ class _Writer(Lines):
         return "\n".join([_HEAD, *forward, "", "", *backward, ""]), layout
 
     def _record(self, view: View) -> Record:
-        """Where the rows of a factor of a gradient are, step by step."""
+        """Where the rows of a factor of a gradient are stored at each step."""
         holder, start = self._home(view.value)
         size, plan = holder.size, self.plan
         if holder in plan.d_inputs:
@@ -119,7 +119,7 @@ class _Writer(Lines):
         return Record(kind, number, size, start + view.offset, view.shape, strides)
 
     def _kernel(self, work: Pass) -> tuple[list[str], int]:
-        """One of the two kernels, and how many numbers of memory it needs within a step."""
+        """One of the two kernels, and how many numbers of scratch memory a step needs."""
         plan, forward = self.plan, work is self.plan.forward
         self.numbers = {}
         self.backward = not forward
@@ -174,7 +174,7 @@ class _Writer(Lines):
         return [*head, *indented(once, 1), *indented(loop, 1), *indented([*each, *body], 2)], max(1, before)
 
     def _arrays(self, forward: bool) -> dict[str, list]:
-        """Arrays with a number, in the order of the arguments."""
+        """The numbered arrays, in the order of the arguments."""
         plan = self.plan
         shared: dict[str, list] = {"in": plan.inputs, "initial": plan.states, "restart": plan.states}
         shared["after"] = plan.states
@@ -212,7 +212,7 @@ class _Writer(Lines):
         return placed
 
     def _states(self, other: str) -> dict[Value, str]:
-        """Where the states before a step are; of those that are not kept there are two."""
+        """Where the states before a step are stored; states that are not kept have two places."""
         slots = ["last" if i in self.plan.history else other for i in range(len(self.plan.states))]
         return {v: f"after{i} + {slots[i]} * {v.size}" for i, v in enumerate(self.plan.states)}
 
@@ -222,7 +222,7 @@ class _Writer(Lines):
         return {v: f"saved + slot * {whole} + {start}" for v, start in zip(values, starts, strict=True)}
 
     def _starts(self) -> list[str]:
-        """At the first step, and after a reset, states are read elsewhere."""
+        """Lines that read the states elsewhere at the first step and after a reset."""
         starts, resets = [], []
         for i, value in enumerate(self.plan.states):
             name = self.name(value)
@@ -231,7 +231,7 @@ class _Writer(Lines):
         return ["if STARTS:", *starts, "    if resets is not None:", *resets]
 
     def _inside(self, work: Pass) -> list[str]:
-        """Pointers to values that are computed where a join wants them, the outer ones first."""
+        """Pointers to values that are computed directly in their place in a join, outer joins first."""
         lines, left = [], dict(work.inside)
         while left:
             ready = [value for value, (join, _) in left.items() if join not in left]
@@ -241,14 +241,14 @@ class _Writer(Lines):
         return lines
 
     def _after_forward(self) -> list[str]:
-        """The output, if it has another place."""
+        """Copy the output, if it has another place."""
         output = self.plan.output
         if output not in self.plan.next_states and output not in self.plan.per_step:
             return []
         return self.copied(output, f"outputs + (step if RETURN_SEQUENCE else sequence) * {output.size}")
 
     def _after_backward(self) -> list[str]:
-        """Rows that are kept, and gradients of states that end at a reset."""
+        """Copy the rows that are kept, and end the gradients of states at a reset."""
         lines = []
         for value in self.elsewhere:
             lines += self.copied(value, f"record{self.records[value]} + step * {value.size}")
@@ -260,7 +260,7 @@ class _Writer(Lines):
         return lines
 
     def _ended(self, value: Value, number: int) -> list[str]:
-        """Moves the gradient of a state to that of the initial one, if there was a reset."""
+        """Move the gradient of a state to that of the state after a reset, if there was one."""
         unit, size = self.next_unit(), value.size
         at, d, total = f"i{unit}", f"d{unit}", f"t{unit}"
         lines = [

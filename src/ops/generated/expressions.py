@@ -1,5 +1,7 @@
-"""The elementwise operations of a kernel: how each is written in C++, on vectors of type V of numbers of type S, and in
-Triton, on blocks."""
+"""The elementwise operations of a kernel, as written in C++ and in Triton.
+
+In C++ they act on vectors of type V, which hold numbers of type S; in Triton, on blocks.
+"""
 
 UNARY = {
     "neg": "-{}", "sigmoid": "sigmoid<S>({})", "tanh": "hyperbolic_tangent<S>({})", "relu": "rectified<S>({})",
@@ -22,14 +24,14 @@ BOOLEAN = {"le", "ge", "lt", "gt", "eq", "ne", *LOGICAL}
 COSTLY = {
     "sigmoid", "tanh", "exp", "expm1", "log", "log1p", "erf", "rsqrt", "sin", "cos", "pow",
 }  # fmt: skip
-"""Operations that a backward pass had better not repeat."""
+"""Operations that are too expensive to be repeated in the backward pass."""
 
 REDUCTIONS = {
     "sum": ("V{}", "{0} += {1};", "({0} + {1})"),
     "max": ("all<S>(-infinity)", "{0} = larger<S>({0}, {1});", "larger<S>({0}, {1})"),
     "min": ("all<S>(infinity)", "{0} = smaller<S>({0}, {1});", "smaller<S>({0}, {1})"),
 }
-"""The start of a reduction, one term more, and two results in one."""
+"""For each reduction: its initial value, how to add a term, and how to combine two results."""
 
 TRITON = {
     **EXPRESSIONS, "sigmoid": "sigmoid({})", "tanh": "hyperbolic_tangent({})", "relu": "rectified({})",

@@ -1,4 +1,4 @@
-"""The generated kernel as one of the forms of a core, on the CPU or a GPU: made at the first use, checked, and kept.
+"""The generated kernel as one of the forms of a core, on the CPU or a GPU: built on first use, checked, and kept.
 
 Shapes: B sequences, T time steps.
 """
@@ -28,14 +28,14 @@ from src.specs import State, map_state, state_tensors
 
 log = logging.getLogger(__name__)
 _KERNELS: WeakKeyDictionary[nn.Module, dict[tuple, tuple[Reads, dict[tuple, Kernel | str]]]] = WeakKeyDictionary()
-"""For each core, dtype and settings what else its step reads, and for each value of that its kernel, or why there is
-none."""
+"""For each core, device, dtype and settings: what else its step reads and, for each combination of the values read, its
+kernel or the reason why there is none."""
 _SET: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
-"""The attributes that a step without a kernel changes: others at every call, they are left out of its key."""
+"""The attributes that a step without a kernel changes; as they differ at every call, they are left out of its key."""
 _MAKING = RLock()
-"""Held while a kernel is made: what traces a step replaces functions of torch for all threads."""
+"""Held while a kernel is built: tracing a step replaces functions of torch for all threads."""
 _CHOSEN: WeakKeyDictionary[nn.Module, Kernel] = WeakKeyDictionary()
-"""The kernel that has just been found to serve, so that it is not looked up twice."""
+"""The kernel that was just found to serve the inputs, so that it is not looked up twice."""
 
 
 def generated_form(core: Any) -> Form:
@@ -44,7 +44,7 @@ def generated_form(core: Any) -> Form:
 
 
 def is_generated(form: Form) -> bool:
-    """Whether a form is that of `generated_form`."""
+    """Whether a form comes from `generated_form`."""
     return isinstance(form.compute, partial) and form.compute.func is _run
 
 
@@ -77,7 +77,7 @@ def _run(
 
 
 def _kernel_of(core: nn.Module, inputs: Inputs) -> Kernel | str:
-    """The kernel of a core as its settings are now, or why there is none."""
+    """The kernel of a core with its current settings, or the reason why there is none."""
     on = "gpu" if inputs.example.is_cuda or gpu.INTERPRETED else "cpu"
     dtype = next(core.parameters()).dtype if on == "gpu" else inputs.example.dtype
     kernel = _known(core, (on, dtype, "but for what it sets", *key_of(core, _SET[core]))) if core in _SET else None
@@ -90,7 +90,7 @@ def _kernel_of(core: nn.Module, inputs: Inputs) -> Kernel | str:
         values = reads.values()
         with (
             _MAKING,
-            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),  # an initial state may be drawn
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),  # an initial state may be random
             torch.inference_mode(False),
             torch.autocast(device.type, enabled=False),
         ):
@@ -113,7 +113,7 @@ def _known(core: nn.Module, key: tuple) -> Kernel | str | None:
 
 
 def _make_for_gpu(core: nn.Module, dtype: torch.dtype, device: torch.device) -> tuple[Kernel | str, frozenset[str]]:
-    """As `_make`, of a copy on the CPU with tensors of its own, since those of the core may be mapped by `vmap`."""
+    """As `_make`, from a copy on the CPU with its own tensors, since those of the core may be mapped by `vmap`."""
     from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
     with temporarily_clear_interpreter_stack():
@@ -121,7 +121,7 @@ def _make_for_gpu(core: nn.Module, dtype: torch.dtype, device: torch.device) -> 
 
 
 def _make(core: nn.Module, dtype: torch.dtype, on: str, device: torch.device) -> tuple[Kernel | str, frozenset[str]]:
-    """A kernel, or why there is none, and the attributes that the step changes, which is a reason."""
+    """A kernel, or the reason why there is none; and the attributes that the step changes, which rule out a kernel."""
     name, kind = type(core).__name__, TritonKernel if on == "gpu" else Kernel
     sets: frozenset[str] = frozenset()
     recipe = None if has_hooked_parts(core) else stored(core, dtype, on)
@@ -129,9 +129,9 @@ def _make(core: nn.Module, dtype: torch.dtype, on: str, device: torch.device) ->
         if recipe is not None and recipe.refused is None:
             return kind(recipe, core), sets
         if recipe is None:
-            from src.ops.generated.derive import derive  # what it imports takes a third of a second
+            from src.ops.generated.derive import derive  # its imports take a third of a second
 
-            with torch.autograd.set_detect_anomaly(False):  # which would be traced as well
+            with torch.autograd.set_detect_anomaly(False):  # anomaly detection would be traced as well
                 recipe = derive(core, dtype, on)
                 kernel = kind(recipe, core)
                 _compare(core, kernel, dtype, device)
@@ -141,7 +141,7 @@ def _make(core: nn.Module, dtype: torch.dtype, on: str, device: torch.device) ->
         recipe, sets = Recipe(refused=str(error), line=error.line), error.sets
         if error.lasting:
             store(core, dtype, on, recipe)
-    except Exception as error:  # a compiler that fails, or what is not foreseen in a step: the scan still runs
+    except Exception as error:  # a failing compiler, or something unforeseen in a step: the scan still runs
         log.warning("%s: its kernel is not available, so a slower form is used: %s", name, explain(error)[:400])
         return explain(error), sets
     assert recipe.refused is not None
@@ -151,15 +151,15 @@ def _make(core: nn.Module, dtype: torch.dtype, on: str, device: torch.device) ->
 
 
 def _compare(core: Any, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> None:
-    """Run a new kernel and the scan on some sequences of three steps, with random weights.
+    """Compare a new kernel with the scan on some sequences of three steps, with random weights.
 
-    Random sequences from random states; large ones, with which units saturate and what is rare happens; and zeros from
-    the initial state, which are the ties and the roots of zero that random numbers do not hit.
+    The sequences are random ones from random states; large ones, with which units saturate and rare cases occur; and
+    zeros from the initial state, for the ties and the roots of zero that random numbers do not hit.
 
     Raises:
-        LoweringError: they differ. Then the step mixes sequences, or depends on chance.
+        LoweringError: the results differ, so the step mixes sequences, or depends on chance.
     """
-    batch = 2 if isinstance(kernel, TritonKernel) else 5  # on a CPU enough for lanes
+    batch = 2 if isinstance(kernel, TritonKernel) else 5  # on a CPU, enough to be computed in lanes
     with torch.enable_grad():
         torch.manual_seed(0)
         core = copied(core, device)
@@ -169,13 +169,13 @@ def _compare(core: Any, kernel: Kernel, dtype: torch.dtype, device: torch.device
         for scale in (1, 30, 0):
             state = map_state(partial(_drawn, (batch,), 0.3 * scale), state_of_one)
             p = map_state(_free, map_state(partial(_drawn, (batch, 3), scale), p_of_one))
-            if not scale:  # of a shape that is checked when a kernel runs
+            if not scale:  # expanded; its own shape is checked when a kernel runs
                 state = optree.tree_map(lambda one, own: own.to(one).expand_as(one), state, core.initial_state(batch))
             start = map_state(_free, state)
             try:
                 expected = _results(core.scan, core, p, start, dtype)
             except (IndexError, RuntimeError):
-                if scale != 30:  # of which an integer may be no index
+                if scale != 30:  # with which an integer may be out of range as an index
                     raise
                 continue
             actual = _results(partial(_outputs, core, kernel), core, p, start, dtype)
@@ -194,7 +194,7 @@ def _results(compute: Callable, core: nn.Module, p: Any, start: State, dtype: to
 
 
 def _refuse_another(expected: list[Tensor], actual: list[Tensor], num_results: int, tolerance: float) -> None:
-    """Raise `LoweringError` for results that differ; where the scan has no gradient, a kernel may have any."""
+    """Raise `LoweringError` if results differ; if a gradient of the scan is nan, that of a kernel may be anything."""
     for number, (one, other) in enumerate(zip(expected, actual, strict=True)):
         scale = one.abs().nan_to_num(0, 0).max().clamp(min=1)
         is_same = ((other - one).abs() / scale < tolerance) | (one == other) | (one.isnan() & other.isnan())
@@ -207,7 +207,7 @@ def _free(tensor: Tensor) -> Tensor:
 
 
 def _drawn(lead: tuple[int, ...], scale: float, like: Tensor) -> Tensor:
-    """Random numbers, many of the shape of a state or an input."""
+    """Random numbers like a state or an input of one sequence, with leading dimensions `lead`; zeros for scale 0."""
     shape = (*lead, *like.shape[1:])
     if like.is_floating_point():
         numbers = scale * torch.randn(shape, dtype=like.dtype) if scale else torch.zeros(shape, dtype=like.dtype)

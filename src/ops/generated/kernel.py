@@ -20,9 +20,10 @@ from src.ops.inputs import Inputs
 from src.specs import state_tensors
 
 SAVED_AT_MOST = 8 * calls.ALWAYS_NEW if calls.LARGE_PAGES else calls.ALWAYS_NEW
-"""Bytes that a forward pass saves; if it would be more, the backward pass computes the steps again in segments of 16.
+"""Most bytes that a forward pass saves; above this, the backward pass recomputes the steps in segments of 16.
 
-Measured: from about here on that is faster, since new memory is slow; from a quarter of it if a step multiplies little.
+Measured: from about this size, that is faster, since fresh memory is slow; from a quarter of it if a step has few
+multiplications.
 """
 _SEGMENT = 16  # steps, as in csrc
 
@@ -33,7 +34,7 @@ class Passes(NamedTuple):
     forward: Any
     backward: Any
     lanes: int | None
-    """The sequences of a block; None: as many as a vector has numbers."""
+    """Sequences per block; None for as many as a vector has numbers."""
 
 
 def _passes_of(library: ctypes.CDLL, lanes: int | None = None) -> Passes:
@@ -57,9 +58,9 @@ class Kernel:
         if not recipe.prelude:
             self.read = [self.tensors[int(name.removeprefix("$"))] for name in recipe.constants]
         self.indices = sorted({at[0] for table in recipe.tables for at in table.indices if at is not None})
-        """The constants of which tables are made."""
+        """The constants from which tables are built."""
         self.made: tuple[list[tuple[Tensor, int]], list[Tensor]] = ([], [])
-        """These constants and their versions, and the tables that have been made of them."""
+        """These constants with their versions, and the tables that were built from them."""
         self.sizes_per_step = recipe.history + recipe.saved, recipe.history, sum(map(math.prod, recipe.states))
         self.load()
 
@@ -74,7 +75,7 @@ class Kernel:
         self.gradients = dict(enumerate(recipe.gradients, len(recipe.inputs)))
 
     def passes_for(self, batch: int, itemsize: int) -> Passes:
-        """Those for so many sequences; what computes one at a time is compiled when it is first needed."""
+        """The passes for a batch of this size; those for one sequence at a time are compiled when first needed."""
         if not calls.one_by_one(batch, itemsize):
             return self.passes
         if self.passes_of_one is None:
@@ -83,7 +84,7 @@ class Kernel:
         return self.passes_of_one
 
     def constants(self, core: nn.Module, dtype: torch.dtype) -> list[Tensor]:
-        """What the step reads of parameters, buffers and variable settings."""
+        """The constants that the step reads, from parameters, buffers and variable settings."""
         if self.read is not None:
             found = [read(core) for read in self.read]
         else:
@@ -95,9 +96,9 @@ class Kernel:
         return [*numbers, *self.made_of(found)] if self.indices else numbers
 
     def made_of(self, constants: list[Tensor]) -> list[Tensor]:
-        """The tables of offsets; made again only if indices have changed, since that takes 0.1 ms."""
+        """The tables of offsets, rebuilt only if indices have changed, since that takes 0.1 ms."""
         read = [constants[number] for number in self.indices]
-        if any(tensor.is_inference() for tensor in read):  # these do not tell whether they have changed
+        if any(tensor.is_inference() for tensor in read):  # these do not record whether they have changed
             return [table.of(constants) for table in self.recipe.tables]
         before, tables = self.made
         if [(id(tensor), tensor._version) for tensor in read] != [(id(tensor), version) for tensor, version in before]:
@@ -126,10 +127,10 @@ class Kernel:
         return_state: bool,
         return_sequence: bool,
     ) -> tuple[Tensor, ...]:
-        """Outputs [B, T, H], or the last one [B, H], then the states at the end if asked for."""
+        """Outputs [B, T, H], or the last one [B, H], followed by the states at the end if requested."""
         tables = [inputs.table] if isinstance(inputs.table, Tensor) else state_tensors(inputs.table)
         dtype = tables[0].dtype
-        if torch.is_autocast_enabled("cpu"):  # under which some of them may have another
+        if torch.is_autocast_enabled("cpu"):  # under which some of them may have another dtype
             tables = [table.to(dtype) for table in tables]
         batch, time = inputs.batch_and_time
         self.check(tables, initial, restart, inputs, dtype)
@@ -139,7 +140,7 @@ class Kernel:
         save = calls.needs_backward(given)
         ids = None if inputs.ids is None else inputs.ids.long()
         resets = None if inputs.resets is None else inputs.resets.bool()
-        asked = return_state or self.has_integers, return_sequence, save  # integers are checked
+        asked = return_state or self.has_integers, return_sequence, save  # integers are always checked
         results = _Recurrence.apply(self, (batch, time), asked, ids, resets, *given)
         if not isinstance(results, tuple):
             return (results,)
@@ -149,7 +150,7 @@ class Kernel:
         return (results[0], *last) if return_state else results[:1]
 
     def _numbers(self, states: tuple[Tensor | None, ...], dtype: torch.dtype) -> tuple[Tensor | None, ...]:
-        """States as the kernel carries them: those of integers as numbers, which are exact up to a size."""
+        """States as the kernel holds them: integers as floating-point numbers, which are exact up to a limit."""
         kinds = self.state_dtypes
         return tuple(
             s if s is None or kind is None else self._exact(s.to(dtype)) for s, kind in zip(states, kinds, strict=True)
@@ -173,7 +174,7 @@ class Kernel:
         inputs: Inputs,
         dtype: torch.dtype,
     ) -> None:
-        """Raise an error if the tensors are not what the kernel reads."""
+        """Raise `ValueError` if the tensors are not what the kernel expects."""
         lead = 2 if inputs.ids is None else 1
         for table, shape in zip(tables, self.recipe.inputs, strict=True):
             calls.check("inputs", table, (*tables[0].shape[:lead], *shape), dtype)
@@ -192,14 +193,14 @@ class Kernel:
         return given[: ends[0]], given[ends[0] : ends[1]], given[ends[1] : ends[2]], given[ends[2] :]
 
     def call(self, function: Any, whole: tuple[int, ...], tensors: list[Tensor | None]) -> int:
-        """Call the library with whole numbers and tensors in the order of `Call` of csrc/step.h."""
+        """Call a library function with integers and tensors, in the order of `Call` of csrc/step.h."""
         addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
         numbers = (ctypes.c_int64 * 9)(*whole, *self.counts)
         return calls.enter(function, numbers, (ctypes.c_void_p * (2 + len(addresses)))(*self.tables, *addresses))
 
 
 class _Recurrence(Function):
-    """A kernel over whole sequences; None stands for a state that is zero."""
+    """A kernel on whole sequences; None stands for a state that is zero."""
 
     @staticmethod
     def forward(ctx, kernel, sizes, asked, *given):

@@ -1,4 +1,4 @@
-"""From the graph of a step to values."""
+"""From the graph of a step to the values that it computes."""
 
 import operator
 from typing import Any
@@ -21,7 +21,7 @@ class Lowered(Builder):
     """The values of a traced step.
 
     `output`, `next_states`, `d_inputs`, `d_states` and `d_constants` (None where there is no gradient) are views or
-    tensors of one number.
+    tensors filled with a single number.
     """
 
     def __init__(self, trace: Trace):
@@ -93,9 +93,9 @@ def _name_of(node: fx.Node) -> str:
 
 
 def _before_rounding(nodes: list[fx.Node], states: list[fx.Node]) -> set[fx.Node]:
-    """What decides how a number is rounded or compared, at this step or a later one.
+    """The nodes that decide how a number is rounded or compared, at this step or a later one.
 
-    There the last bit counts, unless it differs anyway: behind a product with a matrix, or a function like exp.
+    For these, the last bit matters, unless it differs anyway: after a product with a matrix, or a function like exp.
     """
     next_states = dict(zip(states, nodes[-1].args[0][1:], strict=False))  # type: ignore[arg-type, index]
     left = [n for n in nodes if _name_of(n) in _ROUNDING or _makes_integers(n)]
@@ -113,7 +113,7 @@ def _makes_integers(node: fx.Node) -> bool:
 
 
 def _check_integers(node: fx.Node) -> None:
-    """Refuse what is different for integers, which a kernel carries as numbers of its own precision."""
+    """Refuse operations that differ for integers, which a kernel holds as floating-point numbers of its precision."""
     value, with_factor = node.meta.get("val"), node.kwargs.get("alpha", 1) not in (1, -1)
     if not (with_factor or _name_of(node).startswith(("bitwise", "mul", "pow"))) or not isinstance(value, Tensor):
         return

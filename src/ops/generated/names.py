@@ -1,4 +1,4 @@
-"""The names of values in generated sources."""
+"""The names of values in generated source code."""
 
 import re
 
@@ -6,17 +6,17 @@ from src.ops.generated.values import Value
 
 
 class Names:
-    """Gives every value a name of its own, made of the one in the step."""
+    """Gives every value a unique name, derived from its name in the step."""
 
     def __init__(self) -> None:
         self.names: dict[Value, str] = {}
 
     def name(self, value: Value) -> str:
-        """The name of a value's memory, which ends in an underscore: no keyword and nothing else here does."""
+        """The name of a value's memory, which ends in an underscore, as no keyword and no other name here does."""
         return self._named(value) + "_"
 
     def register(self, value: Value) -> str:
-        """The name of what is computed at once: one number of the value in C++, a block of it in Triton."""
+        """The name of what is computed at a time: one number of the value in C++, a block of numbers in Triton."""
         return self._named(value) + "_i"
 
     def _named(self, value: Value) -> str:

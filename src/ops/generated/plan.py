@@ -11,7 +11,7 @@ from src.ops.generated.lower import Lowered
 from src.ops.generated.values import Value, View, contiguous, extents, reached, whole
 
 FEW = 4
-"""Terms of a sum that is no more work than an elementwise operation."""
+"""Up to this many terms, a sum is no more work than an elementwise operation."""
 
 
 @dataclass
@@ -22,7 +22,7 @@ class WeightGradient:
     result: View
     """The gradient, in the shape of the constant, as a view of the matrix [M, N]."""
     terms: list[tuple[View, View]]
-    """Pairs of rows [K, M] and [K, N], each a value with rows of consecutive numbers."""
+    """Pairs of rows [K, M] and [K, N]; each row consists of consecutive numbers of a value."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -40,7 +40,7 @@ class Total:
 
 
 class Plan:
-    """The values of a step in the order and the places in which a kernel computes them."""
+    """The values of a step, with the order and the places in which a kernel computes them."""
 
     def __init__(self, lowered: Lowered):
         self.inputs, self.states = lowered.inputs, lowered.states
@@ -77,13 +77,13 @@ class Plan:
         self.backward.finish([*self.d_inputs, *self.d_states, *rows], {*written, *saved})
         needed = set(reached(own_gradients, saved))
         self.only_for_start = {value for value in reached(gradients, saved) if value not in needed}
-        """What the gradient of the initial state alone needs."""
+        """Values that are needed only for the gradient of the initial state."""
 
         in_history = [s in self.saved or n in self.saved for s, n in zip(self.states, self.next_states, strict=True)]
         self.history = [i for i, saved in enumerate(in_history) if saved]
-        """The states that are saved, step by step."""
+        """Indices of the states that are saved at every step."""
         self.per_step = [value for value in kept if value not in self.next_states]
-        """The other values that are saved, step by step."""
+        """The other values that are saved at every step."""
 
     @property
     def products(self) -> int:
@@ -135,10 +135,11 @@ class Product:
 
 
 class Pass:
-    """The work of one direction at one step, in order.
+    """The work of one pass, forward or backward, at one step, in order.
 
-    A value joins the first loop of its extents that comes after all it reads; within a loop it may read the number
-    that was computed just before, at the same place. Then what only one later loop reads at the same place moves there.
+    A value joins the first loop with the same extents that comes after everything it reads; within a loop, it may read
+    a number that was computed just before at the same place. Then a value that only one later loop reads, at the same
+    place, moves to that loop.
     """
 
     def __init__(self, order: list[Value], given: set[Value]):
@@ -146,9 +147,9 @@ class Pass:
         self.work: list[Loop | Product] = []
         self.place: dict[Value, int] = {}
         self.memory: dict[Value, None] = {}
-        """Values that need room, since they are read outside their own loop."""
+        """Values that need memory, such as those that are read outside their own loop."""
         self.inside: dict[Value, tuple[Value, int]] = {}
-        """Values that are computed in the place where a join wants them."""
+        """Values that are computed directly in their place in a join: the join, and the offset in it."""
         for value in order:
             if value not in given and not value.given:
                 self._put(value)
@@ -159,7 +160,7 @@ class Pass:
         return value not in self.given and not value.given
 
     def same_place(self, reader: Value, operand: View) -> bool:
-        """Whether a value of the same loop reads the number of the same place."""
+        """Whether a reader in the same loop reads an operand only at its own place."""
         read = operand.value
         return (
             read.kind == "map"
@@ -221,7 +222,7 @@ class Pass:
         self.place |= {value: number for number, work in enumerate(self.work) for value in work.values}
 
     def finish(self, results: list[Value], fixed: set[Value]) -> None:
-        """Find out what needs room; `fixed` values have a place of their own."""
+        """Determine which values need memory; `fixed` values have a place of their own."""
         self.memory = dict.fromkeys(results)
         values = [value for work in self.work for value in work.values]
         for value in values:
@@ -251,13 +252,13 @@ class Pass:
             return True
         if not self.computed(read) or reader.kind == "product":
             return False
-        if read.selects and not reader.selects:  # reads where the table says
+        if read.selects and not reader.selects:  # the reader looks it up in the table itself
             return read not in self.memory
         return read.scalar or (self.place[read] == self.place[reader] and self.same_place(reader, operand))
 
 
 def _own(lowered: Lowered, result: Operand, taken: set[Value]) -> Value:
-    """A value of its own for a result, in the order of its tensor."""
+    """A separate value for a result, with the numbers in the order of its tensor."""
     view = lowered.view(result)
     value = view.value
     if value.given or value in taken or not view.in_order():
@@ -281,7 +282,7 @@ def _gradients_of_constants(lowered: Lowered) -> tuple[list[WeightGradient], lis
 
 
 def _outer_terms(view: View) -> list[tuple[View, View]] | None:
-    """The products of rows of which a gradient is the sum; None if it is something else."""
+    """The factors of the products of rows that add up to a gradient; None if it is not of that form."""
     value = view.value
     if value.outer is not None:
         return [value.outer]
@@ -307,7 +308,7 @@ def _rows(factor: View, along: int) -> View:
 
 
 def _add_before_summing(roots: list[Value]) -> None:
-    """Turn Σ x ± Σ y, neither sum being read elsewhere, into Σ (x ± y)."""
+    """Turn Σ x ± Σ y into Σ (x ± y), if neither sum is read elsewhere."""
     order = reached(roots)
     uses = _uses(roots, order)
     for value in order:
@@ -341,7 +342,7 @@ def _uses(roots: list[Value], order: list[Value]) -> dict[Value, int]:
 
 
 def _start_products_from_sums(roots: list[Value]) -> None:
-    """Turn x + product, the product being read nowhere else, into a product that starts from x."""
+    """Turn x + product into a product that starts from x, if the product is read nowhere else."""
     order = reached(roots)
     uses = _uses(roots, order)
     for value in order:
@@ -362,10 +363,10 @@ def _start_products_from_sums(roots: list[Value]) -> None:
 
 
 def _to_save(known: list[Value], gradients: list[Value], states: list[Value], next_states: list[Value]) -> list[Value]:
-    """The cheapest values from which the backward pass can compute all it reads: a minimum cut.
+    """The cheapest set of values from which the backward pass can compute everything it reads: a minimum cut.
 
-    Sources are what a step starts from and what should not be computed again; sinks are what the backward pass reads.
-    The capacity of a value is the room it takes.
+    Sources are the values that a step starts from and those that should not be recomputed; sinks are the values that
+    the backward pass reads. The capacity of a value is the memory it takes.
     """
     of_step = set(known)
     readers = [value for value in reached(gradients) if value not in of_step]
@@ -376,8 +377,8 @@ def _to_save(known: list[Value], gradients: list[Value], states: list[Value], ne
     for value in known:
         if value.kind == "constant":
             continue
-        cost = 100 + 1000 * value.size // (2 if value.kind == "input" else 1)  # whole, so that nothing is rounded
-        if value in next_states or value in states:  # saved anyway, or nearly
+        cost = 100 + 1000 * value.size // (2 if value.kind == "input" else 1)  # an integer, so that nothing is rounded
+        if value in next_states or value in states:  # saved anyway, or nearly so
             cost //= 100
         movable = value.kind != "part" and not value.boolean
         graph.add_edge((value, "in"), (value, "out"), **({"capacity": cost} if movable else {}))
@@ -395,7 +396,7 @@ def _to_save(known: list[Value], gradients: list[Value], states: list[Value], ne
 
 
 def _costly(value: Value) -> bool:
-    """Whether a value should not be computed again; a sum of few numbers may be, such as that of two squares."""
+    """Whether a value should not be recomputed; a sum of few numbers may be, such as a sum of two squares."""
     if value.kind == "reduce":
         return value.table is not None or math.prod(value.loops) > FEW * value.size
     return value.kind in ("product", "join") or value.operation in COSTLY

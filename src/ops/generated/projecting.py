@@ -18,19 +18,19 @@ from src.ops.inputs import Inputs
 from src.specs import State
 
 LARGE = 2**19
-"""Bytes of projected inputs from which on they are computed step by step; measured, since new memory is slow."""
+"""Bytes of projected inputs from which they are computed step by step. Measured: fresh memory is slow."""
 FEW = 4
-"""Where P is less than this many times X, they are not: little room is saved, and one large product is faster."""
+"""If P is less than this many times X, they are not: little memory is saved, and a single large product is faster."""
 
 
 class Projecting(nn.Module):
-    """The recurrence of a core that takes the inputs themselves: its step projects one input, then does a step.
+    """The recurrence of a core on inputs before projection: each step projects one input, then runs the core's step.
 
-    Outside a kernel, the projected inputs [B, T, P] and their gradient are written and read once each. For pixels, one
-    feature of which becomes four hundred for an LSTM of 100 units, that costs more than the recurrence.
+    Outside a kernel, the projected inputs [B, T, P] and their gradient are each written and read once. For pixels,
+    where one feature becomes four hundred for an LSTM of 100 units, that costs more than the recurrence.
 
     Args:
-        core: the core, whose parameters these are.
+        core: the core, whose parameters are used.
     """
 
     def __init__(self, core: Any):
@@ -40,12 +40,12 @@ class Projecting(nn.Module):
 
     @property
     def kernel(self) -> str:
-        """The fastest form that may be used: that of the core."""
+        """The fastest form that may be used, as in the core."""
         return self.core.kernel
 
     @cached_property
     def num_projected(self) -> int:
-        """P."""
+        """P, the projected features of one input."""
         with torch.no_grad():
             x_X = next(self.core.parameters()).new_zeros(self.input_size)
             return sum(tensor.numel() for tensor in optree.tree_leaves(self.core.project(x_X)))
@@ -66,11 +66,11 @@ class Projecting(nn.Module):
     def forward(
         self, inputs: Inputs, state: State | None, return_state: bool, return_sequence: bool
     ) -> tuple[Tensor, State | None]:
-        """As the compute function of a `Form`."""
+        """Compute a sequence, like the `compute` of a `Form`."""
         return generated_form(self).compute(inputs, state, return_state, return_sequence)
 
     def forms(self) -> Iterable[Form]:
-        """Those of the core: where it is faster without a kernel, so it is here."""
+        """The forms of the core: where it is faster without a kernel, so is this recurrence."""
         return self.core.forms()
 
     def project(self, x: Tensor) -> Tensor:
@@ -78,11 +78,11 @@ class Projecting(nn.Module):
         return x
 
     def initial_state(self, batch_size: int) -> State:
-        """That of the core."""
+        """The initial state of the core."""
         return self.core.initial_state(batch_size)
 
     def step(self, x_BX: Tensor, state: State) -> tuple[Tensor, State]:
-        """A step of the core, from the input itself."""
+        """A step of the core, after projecting its input."""
         return self.core.step(self.core.project(x_BX), state)
 
     def scan(self, x_BTX: Tensor, state: State | None = None) -> tuple[Tensor, State]:

@@ -1,4 +1,4 @@
-"""What a step reads that is no setting of its modules: variables of its files, closures and classes."""
+"""What a step reads besides the settings of its modules: variables of its files, closures and classes."""
 
 import dis
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ _PACKAGE = __name__.rpartition(".")[0]
 
 
 class Reads:
-    """The places that the code of a step names, and that of its parts and of the functions that they name, and so on.
+    """The places named in the code of a step, of its parts, of the functions that these name, and so on.
 
-    Only data counts: what is defined in a file is part of its source. In Python and installed packages nothing is
-    expected to change.
+    Only data counts: functions and classes defined in a file are part of its source. In Python and installed packages,
+    nothing is expected to change.
     """
 
     def __init__(self, core: nn.Module):
         self.places: dict[tuple[int, str], tuple[Any, str]] = {}
-        """Classes, modules and cells of closures with their names, by identity and the attribute that is read."""
+        """Classes, modules and cells of closures with their names, by identity and by the attribute that is read."""
         self._attributes: set[str] = set()
         self._owners: list[Any] = []
-        """Classes and modules, of which any attribute that is named may be read."""
+        """Classes and modules; any attribute that the code names may be read from them."""
         self._seen: dict[int, Any] = {}
         self._modules = set(map(id, core.modules()))
         own, *parts = cast(Any, map(type, core.modules()))
@@ -41,23 +41,23 @@ class Reads:
             tried |= new
             for number, name in sorted(new):  # in the same order in every process
                 self._find(self._owners[number], name)
-        self._seen.clear()  # it may hold the core
+        self._seen.clear()  # it may keep the core alive
 
     def values(self) -> tuple:
-        """What is read now, as a part of a key."""
+        """What the places hold now, as part of a key."""
         return tuple([setting_of(_read(owner, name), {}) for (_, name), (owner, _) in self.places.items()])
 
     def named(self) -> Iterator[tuple[str, Any]]:
-        """What is read now, by name."""
+        """What the places hold now, by name."""
         for (_, name), (owner, where) in self.places.items():
             yield f"{where}.{name}", _read(owner, name)
 
     def leave_out(self, names: frozenset[str]) -> None:
-        """Forget places by what `named` calls them."""
+        """Drop the places that `named` calls by these names."""
         self.places = {at: place for at, place in self.places.items() if f"{place[1]}.{at[1]}" not in names}
 
     def _find(self, owner: Any, name: str) -> None:
-        """Note what is read of a module or class, or follow it."""
+        """Note what is read from a module or class, or follow it."""
         if isinstance(owner, dict):
             value, where = owner.get(name, _MISSING), owner.get("__name__")
         else:
@@ -107,12 +107,12 @@ class Reads:
             self._find(function.__globals__, name)
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             value = _read(cell, "cell_contents")
-            if self._modules.isdisjoint(map(id, leaves_of(value))):  # what refers to the core would keep it
+            if self._modules.isdisjoint(map(id, leaves_of(value))):  # a value that holds the core would keep it alive
                 self._note(cell, "cell_contents", value, f"{function.__qualname__}.{name}")
 
 
 def _is_fixed(module: str) -> bool:
-    """Whether what is in a module never changes."""
+    """Whether the contents of a module never change."""
     return is_installed(module) or module.startswith(_PACKAGE)
 
 
@@ -122,7 +122,7 @@ def _read(owner: Any, name: str) -> Any:
 
 @cache
 def _names_in(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
-    """The global variables that some code names, and the other names in it, those of attributes."""
+    """The global variables that some code names, and the other names in it, which are attributes."""
     variables = {each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "STORE_GLOBAL")}
     attributes = set(code.co_names) - variables
     for part in code.co_consts:

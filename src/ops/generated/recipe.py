@@ -1,8 +1,8 @@
-"""All that is needed to run a generated kernel, as data that can be kept on disk.
+"""Everything needed to run a generated kernel, as data that can be kept on disk.
 
-Tracing takes seconds, so that a recipe that has been checked is kept beside the compiled libraries. Its key holds the
-sizes and settings of the core, what its step reads elsewhere, and the content of every source file that is not part of
-Python or of an installed package: a step may call anything.
+Tracing takes seconds, so a recipe that has been checked is kept beside the compiled libraries. Its key covers the sizes
+and settings of the core, what its step reads elsewhere, and the content of every source file that the step may reach,
+except those of Python and of installed packages: a step may call anything.
 """
 
 import hashlib
@@ -34,9 +34,9 @@ class LoweringError(Exception):
     """A step for which no kernel can be generated; the message names the operation.
 
     Args:
-        line: of the file of the step where the operation is used; None where that is unknown.
-        lasting: whether there can be none in another process either.
-        sets: the attributes that the step changes, by name.
+        line: the line of the step's file in which the operation is used; None if it is unknown.
+        lasting: whether another process could not generate a kernel either.
+        sets: the names of the attributes that the step changes.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ def with_place(core: Any, reason: str, line: int | None) -> str:
 
 
 def _shared(core: nn.Module) -> tuple[int, ...]:
-    """Which parameters, buffers and variable settings are one tensor: each has the number of the first that it is.
+    """Which parameters, buffers and variable settings are one tensor: each gets the number of its first occurrence.
 
     A kernel reads a tensor by the first of its names.
     """
@@ -73,7 +73,7 @@ def _shared(core: nn.Module) -> tuple[int, ...]:
 
 
 def example(core: Any) -> tuple[Any, Any]:
-    """What `project` and `initial_state` give for one sequence."""
+    """What `project` and `initial_state` return for one sequence."""
     with torch.no_grad():
         parameter = next(core.parameters())
         return core.project(parameter.new_zeros(1, core.input_size)), core.initial_state(1)
@@ -81,7 +81,7 @@ def example(core: Any) -> tuple[Any, Any]:
 
 @dataclass
 class Gradient:
-    """The gradient of a constant: the matrix that the kernel writes, and how the constant lies in it."""
+    """The gradient of a constant: the shape that the kernel writes, and how the constant is laid out in it."""
 
     written: Sizes
     strides: Sizes
@@ -100,14 +100,14 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Offsets:
-    """A table of offsets, which torch makes of constant indices: where an indexed view finds its numbers."""
+    """A table of offsets, which torch computes from constant indices: where an indexed view finds its numbers."""
 
     size: int
-    """Of the value that is looked at."""
+    """The size of the value that is viewed."""
     layout: tuple[int, Sizes, Sizes]
     """Offset, strides and shape of the view that is indexed."""
     indices: tuple[tuple[int, int, Sizes, Sizes] | None, ...]
-    """For each dimension the number of the constant, its offset, strides and shape; None for all of the dimension."""
+    """For each dimension, the number of the constant, its offset, strides and shape; None for the whole dimension."""
 
     def of(self, constants: list[Tensor]) -> Tensor:
         """The table, from the values of the constants."""
@@ -134,13 +134,13 @@ class Packed:
 
 @dataclass(frozen=True)
 class Record:
-    """The K rows of a step that are a factor of the gradient of a matrix, and where they are."""
+    """The K rows of a step that are a factor of the gradient of a matrix, and where they are stored."""
 
     array: str
     """"d_inputs", "saved" or "records"."""
     number: int
     size: int
-    """Numbers of the array at a step."""
+    """How many numbers the array has per step."""
     offset: int
     shape: Sizes
     strides: Sizes
@@ -148,20 +148,20 @@ class Record:
 
 @dataclass(frozen=True)
 class GpuLayout:
-    """What the kernels of a GPU are called with."""
+    """What the kernels for a GPU are called with."""
 
     matrices: tuple[list[Packed], list[Packed]]
-    """Of the forward pass, then of the backward pass; as the next."""
+    """The matrices of the forward pass, then of the backward pass; `scratch` has the same order."""
     scratch: tuple[int, int]
-    """Numbers of memory within a step."""
+    """How many numbers of scratch memory a step needs."""
     history: list[int]
-    """The states that are kept, step by step."""
+    """Indices of the states that are kept at every step."""
     records: list[int]
     """Sizes of the values whose rows are kept."""
     terms: list[tuple[int, list[tuple[Record, Record]]]]
-    """For each constant that is a matrix, the factors of which its gradient is the sum of products."""
+    """For each constant that is a matrix, its number, and pairs of factors whose products add up to its gradient."""
     sums: list[tuple[int, int]]
-    """For each constant whose gradient is a plain sum, its size."""
+    """For each constant whose gradient is a plain sum, its number and its size."""
     num_warps: int
 
 
@@ -170,40 +170,40 @@ class Recipe:
     """A kernel before it is compiled."""
 
     refused: str | None = None
-    """Why there is none; the file of the step is not named, since it may be moved while the recipe is kept."""
+    """Why there is no kernel; the step's file is not named, since it may be moved while the recipe is kept."""
     line: int | None = None
-    """Of that file."""
+    """The line in that file."""
     source: str = ""
     sizes: list[int] = field(default_factory=list)
     numbers: list[float] = field(default_factory=list)
     inputs: list[Sizes] = field(default_factory=list)
-    """Shapes of the inputs and states of one sequence, then the size of its output."""
+    """Shapes of the inputs of one sequence; `states` has those of its states, and `output` the size of its output."""
     states: list[Sizes] = field(default_factory=list)
     output: int = 0
     starts_at_zero: bool = True
-    """Whether the initial state is always zero, and no parameter."""
+    """Whether the initial state is always zero rather than, for example, a parameter."""
     history: int = 0
-    """How many numbers of the states are saved at every step, then how many others."""
+    """How many numbers of the states are saved at every step; `saved` counts the other numbers."""
     saved: int = 0
     products: int = 0
     """Multiplications by weights in a step."""
     shapes: list[Sizes] = field(default_factory=list)
-    """Of the constants."""
+    """Shapes of the constants."""
     constants: list[str] = field(default_factory=list)
     """Names of parameters, buffers, variable settings and results of the prelude."""
     prelude: list[Instruction] = field(default_factory=list)
     tables: list[Offsets] = field(default_factory=list)
     gradients: list[Gradient | None] = field(default_factory=list)
-    """Of the constants; None for those without one."""
+    """The gradients of the constants; None for those without one."""
     gpu: GpuLayout | None = None
-    """None for a kernel of the CPU."""
+    """None for a kernel on the CPU."""
 
 
 RECIPE: Any = TypeAdapter(Recipe)
 
 
 def compute_constants(recipe: Recipe, tensors: list[Tensor]) -> list[Tensor]:
-    """The constants of a core whose `tensors_of` are given."""
+    """Compute the constants of a core from its `tensors_of`."""
     results: dict[str, Any] = {str(number): tensor for number, tensor in enumerate(tensors)}
     device = tensors[0].device
 
@@ -227,7 +227,7 @@ def compute_constants(recipe: Recipe, tensors: list[Tensor]) -> list[Tensor]:
 
 
 def stored(core: nn.Module, dtype: torch.dtype, on: str) -> Recipe | None:
-    """The recipe for a CPU or GPU that is kept on disk; None if there is none, or a damaged one."""
+    """The recipe for a "cpu" or "gpu" that is kept on disk; None if there is none or it is damaged."""
     key = _key(core, dtype, on)
     if key is None:
         return None
@@ -241,7 +241,7 @@ def stored(core: nn.Module, dtype: torch.dtype, on: str) -> Recipe | None:
 
 
 def store(core: nn.Module, dtype: torch.dtype, on: str, recipe: Recipe) -> None:
-    """Keep a recipe on disk, if its core is made of nothing but plain settings."""
+    """Keep a recipe on disk, if its core has nothing but plain settings."""
     key = _key(core, dtype, on)
     if key is None:
         return
@@ -255,17 +255,17 @@ def store(core: nn.Module, dtype: torch.dtype, on: str, recipe: Recipe) -> None:
 
 
 def recipe_folder(on: str) -> Path:
-    """Where recipes are kept; those for a GPU need no compiler of C++."""
+    """Where recipes are kept; those for a GPU do not need a C++ compiler."""
     return build.cache_root() / "fastweights_triton" if on == "gpu" else build.cache_folder() / "recipes"
 
 
 def _key(core: nn.Module, dtype: torch.dtype, on: str) -> str | None:
-    """A hash of all that a recipe depends on; None if something has no written form."""
+    """A hash of everything that a recipe depends on; None if part of that has no written form."""
     parts = [torch.__version__, str(dtype), on]
     try:
         parts.append(_sources(core))
         for name, module in core.named_modules():
-            if "<" in type(module).__qualname__:  # a class made in a function, whose variables it may use
+            if "<" in type(module).__qualname__:  # a class defined in a function, whose variables it may use
                 raise ValueError(type(module))
             parts.append(f"{name}: {type(module).__module__}.{type(module).__qualname__}")
             no_settings = OF_ALL_CORES if module is core else OF_ALL_MODULES
@@ -294,9 +294,9 @@ def _settings(value: Any) -> str:
 
 
 def _sources(core: nn.Module) -> str:
-    """A hash of the sources of this package, and of all that a step may call but Python and installed packages.
+    """A hash of the sources of this package and of everything a step may call, except Python and installed packages.
 
-    The latter are the modules of its classes, the modules whose names or members they know, and so on.
+    These are the modules of its classes, the modules whose names or members those contain, and so on.
     """
     left = {type(module).__module__ for module in core.modules()}
     files = {str(path): path.read_bytes() for path in Path(__file__).parent.glob("*.py")}

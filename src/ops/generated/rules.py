@@ -1,4 +1,4 @@
-"""What each operation of a graph is made of."""
+"""Rules that lower each operation of a graph to values."""
 
 from collections.abc import Callable
 from typing import Any

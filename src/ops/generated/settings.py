@@ -1,4 +1,4 @@
-"""What the kernel of a core depends on but its code: the settings of its modules, and what its step reads elsewhere."""
+"""What the kernel of a core depends on besides code: the settings of its modules, and what its step reads elsewhere."""
 
 import copy
 import re
@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 functorch: Any = torch._C._functorch
 OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"training"} | {"_apply"}
-"""Attributes of a module that are no settings of it; training replaces `_apply`."""
+"""Attributes of a module that are not settings, including `_apply`, which training replaces."""
 OF_ALL_CORES = OF_ALL_MODULES | {"kernel"}
-"""The same for the core itself, whose choice among its forms is no setting of its step."""
+"""The same for the core itself, whose choice among its forms is not a setting of its step."""
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 PLAIN = frozenset((bool, int, float, str, NoneType))
 _FUNCTIONS = frozenset((BuiltinFunctionType, FunctionType))
@@ -40,20 +40,20 @@ UNCHANGING = (
     complex, str, bytes, range, slice, Enum, PurePath, re.Pattern, np.generic, np.dtype, torch.dtype, torch.device,
     torch.layout, torch.memory_format, torch._ops.OpOverload, torch._ops.OpOverloadPacket,
 )  # fmt: skip
-"""Types of objects that count as themselves."""
+"""Types of objects that are assumed not to change, so that it is enough to compare their identity."""
 COMPARED = 4096
-"""Numbers of a tensor or array up to which it is compared at every call."""
+"""Up to this many numbers, a tensor or array is compared at every call."""
 
 
 def is_variable(value: Any) -> bool:
-    """Whether a setting is a number in a tensor."""
+    """Whether a setting is a single floating-point number in a tensor."""
     return isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()
 
 
 def variable_settings(core: nn.Module) -> dict[str, Tensor]:
     """Settings that are numbers in tensors, such as a decay in which the runs of a population differ, by name.
 
-    A kernel reads them when it is called; any other setting is fixed in it.
+    A kernel reads them when it is called; any other setting is compiled into it.
     """
     return {name: value for name, value in named_settings(core) if is_variable(value)}
 
@@ -64,7 +64,7 @@ def tensors_of(core: nn.Module) -> dict[str, Tensor]:
 
 
 def named_settings(core: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The attributes of its modules that are settings, by name."""
+    """The attributes of the modules of a core that are settings, by name."""
     for name, module in core.named_modules():
         for key, value in vars(module).items():
             if key not in OF_ALL_MODULES:
@@ -72,10 +72,11 @@ def named_settings(core: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def key_of(core: nn.Module, without: frozenset[str] = frozenset()) -> tuple:
-    """What the modules of a core are, and what they are set to but for some settings.
+    """A key for the modules of a core and their settings, except those in `without`.
 
-    A parameter, buffer or variable setting goes by its number, one for each by its identity: a kernel reads one of
-    several names by the first. It is made at every call, and flat because tuples within it would take time.
+    A parameter, buffer or variable setting is represented by a number that stands for its identity, since a kernel
+    reads a tensor with several names by the first. The key is built at every call, and is flat because nested tuples
+    would take time.
     """
     key: list[Any] = []
     numbers: dict[int, int] = {}
@@ -100,19 +101,19 @@ def key_of(core: nn.Module, without: frozenset[str] = frozenset()) -> tuple:
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether something is called before or after a module or its backward pass."""
+    """Whether a module has hooks before or after its forward or backward pass."""
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
 
 
 def has_hooked_parts(core: nn.Module) -> bool:
-    """Whether a part of a core is hooked; the core itself is not called step by step."""
+    """Whether a part of a core has hooks; those of the core itself do not matter: it is not called step by step."""
     return any(is_hooked(part) for part in core.modules() if part is not core)
 
 
 def setting_of(value: Any, numbers: dict[int, int], may_vary: bool = False) -> Any:
-    """A value as part of a key: by its content where that is known, by its identity otherwise."""
+    """A value as part of a key: its content where that is known, otherwise its identity."""
     kind = type(value)
     if kind in PLAIN:
         return value
@@ -126,7 +127,7 @@ def setting_of(value: Any, numbers: dict[int, int], may_vary: bool = False) -> A
         return _Itself(value), value.shape, value.dtype, value.tobytes() if value.size <= COMPARED else None
     if (inside := inside_of(value)) is None:
         return _Itself(value)
-    if id(value) in numbers:  # it holds itself
+    if id(value) in numbers:  # it contains itself
         return kind, numbers[id(value)]
     numbers[id(value)] = len(numbers)
     parts = [part if type(part) in PLAIN else setting_of(part, numbers) for part in inside]
@@ -134,14 +135,14 @@ def setting_of(value: Any, numbers: dict[int, int], may_vary: bool = False) -> A
 
 
 def _numbers_in(tensor: Tensor) -> Any:
-    """What changes with the numbers of a tensor; that of a large one does not, if it is written to by `data`."""
+    """Something that changes with the numbers of a tensor; for a large one, it misses writes through `data`."""
     if tensor.device.type == "cpu" and tensor.layout == torch.strided and tensor.numel() <= COMPARED:
         return tensor.dtype, tensor.shape, tensor.detach().reshape(-1).view(torch.uint8).numpy().tobytes()
     return None if tensor.is_inference() else tensor._version
 
 
 def inside_of(value: Any) -> Any:
-    """The values of which another is made; None if it is not known to be made of any."""
+    """The values that another one contains; None if it is not known to contain any."""
     if isinstance(value, dict):
         return *value, *value.values()
     if isinstance(value, _LISTS):
@@ -156,7 +157,7 @@ def inside_of(value: Any) -> Any:
 
 @cache
 def _is_open(kind: type) -> bool:
-    """Whether all that objects of a class know is in their attributes: if it and its bases are written in Python."""
+    """Whether objects of a class keep everything in attributes: true if it and its bases are written in Python."""
     if kind is SimpleNamespace:
         return True
     if issubclass(kind, nn.Module | type | Enum) or not kind.__dictoffset__:
@@ -177,7 +178,7 @@ def is_installed(name: str) -> bool:
 
 
 def leaves_of(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
-    """What a value is made of in the end, but for numbers and words."""
+    """The innermost values that a value contains, except plain numbers, strings and None."""
     seen = set() if seen is None else seen
     if type(value) in PLAIN or id(value) in seen:
         return
@@ -191,7 +192,7 @@ def leaves_of(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
 
 
 def copied(core: nn.Module, device: torch.device) -> nn.Module:
-    """A core with weights and settings of its own on a device; of mapped ones, those of the first member."""
+    """A copy of a core with its own weights and settings on a device; of mapped tensors, it gets the first member."""
     parameters, memo = dict(core.named_parameters()), {}
     for name, tensor in tensors_of(core).items():
         one = tensor
@@ -207,13 +208,13 @@ def copied(core: nn.Module, device: torch.device) -> nn.Module:
 
 
 class _Itself:
-    """An object that equals no other, not even one that lies at its place once it is gone."""
+    """An object that equals no other, not even one that is at its address once it is gone."""
 
     def __init__(self, value: Any):
         self.number = id(value)
         try:
             self.value: Callable[[], Any] = ref(value)
-        except TypeError:  # an object that cannot be referred to weakly is kept
+        except TypeError:  # an object without weak references is kept alive
             self.value = lambda: value
 
     def __hash__(self) -> int:

@@ -1,7 +1,7 @@
 """From the `step` of a core to a graph of one step and its derivative.
 
-One sequence is traced, a batch of one: every size is then that of a sequence, no operation has to be asked what it
-does with the batch, and a sum over the batch becomes the kernel's sum over its lanes.
+A single sequence is traced, as a batch of one: all sizes are then those of a sequence, no operation has to be asked
+what it does with the batch, and a sum over the batch becomes the kernel's sum over its lanes.
 """
 
 import pickle
@@ -48,7 +48,7 @@ UNCHANGED = {aten.alias, aten.detach, aten.clone, aten.lift_fresh, aten.lift_fre
 
 
 class Trace(NamedTuple):
-    """One step of one sequence; states of integers or conditions are numbers in it, as in a kernel.
+    """One step of one sequence; in it, as in a kernel, states of integers or booleans are floating-point numbers.
 
     `joint` maps (inputs, states, constants, gradient of the output, gradients of the next states) to (output, next
     states, gradients of inputs, states and differentiable constants, named intermediate values).
@@ -56,20 +56,20 @@ class Trace(NamedTuple):
 
     joint: fx.GraphModule
     prelude: fx.GraphModule
-    """From parameters, buffers and variable settings to the constants: what does not depend on the sequence is computed
-    once, by torch."""
+    """From parameters, buffers and variable settings to the constants: torch computes once what does not depend on the
+    sequence."""
     inputs: list[Tensor]
     states: list[Tensor]
     constants: list[Tensor]
     constant_names: list[str]
     differentiable: list[int]
-    """Numbers of the constants that have a gradient; tables of indices have none, nor what is made of settings."""
+    """Numbers of the constants that have a gradient: no indices, and nothing that is computed from settings alone."""
     names: list[str]
     """The variables of `step` that hold the named intermediate values."""
 
 
 class _Step(nn.Module):
-    """`step` as the forward pass of a module, whose parameters can then be exchanged."""
+    """`step` as the forward pass of a module, so that its parameters can be replaced."""
 
     def __init__(self, core: Any):
         super().__init__()
@@ -83,7 +83,7 @@ def trace(core: Any) -> Trace:
     """Trace the step of a core.
 
     Raises:
-        LoweringError: the step cannot be traced, because it decides by the values of tensors, for example.
+        LoweringError: the step cannot be traced, for example because its control flow depends on the values of tensors.
     """
     reads = Reads(core)
     values = [*named_settings(core), *reads.named()]
@@ -101,7 +101,7 @@ def trace(core: Any) -> Trace:
     kinds = [state.dtype for state in states]
     if any(kind.is_complex for kind in kinds):
         raise LoweringError("a complex state")
-    inputs = [tensor.clone() for tensor in inputs]  # one tensor in two places would be taken for one argument
+    inputs = [tensor.clone() for tensor in inputs]  # a tensor in two places would be taken for a single argument
     states = [(state if state.is_floating_point() else state.to(inputs[0].dtype)).clone() for state in states]
     module, given = _Step(core), {f"core.{name}": t.detach() for name, t in tensors_of(core).items()}
     variables: list[str] = []
@@ -163,7 +163,7 @@ def trace(core: Any) -> Trace:
 
 
 def _refuse_what_may_change(core: nn.Module, named: list[tuple[str, Any]]) -> None:
-    """Refuse a core with hooks, or with values of which a change would not be seen."""
+    """Refuse a core with hooks, or with values whose changes would not be noticed."""
     own, *parts = core.modules()
     if has_hooked_parts(core):
         raise LoweringError("a part with hooks, which a kernel would not call", lasting=False)
@@ -185,7 +185,7 @@ def _refuse_gradients(named: list[tuple[str, Any]]) -> None:
 
 
 class _Around:
-    """What is around a step before it is traced, so that what it changes is found."""
+    """The surroundings of a step before it is traced, to find out what it changes there."""
 
     def __init__(self, core: nn.Module, reads: Reads):
         self.core, self.reads = core, reads
@@ -193,14 +193,14 @@ class _Around:
         self.random, self.numpy = random.getstate(), np.random.get_state(legacy=False)
 
     def _values(self) -> Iterator[tuple[tuple[int, str], Any]]:
-        """All values by number and name, since two closures may have one name."""
+        """All values, by number and name, since two closures may have the same name."""
         for name, value in named_settings(self.core):
             yield (0, name), value
         for number, (name, value) in enumerate(self.reads.named(), 1):
             yield (number, name), value
 
     def changed(self) -> set[str]:
-        """The names of what has another value now."""
+        """The names of what has a different value now."""
         names = set()
         for place, value in self._values():
             before, setting = self.before.get(place, (self, None))
@@ -209,7 +209,7 @@ class _Around:
         return names
 
     def was_by_chance(self) -> bool:
-        """Whether numbers were drawn from Python's generator or NumPy's, which are put back."""
+        """Whether random numbers were drawn from Python's generator or NumPy's; resets both to their earlier states."""
         now = random.getstate(), pickle.dumps(np.random.get_state(legacy=False))
         random.setstate(self.random)
         np.random.set_state(self.numpy)
@@ -217,14 +217,14 @@ class _Around:
 
 
 def _written_to(graph: fx.Graph, num_sequence: int, names: list[str]) -> list[str]:
-    """The parameters, buffers and variable settings whose numbers are changed in a graph."""
+    """The parameters, buffers and variable settings that a graph writes to."""
     given = dict(zip([node for node in graph.nodes if node.op == "placeholder"][num_sequence:], names, strict=True))
     copies = graph.find_nodes(op="call_function", target=aten.copy_.default)
     return [given[node.args[0]].removeprefix("core.") for node in copies if node.args[0] in given]
 
 
 class _NoGradients(TorchFunctionMode):
-    """Refuses what a step says of gradients but `detach`: the derivative is that of what it computes."""
+    """Refuses whatever a step does about gradients, except `detach`: a kernel differentiates what the step computes."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if (function is torch._C._set_grad_enabled and not args[0]) or torch.is_inference_mode_enabled():
@@ -237,7 +237,7 @@ class _NoGradients(TorchFunctionMode):
 
 
 def _differentiable(prelude: fx.GraphModule, fixed: list[bool], constants: list[Tensor]) -> list[int]:
-    """The constants that have a gradient; `fixed` says which arguments of the prelude have none."""
+    """The numbers of the constants that have a gradient; `fixed` says which arguments of the prelude have none."""
     *nodes, output = prelude.graph.nodes
     arguments = [node for node in nodes if node.op == "placeholder"]
     without = {node for node, is_fixed in zip(arguments, fixed, strict=True) if is_fixed}
@@ -250,7 +250,7 @@ def _differentiable(prelude: fx.GraphModule, fixed: list[bool], constants: list[
 
 @contextmanager
 def _local_variables_of(function: Callable) -> Iterator[dict[str, Any]]:
-    """The local variables of a function at its end, each by its name."""
+    """The local variables of a function when it returns, by name."""
     found: dict[str, Any] = {}
 
     def at_return(frame: FrameType, event: str, _: Any) -> None:
@@ -258,7 +258,7 @@ def _local_variables_of(function: Callable) -> Iterator[dict[str, Any]]:
             found.update(frame.f_locals)
 
     before = sys.getprofile()
-    if before is not None and not callable(before):  # one that is not written in Python cannot be put back
+    if before is not None and not callable(before):  # one that is not written in Python cannot be restored
         yield found
         return
     sys.setprofile(at_return)
@@ -276,14 +276,14 @@ def _line_in(function: Callable, trace: TracebackType | None) -> int | None:
 
 
 def is_view(node: fx.Node) -> bool:
-    """Whether a node only looks at its argument in another shape."""
+    """Whether a node only views its argument, possibly in another shape."""
     return node.op == "call_function" and getattr(node.target, "overloadpacket", None) in VIEWS | UNCHANGED
 
 
 def _multiply_by_inverse_roots(graph: fx.Graph, num_results: int) -> None:
-    """Turn x / sqrt(y) into x * rsqrt(y), with which neither pass divides; not if the root is read elsewhere."""
+    """Turn x / sqrt(y) into x * rsqrt(y), so that neither pass divides, unless the root is read elsewhere."""
     output = graph.output_node()
-    results = cast(Any, output.args[0])[:num_results]  # after them come named values, which need not be computed
+    results = cast(Any, output.args[0])[:num_results]  # the named values after them need not be computed
     for root in graph.find_nodes(op="call_function", target=aten.sqrt.default):
         users = [user for user in root.users if user is not output or root in results]
         if users and all(user.target is aten.div.Tensor and user.args[0] is not root for user in users):
@@ -339,10 +339,10 @@ def _split(graph: fx.GraphModule, num_sequence: int) -> tuple[fx.GraphModule, fx
 
 
 def _graph_of(function: Callable, tensors: list[Tensor], decompositions: dict) -> fx.GraphModule:
-    """The graph of a function without mutations.
+    """The graph of a function, with mutations removed.
 
-    In a context with a mode for fake tensors `make_fx` describes every value with that one. Otherwise it makes one for
-    each, with a trace of the stack, which takes a third of the time.
+    If a fake tensor mode is active, `make_fx` uses it for every value. Otherwise it creates one for each value, with a
+    stack trace, which takes a third of the time.
     """
     with tracing(TracingContext(FakeTensorMode())):
         return make_fx(functionalize(function), decompositions)(*tensors)
@@ -351,7 +351,7 @@ def _graph_of(function: Callable, tensors: list[Tensor], decompositions: dict) -
 def _with_derivative(
     body: fx.GraphModule, inputs: list[Tensor], states: list[Tensor], constants: list[Tensor], free: list[int]
 ) -> fx.GraphModule:
-    """The graph of a step followed by its vector-Jacobian product; `free` are the constants that have a gradient."""
+    """The graph of a step followed by its vector-Jacobian product; `free`: numbers of the constants with a gradient."""
     num_sequence, num_results = len(inputs) + len(states), 1 + len(states)
 
     def joint(*flat: Tensor) -> list[Tensor]:

@@ -1,7 +1,7 @@
-"""A loop of a plan as a block of Triton.
+"""A loop of a plan as a Triton block.
 
-Each extent is rounded up to a power of two and masked. Where the block would be too large, the outermost dimensions are
-done piece by piece.
+Each extent is rounded up to a power of two and masked. If the block would be too large, the outermost dimensions are
+processed piece by piece.
 """
 
 import math
@@ -21,9 +21,9 @@ class Block:
     """The lines of one loop.
 
     Args:
-        writer: of the kernel.
-        loop: what is computed.
-        work: the pass that it is a part of.
+        writer: the writer of the kernel.
+        loop: the loop to write.
+        work: the pass to which the loop belongs.
     """
 
     def __init__(self, writer: Lines, loop: Loop, work: Pass):
@@ -40,7 +40,7 @@ class Block:
         self.after: list[str] = []
 
     def index(self, dim: int) -> str:
-        """The name of an index."""
+        """The name of the index along a dimension."""
         return f"i{dim}_{self.unit}"
 
     def lines(self) -> Iterator[str]:
@@ -51,7 +51,7 @@ class Block:
             return
         yield from self.before
         level, depth = 0, len(self.tiles)
-        for dim in sorted(range(depth), key=lambda dim: self.tiled[dim]):  # what is done at once, outside of all pieces
+        for dim in sorted(range(depth), key=lambda dim: self.tiled[dim]):  # dimensions without pieces come first
             index, around = self.index(dim), ", ".join(":" if d == dim else "None" for d in range(depth))
             arange = f"tl.arange(0, {self.tiles[dim]})" + (f"[{around}]" if depth > 1 else "")
             if self.tiled[dim]:
@@ -63,7 +63,7 @@ class Block:
         yield from self.after
 
     def at(self, offset: int, strides: tuple[int, ...]) -> str:
-        """The place of numbers."""
+        """The offsets of numbers in memory."""
         terms = [str(offset)] if offset else []
         for dim, stride in enumerate(strides):
             if stride:
@@ -71,13 +71,13 @@ class Block:
         return " + ".join(terms) or "0"
 
     def mask(self, strides: tuple[int, ...]) -> str:
-        """Which places along these dimensions exist; empty if all do."""
+        """The condition for places along these dimensions to exist; empty if all do."""
         sizes = zip(strides, self.tiles, self.loop.extents, strict=True)
         inside = [f"({self.index(d)} < {size})" for d, (s, tile, size) in enumerate(sizes) if s and size % tile]
         return " & ".join(inside)
 
     def read(self, value: Value, operand: View | float) -> str:
-        """An operand of a value."""
+        """The expression for an operand of a value."""
         writer, work = self.writer, self.work
         if not isinstance(operand, View):
             return writer.number(operand)
@@ -97,17 +97,17 @@ class Block:
         return self.load(own, self.at(operand.offset, along), along)
 
     def load(self, value: Value, place: str, strides: tuple[int, ...]) -> str:
-        """Read numbers from memory."""
+        """The expression that reads numbers from memory."""
         index = next((self.index(dim) for dim, stride in enumerate(strides) if stride), "")
         return self.writer.load(value, place, self.mask(strides), index)
 
     def store(self, name: str, place: str, number: str, strides: tuple[int, ...]) -> str:
-        """Write numbers to memory."""
+        """The statement that writes numbers to memory."""
         mask = self.mask(strides)
         return f"tl.store({name} + {place}, {number}" + (f", mask={mask})" if mask else ")")
 
     def statement(self, value: Value) -> None:
-        """What one value adds."""
+        """Add the lines of one value."""
         writer, work = self.writer, self.work
         if value.selects and value not in work.memory:
             return
@@ -135,7 +135,7 @@ class Block:
             self.reduction(value, " * ".join(read))
 
     def reduction(self, value: Value, term: str) -> None:
-        """A sum, maximum or minimum over some of the dimensions."""
+        """Add the lines of a sum, maximum or minimum over some of the dimensions."""
         writer, number = self.writer, self.writer.register(value)
         start, reduced, joined = _STARTS[value.operation], _REDUCED[value.operation], _JOINED[value.operation]
         summed = [dim for dim, stride in enumerate(value.strides) if stride == 0]
@@ -175,7 +175,10 @@ class Block:
             self.body += ["tl.debug_barrier()", stored]
 
     def scatter(self, value: Value, term: str) -> None:
-        """A sum at the places of a table: the terms are written to memory, then added up place by place, in order."""
+        """Add the lines of a sum at the indices of a table.
+
+        The terms are written to memory, then added up index by index, in order.
+        """
         writer, number = self.writer, self.writer.register(value)
         assert value.table is not None
         terms = writer.terms.setdefault(value, f"{number}_terms_")

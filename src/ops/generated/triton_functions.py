@@ -1,6 +1,6 @@
 """Elementwise operations of generated Triton kernels that Triton lacks, or whose treatment of nan differs from torch's.
 
-They are as accurate as those of the CPU's kernels, near zero too.
+They are as accurate as those in the CPU kernels, also near zero.
 """
 
 import triton
@@ -57,7 +57,7 @@ def log_of_1_plus(x):
 
 @triton.jit
 def hyperbolic_tangent(x):
-    """Tanh x = e / (e + 2) with e = e^2x - 1."""
+    """The hyperbolic tangent: for x >= 0, e / (e + 2) with e = exp(2x) - 1."""
     e = exp_minus_1(2.0 * tl.minimum(tl.abs(x), 20.0))
     size = e / (e + 2.0)
     return tl.where(x != x, x, tl.where(x < 0.0, -size, size))
@@ -65,7 +65,7 @@ def hyperbolic_tangent(x):
 
 @triton.jit
 def power(x, exponent):
-    """x to the power of a number that is not 0."""
+    """The power x^exponent, for an exponent other than 0."""
     size = tl.exp(exponent * tl.log(tl.abs(x)))
     whole = tl.floor(exponent) == exponent
     odd = tl.floor(exponent / 2.0) * 2.0 != exponent
@@ -75,13 +75,13 @@ def power(x, exponent):
 
 @triton.jit
 def truncated(x):
-    """The whole number next to x towards 0."""
+    """The number, rounded towards 0."""
     return tl.where(x < 0.0, tl.ceil(x), tl.floor(x))
 
 
 @triton.jit
 def nearest(x):
-    """The nearest whole number, of two the even one."""
+    """The nearest integer; the even one if there are two."""
     below = tl.floor(x)
     rest = x - below
     odd = tl.floor(below / 2.0) * 2.0 != below
@@ -90,12 +90,12 @@ def nearest(x):
 
 @triton.jit
 def quotient(a, b):
-    """A division that is rounded as IEEE 754 has it, which / is not in single precision."""
+    """A division rounded as IEEE 754 requires, which / is not in single precision."""
     return tl.div_rn(a, b) if a.dtype == tl.float32 else a / b
 
 
 @triton.jit
 def remainder(a, b):
-    """What division leaves, with the sign of the divisor."""
+    """The remainder of a division, with the sign of the divisor."""
     rest = a % b
     return tl.where((rest != 0.0) & ((rest < 0.0) != (b < 0.0)), rest + b, rest)

@@ -24,7 +24,7 @@ from src.utils.files import write_whole
 
 @cache
 def _module(source: str) -> ModuleType:
-    """A source as a module; Triton reads it from a file."""
+    """Import a source as a module, from a file because Triton reads the source there."""
     name = f"step_{hashlib.sha256(source.encode()).hexdigest()[:24]}"
     path = recipe_folder("gpu") / f"{name}.py"
     if not path.is_file() or path.read_text() != source:
@@ -39,11 +39,11 @@ def _module(source: str) -> ModuleType:
 
 
 class TritonKernel(Kernel):
-    """A step of a core on a GPU."""
+    """The compiled step of a core on a GPU."""
 
     def load(self) -> None:
         """Import the kernels; Triton compiles them when they are first called."""
-        if self.has_integers:  # whether they are still exact could only be seen by waiting for the GPU
+        if self.has_integers:  # checking that they are still exact would mean waiting for the GPU
             raise LoweringError("a state of integers, which the kernel for a GPU does not carry")
         module = _module(self.recipe.source)
         self.forward, self.backward = module.forward_kernel, module.backward_kernel
@@ -81,7 +81,7 @@ class TritonKernel(Kernel):
         return tuple(zero if state is None else state for state, zero in zip(states, zeros, strict=True))
 
     def made_of(self, constants: list[Tensor]) -> list[Tensor]:
-        """As `Kernel.made_of`, every time, since constants may be mapped by `torch.func.vmap`."""
+        """As `Kernel.made_of`, but built at every call, since constants may be mapped by `torch.func.vmap`."""
         return [table.of(constants) for table in self.recipe.tables]
 
     def pack(self, constants: list[Tensor], direction: int) -> list[Tensor]:
@@ -95,21 +95,21 @@ class TritonKernel(Kernel):
         return [packed(one) for one in self.layout.matrices[direction]]
 
     def settings(self, initial: list[Tensor | None], return_sequence: bool, direction: int) -> dict[str, Any]:
-        """What the compiler has to know."""
+        """What the compiler needs to know."""
         settings = {"STARTS": len(initial) > 0 and None not in initial, "RETURN_SEQUENCE": return_sequence}
         layout = {"SCRATCH": self.layout.scratch[direction], "num_warps": self.layout.num_warps}
         return settings | layout | {"enable_fp_fusion": True}
 
 
 class _Recurrence(Function):
-    """A kernel over whole sequences; every tensor has a leading dimension of members, None stands for what is absent.
+    """A kernel on whole sequences; every tensor has a leading dimension of members, and None stands for an absent one.
 
-    Under `torch.func.vmap` the mapped dimension becomes one of members.
+    Under `torch.func.vmap`, the mapped dimension is merged into that of the members.
     """
 
     @staticmethod
     def forward(kernel, asked, ids, resets, *given):
-        """The outputs [P, B, T, H] or the last one [P, B, H], the last states, then what the backward pass needs."""
+        """The outputs [P, B, T, H] or the last one [P, B, H], the last states, and what the backward pass needs."""
         (time, return_sequence, save), recipe, layout = asked, kernel.recipe, kernel.layout
         ids, resets, *tensors = shared.contiguous(ids, resets, *given)
         tables, constants, initial, restart = kernel.parts(tensors)
@@ -130,7 +130,7 @@ class _Recurrence(Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        """What the backward pass reads."""
+        """Save what the backward pass reads."""
         kernel, asked, ids, resets, *given = inputs
         ctx.kernel, ctx.asked, ctx.output_shape = kernel, asked, output[0].shape
         kept = output[1 + len(kernel.recipe.states) :]
@@ -186,7 +186,7 @@ class _Recurrence(Function):
 
     @staticmethod
     def vmap(info, in_dims, kernel, asked, *given):
-        """The mapped dimension and that of members as one."""
+        """Run with the mapped dimension merged into that of the members."""
         size = info.batch_size
         merged = [calls.of_members(t, dim, size) for t, dim in zip(given, in_dims[2:], strict=True)]
         time, return_sequence, _ = asked

@@ -1,4 +1,4 @@
-"""What the lines of a generated Triton kernel are made of: names, numbers, reads of memory, and products.
+"""Building blocks for the lines of a generated Triton kernel: names, numbers, memory reads, and products.
 
 Shapes: K rows and N columns of a matrix.
 """
@@ -11,23 +11,23 @@ from src.ops.generated.plan import Plan
 from src.ops.generated.values import Value, View
 
 BLOCK = 8192
-"""Numbers of a block that a program works on at once."""
+"""Most numbers in a block that a program processes at once."""
 IN_REGISTERS = 16384
-"""Numbers of matrices that a program holds in registers."""
+"""Most numbers of matrices that a program holds in registers."""
 
 
 def padded(number: int) -> int:
-    """The next power of two."""
+    """The number rounded up to a power of two."""
     return 1 << (number - 1).bit_length()
 
 
 def indented(lines: list[str], level: int) -> list[str]:
-    """The lines, that many levels deeper."""
+    """The lines, indented by a number of levels."""
     return ["    " * level + line for line in lines]
 
 
 def literal(number: float) -> str:
-    """A number as Triton reads it."""
+    """A number as a literal in Triton."""
     return repr(number) if math.isfinite(number) else f'float("{number}")'
 
 
@@ -35,7 +35,7 @@ class Lines(Names):
     """Writes parts of the two kernels of a plan, one kernel after the other.
 
     Args:
-        plan: what the kernels do.
+        plan: the plan of the kernels.
         scalar: "float32" or "float64".
     """
 
@@ -43,32 +43,32 @@ class Lines(Names):
         super().__init__()
         self.plan, self.scalar = plan, f"tl.{scalar}"
         self.numbers: dict[float, str] = {}
-        """Of this kernel; they are made once."""
+        """The names of the numbers in this kernel, each of which is created once."""
         self.matrices: dict[tuple[View, bool], str] = {}
-        """Of products, and whether it is one of the backward pass."""
+        """The names of the matrices in products, each with whether it belongs to the backward pass."""
         self.terms: dict[Value, str] = {}
-        """Memory for what is added up at the places of a table."""
+        """The names of memory for terms that are added up at the indices of a table."""
         self.units = 0
         self.largest = 1
-        """Numbers of the largest block."""
+        """Numbers in the largest block."""
         self.backward = False
         self.conditions: dict[Value, str] = {}
-        """Values that may be absent at a step, and the name of the condition."""
+        """Values that may be absent at a step, and the name of the condition for their presence."""
 
     def number(self, number: float) -> str:
         """A number in the precision of the kernel."""
         return self.numbers.setdefault(number, f"x{len(self.numbers)}")
 
     def next_unit(self) -> int:
-        """A number for the names of indices: Triton wants others where their shapes differ."""
+        """A number for the names of indices: Triton requires different names for different shapes."""
         self.units += 1
         return self.units
 
     def load(self, value: Value, place: str, mask: str, index: str) -> str:
-        """Numbers of a value in memory; `index` is one of the indices in the place, empty if that is one number."""
+        """The expression that loads numbers; `index` is one of the indices in `place`, empty for a single number."""
         conditions = [f"({mask})"] if mask else []
         condition = self.conditions.get(value)
-        if condition:  # Triton's interpreter cannot combine the mask of a block with that of a number
+        if condition:  # Triton's interpreter cannot combine the mask of a block with that of a single number
             conditions.append(f"({index} < {condition}_below)" if index else condition)
         masked = f", mask={' & '.join(conditions)}, other=0" if conditions else ""
         loaded = f"tl.load({self.name(value)} + {place}{masked})"
@@ -77,14 +77,14 @@ class Lines(Names):
         return f"({loaded} != 0)" if value.boolean else loaded
 
     def in_pieces(self, at: str, size: int, lines: list[str]) -> list[str]:
-        """Lines with an index that runs through all places."""
+        """The lines, with an index `at` that runs through all places, piece by piece if needed."""
         if padded(size) <= BLOCK:
             return [f"{at} = tl.arange(0, {padded(size)})", *lines]
         head = [f"for {at}_first in range(0, {size}, {BLOCK}):", f"    {at} = {at}_first + tl.arange(0, {BLOCK})"]
         return [*head, *indented(lines, 1)]
 
     def copied(self, value: Value, to: str) -> list[str]:
-        """Copies a value to another place."""
+        """Lines that copy a value to another place."""
         at = f"i{self.next_unit()}"
         inside = f"{at} < {value.size}"
         line = f"tl.store({to} + {at}, {self.load(value, at, inside, at)}, mask={inside})"
@@ -102,7 +102,7 @@ class Lines(Names):
         return False
 
     def held(self, view: View, name: str) -> list[str]:
-        """Reads a matrix before the first step."""
+        """Lines that load a matrix before the first step."""
         (rows, columns), (k, n) = view.shape, map(padded, view.shape)
         inside = f"({name}k < {rows}) & ({name}n < {columns})"
         return [

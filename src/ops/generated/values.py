@@ -1,8 +1,8 @@
-"""What a step computes: values of every sequence, and views of them.
+"""What a step computes: values, for each sequence, and views of them.
 
-A value is a block of numbers per sequence, one SIMD vector per number in the kernel. It is computed by a nest of loops,
-one for each of its extents above 1, or by a product with a matrix. A view reads a value in another shape, as offset and
-strides; torch's own meta tensors do the arithmetic.
+A value is a block of numbers per sequence, with one SIMD vector per number in the kernel. It is computed by a nest of
+loops, one for each dimension larger than 1, or by a product with a matrix. A view presents a value in another shape, by
+an offset and strides; torch's own meta tensors do the arithmetic.
 """
 
 import math
@@ -20,13 +20,13 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(eq=False)
 class Value:
-    """Numbers of one sequence at one step."""
+    """A block of numbers, for one sequence at one step."""
 
     kind: str
     """"input", "state", "gradient" (of an output), "constant", "map" (elementwise), "reduce", "product" with a matrix,
     "join" (a concatenation), "part" of a join, or "total", a sum over sequences and steps."""
     operation: str
-    """The expression of a map, the operator of a reduction, or the name of an input."""
+    """The name of the expression of a map or of the operator of a reduction; for other kinds, only a label."""
     operands: list["View | float"]
     shape: tuple[int, ...]
     loops: tuple[int, ...]
@@ -36,36 +36,36 @@ class Value:
     name: str = ""
     boolean: bool = False
     parts: list["Value"] = field(default_factory=list)
-    """Of a join."""
+    """For a join: its parts."""
     target: "tuple[Value, int] | None" = None
-    """Of a part: the join, and where in it the part begins."""
+    """For a part: the join, and where in it the part begins."""
     dim: int = 0
-    """Of a join: the dimension along which it joins."""
+    """For a join: the dimension along which it concatenates."""
     start: "View | None" = None
-    """Of a product: what it is added to."""
+    """For a product: what it is added to."""
     outer: "tuple[View, View] | None" = None
-    """The factors [M, K] and [K, N], if it is their product: the form of a gradient of a matrix."""
+    """The factors [M, K] and [K, N] if the value is their product, as the gradient of a matrix is."""
     table: "Value | None" = None
-    """A constant of indices: of a map, where it reads; of a reduction, where it adds."""
+    """A constant that holds indices: for a map, where it reads; for a reduction, where it adds."""
 
     @property
     def size(self) -> int:
-        """The number of numbers."""
+        """How many numbers it has."""
         return math.prod(self.shape)
 
     @property
     def given(self) -> bool:
-        """Whether it comes from outside."""
+        """Whether it is given from outside rather than computed."""
         return self.kind in ("input", "state", "gradient", "constant")
 
     @property
     def selects(self) -> bool:
-        """Whether it only selects numbers of another value by a table: its readers can do that themselves."""
+        """Whether it only selects numbers of another value by a table, which its readers can do themselves."""
         return self.kind == "map" and self.table is not None
 
     @property
     def scalar(self) -> bool:
-        """Whether it is one number, which needs no memory within a step."""
+        """Whether it is a single number, which needs no memory within a step."""
         return self.kind in ("map", "reduce") and not any(self.strides) and self.table is None
 
     @property
@@ -77,7 +77,7 @@ class Value:
 
 
 class View(NamedTuple):
-    """A value in another shape."""
+    """A value as seen in another shape."""
 
     value: Value
     offset: int
@@ -85,7 +85,7 @@ class View(NamedTuple):
     shape: tuple[int, ...]
 
     def meta(self) -> Tensor:
-        """A tensor without memory that looks at its storage as this view does."""
+        """A meta tensor, which has no memory, with the layout of this view."""
         return torch.empty(max(1, self.value.size), device="meta").as_strided(self.shape, self.strides, self.offset)
 
     def like(self, tensor: Tensor) -> "View":
@@ -93,24 +93,24 @@ class View(NamedTuple):
         return View(self.value, int(tensor.storage_offset()), tuple(tensor.stride()), tuple(tensor.shape))
 
     def along(self) -> tuple[int, ...]:
-        """Strides along the dimensions above 1."""
+        """The strides along the dimensions larger than 1."""
         return tuple(stride for size, stride in zip(self.shape, self.strides, strict=True) if size > 1)
 
     def covers(self) -> bool:
-        """Whether it is the whole value in its own order."""
+        """Whether it is the whole value in its own order and shape, apart from dimensions of size 1."""
         return (self.offset, extents(self.shape), self.along()) == (0, *_own(self.value.shape))
 
     def in_order(self) -> bool:
-        """Whether it is the whole value in its own order, perhaps in another shape."""
+        """Whether it is the whole value in its own order, possibly in another shape."""
         return self.offset == 0 and self.along() == contiguous(extents(self.shape)) and self.size == self.value.size
 
     @property
     def size(self) -> int:
-        """The number of numbers."""
+        """How many numbers it has."""
         return math.prod(self.shape)
 
     def through(self, inner: "View") -> "View | None":
-        """This view of a copy of what `inner` shows, as a view of that itself; None if no strides give it."""
+        """This view of a copy of `inner`, as a view of the value behind `inner`; None if no strides can express it."""
         offset, left, steps = inner.offset, self.offset, {0: 0}
         for size, own, stride in zip(inner.shape, contiguous(inner.shape), inner.strides, strict=True):
             if size > 1:
@@ -126,13 +126,13 @@ class View(NamedTuple):
         return View(inner.value, offset, tuple(steps[step] for step in own_strides), self.shape)
 
     def permutes(self) -> bool:
-        """Whether it shows every number of the value once."""
+        """Whether it shows every number of the value exactly once."""
         own = sorted(zip(_own(self.value.shape)[1], extents(self.value.shape), strict=True))
         return self.offset == 0 and sorted(zip(self.along(), extents(self.shape), strict=True)) == own
 
 
 def extents(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The sizes above 1."""
+    """The sizes larger than 1."""
     return tuple(size for size in shape if size > 1)
 
 
@@ -141,12 +141,12 @@ def _own(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def whole(value: Value) -> View:
-    """A value in its own shape."""
+    """A view of the whole value in its own shape."""
     return View(value, 0, contiguous(value.shape), value.shape)
 
 
 def reached(roots: list[Value], given: set[Value] | frozenset[Value] = frozenset()) -> list[Value]:
-    """Everything that the roots are computed from, in order of computation; nothing beyond what is `given`."""
+    """The roots and everything they are computed from, in order of computation, stopping at `given` values."""
     order: dict[Value, None] = {}
 
     def visit(value: Value) -> None:
