@@ -113,7 +113,10 @@ def _makes_integers(node: fx.Node) -> bool:
 
 
 def _check_integers(node: fx.Node) -> None:
-    """Refuse operations that differ for integers, which a kernel holds as floating-point numbers of its precision."""
+    """Refuse operations that behave differently for integers.
+
+    A kernel holds integers as floating-point numbers of its own precision.
+    """
     value, with_factor = node.meta.get("val"), node.kwargs.get("alpha", 1) not in (1, -1)
     if not (with_factor or _name_of(node).startswith(("bitwise", "mul", "pow"))) or not isinstance(value, Tensor):
         return

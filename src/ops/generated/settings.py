@@ -42,7 +42,7 @@ UNCHANGING = (
 )  # fmt: skip
 """Types of objects that are assumed not to change, so that it is enough to compare their identity."""
 COMPARED = 4096
-"""Up to this many numbers, a tensor or array is compared at every call."""
+"""Tensors and arrays of up to this many numbers are compared at every call."""
 
 
 def is_variable(value: Any) -> bool:
@@ -192,7 +192,7 @@ def leaves_of(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
 
 
 def copied(core: nn.Module, device: torch.device) -> nn.Module:
-    """A copy of a core with its own weights and settings on a device; of mapped tensors, it gets the first member."""
+    """A copy of a core with its own weights and settings on a device; of a mapped tensor, it takes the first member."""
     parameters, memo = dict(core.named_parameters()), {}
     for name, tensor in tensors_of(core).items():
         one = tensor

@@ -56,8 +56,8 @@ class Trace(NamedTuple):
 
     joint: fx.GraphModule
     prelude: fx.GraphModule
-    """From parameters, buffers and variable settings to the constants: torch computes once what does not depend on the
-    sequence."""
+    """From parameters, buffers and variable settings to the constants: what does not depend on the sequence is computed
+    only once, by torch."""
     inputs: list[Tensor]
     states: list[Tensor]
     constants: list[Tensor]

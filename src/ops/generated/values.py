@@ -1,8 +1,8 @@
 """What a step computes: values, for each sequence, and views of them.
 
 A value is a block of numbers per sequence, with one SIMD vector per number in the kernel. It is computed by a nest of
-loops, one for each dimension larger than 1, or by a product with a matrix. A view presents a value in another shape, by
-an offset and strides; torch's own meta tensors do the arithmetic.
+loops over dimensions larger than 1, or by a product with a matrix. A view presents a value in another shape, by an
+offset and strides; torch's own meta tensors do the arithmetic.
 """
 
 import math

@@ -1,4 +1,4 @@
-// Conversion between tensors and blocks of 16, 8 or one sequences, and the loop over the blocks.
+// Conversion between tensors and blocks of 16, 8 or 1 sequences, and the loop over the blocks.
 #pragma once
 
 #include <atomic>
@@ -57,7 +57,7 @@ inline void transpose(Vector<S>* square) {
 }
 #endif
 
-// The first n numbers of a vector, from and to memory; the others are zero, and stay as they are.
+// Load and store the first n numbers of a vector. The others are zero when loaded, and left unchanged in memory.
 #if defined(__AVX512F__)
 constexpr int64_t shortest_vector = 7;  // fewer numbers are faster one by one
 template <class S>
@@ -92,7 +92,7 @@ struct Block {
     store_each<S>(from, units, [&](int64_t lane) { return rows + ((first + lane) * time + t) * width; });
   }
 
-  // Rows of any place: `row(lane)` is that of a lane of this block.
+  // Rows at any address: `row(lane)` is the row of a lane of this block.
   template <class S, class Row>
   void load_each(Row row, int64_t units, Vector<S>* to) const {
     constexpr int count = Lanes<S>::count;
@@ -167,7 +167,7 @@ inline int64_t num_blocks(int64_t batch) {
   return (batch + Lanes<S>::count - 1) / Lanes<S>::count;
 }
 
-// The outputs of every step, [batch, time, units], or of the last one, [batch, units].
+// The outputs of every step, [batch, time, units], or only of the last one, [batch, units].
 template <class S>
 struct Outputs {
   S* data;
@@ -210,9 +210,9 @@ inline bool serial([[maybe_unused]] int threads) {
 
 enum Order { ascending, descending };
 
-// Calls run(block number, block) for every block. No two blocks write to the same place, so the number of
-// threads cannot change a result. A backward pass begins with the blocks that the forward pass ended with: their saved
-// tensors may still be in the cache.
+// Calls run(block number, block) for every block. No two blocks write to the same place, so the number of threads does
+// not change results. A backward pass begins with the blocks with which the forward pass ended: their saved tensors may
+// still be in the cache.
 template <class S, class Run>
 void for_each_block(int64_t batch, int threads, Order order, Run run) {
   int64_t blocks = num_blocks<S>(batch), parts = serial(threads) ? 1 : std::min<int64_t>(threads, blocks);
@@ -222,7 +222,7 @@ void for_each_block(int64_t batch, int threads, Order order, Run run) {
 #endif
   for (int64_t part = 0; part < parts; ++part) {
     int64_t begin = part * blocks / parts, end = (part + 1) * blocks / parts;
-    try {  // an exception that leaves a thread ends the process
+    try {  // an exception that escapes a thread would end the process
       for (int64_t n = begin; n < end; ++n) {
         int64_t number = order == ascending ? n : begin + end - 1 - n, first = number * Lanes<S>::count;
         run(number, Block{first, std::min<int64_t>(Lanes<S>::count, batch - first)});

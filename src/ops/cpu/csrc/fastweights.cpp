@@ -7,7 +7,7 @@ using namespace fused;
 
 namespace {
 
-// The arguments of both passes; what is absent is null.
+// The arguments of both passes; absent ones are null.
 struct FastWeightsCall {
   int64_t batch, time, symbols, threads, return_sequence, double_precision;
   int64_t units, nonlinearity, inner_steps, sustained, only_last_normalized;

@@ -1,11 +1,11 @@
-// Fast weights in the attention form, over one chunk of steps. k counts the states h(0) ... h(T) of the chunk, h(0)
-// being the state before it, A_0 the fast weights before it. For the step to h(k + 1):
+// Fast weights in the attention form, over one chunk of steps. k counts the states h(0) ... h(T) of the chunk, where
+// h(0) is the state before the chunk, and A_0 are the fast weights before it. For the step to h(k + 1):
 //
 //     z        = W h(k) + p                               the boundary condition
 //     q_0      = f(z)                                     or f(LN_0(z))
 //     r_s      = sum_{j <= k} c_j h(j) + λ^{k+1} A_0 q_s,                  c_j = η λ^{k-j} h(j)·q_s
 //     a_s      = (z or q_s) + w_s r_s                     w_s = 1, or learned for s < S-1
-//     q_{s+1}  = f(LN(a_s)),   s = 0 ... S-1              h(k + 1) = q_S;  LN in all of these, or in the last
+//     q_{s+1}  = f(LN(a_s)),   s = 0 ... S-1              h(k + 1) = q_S;  LN in all of these, or only in the last
 //
 // Backward, with x' the gradient of the loss with respect to x, from the last step to the first. A state is read by
 // every later step, so h(j)' accumulates their contributions before its own step is reached:
@@ -37,8 +37,8 @@ struct FastWeights {
   const S* initial;                  // [batch, units], or null for zeros
   const S* fast;                     // A_0 [batch, units, units], or null for zeros
 
-  // Saved per block: h(0) ... h(T), then for every step q_0 ... q_{S-1}; with layer norm x_s and its scale for every s
-  // and for LN_0; c_j for every s.
+  // Saved per block: h(0) ... h(T), then for every step q_0 ... q_{S-1}; with layer norm, x_s and its scale for every s
+  // and for LN_0; and c_j for every s.
   int64_t first_norm() const { return only_last_normalized ? std::max<int64_t>(inner_steps - 1, 0) : 0; }
   int64_t norms() const { return (gain ? inner_steps - first_norm() : 0) + (first_gain ? 1 : 0); }
   int64_t queries() const { return std::max<int64_t>(inner_steps, 1); }
@@ -181,7 +181,7 @@ struct FastWeights {
   }
 
  private:
-  // The first state to read: h(0) = 0 is skipped.
+  // The first state to read: h(0) is skipped if it is zero.
   int64_t first_state() const { return initial ? 0 : 1; }
 
   // Whether r_s is multiplied by w_s.

@@ -6,7 +6,7 @@
 
 namespace fused {
 
-// A matrix with rows padded to whole vectors, initially zero unless all its rows are stored.
+// A matrix with rows padded to whole vectors; initially zero, or not cleared if all its rows will be stored.
 template <class S>
 class WideRows {
  public:
@@ -28,9 +28,9 @@ class WideRows {
   Buffer<Wide<S>> data_;
 };
 
-// Gradients of a matrix [rows, columns], one sum per block. Serial blocks share two matrices, the total and that of the
-// block at work, which stay in the cache; if a block is added in one piece, the total is enough. It is the same sum in
-// the same order, to the last bit.
+// Gradients of a matrix [rows, columns], one sum per block. Serial blocks share two matrices, the total and the sum of
+// the current block, which stay in the cache; if each block is added in one piece, the total is enough. The result is
+// the same to the last bit, since the terms are added in the same order.
 template <class S>
 class BlockGradients {
  public:
@@ -38,8 +38,8 @@ class BlockGradients {
       : blocks_(shared ? 1 : blocks), rows_(rows), columns_(columns), shared_(shared),
         apart_(shared && !in_one_piece), data_((blocks_ + apart_) * rows, columns) {}
 
-  // Adds left^T right, both with `rows` rows for every sequence: those of `left` are `left_width` numbers apart, and
-  // from one sequence to the next `left_group`. In the first `skipped` rows of a sequence one of them is zero.
+  // Adds left^T right, both with `rows` rows for every sequence. Rows of `left` are `left_width` numbers apart, and
+  // its sequences `left_group` numbers. In the first `skipped` rows of a sequence, one of the two factors is zero.
   void add(int64_t block, const S* left, int64_t left_width, int64_t left_group, const Wide<S>* right,
            int64_t sequences, int64_t rows, int64_t skipped) {
     Wide<S>* own = data_.row((shared_ ? apart_ : block) * rows_);
@@ -77,9 +77,9 @@ class BlockGradients {
   WideRows<S> data_;
 };
 
-// The gradient of the inputs: of every position or, with ids, of every row of the table, which sums over the positions
-// with its id, block by block. Serial blocks then share one buffer of rows, which stays in the cache; so they do if the
-// gradient is not wanted, and `to` is null.
+// The gradient of the inputs: of every position or, with ids, of every row of the table, as the sum over the positions
+// with its id, block by block. With ids, serial blocks share one buffer of rows, which stays in the cache; they also do
+// if the gradient is not wanted and `to` is null.
 template <class S>
 class InputGradients {
  public:
@@ -101,7 +101,7 @@ class InputGradients {
   // To be called after all blocks.
   void finish() {
     if (!ids_ || shared_) return;
-    for (int64_t end = batch_; end > 0;) {  // the order of serial blocks
+    for (int64_t end = batch_; end > 0;) {  // in the order of serial blocks
       int64_t begin = (end - 1) / Lanes<S>::count * Lanes<S>::count;
       add(begin * time_, (end - begin) * time_, rows_.get() + begin * time_ * units_);
       end = begin;

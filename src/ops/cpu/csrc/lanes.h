@@ -1,11 +1,11 @@
 // One sequence per lane of a SIMD vector: functions, sums and layer norm.
 //
 // A block is one vector of sequences. A quantity of n units at one time step is n vectors, [unit, lane]: no sum over
-// units crosses lanes, and no width has to be padded. Only the compiler's vector types are used, so that the same
-// source works on every processor.
+// units crosses lanes, and no width has to be padded. The code uses the compiler's vector types, so that the same
+// source works on every processor; a few functions have faster versions for AVX-512.
 //
-// A few sequences would leave most lanes unused. So everything is also compiled with ONE_LANE: then a block is one
-// sequence, a quantity is n numbers, and the compiler makes vectors of neighbouring units.
+// A few sequences would leave most lanes unused. So everything but the linear recurrence is also compiled with
+// ONE_LANE: then a block is one sequence, a quantity is n numbers, and the compiler vectorizes over neighboring units.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ constexpr bool one_lane = false;
 
 namespace fused {
 
-// A SIMD vector, whatever its numbers are.
+// A SIMD vector, whether its numbers belong to sequences or to units.
 template <class S>
 struct Simd;
 
@@ -55,7 +55,7 @@ using Wide = typename Simd<S>::vector;
 template <class S>
 using Unaligned = typename Simd<S>::unaligned;
 
-// One number of every sequence of a block.
+// One number for each sequence of a block.
 template <class S>
 struct Lanes;
 
@@ -68,7 +68,7 @@ struct Lanes<float> {
   static constexpr float least_exponent = -87.33f, greatest_exponent = 88.0f;
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
   static constexpr int taylor_terms = 7;
-  static constexpr float rounding = 12582912.0f;  // 1.5 * 2^23: x + this has no fraction
+  static constexpr float rounding = 12582912.0f;  // 1.5 * 2^23: x plus this has no fraction
 };
 
 template <>
@@ -86,7 +86,7 @@ struct Lanes<double> {
 template <class S>
 using Vector = typename Lanes<S>::vector;
 
-// Vectors in memory aligned to 64 bytes, initially zero unless they are written before they are read.
+// Vectors in memory aligned to 64 bytes; initially zero, or not cleared if they are written before they are read.
 template <class V>
 class Buffer {
  public:
@@ -114,7 +114,7 @@ inline S on_lane(const Vector<S>& x, int64_t lane) {
   return reinterpret_cast<const S*>(&x)[lane];
 }
 
-// function(lane) on every lane.
+// The vector of function(lane) for every lane.
 template <class S, class Function>
 inline __attribute__((always_inline)) Vector<S> on_lanes(Function function) {
   Vector<S> y{};
@@ -122,7 +122,7 @@ inline __attribute__((always_inline)) Vector<S> on_lanes(Function function) {
   return y;
 }
 
-// The sum of the lanes in use: values in the others may have overflowed.
+// The sum over the lanes in use: values in the others may have overflowed.
 template <class S>
 inline S sum_of_lanes(Vector<S> x, int64_t lanes) {
   S sum = 0;
@@ -162,7 +162,7 @@ constexpr S inverse_factorial(int k) {
   return k < 2 ? S(1) : inverse_factorial<S>(k - 1) / S(k);
 }
 
-// x = n ln 2 + r: n, added to a number from whose last bits it can be read, and e^r - 1.
+// For x = n ln 2 + r: the sum of n and a constant, from whose last bits n can be read, and e^r - 1.
 template <class S>
 struct Exponent {
   Vector<S> rounded, fraction;
@@ -184,15 +184,15 @@ template <class S>
 inline Vector<S> power_of_2(Vector<S> rounded) {
   using L = Lanes<S>;
   typename L::integers bits;
-  std::memcpy(&bits, &rounded, sizeof(bits));  // n, and those of the constant, which the shift takes away
+  std::memcpy(&bits, &rounded, sizeof(bits));  // those of n and of the constant, which the shift drops
   bits = (bits + L::exponent_bias) << L::mantissa_bits;
   Vector<S> power;
   std::memcpy(&power, &bits, sizeof(power));
   return power;
 }
 
-// e^x - less, accurate near 0 too for less = 1. Where n is one too large for a number, half of it is doubled, which gives
-// infinity where it has to.
+// e^x - less, also accurate near 0 for less = 1. Where n is too large by one, the result for n - 1 is doubled, which
+// yields infinity where it should.
 template <class S>
 inline Vector<S> exponential_less(Vector<S> x, S less) {
   using L = Lanes<S>;
@@ -213,7 +213,7 @@ inline Vector<S> exponential(Vector<S> x) {
   return x < Lanes<S>::least_exponent ? Vector<S>{} : exponential_less<S>(x, S(0));
 }
 
-// e^x - 1 for functions that no longer change where it is large, in fewer operations.
+// e^x - 1 in fewer operations, for functions that no longer change where it is large.
 template <class S>
 inline Vector<S> limited_exp_minus_1(Vector<S> x) {
   auto [rounded, fraction] = exponent_of<S>(clamped<S>(x, Lanes<S>::least_exponent, Lanes<S>::greatest_exponent));
@@ -221,8 +221,8 @@ inline Vector<S> limited_exp_minus_1(Vector<S> x) {
   return power * fraction + (power - S(1));
 }
 
-// 1 / x. A division takes as long as ten other operations; an estimate and one step of Newton's method give the same to
-// the last bit or two.
+// 1 / x. A division takes as long as ten other operations; an estimate and one step of Newton's method yield the same
+// result to within the last bit or two.
 template <class S>
 inline Vector<S> reciprocal(Vector<S> x) {
 #if defined(__AVX512F__) && !defined(ONE_LANE)
@@ -251,7 +251,7 @@ inline Vector<S> each_lane(Vector<S> x, S (*function)(S)) {
 }
 
 template <class S>
-inline Vector<S> root(Vector<S> x) {  // not by `each_lane`, so that it becomes one instruction
+inline Vector<S> root(Vector<S> x) {  // not through `each_lane`, so that it becomes one instruction
   return on_lanes<S>([&](int lane) { return std::sqrt(on_lane<S>(x, lane)); });
 }
 
@@ -260,7 +260,7 @@ inline Vector<S> power(Vector<S> x, Vector<S> exponent) {
   return on_lanes<S>([&](int lane) { return std::pow(on_lane<S>(x, lane), on_lane<S>(exponent, lane)); });
 }
 
-// What is left of x after whole multiples of y, with the sign of y.
+// The remainder of x divided by y, with the sign of y.
 template <class S>
 inline Vector<S> remainder(Vector<S> x, Vector<S> y) {
   return on_lanes<S>([&](int lane) {
@@ -282,7 +282,7 @@ inline Vector<S> smaller(Vector<S> a, Vector<S> b) {
 
 template <class S>
 inline Vector<S> absolute(Vector<S> x) {
-  return x <= S(0) ? S(0) - x : x;  // of -0 too
+  return x <= S(0) ? S(0) - x : x;  // also right for -0
 }
 
 template <class S>
@@ -323,7 +323,7 @@ inline Vector<S> sum_over(int64_t n, Term term) {
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
-// Calls body(i, part) for i = 0 ... n-1, with parts 0 ... 3 in turn: a sum in four independent partial sums.
+// Calls body(i, part) for i = 0 ... n-1, with parts cycling through 0 ... 3, for four independent partial sums.
 template <class Body>
 inline __attribute__((always_inline)) void in_parts(int64_t n, Body body) {
   int64_t i = 0;
@@ -332,7 +332,7 @@ inline __attribute__((always_inline)) void in_parts(int64_t n, Body body) {
   for (; i < n; ++i) body(i, 0);
 }
 
-// The dot products of v with `count` vectors of units, `next` apart; eight independent partial sums.
+// The dot products of v with `count` vectors of units, `next` apart, in eight independent partial sums.
 template <class S, int count>
 inline void dot_products(const Vector<S>* x, int64_t next, const Vector<S>* v, int64_t units, Vector<S>* to) {
   constexpr int parts = 8 / count;

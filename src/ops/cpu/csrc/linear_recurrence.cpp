@@ -7,13 +7,13 @@ using namespace fused;
 
 namespace {
 
-// A tensor and its strides from sequence to sequence, from step to step and from head to head, in numbers.
+// A tensor and its strides between sequences, between steps and between heads, in numbers.
 struct Strided {
   const void* data;
   int64_t strides[3];
 };
 
-// The arguments of both passes; what is absent is null.
+// The arguments of both passes; absent ones are null.
 struct LinearRecurrenceCall {
   int64_t batch, time, heads, writes, keys, values, decays, threads, read_first, double_precision;
   double scale;

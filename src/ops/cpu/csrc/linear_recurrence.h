@@ -2,13 +2,14 @@
 //
 //     c = S_{i-1}^T b,    S_i = diag(w) S_{i-1} + a c^T + k v^T,    o = S^T q after every n writes, or before them
 //
-// or, by the delta rule (a = -k), S_i = diag(w) S_{i-1} + k u^T with u = v - c. Columns of S do not meet, so a chunk of
-// steps is computed for four columns at a time, which stay in the first-level cache: 256 K bytes in float32. What is
-// saved is S before every chunk, and u (or c) of every write: the states within a chunk are computed once more.
+// or, by the delta rule (a = -k), S_i = diag(w) S_{i-1} + k u^T with u = v - c. Columns of S do not interact, so a
+// chunk of steps is computed for four columns at a time, which stay in the first-level cache: 256 bytes for each of the
+// K key features. The forward pass saves S before every chunk, and u (or c) of every write; the backward pass recomputes
+// the states within a chunk.
 //
-// With a `strength` beta, it is the delta rule with keys of unit length, x^ = x / sqrt(|x|^2 + 1e-6): what is given as query
-// and key is scaled, q = scale q^, and k = beta k^, b = w k^. Here that takes hardly any time, and in plain PyTorch several
-// passes over all keys.
+// With a `strength` beta, it is the delta rule with keys of unit length, x^ = x / sqrt(|x|^2 + 1e-6): the given queries
+// and keys are scaled, q = scale q^, k = beta k^ and b = w k^. Here that takes hardly any time; in plain PyTorch, it
+// takes several passes over all keys.
 //
 // Backward, with D = S_i' the gradient of the loss with respect to S_i, from the last write to the first:
 //
@@ -23,7 +24,7 @@ namespace fused {
 
 enum Erase { nothing = 0, by_delta_rule = 1, in_general = 2 };
 
-// Rows [batch, time, heads, units] with strides, seen by the lanes of one block; `Number` is S, or const S.
+// Rows [batch, time, heads, units] with strides, as seen by the lanes of one block; `Number` is S or const S.
 template <class S, class Number = S>
 struct LaneRows {
   Number* starts[Lanes<S>::count];
@@ -48,13 +49,13 @@ template <class S>
 struct LinearRecurrence {
   static constexpr int wide = 4;  // columns at a time
 
-  // A tensor and its strides from sequence to sequence, from step to step and from head to head; null if absent.
+  // A tensor and its strides between sequences, between steps and between heads; null if absent.
   struct Given {
     const S* data;
     int64_t strides[3];
   };
 
-  int64_t batch, time, heads, writes, keys, values, decays;  // `writes` of a step, `decays`: 0, 1 or K
+  int64_t batch, time, heads, writes, keys, values, decays;  // `writes` per step; `decays` is 0, 1 or K
   int threads;
   bool read_first;
   double scale;  // of the query, with `strength`
@@ -82,7 +83,7 @@ struct LinearRecurrence {
   }
 
  private:
-  // Calls run(erase) with what is erased as a compile-time constant.
+  // Calls run(erase) with the kind of erasing as a compile-time constant.
   template <class Run>
   void with_mode(Run run) const {
     if (!erases()) return run(std::integral_constant<int, nothing>());
@@ -92,11 +93,11 @@ struct LinearRecurrence {
 
   bool erases() const { return erase.data || strength.data; }
 
-  // What one chunk of a block needs: the rows of each step or write, [step, unit, lane]. With `strength` also beta, the
-  // factors that give queries and keys unit length and, if b is something else, the keys of unit length.
+  // The data of one chunk of a block: the rows of each step or write, [step, unit, lane]. With `strength`, also beta,
+  // the factors that scale queries and keys to unit length, and the keys of unit length, if b differs from them.
   struct Chunk {
     Buffer<Vector<S>> q, k, v, w, b, a, o, u, beta, q_factor, k_factor, unit;
-    bool has_w;  // of gradients: whether that of w is wanted
+    bool has_w;  // in a chunk of gradients: whether that of w is wanted
 
     Chunk(const LinearRecurrence& r, int64_t steps)
         : q(steps * r.keys), k(steps * r.writes * r.keys), v(steps * r.writes * r.columns()),
@@ -121,7 +122,7 @@ struct LinearRecurrence {
             rows(removal, keys), rows(strength, 1)};
   }
 
-  // Scales rows to unit length, times `factor`; returns the factor that made the length 1.
+  // Scales a row to unit length, times `factor`; returns the factor for unit length alone.
   Vector<S> to_unit_length(Vector<S>* x, S factor) const {
     Vector<S> square = all<S>(S(1e-6));
     for (int64_t r = 0; r < keys; ++r) square += x[r] * x[r];
@@ -130,14 +131,14 @@ struct LinearRecurrence {
     return unit;
   }
 
-  // From the gradient of rows of unit length to that of the rows that were scaled by `unit`.
+  // Turns the gradient of a row of unit length into that of the row that was scaled by `unit`.
   void unit_length_backward(const Vector<S>* scaled, Vector<S> unit, Vector<S>* d) const {
     Vector<S> along{};
     for (int64_t r = 0; r < keys; ++r) along += scaled[r] * d[r];
     for (int64_t r = 0; r < keys; ++r) d[r] = unit * (d[r] - along * scaled[r]);
   }
 
-  // With `strength`: from the gradients of q, k, b and w of a chunk to those of what was given; k, b and q are consumed.
+  // With `strength`: turns the gradients of q, k, b and w of a chunk into those of what was given; overwrites q and b.
   void strength_backward(Chunk& chunk, Chunk& gradient, int64_t steps, int64_t count) const {
     for (int64_t t = 0; t < steps; ++t) {
       Vector<S>*q = &chunk.q[t * keys], *d_q = &gradient.q[t * keys];
@@ -198,7 +199,7 @@ struct LinearRecurrence {
     return LaneRows<S>(data, strides, block, heads, units);
   }
 
-  // S of every lane in slabs of four columns, [slab, row, column], from and to [batch, heads, K, V].
+  // Loads and stores S of every lane: in slabs of four columns, [slab, row, column], from and to [batch, heads, K, V].
   void load_state(Block block, const S* from, Vector<S>* state) const {
     std::fill(state, state + state_size(), Vector<S>{});
     if (!from) return;
@@ -217,7 +218,7 @@ struct LinearRecurrence {
 
   int64_t place(int64_t r, int64_t c) const { return c / wide * keys * wide + r * wide + c % wide; }
 
-  // The lanes that are reset before step t, as a mask of ones; false if there are none.
+  // Whether any lanes are reset before step t; if so, `mask` is 1 on these lanes.
   bool reset_at(Block block, int64_t t, Vector<S>& mask) const {
     if (!resets) return false;
     bool any = false;
@@ -252,7 +253,7 @@ struct LinearRecurrence {
     }
   };
 
-  // S^T x of four columns.
+  // S^T x, for four columns.
   Four read(const Vector<S>* state, const Vector<S>* x) const {
     Four sums[2];
     int64_t r = 0;
@@ -266,7 +267,7 @@ struct LinearRecurrence {
   }
 
   // One write into four columns, from one place to another or in place. `u` is what is written with k: v, or v - c by
-  // the delta rule; `c` what is written with a. Calls seen(r, row) with each row that was written.
+  // the delta rule; `c` is what is written with a. Calls seen(r, row) for each row that was written.
   template <int erasing, class Seen>
   void write(const Chunk& chunk, int64_t i, const Four& u, const Four& c, const Vector<S>* from, Vector<S>* to,
              Seen seen) const {
@@ -341,7 +342,7 @@ struct LinearRecurrence {
     for_each_block<S>(batch * heads, threads, descending, [&](int64_t number, Block block) {
       Chunk chunk(*this, most), gradient(*this, most);
       gradient.has_w = to.log_decay != nullptr;
-      // only what is erased and the decays have gradients that need the states within a chunk
+      // only erasing and decays have gradients that need the states within a chunk
       const int64_t kept = erasing != nothing || gradient.has_w ? slab_size : 0;
       Sources from = sources(block);
       int64_t all = time * writes;
@@ -370,7 +371,7 @@ struct LinearRecurrence {
         for (int64_t slab = 0; slab < slabs; ++slab) {
           Vector<S>* d = D.data() + slab * slab_size;
           std::memcpy(states.data(), saved + n * state_size() + slab * slab_size, slab_size * sizeof(Vector<S>));
-          for (int64_t t = 0; t < steps; ++t) {  // the states again, and q' = S o'
+          for (int64_t t = 0; t < steps; ++t) {  // recompute the states; q' = S o'
             Vector<S> mask, *state = &states[t * writes * kept];
             if (reset_at(block, first + t, mask)) select(mask, fresh.data() + slab * slab_size, state, slab_size);
             if (read_first) read_backward(chunk, gradient, t, slab, state);
@@ -421,14 +422,14 @@ struct LinearRecurrence {
     });
   }
 
-  // q' += S o' of four columns.
+  // q' += S o', for four columns.
   void read_backward(const Chunk& chunk, Chunk& gradient, int64_t t, int64_t slab, const Vector<S>* state) const {
     Four d_o = Four::from(chunk.o.data() + t * columns() + slab * wide);
     Vector<S>* d_q = &gradient.q[t * keys];
     for (int64_t r = 0; r < keys; ++r) d_q[r] += d_o.dot(state + r * wide);
   }
 
-  // D += q o'^T of four columns.
+  // D += q o'^T, for four columns.
   void add_read(const Chunk& chunk, int64_t t, int64_t slab, Vector<S>* d) const {
     Four d_o = Four::from(chunk.o.data() + t * columns() + slab * wide);
     const Vector<S>* q = chunk.q.data() + t * keys;
@@ -436,8 +437,8 @@ struct LinearRecurrence {
       for (int column = 0; column < wide; ++column) d[r * wide + column] += q[r] * d_o.part[column];
   }
 
-  // One write into four columns, from D after it to D before it. If it is followed by the reading of step t, D += q o'^T
-  // comes first; t < 0 if not.
+  // One write into four columns, from D after it to D before it. If the write is followed by the read of step t, D += q
+  // o'^T comes first; otherwise t < 0.
   template <int erasing>
   void write_backward(const Chunk& chunk, Chunk& gradient, int64_t i, int64_t slab, const Vector<S>* us,
                       const Vector<S>* state, Vector<S>* d, int64_t t) const {

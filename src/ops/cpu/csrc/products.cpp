@@ -2,8 +2,9 @@
 
 namespace fused {
 
-// y[i] = start[i] + sum over columns of w[column, i] x[column] for i < height: the numbers of a matrix times vectors, or
-// its vectors times numbers. Few rows are summed in several parts, since a sum has to wait for the one before.
+// y[i] = start[i] + sum over columns of w[column, i] x[column] for i < height: the numbers of a matrix times vectors,
+// or its vectors times numbers. A few rows are summed in several parts, since each addition has to wait for the one
+// before it.
 template <class S, int height, class Weight, class Factor>
 inline void multiply_tile(const Weight* w, int64_t columns, const Factor* x, const Wide<S>* start, Wide<S>* y) {
   constexpr int parts = height >= 7 ? 1 : height >= 4 ? 2 : 4;

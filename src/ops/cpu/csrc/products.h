@@ -1,5 +1,5 @@
-// Products with a matrix, and sums of products of rows, in tiles that stay in registers. Their heights are compile-time
-// constants, the sizes of the matrices are not: the library holds one copy for all kernels.
+// Products with a matrix, and sums of outer products of rows, in tiles that stay in registers. The heights of tiles are
+// compile-time constants, the sizes of matrices are not, so the library holds a single copy for all kernels.
 #pragma once
 
 #include "lanes.h"
@@ -7,7 +7,7 @@
 namespace fused {
 
 #if defined(__AVX512F__)
-constexpr int tallest = 16, tall_of_two = 8;  // rows of a tile of one vector, and of two
+constexpr int tallest = 16, tall_of_two = 8;  // rows of a tile that is one vector wide, or two
 #else
 constexpr int tallest = 6, tall_of_two = 4;
 #endif
@@ -23,8 +23,8 @@ inline void with_height(int64_t height, Run run) {
   }
 }
 
-// A matrix [rows, columns] with given strides, packed in tiles of nearly equal heights, each read sequentially. With one
-// lane the numbers of a vector are rows of the matrix.
+// A matrix [rows, columns] with given strides, packed in tiles of nearly equal heights, each read sequentially. With
+// one lane, the numbers of a vector belong to consecutive rows of the matrix.
 template <class S>
 class Matrix {
  public:
@@ -44,8 +44,8 @@ class Matrix {
 };
 
 // to[i, j] += sum over rows of left[row, i] right[row, j] for i < high. Rows of `right` and `to` are `vectors` long,
-// those of `left` are `left_width` numbers apart. Rows come in groups, those of `left` `left_group` numbers apart; the
-// first `skipped` of each group are left out.
+// rows of `left` are `left_width` numbers apart. Rows come in groups, which in `left` are `left_group` numbers apart;
+// the first `skipped` rows of each group are left out.
 template <class S>
 struct OuterProducts {
   const S* left;

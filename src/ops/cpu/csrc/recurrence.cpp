@@ -1,8 +1,8 @@
 // The recurrence around a step: blocks of sequences, states and their gradients, what is saved for the backward pass,
 // and the gradients of inputs and weights.
 //
-// What a backward pass needs of the forward pass is either saved at every step, or computed again: then the states are
-// saved every `segment_length` steps, and one segment after the other is run once more before its backward pass.
+// What a backward pass needs from the forward pass is either saved at every step, or recomputed: then the states are
+// saved every `segment_length` steps, and each segment is run again before its backward pass.
 #include "step.h"
 
 #include "gradients.h"
@@ -24,12 +24,12 @@ int64_t history_size(const Layout& layout) {
   return size;
 }
 
-// The states before and after each of some steps, and what else is saved at each.
+// Vectors saved for some steps: the states before and after each of them, and what else is saved at each.
 int64_t saved_in(const Layout& layout, int64_t steps) {
   return (steps + 1) * history_size(layout) + steps * layout.saved;
 }
 
-// Vectors saved per block; `saved_size` in kernel.py is the same.
+// Vectors saved per block; `saved_size` in kernel.py must agree.
 int64_t saved_per_block(const Layout& layout, const Call& call) {
   if (call.save_every_step) return saved_in(layout, call.time);
   return (call.time + segment_length - 1) / segment_length * total(layout.states);
@@ -136,8 +136,8 @@ class Recurrence {
       at_.after.resize(layout_.states.size());
     }
 
-    // Where steps from `first` on find their states and save theirs: at every step, or in turns in two places if
-    // `saved` is null. The first states are those given, or a copy of those at `first`.
+    // Sets where the steps from `first` on read and save their states: one place for every step, or two alternating
+    // places if `saved` is null. The first states are copied from those given, or loaded from the initial ones.
     void start(Vector<S>* saved, int64_t first, int64_t steps, const Vector<S>* given) {
       place(saved, first, steps);
       for (size_t i = 0; i < layout_.states.size(); ++i) {
@@ -267,7 +267,7 @@ class Recurrence {
     }
     Vector<S>* record(int64_t t) const { return records_ + (t - first_) * layout_.saved; }
 
-    // Whether lane `lane` starts anew at step t.
+    // Whether a lane is reset at step t.
     bool starts(int64_t lane, int64_t t) const {
       return call_.resets && call_.resets[(block_.first + lane) * call_.time + t];
     }
@@ -287,7 +287,7 @@ class Recurrence {
       return false;
     }
 
-    // The states with which step t begins: those after the step before, or where it starts anew the first ones.
+    // The states with which step t begins: those after the step before or, in lanes that are reset, the restart states.
     void enter(int64_t t) {
       at_.started = t > 0 || any_initial();
       bool anew = any_starts(t);
@@ -301,7 +301,7 @@ class Recurrence {
       }
     }
 
-    // The gradient of these states goes to where they came from.
+    // Adds the gradient of these states to that of the restart states, in lanes that are reset.
     void leave(int64_t t) {
       if (!any_starts(t)) return;
       for (size_t i = 0; i < layout_.states.size(); ++i) {
@@ -345,7 +345,7 @@ class Recurrence {
     const Layout& layout_;
     Block block_;
     Vectors<S> inputs_, states_, entered_;
-    Buffer<Vector<S>> own_;  // what a step saves if nothing is saved, the output, and memory within a step
+    Buffer<Vector<S>> own_;  // what a step would save if nothing is saved, the output, and scratch memory
     Places<S> at_;
     Vector<S>*saved_ = nullptr, *records_ = nullptr;
     int64_t first_ = 0;

@@ -1,4 +1,4 @@
-// What a generated step is, and what it is called with; recurrence.cpp has everything around it.
+// The interface of a generated step, and what it is called with; recurrence.cpp has everything around it.
 #pragma once
 
 #include "products.h"
@@ -7,16 +7,16 @@
 
 namespace fused {
 
-// How a kernel ends; an exception would end the process.
+// The exit status of a kernel; an exception would end the process.
 enum Exit { done, wrong_ids, out_of_memory };
 
-// The arguments of a kernel. Pointers to pointers have one for each input, state or constant.
+// The arguments of a kernel. Pointers to pointers point to one for each input, state or constant.
 struct Call {
   int64_t batch, time, symbols, threads;
   bool return_sequence, save_every_step;
-  const int64_t* sizes;          // the whole numbers of the step
-  const double* numbers;         // the others
-  const int64_t* ids;            // [batch, time], or null: then inputs have a row for every position
+  const int64_t* sizes;          // the integers of the step
+  const double* numbers;         // its other numbers
+  const int64_t* ids;            // [batch, time]; if null, inputs have a row for every position
   const bool* resets;            // [batch, time], or null
   void* outputs;                 // [batch, time, size], or the last one [batch, size]
   void* saved;                   // null if there is no backward pass
@@ -32,7 +32,7 @@ struct Call {
   void* const* d_initial;
   void* const* d_restart;
 
-  // From the whole numbers and the addresses that `Kernel.call` of kernel.py puts in this order.
+  // Reads the integers and the addresses in the order in which `Kernel.call` of kernel.py passes them.
   Call(const int64_t* whole, void* const* at)
       : batch(whole[0]), time(whole[1]), symbols(whole[2]), threads(whole[3]), return_sequence(whole[4]),
         save_every_step(whole[5]) {
@@ -58,11 +58,11 @@ struct Call {
   }
 };
 
-// Rows that the gradient of a matrix is made of: `count` rows of `width` numbers at every step.
+// Rows from which the gradient of a matrix is computed: `count` rows of `width` numbers at every step.
 struct RowsOfStep {
   int64_t count, width, stride;
   int64_t input, offset;  // where they are part of the gradient of an input; -1 if they are not
-  bool of_state;          // zero in the first step, if it starts from zero
+  bool of_state;          // if so, zero in the first step of a sequence that starts from zero
 };
 
 // The gradient of constant number `constant`, a matrix: the sum of left^T right over its terms.
@@ -70,21 +70,21 @@ struct WeightGradient {
   int64_t constant, rows, columns;
 };
 
-// Which gradient, and the numbers of the rows.
+// A term of a gradient: the index of the gradient, and those of its left and right rows.
 struct Term {
   int64_t gradient, left, right;
 };
 
-// The gradient of constant number `constant`, if it is a plain sum.
+// The gradient of constant number `constant`, which is a plain sum.
 struct Sum {
   int64_t constant, size;
 };
 
 // The sizes of a step, in vectors.
 struct Layout {
-  std::vector<int64_t> inputs, states, history;  // history: the numbers of the states that are saved
+  std::vector<int64_t> inputs, states, history;  // history: the indices of the states that are saved
   int64_t output, saved, forward_scratch, backward_scratch;
-  bool reads_inputs;  // in the backward pass
+  bool reads_inputs;  // whether the backward pass reads the inputs
   std::vector<RowsOfStep> lefts, rights;
   std::vector<WeightGradient> gradients;
   std::vector<Term> terms;
@@ -92,13 +92,13 @@ struct Layout {
 
 };
 
-// What a step reads and writes.
+// Where a step reads and writes.
 template <class S>
 struct Places {
-  std::vector<Vector<S>*> inputs, before, after;  // inputs, states
+  std::vector<Vector<S>*> inputs, before, after;  // inputs; states before and after the step
   Vector<S>*output, *saved, *scratch;
   bool started;  // whether the states may differ from zero
-  // backward
+  // for the backward pass
   std::vector<Vector<S>*> d_inputs, d_before, d_after, sums;
   std::vector<const Vector<S>*> lefts, rights;
   Vector<S>* d_output;
@@ -115,7 +115,7 @@ template <class S>
 struct Step {
   virtual ~Step() = default;
   virtual Layout layout() const = 0;
-  virtual const Vector<S>* forward(Places<S>& at) const = 0;  // where the output is
+  virtual const Vector<S>* forward(Places<S>& at) const = 0;  // returns where the output is
   virtual void backward(Places<S>& at) const = 0;
 };
 
