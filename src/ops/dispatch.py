@@ -22,7 +22,7 @@ Without `return_state`, the state may be None."""
 
 
 def everything(inputs: Inputs) -> bool:
-    """True: the `serves` of a form that accepts any inputs."""
+    """The `serves` of a form that accepts any inputs: always true."""
     return True
 
 

@@ -52,7 +52,9 @@ def attend(
     decay: float,
     fast_lr: float,
 ) -> tuple[Tensor, State]:
-    """All states, which read the past ones by attention, and the final state; initial fast weights add λ^t A(0) h_s.
+    """All states [B, T, H], each of which reads the past ones by attention, and the final state.
+
+    Fast weights from before the first step add λ^t A(0) h_s to what is read.
 
     Args:
         p_BTH: projected inputs.

@@ -35,7 +35,7 @@ class Terms(NamedTuple):
     erase: Tensor | None = None
     """b [B, N, H, K], with which S is read before it decays; what is read is erased."""
     removal: Tensor | None = None
-    """a [B, N, H, K], where in S that is erased; None for -k."""
+    """a [B, N, H, K], the direction in which it is erased; None for -k."""
 
     @property
     def num_writes(self) -> int:

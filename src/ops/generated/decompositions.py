@@ -16,7 +16,7 @@ from src.ops.generated.recipe import LoweringError
 aten = torch.ops.aten
 
 MOST_OF_TOPK = 16
-"""Most entries that `topk` may select; each is a maximum over what is left."""
+"""Maximum number of entries that `topk` may select; each is a maximum over what is left."""
 
 
 def _roll(x: Tensor, shifts: list[int], dims: list[int]) -> Tensor:

@@ -231,7 +231,7 @@ class _Writer(Lines):
         return ["if STARTS:", *starts, "    if resets is not None:", *resets]
 
     def _inside(self, work: Pass) -> list[str]:
-        """Pointers to values that are computed directly in their place in a join, outer joins first."""
+        """Lines with pointers to values that are computed directly in their place in a join, outer joins first."""
         lines, left = [], dict(work.inside)
         while left:
             ready = [value for value, (join, _) in left.items() if join not in left]
@@ -241,14 +241,14 @@ class _Writer(Lines):
         return lines
 
     def _after_forward(self) -> list[str]:
-        """Copy the output, if it has another place."""
+        """Lines that copy the output, if it has another place."""
         output = self.plan.output
         if output not in self.plan.next_states and output not in self.plan.per_step:
             return []
         return self.copied(output, f"outputs + (step if RETURN_SEQUENCE else sequence) * {output.size}")
 
     def _after_backward(self) -> list[str]:
-        """Copy the rows that are kept, and end the gradients of states at a reset."""
+        """Lines that copy the rows that are kept, and that end the gradients of states at a reset."""
         lines = []
         for value in self.elsewhere:
             lines += self.copied(value, f"record{self.records[value]} + step * {value.size}")
@@ -260,7 +260,7 @@ class _Writer(Lines):
         return lines
 
     def _ended(self, value: Value, number: int) -> list[str]:
-        """Move the gradient of a state to that of the state after a reset, if there was one."""
+        """Lines that move the gradient of a state to that of the state after a reset, if there was one."""
         unit, size = self.next_unit(), value.size
         at, d, total = f"i{unit}", f"d{unit}", f"t{unit}"
         lines = [

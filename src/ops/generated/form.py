@@ -113,7 +113,7 @@ def _known(core: nn.Module, key: tuple) -> Kernel | str | None:
 
 
 def _make_for_gpu(core: nn.Module, dtype: torch.dtype, device: torch.device) -> tuple[Kernel | str, frozenset[str]]:
-    """As `_make`, from a copy on the CPU with its own tensors, since those of the core may be mapped by `vmap`."""
+    """As `_make`, but from a copy on the CPU with its own tensors, since those of the core may be mapped by `vmap`."""
     from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
     with temporarily_clear_interpreter_stack():

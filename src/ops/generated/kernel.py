@@ -20,7 +20,7 @@ from src.ops.inputs import Inputs
 from src.specs import state_tensors
 
 SAVED_AT_MOST = 8 * calls.ALWAYS_NEW if calls.LARGE_PAGES else calls.ALWAYS_NEW
-"""Most bytes that a forward pass saves; above this, the backward pass recomputes the steps in segments of 16.
+"""Maximum number of bytes that a forward pass saves; above it, the backward pass recomputes steps in segments of 16.
 
 Measured: from about this size, that is faster, since fresh memory is slow; from a quarter of it if a step has few
 multiplications.

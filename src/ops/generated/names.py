@@ -12,7 +12,7 @@ class Names:
         self.names: dict[Value, str] = {}
 
     def name(self, value: Value) -> str:
-        """The name of a value's memory, which ends in an underscore, as no keyword and no other name here does."""
+        """The name of a value's memory. It ends in an underscore, which no keyword and no other name here does."""
         return self._named(value) + "_"
 
     def register(self, value: Value) -> str:

@@ -18,7 +18,7 @@ from src.ops.inputs import Inputs
 from src.specs import State
 
 LARGE = 2**19
-"""Bytes of projected inputs from which they are computed step by step. Measured: fresh memory is slow."""
+"""Size of the projected inputs, in bytes, from which they are computed step by step. Measured: fresh memory is slow."""
 FEW = 4
 """If P is less than this many times X, they are not: little memory is saved, and a single large product is faster."""
 

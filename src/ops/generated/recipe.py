@@ -296,7 +296,7 @@ def _settings(value: Any) -> str:
 def _sources(core: nn.Module) -> str:
     """A hash of the sources of this package and of everything a step may call, except Python and installed packages.
 
-    These are the modules of its classes, the modules whose names or members those contain, and so on.
+    These are the modules of the core's classes, the modules that those import (or a member of which), and so on.
     """
     left = {type(module).__module__ for module in core.modules()}
     files = {str(path): path.read_bytes() for path in Path(__file__).parent.glob("*.py")}

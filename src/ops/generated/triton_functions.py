@@ -81,7 +81,7 @@ def truncated(x):
 
 @triton.jit
 def nearest(x):
-    """The nearest integer; the even one if there are two."""
+    """The nearest integer; ties go to the even one."""
     below = tl.floor(x)
     rest = x - below
     odd = tl.floor(below / 2.0) * 2.0 != below

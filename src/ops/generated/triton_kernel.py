@@ -24,7 +24,7 @@ from src.utils.files import write_whole
 
 @cache
 def _module(source: str) -> ModuleType:
-    """Import a source as a module, from a file because Triton reads the source there."""
+    """Import a source as a module, by way of a file, from which Triton reads it."""
     name = f"step_{hashlib.sha256(source.encode()).hexdigest()[:24]}"
     path = recipe_folder("gpu") / f"{name}.py"
     if not path.is_file() or path.read_text() != source:

@@ -11,9 +11,9 @@ from src.ops.generated.plan import Plan
 from src.ops.generated.values import Value, View
 
 BLOCK = 8192
-"""Most numbers in a block that a program processes at once."""
+"""Maximum size, in numbers, of a block that a program processes at once."""
 IN_REGISTERS = 16384
-"""Most numbers of matrices that a program holds in registers."""
+"""Maximum size, in numbers, of the matrices that a program holds in registers."""
 
 
 def padded(number: int) -> int:
@@ -149,7 +149,7 @@ class Lines(Names):
         yield from [f"for {r} in range({x.shape[0]}):", *indented(lines, 1)] if many else lines
 
     def _start(self, start: View, n: str, columns: int, r: str) -> str:
-        """What a product is added to."""
+        """The expression for what a product is added to."""
         varies = start.shape[-1] > 1 and start.strides[-1] == 1
         place = f"{start.offset}" + (f" + {n}" if varies else "")
         if start.shape[0] > 1 and start.strides[0]:

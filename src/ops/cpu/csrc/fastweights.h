@@ -222,7 +222,7 @@ struct FastWeights {
     });
   }
 
-  // h(j)' += c_j a_s' + e_j q_s for all states j <= k, h' being [state, unit].
+  // h(j)' += c_j a_s' + e_j q_s for all states j <= k, where h' is [state, unit].
   void add_to_states(int64_t k, const Vector<S>* c, const Vector<S>* d_a, const Vector<S>* e, const Vector<S>* q,
                      Vector<S>* d_h) const {
     in_fours(first_state(), k + 1, [&](auto count, int64_t j) {

@@ -282,7 +282,7 @@ inline Vector<S> smaller(Vector<S> a, Vector<S> b) {
 
 template <class S>
 inline Vector<S> absolute(Vector<S> x) {
-  return x <= S(0) ? S(0) - x : x;  // also right for -0
+  return x <= S(0) ? S(0) - x : x;  // also correct for -0
 }
 
 template <class S>

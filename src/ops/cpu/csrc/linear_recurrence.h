@@ -4,8 +4,8 @@
 //
 // or, by the delta rule (a = -k), S_i = diag(w) S_{i-1} + k u^T with u = v - c. Columns of S do not interact, so a
 // chunk of steps is computed for four columns at a time, which stay in the first-level cache: 256 bytes for each of the
-// K key features. The forward pass saves S before every chunk, and u (or c) of every write; the backward pass recomputes
-// the states within a chunk.
+// K key features. The forward pass saves S before every chunk, and u (or c) of every write; the backward pass
+// recomputes the states within a chunk.
 //
 // With a `strength` beta, it is the delta rule with keys of unit length, x^ = x / sqrt(|x|^2 + 1e-6): the given queries
 // and keys are scaled, q = scale q^, k = beta k^ and b = w k^. Here that takes hardly any time; in plain PyTorch, it
@@ -13,7 +13,7 @@
 //
 // Backward, with D = S_i' the gradient of the loss with respect to S_i, from the last write to the first:
 //
-//     D += q o'^T,    q' = S o'                                    where it is read
+//     D += q o'^T,    q' = S o'                                    where S is read
 //     v' = D^T k,     k' = D v,     c' = D^T a,     a' = D c,      w' = rows of D . S_{i-1}
 //     b' = S_{i-1} c',     D <- diag(w) D + b c'^T                 the delta rule: u' = D^T k = v' = -c', k' = D u
 #pragma once

@@ -10,7 +10,7 @@ namespace fused {
 // The exit status of a kernel; an exception would end the process.
 enum Exit { done, wrong_ids, out_of_memory };
 
-// The arguments of a kernel. Pointers to pointers point to one for each input, state or constant.
+// The arguments of a kernel. A pointer to pointers has one of them for each input, state or constant.
 struct Call {
   int64_t batch, time, symbols, threads;
   bool return_sequence, save_every_step;
@@ -62,7 +62,7 @@ struct Call {
 struct RowsOfStep {
   int64_t count, width, stride;
   int64_t input, offset;  // where they are part of the gradient of an input; -1 if they are not
-  bool of_state;          // if so, zero in the first step of a sequence that starts from zero
+  bool of_state;          // whether they are a state, which is zero in the first step if it starts from zero
 };
 
 // The gradient of constant number `constant`, a matrix: the sum of left^T right over its terms.
