@@ -124,7 +124,7 @@ class Offsets:
 
 @dataclass(frozen=True)
 class Packed:
-    """A matrix [K, N] of a product on a GPU: where it lies in a constant."""
+    """A matrix [K, N] of a product on a GPU: its place in a constant."""
 
     constant: int
     offset: int
@@ -296,7 +296,7 @@ def _settings(value: Any) -> str:
 def _sources(core: nn.Module) -> str:
     """A hash of the sources of this package and of everything a step may call, except Python and installed packages.
 
-    These are the modules of the core's classes, the modules that those import (or a member of which), and so on.
+    These are the modules of the core's classes, the modules that those import or import from, and so on.
     """
     left = {type(module).__module__ for module in core.modules()}
     files = {str(path): path.read_bytes() for path in Path(__file__).parent.glob("*.py")}
