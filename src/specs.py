@@ -1,4 +1,6 @@
-"""Types shared by models and tasks. Reading results needs some of them but not torch, so torch is not imported.
+"""Types shared by models and tasks.
+
+Code that reads results needs some of these types but not torch, so this module does not import torch.
 
 Shapes: B sequences in a batch, T time steps, H hidden units.
 """
@@ -19,8 +21,8 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 State = Any
-"""What a core carries from one step to the next: tensors, batch first, in any nesting of (named) tuples, lists and
-dictionaries."""
+"""What a core passes from one step to the next: tensors, batch dimension first, in any nesting of (named) tuples, lists
+and dictionaries."""
 
 
 def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
@@ -38,7 +40,7 @@ def state_tensors(state: State) -> list[Tensor]:
 
 
 def state_like(like: State, tensors: Sequence[Tensor]) -> State:
-    """The state with these tensors, in the order of `state_tensors`, and the structure of another one."""
+    """Build a state with the structure of `like` from tensors in the order of `state_tensors`."""
     import optree
 
     return optree.tree_unflatten(optree.tree_structure(like), tensors)
@@ -63,7 +65,7 @@ class InputSpec:
 class OutputSpec:
     """The answer: one of `size` classes, `size` numbers, `size` bits, or a policy over `size` actions with its value.
 
-    It is given at the last step or at every step.
+    The answer is due at the last step or at every step.
     """
 
     kind: Literal["class", "value", "bits", "policy"]
@@ -76,7 +78,7 @@ class OutputSpec:
 
     @property
     def num_outputs(self) -> int:
-        """Numbers that a network gives at a step; for a policy the logits of the actions, then the value."""
+        """How many numbers a network outputs per step; for a policy, the logits of the actions and then the value."""
         return self.size + (self.kind == "policy")
 
     def __str__(self) -> str:
@@ -91,7 +93,7 @@ class Objective:
     higher_is_better: bool = False
 
     def improves(self, value: float, best: float) -> bool:
-        """Whether a value is strictly better than the best so far; nan never is, and all others are better than nan."""
+        """Whether a value is strictly better than the best so far; nan never is, and any number is better than nan."""
         if math.isnan(best):
             return not math.isnan(value)
         return value > best if self.higher_is_better else value < best
@@ -104,23 +106,23 @@ class Objective:
 class Batch(NamedTuple):
     """A batch of examples, batch first.
 
-    Episodes that are still to be played are given by how they start and by random numbers, see
-    `src.tasks.environment`; once played they are a batch as here, with what was observed, done and rewarded.
+    Episodes that have not been played yet are represented by how they start and by random numbers, see
+    `src.tasks.environment`; once played, they form a batch as described here, of observations, actions and rewards.
     """
 
     inputs: Tensor
     """Symbols [B, T] (int64) or vectors [B, T, size] (float32)."""
     targets: Tensor
-    """Classes or actions [B] (int64), or values or bits [B, size] (float32); with a T after B if asked at every step.
-    """
+    """Classes or actions [B] (int64), or values or bits [B, size] (float32); with a T after B if the task asks at every
+    step."""
     mask: Tensor | None = None
-    """Steps that count [B, T] (bool); None for all. Only for tasks that ask at every step."""
+    """The steps that count [B, T] (bool); None if all of them do. Only for tasks that ask at every step."""
     lengths: Tensor | None = None
     """Length of each sequence [B] (int64), from 1 to T; None if all are T. Later steps are padding."""
     resets: Tensor | None = None
-    """Steps before which a row is put back to its initial state [B, T] (bool); None for none."""
+    """Steps before which a row is reset to its initial state [B, T] (bool); None if there are no resets."""
     rewards: Tensor | None = None
-    """What each action of an episode was rewarded with [B, T] (float32); None if nothing is played."""
+    """The reward for each action of an episode [B, T] (float32); None if nothing is played."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
@@ -133,7 +135,7 @@ class Batch(NamedTuple):
         return self.map(lambda tensor: tensor.index_select(0, rows))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        """`function` of every tensor."""
+        """The batch with `function` applied to every tensor."""
         return Batch(*(None if tensor is None else function(tensor) for tensor in self))  # type: ignore[arg-type]
 
 
@@ -143,7 +145,7 @@ class Output(NamedTuple):
     prediction: Tensor
     """Logits or values, `num_outputs` of them: [B, size], or [B, T, size] if the task asks at every step."""
     hidden_BTH: Tensor
-    """Outputs of the core at every step; [B, H] of the last step if only that one is needed."""
+    """Outputs of the core at every step; only those of the last step, [B, H], if no others are needed."""
     state: State | None
     """The state after the last step, if requested."""
 
@@ -155,7 +157,7 @@ class Step(NamedTuple):
     """The parts of the loss by name, such as {"nll": ...}; their sum is minimized."""
     output: Output
     played: Batch | None = None
-    """The batch as it was played, if the model took part in making it; None if it is the one that was given."""
+    """The batch as it was played, if the model helped to generate it; None if it is the batch that was passed in."""
 
     @property
     def loss(self) -> Tensor:
@@ -171,14 +173,14 @@ class Film(NamedTuple):
 
     title: str
     frames: np.ndarray
-    """The screen [T + 1, rows, columns], whether it was seen or not."""
+    """The screen [T + 1, rows, columns], whether or not the network saw it."""
     seen: np.ndarray
     """Whether a network saw the frame [T + 1]."""
     actions: list[str]
     """The names of all actions."""
     taken: np.ndarray
-    """The number of the action after each frame but the last [T]."""
+    """The index of the action taken after each frame except the last [T]."""
     policy: np.ndarray
-    """The probabilities of all actions then [T, A]."""
+    """The probabilities of all actions at that time [T, A]."""
     values: np.ndarray
-    """The return that was expected then [T]."""
+    """The return expected at that time [T]."""

@@ -1,6 +1,6 @@
-"""The contract of a bilinear map, and its initialization.
+"""The contract of bilinear maps, and their initialization.
 
-Shapes: B vectors, I features of the first vector, K of the second, J of the result, P of what the second contributes.
+Shapes: B vectors, I features of the first vector, K of the second, J of the result, P of the projected second vector.
 """
 
 import math
@@ -24,13 +24,14 @@ class BilinearMap(nn.Module, ABC):
 
         y_j = Σ_ik a_i W_ijk b_k            y = M(b) a, with the matrix M(b)_ji = Σ_k W_ijk b_k
 
-    A subclass defines `project`, `product` and `full`, so that what depends on b alone can be computed for many b at
-    once: map(a, b) = product(a, project(b)).
+    A subclass defines `project`, `product` and `full`. The map is evaluated as map(a, b) = product(a, project(b)), so
+    that the part that depends on b alone can be computed for many b at once.
 
-    If the entries of W are initialized as "rank_independent", the variance of y_j is the mean of a_i² times that of
-    b_k², whatever the sizes and ranks. A factor of a or b is drawn from N(0, 1/n), with n its number of features. The
-    first feature is weighted by N(0, 1) if it is the constant 1 (`padded`): it is as large as all others together, so
-    both means are those of the others plus 1.
+    With the "rank_independent" initialization of W, the variance of y_j is the mean of a_i² times the mean of b_k²,
+    whatever the sizes and ranks. The factors that multiply a or b are drawn from N(0, 1/n), where n is the number of
+    its features. If the first feature is the constant 1 (`padded`), its weights are drawn from N(0, 1) and n counts
+    the other features: the constant then weighs as much as all others together, and both means are those of the other
+    features plus 1.
 
     Args:
         sizes: I, J and K.
@@ -44,11 +45,11 @@ class BilinearMap(nn.Module, ABC):
 
     @abstractmethod
     def project(self, b: Tensor) -> Tensor:
-        """What the second vector contributes, [..., K] -> [..., P]."""
+        """The contribution of the second vector, [..., K] -> [..., P]."""
 
     @abstractmethod
     def product(self, a_BI: Tensor, p_BP: Tensor) -> Tensor:
-        """The result [B, J] for the first vector and the contribution of the second."""
+        """The result [B, J], from the first vector and the contribution of the second."""
 
     @abstractmethod
     def full(self) -> Tensor:
@@ -59,31 +60,32 @@ class BilinearMap(nn.Module, ABC):
         return self.full().square().sum()
 
     def forward(self, a_BI: Tensor, b_BK: Tensor) -> Tensor:
-        """y, [B, J]."""
+        """The result y, [B, J]."""
         return self.product(a_BI, self.project(b_BK))
 
     @property
     @abstractmethod
     def product_size(self) -> int:
-        """Multiplications by weights in one `product`."""
+        """The number of multiplications by weights in one `product`."""
 
     def deviations(self, size: int) -> Tensor:
-        """Standard deviations of the weights of the features of a or b, [size]."""
+        """Standard deviations of the initial weights of each feature of a or b, [size]."""
         if not self.padded:
             return torch.full((size,), 1 / math.sqrt(size))
         return torch.cat([torch.ones(1), torch.full((size - 1,), 1 / math.sqrt(size - 1))])
 
     @torch.no_grad()
     def draw_factor_(self, factor_Rn: Tensor) -> None:
-        """Fill a factor of a or b, a row for each of its components, with `rank_independent` entries."""
+        """Fill a factor that multiplies a or b, one row per component, with `rank_independent` entries."""
         factor_Rn.normal_().mul_(self.deviations(factor_Rn.shape[1]).to(factor_Rn))
 
 
 @torch.no_grad()
 def unit_scaling_(weight: Tensor, fan_in: int, gain: float = 1.0) -> Tensor:
-    """U(-g √(3/n), g √(3/n)), of variance g²/n: the default of TensorFlow in 2016.
+    """Fill with U(-g √(3/n), g √(3/n)), whose variance is g²/n: the default of TensorFlow in 2016.
 
-    There n is the product of all sizes but the last, and a matrix acts from the right: n is its number of inputs.
+    In TensorFlow, n is the product of all sizes except the last; a matrix multiplies from the right there, so n is its
+    number of inputs.
     """
     bound = gain * math.sqrt(3 / fan_in)
     return weight.uniform_(-bound, bound)
@@ -91,7 +93,7 @@ def unit_scaling_(weight: Tensor, fan_in: int, gain: float = 1.0) -> Tensor:
 
 @torch.no_grad()
 def spectral_norm_(weight: Tensor, norm: float) -> Tensor:
-    """A matrix of entries from U(-1, 1), scaled so that its largest singular value is this."""
+    """Fill a matrix with entries from U(-1, 1), scaled so that its largest singular value is `norm`."""
     weight.uniform_(-1, 1)
     return weight.mul_(norm / torch.linalg.matrix_norm(weight, 2))
 

@@ -19,21 +19,21 @@ class CP(BilinearMap):
 
         W_ijk = Σ_r λ_r A_ri B_rj C_rk        y = Bᵀ (λ ⊙ (A a) ⊙ (C b))        M(b) = Bᵀ diag(λ ⊙ C b) A
 
-    so M(b) has a rank of R at most. λ = 1 and R (I + J + K) parameters, but for normalized rows.
+    so the rank of M(b) is at most R. Unless rows are normalized, λ = 1 and there are R (I + J + K) parameters.
 
-    With `normalize` "rows" the rows of A, B and C are divided by their norms, and λ are R more parameters, √(J/R) at
-    the start. If the first features are the constant 1 (`padded`) and `init` is "rank_independent", y then starts with
-    a quarter of the variance that it has without `normalize`, since the rows of A and C, whose norm is about √2, are
-    divided by it. With "matrix" each of A, B and C is divided by its Frobenius norm, without weights.
+    With `normalize="rows"`, the rows of A, B and C are divided by their norms, and λ adds R parameters, which start at
+    √(J/R). If the first features are the constant 1 (`padded`) and `init` is "rank_independent", y then starts with a
+    quarter of the variance that it has without `normalize`, since the rows of A and C, whose norm is about √2, are
+    divided by this norm. With `normalize="matrix"`, each of A, B and C is divided by its Frobenius norm, and λ = 1.
 
-    "mathews2016" draws A, B and C from U(-√(3/R), √(3/R)), the default of TensorFlow in 2016: the variance of y falls
-    as 1/R², unless rows are normalized.
+    `init="mathews2016"` draws A, B and C from U(-√(3/R), √(3/R)), the default of TensorFlow in 2016; the variance of y
+    then falls as 1/R², unless rows are normalized.
 
     Args:
         sizes: I, J and K.
-        rank: R.
-        normalize: how the factors are normalized at every use.
-        init: how the factors are drawn.
+        rank: number of components, R.
+        normalize: how the factors are normalized each time they are used; None for not at all.
+        init: how the factors are initialized.
         padded: see `BilinearMap`.
     """
 

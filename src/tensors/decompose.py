@@ -1,4 +1,4 @@
-"""From a full tensor to its decompositions, by TensorLy: pip install -e '.[tensors]'.
+"""Decompositions of a full tensor, computed by TensorLy (pip install -e '.[tensors]').
 
 Shapes: R components, P, Q and S ranks, I, J and K features.
 """
@@ -19,9 +19,10 @@ Map = TypeVar("Map", bound=BilinearMap)
 
 
 def cp_als(W_IJK: Tensor, rank: int, max_sweeps: int = 1000, seed: int = 0) -> CP:
-    """CP of a rank, by alternating least squares: a local optimum of the squared error.
+    """The CP decomposition of a given rank by alternating least squares: a local optimum of the squared error.
 
-    It starts from the singular vectors of each mode; from random ones if the rank is larger than a mode.
+    The iteration starts from the singular vectors of each mode, or from random factors if the rank exceeds the size of
+    a mode.
     """
     from tensorly.decomposition import parafac
 
@@ -31,9 +32,9 @@ def cp_als(W_IJK: Tensor, rank: int, max_sweeps: int = 1000, seed: int = 0) -> C
 
 
 def tensor_train_svd(W_IJK: Tensor, ranks: tuple[int, int]) -> TensorTrain:
-    """Tensor train of ranks P and Q, by two singular value decompositions: within √2 of the least error.
+    """The tensor train of ranks P and Q by two singular value decompositions, within a factor √2 of the least error.
 
-    Ranks beyond those at which it is exact are lowered to them.
+    Ranks larger than an exact decomposition needs are reduced to what it needs.
     """
     from tensorly.decomposition import tensor_train
 
@@ -43,7 +44,7 @@ def tensor_train_svd(W_IJK: Tensor, ranks: tuple[int, int]) -> TensorTrain:
 
 
 def higher_order_svd(W_IJK: Tensor, ranks: tuple[int, int, int]) -> Tucker:
-    """Tucker of ranks P, Q and S, from the singular vectors of each mode: within √3 of the least error."""
+    """The Tucker decomposition by the singular vectors of each mode, within a factor √3 of the least error."""
     from tensorly.decomposition import tucker
 
     core_PQS, factors = tucker(_array(W_IJK), list(ranks), n_iter_max=0, init="svd")
@@ -51,7 +52,7 @@ def higher_order_svd(W_IJK: Tensor, ranks: tuple[int, int, int]) -> Tucker:
 
 
 def relative_error(W_IJK: Tensor, approximation_IJK: Tensor) -> float:
-    """‖W - V‖ / ‖W‖, the root of the relative squared error of y for independent features of equal variance."""
+    """‖W - V‖ / ‖W‖: the relative root mean square error of y for independent features of equal variance."""
     return float((W_IJK - approximation_IJK).detach().norm() / W_IJK.detach().norm())
 
 

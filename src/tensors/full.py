@@ -7,7 +7,7 @@ from src.tensors.base import BilinearMap, outer
 
 
 class Full(BilinearMap):
-    r"""A bilinear map with all entries of its tensor as parameters.
+    r"""A bilinear map whose parameters are all entries of its tensor.
 
         y_j = Σ_ik W_ijk a_i b_k            I J K parameters
 
@@ -23,7 +23,7 @@ class Full(BilinearMap):
         nn.init.normal_(self.W_IJK).data.mul_(i[:, None, None]).mul_(k)
 
     def project(self, b: Tensor) -> Tensor:
-        """b itself: M(b) would be larger by a factor of I J / K."""
+        """b itself, since M(b) would be larger by a factor of I J / K."""
         return b
 
     def product(self, a_BI: Tensor, p_BP: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""A tensor with few nonzero entries at random places.
+"""A tensor with few nonzero entries at random positions.
 
-Shapes: B vectors, E entries, N entries of one result at most, I, J and K features.
+Shapes: B vectors, E entries, M zeros that pad the entries to a multiple of J, I, J and K features.
 """
 
 import math
@@ -12,18 +12,18 @@ from src.tensors.base import BilinearMap
 
 
 class Sparse(BilinearMap):
-    r"""A bilinear map with E entries at fixed random places, whose values are trained.
+    r"""A bilinear map whose tensor has E entries at fixed random positions; their values are trained.
 
         y_j = Σ_{e: j(e) = j} v_e a_i(e) b_k(e)            E parameters
 
-    i(e) and k(e) are drawn uniformly, so two entries can be in the same place, where they add up. The entries take
-    turns with the results, j(e) = e mod J; Mathews (2016) draws j(e) as well, which leaves some results without any.
+    i(e) and k(e) are drawn uniformly, so two entries can share a position, where they add up. The entries are assigned
+    to the results in turn, j(e) = e mod J; Mathews (2016) draws j(e) too, which leaves some results without an entry.
 
-    v_e are drawn from N(0, I J K / E · s_i² s_k²), with s the deviations of the features.
+    v_e is drawn from N(0, I J K / E · s_i² s_k²), where s are the `deviations` of the features.
 
     Args:
         sizes: I, J and K.
-        num_entries: E.
+        num_entries: number of entries, E.
         padded: see `BilinearMap`.
     """
 

@@ -12,16 +12,16 @@ from src.tensors.base import BilinearMap, outer
 
 
 class TensorTrain(BilinearMap):
-    r"""A bilinear map whose tensor is a train of two matrices with a core of three modes between them.
+    r"""A bilinear map whose tensor is a train: two matrices with a three-mode core between them.
 
         W_ijk = Σ_pq A_pi G_jpq C_qk        y_j = Σ_pq G_jpq (A a)_p (C b)_q
 
-    With the mode of the result in the middle, this is the Tucker decomposition without a factor for the result
-    (Tucker-2). M(b) has a rank of P at most. P I + J P Q + Q K parameters.
+    Since the mode of the result is in the middle, this is the Tucker decomposition without a factor for the result
+    (Tucker-2). The rank of M(b) is at most P. There are P I + J P Q + Q K parameters.
 
     Args:
         sizes: I, J and K.
-        ranks: P and Q.
+        ranks: P and Q, for the first and the second vector.
         padded: see `BilinearMap`.
     """
 
@@ -52,7 +52,7 @@ class TensorTrain(BilinearMap):
         return torch.einsum("pi,jpq,qk->ijk", self.A_PI, self.G_JPQ, self.C_QK)
 
     def square_norm(self) -> Tensor:
-        """Σ_j of the entries of G_j ⊙ (A Aᵀ G_j C Cᵀ)."""
+        """The sum over j of all entries of G_j ⊙ (A Aᵀ G_j C Cᵀ)."""
         return (self.G_JPQ * (self.A_PI @ self.A_PI.t() @ self.G_JPQ @ (self.C_QK @ self.C_QK.t()))).sum()
 
     @property

@@ -1,6 +1,6 @@
-"""A bilinear term with its linear ones.
+"""A bilinear term together with its linear terms.
 
-Shapes: B sequences, H features of the state, J of the result, X of the input, P of what the input contributes.
+Shapes: B sequences, H features of the state, J of the result, X of the input, P of the input's contribution.
 """
 
 from collections.abc import Callable
@@ -13,23 +13,23 @@ from src.tensors.base import BilinearMap, unit_scaling_
 
 Linear = Literal["none", "input", "separate", "combined"]
 MakeMap = Callable[..., BilinearMap]
-"""Makes a map of given sizes: make_map((I, J, K), padded=...)."""
+"""Builds a map of given sizes: make_map((I, J, K), padded=...)."""
 
 
 class BilinearTerm(nn.Module):
-    r"""A bilinear function of state h and input x, with linear terms or without:
+    r"""A bilinear function of the state h and the input x, with or without linear terms.
 
         none         W(h, x)
         input        W(h, x) + V x + b
-        separate     W(h, x) + U h + V x + b                   with W = 0 the sum of a simple recurrent network
-        combined     W([1, h], [1, x])                         one tensor holds all four, with as many more features
+        separate     W(h, x) + U h + V x + b                   for W = 0, the sum in a simple recurrent network
+        combined     W([1, h], [1, x])                         one tensor holds all four; h and x each gain a feature
 
-    U starts orthogonal and V from U(-√(3/X), √(3/X)); b starts at 0.
+    U starts as a random orthogonal matrix, V from U(-√(3/X), √(3/X)), and b at 0.
 
     Args:
-        make_map: W, for given sizes.
+        make_map: builds W for given sizes.
         sizes: H, J and X.
-        linear: which linear terms there are.
+        linear: which linear terms there are, see above.
     """
 
     def __init__(self, make_map: MakeMap, sizes: tuple[int, int, int], linear: Linear):
@@ -48,12 +48,12 @@ class BilinearTerm(nn.Module):
             nn.init.zeros_(self.input.bias)
 
     def project(self, x: Tensor) -> Tensor:
-        """What the input contributes: to the map, then to the sum, [..., P + J]; only to the map without V."""
+        """The contribution of the input to the map, followed by V x + b, [..., P + J]; without V, only the former."""
         p = self.map.project(_with_one(x) if self.padded else x)
         return p if self.input is None else torch.cat([p, self.input(x)], dim=-1)
 
     def forward(self, h_BH: Tensor, p_BP: Tensor) -> Tensor:
-        """The sum [B, J]."""
+        """The sum of all terms, [B, J]."""
         if self.input is None:
             return self.map.product(_with_one(h_BH) if self.padded else h_BH, p_BP)
         size = self.map.sizes.J
@@ -63,7 +63,7 @@ class BilinearTerm(nn.Module):
 
     @property
     def product_size(self) -> int:
-        """Multiplications by weights at every step."""
+        """The number of multiplications by weights at every step."""
         return self.map.product_size + (0 if self.state is None else self.state.weight.numel())
 
 

@@ -12,16 +12,16 @@ from src.tensors.base import BilinearMap, outer
 
 
 class Tucker(BilinearMap):
-    r"""A bilinear map whose tensor is a small core with a matrix at each mode.
+    r"""A bilinear map whose tensor is a small core multiplied by a matrix in each mode.
 
         W_ijk = Σ_pqs G_pqs A_pi B_qj C_sk        y = Bᵀ G(A a, C b)
 
-    M(b) has a rank of min(P, Q) at most. The CP decomposition is the special case of a superdiagonal core.
+    The rank of M(b) is at most min(P, Q). The CP decomposition is the special case of a superdiagonal core. There are
     P I + Q J + S K + P Q S parameters.
 
     Args:
         sizes: I, J and K.
-        ranks: P, Q and S, of the first vector, the result and the second vector.
+        ranks: P, Q and S, for the first vector, the result and the second vector.
         padded: see `BilinearMap`.
     """
 
