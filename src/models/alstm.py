@@ -2,7 +2,7 @@
 
 Shapes: B sequences, X input features, P projected features, H real numbers of a copy, N = H/2 complex entries, S
 copies, K heads, D = K H outputs, R sums that depend on the last output, G sums of gates, V sums of complex vectors. A 2
-before N stands for real and imaginary part.
+before N stands for the real and the imaginary part.
 """
 
 import math
@@ -24,37 +24,37 @@ class ALSTMState(NamedTuple):
 
 
 class ALSTM(Core):
-    r"""A recurrent network with a memory of bound pairs, stored in several copies and read by content.
+    r"""A recurrent network with a memory of keys bound to contents, stored in several copies and read with keys.
 
-    Vectors are complex, N = H/2 entries stored as H real numbers, first the real parts, then the imaginary ones. Gates
-    are real, one for each entry. ⊙ is the entrywise product, complex if both factors are. Each of K heads writes its
-    content u under a key r and reads with a key q; copy s permutes the entries of all keys by P_s:
+    Vectors are complex: N = H/2 entries, stored as H real numbers, first the real parts and then the imaginary ones.
+    Gates are real, one for each entry. ⊙ is the entrywise product, complex if both factors are. Each of K heads writes
+    its content u under a key r and reads with a key q; copy s permutes the entries of all keys by P_s:
 
         bound(v)  = v / max(1, |v|)                        entrywise: no modulus above 1, phases unchanged
         f, i, o   = σ(W_g h_{t-1} + V_g x_t + b_g)         the forget, input and output gate
         r_k, q_k  = bound(W_r h_{t-1} + V_r x_t + b_r)     for k = 1 ... K, likewise W_q, V_q, b_q
-        u_k       = bound(V_u x_t + b_u)                   + W_u h_{t-1} inside, if `recurrent_content`
+        u_k       = bound(V_u x_t + b_u)                   plus W_u h_{t-1} inside with `recurrent_content`
         c_t^s     = f ⊙ c_{t-1}^s + Σ_k P_s r_k ⊙ (i ⊙ u_k)        for s = 1 ... S
         h_t^k     = o ⊙ bound(1/S Σ_s P_s q_k ⊙ c_t^s)     h_0 = c_0 = 0
 
     With M pairs in a copy, the conjugate of one key retrieves its content plus the other contents with random phases:
     noise of variance M - 1. The noise of copies with differently ordered keys is nearly independent, so the noise of
-    their mean has 1/S of the variance, with the parameters of one copy. No conjugate is taken here: q learns to be one.
+    their mean has 1/S of the variance, without additional parameters. No conjugate is taken here: q learns to be one.
 
     The paper leaves open how several heads share a memory. Here all write to the same one, each its own content, and
     the output is the concatenation of what they read, K H numbers, all of which enter the next step. P_1 is the
     identity, since only the relative order of copies matters; the others are random, drawn once, and part of the state
-    dict. `project` gives V x + b of the three gates, of all r, of all q and of all u in this order,
+    dict. `project` returns V x + b for the three gates, all r, all q and all u, in this order,
     [..., 3N + 3K H]. V is drawn from U(-1/sqrt(H), 1/sqrt(H)) and W from U(-1/sqrt(K H), 1/sqrt(K H)); b_f
     starts at `forget_bias`, the other biases at 0.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: real numbers H per copy; even.
-        num_copies: S.
-        num_heads: K.
-        recurrent_content: whether u depends on the output of the last step as well.
-        forget_bias: b_f at the start.
+        input_size: number of input features, X.
+        hidden_size: real numbers per copy, H; even.
+        num_copies: number of copies, S.
+        num_heads: number of heads, K.
+        recurrent_content: whether u depends on the previous output as well.
+        forget_bias: initial value of b_f.
         kernel: see `Core`.
     """
 
@@ -92,7 +92,7 @@ class ALSTM(Core):
         self.register_buffer("permutations_SN", torch.stack(orders))
 
     def project(self, x: Tensor) -> Tensor:
-        """What the input adds to the gates, to the keys of all heads and to their contents."""
+        """The contribution of the input to the gates, the keys of all heads and their contents."""
         return self.input(x)
 
     def initial_state(self, batch_size: int) -> ALSTMState:
@@ -107,7 +107,7 @@ class ALSTM(Core):
         return self.num_heads * self.hidden_size
 
     def step(self, p_BP: Tensor, state: ALSTMState) -> tuple[Tensor, ALSTMState]:
-        """The equations above; the output is h."""
+        """One step of the equations in the class docstring; the output is h."""
         h_BD, c_BSH = state
         reached = self.recurrent.out_features
         reached_BR = torch.addmm(p_BP[:, :reached], h_BD, self.recurrent.weight.t())
@@ -125,20 +125,20 @@ class ALSTM(Core):
         return h_BD, ALSTMState(h_BD, c_BS2N.flatten(2))
 
     def _permuted(self, keys_BK2N: Tensor) -> Tensor:
-        """P_s of every key for every copy, [B, K, S, 2, N]."""
+        """Every key permuted by P_s for every copy, [B, K, S, 2, N]."""
         return keys_BK2N[..., self.permutations_SN].movedim(-2, 2)
 
 
 def bound(v_2N: Tensor) -> Tensor:
-    """v / max(1, |v|) of complex entries [..., 2, N].
+    """v / max(1, |v|) for complex entries [..., 2, N].
 
-    The square is clamped to at least 1 before taking its root, whose derivative is infinite at 0.
+    |v|² is clamped to at least 1 before the root is taken, since the derivative of the root is infinite at 0.
     """
     return v_2N / v_2N.square().sum(-2, keepdim=True).clamp(min=1).sqrt()
 
 
 def complex_product(a_2N: Tensor, b_2N: Tensor) -> Tensor:
-    """The product of complex entries [..., 2, N]."""
+    """The entrywise product of complex vectors [..., 2, N]."""
     a_re, a_im = a_2N.unbind(-2)
     b_re, b_im = b_2N.unbind(-2)
     return torch.stack([a_re * b_re - a_im * b_im, a_re * b_im + a_im * b_re], dim=-2)

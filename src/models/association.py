@@ -1,4 +1,4 @@
-"""What a memory matrix stores of a state, and under what.
+"""The keys and values under which a memory matrix stores states.
 
 Shapes: B sequences, H units, M rows and columns of the matrix.
 """
@@ -11,19 +11,22 @@ from src.ops.linear_recurrence import unit_length
 
 
 class Association(nn.Module):
-    r"""A memory matrix A that is written with a value under a key, and read with a query.
+    r"""A memory matrix A in which a value is stored under a key, and which is read with a query.
 
-    As in Ba et al. (2016) a state h is its own key, value and query. Otherwise, if it is `hetero`, they are learned:
+    As in Ba et al. (2016), a state h is its own key, value and query. With `hetero`, key and value are learned instead:
 
-        k = W_k h,   v = W_v h,   q = h,       A h                       W_k and W_v [H, H] start as identities
-        k = W_k h,   v = W_v h,   q = W_k h,   W_o A W_k h               with a memory size M: W_k and W_v [M, H]
+        k = W_k h,   v = W_v h,   q = h,       read A h                  W_k and W_v [H, H] start as identities
+        k = W_k h,   v = W_v h,   q = W_k h,   read W_o A W_k h          with a memory size M: W_k and W_v [M, H]
 
-    where W_k and W_v start as random orthogonal projections, and W_o as W_vᵀ.
+    In the second case, W_k and W_v start as random orthogonal projections, and W_o as W_vᵀ.
 
     Args:
-        size: units H.
-        memory_size: M; None for H.
+        size: number of units, H.
+        memory_size: rows and columns of A, M; None for H.
         hetero: whether key and value are learned.
+
+    Raises:
+        ValueError: `memory_size` is given without `hetero`.
     """
 
     def __init__(self, size: int, memory_size: int | None, hetero: bool):
@@ -45,7 +48,7 @@ class Association(nn.Module):
             self.output.weight = nn.Parameter(self.value.weight.detach().t().clone())
 
     def written(self, A_BMM: Tensor, h_BH: Tensor, rate: float | Tensor, delta: bool) -> Tensor:
-        """A + η v kᵀ; or, by the delta rule, A + η (v - A κ) κᵀ with κ, the key at unit length."""
+        """A after a write: A + η v kᵀ, or by the delta rule A + η (v - A κ) κᵀ, where κ is the key at unit length."""
         k_BM, v_BM = self.key(h_BH), self.value(h_BH)
         if delta:
             k_BM = unit_length(k_BM)

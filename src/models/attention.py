@@ -1,4 +1,4 @@
-"""Softmax attention (Vaswani et al., 2017, arXiv 1706.03762) over a window of the past: the memory that keeps all.
+"""Softmax attention (Vaswani et al., 2017, arXiv 1706.03762) over a window of the past: a memory that keeps all.
 
 Shapes: B sequences, T time steps, H heads, K key features, V value features, W earlier steps that are kept.
 """
@@ -16,7 +16,7 @@ from src.ops.dispatch import Kernel
 
 
 class AttentionMemory(NamedTuple):
-    """Keys and values of the last W steps, the newest last, and how many of them there have been."""
+    """Keys and values of the last W steps, the newest last, and how many of these steps there have been."""
 
     k_BWHK: Tensor
     v_BWHV: Tensor
@@ -28,18 +28,19 @@ class Attention(RecallCore):
 
         o_t = Σ_τ softmax_τ(q_tᵀ k_τ / √K) v_τ                       over the last `window` steps τ, t included
 
-    The state is the keys and values of the last `window` - 1 steps. A window as long as the sequences makes it full
-    attention, a shorter one sliding-window attention; `state_size` counts all of these steps, there or not. There
-    are no positional encodings: order enters through the convolution. The layer around it is that of `LinearCore`.
+    The state consists of the keys and values of the last `window` - 1 steps; `state_size` counts all of these steps,
+    even those before the sequence starts. With a window as long as the sequences this is full attention, with a shorter
+    one sliding-window attention. There are no positional encodings: order enters through the convolution. The layer
+    around it is as in `LinearCore`.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
-        key_size: features of a query and a key of one head; None for D / H.
-        value_size: V, 2 or more; None for D / H.
-        window: steps that are attended to, the present one included.
-        conv_size: steps that the convolution of q, k and v sees; 0 for none.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
+        key_size: features per query and key, K; None for D / H.
+        value_size: features per value, V, 2 or more; None for D / H.
+        window: number of steps that are attended to, including the current one.
+        conv_size: steps spanned by the convolution of q, k and v; 0 for no convolution.
         kernel: see `Core`.
     """
 
@@ -70,7 +71,7 @@ class Attention(RecallCore):
         self.window = window
 
     def empty(self, batch_size: int) -> AttentionMemory:
-        """No steps."""
+        """The memory before the first step."""
         shape = batch_size, self.window - 1, self.num_heads
         k_BWHK, v_BWHV = self.zeros(*shape, self.key_size), self.zeros(*shape, self.value_size)
         return AttentionMemory(k_BWHK, v_BWHV, self.zeros(batch_size).long())
@@ -78,7 +79,7 @@ class Attention(RecallCore):
     def recall(
         self, q_BHK: Tensor, k_BHK: Tensor, v_BHV: Tensor, _gates: None, memory: AttentionMemory
     ) -> tuple[Tensor, AttentionMemory]:
-        """The equation above."""
+        """One step of the equation in the class docstring."""
         k_BwHK = torch.cat([memory.k_BWHK, k_BHK[:, None]], dim=1)
         v_BwHV = torch.cat([memory.v_BWHV, v_BHV[:, None]], dim=1)
         ages_w = torch.arange(self.window - 1, -1, -1, device=q_BHK.device)
@@ -99,7 +100,7 @@ class Attention(RecallCore):
         *,
         is_empty: bool,
     ) -> tuple[Tensor, AttentionMemory]:
-        """All steps at once, with the earlier ones of the memory before them."""
+        """All steps at once, preceded by the earlier steps in the memory."""
         time, kept = q.shape[1], self.window - 1
         k_BSHK, v_BSHV = torch.cat([memory.k_BWHK, k], dim=1), torch.cat([memory.v_BWHV, v], dim=1)
         steps_S = torch.arange(-kept, time, device=q.device)
@@ -115,7 +116,7 @@ class Attention(RecallCore):
                 :, -1, None, None, None
             ]
             k_end_BWHK, v_end_BWHV = (x.masked_fill(is_before_BW11, 0) for x in (k_end_BWHK, v_end_BWHV))
-        if is_empty:  # nothing of it can be seen
+        if is_empty:  # none of its steps are attended to
             k_BSHK, v_BSHV, steps_S = k, v, steps_T
         is_seen_TS = (steps_S <= steps_T[:, None]) & (steps_S > steps_T[:, None] - self.window)
         is_seen_BTS = is_seen_TS & (steps_S >= first_BT[..., None])
@@ -126,16 +127,16 @@ class Attention(RecallCore):
 
     @torch.no_grad()
     def attention(self, p: LinearInput) -> Tensor:
-        """The softmax of the last step at each earlier one, the mean of all heads; 0 for those out of the window."""
+        """The softmax of the last step over the earlier ones, averaged over the heads; 0 outside the window."""
         q_BTHK, k_BTHK, _, _ = self.heads(p.channels_C, self.empty_window(len(p.channels_C)), None)
         scores_BHT = torch.einsum("bhk,bthk->bht", q_BTHK[:, -1], k_BTHK) * self.key_size**-0.5
         scores_BHT[..., : -self.window] = -torch.inf
         return scores_BHT.softmax(2).mean(1)[:, :-1]
 
     def memory(self, p: LinearInput) -> None:
-        """None: what is kept are steps, not a matrix."""
+        """None, since the memory holds steps, not a matrix."""
 
     def flops(self, length: int) -> int:
-        """Two products with each step that is seen."""
+        """Two products with each step that is attended to."""
         seen = sum(min(t, self.window) for t in range(1, length + 1))
         return 2 * 3 * seen * self.num_heads * (self.key_size + self.value_size)

@@ -21,7 +21,7 @@ from src.tensors.tucker import Tucker
 
 
 class BilinearInput(NamedTuple):
-    """What the input contributes: to the product, and as the first state."""
+    """The contribution of the input to the product, and the input as the first state."""
 
     product_BP: Tensor
     first_BH: Tensor
@@ -35,24 +35,24 @@ class BilinearState(NamedTuple):
 
 
 class Bilinear(TensorCore):
-    r"""A recurrent network without linear terms and nonlinearity: each input multiplies the state by a matrix.
+    r"""A recurrent network without linear terms or a nonlinearity: each input multiplies the state by a matrix.
 
         h_1 = x_1,    h_t = g W(h_{t-1}, x_t) = g M(x_t) h_{t-1}            W(h, x)_j = Σ_ik h_i W_ijk x_k
 
-    If X and H differ, x_1 is cut to its first H features or filled up with zeros. On two vectors it is the bilinear map
-    itself, which is how a decomposition is learned by gradient descent. On more, the state is a product of
-    matrices, and the logarithm of its norm grows or shrinks in proportion to time (Mathews 2016: "multiplicative
-    dynamics = instability?").
+    If X and H differ, x_1 is cut to its first H features or padded with zeros. For two vectors, the network is the
+    bilinear map itself, which is how a decomposition is learned by gradient descent. For longer sequences, the state is
+    a product of matrices, and the logarithm of its norm grows or shrinks in proportion to time (Mathews 2016:
+    "multiplicative dynamics = instability?").
 
-    Parameters: CP R (2H + X); tensor train R H + R² H + R X; Tucker R (2H + X) + R³; full H² X. The entries of W(h, x)
-    start with the variance of h times that of x.
+    Parameters: CP R (2H + X); tensor train R H + R² H + R X; Tucker R (2H + X) + R³; full H² X. At the start, the
+    entries of W(h, x) have the variance of h times that of x.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H.
+        input_size: number of input features, X.
+        hidden_size: number of units, H.
         form: how W is held.
-        rank: R, all ranks of the form; unused by the full tensor.
-        scale: g, fixed.
+        rank: R, every rank of the form; unused by the full tensor.
+        scale: g, a constant.
         kernel: see `Core`.
     """
 
@@ -77,7 +77,7 @@ class Bilinear(TensorCore):
         self.term = BilinearTerm(maps[form], (hidden_size, hidden_size, input_size), "none")
 
     def project(self, x: Tensor) -> BilinearInput:
-        """The contribution to the product, and x with H features."""
+        """The contribution to the product, and x, cut or padded to H features."""
         return BilinearInput(self.term.project(x), functional.pad(x, (0, self.hidden_size - x.shape[-1])))
 
     def initial_state(self, batch_size: int) -> BilinearState:
@@ -85,8 +85,8 @@ class Bilinear(TensorCore):
         return BilinearState(self.zeros(batch_size, self.hidden_size), self.zeros(batch_size, 1))
 
     def step(self, p: BilinearInput, state: BilinearState) -> tuple[Tensor, BilinearState]:
-        """The equation above; the output is the product."""
+        """One step of the equation in the class docstring; the output is the product."""
         product_BH = self.scale * self.term(state.h_BH, p.product_BP)
-        # not first + started (product - first): a product that is far smaller would be rounded away
+        # not first + started (product - first), which would round away a product far smaller than first
         h_BH = (1 - state.started_B1) * p.first_BH + state.started_B1 * product_BH
         return h_BH, BilinearState(h_BH, torch.ones_like(state.started_B1))

@@ -1,4 +1,4 @@
-"""A convolutional network over a sequence of patches, as the baseline of Ba et al. (2016), sections 4.2 and 4.3.
+"""A convolutional network over a sequence of patches, the baseline of Ba et al. (2016), sections 4.2 and 4.3.
 
 Shapes: B sequences, T time steps, X input features, H hidden units, N patches.
 """
@@ -25,23 +25,25 @@ class ConvNetState(NamedTuple):
 
 
 class ConvNet(Core):
-    r"""The same filters on every patch, and a fully connected layer on all that they find.
+    r"""The same filters for every patch, and a fully connected layer over the feature maps of all patches.
 
         m_n = relu(C x_n + b)                      the feature maps at patch n = 1 ... N: H filters
         y   = relu(Σ_n U_n m_n + c)                fully connected: U = [U_1 ... U_N]
 
-    With a linear head this has three layers. If x_n are the patches of an image, the first is a convolution whose
-    stride is the width of its kernel. As a core, it reads one patch at a time, and its state is the sum so far:
+    With a linear head the network has three layers. If x_n are the patches of an image, the first layer is a
+    convolution whose stride is the width of its kernel. As a core, it reads one patch at a time, and its state is the
+    sum so far:
 
         s_t = s_{t-1} + U_t m_t,    y_t = relu(s_t + c),    s_0 = 0
 
-    so the last output is that of the network. After N patches, the weights U_1 ... U_N are used again. b and c start at
-    0, C and U from U(-1/sqrt(n), 1/sqrt(n)), n being H for C, and N H, the features that are summed, for U.
+    so the last output is the output of the network. After N patches, the weights U_1 ... U_N are used again. b and c
+    start at 0. C and U are drawn from U(-1/sqrt(n), 1/sqrt(n)), where n is H for C, and N H for U, the number of
+    features that it sums.
 
     Args:
-        input_size: pixels X of a patch.
-        hidden_size: H, both filters and units.
-        num_patches: N.
+        input_size: number of pixels of a patch, X.
+        hidden_size: number of filters and of units, H.
+        num_patches: number of patches, N.
         kernel: see `Core`.
     """
 
@@ -73,13 +75,13 @@ class ConvNet(Core):
         return ConvNetState(start_BH, start_BH.new_zeros(batch_size, dtype=torch.int64))
 
     def step(self, p_BH: Tensor, state: ConvNetState) -> tuple[Tensor, ConvNetState]:
-        """The equations above."""
+        """One step of the equations in the class docstring: the next patch."""
         U_BHH = self.U_NHH[state.position_B]
         sum_BH = state.sum_BH + torch.bmm(U_BHH, p_BH[:, :, None])[:, :, 0]
         return torch.relu(sum_BH + self.c_H), ConvNetState(sum_BH, (state.position_B + 1) % len(self.U_NHH))
 
     def forms(self) -> Iterator[Form]:
-        """All patches at once, from the first one on."""
+        """All patches at once, if the sequence starts at the first patch."""
         yield Form("vectorized", self._at_once, lambda inputs: inputs.resets is None)
         yield from super().forms()
 
@@ -101,5 +103,5 @@ class ConvNet(Core):
         return y, ConvNetState(sum_BH, position_B) if return_state else None
 
     def flops(self, length: int) -> int:
-        """As in `Core`; every patch has a matrix of its own."""
+        """As in `Core`, with a matrix for every patch, including the first."""
         return 2 * 3 * length * self.hidden_size**2

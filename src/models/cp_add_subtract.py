@@ -17,13 +17,13 @@ class CPAddSubtract(CPDelta):
         h_t = h_{t-1} + relu(a_t) - relu(s_t)                  h_0 = 0
         a_t = Bᵀ((A h_{t-1}) ⊙ (C x_t)) + V x_t + b            s_t likewise with its own weights
 
-    Each of A, B and C is divided by its Frobenius norm, so no product is longer than |h| |x|, and
-    a typical one falls as 1/R at the start. 2 (R (2H + X) + H X + H) parameters.
+    Each of A, B and C is divided by its Frobenius norm, so the norm of a product is at most |h| |x|, and at the start a
+    typical one falls as 1/R. There are 2 (R (2H + X) + H X + H) parameters.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H.
-        rank: R.
+        input_size: number of input features, X.
+        hidden_size: number of units, H.
+        rank: number of components, R.
         kernel: see `Core`.
     """
 

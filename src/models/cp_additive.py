@@ -22,15 +22,15 @@ class CPAdditive(TensorCore):
         h_t = h_{t-1} + f(Bᵀ((A h_{t-1}) ⊙ (C x_t)) + V x_t + b)               h_0 = 0
         before:  h_t = h_{t-1} + f(LN[...])                    after:  h_t = h_{t-1} + LN[f(...)]
 
-    Along h + ... the gradient has a path on which it is preserved; nothing bounds the state. R (2H + X) + H X + H
-    parameters, and 2H more with layer normalization.
+    Through h + ... the gradient has a path on which it is preserved; nothing bounds the state. There are
+    R (2H + X) + H X + H parameters, and 2H more with layer normalization.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H.
-        rank: R.
-        nonlinearity: f.
-        layer_norm: whether what is added is normalized, before or after f.
+        input_size: number of input features, X.
+        hidden_size: number of units, H.
+        rank: number of components, R.
+        nonlinearity: the nonlinearity f.
+        layer_norm: whether the added term is normalized before f, after f or not at all.
         kernel: see `Core`.
     """
 
@@ -57,6 +57,6 @@ class CPAdditive(TensorCore):
         return self.term.project(x)
 
     def step(self, p_BP: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The equations above; the output is the state."""
+        """One step of the equations in the class docstring; the output is the state."""
         h_BH = state + self.after(NONLINEARITIES[self.nonlinearity](self.before(self.term(state, p_BP))))
         return h_BH, h_BH

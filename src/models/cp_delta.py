@@ -18,7 +18,7 @@ from src.tensors.terms import BilinearTerm, Linear
 
 
 class CPDeltaInput(NamedTuple):
-    """What the input contributes to what is added and subtracted."""
+    """The contributions of the input to the added and to the subtracted term."""
 
     added_BP: Tensor
     subtracted_BP: Tensor
@@ -30,17 +30,18 @@ class CPDelta(TensorCore):
         h_t = h_{t-1} + relu(a_t) - relu(s_t)                  h_0 = 0
         a_t = Bᵀ((A [1, h_{t-1}]) ⊙ (C [1, x_t]))              s_t likewise with its own A, B and C
 
-    (`cp-del`). 2 R (2H + X + 2) parameters. As in the author's program, A, B and C start from U(-1, 1), scaled to a
-    largest singular value of 1/1.1: with terms of the size of the state, it would double at every step.
+    The author calls it `cp-del`. There are 2 R (2H + X + 2) parameters. As in his program, A, B and C start from
+    U(-1, 1), scaled to a largest singular value of 1/1.1: if the terms were as large as the state, the state would
+    double at every step.
 
-    A subclass with other linear terms calls this constructor with what makes the terms.
+    A subclass with other linear terms passes `linear` and `normalize` to this constructor.
 
     Args:
-        input_size: features X of one input vector.
-        linear: how the linear terms are held.
+        input_size: number of input features, X.
+        linear: which linear terms there are; see `BilinearTerm`.
         normalize: how the factors are normalized; see `CP`.
-        hidden_size: units H.
-        rank: R.
+        hidden_size: number of units, H.
+        rank: number of components, R.
         kernel: see `Core`.
     """
 
@@ -64,11 +65,11 @@ class CPDelta(TensorCore):
                 spectral_norm_(factor, 1 / 1.1)
 
     def project(self, x: Tensor) -> CPDeltaInput:
-        """The contribution to either term."""
+        """The contributions to the two terms."""
         return CPDeltaInput(self.added.project(x), self.subtracted.project(x))
 
     def step(self, p: CPDeltaInput, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The equations above; the output is the state."""
+        """One step of the equations in the class docstring; the output is the state."""
         added_BH = torch.relu(self.added(state, p.added_BP))
         h_BH = state + added_BH - torch.relu(self.subtracted(state, p.subtracted_BP))
         return h_BH, h_BH

@@ -19,27 +19,27 @@ from src.tensors.terms import BilinearTerm
 
 
 class CPIntegratorInput(NamedTuple):
-    """What the input contributes to the product, and what it writes."""
+    """The contribution of the input to the product, and what it writes."""
 
     product_BP: Tensor
     written_BH: Tensor
 
 
 class CPIntegrator(TensorCore):
-    r"""A recurrent network of rectified units that integrates what the input writes.
+    r"""A recurrent network of rectified units that integrates what the input writes (`cp-int`).
 
         w_t = relu(V x_t + b)                                  what is written
         e_t = relu(Bᵀ((A h_{t-1}) ⊙ (C x_t)))                  what is erased; LN[...] inside relu or around it
         h_t = relu(h_{t-1} + w_t - e_t)                        h_0 = 0
 
-    (`cp-int`). R (2H + X) + H X + H parameters, and 2H more with layer normalization. V starts from
-    U(-√(3/X), √(3/X)), b as 0.
+    There are R (2H + X) + H X + H parameters, and 2H more with layer normalization. V starts from U(-√(3/X), √(3/X)),
+    b at 0.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H.
-        rank: R.
-        layer_norm: whether what is erased is normalized, before or after relu.
+        input_size: number of input features, X.
+        hidden_size: number of units, H.
+        rank: number of components, R.
+        layer_norm: whether the erased term is normalized before relu, after relu or not at all.
         kernel: see `Core`.
     """
 
@@ -67,7 +67,7 @@ class CPIntegrator(TensorCore):
         return CPIntegratorInput(self.term.project(x), torch.relu(self.input(x)))
 
     def step(self, p: CPIntegratorInput, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The equations above; the output is the state."""
+        """One step of the equations in the class docstring; the output is the state."""
         erased_BH = self.after(torch.relu(self.before(self.term(state, p.product_BP))))
         h_BH = torch.relu(state + p.written_BH - erased_BH)
         return h_BH, h_BH

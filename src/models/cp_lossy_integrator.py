@@ -25,15 +25,16 @@ class CPLossyIntegrator(TensorCore):
         e_t = E relu(Bᵀ((A [1, h_{t-1}]) ⊙ (C [1, x_t])))      what is erased
         h_t = relu(h_{t-1} + w_t - e_t)                        h_0 = 0
 
-    R (2H + X + 2) + H X + H + 2H² + H parameters. The author's program leaves out the relu of w; here it is as it was
-    meant, except for a bias of e, which would only be subtracted from b₂. V₂ and E start orthogonal, V from
-    U(-√(3/X), √(3/X)), b and b₂ as 0. As in the author's program, A, B and C start from U(-1, 1), scaled to a largest
-    singular value of 1/1.5: with a term of the size of the state, it would multiply at every step.
+    There are R (2H + X + 2) + H X + H + 2H² + H parameters. The author's program leaves out the relu of w; here it is
+    as intended, except that e has no bias, which would only be subtracted from b₂. V₂ and E start as random orthogonal
+    matrices, V from U(-√(3/X), √(3/X)), and b and b₂ at 0. As in the author's program, A, B and C start from U(-1, 1),
+    scaled to a largest singular value of 1/1.5: if the term were as large as the state, the state would multiply
+    at every step.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H.
-        rank: R.
+        input_size: number of input features, X.
+        hidden_size: number of units, H.
+        rank: number of components, R.
         kernel: see `Core`.
     """
 
@@ -63,7 +64,7 @@ class CPLossyIntegrator(TensorCore):
         return CPIntegratorInput(self.term.project(x), self.write(torch.relu(self.input(x))))
 
     def step(self, p: CPIntegratorInput, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The equations above; the output is the state."""
+        """One step of the equations in the class docstring; the output is the state."""
         erased_BH = torch.relu(self.term(state, p.product_BP)) @ self.recurrent_erase.weight.t()
         h_BH = torch.relu(state + p.written_BH - erased_BH)
         return h_BH, h_BH

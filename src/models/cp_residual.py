@@ -22,15 +22,15 @@ class CPResidual(TensorCore):
 
         h_t = h_{t-1} + LN₂[U relu(LN₁[Bᵀ((A h_{t-1}) ⊙ (C x_t))]) + b]            h_0 = 1
 
-    LN₁ has a gain and a bias, LN₂ a gain: R (2H + X) + H² + H + 3H parameters. The author's program leaves out the
-    relu, so that the block is linear but for the norms; here it is as it was meant. The input enters only through the
-    product, so as long as all biases are 0, as at the start, a state of 0 would stay 0 whatever the input is: hence
-    h_0 = 1. U starts orthogonal.
+    LN₁ has a gain and a bias, LN₂ only a gain: R (2H + X) + H² + H + 3H parameters. The author's program leaves out the
+    relu, which makes the block linear except for the norms; here it is as intended. The input enters only through the
+    product, so as long as all biases are 0, as at the start, a state of 0 would stay 0 whatever the input: hence
+    h_0 = 1. U starts as a random orthogonal matrix.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H, 2 or more.
-        rank: R.
+        input_size: number of input features, X.
+        hidden_size: number of units, H, 2 or more.
+        rank: number of components, R.
         kernel: see `Core`.
     """
 
@@ -60,11 +60,11 @@ class CPResidual(TensorCore):
         return self.zeros(batch_size, self.hidden_size) + 1
 
     def step(self, p_BP: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The equation above; the output is the state."""
+        """One step of the equation in the class docstring; the output is the state."""
         inner_BH = torch.relu(self.inner_norm(self.term(state, p_BP)))
         h_BH = state + self.norm(torch.addmm(self.bias_H, inner_BH, self.recurrent.weight.t()))
         return h_BH, h_BH
 
     def flops(self, length: int) -> int:
-        """As in `TensorCore`, and those of the first step, since h_0 is not 0."""
+        """As in `TensorCore`, but including the first step, since h_0 is not 0."""
         return super().flops(length + 1)

@@ -19,19 +19,19 @@ class CPRNN(TensorRNN):
         separate      h_t = f(Bᵀ((A h_{t-1}) ⊙ (C x_t)) + U h_{t-1} + V x_t + b)              h_0 = 0
         combined      h_t = f(Bᵀ((A [1, h_{t-1}]) ⊙ (C [1, x_t])))
 
-    The matrix Bᵀ diag(C x) A that the input adds to U has a rank of R at most. R (2H + X) + H² + H X + H parameters if
-    separate, R (2H + X + 2) combined. U starts as the identity; for V and b see `BilinearTerm`.
+    The matrix Bᵀ diag(C x) A that the input adds to U has a rank of at most R. There are R (2H + X) + H² + H X + H
+    parameters if separate, R (2H + X + 2) if combined. U starts as the identity; for V and b see `BilinearTerm`.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H.
-        rank: R.
-        linear: how the linear terms are held.
-        nonlinearity: f.
-        init: how A, B and C start; see `CP`. "mathews2016" is the default of the author's program, but not what it has
+        input_size: number of input features, X.
+        hidden_size: number of units, H.
+        rank: number of components, R.
+        linear: whether the linear terms are separate or combined, see above.
+        nonlinearity: the nonlinearity f.
+        init: how A, B and C start; see `CP`. "mathews2016" is the default of the author's program, but not what it uses
             for this network: U(-1, 1), scaled to a largest singular value of 2.
-        weight_norm: divide the rows of A, B and C by their norms, with a weight for each component (Salimans & Kingma,
-            2016); adds R parameters, and with combined terms starts with a quarter of the variance, see `CP`.
+        weight_norm: whether to divide the rows of A, B and C by their norms, with a weight for each component (Salimans
+            & Kingma, 2016); adds R parameters, and combined terms start with a quarter of the variance, see `CP`.
         kernel: see `Core`.
     """
 

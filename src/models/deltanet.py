@@ -19,30 +19,30 @@ from src.ops.linear_recurrence import DeltaTerms, Terms
 
 
 class DeltaNet(LinearCore):
-    r"""A linear recurrence that writes by the delta rule: it stores the difference to what it already recalls.
+    r"""A linear recurrence that writes by the delta rule: it stores how v differs from what it already recalls.
 
-        β_t = c σ(W_β x_t)                                           the strength of the write, of every head
+        β_t = c σ(W_β x_t)                                           the strength of the write, for every head
         S_t = S_{t-1} + β_t κ_t (v_t - S_{t-1}ᵀ κ_t)ᵀ                S_0 = 0
         o_t = S_tᵀ q_t
 
-    so w = 1, k = β κ, b = κ and a = -k. In the layer of Yang et al. κ and q are k and q at unit length. Then I - β κ κᵀ
-    has the eigenvalues 1 and 1 - β: with β = 1 the old value of the key is erased exactly, with β = 2 the state is
-    reflected, which c = 2 allows (Grazzi et al., 2024, arXiv 2411.12537). In the layer of Schlag et al. they are
-    φ(k) / Σ φ(k) and φ(q) / Σ φ(q) with features φ >= 0, so that ‖κ‖ <= 1 and less is erased.
+    so w = 1, k = β κ, b = κ and a = -k. In the layer of Yang et al., κ and q are k and q scaled to unit length, so
+    I - β κ κᵀ has the eigenvalues 1 and 1 - β: with β = 1 the old value of the key is erased exactly; with β = 2, which
+    c = 2 allows, the state is reflected (Grazzi et al., 2024, arXiv 2411.12537). In the layer of Schlag et al., they
+    are φ(k) / Σ φ(k) and φ(q) / Σ φ(q) with features φ >= 0, so that ‖κ‖ <= 1 and less is erased.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
-        key_size: K; None for D / H.
-        value_size: V, 2 or more; None for D / H.
-        feature_map: "none" for unit length, "elu" or "dpfp" for features of a unit sum.
-        dpfp_order: ν of the feature map dpfp, below K.
-        max_beta: c.
-        conv_size: steps that the convolution of q, k and v sees; 0 for none.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
+        key_size: features per query and key, K; None for D / H.
+        value_size: features per value, V, 2 or more; None for D / H.
+        feature_map: "none" for unit length, "elu" or "dpfp" for features with unit sum.
+        dpfp_order: the order of the feature map dpfp, below K; see `features`.
+        max_beta: c, the largest strength of a write.
+        conv_size: steps spanned by the convolution of q, k and v; 0 for no convolution.
         output_gate: whether there is an output gate.
         learned_start: whether S_0 is learned.
-        chunk_size: steps of a chunk of the form in plain PyTorch.
+        chunk_size: steps per chunk in the plain PyTorch form.
         kernel: see `Core`.
     """
 

@@ -15,28 +15,28 @@ from src.ops.linear_recurrence import DeltaTerms
 
 
 class DeltaProduct(LinearCore):
-    r"""A linear recurrence that writes several times a step, each time by the delta rule.
+    r"""A linear recurrence that writes several times per step, each time by the delta rule.
 
         β_{t,i} = c σ(W_β x_t)                                              for i = 1 ... n
         S_{t,i} = S_{t,i-1} + β_{t,i} κ_{t,i} (v_{t,i} - S_{t,i-1}ᵀ κ_{t,i})ᵀ      S_{t,0} = S_{t-1,n}, S_{0,n} = 0
         o_t     = S_{t,n}ᵀ q_t
 
     with κ and q of unit length. The transition is a product of n generalized Householder matrices I - β κ κᵀ; with
-    c = 2 one of them is a reflection and two make a rotation, so that n = 2 permutes three things where n = 1 cannot.
-    With n = 1 this is DeltaNet. `project` gives n keys and n values of every head.
+    c = 2, one of them can be a reflection and two a rotation, so n = 2 can permute three items and n = 1 cannot. With
+    n = 1 this is DeltaNet. `project` returns n keys and n values for every head.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
-        key_size: K; None for D / H.
-        value_size: V, 2 or more; None for D / H.
-        num_householder: n, writes of a step.
-        max_beta: c.
-        conv_size: steps that the convolution of q, k and v sees; 0 for none.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
+        key_size: features per query and key, K; None for D / H.
+        value_size: features per value, V, 2 or more; None for D / H.
+        num_householder: n, the number of writes per step.
+        max_beta: c, the largest strength of a write.
+        conv_size: steps spanned by the convolution of q, k and v; 0 for no convolution.
         output_gate: whether there is an output gate.
         learned_start: whether S_0 is learned.
-        chunk_size: steps of a chunk of the form in plain PyTorch.
+        chunk_size: steps per chunk in the plain PyTorch form.
         kernel: see `Core`.
     """
 
@@ -74,10 +74,10 @@ class DeltaProduct(LinearCore):
         self.num_householder, self.max_beta = num_householder, max_beta
 
     def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> DeltaTerms:
-        """Of every write, k = β κ and b = κ."""
+        """k = β κ and b = κ for every write."""
         k, v, z_beta = (self._one_after_the_other(x) for x in (k, v, gates.unflatten(-1, (self.num_heads, -1))))
         return DeltaTerms(q, k, v, self.max_beta * torch.sigmoid(z_beta))
 
     def _one_after_the_other(self, x_BTH: Tensor) -> Tensor:
-        """What is given for all writes of a step [B, T, H, n F], write by write [B, T n, H, F]."""
+        """Split features of all writes of a step, [B, T, H, n F], into one step per write, [B, T n, H, F]."""
         return x_BTH.unflatten(-1, (self.num_householder, -1)).transpose(2, 3).flatten(1, 2)

@@ -1,6 +1,6 @@
 """The fast-weights RNN of Ba et al. (2016), "Using Fast Weights to Attend to the Recent Past", arXiv 1610.06258.
 
-Shapes: B sequences, T time steps, t steps past, X input features, H hidden units.
+Shapes: B sequences, T time steps, t past steps, X input features, H hidden units.
 """
 
 import math
@@ -33,7 +33,7 @@ class FastWeightsState(NamedTuple):
 
 
 class GatedInput(NamedTuple):
-    """What an input contributes with gates: C x, λ(x) and η(x)."""
+    """The contribution of an input if there are gates: C x, λ(x) and η(x)."""
 
     sum_BH: Tensor
     decay_B1: Tensor
@@ -56,56 +56,58 @@ class FastWeights(Core):
 
         A(t) h_s  = η Σ_{τ<=t} λ^(t-τ) h(τ) [h(τ)ᵀ h_s]          (4)
 
-    `step` is the matrix form. In plain PyTorch the attention form saves T²H/2 numbers per sequence for the backward
-    pass and the matrix form T H²; the faster of the two is used. The kernel saves T H. It processes a long sequence in
-    chunks: attention within a chunk, and the matrix A for all earlier chunks.
+    `step` is the matrix form. For the backward pass, the attention form in plain PyTorch stores T²H/2 numbers per
+    sequence, and the matrix form T H²; the faster of the two is used. The kernel stores T H. It processes a long
+    sequence in chunks: attention within a chunk, and the matrix A for all earlier chunks.
 
-    Choices that the paper leaves open: the layer norm has one gain and bias for all steps; there is none on the
-    preliminary state; `z` has a bias only without layer norm, which has its own. With S = 0 nothing is read
-    or normalized, so with `layer_norm` z has no bias and the gain and bias of the norm are unused.
+    The paper leaves some choices open. Here the layer norm has one gain and bias for all steps; the preliminary state
+    is not normalized; and `z` has a bias only without layer norm, which has its own. With S = 0 nothing is read or
+    normalized, so with `layer_norm` z has no bias, and the gain and bias of the norm are unused.
 
-    With S > 1, `read_weights="learned"` and `normalized="last"` start as a network with S = 1, which learns soonest, if
-    the boundary is sustained and the preliminary state not normalized, or if it is "identity" and `f` not tanh:
+    With S > 1, a network with `read_weights="learned"` and `normalized="last"` starts out as one with S = 1, which
+    learns soonest, provided that the boundary is "sustained" and the preliminary state is not normalized, or that the
+    boundary is "identity" and `f` is not tanh:
 
         h_s+1     = f(z(t+1) + w_s A(t) h_s(t+1)),               for s < S-1, w_s = 0 at first
         h_S       = f(LN[z(t+1) + A(t) h_S-1(t+1)])
 
-    What later fast weights have and these lack can be had one by one, in place of equation 1:
+    Features that later fast weights have and these lack can be turned on one by one, in place of equation 1:
 
         A(t)      = λ A(t-1) + η v kᵀ                          k and v of `Association`, with `association="hetero"`
         A(t)      = λ A(t-1) + η (v - λ A(t-1) κ) κᵀ           κ = k / sqrt(|k|² + 1e-6), with `rule="delta"`
         λ(x)      = σ(w_λᵀ x + b_λ)
-        η(x)      = 2 η σ(w_ηᵀ x + b_η)                        with `gates`, which start with w = 0, as λ and η
+        η(x)      = 2 η σ(w_ηᵀ x + b_η)                        with `gates`, which start at λ and η, with w = 0
 
-    The delta rule (Schlag et al., 2021, arXiv 2102.11174) corrects what is stored under a key, and with η = 1 replaces
-    it; it is stable for η <= 2, so with gates, where η(x) reaches 2 η, for a `fast_lr` <= 1. Signed states are those
-    with tanh or linear as nonlinearity. With a `memory_size` M, A is M x M instead of H x H, so that there can be more
-    units than the memory has rows.
+    The delta rule (Schlag et al., 2021, arXiv 2102.11174) corrects what is stored under a key, and replaces it if
+    η = 1. It is stable for η <= 2; with gates, where η(x) can reach 2 η, this means `fast_lr` <= 1. States have both
+    signs if the nonlinearity is tanh or linear. With a `memory_size` M, A is M x M instead of H x H, so that there can
+    be more units than the memory has rows.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H.
-        decay: λ, what remains of the fast weights after a step.
+        input_size: number of input features, X.
+        hidden_size: number of units, H.
+        decay: λ, the factor by which the fast weights decay at each step.
         fast_lr: η, the fast learning rate; 0 switches the memory off.
-        num_inner_steps: S, how often the fast weights are read per time step.
-        layer_norm: normalize the summed input of every inner step (equation 5), for two units or more.
-        normalized: which inner steps are normalized, "all" or "last"; the same with one, or without `layer_norm`.
-        read_weights: "one" as above, or "learned": a weight w_s of A h_s for every inner step but the last, 0 at first;
-            the same with one.
-        layer_norm_preliminary: normalize `z` in the preliminary state as well, with its own gain and bias.
+        num_inner_steps: S, the number of times the fast weights are read per time step.
+        layer_norm: whether to normalize the summed input of every inner step (equation 5); needs two units or more.
+        normalized: which inner steps are normalized, "all" or "last"; makes no difference with a single inner step or
+            without `layer_norm`.
+        read_weights: "one" as above, or "learned": a weight w_s of A h_s, 0 at first, for every inner step but the
+            last; makes no difference with a single inner step.
+        layer_norm_preliminary: whether to normalize `z` in the preliminary state as well, with its own gain and bias.
         boundary: "sustained" as above; "identity" is the second method of appendix B, h_s+1 = f(LN[(I + A) h_s]).
-        write: what enters A. "state" as above; the other two are found in public re-implementations, and are here to
-            measure what they cost: "late" writes h(t) only after h(t+1) has been computed, "preliminary" writes the
-            preliminary state h_0(t+1) instead, just before the read. Neither has the hand-written kernels or the
-            attention form.
-        rule: how it is written, "hebbian" or "delta".
-        association: "auto", the state is its own key; "hetero", key and value are learned projections of it.
-        memory_size: M, with "hetero" as association; None for H.
-        gates: whether λ and η depend on the input; `decay` and `fast_lr` are then their values at the start.
-        nonlinearity: f.
+        write: what is written into A. "state" as above; the other two occur in public reimplementations, and are
+            provided to measure what they cost: "late" writes h(t) only after h(t+1) has been computed, and
+            "preliminary" writes the preliminary state h_0(t+1) instead, immediately before the read. Neither has the
+            hand-written kernels or the attention form.
+        rule: the rule by which A is written, "hebbian" or "delta".
+        association: "auto" if the state is its own key and value; "hetero" if both are learned projections of it.
+        memory_size: M, rows and columns of A, with `association="hetero"`; None for H.
+        gates: whether λ and η depend on the input; `decay` and `fast_lr` are then their initial values.
+        nonlinearity: the nonlinearity f.
         recurrent_scale: W starts as this multiple of the identity.
-        input_scale: C starts as this multiple of U(-1/sqrt(H), 1/sqrt(H)); with random projections it learns only
-            if the input dominates what is recalled.
+        input_scale: C starts as this multiple of U(-1/sqrt(H), 1/sqrt(H)); with the random projections of a
+            `memory_size`, the network learns only if the input dominates what is recalled.
         kernel: see `Core`.
     """
 
@@ -181,7 +183,7 @@ class FastWeights(Core):
         return FastWeightsState(self.zeros(batch_size, self.hidden_size), self.zeros(batch_size, size, size))
 
     def step(self, p: Any, state: FastWeightsState) -> tuple[Tensor, FastWeightsState]:
-        """Equations 1, 2 and 5, or what the settings put in their place."""
+        """One step of equations 1, 2 and 5 in the class docstring, or of what the settings put in their place."""
         h_BH, A_BHH = state
         p_BH, decay_B1, fast_lr = p if isinstance(p, GatedInput) else (p, None, self.fast_lr)
         decay = self.decay if decay_B1 is None else decay_B1[:, :, None]
@@ -193,7 +195,7 @@ class FastWeights(Core):
         return h_BH, FastWeightsState(h_BH, next_A_BHH)
 
     def _preliminary(self, z_BH: Tensor) -> Tensor:
-        """h_0, from the boundary condition z."""
+        """The preliminary state h_0, from the boundary condition z."""
         return self._f(self.preliminary_norm(z_BH))
 
     def settle(self, z_BH: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
@@ -213,7 +215,7 @@ class FastWeights(Core):
         return NONLINEARITIES[self.nonlinearity](a)
 
     def forms(self) -> Iterator[Form]:
-        """How a whole sequence is computed; the matrix form was measured to be faster than `attend` from T = 2H on."""
+        """The forms of a whole sequence; by measurement, the matrix form is faster than `attend` for T > 2H."""
         size = self.hidden_size
 
         learned = any(isinstance(rate, Tensor) and rate.requires_grad for rate in (self.decay, self.fast_lr))
@@ -239,7 +241,7 @@ class FastWeights(Core):
         yield from super().forms()
 
     def attend(self, p_BTH: Tensor, state: FastWeightsState | None) -> tuple[Tensor, FastWeightsState]:
-        """Equation 4 instead of 1 and 2."""
+        """The attention form: equation 4 instead of equations 1 and 2."""
         h_BH, A_BHH = (self.zeros(p_BTH.shape[0], self.hidden_size), None) if state is None else state
         y_BTH, end = attend(p_BTH, h_BH, A_BHH, self.recurrent, self.settle, self.decay, self.fast_lr)
         return y_BTH, FastWeightsState(*end)
@@ -253,7 +255,7 @@ class FastWeights(Core):
         return_state: bool,
         return_sequence: bool,
     ) -> tuple[Tensor, FastWeightsState | None]:
-        """A kernel, chunk by chunk."""
+        """Run a kernel chunk by chunk."""
         y_BTH, end = in_chunks(
             kernel,
             chunk_length,
@@ -274,7 +276,7 @@ class FastWeights(Core):
 
     @torch.no_grad()
     def attention(self, p_BTH: Any) -> Tensor | None:
-        """η λ^(t-τ) h(τ)ᵀ h_0: how much the last step's first read takes from each state τ = 1 ... T-1."""
+        """η λ^(t-τ) h(τ)ᵀ h_0: the weight of each state τ = 1 ... t in the first read of the last step, t = T-1."""
         if not self.is_sum_over_states or self.num_inner_steps == 0:  # nothing is read
             return None
         if p_BTH.shape[1] == 1:
@@ -286,7 +288,7 @@ class FastWeights(Core):
 
     @torch.no_grad()
     def memory(self, p: Any) -> Tensor | None:
-        """A as the last step reads it: with `write=late` before that step writes."""
+        """A as the last step reads it; with `write=late`, this is A before that step writes."""
         batch_size, num_steps = state_tensors(p)[0].shape[:2]
         if self.write == "late" and num_steps == 1:
             return self.initial_state(batch_size).A_BHH
@@ -294,18 +296,18 @@ class FastWeights(Core):
         return state.A_BHH
 
     def flops(self, length: int) -> int:
-        """As in `Core`; states and matrices that are read are used three times as well."""
+        """As in `Core`; states and matrices that are read are used three times too."""
         size, products = self.hidden_size, 0
         if not self.is_sum_over_states:
             association = self.recurrent_association
             matrices = self.num_inner_steps + 1 + (self.rule == "delta")  # read, written, and read to be erased
-            # every read has a query and an output, of which `Core` counts the output of one
+            # every read multiplies by W_k and W_o; `Core` counts W_o once
             again = max(2 * self.num_inner_steps - 1, 0) * sum(w.numel() for w in association.output.parameters())
             return super().flops(length) + 2 * 3 * (length * matrices * association.size**2 + (length - 1) * again)
         chunk = chunk_length(size)
         for start in range(0, length, chunk):
-            steps, carried = min(chunk, length - start), start > 0  # carried: the matrix of the chunks before
-            states = steps * (steps - 1) // 2 + carried * steps  # over all steps of the chunk
+            steps, carried = min(chunk, length - start), start > 0  # carried: A of earlier chunks is read
+            states = steps * (steps - 1) // 2 + carried * steps  # summed over the steps of the chunk
             reading = 2 * states * size + carried * steps * size**2
             writing = (steps - 1 + carried) * size**2 if start + steps < length else 0
             products += self.num_inner_steps * reading + writing

@@ -1,4 +1,4 @@
-"""Fast weights on two levels, as Ba et al. (2016) have them read an image in glimpses: sections 4.2 and 4.3, Figure 3.
+"""The two-level fast weights with which Ba et al. (2016) read images in glimpses: sections 4.2 and 4.3, Figure 3.
 
 Shapes: B sequences, T time steps, X input features, H hidden units, Q quadrants, R = 6 glimpses of each.
 """
@@ -30,33 +30,33 @@ class MultilevelState(NamedTuple):
 
 
 class FastWeightsMultilevel(Core):
-    r"""A recurrent network that stores what it saw coarsely while it looks closely, and then puts both together.
+    r"""A recurrent network that stores a coarse view while it looks closely, and then combines the two.
 
     A quadrant of an image takes six steps, r = 0 ... 5: a coarse glimpse, four fine ones, and the coarse one again.
     With C x_t = `project`, f = relu, LN layer normalization, and h(0) = 0, A(0) = 0:
 
         r = 0        h(t) = f(LN[W h(t-1) + C x_t])
                      A ← λ A + η h(t) h(t)ᵀ                          store
-                     h ← 0                                           wipe, after h(t) has been the output
+                     h ← 0                                           wipe, once h(t) has been output
         r = 1 ... 4  h(t) = f(LN[W h(t-1) + C x_t])
         r = 5        h_0  = f(C x_t)                                 the coarse glimpse is the cue
                      h(t) = f(LN[W_int h(t-1) + C x_t + A h_0])      integrate
 
-    The three signals (store, wipe, integrate) depend on the position alone, which the state knows. The hidden state of
-    r = 5 goes on to the next quadrant. The paper draws this without equations, and leaves open whether A decays at
-    every store, as here, or at every step; whether W_int h(t-1) enters h_0 as well, which it does not here; and where
-    layer normalization goes, here around every sum, with one gain and bias for all.
+    The three signals (store, wipe, integrate) depend only on the position, which is part of the state. The hidden state
+    of r = 5 is passed on to the next quadrant. The paper shows this in a figure, without equations, and leaves open
+    whether A decays at every store, as here, or at every step; whether W_int h(t-1) enters h_0 as well, which it does
+    not here; and where layer normalization is applied: here to every sum, with one gain and bias for all.
 
     A is a sum of one outer product per quadrant, so reading it is attention over the stored states, as in
-    `FastWeights`. After a wipe nothing of the quadrants before is left in h, so the fine glimpses of all quadrants are
-    read side by side.
+    `FastWeights`. After a wipe, h contains nothing of the earlier quadrants, so the fine glimpses of all quadrants are
+    computed in parallel.
 
     Args:
-        input_size: pixels X of a glimpse.
-        hidden_size: units H, 2 or more.
-        decay: λ, what remains of the fast weights at every store.
+        input_size: number of pixels of a glimpse, X.
+        hidden_size: number of units, H, 2 or more.
+        decay: λ, the factor by which the fast weights decay at every store.
         fast_lr: η, the fast learning rate; 0 switches the memory off.
-        wipe: whether h is wiped after it was stored; false lets a network without memory see the whole image.
+        wipe: whether h is wiped after it is stored; with false, even a network without memory sees the whole image.
         recurrent_scale: W and W_int start as this multiple of the identity.
         kernel: see `Core`.
     """
@@ -88,7 +88,7 @@ class FastWeightsMultilevel(Core):
         scaled_identity_(self.integration.weight, recurrent_scale)
 
     def project(self, x: Tensor) -> Tensor:
-        """C x; the bias is that of the layer norm."""
+        """C x; the only bias is in the layer norm."""
         return self.input(x)
 
     def initial_state(self, batch_size: int) -> MultilevelState:
@@ -98,7 +98,7 @@ class FastWeightsMultilevel(Core):
         return MultilevelState(h_BH, A_BHH, h_BH.new_zeros(batch_size, dtype=torch.int64))
 
     def step(self, p_BH: Tensor, state: MultilevelState) -> tuple[Tensor, MultilevelState]:
-        """The equations above, each sequence at its position."""
+        """One step of the equations in the class docstring, each sequence at its own position in a quadrant."""
         h_BH, A_BHH, position_B = state
         stores_B1, integrates_B1 = (position_B[:, None] == position for position in (STORE, INTEGRATE))
         read_BH = torch.bmm(A_BHH, torch.relu(p_BH)[:, :, None])[:, :, 0]
@@ -110,7 +110,7 @@ class FastWeightsMultilevel(Core):
         return y_BH, MultilevelState(h_BH, A_BHH, (position_B + 1) % NUM_STEPS)
 
     def forms(self) -> Iterator[Form]:
-        """Whole quadrants at once, from the start of one on."""
+        """Whole quadrants at once, if the sequence starts at the beginning of one."""
         yield Form("vectorized", self._by_quadrants, lambda inputs: inputs.resets is None)
         yield from super().forms()
 
@@ -148,7 +148,7 @@ class FastWeightsMultilevel(Core):
         return (y_BTH if return_sequence else y_BTH[:, -1]), end
 
     def _next(self, h_BH: Tensor | None, p_BH: Tensor) -> Tensor:
-        """The slow recurrence, after a state or after none, which is 0."""
+        """One step of the slow recurrence, from a state; None is the state 0."""
         return torch.relu(self.norm(p_BH if h_BH is None else self.recurrent(h_BH) + p_BH))
 
     def _follow(self, h_BH: Tensor | None, by_step: Sequence[Tensor]) -> list[Tensor]:
@@ -160,18 +160,18 @@ class FastWeightsMultilevel(Core):
         return states
 
     def _read(self, stored_BQH: Tensor, cue_BH: Tensor) -> Tensor:
-        """A h_0, without A."""
+        """A h_0, without forming A."""
         weights_Q = self._weights(stored_BQH.shape[1])
         scores_BQ1 = (stored_BQH * cue_BH[:, None]).sum(2, keepdim=True) * weights_Q[:, None]
         return (stored_BQH * scores_BQ1).sum(1)
 
     def _weights(self, num_stored: int) -> Tensor:
-        """η λ^k of the stored states, of which k were stored later."""
+        """η λ^k for each stored state, where k is the number of states stored after it."""
         return past_weights(num_stored, self.decay, self.fast_lr, self.recurrent.weight)
 
     @torch.no_grad()
     def attention(self, p_BTH: Tensor) -> Tensor:
-        """How much the last step takes from each stored state, η λ^k h(τ)ᵀ h_0; 0 for states that were not stored."""
+        """The weight of each state in the read of the last step, η λ^k h(τ)ᵀ h_0; 0 for states that were not stored."""
         num_sequences, time, _ = p_BTH.shape
         attention_Bt = p_BTH.new_zeros(num_sequences, time - 1)
         if (time - 1) % NUM_STEPS == INTEGRATE:
@@ -187,7 +187,7 @@ class FastWeightsMultilevel(Core):
         return state.A_BHH
 
     def flops(self, length: int) -> int:
-        """As in `Core`; stored states that are read are used three times as well."""
-        matrices = length - 1 - (-(-(length - 1) // NUM_STEPS) if self.wipe else 0)  # none after a wipe
+        """As in `Core`; stored states that are read are used three times too."""
+        matrices = length - 1 - (-(-(length - 1) // NUM_STEPS) if self.wipe else 0)  # no product after a wipe
         num_reads = length // NUM_STEPS
         return 2 * 3 * (matrices * self.hidden_size**2 + num_reads * (num_reads + 1) * self.hidden_size)

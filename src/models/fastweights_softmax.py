@@ -1,6 +1,6 @@
-"""Fast weights that are read by softmax: the loop of Ba et al. (2016) around the memory of Ramsauer et al. (2021).
+"""Fast weights that are read by a softmax: the loop of Ba et al. (2016) around the memory of Ramsauer et al. (2021).
 
-Shapes: B sequences, T time steps, X input features, H hidden units, N past states that are kept, t of them there.
+Shapes: B sequences, T time steps, X input features, H hidden units, N past states that are kept, t of them present.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from src.ops.generated.form import generated_form
 
 
 class PastStates(NamedTuple):
-    """The hidden state, those before it with the newest last, and how many steps there have been."""
+    """The hidden state, the states before it with the newest last, and the number of steps so far."""
 
     h_BH: Tensor
     past_BNH: Tensor
@@ -25,27 +25,27 @@ class PastStates(NamedTuple):
 
 
 class FastWeightsSoftmax(Core):
-    r"""A recurrent network that attends to its own past states, in place of reading a sum of their outer products.
+    r"""A recurrent network that attends to its own past states instead of reading a sum of their outer products.
 
         z(t+1)    = W h(t) + C x(t+1)
         h_0(t+1)  = f(z(t+1))
         h_s+1     = f(LN[z(t+1) + Σ_τ softmax_τ(β h(τ)ᵀ h_s(t+1)) h(τ)])         for s = 0 ... S-1, over τ = 1 ... t
         h(t+1)    = h_S(t+1)
 
-    `FastWeights` reads A(t) h_s = η Σ_τ λ^(t-τ) h(τ) [h(τ)ᵀ h_s], with the same products as weights. As a softmax they
-    are the update of a modern Hopfield network (arXiv 2008.02217), which finds the most similar state however many
-    there are; but the states themselves have to be kept. The state holds the last `context` of them, the sequence may
-    be longer. In the first step nothing is read. Everything else, S = 0 included, is as in
+    `FastWeights` reads A(t) h_s = η Σ_τ λ^(t-τ) h(τ) [h(τ)ᵀ h_s], with the same products as weights. With a softmax
+    of these products, the read is the update of a modern Hopfield network (arXiv 2008.02217), which finds the most
+    similar state however many there are; but the states themselves have to be kept. The state holds the last `context`
+    of them; the sequence may be longer. In the first step nothing is read. Everything else, including S = 0, is as in
     `FastWeights`.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H, 2 or more with `layer_norm`.
+        input_size: number of input features, X.
+        hidden_size: number of units, H; 2 or more with `layer_norm`.
         beta: β, the inverse temperature.
-        context: N, past states that are kept and attended to.
-        num_inner_steps: S, how often they are read per time step.
-        layer_norm: normalize the summed input of every inner step.
-        nonlinearity: f.
+        context: N, the number of past states that are kept and attended to.
+        num_inner_steps: S, the number of times they are read per time step.
+        layer_norm: whether to normalize the summed input of every inner step.
+        nonlinearity: the nonlinearity f.
         recurrent_scale: W starts as this multiple of the identity.
         kernel: see `Core`.
     """
@@ -88,20 +88,20 @@ class FastWeightsSoftmax(Core):
         return PastStates(past_BNH[:, 0], past_BNH, self.zeros(batch_size).long())
 
     def step(self, p_BH: Tensor, state: PastStates) -> tuple[Tensor, PastStates]:
-        """The equations above."""
+        """One step of the equations in the class docstring; the output is the hidden state."""
         past_BNH = torch.cat([state.past_BNH, state.h_BH[:, None]], dim=1)[:, 1:]
         h_BH = self.settle(self.recurrent(state.h_BH) + p_BH, past_BNH, state.count_B)
         return h_BH, PastStates(h_BH, past_BNH, state.count_B + 1)
 
     def settle(self, z_BH: Tensor, past_BtH: Tensor, count_B: Tensor) -> Tensor:
-        """The inner loop, with at most the last `count` states as past."""
+        """The inner loop, which attends to the last `count` of the past states at most."""
         ages_t = torch.arange(past_BtH.shape[1] - 1, -1, -1, device=z_BH.device)
         is_there_Bt = ages_t < count_B[:, None]
         nonlinearity = NONLINEARITIES[self.nonlinearity]
         h_s_BH = nonlinearity(z_BH)
         for _ in range(self.num_inner_steps):
             scores_Bt = self.beta * (past_BtH * h_s_BH[:, None]).sum(2)
-            # where nothing is there, all weights are 0, and so are their gradients
+            # if there is no past state, all weights are 0, and so are their gradients
             least = torch.finfo(scores_Bt.dtype).min
             weights_Bt = scores_Bt.masked_fill(~is_there_Bt, least).softmax(1) * is_there_Bt
             read_BH = (weights_Bt[..., None] * past_BtH).sum(1)
@@ -114,7 +114,7 @@ class FastWeightsSoftmax(Core):
         yield Form("reference", self._scanned)
 
     def attend(self, p_BTH: Tensor, state: PastStates | None) -> tuple[Tensor, PastStates]:
-        """Step by step as well, but with no room for a past that is not there."""
+        """Also step by step, but without slots for past states that do not exist yet."""
         start = self.initial_state(len(p_BTH)) if state is None else state
         h_BH, count_B = start.h_BH, start.count_B
         past_BtH, outputs = start.past_BNH if state is not None else start.past_BNH[:, :0], []
@@ -128,7 +128,7 @@ class FastWeightsSoftmax(Core):
 
     @torch.no_grad()
     def attention(self, p_BTH: Tensor) -> Tensor | None:
-        """The softmax of the last step's first read, over the states τ = 1 ... T-1; 0 for those no longer kept."""
+        """The softmax of the last step's first read over the states τ = 1 ... T-1; 0 for states no longer kept."""
         if self.num_inner_steps == 0:  # nothing is read
             return None
         past_BtH = self(p_BTH)[0][:, :-1]
@@ -140,6 +140,6 @@ class FastWeightsSoftmax(Core):
         return scores_Bt.softmax(1)
 
     def flops(self, length: int) -> int:
-        """As in `Core`, and two products with each state that is read."""
+        """As in `Core`, plus two products with each state that is read."""
         states = sum(min(t, self.context) for t in range(length))
         return super().flops(length) + 2 * 3 * self.num_inner_steps * 2 * states * self.hidden_size

@@ -18,28 +18,28 @@ from src.ops.linear_recurrence import DeltaTerms
 class GatedDeltaNet(LinearCore):
     r"""The delta rule on a memory that decays.
 
-        α_t = exp(-e^A softplus(W_α x_t + c))                        the decay of a head, see `Decay`
+        α_t = exp(-e^A softplus(W_α x_t + c))                        the decay of each head, see `Decay`
         β_t = c_β σ(W_β x_t)                                         the strength of its write
         S_t = α_t S_{t-1} + β_t κ_t (v_t - α_t S_{t-1}ᵀ κ_t)ᵀ        S_0 = 0
         o_t = S_tᵀ q_t / √K
 
     with κ and q of unit length, so w = α, k = β κ, b = α κ and a = -k. With α = 1 this is DeltaNet; without the erased
-    term it is the recurrence of Mamba-2. With `decay_init` "paper" a head remembers about a dozen steps in the median;
-    "slow" suits the recall of a hundred steps and more. The authors' program draws e^A from U(0, 16); here it is
-    U(1, 16), see `Decay`, without the longest memories.
+    term it is the recurrence of Mamba-2. With `decay_init="paper"`, the median memory of a head is about a dozen steps;
+    "slow" suits recall over a hundred steps and more. The authors' program draws e^A from U(0, 16); here it is
+    U(1, 16), see `Decay`, which leaves out the longest memories.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
-        key_size: K; None for D / H.
-        value_size: V, 2 or more; None for D / H.
-        max_beta: c_β, 1 in the paper; 2 allows reflections.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
+        key_size: features per query and key, K; None for D / H.
+        value_size: features per value, V, 2 or more; None for D / H.
+        max_beta: c_β, the largest strength of a write: 1 in the paper; 2 allows reflections.
         decay_init: see `Decay`.
-        conv_size: steps that the convolution of q, k and v sees; 0 for none.
+        conv_size: steps spanned by the convolution of q, k and v; 0 for no convolution.
         output_gate: whether there is an output gate.
         learned_start: whether S_0 is learned.
-        chunk_size: steps of a chunk of the form in plain PyTorch.
+        chunk_size: steps per chunk in the plain PyTorch form.
         kernel: see `Core`.
     """
 

@@ -18,24 +18,24 @@ from src.ops.linear_recurrence import Terms
 class GLA(LinearCore):
     r"""A memory in which every key feature has a decay of its own.
 
-        α_t = σ(W_2 W_1 x_t + c)^{1/τ}                    [K] of every head
+        α_t = σ(W_2 W_1 x_t + c)^{1/τ}                    [K] for every head
         S_t = Diag(α_t) S_{t-1} + k_t v_tᵀ                S_0 = 0
         o_t = S_tᵀ q_t / √K
 
-    so w = α, and nothing is erased. c = 0 at the start, where with τ = 16 a half is left after 16 steps.
+    so w = α, and nothing is erased. c starts at 0; with τ = 16, half of the memory is then left after 16 steps.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
-        key_size: K; None for D / 2H.
-        value_size: V, 2 or more; None for D / H.
-        gate_rank: rows of W_1.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
+        key_size: features per query and key, K; None for D / 2H.
+        value_size: features per value, V, 2 or more; None for D / H.
+        gate_rank: number of rows of W_1.
         temperature: τ; the larger, the slower the decay.
-        conv_size: steps that the convolution of q, k and v sees; 0 for none.
+        conv_size: steps spanned by the convolution of q, k and v; 0 for no convolution.
         output_gate: whether there is an output gate.
         learned_start: whether S_0 is learned.
-        chunk_size: steps of a chunk of the form in plain PyTorch.
+        chunk_size: steps per chunk in the plain PyTorch form.
         kernel: see `Core`.
     """
 

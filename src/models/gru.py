@@ -22,18 +22,18 @@ class GRU(Core):
         c_t = tanh(W_c (r_t ⊙ h_{t-1}) + V_c x_t + b_c)        the candidate
         h_t = u_t ⊙ h_{t-1} + (1 - u_t) ⊙ c_t                  h_0 = 0
 
-    (arXiv 1406.1078). With `reset` "after", c_t = tanh(r_t ⊙ (W_c h_{t-1}) + V_c x_t + b_c). `project` gives V x + b of
-    r, u and c in this order, [..., 3H]. Weights are drawn from U(-1/sqrt(H), 1/sqrt(H)); b_r and b_u start at
-    `gate_bias`, b_c at 0; the paper has no biases.
+    as in arXiv 1406.1078. With `reset="after"`, c_t = tanh(r_t ⊙ (W_c h_{t-1}) + V_c x_t + b_c). `project` returns
+    V x + b for r, u and c in this order, [..., 3H]. Weights are drawn from U(-1/sqrt(H), 1/sqrt(H)); b_r and b_u start
+    at `gate_bias`, b_c at 0; the paper has no biases.
 
-    `torch.nn.GRU` always resets after, and has a bias b_hn inside that product, r_t ⊙ (W_c h_{t-1} + b_hn), besides a
-    second bias in both gates (3H more parameters). Its biases are drawn from the distribution of the weights.
+    `torch.nn.GRU` always resets after the product, to which it adds a bias b_hn, r_t ⊙ (W_c h_{t-1} + b_hn), and it has
+    a second bias in both gates (3H more parameters). Its biases are drawn from the distribution of the weights.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H.
+        input_size: number of input features, X.
+        hidden_size: number of units, H.
         reset: whether the reset gate acts before or after the product with W_c.
-        gate_bias: b_r and b_u at the start.
+        gate_bias: initial value of b_r and b_u.
         kernel: see `Core`.
     """
 
@@ -59,11 +59,11 @@ class GRU(Core):
         nn.init.constant_(self.input.bias[: 2 * hidden_size], gate_bias)
 
     def project(self, x: Tensor) -> Tensor:
-        """What the input adds to the two gates and to the candidate."""
+        """The contribution of the input to the two gates and to the candidate."""
         return self.input(x)
 
     def step(self, p_B3H: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The equations above; the output is the state."""
+        """One step of the equations in the class docstring; the output is the state."""
         h_BH = state
         p_gates_B2H, p_c_BH = p_B3H.split([2 * self.hidden_size, self.hidden_size], dim=1)
         gates_B2H = torch.sigmoid(torch.addmm(p_gates_B2H, h_BH, self.recurrent_gates.weight.t()))
@@ -72,5 +72,6 @@ class GRU(Core):
             sum_BH = torch.addmm(p_c_BH, r_BH * h_BH, self.recurrent_candidate.weight.t())
         else:
             sum_BH = torch.addcmul(p_c_BH, r_BH, self.recurrent_candidate(h_BH))
-        h_BH = torch.lerp(torch.tanh(sum_BH).type_as(h_BH), h_BH, u_BH.type_as(h_BH))  # autocast leaves lerp as it is
+        # lerp needs arguments of the same dtype, and autocast does not convert them
+        h_BH = torch.lerp(torch.tanh(sum_BH).type_as(h_BH), h_BH, u_BH.type_as(h_BH))
         return h_BH, h_BH

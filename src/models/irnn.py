@@ -19,14 +19,14 @@ class IRNN(RNN):
         h_t = relu(W h_{t-1} + V x_t + b)             W = s I and b = 0 at the start, h_0 = 0
 
     With s = 1 and no input, a positive state stays unchanged, and so does the gradient. The paper draws V from
-    N(0, 0.001²), and takes s = 0.01 for speech (the "iRNN"); Ba et al. (2016) take s = 0.5 and draw V from a uniform
-    distribution. With layer normalization h_t = relu(LN[W h_{t-1} + V x_t]), which does not preserve the state.
+    N(0, 0.001²), and uses s = 0.01 for speech (the "iRNN"); Ba et al. (2016) use s = 0.5 and draw V from a uniform
+    distribution. With layer normalization, h_t = relu(LN[W h_{t-1} + V x_t]), which does not preserve the state.
 
     Args:
-        input_size: features of one input vector.
-        hidden_size: units H.
-        layer_norm: normalize the summed input of every step.
-        recurrent_scale: s.
+        input_size: number of input features.
+        hidden_size: number of units, H.
+        layer_norm: whether to normalize the summed input of every step.
+        recurrent_scale: s; W starts as this multiple of the identity.
         input_std: standard deviation of V; None for U(-1/sqrt(H), 1/sqrt(H)).
         kernel: see `Core`.
     """

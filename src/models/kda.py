@@ -18,7 +18,7 @@ from src.ops.linear_recurrence import DeltaTerms
 class KDA(LinearCore):
     r"""The delta rule on a memory in which every key feature has a decay of its own.
 
-        α_t = exp(-e^A softplus(W_2 W_1 x_t + c))                    [K] of every head, A one number, see `Decay`
+        α_t = exp(-e^A softplus(W_2 W_1 x_t + c))                    [K] for every head, with one A; see `Decay`
         β_t = c_β σ(W_β x_t)                                         the strength of the write
         S_t = (I - β_t κ_t κ_tᵀ) Diag(α_t) S_{t-1} + β_t κ_t v_tᵀ    S_0 = 0
         o_t = S_tᵀ q_t / √K
@@ -27,18 +27,18 @@ class KDA(LinearCore):
     Gated DeltaNet. The output gate is a sigmoid, here of full rank.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
-        key_size: K; None for D / H.
-        value_size: V, 2 or more; None for D / H.
-        gate_rank: rows of W_1.
-        max_beta: c_β, 1 in the paper; 2 allows reflections.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
+        key_size: features per query and key, K; None for D / H.
+        value_size: features per value, V, 2 or more; None for D / H.
+        gate_rank: number of rows of W_1.
+        max_beta: c_β, the largest strength of a write: 1 in the paper; 2 allows reflections.
         decay_init: see `Decay`.
-        conv_size: steps that the convolution of q, k and v sees; 0 for none.
+        conv_size: steps spanned by the convolution of q, k and v; 0 for no convolution.
         output_gate: whether there is an output gate.
         learned_start: whether S_0 is learned.
-        chunk_size: steps of a chunk of the form in plain PyTorch.
+        chunk_size: steps per chunk in the plain PyTorch form.
         kernel: see `Core`.
     """
 
@@ -78,7 +78,7 @@ class KDA(LinearCore):
         self.decay = Decay(num_heads, key_size, decay_init)
 
     def gate(self, gate: Tensor) -> Tensor:
-        """A sigmoid."""
+        """Apply a sigmoid."""
         return torch.sigmoid(gate)
 
     def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> DeltaTerms:
@@ -90,7 +90,7 @@ class KDA(LinearCore):
 
 
 class Gates(nn.Module):
-    """What β and α are made of: W_β x, and W_2 W_1 x without a bias, since `Decay` has one."""
+    """The inputs to β and α: W_β x, and W_2 W_1 x without a bias, since `Decay` has one."""
 
     def __init__(self, input_size: int, num_heads: int, key_size: int, rank: int):
         super().__init__()
@@ -98,5 +98,5 @@ class Gates(nn.Module):
         self.decay = low_rank(input_size, num_heads * key_size, rank, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Both, [..., H + H K]."""
+        """Both, concatenated to [..., H + H K]."""
         return torch.cat([self.beta(x), self.decay(x)], dim=-1)

@@ -16,29 +16,29 @@ from src.ops.linear_recurrence import Terms
 
 
 class LinearAttention(LinearCore):
-    r"""A memory that adds up outer products of keys and values; attention whose softmax is replaced by features.
+    r"""A memory that sums outer products of keys and values: attention with features in place of the softmax.
 
         S_t = S_{t-1} + φ(k_t) v_tᵀ                       S_0 = 0
         z_t = z_{t-1} + φ(k_t)                            z_0 = 0
-        o_t = S_tᵀ φ(q_t) / (z_tᵀ φ(q_t) + ε)             the denominator only if normalized, ε = 1e-6
+        o_t = S_tᵀ φ(q_t) / (z_tᵀ φ(q_t) + ε)             the denominator only with `normalize`, ε = 1e-6
 
-    so w = 1 and nothing is erased; z is one more column of S, for a value that is always 1. Features: elu(x) + 1;
-    DPFP-ν of Schlag et al. (2021, arXiv 2102.11174); the second-order Taylor expansion of exp in Based (Arora et al.,
-    2024, arXiv 2402.18668). All of their kernels φ(q)ᵀφ(k) are at least 0.
+    so w = 1 and nothing is erased; z is an additional column of S, for a value that is always 1. The features are
+    elu(x) + 1, DPFP-ν of Schlag et al. (2021, arXiv 2102.11174), or the second-order Taylor expansion of exp in Based
+    (Arora et al., 2024, arXiv 2402.18668). All of their kernels φ(q)ᵀφ(k) are nonnegative.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
-        key_size: K; None for D / H.
-        value_size: V, 2 or more; None for D / H.
-        feature_map: φ, see `features`.
-        dpfp_order: ν of the feature map dpfp, below K.
-        normalize: whether there is a denominator.
-        conv_size: steps that the convolution of q, k and v sees; 0 for none.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
+        key_size: features per query and key, K; None for D / H.
+        value_size: features per value, V, 2 or more; None for D / H.
+        feature_map: the feature map φ, see `features`.
+        dpfp_order: the order ν of the feature map dpfp, below K.
+        normalize: whether to divide by the denominator.
+        conv_size: steps spanned by the convolution of q, k and v; 0 for no convolution.
         output_gate: whether there is an output gate.
         learned_start: whether S_0 is learned.
-        chunk_size: steps of a chunk of the form in plain PyTorch.
+        chunk_size: steps per chunk in the plain PyTorch form.
         kernel: see `Core`.
     """
 
@@ -82,19 +82,19 @@ class LinearAttention(LinearCore):
             self.start_HKV = nn.Parameter(self.start_HKV.detach()[..., :-1].clone())
 
     def start(self, batch_size: int) -> Tensor:
-        """S_0, of which z_0 is 0 even if it is learned, so that denominators are positive."""
+        """S_0; its column z_0 is 0 even if S_0 is learned, so that denominators are positive."""
         S_BHKV = super().start(batch_size)
         if self.start_HKV is None or not self.normalize:
             return S_BHKV
         return functional.pad(S_BHKV, (0, 1))
 
     def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms:
-        """φ(q), φ(k), and v with the value 1 of the denominator."""
+        """φ(q), φ(k), and v, with one more feature that is 1 for the denominator."""
         q, k = (features(self.feature_map, x, self.dpfp_order) for x in (q, k))
         return Terms(q, k, functional.pad(v, (0, 1), value=1.0) if self.normalize else v)
 
     def read_out(self, o_BTHV: Tensor, terms: Terms) -> Tensor:
-        """The quotient."""
+        """o_t, with `normalize` divided by the denominator."""
         if not self.normalize:
             return o_BTHV
         return o_BTHV[..., :-1] / (o_BTHV[..., -1:] + EPSILON)

@@ -1,7 +1,7 @@
-"""The layer around a linear recurrence that most cores share: queries, keys and values, norm and gate of the outputs.
+"""The layer around a linear recurrence, shared by most cores: queries, keys, values, norm and gate of the outputs.
 
 Shapes: B sequences, T time steps, X input features, H heads, K key features, V value features, C channels of queries,
-keys and values, W steps of a window, G numbers that gates are made of, D outputs.
+keys and values, W steps of a window, G numbers from which gates are computed, D outputs.
 """
 
 from abc import abstractmethod
@@ -18,12 +18,12 @@ from src.ops.linear_recurrence import DeltaTerms, Recurrence, Terms
 
 
 class LinearInput(NamedTuple):
-    """What the input contributes."""
+    """The contribution of the input."""
 
     channels_C: Tensor
     """Queries, keys and values of all heads, before the convolution."""
     gates_G: Tensor | None
-    """What the gates are made of."""
+    """The numbers from which the gates are computed."""
     output_gate: Tensor | None
     """The output gate before its nonlinearity, [..., H V]."""
 
@@ -36,29 +36,29 @@ class LinearState(NamedTuple):
 
 
 class LinearCore(MemoryCore):
-    r"""A layer around a linear recurrence; a subclass says in `terms` what its w, a, b, k, v and q are.
+    r"""A layer around a linear recurrence; a subclass defines its w, a, b, k, v and q in `terms`.
 
-        q, k, v  = W x                           of H heads, no bias
+        q, k, v  = W x                           for H heads, without a bias
         q, k, v  = SiLU(convolution(q, k, v))    causal, each channel with its own weights over the last steps
-        S_t      = Diag(w_t) S_{t-1} + a_t (b_tᵀ S_{t-1}) + k_t v_tᵀ          of every head
-        y_t      = W_o (RMSNorm(S_tᵀ q_t) ⊙ SiLU(W_g x_t))                    the norm of every head, the gate if wanted
+        S_t      = Diag(w_t) S_{t-1} + a_t (b_tᵀ S_{t-1}) + k_t v_tᵀ          for every head
+        y_t      = W_o (RMSNorm(S_tᵀ q_t) ⊙ SiLU(W_g x_t))                    a norm for every head, an optional gate
 
-    Weights are drawn from torch's default, unless a cell says otherwise.
+    Weights have torch's default initialization, unless a cell says otherwise.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
-        key_size: K; None for D / H, rounded down, at least 1.
-        value_size: V, 2 or more, since it is normalized; None for the same.
-        conv_size: steps that the convolution sees; 0 for none, and no SiLU.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
+        key_size: features per query and key, K; None for D / H, rounded down, at least 1.
+        value_size: features per value, V, 2 or more, since the outputs are normalized; None for D / H likewise.
+        conv_size: steps spanned by the convolution; 0 for neither convolution nor SiLU.
         output_gate: whether there is an output gate.
         learned_start: see `MemoryCore`.
         chunk_size: see `MemoryCore`.
         kernel: see `Core`.
-        gates: makes what the gates are made of from the input; None for no gates.
+        gates: maps the input to the numbers from which the gates are computed; None for no gates.
         num_products: see `MemoryCore`.
-        num_writes: keys and values of a step.
+        num_writes: number of keys and values per head and step.
         memory_size: rows and columns of S; None for K and V.
     """
 
@@ -107,10 +107,10 @@ class LinearCore(MemoryCore):
 
     @abstractmethod
     def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms | DeltaTerms:
-        """What enters the recurrence, from queries and keys [B, T, H, K], values [B, T, H, V] and gates [B, T, G]."""
+        """The terms of the recurrence, from queries and keys [B, T, H, K], values [B, T, H, V] and gates [B, T, G]."""
 
     def read_out(self, o_BTHV: Tensor, terms: Any) -> Tensor:
-        """The outputs of the heads before their norm, from what the queries read: the same."""
+        """The outputs of the heads before their norm, from what the queries read; by default they are the same."""
         return o_BTHV
 
     def make_norm(self) -> nn.Module:
@@ -118,7 +118,7 @@ class LinearCore(MemoryCore):
         return nn.RMSNorm(self.value_size, eps=1e-5)
 
     def gate(self, gate: Tensor) -> Tensor:
-        """The nonlinearity of the output gate."""
+        """Apply the nonlinearity of the output gate."""
         return functional.silu(gate)
 
     def project(self, x: Tensor) -> LinearInput:
@@ -133,14 +133,14 @@ class LinearCore(MemoryCore):
         return LinearState(self.start(batch_size), self.empty_window(batch_size))
 
     def empty_window(self, batch_size: int) -> Tensor:
-        """The inputs before the first step: zeros."""
+        """The inputs of the convolution before the first step: zeros."""
         width = 0 if self.conv_CL is None else self.conv_CL.shape[1] - 1
         return self.zeros(batch_size, width, sum(self.channels))
 
     def sequence(
         self, recurrence: Recurrence, p: LinearInput, state: Any, resets_BT: Tensor | None, only_last: bool
     ) -> tuple[Tensor, Any]:
-        """The equations above."""
+        """The equations in the class docstring."""
         q, k, v, window_BWC = self.heads(p.channels_C, state.window_BWC, resets_BT)
         terms = self.terms(q, k, v, p.gates_G)
         o_BTHV, S_BHKV = self.recur(recurrence, terms, state.S_BHKV, resets_BT)
@@ -149,9 +149,9 @@ class LinearCore(MemoryCore):
     def heads(
         self, channels_BTC: Tensor, window_BWC: Tensor, resets_BT: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Queries, keys and values by head, after the convolution, and its window after the last step.
+        """Queries, keys and values by head, after the convolution, and the window after the last step.
 
-        All are in the precision of the weights, since autocast leaves what the convolution returns in another.
+        All are converted to the precision of the weights, since under autocast the convolution returns another one.
         """
         dtype = self.output.weight.dtype
         channels_BTC = channels_BTC.to(dtype)
@@ -161,12 +161,12 @@ class LinearCore(MemoryCore):
         return *self.parts(channels_BTC), window_BWC
 
     def parts(self, channels_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values by head, of any number of steps."""
+        """Split channels into queries, keys and values by head, for any number of steps."""
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in channels_C.split(self.channels, dim=-1))
         return q, k, v
 
     def mix(self, o_BTHV: Tensor, gate: Tensor | None, only_last: bool) -> Tensor:
-        """The outputs of the layer from those of its heads."""
+        """Compute the outputs of the layer from the outputs of its heads."""
         if only_last:
             o_BTHV, gate = o_BTHV[:, -1:], None if gate is None else gate[:, -1:]
         y = self.norm(o_BTHV.to(self.output.weight.dtype)).flatten(-2)
@@ -174,20 +174,20 @@ class LinearCore(MemoryCore):
 
 
 def head_sizes(key_size: int | None, value_size: int | None, hidden_size: int, num_heads: int) -> tuple[int, int]:
-    """Of a key and of a value, as `head_size`."""
+    """The sizes of a key and of a value, see `head_size`."""
     return head_size(key_size, hidden_size, num_heads), head_size(value_size, hidden_size, num_heads)
 
 
 def head_size(size: int | None, hidden_size: int, num_heads: int) -> int:
-    """The given size, or the share of a head in the hidden size."""
+    """The given size, or if it is None, the share of the hidden size that falls to one head."""
     return size or max(1, hidden_size // num_heads)
 
 
 def need_two_features(setting: str, size: int | None, hidden_size: int, num_heads: int) -> None:
-    """Check the size of a head whose norm or softmax would leave no more of one feature than its sign.
+    """Check that a norm or softmax acts on two features or more, since it leaves at most the sign of a single one.
 
     Raises:
-        ValueError: `setting`, "key_size" or "value_size", or the share of a head that stands for it, is 1.
+        ValueError: `setting`, "key_size" or "value_size", is 1, or the share of the hidden size in its place is.
     """
     if head_size(size, hidden_size, num_heads) > 1:
         return

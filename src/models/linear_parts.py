@@ -1,7 +1,7 @@
-"""What the layers around a linear recurrence are made of: short convolution, features, normalized keys, decays.
+"""Parts of the layers around a linear recurrence: short convolution, features, normalized keys, decays.
 
-Shapes: B sequences, T time steps, C channels, W steps of a window, K features of a key. Functions without B and T act
-position by position, on any leading dimensions.
+Shapes: B sequences, T time steps, C channels, W steps of a window, K features of a key. Functions of tensors without
+B and T in their names act position by position, on any leading dimensions.
 """
 
 import math
@@ -17,7 +17,7 @@ FeatureMap = Literal["elu", "dpfp", "taylor"]
 
 
 def last_reset(resets_BT: Tensor) -> Tensor:
-    """The step of the last reset so far [B, T]; -1 if there was none."""
+    """The step of the latest reset up to and including each step [B, T]; -1 if there was none."""
     steps_T = torch.arange(resets_BT.shape[1], device=resets_BT.device)
     return torch.where(resets_BT, steps_T, -1).cummax(1).values
 
@@ -25,17 +25,17 @@ def last_reset(resets_BT: Tensor) -> Tensor:
 def short_convolution(
     x_BTC: Tensor, window_BWC: Tensor, weight_CL: Tensor, resets_BT: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """A causal convolution of every channel with its own L = W + 1 weights, the last one for the present step.
+    """A causal convolution of every channel with its own L = W + 1 weights, the last one for the current step.
 
         y_t = Σ_l weight_l ⊙ x_{t-W+l},   l = 0 ... W
 
-    The window holds the W inputs before the first step. Returns y and the window after the last step. What came before
-    a reset counts as 0.
+    The window holds the W inputs before the first step. Returns y and the window after the last step. Inputs before
+    a reset count as 0.
     """
     time, width = x_BTC.shape[1], window_BWC.shape[1]
     padded_BSC = torch.cat([window_BWC, x_BTC], dim=1)
     if resets_BT is None:
-        image_BC1S = padded_BSC.transpose(1, 2)[:, :, None]  # in two dimensions it is three times as fast as in one
+        image_BC1S = padded_BSC.transpose(1, 2)[:, :, None]  # conv2d is three times as fast as conv1d
         y_BC1T = functional.conv2d(image_BC1S, weight_CL[:, None, None], groups=len(weight_CL))
         return y_BC1T[:, :, 0].transpose(1, 2), padded_BSC[:, time:]
 
@@ -53,20 +53,20 @@ def short_convolution(
 
 
 def unit_sum(x_K: Tensor) -> Tensor:
-    """x / (Σ x + ε), of features that are not negative (Schlag et al., 2021)."""
+    """x / (Σ x + ε), for nonnegative features (Schlag et al., 2021)."""
     return x_K / (x_K.sum(-1, keepdim=True) + EPSILON)
 
 
 def num_features(feature_map: FeatureMap, size: int, order: int) -> int:
-    """Features that a feature map makes of a vector of this size."""
+    """How many features a feature map computes from a vector of this size."""
     return {"elu": size, "dpfp": 2 * size * order, "taylor": 1 + size + size**2}[feature_map]
 
 
 def check_dpfp_order(order: int, key_size: int) -> None:
-    """Check that dpfp of this order makes no features that are always 0 or there twice.
+    """Check that dpfp of this order yields no features that are always 0 or duplicates of others.
 
     Raises:
-        ValueError: it does.
+        ValueError: it yields such features.
     """
     if key_size == 1:
         raise ValueError("feature_map=dpfp: must have 2 or more features of a key (key_size=1)")
@@ -75,15 +75,15 @@ def check_dpfp_order(order: int, key_size: int) -> None:
 
 
 def features(feature_map: FeatureMap, x_K: Tensor, order: int) -> Tensor:
-    r"""φ(x), whose products φ(q)ᵀφ(k) stand for a kernel.
+    r"""The features φ(x), whose products φ(q)ᵀφ(k) are the values of a kernel.
 
-    elu: elu(x) + 1 (Katharopoulos et al., 2020). dpfp: with r = [relu(x), relu(-x)] all products r_i r_{i-j} of entries
-    j = 1 ... `order` places apart (Schlag et al., 2021). An order below K is all there is: with j = K the products are
-    relu(x) relu(-x) = 0, and with j above K those of 2K - j. taylor: [1, x, x xᵀ / √2] of x scaled by K^{-1/4}, so that
-    φ(q)ᵀφ(k) is the second-order expansion of exp(qᵀk / √K) (Arora et al., 2024).
+    elu: elu(x) + 1 (Katharopoulos et al., 2020). dpfp: with r = [relu(x), relu(-x)], all products r_i r_{i-j} of
+    entries j = 1 ... `order` places apart (Schlag et al., 2021). Orders of K and above add nothing: for j = K the
+    products are relu(x) relu(-x) = 0, and for j above K they are those for 2K - j. taylor: [1, x, x xᵀ / √2] of x
+    scaled by K^{-1/4}, so that φ(q)ᵀφ(k) is the second-order expansion of exp(qᵀk / √K) (Arora et al., 2024).
     """
     if feature_map == "elu":
-        return x_K.clamp(max=0).exp() + x_K.relu()  # elu(x) + 1, whose expm1 takes four times as long
+        return x_K.clamp(max=0).exp() + x_K.relu()  # elu(x) + 1 without expm1, which takes four times as long
     if feature_map == "dpfp":
         r_R = torch.cat([x_K, -x_K], dim=-1).relu()
         return torch.cat([r_R * r_R.roll(j, -1) for j in range(1, order + 1)], dim=-1)
@@ -93,7 +93,7 @@ def features(feature_map: FeatureMap, x_K: Tensor, order: int) -> Tensor:
 
 
 def low_rank(input_size: int, size: int, rank: int, bias: bool = True) -> nn.Module:
-    """W_2 W_1 x + c, with c = 0 at the start."""
+    """A low-rank map W_2 W_1 x + c, with c = 0 at the start; without `bias` there is no c."""
     last = nn.Linear(rank, size, bias=bias)
     if bias:
         nn.init.zeros_(last.bias)
@@ -104,12 +104,13 @@ class Decay(nn.Module):
     r"""The logarithm of a decay, log α = -e^A softplus(z + c), with a learned A and c for every head.
 
     Args:
-        num_heads: heads.
-        num_decays: decays of a head, each with its c.
-        init: "slow": A = 0 and c = -4 ... -6, from head to head, so that α = σ(-z - c) starts between 0.982 and 0.998
-            where z = 0; "paper": e^A ~ U(1, 16) and softplus(c) log-uniform in [0.001, 0.1], as in Mamba-2 (Dao and
-            Gu, 2024) and KDA, where α starts between 0.2 and 0.999 and 1 / -log α has a median of about a dozen steps.
-            The program of Gated DeltaNet has U(0, 16), with a few longer memories; here it is U(1, 16) for all.
+        num_heads: number of heads.
+        num_decays: number of decays per head, each with its own c.
+        init: "slow": A = 0, and c ranges from -4 to -6 across the heads, so that α = σ(-z - c) starts between 0.982 and
+            0.998 for z = 0. "paper": e^A ~ U(1, 16) and softplus(c) log-uniform in [0.001, 0.1], as in Mamba-2 (Dao and
+            Gu, 2024) and KDA, so that α starts between 0.2 and 0.999 and 1 / -log α has a median of about a dozen
+            steps. The authors' program of Gated DeltaNet uses U(0, 16), which yields a few longer memories; here it is
+            U(1, 16) for all cells.
     """
 
     def __init__(self, num_heads: int, num_decays: int, init: Literal["slow", "paper"]):

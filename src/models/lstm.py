@@ -31,16 +31,16 @@ class LSTM(Core):
         c_t = f_t ⊙ c_{t-1} + i_t ⊙ g_t                along the cell state, ∂c_t/∂c_{t-1} = diag(f_t)
         h_t = o_t ⊙ tanh(c_t)                          h_0 = c_0 = 0
 
-    There are no peepholes: no gate sees c. `project` gives V x + b of i, f, o and g in this order, [..., 4H].
+    There are no peepholes: no gate sees c. `project` returns V x + b for i, f, o and g in this order, [..., 4H].
     Weights are drawn from U(-1/sqrt(H), 1/sqrt(H)); b_f starts at `forget_bias`, the other biases at 0.
 
-    `torch.nn.LSTM` computes the same with its gates in the order i, f, g, o. It adds two biases to every gate (4H
-    more parameters), and all of them are drawn from the distribution of the weights.
+    `torch.nn.LSTM` computes the same, with its gates in the order i, f, g, o. It has two biases for every gate (4H more
+    parameters), all drawn from the distribution of the weights.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H.
-        forget_bias: b_f at the start.
+        input_size: number of input features, X.
+        hidden_size: number of units, H.
+        forget_bias: initial value of b_f.
         kernel: see `Core`.
     """
 
@@ -63,7 +63,7 @@ class LSTM(Core):
         nn.init.constant_(self.input.bias[hidden_size : 2 * hidden_size], forget_bias)
 
     def project(self, x: Tensor) -> Tensor:
-        """What the input adds to the three gates and to g."""
+        """The contribution of the input to the three gates and to g."""
         return self.input(x)
 
     def initial_state(self, batch_size: int) -> LSTMState:
@@ -71,7 +71,7 @@ class LSTM(Core):
         return LSTMState(self.zeros(batch_size, self.hidden_size), self.zeros(batch_size, self.hidden_size))
 
     def step(self, p_B4H: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
-        """The equations above; the output is h."""
+        """One step of the equations in the class docstring; the output is h."""
         h_BH, c_BH = state
         sums_B4H = torch.addmm(p_B4H, h_BH, self.recurrent.weight.t())
         gates_B3H, g_BH = sums_B4H.split([3 * self.hidden_size, self.hidden_size], dim=1)

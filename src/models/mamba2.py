@@ -16,28 +16,29 @@ from src.ops.linear_recurrence import Terms
 
 
 class Mamba2(LinearCore):
-    r"""A memory whose decay and write have the same step size.
+    r"""A memory whose decay and write share a step size.
 
-        Δ_t = softplus(W_Δ x_t + c)                       the step size of a head
+        Δ_t = softplus(W_Δ x_t + c)                       the step size of each head
         S_t = exp(-e^A Δ_t) S_{t-1} + Δ_t k_t v_tᵀ        S_0 = 0
-        o_t = S_tᵀ q_t + d v_t                            d of every head, 1 at the start
+        o_t = S_tᵀ q_t + d v_t                            one d per head, 1 at the start
 
     so w = exp(-e^A Δ), k is Δ k, and nothing is erased. (The paper writes B for k, C for q and x for v.) Here every
-    head has its own k and q, and the layer around the recurrence is that of the other cells: the norm comes before the
-    gate, head by head. With `decay_init` "slow" the write is as small as the decay is slow: at the start S_tᵀ q_t is
-    about a hundredth of d v_t, without the convolution a tenth, and the norm of their sum leaves it so.
+    head has its own k and q, and the layer around the recurrence is the same as for the other cells: the norm comes
+    before the gate and acts on each head. With `decay_init="slow"`, the small steps that slow the decay make the writes
+    small too: at the start S_tᵀ q_t is about a hundredth of d v_t (a tenth without the convolution), and normalizing
+    their sum does not change this ratio.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
-        key_size: K; None for D / H.
-        value_size: V, 2 or more; None for D / H.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
+        key_size: features per query and key, K; None for D / H.
+        value_size: features per value, V, 2 or more; None for D / H.
         decay_init: see `Decay`.
-        conv_size: steps that the convolution of q, k and v sees; 0 for none.
+        conv_size: steps spanned by the convolution of q, k and v; 0 for no convolution.
         output_gate: whether there is an output gate.
         learned_start: whether S_0 is learned.
-        chunk_size: steps of a chunk of the form in plain PyTorch.
+        chunk_size: steps per chunk in the plain PyTorch form.
         kernel: see `Core`.
     """
 
@@ -73,10 +74,10 @@ class Mamba2(LinearCore):
         self.skip_H = nn.Parameter(torch.ones(num_heads))
 
     def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms:
-        """w = exp(-e^A Δ), and Δ k."""
+        """w = exp(-e^A Δ), and Δ k in place of k."""
         log_alpha, step = self.decay(gates[..., None])
         return Terms(q, step * k, v, log_alpha)
 
     def read_out(self, o_BTHV: Tensor, terms: Terms) -> Tensor:
-        """With d v."""
+        """S_tᵀ q_t + d v_t."""
         return o_BTHV + self.skip_H[:, None] * terms.value

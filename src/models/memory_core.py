@@ -1,4 +1,4 @@
-"""What the cores with a linear recurrence share: its forms, its start and its sizes.
+"""The base class of cores with a linear recurrence: its forms, its initial state and its sizes.
 
 Shapes: B sequences, T time steps, H heads, K rows and V columns of a memory, D outputs.
 """
@@ -20,21 +20,21 @@ from src.specs import map_state
 
 
 class MemoryCore(Core):
-    r"""A core with a matrix S for every head, which changes linearly from step to step.
+    r"""A core with a matrix S for every head, updated by a linear recurrence.
 
         S_t = Diag(w_t) S_{t-1} + a_t (b_tᵀ S_{t-1}) + k_t v_tᵀ,    o_t = S_tᵀ q_t
 
-    w, a, b, k, v and q depend on the inputs, not on S, so that whole sequences can be computed at once; see
-    `src.ops.linear_recurrence`. A subclass defines `sequence`, in terms of a form of this recurrence.
+    w, a, b, k, v and q depend on the inputs but not on S, so whole sequences can be computed at once; see
+    `src.ops.linear_recurrence`. A subclass defines `sequence`, which takes a form of this recurrence as an argument.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
         memory_size: rows and columns of S.
-        num_products: products with S in a step: read, write, and erase if it does.
-        learned_start: whether S_0 is learned, from N(0, 1/K), or 0.
-        chunk_size: steps of a chunk of the form in plain PyTorch.
+        num_products: number of products with S per step: to read, to write and, if the core does, to erase.
+        learned_start: whether S_0 is learned, starting from N(0, 1/K); otherwise it is 0.
+        chunk_size: steps per chunk in the plain PyTorch form.
         kernel: see `Core`.
     """
 
@@ -63,28 +63,28 @@ class MemoryCore(Core):
     def sequence(
         self, recurrence: Recurrence, p: Any, state: Any, resets_BT: Tensor | None, only_last: bool
     ) -> tuple[Tensor, Any]:
-        """Any number of steps: the outputs of all of them [B, T, D], or of the last one [B, 1, D], and the state."""
+        """Any number of steps: the outputs of all steps [B, T, D], or of the last one [B, 1, D], and the state."""
 
     def start(self, batch_size: int) -> Tensor:
-        """S_0 [B, H, K, V], a copy: a state that is carried on must not change with the weights."""
+        """A copy of S_0 [B, H, K, V]: a state that is carried over must not change when the weights do."""
         if self.start_HKV is None:
             return self.zeros(batch_size, self.num_heads, *self.memory_size)
         return self.start_HKV.expand(batch_size, *self.start_HKV.shape).clone()
 
     def step(self, p: Any, state: Any) -> tuple[Tensor, Any]:
-        """A sequence of one step, with the recurrence as it is defined."""
+        """One step: a sequence of length 1, computed by `scan`, the definition of the recurrence."""
         y_B1D, state = self.sequence(scan, map_state(lambda tensor: tensor[:, None], p), state, None, False)
         return y_B1D[:, 0], state
 
     def recur(
         self, recurrence: Recurrence, terms: Terms | DeltaTerms, S_BHKV: Tensor, resets_BT: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The recurrence, with the start of a sequence after a reset."""
+        """Run the recurrence, which starts from S_0 again after a reset."""
         start_BHKV = None if resets_BT is None else self.start(len(S_BHKV))
         return in_full_precision(recurrence, terms, S_BHKV, resets_BT, start_BHKV)
 
     def forms(self) -> Iterator[Form]:
-        """A kernel for all of them, written by hand; none is generated from the step."""
+        """One hand-written kernel serves all of these cores; none is generated from the step."""
 
         def on_cpu(inputs: Inputs) -> bool:
             return available(next(self.parameters()))
@@ -107,6 +107,6 @@ class MemoryCore(Core):
         return state.S_BHKV.flatten(1, 2)
 
     def flops(self, length: int) -> int:
-        """As in `Core`, of the products with S."""
+        """The operations of the products with S, counted as in `Core`."""
         rows, columns = self.memory_size
         return 2 * 3 * length * self.num_heads * rows * columns * self.num_products

@@ -19,37 +19,37 @@ from src.ops.precision import at_least_single
 
 
 class MesaMemory(NamedTuple):
-    """The decayed sums of k vᵀ and of k kᵀ, of every head."""
+    """The decayed sums of k vᵀ and of k kᵀ, for every head."""
 
     of_values_BHKV: Tensor
     of_keys_BHKK: Tensor
 
 
 class MesaNet(RecallCore):
-    r"""A memory that always is the best linear map from the keys to the values so far.
+    r"""A memory that is always the best linear map from the keys to the values so far.
 
-        G_t = α_t G_{t-1} + β_t k_t v_tᵀ                             of every head, from 0
-        H_t = α_t H_{t-1} + β_t k_t k_tᵀ
+        G_t = α_t G_{t-1} + β_t k_t v_tᵀ                             for every head, G_0 = 0
+        H_t = α_t H_{t-1} + β_t k_t k_tᵀ                             H_0 = 0
         o_t = G_tᵀ (H_t + Λ)^{-1} q_t
 
-    (H + Λ)^{-1} G is the ridge regression of the values on the keys, each pair weighted by β and by the decay since;
-    Λ > 0 is diagonal and learned. What other cells approach by steps of gradient descent is solved here, exactly and
-    not by conjugate gradients: an upper bound for what a linear map of this size recalls. k and q have unit length,
-    β = σ(W_β x), α as in `Decay`, and Λ = `min_ridge` + softplus(l), at the start `min_ridge` + 1. The layer around
-    it is that of `LinearCore`.
+    (H + Λ)^{-1} G is the ridge regression of the values on the keys, with each pair weighted by its β and by the decay
+    since then; Λ > 0 is diagonal and learned. The problem that other cells approach by steps of gradient descent is
+    solved here, exactly rather than by conjugate gradients: an upper bound on what a linear map of this size recalls.
+    k and q have unit length, β = σ(W_β x), α is as in `Decay`, and Λ = `min_ridge` + softplus(l) starts at
+    `min_ridge` + 1. The layer around it is as in `LinearCore`.
 
-    In the form in plain PyTorch H is summed step by step, all systems are solved together, and G is read as in linear
-    attention, with the solutions as queries.
+    In the plain PyTorch form, H is summed step by step, all linear systems are solved together, and G is read as in
+    linear attention, with the solutions as queries.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
-        key_size: features of a query and a key of one head; None for D / H.
-        value_size: V, 2 or more; None for D / H.
-        min_ridge: the least Λ, above 0.
-        conv_size: steps that the convolution of q, k and v sees; 0 for none.
-        chunk_size: steps of a chunk of the form in plain PyTorch.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
+        key_size: features per query and key, K; None for D / H.
+        value_size: features per value, V, 2 or more; None for D / H.
+        min_ridge: the lower bound of Λ, above 0.
+        conv_size: steps spanned by the convolution of q, k and v; 0 for no convolution.
+        chunk_size: steps per chunk in the plain PyTorch form.
         kernel: see `Core`.
     """
 
@@ -103,7 +103,7 @@ class MesaNet(RecallCore):
     def recall(
         self, q_BHK: Tensor, k_BHK: Tensor, v_BHV: Tensor, gates_BG: Tensor, memory: MesaMemory
     ) -> tuple[Tensor, MesaMemory]:
-        """The equations above."""
+        """One step of the equations in the class docstring."""
         (beta_BH1, log_decay_BH1), k_BHK = self.weights(gates_BG), unit_length(k_BHK)
         written_BHK1, decay_BH11 = (beta_BH1 * k_BHK)[..., None], log_decay_BH1.exp()[..., None]
         of_values_BHKV = decay_BH11 * memory.of_values_BHKV + written_BHK1 * v_BHV[:, :, None]
@@ -122,7 +122,7 @@ class MesaNet(RecallCore):
         *,
         is_empty: bool,
     ) -> tuple[Tensor, MesaMemory]:
-        """H by the recursion, all solutions at once, and what they read by linear attention."""
+        """H by its recursion, all linear systems at once, and G read by linear attention with their solutions."""
         (beta, log_decay), k, of_keys_BHKK = self.weights(gates), unit_length(k), memory.of_keys_BHKK
         products, decays = (beta * k)[..., None] * k[..., None, :], log_decay.exp()[..., None]
         if resets_BT is not None:
@@ -137,7 +137,7 @@ class MesaNet(RecallCore):
         return o_BTHV, MesaMemory(of_values_BHKV, of_keys_BHKK)
 
     def flops(self, length: int) -> int:
-        """As in `LinearCore`, of both sums, and a third of K³ multiplications for each solution."""
+        """As in `LinearCore`, for both sums, plus K³ / 3 multiplications for each linear system."""
         size = self.key_size
         per_step = size * (self.value_size * 2 + size) + size**3 // 3
         return 2 * 3 * length * self.num_heads * per_step

@@ -15,7 +15,7 @@ from src.tensors.base import unit_scaling_
 
 
 class MIRNNInput(NamedTuple):
-    """What the input contributes: a factor of U h, and a term of the sum."""
+    """The contribution of the input: a factor of U h, and a term of the sum."""
 
     factor_BH: Tensor
     sum_BH: Tensor
@@ -27,17 +27,18 @@ class MIRNN(Core):
         h_t = f(α ⊙ (U h_{t-1}) ⊙ (V x_t) + β₁ ⊙ (U h_{t-1}) + β₂ ⊙ (V x_t) + b)            h_0 = 0
         plain: h_t = f((U h_{t-1}) ⊙ (V x_t) + b)                                           h_0 = 1
 
-    A CP decomposition of rank H whose factors are shared with the linear terms. H² + H X + 4H parameters, plain
-    H² + H X + H. The plain form with relu is the `MRNNCell` of Mathews (2016); it starts from ones, since the product
-    with zeros is 0. U starts orthogonal, V from U(-√(3/X), √(3/X)), b as 0.
+    The product is a CP decomposition of rank H whose factors are shared with the linear terms. There are
+    H² + H X + 4H parameters, in the plain form H² + H X + H. The plain form with relu is the `MRNNCell` of Mathews
+    (2016); it starts from ones, since a product with zeros is 0. U starts as a random orthogonal matrix, V from
+    U(-√(3/X), √(3/X)), and b at 0.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H.
-        nonlinearity: f.
-        plain: the product alone, without α, β₁ and β₂.
-        alpha: α at the start.
-        beta: β₁ and β₂ at the start.
+        input_size: number of input features, X.
+        hidden_size: number of units, H.
+        nonlinearity: the nonlinearity f.
+        plain: whether to use the product alone, without α, β₁ and β₂.
+        alpha: initial value of α.
+        beta: initial value of β₁ and β₂.
         kernel: see `Core`.
     """
 
@@ -66,7 +67,7 @@ class MIRNN(Core):
         nn.init.orthogonal_(self.recurrent.weight)
 
     def project(self, x: Tensor) -> MIRNNInput:
-        """α ⊙ V x + β₁ and β₂ ⊙ V x + b; plain V x and b."""
+        """α ⊙ V x + β₁ and β₂ ⊙ V x + b; in the plain form V x and b."""
         v = self.input(x)
         if self.plain:
             return MIRNNInput(v, self.bias_H.expand_as(v))
@@ -75,15 +76,15 @@ class MIRNN(Core):
         )
 
     def initial_state(self, batch_size: int) -> Tensor:
-        """h = 0; plain h = 1."""
+        """h = 0; in the plain form h = 1."""
         return self.zeros(batch_size, self.hidden_size) + float(self.plain)
 
     def step(self, p: MIRNNInput, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The equations above; the output is the state."""
+        """One step of the equations in the class docstring; the output is the state."""
         sum_BH = torch.addcmul(p.sum_BH, p.factor_BH, state @ self.recurrent.weight.t())
         h_BH = NONLINEARITIES[self.nonlinearity](sum_BH)
         return h_BH, h_BH
 
     def flops(self, length: int) -> int:
-        """As in `Core`, and plain those of the first step, since h_0 is not 0 there."""
+        """As in `Core`; the plain form includes the first step, since its h_0 is not 0."""
         return super().flops(length + self.plain)

@@ -15,7 +15,7 @@ from src.ops.dispatch import Kernel
 from src.ops.linear_recurrence import Recurrence, Terms
 
 MOST = 80.0
-"""Of -m_t where its exponential bounds a denominator: a larger one has no finite exponential in float32."""
+"""The upper limit of -m_t in the bound e^{-m_t} of a denominator, which overflows in float32 above about 88."""
 
 
 class MLSTMState(NamedTuple):
@@ -29,27 +29,27 @@ class MLSTMState(NamedTuple):
 class MLSTM(LinearCore):
     r"""A memory with an exponential input gate, stabilized in log space, and a normalizer.
 
-        f̃_t, ĩ_t = W [q_t, k_t, v_t] + b                              of every head, from q, k and v of all heads
+        f̃_t, ĩ_t = W [q_t, k_t, v_t] + b                              for every head, from q, k and v of all heads
         m_t = max(log σ(f̃_t) + m_{t-1}, ĩ_t)                          m_0 = 0
-        C_t = σ(f̃_t) e^{m_{t-1} - m_t} C_{t-1} + e^{ĩ_t - m_t} k_t v_tᵀ / √K      C_0 = 0, and n alike with v = 1
+        C_t = σ(f̃_t) e^{m_{t-1} - m_t} C_{t-1} + e^{ĩ_t - m_t} k_t v_tᵀ / √K      C_0 = 0; n likewise, with v = 1
         o_t = C_tᵀ q_t / max(|n_tᵀ q_t|, e^{-m_t})
 
-    so w = σ(f̃) e^{m_{t-1} - m_t}, k is e^{ĩ - m} k / √K, and n is one more column of the memory. In units of e^{m}
-    the bound is 1, so the output does not depend on m, and no ε is added. Since m depends on the gates alone, it is
-    computed for all steps beforehand, as a running maximum of ĩ_j - Σ_{i<=j} log σ(f̃_i). The norm of the outputs is a
-    layer norm, the output gate a sigmoid. W starts at 0, the forget biases at 3 ... 6 from head to head, the input
-    biases at N(0, 0.1²).
+    so w = σ(f̃) e^{m_{t-1} - m_t}, k is e^{ĩ - m} k / √K, and n is an additional column of the memory. In units of
+    e^{m} the bound is 1, so the output does not depend on m, and no ε is added. Since m depends only on the gates, it
+    is computed for all steps beforehand, as a running maximum of ĩ_j - Σ_{i<=j} log σ(f̃_i). The norm of the outputs is
+    a layer norm, the output gate a sigmoid. W starts at 0, the biases of f̃ at 3 ... 6 across the heads, and the biases
+    of ĩ from N(0, 0.1²).
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
-        key_size: K; None for D / H.
-        value_size: V, 2 or more, since it is layer-normalized; None for D / H.
-        conv_size: steps that the convolution of q, k and v sees; 0 for none.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
+        key_size: features per query and key, K; None for D / H.
+        value_size: features per value, V, 2 or more, since the outputs are layer-normalized; None for D / H.
+        conv_size: steps spanned by the convolution of q, k and v; 0 for no convolution.
         output_gate: whether there is an output gate.
         learned_start: whether S_0 is learned.
-        chunk_size: steps of a chunk of the form in plain PyTorch.
+        chunk_size: steps per chunk in the plain PyTorch form.
         kernel: see `Core`.
     """
 
@@ -87,11 +87,11 @@ class MLSTM(LinearCore):
             self.of_heads.bias.copy_(torch.cat([torch.linspace(3, 6, num_heads), 0.1 * torch.randn(num_heads)]))
 
     def make_norm(self) -> nn.Module:
-        """A layer norm with a gain."""
+        """A layer norm with a gain but no bias."""
         return nn.LayerNorm(self.value_size, bias=False)
 
     def gate(self, gate: Tensor) -> Tensor:
-        """A sigmoid."""
+        """Apply a sigmoid."""
         return torch.sigmoid(gate)
 
     def initial_state(self, batch_size: int) -> MLSTMState:
@@ -102,7 +102,7 @@ class MLSTM(LinearCore):
     def sequence(
         self, recurrence: Recurrence, p: LinearInput, state: Any, resets_BT: Tensor | None, only_last: bool
     ) -> tuple[Tensor, MLSTMState]:
-        """The equations above."""
+        """The equations in the class docstring."""
         q, k, v, window_BWC = self.heads(p.channels_C, state.window_BWC, resets_BT)
         gates_BT2H = self.of_heads(torch.cat([x.flatten(-2) for x in (q, k, v)], dim=-1)).to(q.dtype)
         z_f_BTH, z_i_BTH = gates_BT2H.chunk(2, dim=-1)
@@ -121,7 +121,7 @@ class MLSTM(LinearCore):
 def running_maximum(
     log_f_BTH: Tensor, z_i_BTH: Tensor, m_BH: Tensor, resets_BT: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """m before and after every step; after a reset it starts from 0."""
+    """m before and after every step; it restarts from 0 at a reset."""
     if resets_BT is None:
         total_BTH = log_f_BTH.cumsum(1)
         m_BTH = total_BTH + torch.maximum((z_i_BTH - total_BTH).cummax(1).values, m_BH[:, None])

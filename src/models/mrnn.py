@@ -17,18 +17,19 @@ from src.tensors.terms import BilinearTerm
 
 
 class MRNN(TensorCore):
-    r"""A recurrent network whose transition matrix is a product of three factors, the middle one chosen by the input.
+    r"""A recurrent network whose transition matrix is a product of three factors, the middle one set by the input.
 
         f_t = diag(C x_t) A h_{t-1}                            the factors
         h_t = tanh(Bᵀ f_t + V x_t + b)                         h_0 = 0
 
-    Bᵀ diag(C x) A is the CP decomposition of a tensor, and the only path from state to state. R (2H + X) + H X + H
-    parameters; the paper takes R = H. A, B and C start so that Bᵀ f has the variance of h times that of x.
+    Bᵀ diag(C x) A is the CP decomposition of a tensor, and the only path from state to state. There are
+    R (2H + X) + H X + H parameters; the paper uses R = H. A, B and C start so that Bᵀ f has the variance of h times
+    that of x.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H.
-        rank: R.
+        input_size: number of input features, X.
+        hidden_size: number of units, H.
+        rank: number of factors, R.
         kernel: see `Core`.
     """
 
@@ -48,6 +49,6 @@ class MRNN(TensorCore):
         return self.term.project(x)
 
     def step(self, p_BP: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The equations above; the output is the state."""
+        """One step of the equations in the class docstring; the output is the state."""
         h_BH = torch.tanh(self.term(state, p_BP))
         return h_BH, h_BH

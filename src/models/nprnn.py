@@ -23,15 +23,15 @@ class NPRNN(RNN):
         W = (A + I) / e      A = Rᵀ R / H, R from N(0, 1), e the largest eigenvalue of A + I
         V = α V'             α = √2 exp(1.2 / (max(H, 6) - 2.4)), V' from N(0, 1/H)
 
-    So W is symmetric, one eigenvalue is 1 and the others lie between 0 and 1: without input, and as long as the state
-    stays where f is linear, it collapses to the eigenline of eigenvalue 1 and remains there. With layer normalization
+    So W is symmetric, one eigenvalue is 1, and the others lie between 0 and 1: without input, and as long as the state
+    stays where f is linear, it collapses to the eigenline of eigenvalue 1 and remains there. With layer normalization,
     h_t = f(LN[W h_{t-1} + V x_t]).
 
     Args:
-        input_size: features of one input vector.
-        hidden_size: units H.
-        nonlinearity: f; tanh gives the np-tanhRNN of the paper.
-        layer_norm: normalize the summed input of every step.
+        input_size: number of input features.
+        hidden_size: number of units, H.
+        nonlinearity: the nonlinearity f; tanh for the np-tanhRNN of the paper.
+        layer_norm: whether to normalize the summed input of every step.
         kernel: see `Core`.
     """
 
@@ -53,7 +53,7 @@ class NPRNN(RNN):
 
 @torch.no_grad()
 def normalized_positive_definite_(weight: Tensor) -> Tensor:
-    """Fill with W above."""
+    """Fill with W as defined in `NPRNN`."""
     size = weight.shape[0]
     r = weight.normal_()
     shifted = r.T @ r / size + torch.eye(size, dtype=weight.dtype, device=weight.device)
@@ -61,5 +61,5 @@ def normalized_positive_definite_(weight: Tensor) -> Tensor:
 
 
 def input_gain(hidden_size: int) -> float:
-    """α above: the input has more weight in small networks."""
+    """α as defined in `NPRNN`, which gives the input more weight in small networks."""
     return math.sqrt(2) * math.exp(1.2 / (max(hidden_size, 6) - 2.4))

@@ -1,4 +1,4 @@
-"""What recurrent cores share whose memory is not a linear recurrence: the layer of `LinearCore` around their own step.
+"""The base class of cores whose memory is not a linear recurrence: the layer of `LinearCore` around their own step.
 
 Shapes: B sequences, T time steps, H heads, K key features, V value features, G gates of all heads.
 """
@@ -33,14 +33,14 @@ class RecallCore(LinearCore, ABC):
 
         q, k, v         as in `LinearCore`
         o_t, memory_t   = recall(q_t, k_t, v_t, gates_t, memory_{t-1})
-        y_t             = W_o (RMSNorm(o_t) ⊙ SiLU(W_g x_t))                  the norm of every head, the gate if wanted
+        y_t             = W_o (RMSNorm(o_t) ⊙ SiLU(W_g x_t))                  a norm for every head, an optional gate
 
-    On a CPU the kernel that is generated from the step is the fastest form, if there can be one. For a form of a whole
-    sequence in plain PyTorch, which is faster than the scan, a memory overrides `recall_all`.
+    On a CPU the fastest form is the kernel generated from the step, if one can be generated. A subclass with a form of
+    whole sequences in plain PyTorch that is faster than the scan overrides `recall_all`.
     """
 
     serves = staticmethod(everything)
-    """Which inputs `recall_all` serves."""
+    """Whether `recall_all` can compute given inputs."""
 
     @abstractmethod
     def empty(self, batch_size: int) -> Any:
@@ -48,15 +48,15 @@ class RecallCore(LinearCore, ABC):
 
     @abstractmethod
     def recall(self, q_BHK: Tensor, k_BHK: Tensor, v_BHV: Tensor, gates_BG: Any, memory: Any) -> tuple[Tensor, Any]:
-        """One step: what is read [B, H, V], and the memory."""
+        """One step: what is read [B, H, V], and the next memory."""
 
     recall_all: Any = None
-    """(q, k, v, gates, memory, resets, is_empty) -> what is read at all steps [B, T, H, V], and the memory.
+    """(q, k, v, gates, memory, resets, is_empty) -> what is read at all steps [B, T, H, V], and the next memory.
 
-    `is_empty` says that the memory is that before the first step. None if there is no such form."""
+    `is_empty` says whether the memory is the one before the first step. None if there is no such form."""
 
     def recall_each(self, q: Tensor, k: Tensor, v: Tensor, gates: Any, memory: Any) -> tuple[Tensor, Any]:
-        """All steps, one after the other."""
+        """All steps, one after another, by `recall`."""
         outputs = []
         for t in range(q.shape[1]):
             o_BHV, memory = self.recall(q[:, t], k[:, t], v[:, t], None if gates is None else gates[:, t], memory)
@@ -68,7 +68,7 @@ class RecallCore(LinearCore, ABC):
         return RecallState(self.empty(batch_size), None if self.conv_CL is None else self.empty_window(batch_size))
 
     def step(self, p: LinearInput, state: RecallState) -> tuple[Tensor, RecallState]:
-        """The equations above."""
+        """One step of the equations in the class docstring, in which `recall` reads and writes the memory."""
         channels_BC, window_BWC = p.channels_C, state.window_BWC
         if self.conv_CL is not None:
             seen_BLC = torch.cat([window_BWC, channels_BC[:, None]], dim=1)
@@ -87,7 +87,7 @@ class RecallCore(LinearCore, ABC):
     def sequence(
         self, recurrence: Any, p: LinearInput, state: Any, resets_BT: Tensor | None, only_last: bool
     ) -> tuple[Tensor, Any]:
-        """All steps by `recurrence`, which is `recall_all`."""
+        """All steps, computed by `recurrence`, which is `recall_all`."""
         q, k, v, window_BWC = self.heads(p.channels_C, state.window_BWC, resets_BT)
         with without_autocast(q):
             gates = None if p.gates_G is None else p.gates_G.to(q.dtype)
@@ -95,7 +95,7 @@ class RecallCore(LinearCore, ABC):
         return self.mix(o_BTHV, p.output_gate, only_last), RecallState(memory, window_BWC)
 
     def terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Any) -> Terms:
-        """There are none, since the memory is not that recurrence."""
+        """Not implemented, since the memory is not a linear recurrence."""
         raise NotImplementedError
 
     def forms(self) -> Iterator[Form]:

@@ -1,5 +1,6 @@
-"""The recurrent Delta Net of Irie et al. (2021), "Going Beyond Linear Transformers with Recurrent Fast Weight
-Programmers", arXiv 2106.06295.
+"""The recurrent Delta Net of Irie et al. (2021).
+
+"Going Beyond Linear Transformers with Recurrent Fast Weight Programmers", arXiv 2106.06295.
 
 Shapes: B sequences, H heads, K key features, V value features, R features that the last output contributes to a head.
 """
@@ -16,32 +17,32 @@ from src.ops.dispatch import Kernel
 
 
 class RecurrentMemory(NamedTuple):
-    """The fast weights of every head, and what was read from them last."""
+    """The fast weights of every head, and what the last step read from them."""
 
     S_BHKV: Tensor
     o_BHV: Tensor
 
 
 class RecurrentDeltaNet(RecallCore):
-    r"""A Delta Net whose queries, keys, values and strengths depend on what was read last: a nonlinear recurrence.
+    r"""A Delta Net whose queries, keys, values and strengths depend on the previous read: a nonlinear recurrence.
 
-        q_t = softmax(W_q x_t + R_q tanh(o_{t-1}))                   k_t likewise, of every head
+        q_t = softmax(W_q x_t + R_q tanh(o_{t-1}))                   k_t likewise, for every head
         v_t = W_v x_t + R_v tanh(o_{t-1})
         β_t = c σ(W_β x_t + r_βᵀ tanh(o_{t-1}))
         S_t = S_{t-1} + β_t k_t (v_t - S_{t-1}ᵀ k_t)ᵀ                S_0 = 0
         o_t = S_tᵀ q_t                                               o_0 = 0
 
-    The layer around it is that of `LinearCore`: the output is W_o RMSNorm(o_t). R ~ N(0, 1/V). As in fast
-    weights, what is written depends on what has been read, so there is no form that is parallel over time.
+    The layer around it is as in `LinearCore`: the output is W_o RMSNorm(o_t). R starts from
+    N(0, 1/V). As in fast weights, what is written depends on what has been read, so no form is parallel over time.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
-        key_size: K, 2 or more, since a softmax of one feature is 1; None for D / H.
-        value_size: V, 2 or more; None for D / H.
-        max_beta: c.
-        conv_size: steps that a convolution of q, k and v sees; 0 for none.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
+        key_size: features per query and key, K, 2 or more, since the softmax of one feature is 1; None for D / H.
+        value_size: features per value, V, 2 or more; None for D / H.
+        max_beta: c, the largest strength of a write.
+        conv_size: steps spanned by a convolution of q, k and v; 0 for no convolution.
         kernel: see `Core`.
     """
 
@@ -83,7 +84,7 @@ class RecurrentDeltaNet(RecallCore):
     def recall(
         self, q_BHK: Tensor, k_BHK: Tensor, v_BHV: Tensor, gates_BH: Tensor, memory: RecurrentMemory
     ) -> tuple[Tensor, RecurrentMemory]:
-        """The equations above."""
+        """One step of the equations in the class docstring."""
         added_BHR = torch.einsum("bhv,hvr->bhr", torch.tanh(memory.o_BHV), self.recurrent_HVR)
         of_q, of_k, of_v, of_beta = added_BHR.split([self.key_size, self.key_size, self.value_size, 1], dim=2)
         q_BHK, k_BHK = torch.softmax(q_BHK + of_q, dim=2), torch.softmax(k_BHK + of_k, dim=2)
@@ -95,5 +96,5 @@ class RecurrentDeltaNet(RecallCore):
         return o_BHV, RecurrentMemory(S_BHKV, o_BHV)
 
     def flops(self, length: int) -> int:
-        """As in `LinearCore`, and those of R."""
+        """As in `LinearCore`, plus the products with R."""
         return super().flops(length) + 2 * 3 * (length - 1) * self.recurrent_HVR.numel()

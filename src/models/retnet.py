@@ -25,26 +25,27 @@ class RetNetState(NamedTuple):
 
 
 class RetNet(LinearCore):
-    r"""A memory with a fixed decay in every head.
+    r"""A memory with a fixed decay for every head.
 
         S_t = γ_h S_{t-1} + k_t v_tᵀ                      γ_h = 1 - 2^{-5-h},  h = 0 ... H-1,  S_0 = 0
         o_t = S_tᵀ q_t / √K
 
-    so w = γ, and nothing is erased. With `rotary`, pairs of features of q_t and k_t are rotated by t θ_j with
-    θ_j = 10000^{-2j/K}, so that q_t and k_τ meet at the angle (t - τ) θ_j; the state then counts the steps. (The fast
-    weights of Ba et al. (2016) are a retention that reads before it writes, with q, k and v all the state h.)
+    so w = γ, and nothing is erased. With `rotary`, pairs of features of q_t and k_t are rotated by t θ_j, where
+    θ_j = 10000^{-2j/K}, so that q_t is rotated by (t - τ) θ_j relative to k_τ; the state then counts the steps. (The
+    fast weights of Ba et al. (2016) are a retention that reads before it writes, and whose q, k and v are all the
+    state h.)
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
-        key_size: K; None for D / H.
-        value_size: V, 2 or more; None for D / H.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
+        key_size: features per query and key, K; None for D / H.
+        value_size: features per value, V, 2 or more; None for D / H.
         rotary: whether q and k are rotated from step to step.
-        conv_size: steps that the convolution of q, k and v sees; 0 for none.
+        conv_size: steps spanned by the convolution of q, k and v; 0 for no convolution.
         output_gate: whether there is an output gate.
         learned_start: whether S_0 is learned.
-        chunk_size: steps of a chunk of the form in plain PyTorch.
+        chunk_size: steps per chunk in the plain PyTorch form.
         kernel: see `Core`.
     """
 
@@ -79,7 +80,7 @@ class RetNet(LinearCore):
         )
         self.rotary = rotary
         log_decay_H = torch.log1p(-torch.exp2(-5 - torch.arange(num_heads, dtype=torch.float64)))
-        self.register_buffer("log_decay_H", log_decay_H, persistent=False)  # as precise as a model in float64
+        self.register_buffer("log_decay_H", log_decay_H, persistent=False)  # float64, for models in float64
 
     def initial_state(self, batch_size: int) -> RetNetState:
         """S = S_0, a window of zeros and, if q and k are rotated, the position 0."""
@@ -90,7 +91,7 @@ class RetNet(LinearCore):
     def sequence(
         self, recurrence: Recurrence, p: LinearInput, state: Any, resets_BT: Tensor | None, only_last: bool
     ) -> tuple[Tensor, RetNetState]:
-        """The equations above."""
+        """The equations in the class docstring."""
         q, k, v, window_BWC = self.heads(p.channels_C, state.window_BWC, resets_BT)
         position_B = state.position_B
         if position_B is not None:
@@ -106,7 +107,7 @@ class RetNet(LinearCore):
 
 
 def positions(position_B: Tensor, num_steps: int, resets_BT: Tensor | None) -> Tensor:
-    """The positions of the next steps [B, T], which start from 0 at a reset."""
+    """The positions of the next steps [B, T]; they restart from 0 at a reset."""
     steps_T = torch.arange(num_steps, device=position_B.device)
     position_BT = position_B[:, None] + steps_T
     if resets_BT is None:
@@ -116,10 +117,10 @@ def positions(position_B: Tensor, num_steps: int, resets_BT: Tensor | None) -> T
 
 
 def rotated(x_BTHK: Tensor, position_BT: Tensor) -> Tensor:
-    """Features j and ⌊K/2⌋ + j rotated by the angle t θ_j; of an odd number the last one stays."""
+    """Rotate features j and ⌊K/2⌋ + j by the angle t θ_j; if K is odd, the last feature stays unchanged."""
     size = x_BTHK.shape[-1]
     half = size // 2
-    dtype = at_least_single(x_BTHK.dtype)  # half precision has no digits for the angles of late positions
+    dtype = at_least_single(x_BTHK.dtype)  # half precision is too coarse for the angles of late positions
     rates = 10_000.0 ** -(torch.arange(half, device=x_BTHK.device, dtype=dtype) / (size / 2))
     angle = position_BT[:, :, None, None] * rates
     first, second, rest = x_BTHK.tensor_split([half, 2 * half], dim=-1)

@@ -24,7 +24,7 @@ class RNN(Core):
 
         h_t = f(LN[W h_{t-1} + V x_t])
 
-    V is drawn from U(-1/sqrt(H), 1/sqrt(H)), b starts at 0. W starts as one of
+    V is drawn from U(-1/sqrt(H), 1/sqrt(H)); b starts at 0. W starts as one of the following:
 
         orthogonal         g Q, with Q orthogonal: all singular values are g = `recurrent_scale`
         normal             N(0, g²/H): the spectral radius is about g
@@ -33,12 +33,12 @@ class RNN(Core):
     A subclass that differs only in its initialization calls this constructor and then sets the weights.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H.
-        nonlinearity: f.
-        layer_norm: normalize the summed input of every step.
+        input_size: number of input features, X.
+        hidden_size: number of units, H.
+        nonlinearity: the nonlinearity f.
+        layer_norm: whether to normalize the summed input of every step.
         init: how W is initialized.
-        recurrent_scale: g.
+        recurrent_scale: g, the scale of W at the start.
         kernel: see `Core`.
     """
 
@@ -77,6 +77,6 @@ class RNN(Core):
         return self.input(x)
 
     def step(self, p_BH: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The equation above; the output is the state."""
+        """One step of the equation in the class docstring; the output is the state."""
         h_BH = NONLINEARITIES[self.nonlinearity](self.norm(torch.addmm(p_BH, state, self.recurrent.weight.t())))
         return h_BH, h_BH

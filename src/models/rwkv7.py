@@ -18,40 +18,40 @@ from src.ops.linear_recurrence import Recurrence, Terms, unit_length
 
 
 class RWKV7State(NamedTuple):
-    """The memory of every head, and the last input."""
+    """The memory of every head, and the previous input."""
 
     S_BHKV: Tensor
     x_BX: Tensor
 
 
 class RWKV7(MemoryCore):
-    r"""A memory whose decay and rate of erasing are vectors, and that erases with another key than it writes with.
+    r"""A memory whose decay and rate of erasing are vectors, and which erases and writes with different keys.
 
-    Each of r, w, k, v, a and g is made of its own mixture of the present and the last input, x + μ ⊙ (x_{t-1} - x), the
-    token shift. Per head, with ⊙ over the key features,
+    Each of r, w, k, v, a and g is computed from its own mixture of the current and the previous input,
+    x + μ ⊙ (x_{t-1} - x), the token shift. For every head, with ⊙ over the key features,
 
         w_t = exp(-e^{-1/2} σ(W_2 tanh(W_1 x) + c_w))                the decay, between 0.545 and 1
         a_t = σ(A_2 A_1 x + c_a)                                     the rate of erasing
-        κ_t = unit length of k_t ⊙ ξ,      k̃_t = k_t ⊙ (1 + (a_t - 1) ⊙ α)
+        κ_t = k_t ⊙ ξ at unit length,      k̃_t = k_t ⊙ (1 + (a_t - 1) ⊙ α)
         S_t = (Diag(w_t) - (a_t ⊙ κ_t) κ_tᵀ) S_{t-1} + k̃_t v_tᵀ     S_0 = 0
         o_t = LayerNorm(S_tᵀ r_t) + (r_tᵀ (ρ ⊙ k̃_t)) v_t
         y_t = W_o (o_t ⊙ G_2 σ(G_1 x))
 
-    so k is k̃, b = κ and a = -a ⊙ κ: what κ reads in S_{t-1}, before it decays, is erased. Since decay and erasing are
-    not multiplied, this is not KDA, whatever the parameters. The ε of the norm is 64e-5, as for the 64 features of a
-    head in the paper. The residual connection of the values to those of the first layer is left out: there is one
-    layer. At the start ξ = 0.85, α = 1, ρ = 0, μ = 0.5 and c_a = 0, and c_w is -6 ... -1 over the features of a head,
-    where w is between 0.998 and 0.85.
+    so k is k̃, b = κ and a = -a ⊙ κ: what κ reads from S_{t-1}, before it decays, is erased. Since decay and erasing
+    are not multiplied, no choice of parameters makes this KDA. The ε of the norm is 64e-5, as in the paper, for heads
+    of 64 features. The paper's residual connection to the values of the first layer is left out, since there is one
+    layer. At the start ξ = 0.85, α = 1, ρ = 0, μ = 0.5 and c_a = 0, and c_w ranges from -6 to -1 over the features of a
+    head, so that w lies between 0.998 and 0.85.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
-        key_size: K; None for D / H.
-        value_size: V, 2 or more, since it is layer-normalized; None for D / H.
-        gate_rank: rows of W_1, A_1 and G_1.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
+        key_size: features per query and key, K; None for D / H.
+        value_size: features per value, V, 2 or more, since the outputs are layer-normalized; None for D / H.
+        gate_rank: number of rows of W_1, A_1 and G_1.
         learned_start: whether S_0 is learned.
-        chunk_size: steps of a chunk of the form in plain PyTorch.
+        chunk_size: steps per chunk in the plain PyTorch form.
         kernel: see `Core`.
     """
 
@@ -100,13 +100,13 @@ class RWKV7(MemoryCore):
         self.output = nn.Linear(values, hidden_size, bias=False)
 
     def initial_state(self, batch_size: int) -> RWKV7State:
-        """S = S_0, and an input of zeros."""
+        """S = S_0, and a previous input of zeros."""
         return RWKV7State(self.start(batch_size), self.zeros(batch_size, self.input_size))
 
     def sequence(
         self, recurrence: Recurrence, p: Tensor, state: Any, resets_BT: Tensor | None, only_last: bool
     ) -> tuple[Tensor, RWKV7State]:
-        """The equations above; the input is mixed here, so `project` leaves it as it is."""
+        """The equations in the class docstring; the inputs are mixed here, so `project` does not change them."""
         x_BTX = p.to(state.x_BX.dtype)
         last_BTX = torch.cat([state.x_BX[:, None], x_BTX[:, :-1]], dim=1)
         if resets_BT is not None:

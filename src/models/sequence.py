@@ -1,4 +1,4 @@
-"""A core between its encoder and its head: any model on any task.
+"""A core between an encoder and a head: any model on any task.
 
 Shapes: B sequences, T time steps, V symbols, E embedding features, X inputs of the core, P projected, H hidden units.
 """
@@ -21,17 +21,17 @@ from src.specs import InputSpec, Output, OutputSpec, State
 
 
 class SequenceModel(nn.Module):
-    """encoder -> core -> head, with every size taken from the task.
+    """An encoder, a core and a head, with the sizes of inputs and outputs taken from the task.
 
-    Tokens are embedded, vectors enter unchanged; either can be expanded by a further layer (Ba et al. expand a
-    50-dimensional embedding to 100). The head is linear, or has one layer of ReLU units before it.
+    Tokens are embedded and vectors enter unchanged; both can be expanded by another layer (Ba et al. expand a
+    50-dimensional embedding to 100). The head is linear and may be preceded by a layer of ReLU units.
 
-    The embedding is drawn from N(0, 1): the input has to dominate W h at the start, or fast weights stay at the floor
-    of associative retrieval for thousands of updates. All other weights here are drawn from U(-1/sqrt(n), 1/sqrt(n)),
-    n being the number of outgoing connections; biases start at 0.
+    The embedding is drawn from N(0, 1): unless the input dominates W h at the start, fast weights stay at the floor of
+    associative retrieval for thousands of updates. All other weights here are drawn from U(-1/sqrt(n), 1/sqrt(n)),
+    where n is the number of outgoing connections; biases start at 0.
 
-    If the task asks for the last step only, the output contains only that hidden state, unless `return_sequence` is
-    set, as a regularizer of the hidden states requires.
+    If the task asks only at the last step, the output contains only the hidden state of that step, unless
+    `return_sequence` is set, which a regularizer of the hidden states requires.
 
     Args:
         input_spec: the inputs of the task.
@@ -39,16 +39,17 @@ class SequenceModel(nn.Module):
         make_core: builds the core for a given number of input features.
         embedding_size: features of a token's embedding; unused if the inputs are vectors.
         expansion_size: units of a layer between the input or embedding and the core; null for none.
-        expansion_nonlinearity: of that layer.
-        num_layers: cores on top of each other, with residual connections and layer norms; see `Stack`.
-        head: whether there is a head; without one the outputs of the core are the answer, and the next two are unused.
+        expansion_nonlinearity: nonlinearity of that layer.
+        num_layers: number of stacked cores, with residual connections and layer norms; see `Stack`.
+        head: whether there is a head; without one, the outputs of the core are the answer, and the next two settings
+            are unused.
         head_size: ReLU units between the core and the output; null for a linear head.
-        head_std: standard deviation of the initial weights of the output, drawn from N(0, head_std²); null for the
-            uniform distribution above.
-        input_dropout: probability of dropping an input feature of the core while training.
+        head_std: standard deviation of the initial weights of the output layer, drawn from N(0, head_std²); null for
+            the uniform distribution above.
+        input_dropout: probability of dropping an input feature of the core during training.
         output_dropout: the same for an output feature of the core, before the head.
-        dropout_mask: whether a mask is drawn for every step, or for a whole sequence of a batch: the same for all its
-            steps, as in the variational dropout of Gal and Ghahramani (2016), here without their recurrent masks.
+        dropout_mask: whether a mask is drawn for every step, or once per sequence of a batch and used at all its steps,
+            as in the variational dropout of Gal and Ghahramani (2016), but without their recurrent masks.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class SequenceModel(nn.Module):
         if num_layers > 1:
             core = Stack([core, *(make_core(core.output_size) for _ in range(num_layers - 1))])
         self.core = core
-        self._projecting = [Projecting(core)]  # in a list, since its parameters are those of the core
+        self._projecting = [Projecting(core)]  # in a list, so as not to register the core twice
         self.head: nn.Module
         if not head:
             if self.core.output_size != output_spec.num_outputs:
@@ -118,18 +119,18 @@ class SequenceModel(nn.Module):
         mask: Tensor | None = None,
         return_state: bool = True,
     ) -> Output:
-        """Run sequences of tokens [B, T] or of vectors [B, T, size] from `state`, or from the start.
+        """Run sequences of tokens [B, T] or of vectors [B, T, size] from a state.
 
         Args:
             inputs: the inputs of the task; vectors may be given as a table with ids, so that each is encoded once.
-            state: of the core, before the first step.
+            state: the state of the core before the first step; its initial state if None.
             lengths: length of each sequence [B], if some are padded; see `Core.forward`.
-            resets: steps before which a sequence is put back to the initial state [B, T].
-            mask: the steps whose answers are needed [B, T]; others are 0, which saves their head. None for all.
+            resets: steps before which a sequence is reset to the initial state [B, T]; None for no resets.
+            mask: the steps whose answers are needed [B, T]; the others are 0, without computing the head. None for all.
             return_state: whether the state after the last step is needed.
         """
         [inside] = self._projecting
-        if inside.core is not self.core:  # another one has been put in its place
+        if inside.core is not self.core:  # the core has been replaced
             inside = self._projecting[0] = Projecting(self.core)
         if isinstance(inputs, Tensor) and lengths is None and self._enters_unchanged and inside.serves(inputs):
             hidden_BTH, state = inside(Inputs(inputs, resets=resets), state, return_state, self.return_sequence)
@@ -154,7 +155,7 @@ class SequenceModel(nn.Module):
     def project(self, inputs: Tensor | Inputs) -> Inputs:
         """The contribution of the inputs to the core at every step.
 
-        Without dropout a token's contribution is always the same, so if a batch has more tokens than there are
+        Without dropout a token's contribution is always the same; so if a batch has more tokens than there are
         symbols, the whole table is projected once.
         """
         dropping = self.training and self.input_dropout > 0
@@ -171,19 +172,19 @@ class SequenceModel(nn.Module):
 
     @property
     def _enters_unchanged(self) -> bool:
-        """Whether the inputs of the task are those of the core, and nobody watches what else it is called with."""
+        """Whether the core receives the inputs of the task unchanged, and no hook observes how it is called."""
         dropping = self.training and self.input_dropout > 0
         hooked = self.core._forward_hooks or self.core._forward_pre_hooks
         return self.embedding is None and self.expansion is None and not dropping and not hooked
 
     def _encode(self, x: Tensor) -> Tensor:
-        """From vectors or embeddings to the core's input, one position at a time."""
+        """Turn vectors or embeddings into inputs of the core, position by position."""
         if self.expansion is not None:
             x = self.expansion_nonlinearity(self.expansion(x))
         return self._dropped(x, self.input_dropout)
 
     def _dropped(self, x: Tensor, probability: float) -> Tensor:
-        """With dropout while training, of vectors [B, T, size], or [B, size] of one step."""
+        """Apply dropout during training, to vectors [B, T, size], or [B, size] of a single step."""
         if probability == 0 or not self.training:
             return x
         if not self.one_mask or x.ndim == 2:

@@ -14,21 +14,21 @@ from src.tensors.sparse import Sparse
 
 
 class SparseRNN(TensorRNN):
-    r"""A tensor RNN whose tensor has few entries, at fixed random places.
+    r"""A tensor RNN whose tensor has few entries, at fixed random positions.
 
         separate      h_t = f(S(h_{t-1}, x_t) + U h_{t-1} + V x_t + b)     S(h, x)_j = Σ_{e: j(e) = j} v_e h_i(e) x_k(e)
         combined      h_t = f(S([1, h_{t-1}], [1, x_t]))                   h_0 = 0
 
-    E + H² + H X + H parameters if separate, E combined. With E = H² + X, as in the author's experiments on text, the
-    combined form has about the size of the recurrent matrix of a simple recurrent network. U starts as the identity.
-    The author draws the entries from N(0, 0.15²).
+    There are E + H² + H X + H parameters if separate, E if combined. With E = H² + X, as in the author's experiments on
+    text, the combined form has about as many parameters as the recurrent matrix of a simple recurrent network. U starts
+    as the identity. The author draws the entries from N(0, 0.15²).
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H.
-        num_entries: E; None for H² + X.
-        linear: how the linear terms are held.
-        nonlinearity: f.
+        input_size: number of input features, X.
+        hidden_size: number of units, H.
+        num_entries: number of entries, E; None for H² + X.
+        linear: whether the linear terms are separate or combined, see above.
+        nonlinearity: the nonlinearity f.
         kernel: see `Core`.
     """
 

@@ -1,5 +1,6 @@
-"""The self-referential weight matrix of Irie et al. (2022), "A Modern Self-Referential Weight Matrix That Learns to
-Modify Itself", arXiv 2202.05780.
+"""The self-referential weight matrix of Irie et al. (2022).
+
+"A Modern Self-Referential Weight Matrix That Learns to Modify Itself", arXiv 2202.05780.
 
 Shapes: B sequences, H heads, K features of a head, R = 3K + 4 rows.
 """
@@ -16,27 +17,28 @@ from src.ops.dispatch import Kernel
 
 
 class SelfReferentialMemory(NamedTuple):
-    """The matrix of every head as it is now."""
+    """The current matrix of every head."""
 
     W_BHRK: Tensor
 
 
 class SRWM(RecallCore):
-    r"""A weight matrix that makes its own keys, queries and learning rates, and modifies itself with them.
+    r"""A weight matrix that generates its own keys, queries and learning rates, and modifies itself with them.
 
-        [y_t, q_t, k_t, b_t] = W_{t-1} φ(V x_t)                              φ = softmax, of every head
+        [y_t, q_t, k_t, b_t] = W_{t-1} φ(V x_t)                              φ = softmax, for every head
         W_t = W_{t-1} + σ(b_t) ⊙ (W_{t-1} φ(q_t) - W_{t-1} φ(k_t)) φ(k_t)ᵀ
 
-    The rows of W that make y, q, k and b have a learning rate of their own each, the four entries of b. W is read
-    before it is written, and the W with which a sequence starts is learned: the rows of y, q and k ~ N(0, 1/K), those
-    of b ~ N(`rate_bias`, 1/K). The layer around it is that of `LinearCore`: the output is W_o RMSNorm(y_t).
+    The four groups of rows of W, for y, q, k and b, have one learning rate each, from the four entries of b. W is read
+    before it is written. The W at the start of a sequence is learned; its rows for y, q and k start from N(0, 1/K), and
+    those for b from N(`rate_bias`, 1/K). The layer around it is as in `LinearCore`: the output is
+    W_o RMSNorm(y_t).
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
-        key_size: K, 2 or more, since φ of one feature is 1; None for D / H.
-        rate_bias: mean of the rows of b at the start, and b itself, since φ sums to 1.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
+        key_size: features per head, K, 2 or more, since φ of one feature is 1; None for D / H.
+        rate_bias: initial mean of the rows for b, and thus of b itself, since φ sums to 1.
         kernel: see `Core`.
     """
 
@@ -70,18 +72,18 @@ class SRWM(RecallCore):
         self.start_HRK = nn.Parameter(start_HRK)
 
     def parts(self, channels_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """V x by head, in place of query, key and value, which W makes."""
+        """V x by head, in place of query, key and value, which W generates."""
         x_HK = channels_C.unflatten(-1, (self.num_heads, -1))
         return x_HK, x_HK, x_HK
 
     def empty(self, batch_size: int) -> SelfReferentialMemory:
-        """The learned W, a copy: a state that is carried on must not change with the weights."""
+        """A copy of the learned W: a state that is carried over must not change when the weights do."""
         return SelfReferentialMemory(self.start_HRK.expand(batch_size, *self.start_HRK.shape).clone())
 
     def recall(
         self, x_BHK: Tensor, _k: Tensor, _v: Tensor, _gates: None, memory: SelfReferentialMemory
     ) -> tuple[Tensor, SelfReferentialMemory]:
-        """The equations above."""
+        """One step of the equations in the class docstring."""
         size, W_BHRK = self.key_size, memory.W_BHRK
         made_BHR = _product(W_BHRK, torch.softmax(x_BHK, dim=2))
         y_BHK, q_BHK, k_BHK, b_BH4 = made_BHR.split([size, size, size, 4], dim=2)
@@ -94,7 +96,7 @@ class SRWM(RecallCore):
         return y_BHK, SelfReferentialMemory(W_BHRK + change_BHR[..., None] * k_BHK[:, :, None])
 
     def flops(self, length: int) -> int:
-        """As in `Core`: W is used twice, and written once, in every step."""
+        """As in `Core`: every step multiplies by W twice and writes it once."""
         return 2 * 3 * 3 * length * self.start_HRK.numel()
 
 

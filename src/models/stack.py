@@ -1,4 +1,4 @@
-"""Cores on top of each other, with residual connections: a stack is itself a core.
+"""Stacked cores with residual connections; a stack is itself a core.
 
 Shapes: B sequences, T time steps, P projected features, H output features of each layer.
 """
@@ -16,18 +16,17 @@ from src.specs import State
 
 
 class Stack(Core):
-    r"""L cores, each of which adds to the outputs of the one below and reads them normalized.
+    r"""L cores, each of which reads the normalized outputs of the one below and adds its own outputs to them.
 
         y¹_t = core¹(x_t)
         yˡ_t = yˡ⁻¹_t + coreˡ(LN[yˡ⁻¹_t])          l = 2 ... L, the output is yᴸ
 
-    The residual connections and the layer norms before each layer are those of pre-norm transformers; the first layer
-    has neither, since it is where the features of the input become those of the outputs, so one core alone is a stack
-    of one. The state is the tuple of the states of all layers. A sequence is computed layer by layer, each in its own
-    fastest form.
+    The residual connections and the layer norm before each layer are as in pre-norm transformers. The first layer has
+    neither, since it maps the input features to the output features; so a single core is a stack of one. The state is
+    the tuple of the states of all layers. A sequence is computed layer by layer, each layer in its own fastest form.
 
     Args:
-        layers: the cores, from the input up; all but the first have as many input as output features, H.
+        layers: the cores, from the input up; all but the first have H input features and H output features.
     """
 
     def __init__(self, layers: Sequence[Core]):
@@ -45,11 +44,11 @@ class Stack(Core):
 
     @property
     def others(self) -> Iterator[tuple[nn.Module, Any]]:
-        """The layers above it, each with its norm."""
+        """The layers above the first, each with its norm."""
         return zip(self.norms, list(self.layers)[1:], strict=True)
 
     def project(self, x: Tensor) -> Any:
-        """What the input contributes to the first layer."""
+        """The contribution of the input to the first layer."""
         return self.first.project(x)
 
     def initial_state(self, batch_size: int) -> tuple[State, ...]:
@@ -67,7 +66,7 @@ class Stack(Core):
         return y_BH, tuple(states)
 
     def forms(self) -> Iterator[Form]:
-        """Layer by layer, whatever the forms of the layers are."""
+        """Layer by layer, whatever form each layer uses."""
         yield Form("vectorized", self._layer_by_layer)
         yield Form("reference", self._scanned)
 
@@ -91,19 +90,19 @@ class Stack(Core):
 
     @property
     def output_size(self) -> int:
-        """H, that of every layer."""
+        """H, the output size of every layer."""
         return self.first.output_size
 
     def flops(self, length: int) -> int:
-        """Those of all layers."""
+        """The sum over all layers."""
         return sum(layer.flops(length) for layer in self.layers)  # type: ignore[operator]
 
     def attention(self, p_BTP: Any) -> Tensor | None:
-        """That of the last layer."""
+        """The attention of the last layer."""
         return self.layers[-1].attention(self._into_last(p_BTP))  # type: ignore[operator]
 
     def memory(self, p_BTP: Any) -> Tensor | None:
-        """That of the last layer."""
+        """The memory of the last layer."""
         return self.layers[-1].memory(self._into_last(p_BTP))  # type: ignore[operator]
 
     @torch.no_grad()

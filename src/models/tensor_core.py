@@ -1,17 +1,17 @@
-"""What recurrent cores with bilinear terms share."""
+"""The base class of recurrent cores with bilinear terms."""
 
 from src.models.base import Core
 from src.tensors.terms import BilinearTerm
 
 
 class TensorCore(Core):
-    """A core in which the input meets the state in bilinear terms (Mathews 2016).
+    """A core in which input and state are combined in bilinear terms (Mathews 2016).
 
-    A subclass keeps its terms as attributes, and other matrices that it multiplies at every step under names that
-    start with "recurrent".
+    A subclass stores its terms as attributes, and the other matrices that it multiplies by at every step under names
+    that start with "recurrent"; `flops` finds both.
     """
 
     def flops(self, length: int) -> int:
-        """As in `Core`, with the products of the terms; of what they add in the first step, nothing is counted."""
+        """As in `Core`, plus the products of the terms, which are not counted in the first step either."""
         terms = sum(term.product_size for term in self.modules() if isinstance(term, BilinearTerm))
         return super().flops(length) + 2 * 3 * (length - 1) * terms

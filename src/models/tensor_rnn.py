@@ -21,17 +21,18 @@ class TensorRNN(TensorCore):
         separate      h_t = f(W(h_{t-1}, x_t) + U h_{t-1} + V x_t + b)         W(h, x)_j = Σ_ik h_i W_ijk x_k, h_0 = 0
         combined      h_t = f(W([1, h_{t-1}], [1, x_t]))                       one tensor for all terms
 
-    H² X + H² + H X + H parameters if separate, (H + 1) H (X + 1) combined, which is the same function and count. W
-    starts so that W(h, x) has the variance of h times that of x, U as the identity, V from U(-√(3/X), √(3/X)), b as 0.
+    There are H² X + H² + H X + H parameters if separate, (H + 1) H (X + 1) if combined: the same number, and the same
+    function. W starts so that W(h, x) has the variance of h times that of x; U starts as the identity, V from
+    U(-√(3/X), √(3/X)), and b at 0.
 
-    A subclass that holds the tensor in another form calls this constructor with what makes it.
+    A subclass that holds the tensor in another form passes a function that builds this form to the constructor.
 
     Args:
-        input_size: features X of one input vector.
-        make_map: W, for given sizes.
-        hidden_size: units H.
-        linear: how the linear terms are held.
-        nonlinearity: f.
+        input_size: number of input features, X.
+        make_map: builds W for given sizes.
+        hidden_size: number of units, H.
+        linear: whether the linear terms are separate or combined, see above.
+        nonlinearity: the nonlinearity f.
         kernel: see `Core`.
     """
 
@@ -52,10 +53,10 @@ class TensorRNN(TensorCore):
             nn.init.eye_(self.term.state.weight)
 
     def project(self, x: Tensor) -> Tensor:
-        """What the input contributes to the product and to the sum."""
+        """The contribution of the input to the product and to the sum."""
         return self.term.project(x)
 
     def step(self, p_BP: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The equations above; the output is the state."""
+        """One step of the equations in the class docstring; the output is the state."""
         h_BH = NONLINEARITIES[self.nonlinearity](self.term(state, p_BP))
         return h_BH, h_BH

@@ -17,7 +17,7 @@ from src.tensors.terms import BilinearTerm
 
 
 class TGUInput(NamedTuple):
-    """What the input contributes to the gate and to the output, and the candidate u."""
+    """The contributions of the input to the gate and to the output, and the candidate u."""
 
     gate_BP: Tensor
     u_BH: Tensor
@@ -25,7 +25,7 @@ class TGUInput(NamedTuple):
 
 
 class TGU(CPGate):
-    r"""A recurrent network that accumulates like a CP gate, and reads its state by another bilinear function.
+    r"""A recurrent network that accumulates like a CP gate, and reads its state through another bilinear function.
 
         f_t = σ(T_f(c_{t-1}, x_t) + g)                         T_f and T_o: bilinear terms as in the CP gate
         u_t = D x_t + d
@@ -34,15 +34,17 @@ class TGU(CPGate):
         v1 (`tgu`)                 y_t = σ(T_o(c_t, x_t))
         v2 (`tguv2`)               y_t = σ(T_o(c_{t-1}, x_t))
 
-    The state is c, the output y. Twice the parameters of the gate of a `CPGate`, and H X + H of the candidate.
+    The state is c, the output y. There are twice as many parameters as in the gate of a `CPGate`, plus H X + H for the
+    candidate.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H.
-        rank: R of both terms.
-        linear: how the linear terms of both are held; the author's final version has separate ones only.
-        version: how the output is computed.
-        gate_bias: g, a constant; above 0 the state is retained longer.
+        input_size: number of input features, X.
+        hidden_size: number of units, H.
+        rank: number of components of each term, R.
+        linear: whether the linear terms of both are separate or combined; the author's final version has only separate
+            ones.
+        version: how the output is computed, see above.
+        gate_bias: the constant g; above 0 the state is retained longer.
         init: how the factors of both terms start; see `CP`.
         dropout: see `CPGate`.
         kernel: see `Core`.
@@ -80,7 +82,7 @@ class TGU(CPGate):
         return TGUInput(*super().project(x), self.read.project(x))
 
     def step(self, p: TGUInput, state: Tensor | DroppedState) -> tuple[Tensor, Tensor | DroppedState]:  # type: ignore[override]
-        """The equations above; the output is y."""
+        """One step of the equations in the class docstring; the output is y."""
         before_BH, after_BH, state = self.accumulate(p.gate_BP, p.u_BH, state)
         sum_BH = self.read(before_BH if self.version == "v2" else after_BH, p.output_BP)
         return torch.tanh(sum_BH) if self.version == "final" else torch.sigmoid(sum_BH), state

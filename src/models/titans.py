@@ -20,7 +20,7 @@ from src.specs import map_state
 
 
 class TitansMemory(NamedTuple):
-    """The memory of every head, and its momentum: without it a sequence cannot be continued."""
+    """The memory of every head, and its momentum, without which a sequence cannot be continued."""
 
     S_BHKV: Tensor
     M_BHKV: Tensor
@@ -30,24 +30,25 @@ class Titans(RecallCore):
     r"""A memory that is trained while the sequence is read, by gradient descent with momentum and weight decay.
 
         ℓ_t(S) = ½ ‖Sᵀ k_t - v_t‖²
-        M_t = η_t M_{t-1} - θ_t ∇ℓ_t(S_{t-1})                        M_0 = 0, of every head
+        M_t = η_t M_{t-1} - θ_t ∇ℓ_t(S_{t-1})                        for every head, M_0 = 0
         S_t = (1 - α_t) S_{t-1} + M_t                                S_0 = 0
         o_t = S_tᵀ q_t
 
-    with η, α = σ(W x + b) and θ = c σ(W_θ x + b_θ), k and q at unit length. b_θ and b_η start at 0, b_α between -4 and
-    -6, from head to head. The gradient is that at the step before, so that this is the recurrence of the paper with
-    mini-batches of one step; a memory that is a deeper network is left out. With η = α = 0 it is DeltaNet with β = θ.
-    The layer around it is that of `LinearCore`. For the form in plain PyTorch see `src.ops.momentum_recurrence`.
+    with η, α = σ(W x + b) and θ = c σ(W_θ x + b_θ), and with k and q at unit length. b_θ and b_η start at 0, b_α
+    between -4 and -6 across the heads. The gradient is taken at the memory of the previous step, which makes this the
+    recurrence of the paper with mini-batches of one step; its memories that are deeper networks are left out. With
+    η = α = 0 this is DeltaNet with β = θ. The layer around it is as in `LinearCore`. For the plain PyTorch form, see
+    `src.ops.momentum_recurrence`.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
-        key_size: features of a query and a key of one head; None for D / H.
-        value_size: V, 2 or more; None for D / H.
-        max_rate: c.
-        conv_size: steps that the convolution of q, k and v sees; 0 for none.
-        chunk_size: steps of a chunk of the form in plain PyTorch.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
+        key_size: features per query and key, K; None for D / H.
+        value_size: features per value, V, 2 or more; None for D / H.
+        max_rate: c, the largest learning rate of the memory.
+        conv_size: steps spanned by the convolution of q, k and v; 0 for no convolution.
+        chunk_size: steps per chunk in the plain PyTorch form.
         kernel: see `Core`.
     """
 
@@ -89,7 +90,7 @@ class Titans(RecallCore):
         return TitansMemory(self.start(batch_size), self.start(batch_size))
 
     def momentum_terms(self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor) -> MomentumTerms:
-        """What enters the recurrence, at one step or at all of them."""
+        """The terms of the recurrence, at one step or at all steps."""
         rate, momentum, forgotten = gates.chunk(3, dim=-1)
         rate = self.max_rate * torch.sigmoid(rate)
         kept = functional.logsigmoid(-forgotten)
@@ -98,19 +99,19 @@ class Titans(RecallCore):
     def recall(
         self, q_BHK: Tensor, k_BHK: Tensor, v_BHV: Tensor, gates_BG: Tensor, memory: TitansMemory
     ) -> tuple[Tensor, TitansMemory]:
-        """The equations above."""
+        """One step of the equations in the class docstring."""
         o_BHV, *ends = step(self.momentum_terms(q_BHK, k_BHK, v_BHV, gates_BG), *memory)
         return o_BHV, TitansMemory(*ends)
 
     @staticmethod
     def serves(inputs: Inputs) -> bool:
-        """Without resets."""
+        """Only inputs without resets."""
         return inputs.resets is None
 
     def recall_all(
         self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, memory: TitansMemory, _: None, *, is_empty: bool
     ) -> tuple[Tensor, TitansMemory]:
-        """In chunks."""
+        """All steps, computed in chunks."""
         terms, dtype = self.momentum_terms(q, k, v, gates), at_least_single(q.dtype)
         exact, *before = (map_state(lambda tensor: tensor.to(dtype), part) for part in (terms, *memory))
         o_BTHV, *ends = chunked(exact, *before, chunk_size=self.chunk_size)

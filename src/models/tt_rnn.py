@@ -20,17 +20,18 @@ class TTRNN(TensorRNN):
         separate      h_t = f(G(A h_{t-1}, C x_t) + U h_{t-1} + V x_t + b)       G(a, c)_j = Σ_pq G_jpq a_p c_q, h_0 = 0
         combined      h_t = f(G(A [1, h_{t-1}], C [1, x_t]))
 
-    Both ranks are R: R H + R² H + R X + H² + H X + H parameters if separate, R (H + 1) + R² H + R (X + 1) combined. A,
-    G and C start as "rank_independent", see `TensorTrain`, and in the author's program from N(0, 0.01²). U and V start
-    as there, from U(-1.2 √(3/n), 1.2 √(3/n)) with n their number of inputs, b as 0. The program swaps the arguments, so
-    it works for X = H only, and its combined form pads the input twice; here both are as they were meant.
+    Both ranks are R. There are R H + R² H + R X + H² + H X + H parameters if separate, R (H + 1) + R² H + R (X + 1) if
+    combined. A, G and C start as "rank_independent", see `TensorTrain`; the author's program draws them from
+    N(0, 0.01²). As in that program, U and V start from U(-1.2 √(3/n), 1.2 √(3/n)), where n is their number of inputs,
+    and b at 0. The program swaps the arguments, so it works only for X = H, and its combined form pads the input twice;
+    here both are as intended.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H.
-        rank: R.
-        linear: how the linear terms are held.
-        nonlinearity: f.
+        input_size: number of input features, X.
+        hidden_size: number of units, H.
+        rank: both ranks, R.
+        linear: whether the linear terms are separate or combined, see above.
+        nonlinearity: the nonlinearity f.
         kernel: see `Core`.
     """
 

@@ -1,5 +1,6 @@
-"""TTT-Linear of Sun et al. (2024), "Learning to (Learn at Test Time): RNNs with Expressive Hidden States", arXiv
-2407.04620.
+"""TTT-Linear of Sun et al. (2024).
+
+"Learning to (Learn at Test Time): RNNs with Expressive Hidden States", arXiv 2407.04620.
 
 Shapes: B sequences, T time steps, n steps of a mini-batch, H heads, K features of query, key and value.
 """
@@ -18,7 +19,7 @@ from src.ops.inputs import Inputs
 
 
 class TTTMemory(NamedTuple):
-    """The inner model at the start of the mini-batch, the sums of its gradients since, and the steps since."""
+    """The inner model at the start of the mini-batch, and the sums of its gradients and the steps since then."""
 
     S_BHKK: Tensor
     b_BHK: Tensor
@@ -28,34 +29,36 @@ class TTTMemory(NamedTuple):
 
 
 class TTTLinear(RecallCore):
-    r"""A memory that is a linear model, trained while the sequence is read: one step of gradient descent per input.
+    r"""A linear model as the memory, trained while the sequence is read: one step of gradient descent per input.
 
-        z_j  = Sᵀ k_j + b                                            S, b as they were when the mini-batch started
-        ℓ_j  = ½ ‖LN(z_j) - (v_j - k_j)‖²                            of every head
+        z_j  = Sᵀ k_j + b                                            S and b are those at the start of the mini-batch
+        ℓ_j  = ½ ‖LN(z_j) - (v_j - k_j)‖²                            for every head
         S_i  = S - c_i Σ_{j<=i} r_j ∂ℓ_j/∂S                          j from the start of the mini-batch; b_i likewise
         o_i  = q_i + LN(S_iᵀ q_i + b_i)
         r_j  = η σ(w_rᵀ x_j) / K,   c_i = max(0, 1/i + δ_i)    i = 1 ... n
 
-    After n steps S and b become S_n and b_n, and a new mini-batch starts. So the size n of a mini-batch is part of the
-    definition, and the state holds S, b, the two sums, and the position within the mini-batch. S_0 is learned, from
-    N(0, 0.02²), and so are the layer norm LN of every head, and δ, from 0; b_0 = 0.
+    After n steps S and b become S_n and b_n, and a new mini-batch starts. The size n of a mini-batch is therefore part
+    of the definition, and the state holds S, b, the two sums, and the position within the mini-batch. S_0 is learned,
+    starting from N(0, 0.02²); so are the layer norm LN of every head and δ, which starts at 0. b_0 = 0.
 
-    Within a mini-batch all gradients are taken at the same S, so it is computed at once (the dual form of the paper):
+    Within a mini-batch all gradients are taken at the same S, so its steps are computed at once (the dual form of the
+    paper):
 
         Z = K S + b,   G = ∂ℓ/∂Z,   o = q + LN(Q S + b - c ⊙ (tril(Q Kᵀ) + tril(1)) (r ⊙ G))
 
-    With `loss` "plain", ℓ = ½ ‖Sᵀ k - v‖² and o = S_iᵀ q, without LN and b: with n = 1 this is DeltaNet with β = r, and
-    keys of any length. The layer around it is that of `LinearCore`. The paper has rotary positions as well.
+    With `loss="plain"`, ℓ = ½ ‖Sᵀ k - v‖² and o = S_iᵀ q, without LN and b: with n = 1 this is DeltaNet with β = r and
+    keys that are not normalized. The layer around it is as in `LinearCore`. The paper also rotates q and k by
+    position.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: outputs D.
-        num_heads: H.
-        key_size: K, 2 or more, since it is normalized; None for D / H.
-        mini_batch: n.
-        fast_lr: η.
-        loss: "normalized" or "plain", see above.
-        conv_size: steps that the convolution of q, k and v sees; 0 for none.
+        input_size: number of input features, X.
+        hidden_size: number of output features, D.
+        num_heads: number of heads, H.
+        key_size: features per query, key and value, K, 2 or more, since they are normalized; None for D / H.
+        mini_batch: n, the number of steps of a mini-batch.
+        fast_lr: η, the learning rate of the inner model.
+        loss: the loss of the inner model, "normalized" or "plain", see above.
+        conv_size: steps spanned by the convolution of q, k and v; 0 for no convolution.
         kernel: see `Core`.
     """
 
@@ -127,7 +130,7 @@ class TTTLinear(RecallCore):
     def recall(
         self, q_BHK: Tensor, k_BHK: Tensor, v_BHK: Tensor, gates_BH: Tensor, memory: TTTMemory
     ) -> tuple[Tensor, TTTMemory]:
-        """The equations above, with the sums carried on."""
+        """One step of the equations in the class docstring, which carries the two sums along."""
         S_BHKK, b_BHK, sum_S_BHKK, sum_b_BHK, position_B = memory
         z_BHK = _product(S_BHKK, k_BHK) + b_BHK
         g_BHK = self.rates(gates_BH) * self.gradient(z_BHK, k_BHK, v_BHK)
@@ -151,20 +154,20 @@ class TTTLinear(RecallCore):
 
     @torch.no_grad()
     def memory(self, p: Any) -> Tensor:
-        """S_i of every head, which the last step reads, one below the other."""
+        """The S_i of all heads, as the last step reads them, one below the other."""
         S_BHKK, _, sum_S_BHKK, _, position_B = self(p)[1].memory
         c_B = self.scales()[position_B - 1]  # after the last step of a mini-batch the sum is 0
         return (S_BHKK - c_B[:, None, None, None] * sum_S_BHKK).flatten(1, 2)
 
     @staticmethod
     def serves(inputs: Inputs) -> bool:
-        """Only sequences whose mini-batches end together."""
+        """Only inputs without resets, which would make mini-batches end at different steps."""
         return inputs.resets is None
 
     def recall_all(
         self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, memory: TTTMemory, _: None, *, is_empty: bool
     ) -> tuple[Tensor, TTTMemory]:
-        """The dual form, one mini-batch after the other."""
+        """The dual form, one mini-batch after another."""
         places = {0} if is_empty else set(memory.position_B.tolist())
         if len(places) > 1:
             return self.recall_each(q, k, v, gates, memory)
@@ -180,7 +183,7 @@ class TTTLinear(RecallCore):
     def _dual(
         self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, memory: TTTMemory, position: int
     ) -> tuple[Tensor, TTTMemory]:
-        """Steps of one mini-batch, from this position in it."""
+        """The dual form of steps of one mini-batch, starting from this position in it."""
         S_BHKK, b_BHK, sum_S_BHKK, sum_b_BHK, position_B = memory
         end = position + q.shape[1]
         z_BnHK = torch.einsum("bnhk,bhkv->bnhv", k, S_BHKK) + b_BHK[:, None]
@@ -207,7 +210,7 @@ def _product(S_BHKK: Tensor, x_BHK: Tensor) -> Tensor:
 
 
 def _normalized(z_K: Tensor) -> tuple[Tensor, Tensor]:
-    """z with mean 0 and variance 1, and what it has been multiplied by."""
+    """z normalized to mean 0 and variance 1, and the factor by which this scales it."""
     centred_K = z_K - z_K.mean(-1, keepdim=True)
     scale_1 = torch.rsqrt(centred_K.square().mean(-1, keepdim=True) + EPSILON)
     return centred_K * scale_1, scale_1

@@ -15,26 +15,26 @@ from src.tensors.base import unit_scaling_
 
 
 class TypedRNNInput(NamedTuple):
-    """What the input contributes: the gate and the candidate."""
+    """The contribution of the input: the gate and the candidate."""
 
     f_BH: Tensor
     z_BH: Tensor
 
 
 class TypedRNN(Core):
-    r"""A recurrent network whose gate does not see the state, so that no matrix is applied to it again and again.
+    r"""A recurrent network whose gate does not see the state, so that no matrix is applied to the state repeatedly.
 
         z_t = W x_t
         f_t = σ(V x_t + b)
         h_t = f_t ⊙ h_{t-1} + (1 - f_t) ⊙ z_t                  h_0 = 0
 
-    2 H X + H parameters. Each state is an average of the candidates so far, weighted by what came after them. W and V
-    start from U(-√(3/X), √(3/X)), b as `gate_bias`.
+    There are 2 H X + H parameters. Each state is an average of the candidates so far, weighted by their gates and those
+    of all later steps. W and V start from U(-√(3/X), √(3/X)), b at `gate_bias`.
 
     Args:
-        input_size: features X of one input vector.
-        hidden_size: units H.
-        gate_bias: b at the start; above 0 the state is retained longer.
+        input_size: number of input features, X.
+        hidden_size: number of units, H.
+        gate_bias: initial value of b; above 0 the state is retained longer.
         kernel: see `Core`.
     """
 
@@ -58,6 +58,6 @@ class TypedRNN(Core):
         return TypedRNNInput(torch.sigmoid(self.gate(x)), self.candidate(x))
 
     def step(self, p: TypedRNNInput, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The equations above; the output is the state."""
+        """One step of the equations in the class docstring; the output is the state."""
         h_BH = p.z_BH + p.f_BH * (state - p.z_BH)
         return h_BH, h_BH
