@@ -1,4 +1,4 @@
-"""Softmax attention (Vaswani et al., 2017, arXiv 1706.03762) over a window of the past: a memory that keeps all.
+"""Softmax attention (Vaswani et al., 2017, arXiv 1706.03762) over a window of the past, a memory that keeps everything.
 
 Shapes: B sequences, T time steps, H heads, K key features, V value features, W earlier steps that are kept.
 """

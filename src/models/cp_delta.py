@@ -25,14 +25,13 @@ class CPDeltaInput(NamedTuple):
 
 
 class CPDelta(TensorCore):
-    r"""A recurrent network that adds one rectified bilinear function of state and input and subtracts another.
+    r"""A recurrent network that adds a rectified bilinear function of state and input and subtracts another (`cp-del`).
 
         h_t = h_{t-1} + relu(a_t) - relu(s_t)                  h_0 = 0
         a_t = Bᵀ((A [1, h_{t-1}]) ⊙ (C [1, x_t]))              s_t likewise with its own A, B and C
 
-    The author calls it `cp-del`. There are 2 R (2H + X + 2) parameters. As in his program, A, B and C start from
-    U(-1, 1), scaled to a largest singular value of 1/1.1: if the terms were as large as the state, the state would
-    double at every step.
+    There are 2 R (2H + X + 2) parameters. As in the author's program, A, B and C start from U(-1, 1), scaled to a
+    largest singular value of 1/1.1: if the terms were as large as the state, the state would double at every step.
 
     A subclass with other linear terms passes `linear` and `normalize` to this constructor.
 

@@ -94,7 +94,7 @@ class FastWeightsSoftmax(Core):
         return h_BH, PastStates(h_BH, past_BNH, state.count_B + 1)
 
     def settle(self, z_BH: Tensor, past_BtH: Tensor, count_B: Tensor) -> Tensor:
-        """The inner loop, which attends to the last `count` of the past states at most."""
+        """The inner loop, which attends to at most the last `count` of the past states."""
         ages_t = torch.arange(past_BtH.shape[1] - 1, -1, -1, device=z_BH.device)
         is_there_Bt = ages_t < count_B[:, None]
         nonlinearity = NONLINEARITIES[self.nonlinearity]

@@ -37,8 +37,8 @@ class MLSTM(LinearCore):
     so w = σ(f̃) e^{m_{t-1} - m_t}, k is e^{ĩ - m} k / √K, and n is an additional column of the memory. In units of
     e^{m} the bound is 1, so the output does not depend on m, and no ε is added. Since m depends only on the gates, it
     is computed for all steps beforehand, as a running maximum of ĩ_j - Σ_{i<=j} log σ(f̃_i). The norm of the outputs is
-    a layer norm, the output gate a sigmoid. W starts at 0, the biases of f̃ at 3 ... 6 across the heads, and the biases
-    of ĩ from N(0, 0.1²).
+    a layer norm, the output gate a sigmoid. W starts at 0; the biases of f̃ range from 3 to 6 across the heads, and
+    those of ĩ are drawn from N(0, 0.1²).
 
     Args:
         input_size: number of input features, X.

@@ -32,8 +32,8 @@ class RecurrentDeltaNet(RecallCore):
         S_t = S_{t-1} + β_t k_t (v_t - S_{t-1}ᵀ k_t)ᵀ                S_0 = 0
         o_t = S_tᵀ q_t                                               o_0 = 0
 
-    The layer around it is as in `LinearCore`: the output is W_o RMSNorm(o_t). R starts from
-    N(0, 1/V). As in fast weights, what is written depends on what has been read, so no form is parallel over time.
+    The layer around it is as in `LinearCore`: the output is W_o RMSNorm(o_t). R starts from N(0, 1/V). As in fast
+    weights, what is written depends on what has been read, so no form is parallel over time.
 
     Args:
         input_size: number of input features, X.

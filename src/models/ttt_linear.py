@@ -47,14 +47,13 @@ class TTTLinear(RecallCore):
         Z = K S + b,   G = ∂ℓ/∂Z,   o = q + LN(Q S + b - c ⊙ (tril(Q Kᵀ) + tril(1)) (r ⊙ G))
 
     With `loss="plain"`, ℓ = ½ ‖Sᵀ k - v‖² and o = S_iᵀ q, without LN and b: with n = 1 this is DeltaNet with β = r and
-    keys that are not normalized. The layer around it is as in `LinearCore`. The paper also rotates q and k by
-    position.
+    keys that are not normalized. The layer around it is as in `LinearCore`. The paper also rotates q and k by position.
 
     Args:
         input_size: number of input features, X.
         hidden_size: number of output features, D.
         num_heads: number of heads, H.
-        key_size: features per query, key and value, K, 2 or more, since they are normalized; None for D / H.
+        key_size: features per query, key and value, K, 2 or more, since outputs are normalized; None for D / H.
         mini_batch: n, the number of steps of a mini-batch.
         fast_lr: η, the learning rate of the inner model.
         loss: the loss of the inner model, "normalized" or "plain", see above.

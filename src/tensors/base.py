@@ -29,7 +29,7 @@ class BilinearMap(nn.Module, ABC):
 
     With the "rank_independent" initialization of W, the variance of y_j is the mean of a_i² times the mean of b_k²,
     whatever the sizes and ranks. The factors that multiply a or b are drawn from N(0, 1/n), where n is the number of
-    its features. If the first feature is the constant 1 (`padded`), its weights are drawn from N(0, 1) and n counts
+    features. If the first feature is the constant 1 (`padded`), its weights are drawn from N(0, 1) and n counts
     the other features: the constant then weighs as much as all others together, and both means are those of the other
     features plus 1.
 

@@ -44,7 +44,7 @@ def tensor_train_svd(W_IJK: Tensor, ranks: tuple[int, int]) -> TensorTrain:
 
 
 def higher_order_svd(W_IJK: Tensor, ranks: tuple[int, int, int]) -> Tucker:
-    """The Tucker decomposition by the singular vectors of each mode, within a factor √3 of the least error."""
+    """Tucker of ranks P, Q and S by the singular vectors of each mode, within a factor √3 of the least error."""
     from tensorly.decomposition import tucker
 
     core_PQS, factors = tucker(_array(W_IJK), list(ranks), n_iter_max=0, init="svd")

@@ -7,7 +7,7 @@ from src.tensors.base import BilinearMap, outer
 
 
 class Full(BilinearMap):
-    r"""A bilinear map whose parameters are all entries of its tensor.
+    r"""A bilinear map whose parameters are the entries of its tensor.
 
         y_j = Σ_ik W_ijk a_i b_k            I J K parameters
 
