@@ -1,4 +1,4 @@
-"""The benchmark: output, ratios, and the operations and bytes that it counts."""
+"""The benchmark of updates: its output, its ratios, and the operations and bytes that it counts."""
 
 import io
 import json
@@ -25,7 +25,7 @@ MODELS = ("fastweights", "gru")
 
 
 def run(*arguments):
-    """Run the command in this process: exit status, output, errors."""
+    """Run the command in this process; return its exit status, standard output and standard error."""
     out, error, status = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(error):
         patch.setattr("sys.argv", ["benchmark.py", *map(str, arguments)])
@@ -39,7 +39,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A small grid: printed tables, path of the figure, content of the file."""
+    """The results of a small grid: the printed tables, the path of the figure, and the content of the JSON file."""
     folder = tmp_path_factory.mktemp("benchmark")
     grid = "--models", *MODELS, "--kernels", "auto", "vectorized", "--hidden-sizes", 4, "--lengths", 11, 22
     how = "--batch-size", 16, "--seconds", 0.02, "--rounds", 3
@@ -174,7 +174,7 @@ def test_memory_grows_with_the_length(measured):
         for kernel in ("auto", "vectorized"):
             short, long = (rows[length, model, kernel]["saved_bytes_per_sequence"] for length in (11, 22))
             assert long > short
-    # the outputs h(1) ... h(T), 4 units of 4 bytes, are saved in any case
+    # at least the outputs h(1) ... h(T) are saved, each with 4 units of 4 bytes
     assert rows[22, "fastweights", "vectorized"]["saved_bytes_per_sequence"] > 22 * 4 * 4
 
 
@@ -186,12 +186,12 @@ def test_bytes_are_counted_once_and_without_parameters():
         y = linear(x)
         return (y * scale + y[1:].exp().sum()).sum()
 
-    # x, the factor `scale` of y, exp(y)
+    # saved: x, the factor `scale` of y, and the result of exp, for 6 of the 7 rows
     assert saved_bytes(linear, loss) == 4 * (7 * 3 + 7 * 5 + 6 * 5)
 
 
 def counted(run):
-    """The operations of the matrix products that torch executes in a forward and backward pass."""
+    """The number of operations in the matrix products that torch executes in a forward and backward pass."""
     with FlopCounterMode(display=False) as counter:
         run().sum().backward()
     return counter.get_total_flops()
@@ -199,7 +199,7 @@ def counted(run):
 
 @pytest.mark.parametrize("kind", [RNN, LSTM, GRU, ALSTM])
 def test_operations_of_recurrent_products(kind):
-    """T steps from a nonzero state take the operations that the benchmark counts for T + 1 steps from 0."""
+    """T steps from a nonzero state cost as much as T + 1 steps from 0: the first one needs no recurrent product."""
     core = kind(2, hidden_size=4)
     for length in (1, 2, 5):
         size = core.project(torch.randn(2)).shape[0]
@@ -211,14 +211,14 @@ def test_operations_of_recurrent_products(kind):
 
 
 def literal_fast_weights(core, length, chunk):
-    """One sequence in the attention form, product by product, without products with 0."""
+    """Compute one sequence in the attention form, product by product, omitting products with 0."""
     states, before = [], None
     for k in range(length):
         if k and k % chunk == 0:
             past_kH = torch.cat(states[-chunk:][:-1] if before is None else states[-chunk - 1 : -1])
             written_HH = past_kH.t().clone() @ past_kH
             before = written_HH if before is None else before + written_HH
-        start = max(k // chunk * chunk - 1, 0)  # a later chunk can attend to the last state of the one before it
+        start = max(k // chunk * chunk - 1, 0)  # the last state of the chunk before is not in `before` yet
         z_1H = torch.randn(1, core.hidden_size, requires_grad=True)
         if k:
             z_1H = z_1H + states[-1] @ core.recurrent.weight.t()

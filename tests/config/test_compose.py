@@ -1,4 +1,4 @@
-"""What the command line is turned into before Hydra reads it, and which files it completes and globs."""
+"""How the command line is rewritten before Hydra reads it, and which files completion and globs find."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The files of configs are held to the code that receives them, and the README to both."""
+"""The files in configs match the code that receives their settings, and the README matches both."""
 
 import importlib
 import inspect
@@ -23,17 +23,17 @@ OPTIONS = [path for path in FILES if path.parent != CONFIGS]
 CONTRACTS = {"model": ("src.models", Core), "task": ("src.tasks", Task)}
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 OVERRIDING = ("debug", "experiment")
-"""Groups whose files set what other files explain."""
+"""Groups whose files override settings that other files explain."""
 
 
 def group_and_name(file):
-    """ "model", "ba2016/irnn" for configs/model/ba2016/irnn.yaml."""
+    """The group and name of a file: "model" and "ba2016/irnn" for configs/model/ba2016/irnn.yaml."""
     group, *name = file.relative_to(CONFIGS).with_suffix("").parts
     return group, "/".join(name)
 
 
 def options():
-    """Every option; those of the papers, which are most of them, are slow but for the first of a folder."""
+    """Every option. Most belong to papers; of these, all but the first in each folder are marked slow."""
     firsts = {file.parent: file for file in reversed(OPTIONS)}
     for file in OPTIONS:
         slow = "/" in group_and_name(file)[1] and file != firsts[file.parent]
@@ -41,15 +41,15 @@ def options():
 
 
 def node(file):
-    """The settings that a file gives to its receiver."""
+    """The settings that a file passes to its receiver."""
     content = OmegaConf.load(file)
     return content.get(file.parent.name, content)
 
 
 def concrete(package, contract):
-    """The modules of a package that define a subclass of the contract which is a choice of its own.
+    """The modules of a package that define a subclass of the contract that can be chosen by itself.
 
-    That is one whose settings all have defaults, unlike those of a class that others extend, and of a stack of others.
+    All settings of such a class have defaults, unlike those of base classes and of a stack of other models.
     """
     for path in (PROJECT / package.replace(".", "/")).glob("*.py"):
         module = importlib.import_module(f"{package}.{path.stem}")
@@ -109,7 +109,7 @@ def test_the_main_file_sets_every_key_of_the_runner_and_no_other(composed):
 
 @each_file
 def test_every_key_is_explained_on_the_line_above(file):
-    """Excepted are groups, `_target_`, and what another file explains: such a file says at its top what it is for."""
+    """Exceptions: groups, `_target_`, and files of keys that other files explain, which begin with their purpose."""
     lines = file.read_text().partition("\nhydra:")[0].splitlines()
     if group_and_name(file)[0] in OVERRIDING:
         assert lines.pop(0) == "# @package _global_"
@@ -166,7 +166,7 @@ def test_an_optimizer_is_torchs_own_with_every_setting_in_its_place(name, settin
 
 
 def rates(schedule, max_updates, lr=0.1, **settings):
-    """The learning rate of every update, and the one after the last."""
+    """The learning rate of every update, and the rate after the last update."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr)
     scheduler = instantiate({"_target_": f"src.training.schedulers.{schedule}", **settings}, optimizer, max_updates)
     values = []
@@ -206,7 +206,7 @@ def test_the_readme_names_every_choice(group):
 
 
 def readme_commands():
-    """Arguments of every training command in the README's fenced blocks, without what only a reader can fill in."""
+    """The arguments of every training command in the README's fenced blocks, except commands with <placeholders>."""
     readme = PROJECT / "README.md"
     text = readme.read_text() if readme.exists() else ""
     for block in re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
@@ -222,12 +222,12 @@ def test_the_readme_shows_commands():
 
 @pytest.mark.parametrize("command", list(readme_commands()))
 def test_every_command_of_the_readme_is_a_legal_one(command, train, made_up_data, monkeypatch):
-    """Launchers are left out, and so are the runs of a checked sweep: see tests/sweeping."""
+    """Commands are checked without launchers and without training any run, which tests/sweeping does."""
     monkeypatch.setattr("src.running.lifecycle.run", lambda config: 0.0)
     monkeypatch.setattr("src.sweeping.sweep.Sweep.launch", lambda *_, **__: [])
     monkeypatch.setattr("src.sweeping.sweep.end_sweep", lambda folder, configurations: ["finished"])
     overrides = [word for word in shlex.split(command, comments=True) if not word.startswith("hydra")]
     if any("mnist" in override for override in overrides):
-        overrides.append("task.val_size=20")  # of the few made-up digits
+        overrides.append("task.val_size=20")  # there are only a few made-up digits
     ended = train(*overrides)
     assert (ended.status, ended.err) == (0, "")

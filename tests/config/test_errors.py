@@ -1,4 +1,4 @@
-"""Every mistake ends in one line that names the culprit and what is legal, before any folder is made."""
+"""Every mistake produces one line that names the culprit and the legal values, before any folder is created."""
 
 import errno
 import os
@@ -218,7 +218,7 @@ def test_a_local_file_without_its_package_line(train, tmp_path):
 
 
 def test_a_command_inside_another_gives_one_line_too(monkeypatch):
-    """The other one has told Hydra to raise what it catches, which is not the wish of a user for tracebacks."""
+    """The outer command tells Hydra not to catch exceptions, which does not mean that the user wants tracebacks."""
     monkeypatch.setattr(errors, "_user_wants_tracebacks", False)
     with raised_by_hydra():
         assert os.environ["HYDRA_FULL_ERROR"] == "1"
@@ -244,7 +244,7 @@ def test_what_the_user_should_not_see_is_not_named():
     def raised(error, during, **how):
         error.__context__ = during
         if "cause" in how:
-            error.__cause__ = how["cause"]  # as by `raise ... from`
+            error.__cause__ = how["cause"]  # as `raise ... from` does
         return explain(error)
 
     missing = FileNotFoundError(2, "No such file or directory", "cache")

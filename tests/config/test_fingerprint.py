@@ -1,4 +1,4 @@
-"""A run is known by everything that can change its result, and by nothing else."""
+"""A run is identified by everything that can change its result, and by nothing else."""
 
 import dataclasses
 from types import NoneType, UnionType
@@ -24,7 +24,7 @@ def leaves(node, prefix=""):
 
 
 def annotation(config, path):
-    """What the receiver of a key says of its values."""
+    """The annotation of a key in the signature of its receiver, which states the legal values."""
     receiver, hint = Settings, None
     for depth, key in enumerate(parts := path.split(".")):
         hint = signature(receiver)[0][key]
@@ -36,7 +36,7 @@ def annotation(config, path):
 
 
 def another(hint, value):
-    """A legal value other than this one."""
+    """A legal value other than the given one."""
     if get_origin(hint) in (Union, UnionType):
         return another(next(option for option in get_args(hint) if option is not NoneType), value)
     if get_origin(hint) is Annotated:
@@ -88,7 +88,7 @@ def test_the_folder_of_the_data_makes_no_difference(composed):
 
 
 def test_a_run_keeps_its_fingerprint():
-    """That of runs made so far: another one would start all of them over."""
+    """Existing runs have fingerprints like this one: with different ones, all of them would start over."""
     settings = {
         "name": "mine",
         "seed": 1,
@@ -107,7 +107,7 @@ def test_the_order_of_keys_does_not_matter(composed):
 
 
 def test_every_changed_configuration_was_a_legal_one(composed):
-    # as many units as there are classes, for a network without a head; and what a memory size has to go with
+    # a network without a head needs as many units as there are classes, and a memory size needs association=hetero
     config = composed("model.hidden_size=10", "model.association=hetero")
     for path in leaves(config):
         if not path.endswith("_target_") and path != "device":
@@ -223,7 +223,7 @@ def test_a_configuration_from_before_a_key_existed_is_read_as_having_its_neutral
 
 
 def test_every_neutral_value_is_a_default_and_legal(composed):
-    """Otherwise a run with default settings would have changed its name when the key came."""
+    """Otherwise a run with default settings would have changed its name when the key was introduced."""
     config = composed()
     for path in [path for path in leaves(config) if not path.endswith("_target_")]:
         marks = [mark for mark in get_args(annotation(config, path))[1:] if isinstance(mark, Neutral)]
@@ -244,7 +244,7 @@ def test_varied_settings_are_those_that_differ_between_runs_of_the_same_model():
 
 
 def test_a_setting_tied_to_the_model_is_not_varied_but_one_outside_of_it_is():
-    """Each model with a size of its own varies by the model alone; each with a learning rate of its own by both."""
+    """If each model has its own size, only the model varies; if each has its own learning rate, both vary."""
     fast = {"model": "fastweights", "model.hidden_size": 8, "optimizer": "adam", "optimizer.lr": 0.1}
     lstm = {"model": "lstm", "model.hidden_size": 20, "optimizer": "adam", "optimizer.lr": 0.2}
     assert varied([fast, lstm]) == ["model", "optimizer.lr"]

@@ -1,4 +1,4 @@
-"""The width that gives a network a number of weights."""
+"""The width at which a network has a requested number of weights."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from src.running.build import build_model, build_task
 
 @pytest.mark.parametrize(("model", "step"), [("cp_gate", 1), ("alstm", 2), ("typed_rnn", 1)])
 def test_no_other_width_is_closer_to_the_wanted_number_of_weights(model, step, composed):
-    """An associative LSTM has even widths only."""
+    """The width of an associative LSTM must be even."""
 
     def off(width):
         config = composed(f"model={model}", f"model.hidden_size={width}", "task=addition")

@@ -1,4 +1,4 @@
-"""The private names of OmegaConf do what the project takes them for."""
+"""The private names of OmegaConf behave as the project assumes."""
 
 import pytest
 from omegaconf import OmegaConf

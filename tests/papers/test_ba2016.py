@@ -56,7 +56,7 @@ def as_printed():
                 row["trainer.max_updates"] = 750_000
                 rows.append(row)
                 nll = figure2.PRINTED[model]
-                # an error that falls with the loss, from chance through the floor to the printed one
+                # an error that falls with the loss, from chance through the floor to the printed error
                 val_error = np.interp(nll, [0.0, 0.6, 1.187, 2.3], [error, 0.3, table1.FLOOR, 0.9])
                 curves.append(
                     pd.DataFrame({"run": run, "update": nll.index, "val/nll": nll.values, "val/error": val_error})
@@ -67,7 +67,7 @@ def as_printed():
     runs = pd.concat([runs, *longer], ignore_index=True)
     as_low = (runs["name"] == table1.PAPER_HORIZON) & (runs["model"] == "fastweights")
     runs.loc[as_low & (runs["model.hidden_size"] == 20), "test/error"] -= (
-        0.001  # seeds around the printed number itself would not decide it
+        0.001  # seeds scattered around the printed number itself would leave the claim undecided
     )
     return Evidence(runs, pd.concat(curves, ignore_index=True))
 
@@ -133,7 +133,7 @@ def test_the_floors_of_the_figure_are_those_of_the_task():
 
 def test_every_experiment_of_a_reproduction_exists_and_has_its_own_folder():
     named = {experiment for found in reproductions().values() for experiment in found.experiments}
-    shared = {"ba2016/figure2", "ba2016/overfitting_fixed"}  # with Table 1
+    shared = {"ba2016/figure2", "ba2016/overfitting_fixed"}  # stored in the folder of Table 1
     files = {experiment: CONFIGS / "experiment" / f"{experiment}.yaml" for experiment in named}
     names = {experiment: OmegaConf.load(files[experiment]).get("name") for experiment in named - shared}
     assert None not in names.values()
@@ -147,7 +147,7 @@ def test_the_main_job_is_judged_by_the_claims_of_the_readme():
     runs = printed.runs[(printed.runs["model.hidden_size"] == 50) & (printed.runs["model"] != "alstm")]
     runs = runs.drop_duplicates("run")
     table = main_job.table(Evidence(runs, printed.curves)).set_index("update")
-    assert table.loc["10,000", "fast weights"] == "12.3"  # 0.245 nats
+    assert table.loc["10,000", "fast weights"] == "12.3"  # interpolated at 0.245 nats
     assert table.loc["test, at the selected update", "LSTM"] == "1.85 ± 0.02"
     verdicts = [claim.judge(Evidence(runs, printed.curves)).verdict for claim in main_job.REPRODUCTION.claims]
     assert verdicts == ["reproduced", "reproduced"]
@@ -190,7 +190,7 @@ def test_regularized_networks_are_compared_with_those_of_table_1():
 
 
 def capacities(errors):
-    """Two runs for each width and number of pairs, with these test errors; those with 50 units are at an edge."""
+    """Two runs for each width and number of pairs, with the given test errors; those with 50 units are at an edge."""
     rows = [
         {"run": f"{width}-{pairs}-{seed}", "name": capacity.NAME, "model": "fastweights"}
         | {"model.hidden_size": width, "task.num_pairs": pairs}
@@ -210,7 +210,7 @@ def test_the_capacity_of_a_width_ends_where_its_error_first_exceeds_the_bound():
     assert found.edge
     shrinking = growing | {(10, 4): 0.05, (50, 4): 0.2}
     assert claim.judge(capacities(shrinking))[:2] == ("not reproduced", "10 units: 6 pairs; 50 units: 2 pairs")
-    # one seed with 50 units binds four pairs, the other two
+    # with 50 units, one seed binds four pairs and the other seed two
     assert claim.judge(capacities(growing | {(50, 4): 0.1}))[:2] == (
         "inconclusive",
         "10 units: 2 pairs; 50 units: 3 pairs",
@@ -235,7 +235,7 @@ def test_the_capacity_of_a_width_ends_where_its_error_first_exceeds_the_bound():
 
 
 def test_the_memory_adds_what_attention_over_past_states_adds(train, tiny):
-    """An independent computation, by equation 4, of the norm of A h_0 to that of z in an untrained network."""
+    """The ratio of the norms of A h_0 and z in an untrained network equals an independent computation by equation 4."""
     settings = ["name=untrained", "model.layer_norm_preliminary=true", "model.decay=0.9", *tiny]
     assert train(*settings, "trainer.max_updates=1").status == 0
     (path,) = Path("outputs/untrained").glob("*/result.json")
@@ -250,7 +250,7 @@ def test_the_memory_adds_what_attention_over_past_states_adds(train, tiny):
         p_BTH = model.project(next(iter(task.evaluation("val"))).inputs).vectors
         h_BTH = model.core.scan(p_BTH)[0]
         ratios, cosines = [], []
-        for t in range(1, p_BTH.shape[1]):  # reads the states 0 ... t-1 for the state t
+        for t in range(1, p_BTH.shape[1]):  # to compute state t, the states 0 ... t-1 are read
             past_BtH, z_BH = h_BTH[:, :t], model.core.recurrent(h_BTH[:, t - 1]) + p_BTH[:, t]
             q_BH = torch.relu(torch.nn.functional.layer_norm(z_BH, z_BH.shape[1:]))
             weights_t = 0.5 * 0.9 ** torch.arange(t - 1, -1, -1)
@@ -262,7 +262,7 @@ def test_the_memory_adds_what_attention_over_past_states_adds(train, tiny):
 
 
 def measured_inner_steps(train, tiny, *settings):
-    """The rows of `inner_steps.measure` of a short run, its untrained network and its validation sequences."""
+    """The rows of `inner_steps.measure` for a short run, its untrained network, and its first validation batch."""
     assert train("name=inner", "trainer.max_updates=1", *tiny, *settings).status == 0
     (path,) = Path("outputs/inner").glob("*/result.json")
     config = OmegaConf.create(json.loads(path.read_text())["config"])
@@ -340,7 +340,7 @@ def test_learned_reads_are_left_out_to_see_whether_they_are_used(train, tiny):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in reproductions() if (REFERENCE / name).is_dir()])
 def test_every_edge_of_a_grid_is_marked_in_the_committed_table(name):
-    """Without the mark of any one cell the table would be another."""
+    """If any one cell were not marked, the table would be different."""
     evidence, table = read_evidence(REFERENCE / name), reproductions()[name].table
     runs = evidence.runs
     settings = [key for key in runs if key in ("name", "model") or ("." in key and key != "optimizer.lr")]

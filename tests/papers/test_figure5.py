@@ -1,4 +1,4 @@
-"""The claims on Catch hold for the printed curves, and fail for curves that contradict them."""
+"""The claims about Catch hold for the printed curves, and fail for curves that contradict them."""
 
 import sys
 
@@ -16,11 +16,11 @@ from src.running.build import check
 from src.sweeping.search import split
 
 ONE_X = 100
-"""Updates per unit of the printed axis."""
+"""Updates per unit of the printed x axis."""
 
 
 def as_printed(swapped=False):
-    """Trials and seeds whose returns are those of the figure, each a little sooner or later than the others."""
+    """Trials and seeds whose returns follow the printed curves, each slightly later than the one before."""
     rows, curves = [], []
     other = {"fastweights": "irnn", "irnn": "fastweights", "lstm": "lstm"}
     for size, printed in PRINTED.items():
@@ -82,7 +82,7 @@ def test_the_claims_on_the_cell_follow_from_returns(norm, memory):
 
 def test_the_table_has_the_printed_crossings_and_ours():
     evidence = as_printed()
-    evidence.curves.loc[evidence.curves["run"].str.startswith("ba2016-figure5-16"), "update"] *= 2  # of the seeds
+    evidence.curves.loc[evidence.curves["run"].str.startswith("ba2016-figure5-16"), "update"] *= 2  # not in the trials
     of_lstm = evidence.runs["run"] == "ba2016-figure5-16-lstm-0"
     evidence.runs.loc[of_lstm, ["status", "test/return"]] = "diverged", -1.0
     rows = figure5.table(evidence).set_index(["N, M", "model", "runs"])
@@ -100,7 +100,7 @@ def test_the_table_has_the_printed_crossings_and_ours():
 def test_the_best_trials_are_those_with_the_largest_return_on_the_way():
     evidence = as_printed()
     best = best_trials(evidence, 16, "lstm")
-    assert best["run"].str[-1].tolist() == ["0", "1", "2", "3", "4"]  # each is a little later than the one before
+    assert best["run"].str[-1].tolist() == ["0", "1", "2", "3", "4"]  # each is slightly later than the one before
 
 
 def test_the_figure_is_drawn():

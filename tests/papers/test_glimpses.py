@@ -12,7 +12,7 @@ SEEDS = range(3)
 
 
 def rows_of(name, model, error, **settings):
-    """Runs that err so often, a little more or less by seed."""
+    """Runs with the given error, slightly larger for each further seed."""
     fixed = {"status": "finished", "optimizer.lr": 1e-3, "grid_points": 3, "edge": ""}
     fixed |= {"updates": 860, "trainer.max_updates": 860, "num_parameters": 1000, "model.wipe": None}
     rows = [{"name": name, "model": model, "seed": seed} | fixed | settings for seed in SEEDS]
@@ -24,9 +24,9 @@ def rows_of(name, model, error, **settings):
 
 
 def printed_table_2():
-    """Runs with the errors of Table 2, whose validation errors fall the sooner the lower they end.
+    """Runs with the errors of Table 2; the lower the final error of a run, the lower its validation errors.
 
-    Before the first update and after the second epoch those of fast weights are the largest.
+    Before the first update and after the second epoch, where they must not count, fast weights have the largest.
     """
     rows = []
     for model, errors in table2.PRINTED.items():
@@ -80,7 +80,7 @@ def test_exchanging_the_models_refutes_the_claims(module, printed, others):
     names = evidence.runs["model"].map(lambda model: exchanged.get(model, model))
     exchanged = Evidence(evidence.runs.assign(model=names), evidence.curves)
     verdicts = [claim.judge(exchanged).verdict for claim in module.REPRODUCTION.claims]
-    assert set(verdicts) <= {"not reproduced", "not run"}  # there are no other runs without memory, and no longer ones
+    assert set(verdicts) <= {"not reproduced", "not run"}  # only fast weights have runs without memory and longer runs
     assert "not reproduced" in verdicts
 
 

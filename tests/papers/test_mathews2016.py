@@ -1,4 +1,4 @@
-"""The claims hold for results as the report and its logs have them, and fail for results that contradict them."""
+"""The claims hold for the results in the report and its logs, and fail for results that contradict them."""
 
 import json
 from pathlib import Path
@@ -37,11 +37,11 @@ MODULES = [
 ]
 SEEDS = range(5)
 A_LITTLE, A_LOT = 0.02, 0.4
-"""Spreads between seeds: with the second, five seeds do not decide a claim."""
+"""Spreads between seeds; with the second, five seeds cannot decide a claim."""
 
 
 def around(value, seed, spread=A_LITTLE):
-    """A value that differs between seeds, by a share of itself."""
+    """The value for seed 2; each seed above or below adds or subtracts the fraction `spread` of it."""
     return value * (1 + spread * (seed - 2))
 
 
@@ -58,7 +58,7 @@ def verdicts(module, evidence):
 
 
 def added(exchange=None, spread=A_LITTLE, later=1):
-    """Runs whose errors fall below 0.01 when those of the author do, or later."""
+    """Runs whose errors fall below 0.01 at the author's updates, or `later` times as late."""
     rows, curves = [], []
     for (model, length), (error, update) in addition.PRINTED.items():
         name = addition.LONG if length >= 5000 else addition.TABLE
@@ -92,7 +92,7 @@ def test_the_authors_numbers_of_addition_satisfy_the_claims_and_exchanged_ones_d
 
 
 def bound(factor, spread=A_LITTLE):
-    """Runs at a multiple of the floor of knowing when but not what; the GRU is a little worse."""
+    """Runs whose error is a multiple of the floor of knowing when, not what; the error of the GRU is 10 % larger."""
     rows = [
         {"run": f"{model}-{k}-{seed}", "name": binding.NAME, "model": model, "task.num_items": k, "seed": seed}
         | {"test/nats": around(factor * binding.floor(k) * (1.1 if model == "gru" else 1), seed, spread)}
@@ -115,7 +115,7 @@ def test_a_network_remembers_if_it_is_below_the_floor_of_knowing_when():
 
 
 def multiplied(above=0.0, spread=0.0):
-    """Runs at the line of least error, or above it; trains a little lower, and plain descent higher."""
+    """Runs on the line of least error, or above it; tensor trains are slightly lower, CP without momentum is higher."""
     rows = []
     for name, form, off in (
         (hadamard.MAIN, "cp", above),
@@ -145,7 +145,7 @@ def test_errors_on_the_line_of_least_error_satisfy_the_claims():
 
 
 def measured(slope=1.0, gate=-0.5, spread=A_LITTLE):
-    """Exponents on a line of the logarithm of the scale, and those of the gate."""
+    """Exponents that are linear in the logarithm of the scale, and the exponent of the CP gate."""
     rows = [
         {"run": f"{model}-{seed}", "model": model, "seed": seed, "scale": scale}
         | {"exponent": around(gate, seed, spread) if model == "cp_gate" else around(0.05, seed) + slope * np.log(scale)}
@@ -200,7 +200,7 @@ def test_exponents_are_measured_on_the_initial_weights(train, monkeypatch):
 
 
 def recovered(factor, spread=1e-3):
-    """Learned tensors whose error is a multiple of the seed's computed one; almost none at the rank of the tensor."""
+    """Learned tensors with a multiple of the computed error, and almost none for a tensor train of the true rank, 5."""
     rows = [
         {"run": f"{form}-{rank}-{seed}", "optimizer": "sgd", "form": form, "rank": rank, "seed": seed}
         | {"computed": around(1 / rank, seed, 0.1)}
@@ -243,7 +243,10 @@ def test_a_run_that_learned_a_tensor_is_compared_with_its_decomposition(train):
 
 
 def swept(author, other, spread=A_LITTLE, solved=5):
-    """Runs that are solved at these updates with a rank of 64, at update 100 with a lower one; of rank 1 some are."""
+    """Runs that solve the task, with rank 64 at the given updates and with lower ranks at update 100.
+
+    With rank 1, only the first `solved` seeds do.
+    """
     rows, curves = [], []
     for init, last in (("mathews2016", author), ("rank_independent", other)):
         for components in rank_sweep.RANKS:
@@ -269,7 +272,7 @@ def test_the_rank_is_blamed_only_if_the_initialization_is_not():
 
 
 def extrapolated(other, spread=A_LITTLE, inside=1e-4):
-    """A bilinear map that multiplies, and networks with an error inside the range of training and another beyond it."""
+    """A bilinear map that multiplies, and networks with error `inside` in the training range and `other` beyond it."""
     rows = [
         {"run": f"{model}-{seed}", "model": model, "scale": scale}
         | {"error": around(1e-6 if model == "bilinear" else inside if scale == 1 else other, seed, spread)}
@@ -289,7 +292,10 @@ def test_only_the_bilinear_map_extrapolates_if_no_other_network_does():
 
 
 def compared(ours, spread=A_LITTLE):
-    """Networks of equal size, of which fast weights have this share of the floor, and the others half of it."""
+    """Networks of equal size: the error of fast weights is the given share of the floor, and that of the others half of it.
+
+    The bilinear network diverges.
+    """
     rows, runs = [], []
     for task in cells.TASKS:
         for model in (cells.OURS, *cells.COMPARED, "bilinear"):
@@ -338,9 +344,9 @@ def test_the_share_of_a_run_is_its_error_relative_to_the_last_floor_of_its_task(
 
 
 def stabilized(clipped, stable, spread=A_LITTLE, diverged=0, longer=None):
-    """Networks whose error is multiplied by this if the gradient is clipped, and by that with the stabilizer too.
+    """Networks whose error is multiplied by `clipped` with gradient clipping, and by `stable` with the stabilizer.
 
-    Over longer sequences than in training the stabilizer may multiply it by another number.
+    On sequences longer than in training, the stabilizer multiplies it by `longer` if that is given.
     """
     runs, rows = [], []
     for model in stabilizers.MODELS:

@@ -1,4 +1,4 @@
-"""The claims of Le et al. and Talathi & Vartak hold for numbers as printed, and fail for others."""
+"""The claims of Le et al. and Talathi & Vartak hold for the printed numbers, and fail for others."""
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ NOISE = (-0.02, 0.0, 0.02)
 
 
 def evidence_of(rows, measured=()):
-    """Runs with all that tables show of them."""
+    """Runs with every column that the tables show."""
     common = {"status": "finished", "edge": "", "grid_points": 4, "optimizer.lr": 0.001, "updates": 2343}
     runs = pd.DataFrame([common | {"run": str(number)} | row for number, row in enumerate(rows)])
     curves = pd.DataFrame({"run": runs["run"], "update": 100, "val/error": 0.5})
@@ -33,7 +33,7 @@ def row_of(settings, **others):
 
 
 def added(errors, but=None):
-    """Runs with these squared errors at every length, of the networks of the paper."""
+    """Runs of the paper's networks with the given squared errors at every length, except for those in `but`."""
     rows = []
     for network, error in errors.items():
         for length in adding.LENGTHS:
@@ -63,7 +63,7 @@ def paper_name(network):
 
 
 def right(module, networks, exchange=None, lengths=None, solved=True):
-    """Runs with as many right answers as are printed, or with those of another network."""
+    """Runs with as many right answers as are printed for their network, or for another one if `exchange` names it."""
     rows, measured = [], []
     for network in (name for name in module.CHOSEN if paper_name(name) in module.PRINTED):
         printed = module.PRINTED[(exchange or {}).get(paper_name(network), paper_name(network))]
@@ -152,7 +152,7 @@ def test_runs_with_the_settings_of_the_paper_have_columns_and_claims_of_their_ow
 
 
 def read(**errors):
-    """Runs with these errors, the same in all orders."""
+    """Runs with the given errors, the same in all pixel orders."""
     rows = []
     for order in ("scanline", "permuted", pixels.FOR_LONGER, pixels.SEARCHED, "rows"):
         for network, error in errors.items():

@@ -1,4 +1,4 @@
-"""The claims on music and text hold for numbers as printed or hoped for, and fail for others."""
+"""The claims about music and text hold for numbers as printed or expected, and fail for others."""
 
 import pandas as pd
 import pytest
@@ -16,7 +16,7 @@ NOISE = (-0.01, 0.0, 0.01)
 
 
 def evidence_of(rows, measured=()):
-    """Runs with all that tables show of them; rows have `test/nll` and settings."""
+    """Runs with every column that the tables show; `rows` provides `test/nll` and settings."""
     common = {"edge": "", "grid_points": 3, "optimizer.lr": 0.003, "num_parameters": 20_000, "updates": 1000}
     common |= {"trainer.max_updates": 2000, "model.hidden_size": 32}
     runs = pd.DataFrame([common | {"run": str(number)} | row for number, row in enumerate(rows)])
@@ -28,7 +28,7 @@ def verdicts(module, evidence):
 
 
 def played(off=0.0, models=tuple(music.MODELS)):
-    """Likelihoods as Chung et al. print them, those of the two others like the GRU's."""
+    """Likelihoods as printed by Chung et al.; models that are not in that paper have those of the GRU."""
     rows = []
     for pieces, printed in music.CHUNG2014.items():
         for model in models:
@@ -83,7 +83,7 @@ def test_the_claims_on_war_and_peace():
 
 
 def swept(slope, dropped=8.3):
-    """Networks whose test likelihood gets worse with the rank, and whose gap grows by as much."""
+    """Networks whose test loss grows with the rank, and whose gap between validation and training grows as much."""
     rows, measured = [], []
     for held in (rank_on_music.WIDTH, rank_on_music.BUDGET):
         for model, combined in rank_on_music.CELLS:

@@ -1,6 +1,6 @@
-"""Claims of our own about a paper hold for results that are as they say, and fail for results that contradict them.
+"""Our own claims about a paper hold for results that agree with them, and fail for results that contradict them.
 
-The runs are those of the committed evidence, with other results.
+The runs are taken from the committed evidence; only their results are replaced.
 """
 
 import math
@@ -15,11 +15,11 @@ from src.reproduction.report import read_evidence
 from src.reproduction.reproduce import reproductions
 
 ERROR, UPDATES = "test/error", "updates"
-"""What is set of the runs that count; anything else is a column of what was measured on the networks."""
+"""The results of runs that a case may replace; any other name is a column of the measurements on networks."""
 
 
 def of(key, values, otherwise):
-    """The result of a run by one of its settings."""
+    """Let the value of the setting `key` determine the result of a run; `otherwise` for values not listed."""
     return lambda row: values.get(row[key], otherwise)
 
 
@@ -88,7 +88,7 @@ CASES = {
         "Without ": (ERROR, lambda row: 0.01 if is_whole(row) else 0.3, always(0.01)),
     },
 }  # fmt: skip
-"""By the beginning of its statement what is set for a claim, results that agree with it, and results that do not."""
+"""For each claim, by the start of its statement: what is replaced, results that agree with it, and ones that do not."""
 NAMES = [(name, start) for name, of_claims in CASES.items() for start in of_claims]
 
 
@@ -135,7 +135,7 @@ def test_the_weakest_memory_that_was_tried_is_an_edge(soonest, edge):
 
 
 COMPUTED = ("within 2 points of the floor", "below the floor of knowing when", "between (3/16) (1 - R/n)")
-"""Criteria with bounds that are computed from the task."""
+"""Criteria whose bounds are computed from the task."""
 NO_MARGIN = re.compile(
     r"(above|below) 0(?![.\d])|more than 0 points"
     r"|error (is )?higher|lower mean|likelihood .*better|larger|fall|negative"
@@ -144,7 +144,7 @@ TWO_SIDED = re.compile(r"within|between [\d.(]|on this line")
 
 
 def spellings(bound, unit):
-    """How a criterion may write a bound other than 0, without its sign."""
+    """The ways in which a criterion may write a bound other than 0, without its sign."""
     size = abs(bound)
     if unit in ("%", "points"):
         found = {f"{100 * size:g}", f"{100 * size:.2f}", f"{10_000 * size:,.0f} of 10,000"}
@@ -165,7 +165,7 @@ def is_in(number, text):
     "name", [name for name, found in reproductions().items() if found.claims and (REFERENCE / name).is_dir()]
 )
 def test_what_decides_a_claim_is_what_its_criterion_says(name, monkeypatch):
-    """The bounds of its effects, their signs and the level of their intervals."""
+    """Compares the bounds of its effects, their signs, and the confidence level of their intervals with the text."""
     monkeypatch.setattr("src.reproduction.effects.BOOTSTRAPS", 10)
     evidence = read_evidence(REFERENCE / name)
     evidence = Evidence(evidence.runs, evidence.curves.drop_duplicates("run"), evidence.measured)

@@ -1,4 +1,4 @@
-"""Parts of the check that do not end as they should."""
+"""Parts of the GPU check that fail on purpose: one hangs, the other crashes."""
 
 import os
 import signal

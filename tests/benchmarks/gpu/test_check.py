@@ -1,4 +1,4 @@
-"""The check of a GPU, on a CPU with tiny sizes: its parts run, and one that hangs or crashes takes nothing with it."""
+"""The GPU check, run on a CPU with tiny sizes: its parts run, and one that hangs or crashes does not affect others."""
 
 import json
 import time
