@@ -292,7 +292,7 @@ def test_only_the_bilinear_map_extrapolates_if_no_other_network_does():
 
 
 def compared(ours, spread=A_LITTLE):
-    """Networks of equal size: the error of fast weights is the given share of the floor, and that of the others half of it.
+    """Networks of equal size: fast weights leave the share `ours` of the floor, all others half of it.
 
     The bilinear network diverges.
     """

@@ -1,4 +1,4 @@
-"""A run that ends its process without an exception is one failed run: the others go on, and a repetition ends, too."""
+"""A run whose process dies without an exception is one failed run; the others continue, and a repeated command ends."""
 
 import csv
 import os
@@ -25,7 +25,7 @@ os.replace = dying
 
 @pytest.fixture
 def command(tmp_path, tiny):
-    """Run a command in `tmp_path` in which every run of an LSTM, or of another name, dies at its first checkpoint."""
+    """Run a command in `tmp_path` where every run whose name starts with `of` is killed at its first checkpoint."""
 
     def run(*arguments, number="SIGKILL", of="lstm"):
         (tmp_path / "sitecustomize.py").write_text(DYING.format(number=number, of=of))
@@ -65,7 +65,7 @@ def test_a_run_that_dies_in_a_sweep(command, tmp_path, launcher, reason):
         assert ended.returncode == 1, ended.stderr
         assert rows(folder) == expected
         assert "Traceback" not in ended.stdout + ended.stderr
-    assert "Joblib.Parallel(" not in ended.stdout  # all its settings
+    assert "Joblib.Parallel(" not in ended.stdout  # the line with all settings of the launcher
     (dead,) = folder.glob("lstm*")
     assert read_result(dead)["reason"] == reason
     assert not list(folder.glob(".*.tmp"))

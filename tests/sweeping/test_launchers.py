@@ -1,4 +1,4 @@
-"""Every launcher is run and killed: the same command resumes, and no worker outlives its sweep."""
+"""Sweeps of every launcher are killed: the same command resumes them, and no worker outlives its sweep."""
 
 import importlib.util
 import json
@@ -99,7 +99,7 @@ def test_the_command_without_a_plugin(train, tiny):
 
 
 def require(launcher):
-    """Skip if the plugin or the queue is missing."""
+    """Skip the test if the plugin of the launcher or the SLURM queue is missing."""
     if launcher != "basic" and not installed(launcher):
         pytest.skip(f"hydra-{PLUGINS[launcher]}-launcher is not installed")
     if launcher == "submitit_slurm":
@@ -132,7 +132,7 @@ def start(root, name, launcher, *arguments):
 
 
 def finished(folder):
-    """The metrics of every finished run, and when its result was written."""
+    """The metrics and the selected update of every finished run, and when its result was written."""
     results = {path: json.loads(path.read_text()) for path in folder.glob("*/result.json")}
     return {
         path.parent.name: (result["metrics"], result["selected_update"], path.stat().st_mtime_ns)
@@ -146,14 +146,14 @@ def metrics(folder):
 
 
 def table(folder):
-    """The table without columns of times."""
+    """The summary table without the columns of times."""
     header, *rows = [line.split(",") for line in (folder / "summary.csv").read_text().splitlines()]
     kept = [index for index, key in enumerate(header) if "second" not in key]
     return [[row[index] for index in kept] for row in (header, *rows)]
 
 
 def processes(folder):
-    """The processes of a sweep in this folder, except its parent and two agents of Ray.
+    """The ids of the processes started by a sweep in this folder, except two agents of Ray.
 
     The agents are idle, and take a minute or two to notice that Ray has gone.
     """
@@ -171,7 +171,7 @@ def processes(folder):
 
 
 def workers(folder):
-    """The processes that hold a run."""
+    """The ids of the processes that hold the lock of a run."""
     pids = {int(path.read_text() or 0) for path in folder.glob("*/.lock")}
     return sorted(pids.intersection(processes(folder)))
 
@@ -189,7 +189,7 @@ def checkpoints(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Four runs in sequence, not interrupted."""
+    """The folder of four runs that were trained one after another without interruption."""
     root = tmp_path_factory.mktemp("undisturbed")
     assert start(root, "four", "basic", *FOUR, *SHORT).wait() == 0
     return root / "four"
@@ -332,7 +332,7 @@ def test_a_sweep_killed_five_times_at_random_equals_an_uninterrupted_one(tmp_pat
                 wait_for(lambda: workers(folder), 600, "no worker")
                 victim = moments.choice(workers(folder))
             os.kill(victim, signal.SIGKILL)
-            sweep.kill()  # which would go on without the worker
+            sweep.kill()  # it would continue without the worker
             sweep.wait()
             now = finished(folder)
             assert before.items() <= now.items(), "a finished run was trained again"

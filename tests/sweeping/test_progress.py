@@ -1,4 +1,4 @@
-"""The progress of a sweep, read from its folder; and what its workers do when it is gone."""
+"""The progress of a sweep, read from its folder, and the end of its workers when the sweep is gone."""
 
 import errno
 import json
@@ -33,7 +33,7 @@ def write(folder, status, value, higher_is_better=False):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time that the progress of a sweep reads, which stands still."""
+    """The clock that the progress of a sweep reads; it stands still unless a test changes `now`."""
     made = SimpleNamespace(now=0)
     monkeypatch.setattr("src.sweeping.progress.time", SimpleNamespace(monotonic=lambda: made.now))
     return made
@@ -88,7 +88,7 @@ def test_a_line_is_printed_when_a_run_has_ended_but_not_too_often(tmp_path, caps
     all_written = threading.Event()
 
     class Looks(threading.Event):
-        """The wait for the end, during which a run ends every second until all have."""
+        """Stands in for the event that ends the thread; one run ends per wait of a second, until all have."""
 
         def wait(self, _):
             if clock.now == 8:

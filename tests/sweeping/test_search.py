@@ -69,7 +69,7 @@ def rows():
 
 
 def ended(overrides, study):
-    """In the place of a run: one whose objective is the last setting, if that is a number."""
+    """Stands in for `run_trial`: the objective is the value of the last setting, or 0.5 if that is False."""
     _, _, value = overrides[-1].partition("=")
     return NOTHING | {"status": "finished", "objective": 0.5 if value == "False" else float(value)}
 
@@ -158,7 +158,7 @@ def test_the_runs_of_a_search_have_cores_for_all_of_their_threads(look, monkeypa
 def test_a_trial_that_was_never_begun_is_no_failure(look):
     assert look(LR, trials=2) == 0
     (study,) = studies()
-    study.ask()  # and killed before it drew its settings
+    study.ask()  # as if killed before it drew its settings
     assert look(LR, trials=2) == 0
     assert look(LR, trials=3) == 0
 
@@ -471,7 +471,7 @@ def test_pruning_compares_with_the_median_of_the_other_trials(tmp_path):
 def test_a_run_that_is_resumed_before_what_it_has_told_tells_it_once(tmp_path, recwarn):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     number = id_of(optuna.create_study(storage=storage_of(tmp_path), study_name="study").ask())
-    for updates in ((0, 100), (100, 200)):  # killed after the second evaluation, and resumed before it
+    for updates in ((0, 100), (100, 200)):  # killed after the second evaluation, resumed from before it
         run = Pruning(tmp_path, "study", number, first_update=0)
         assert [run(update, update / 1000) for update in updates] == [None, None]
     (trial,) = optuna.load_study(study_name="study", storage=storage_of(tmp_path)).trials

@@ -1,4 +1,4 @@
-"""A sweep is checked before it starts, complete whatever happens to a run, and ends with a table."""
+"""A sweep is checked before it starts, completes whatever happens to a run, and ends with a table."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ THREE = ["-m", "model=irnn", "seed=0,1,2"]
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The runs that were trained, in order."""
+    """The names of the runs that were trained, in order."""
     names = []
     original = Trainer.updates
 
@@ -171,7 +171,7 @@ time.sleep(60)
 
 
 def test_ctrl_c_waits_until_the_runs_in_workers_are_saved(tmp_path, monkeypatch):
-    """Whatever else the workers then begin."""
+    """It does not wait for what the workers do after saving, which here is to sleep for a minute."""
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
     sweep = object.__new__(Sweep)
@@ -223,7 +223,7 @@ def test_the_manifest_lists_the_runs_of_all_sweeps_of_a_folder(train, tiny):
 
 def test_the_manifest_loses_no_run_of_sweeps_that_start_at_once(tmp_path):
     names = [f"run{number}" for number in range(40)]
-    with ThreadPoolExecutor(8) as pool:  # threads that each open the file lock each other out, as processes do
+    with ThreadPoolExecutor(8) as pool:  # threads that open the file separately exclude each other, as processes do
         list(pool.map(lambda name: write_manifest(tmp_path / "sweep", DEFAULT_SEARCH, {name: {}}), names))
     assert sorted(read_manifest(tmp_path / "sweep").runs) == sorted(names)
 
@@ -270,7 +270,7 @@ def test_failures_are_retried_unless_told_otherwise(train, tiny, trained, monkey
 
 
 class TerminatedWorkerError(Exception):
-    """As joblib calls it."""
+    """Has the name of the error that joblib raises."""
 
 
 def test_a_worker_that_dies_of_one_run_is_its_failure_and_the_others_go_on(train, tiny, trained, monkeypatch):

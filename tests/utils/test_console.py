@@ -1,4 +1,4 @@
-"""Output of any encoding and width, and a reader that goes away."""
+"""Output in any encoding and width, and to a reader that goes away."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""File systems without locks: everything goes on, after one warning that names the folder."""
+"""File systems without locks, where everything works after one warning that names the folder, and atomic writes."""
 
 import errno
 import fcntl
@@ -24,7 +24,7 @@ SAYS = "this file system has no locks, so never start the same run twice at a ti
 
 @pytest.fixture
 def refuse(monkeypatch):
-    """Make every lock fail with an error."""
+    """Make every attempt to lock fail with the given error."""
 
     def arrange(number):
         def fail(*_):
@@ -100,7 +100,7 @@ def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_pa
     (killed,) = tmp_path.glob(".*.tmp")
     parent = killed.name.replace(killed.suffixes[-2], f".{os.getppid()}")
     kept = {parent, f".file.elsewhere{killed.suffixes[-2]}.tmp", "file.tmp"}
-    own = killed.name.replace(killed.suffixes[-2], f".{os.getpid()}")  # of an earlier process with the same number
+    own = killed.name.replace(killed.suffixes[-2], f".{os.getpid()}")  # left by an earlier process with the same id
     for name in (*kept, own):
         (tmp_path / name).touch()
     write_manifest(tmp_path, SearchSettings(grid=[], repeated=[], columns=[], two_stage=False), {})

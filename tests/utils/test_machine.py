@@ -9,7 +9,7 @@ from src.utils import machine
 
 @pytest.fixture
 def group(tmp_path, monkeypatch):
-    """Write the files of a control group on a machine of 64 cores."""
+    """Write the files of a control group on a machine with 64 cores."""
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
 

@@ -1,4 +1,4 @@
-"""A supervised command outlives its process, ends with its status, and never runs on for ever."""
+"""A supervised command survives the death of its process, ends with its status, and never runs forever."""
 
 import os
 import signal
@@ -82,7 +82,7 @@ def test_a_run_with_a_result_that_is_newer_than_its_lock_has_not_died(tmp_path, 
     os.utime(result, (1, 1))
     assert supervisor.death_in(tmp_path, "result.json").reason == "it died"
     os.utime(lock, (1, 1))
-    for moment in (1, 2):  # they may have been written within one tick
+    for moment in (1, 2):  # both may have been written within one tick of the clock
         os.utime(result, (moment, moment))
         assert supervisor.death_in(tmp_path, "result.json") is None
     assert supervisor.held(tmp_path)
