@@ -1,4 +1,4 @@
-"""What a CUDA graph does, on a CPU: operations are recorded with their tensors and constants, and done again."""
+"""A stand-in for CUDA graphs on a CPU: operations are recorded with their tensors and constants, and replayed."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _REFUSED = "operation not permitted when stream is capturing"
 
 
 class _NothingRead(TorchFunctionMode):
-    """Refuses what reads all values of a tensor, which is no operation on a CPU."""
+    """Refuses to read all values of a tensor, which on a CPU is not an operation that `_Tape` sees."""
 
     def __torch_function__(self, function: Any, types: Any, arguments: tuple = (), settings: Any = None) -> Any:
         if function in (Tensor.tolist, Tensor.numpy):
@@ -23,9 +23,10 @@ class _NothingRead(TorchFunctionMode):
 
 
 class _Tape(TorchDispatchMode):
-    """Records operations on the same memory.
+    """Records operations, to be repeated on the same memory.
 
-    What would wait for a GPU is an error, as there: a value that is read from a tensor, or a shape that depends on one.
+    As in a CUDA graph, whatever would wait for the GPU is an error: reading a value from a tensor, or a shape that
+    depends on values.
     """
 
     def __init__(self) -> None:
@@ -79,7 +80,7 @@ class TapeRecorder:
             with tape, _NothingRead():
                 results = work()
         finally:
-            torch.set_rng_state(random_state)  # nothing is drawn while a CUDA graph is recorded
+            torch.set_rng_state(random_state)  # recording a CUDA graph draws no random numbers
         self.recorded += 1
         with torch.no_grad():
             for whole, value in tape.before.values():

@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, and which are taken after they have been damaged."""
+"""Which checkpoints are kept, and which one a run resumes from if some are damaged."""
 
 import copy
 import logging

@@ -43,7 +43,7 @@ def text(accumulator, tag):
 
 @pytest.fixture
 def trained(train_once, train, tiny, tmp_path):
-    """Launch a command; the folders of all runs so far."""
+    """Launch a command, and return the folders of all runs so far."""
 
     def launch(*arguments):
         if (tmp_path / "outputs").exists():
@@ -115,7 +115,7 @@ def test_every_weight_has_a_norm_and_a_histogram_and_so_has_its_gradient(trained
     run = events(folder)
     weights = [tag.removeprefix("weights/") for tag in run.Tags()["histograms"] if tag.startswith("weights/")]
     assert len(weights) > 4
-    # There is no gradient yet when the first evaluation is made.
+    # at the first evaluation there is no gradient yet
     for kind, steps in {"weights": [0, 3, 6], "weights_gradient": [3, 6]}.items():
         for name in weights:
             assert [event.step for event in run.Scalars(f"{kind}_norm/{name}")] == steps
@@ -132,7 +132,7 @@ def test_weights_and_gradients_that_are_not_finite_have_no_histogram(tmp_path):
 
 
 def lines(folder):
-    """{description: {tag: {update: value}}} of the floors of a task that are drawn in a folder."""
+    """The floors that are drawn in a folder, as {description: {tag: {update: value}}}."""
     drawn = {path.name: events(path) for path in folder.iterdir() if path.is_dir()}
     return {
         name: {tag: {event.step: event.value for event in run.Scalars(tag)} for tag in run.Tags()["scalars"]}
@@ -212,7 +212,7 @@ def test_a_run_is_a_session_with_all_its_settings(trained):
 
 
 def columns(folder):
-    """The settings and metrics of the HParams page, from the one event file about a folder."""
+    """The settings and metrics of the HParams page, from the single event file that describes a folder."""
     assert list(folder.glob(EVENT_FILES)) == []
     assert len(list((folder / SUMMARY).glob(EVENT_FILES))) == 1
     experiment = hparams(events(folder / SUMMARY), "experiment")
@@ -245,7 +245,7 @@ def test_trials_are_sorted_as_in_their_sweep(trained):
 
 
 def test_the_final_metrics_of_an_earlier_version_get_the_tags_of_the_columns(trained):
-    """Its event file had those of the test set under tags of their own."""
+    """The earlier version wrote the metrics of the test set under the tags `test/...`."""
     (folder,) = trained("model=rnn")
     (file,) = folder.glob(EVENT_FILES)
     metrics = read_result(folder)["metrics"]
@@ -296,7 +296,7 @@ def test_an_event_file_with_an_odd_name_is_in_no_ones_way(name, tmp_path):
 
 
 def test_the_hparams_page_sorts_a_column_of_numbers_and_nulls(trained):
-    """A column of texts and numbers cannot be sorted: the server answers with an error."""
+    """A column that mixes text and numbers cannot be sorted: the server responds with an error."""
     trained("-m", "model=rnn", "trainer.clip_norm=null,1", "trainer.patience=9")
     folder = trained("model=rnn", "trainer.clip_norm=1", "trainer.patience=null")[0].parent
     for column, number in (("trainer.clip_norm", 1), ("trainer.patience", 9)):

@@ -1,4 +1,4 @@
-"""One vector of all weights trains a model as its separate weights do."""
+"""Training one vector of all weights equals training the separate weights; steps and clipping are those of torch."""
 
 import math
 

@@ -23,7 +23,7 @@ QUICK = [
 
 @pytest.fixture
 def trainers(composed, tmp_path):
-    """The trainer of a new run; with a recorder, its updates are recorded and replayed."""
+    """Make the trainer of a new run; with a recorder, its updates are recorded and replayed."""
 
     def make(*overrides, recorder=None):
         trainer = build_trainer(composed(*QUICK, *overrides), tmp_path, "0")
@@ -37,12 +37,12 @@ def trainers(composed, tmp_path):
 
 @pytest.fixture
 def updates(trainers):
-    """The update of a new run."""
+    """Make the update of a new run."""
     return lambda *overrides, recorder=None: trainers(*overrides, recorder=recorder).update
 
 
 def moved(update, count):
-    """The weights, and the losses of the updates."""
+    """Perform `count` updates; return the weights, and the loss, gradient norm and learning rate of each update."""
     losses = []
     for _ in range(count):
         update()
@@ -73,7 +73,7 @@ def test_replayed_updates_are_the_updates(overrides, updates):
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_a_replayed_update_has_the_learning_rate_of_the_schedule_after_a_resume_too(optimizer, trainers):
-    """Up to rounding, since a graph reads it in float32."""
+    """They agree up to rounding, since a graph reads the learning rate in float32."""
     overrides = ["model=lstm", "model.kernel=reference", f"optimizer={optimizer}", "scheduler=cosine"]
     expected = moved(trainers(*overrides).update, 12)
     assert expected[1][:, 2].unique().numel() == 12
@@ -103,7 +103,7 @@ def test_a_replayed_population_is_the_population(updates):
 
 
 def test_a_run_that_has_been_in_a_population_is_recorded_anew(updates):
-    """All that an update changes has moved, and its memory may be that of something else."""
+    """Everything that an update changes has moved, and the old memory may be used for something else."""
     found = []
     for recorder in (None, TapeRecorder()):
         runs = [updates(f"seed={seed}", recorder=recorder) for seed in (0, 1)]
@@ -121,12 +121,12 @@ CARRYING = [
     ["model=fastweights_softmax", "model.kernel=reference", "model.context=4"],
     ["model=cp_gate", "model.rank=3", "model.kernel=reference", "model.dropout=0.5"],
 ]
-"""States that are a pair, nested, partly integers, and drawn at random."""
+"""Models whose state is, in this order: a pair, nested, partly of integers, partly drawn at random."""
 
 
 @pytest.fixture
 def text(tmp_path, monkeypatch):
-    """Settings for a text of nine windows, the last one shorter; all have a mask, which selects nothing on a GPU."""
+    """Settings for a text of nine windows, the last one shorter; as on a GPU, no mask selects positions."""
     monkeypatch.setattr(base, "can_select", lambda _: False)
     path = tmp_path / "text.txt"
     path.write_text("".join("to be or not, that is "[(7 * n * n) % 22] for n in range(218)))
@@ -139,9 +139,9 @@ def text(tmp_path, monkeypatch):
     ids=["the norm of a gradient", "places in a mini-batch"],
 )
 def test_what_cannot_be_recorded_is_said_in_one_line_and_goes_on_unrecorded(overrides, text, updates, caplog):
-    """What is waited for: on a CPU the norm, and where a state of TTT is, by which it divides a window.
+    """An update that reads a value from a tensor cannot be recorded; its random numbers are as without a recorder.
 
-    The random numbers are those without a recording.
+    On a CPU, clipping reads the norm of the gradient. TTT reads its position in a mini-batch, to divide a window.
     """
     recorder, expected = TapeRecorder(), moved(updates(*text, *overrides), 7)
     with caplog.at_level(logging.INFO):
@@ -164,7 +164,7 @@ def test_a_state_that_is_carried_is_replayed_over_epochs_and_a_resumed_run(overr
     assert_close(moved(recorded.update, 22), (weights, losses), rtol=0, atol=0)
     assert_close(carried(recorded), carried(whole), rtol=0, atol=0)
     assert whole.task.num_windows(len(whole.task.symbols("train")), 4) == 9
-    # the first and the last window of an epoch are not replayed, nor are those before it is recorded
+    # not replayed: the first window of three epochs, the last of two, and the updates before the recording
     assert (recorder.recorded, recorder.replayed) == (1, 22 - 5 - WARM_UP)
 
     interrupted = trainers(*text, *overrides, recorder=TapeRecorder())
@@ -193,7 +193,7 @@ def test_a_replayed_population_carries_its_states(text, updates):
 
 
 class Generator:
-    """The generator of a card, as far as `CudaRecorder` knows it."""
+    """The random generator of a GPU, as far as `CudaRecorder` uses it."""
 
     def __init__(self, state):
         self.state = state
@@ -207,7 +207,7 @@ class Generator:
 
 @pytest.fixture
 def generator(monkeypatch):
-    """That of a pretended card, which a recording changes."""
+    """The random generator of a simulated GPU, whose state a recording changes."""
     generator = Generator("as it was")
 
     @contextmanager
@@ -223,7 +223,7 @@ def generator(monkeypatch):
 
 
 def test_numbers_drawn_on_the_cpu_are_not_recorded(generator):
-    """They would be the same at every replay. All generators are as before, so the run goes on as without a graph."""
+    """They would be the same at every replay. All generators are restored, so the run continues as without a graph."""
     recorder, on_cpu = CudaRecorder(torch.device("cuda:0")), torch.get_rng_state()
     with pytest.raises(ValueError, match=r"^it draws random numbers on the CPU$"):
         recorder.record(lambda: torch.rand(2))

@@ -1,4 +1,4 @@
-"""The optimizers: those of torch to the last bit."""
+"""Adam equals the implementation of torch to the last bit."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ GRADIENTS = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
 
 
 def steps(weights, optimizer, gradients):
-    """The weights after a step with every gradient."""
+    """Take a step with each gradient, and return the weights."""
     scheduler = cosine(optimizer, len(GRADIENTS))
     for gradient in gradients:
         weights.grad = gradient.clone()
@@ -36,7 +36,7 @@ def test_adam_is_that_of_torch_with_or_without_its_hooks(weight_decay):
 
 
 def test_the_states_of_both_are_the_same():
-    """A run goes on from a checkpoint that was written with the one or the other."""
+    """A run can resume from a checkpoint that was written with either of them."""
     weights = [nn.Parameter(torch.linspace(-1, 1, 40)) for _ in range(2)]
     theirs, ours = of_torch([weights[0]], 0.1), of_ours([weights[1]], 0.1)
     for one, optimizer in zip(weights, (theirs, ours), strict=True):

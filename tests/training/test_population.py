@@ -1,4 +1,4 @@
-"""Several runs as one program: each is the run that it would be alone."""
+"""Several runs trained as one program: each has the result that it would have alone."""
 
 import gc
 import weakref
@@ -43,7 +43,7 @@ OWN = {
 
 
 def update_of(*overrides):
-    """An update of a run in float64."""
+    """The update of a run, in float64."""
     config = compose(*overrides)
     task = build_task(config)
     batch = task.batch
@@ -68,7 +68,7 @@ def population(*overrides, own=((), (), ())):
 
 
 def same_after(num_updates, alone, together):
-    """Whether each run together moves as it does alone, to 1e-9 of the way."""
+    """Check that each run moves in a population as it does alone, up to 1e-9 of the distance moved."""
     starts = [update.weights.detach().clone() for update in alone]
     stacked = Stacked(together)
     for _ in range(num_updates):
@@ -150,7 +150,7 @@ def test_where_one_program_fails_each_is_evaluated_alone(monkeypatch, caplog):
     with caplog.at_level("INFO"):
         found = [evaluation.of(row) for row in range(3)]
     assert found == [evaluate(update.state.model, update.task, "val") for update in stacked.updates]
-    said = [message for message in caplog.messages if "one by one" in message]  # kernels may be compiled as well
+    said = [message for message in caplog.messages if "one by one" in message]  # others may report compiled kernels
     assert said == ["3 runs are evaluated one by one: ZeroDivisionError: division by zero"]
 
 
@@ -212,7 +212,7 @@ def test_a_step_of_all_rows_is_the_step_of_each(make, settings, steps_before):
 
 
 def test_an_optimizer_without_a_step_of_all_rows_is_refused():
-    """Steps one after the other would freeze their learning rates in what is recorded."""
+    """If the optimizers took their steps one by one, a recording would freeze their learning rates."""
     alone = torch.optim.Adagrad([nn.Parameter(torch.zeros(3))])
     with pytest.raises(AttributeError, match="step_rows"):
         StackedOptimizer([alone], torch.zeros(1, 3), torch.zeros(1, 3))
@@ -275,7 +275,7 @@ def carrying(path, lr, start, make_core=Accumulator, seed=0):
 
 
 class Counting(Accumulator):
-    """h_t = w h_{t-1} + c x_t, with a c that is not trained; it counts its sequences."""
+    """h_t = w h_{t-1} + c x_t, where c is not trained; counts the sequences that it computes."""
 
     def __init__(self, input_size):
         super().__init__(input_size)
@@ -307,7 +307,7 @@ def test_fast_weights_of_different_decay_that_carry_their_memory():
 
 def test_runs_at_different_updates_that_carry_a_state(tmp_path):
     alone, together = ([carrying(tmp_path, 0.1, 0), carrying(tmp_path, 0.2, 3)] for _ in range(2))
-    together[1].task = together[0].task  # with the same seed, but its batches are those of other updates
+    together[1].task = together[0].task  # the same task and seed, but batches of different updates
     stacked = Stacked(together)
     for _ in range(4):
         stacked()
@@ -323,7 +323,7 @@ def test_runs_at_different_updates_that_carry_a_state(tmp_path):
 def test_runs_that_carry_a_state_are_evaluated_with_it_and_in_float32(tmp_path):
     updates = [carrying(tmp_path, 0.1, 0, seed=seed) for seed in (1, 2)]
     for update in updates:
-        update.task.evaluation_batch_size = 4  # of 8 examples
+        update.task.evaluation_batch_size = 4  # two batches for 8 examples
     expected = [evaluate(update.state.model, update.task, "val") for update in updates]
     stacked = Stacked(updates)
     stacked.one.precision = "bfloat16"
@@ -335,7 +335,7 @@ def test_runs_that_carry_a_state_are_evaluated_with_it_and_in_float32(tmp_path):
 
 @pytest.mark.usefixtures("made_up_data")
 def test_runs_of_which_only_some_have_a_mask():
-    """Of 33 windows the last one is shorter, and its batch of 11 comes at another time in each run."""
+    """The last of 33 windows is shorter, and the batch of 11 with this window comes at a different time in each run."""
     overrides = ("task=polyphonic_music", "task.stream=true", "task.window=7", "trainer.batch_size=11", "model=rnn")
     alone, together = ([update_of(*SMALL[1:], *overrides, f"seed={seed}") for seed in range(2)] for _ in range(2))
     stacked, patterns = Stacked(together), set()

@@ -1,4 +1,4 @@
-"""The norm stabilizer and weight noise against what their definitions give."""
+"""The norm stabilizer and weight noise against their definitions."""
 
 import numpy as np
 import pytest
@@ -78,7 +78,7 @@ def test_weight_noise_has_the_standard_deviation_asked_for_and_is_new_every_time
 
 
 def test_the_gradient_is_that_of_the_noisy_weights():
-    """For the loss (w x)^2 / 2 it is (w + noise) x x^T, not w x x^T."""
+    """For the loss (w x)^2 / 2 the gradient is (w + noise) x x^T, not w x x^T."""
     model = nn.Linear(3, 1, bias=False)
     clean = model.weight.detach().clone()
     x = torch.tensor([[1.0, -2.0, 0.5]])

@@ -1,4 +1,4 @@
-"""The learning rate after each update, and the one that follows the validation set."""
+"""The learning rate after each update, and the schedule that follows the validation objective."""
 
 import math
 
@@ -30,7 +30,7 @@ def test_the_rate_goes_by_updates(schedule, settings, expected):
 
 
 def rates(improved, **settings):
-    """The learning rate after each of some evaluations."""
+    """The learning rate after each evaluation; `improved` says which evaluations are the best so far."""
     optimizer = sgd([torch.nn.Parameter(torch.zeros(()))], lr=0.8)
     scheduler = plateau(optimizer, 100, **settings)
     found = []

@@ -1,4 +1,4 @@
-"""A second signal ends a run at once, with its own status and without a traceback."""
+"""A second signal ends a run at once, with the status of the signal and without a traceback."""
 
 import os
 import signal
@@ -46,7 +46,7 @@ def test_signals_that_belong_to_one_request_stop_the_run_once():
         with stopping_on_signals(trainer) as came:
             for _ in range(5):
                 os.kill(os.getpid(), signal.SIGTERM)
-        assert {signal.getsignal(number) for number in handlers} == {signal.SIG_DFL}  # another one ends what is left
+        assert {signal.getsignal(number) for number in handlers} == {signal.SIG_DFL}  # another signal ends what is left
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The loop: what is selected, when it stops, what it reports, what it carries."""
+"""The training loop: what it selects, when it stops, what it reports, and which state it carries over."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ SETTINGS = TrainerSettings(
 
 
 class Recorder:
-    """Stands in for the curves and the progress bar."""
+    """Stands in for the curves and the progress bar, and records what they receive."""
 
     def __init__(self):
         self.points = {}
@@ -55,7 +55,7 @@ class Recorder:
 
 
 class Sums(Task):
-    """The sum of the numbers seen so far, also over the batches before when the state is carried along."""
+    """The sum of the numbers of a sequence so far; with `carries_state`, the state is carried from batch to batch."""
 
     input_spec = InputSpec("vectors", 1)
     output_spec = OutputSpec("value", 1, every_step=True)
@@ -114,7 +114,7 @@ def trainer_of(task, tmp_path, lr=0.1, make_optimizer=sgd, **changes):
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Let the validation objective take given values, one per evaluation; the test set answers with its size."""
+    """Make the validation objective take the given values, one per evaluation; on the test set it is 99."""
 
     def arrange(values):
         remaining = iter(values)
@@ -308,7 +308,7 @@ def test_all_of_a_state_is_loaded(tmp_path, scripted):
 
 
 def test_a_checkpoint_comes_after_the_evaluation_and_the_curves_of_its_update(tmp_path, monkeypatch):
-    """So a run that is killed then loses no point and no selection."""
+    """So a run that is killed after a checkpoint loses neither points of its curves nor its selection."""
     trainer, curves, done = trainer_of(Sums(), tmp_path, max_updates=10), Recorder(), []
     monkeypatch.setattr(trainer.checkpoints, "save", lambda state: done.append(("saved", state.update)))
     curves.scalars = lambda group, values, update: done.append((group, update))
@@ -386,7 +386,7 @@ MODEL_FILES = [
 ]
 
 
-LARGER = {"gla": ["model.key_size=8"]}  # with its 2 key features, what a query reads is near 0 by chance
+LARGER = {"gla": ["model.key_size=8"]}  # with its 2 key features, a query happens to read values near 0
 
 
 @pytest.mark.parametrize("model", MODEL_FILES)
@@ -395,7 +395,7 @@ def test_an_update_in_bfloat16_is_near_one_in_float32(model, composed, tmp_path)
 
 
 def test_that_holds_for_inputs_in_both_types(composed, tmp_path):
-    """Under autocast what enters the gate is in float32, since it has been multiplied by a scale."""
+    """Under autocast the input of the gate is in float32, since it has been multiplied by a scale."""
     near_in_bfloat16("cp_gate", ["model.weight_norm=true"], composed, tmp_path)
 
 
