@@ -1,4 +1,4 @@
-"""Random numbers, the same in every test."""
+"""A random number generator with the same seed in every test."""
 
 import numpy as np
 import pytest

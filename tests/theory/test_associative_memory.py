@@ -37,7 +37,7 @@ def test_least_squares_is_exact_for_independent_keys_and_a_projection_beyond(rng
     values_GP = rng.standard_normal((100, 160))
     for num_pairs, expected in ((80, 1.0), (160, np.sqrt(0.5))):
         keys_FP = rng.standard_normal((80, num_pairs))
-        solution = np.linalg.lstsq(keys_FP.T, values_GP[:, :num_pairs].T, rcond=None)[0].T  # not the pseudoinverse
+        solution = np.linalg.lstsq(keys_FP.T, values_GP[:, :num_pairs].T, rcond=None)[0].T  # without the pseudoinverse
         cosine = topic.cosines(solution @ keys_FP, values_GP[:, :num_pairs]).mean()
         assert cosine == pytest.approx(expected, rel=0.03)
         assert topic.expected_cosine_of_least_squares(np.array(num_pairs), 80) == pytest.approx(expected)

@@ -18,7 +18,7 @@ def test_exponents_in_closed_form():
 def test_mean_field_exponent():
     assert chaos.mean_field_exponent(0.5) == pytest.approx(np.log(0.5))
     assert chaos.mean_field_exponent(1.0) == pytest.approx(0, abs=1e-6)
-    # the average over a large sample instead of the quadrature
+    # an average over a large sample instead of the quadrature
     z = np.random.default_rng(0).standard_normal(100_000)
     q = 1.0
     for _ in range(40):
@@ -45,6 +45,6 @@ def test_neighbors_separate_at_the_exponent():
 
 def test_chaos_at_reduced_settings_draws():
     result = chaos.run(size=60, num_steps=100, networks=1, duration=20)
-    # the exponent of so small a network is not yet the mean-field value
+    # claim 3: in so small a network the exponent does not yet have the mean-field value
     assert [claim.holds for number, claim in enumerate(result.claims) if number != 3] == [True] * 5
     assert chaos.draw(result).axes[0].get_xlabel()

@@ -1,4 +1,4 @@
-"""The counter-examples against closed forms."""
+"""The counterexamples against closed forms."""
 
 import numpy as np
 import pytest

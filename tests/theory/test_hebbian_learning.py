@@ -10,7 +10,7 @@ def test_hebb_grows_and_oja_is_logistic_in_one_dimension():
     w, c, times = 0.3, 0.8, np.linspace(0, 6, 7)
     hebb = topic.hebb_flow(np.array([[w]]), np.array([[c]]), times)[:, 0, 0]
     np.testing.assert_allclose(hebb, w * np.exp(c * times), rtol=1e-9)
-    square = 1 / (1 + (1 / w**2 - 1) * np.exp(-2 * c * times))  # w² of dw/dt = c w (1 - w²) is logistic
+    square = 1 / (1 + (1 / w**2 - 1) * np.exp(-2 * c * times))  # if dw/dt = c w (1 - w²), then w² is logistic
     oja = topic.oja_flow(np.array([w]), np.array([[c]]), times)[:, 0]
     np.testing.assert_allclose(oja**2, square, rtol=1e-8)
     np.testing.assert_allclose(topic.oja_exact(np.array([w]), np.array([[c]]), times)[:, 0] ** 2, square, rtol=1e-12)
@@ -23,7 +23,7 @@ def test_an_update_of_the_rule_is_w_c_and_not_c_w():
     C_NN = np.outer(x_N, x_N)
     np.testing.assert_allclose(topic.hebb_euler(W_NN, C_NN, 0.1, 1), W_NN + 0.1 * update_NN)
     assert np.linalg.norm(C_NN @ W_NN - update_NN) > 0.5 * np.linalg.norm(update_NN)
-    np.testing.assert_allclose((C_NN @ W_NN.T).T, update_NN)  # the transposed W that is written out
+    np.testing.assert_allclose((C_NN @ W_NN.T).T, update_NN)  # C W is right for the transposed W
 
 
 def test_euler_halves_its_error_with_its_step():

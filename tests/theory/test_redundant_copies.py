@@ -27,7 +27,7 @@ def test_the_slopes_are_those_of_the_law(result):
     assert slope(result.copies, result.of_many_entries) == pytest.approx(-1, abs=0.025)
     for measured in (result.of_one_copy, result.of_few_copies, result.of_many_copies):
         assert slope(result.pairs - 1, measured) == pytest.approx(1, abs=0.02)
-    # few entries: the curve flattens on its way to the floor
+    # with few entries, the curve flattens toward the floor
     steps = np.diff(np.log(result.of_few_entries[0])) / np.log(2)
     assert steps[0] < -0.9 < -0.6 < steps[-1]
 

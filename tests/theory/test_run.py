@@ -1,4 +1,4 @@
-"""The command: what it writes, prints and rejects."""
+"""The theory command: what it writes, prints and rejects."""
 
 import csv
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from src.theory.base import Claim, Demonstration, num_wrong_in_print
 
 @pytest.fixture
 def command(tmp_path, capsys, monkeypatch):
-    """Runs the command in this process into an empty folder; returns status, output and error."""
+    """Run the command in this process with an empty output folder; return its status, output and error."""
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments):

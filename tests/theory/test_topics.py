@@ -39,10 +39,10 @@ REDUCED = {
     "write_rules": (write_rules, {"draws": 60, "key_sizes": (16, 32)}),
 }
 SHARED = ("feedback_regimes", "nprnn_portraits")
-"""Figures with labels at the left and at the bottom only, which hold for all panels."""
+"""Figures whose panels share axis labels, at the left and at the bottom only."""
 DRAWN_BY_DEFAULT = ("hopfield_energy", "feedback_regimes", "write_rules")
 NAMED = (("write_rules", 2),)
-"""Panels whose x axis has names in the place of numbers."""
+"""Panels, by figure and number, whose x axis shows names instead of numbers."""
 
 
 @cache

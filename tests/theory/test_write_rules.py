@@ -1,4 +1,4 @@
-"""Rules of writing into a matrix, against loops by hand and exact cases."""
+"""Rules for writing to a matrix, against explicit loops and exact cases."""
 
 import numpy as np
 import pytest

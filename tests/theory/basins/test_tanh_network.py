@@ -9,7 +9,7 @@ from src.theory.basins import CURVED, ROTATING, STRAIGHT, tanh_network
 def test_fixed_points_of_the_three_networks():
     straight, curved, rotating = (tanh_network.portrait(W, 40) for W in (STRAIGHT, CURVED, ROTATING))
     assert [len(found.fixed_points) for found in (straight, curved, rotating)] == [9, 9, 1]
-    assert straight.radii.min() == pytest.approx(0.3943, abs=1e-4)
+    assert straight.radii.min() == pytest.approx(0.3943, abs=1e-4)  # 1.5 (1 - h²) with h = tanh(1.5 h)
     attractors = curved.fixed_points[curved.radii < 1]
     np.testing.assert_allclose(attractors[-1], [0.963, 0.848], atol=1e-3)
     np.testing.assert_allclose(attractors[-2], [0.845, -0.944], atol=1e-3)

@@ -8,7 +8,7 @@ from src.theory.bptt import jacobians
 
 @pytest.fixture
 def passed():
-    """`passed(seed)` gives a random network and its pass over a random sequence."""
+    """`passed(seed)` returns a random network and its forward pass over a random sequence."""
 
     def run(seed, zero_start=False, num_steps=6):
         network = jacobians.random_network(seed, zero_start=zero_start)

@@ -1,4 +1,4 @@
-"""The claims of the topic, and what they refute."""
+"""The claims of the topic, and the printed statements that they refute."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Each printed form of the derivation gives a gradient that differs from automatic differentiation."""
+"""Each printed form of the derivation yields a gradient that differs from automatic differentiation."""
 
 import numpy as np
 import pytest

@@ -11,9 +11,9 @@ from src.theory.fast_weights_stability import dynamics
 
 def test_critical_strength_in_closed_form():
     assert dynamics.critical_strength(0, 1) == pytest.approx(0.5)
-    # the limit of many reads, max u (1 - u²) at u = 1/√3
+    # in the limit of many reads, the maximum of u (1 - u²), at u = 1/√3
     assert dynamics.critical_strength(0, 60) == pytest.approx(2 / (3 * math.sqrt(3)), rel=1e-6)
-    # the maximum of u/(1 + u²) - w u, on a grid
+    # the maximum of u/(1 + u² + ... + u^(2S)) - w u, on a grid
     u = np.linspace(0, 2, 2_000_001)
     for w, S in ((0.05, 1), (0.3, 2)):
         by_grid = (u / sum(u ** (2 * j) for j in range(S + 1)) - w * u).max()
@@ -49,7 +49,10 @@ def test_the_full_jacobian_equals_finite_differences():
 
 
 def test_known_exponents():
-    """Without input and with a small W the memory decides, ln λ; in a linear network without memory W does, ln |w|."""
+    """Without input and with a small W, the memory sets the exponent, ln λ.
+
+    In a linear network without memory, W sets it, ln |w|.
+    """
     decay_G = np.array([0.3, 0.7, 0.95])
     core = dynamics.make_core(4, 1, layer_norm=False, recurrent_scale=0.01)
     zeros_TGH = torch.zeros(60, 3, 4, dtype=torch.float64)

@@ -17,7 +17,7 @@ def test_the_boundary_without_layer_norm_is_where_predicted():
         assert np.isfinite(result.norm_LE[S][inside_LE]).all()
         far_LE = result.fast_lr_E[None] > 2 * result.critical[S] * (1 - result.decay_L[:, None])
         assert not np.isfinite(result.norm_LE[S][far_LE & (result.decay_L[:, None] < 0.97)]).any()
-    # the discriminant of h = (1 + κ h²): with w = 0, h = (1 - √(1 - 4κ))/2κ and ‖A‖ = κ h²
+    # with one read, the state at rest is the smallest positive root of h = (w h + 1)(1 + κ h²), and ‖A‖ = κ h²
     jacobian_radius, memory_radius = without_layer_norm._radii_at_rest(
         0.1, 0.9, torch.full((4,), 0.5, dtype=torch.float64)
     )

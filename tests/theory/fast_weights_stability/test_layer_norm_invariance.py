@@ -13,7 +13,7 @@ def test_layer_norm_is_invariant_to_the_scale_of_the_state():
     assert all(claim.holds for claim in result.claims)
     assert result.with_C.max() <= math.sqrt(result.num_units)
     assert result.without_C[2][-1] > 1e12
-    # by the definition, with α = 0.01: √(1 + 0.1)
+    # from the definition, with ε = 1e-5 and α = 0.01: √(1 + ε/α²) = √(1 + 0.1)
     at = np.abs(result.epsilon_scale_C - 0.01).argmin()
     expected = 1 - 1 / math.sqrt(1 + 1e-5 / result.epsilon_scale_C[at] ** 2)
     assert result.epsilon_error_C[at] == pytest.approx(expected, rel=1e-9)

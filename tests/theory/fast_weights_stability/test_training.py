@@ -1,4 +1,4 @@
-"""Fast weights before and after training, of networks trained here and of a run."""
+"""Fast weights before and after training, for networks trained here and for a run."""
 
 import math
 
@@ -34,7 +34,7 @@ def test_maps_of_a_run(train, tiny, tmp_path):
 
 
 def untrained(make_core):
-    """A network in the place of a trained one."""
+    """An untrained network in place of a trained one."""
     task = AssociativeRetrieval(0, num_pairs=1, val_size=8, test_size=8)
     model = SequenceModel(task.input_spec, task.output_spec, make_core).double()
     return Trained("a network", model, model, task, 1)

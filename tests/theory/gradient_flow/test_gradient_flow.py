@@ -1,4 +1,4 @@
-"""Gradients before and after training, of networks trained here and of a run."""
+"""Gradients before and after training, for networks trained here and for a run."""
 
 import math
 

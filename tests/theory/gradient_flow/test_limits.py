@@ -8,7 +8,7 @@ from src.theory.gradient_flow import limits
 def test_powers_of_a_matrix():
     result = limits.compare_powers(num_units=30)
     assert all(claim.holds for claim in result.claims)
-    # the corner and the diagonal of the Jordan block, written out
+    # the powers of the Jordan block [[0.9, 2], [0, 0.9]], written out
     expected = [np.linalg.norm([[0.9**k, 2 * k * 0.9 ** (k - 1)], [0, 0.9**k]], 2) for k in range(1, 60)]
     np.testing.assert_allclose(result.non_normal[1:60], expected, rtol=1e-10)
     assert result.non_normal.argmax() in (9, 10)

@@ -45,7 +45,7 @@ def test_jacobians_of_every_core_equal_finite_differences(name):
         core = CORES[name]()
         x_BTX = torch.randn(2, 5, 3)
     p_BTP = core.project(x_BTX).detach()
-    jacobian_BHS = state_jacobians(core, p_BTP)[2]  # by the state after the third of five steps
+    jacobian_BHS = state_jacobians(core, p_BTP)[2]  # with respect to the state after the third of five steps
     with torch.no_grad():
         _, state = core.scan(p_BTP[:, :3])
         parts = (state,) if isinstance(state, torch.Tensor) else tuple(state)
@@ -121,7 +121,7 @@ DEEPER = {
 @pytest.mark.parametrize("name", DEEPER)
 @pytest.mark.parametrize("every_step", [False, True])
 def test_the_gradient_of_the_loss_is_that_by_a_state_put_in_place(name, every_step):
-    """The head reads the output of the core, be it a state, the sum of several layers or a function of one."""
+    """The head reads the output of the core: a state, the sum over several layers, or a function of a state."""
     task: Task
     if every_step:
         task = Copying(0, sequence_length=2, num_symbols=2, copy_length=2, val_size=3, test_size=3)
@@ -140,6 +140,7 @@ def test_the_gradient_of_the_loss_is_that_by_a_state_put_in_place(name, every_st
                 state = map_state(lambda part: part.detach().requires_grad_(), state)
                 y_BH, put = read_again(model.core, name, p, y_BH, state), state_tensors(state)
             outputs.append(y_BH)
+        # the criterion is a mean over three sequences
         loss = 3 * task.criterion(model.head(torch.stack(outputs, 1) if every_step else y_BH), batch)
         gradients = torch.autograd.grad(loss, put, materialize_grads=True)
         expected_B = torch.cat(gradients, dim=1).norm(dim=1)
@@ -147,9 +148,9 @@ def test_the_gradient_of_the_loss_is_that_by_a_state_put_in_place(name, every_st
 
 
 def read_again(core, name, p, y_BH, state):
-    """The output of a step, from the state after it."""
+    """Recompute the output of a step from the state after it."""
     if name == "tguv2":
-        return y_BH  # from the state before
+        return y_BH  # computed from the state before the step
     if name == "tgu":
         return torch.tanh(core.read(state, p.output_BP))
     layers = state if name.startswith("stacked") else [state]
