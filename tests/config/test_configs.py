@@ -109,7 +109,7 @@ def test_the_main_file_sets_every_key_of_the_runner_and_no_other(composed):
 
 @each_file
 def test_every_key_is_explained_on_the_line_above(file):
-    """Exceptions: groups, `_target_`, and files of keys that other files explain, which begin with their purpose."""
+    """Exceptions: groups, `_target_`, and files whose keys other files explain; these begin with their purpose."""
     lines = file.read_text().partition("\nhydra:")[0].splitlines()
     if group_and_name(file)[0] in OVERRIDING:
         assert lines.pop(0) == "# @package _global_"
@@ -222,7 +222,7 @@ def test_the_readme_shows_commands():
 
 @pytest.mark.parametrize("command", list(readme_commands()))
 def test_every_command_of_the_readme_is_a_legal_one(command, train, made_up_data, monkeypatch):
-    """Commands are checked without launchers and without training any run, which tests/sweeping does."""
+    """Commands are checked without launchers and without training; see tests/sweeping for both."""
     monkeypatch.setattr("src.running.lifecycle.run", lambda config: 0.0)
     monkeypatch.setattr("src.sweeping.sweep.Sweep.launch", lambda *_, **__: [])
     monkeypatch.setattr("src.sweeping.sweep.end_sweep", lambda folder, configurations: ["finished"])

@@ -88,7 +88,7 @@ def test_the_folder_of_the_data_makes_no_difference(composed):
 
 
 def test_a_run_keeps_its_fingerprint():
-    """Existing runs have fingerprints like this one: with different ones, all of them would start over."""
+    """If this fingerprint changed, all existing runs would start over."""
     settings = {
         "name": "mine",
         "seed": 1,

@@ -108,7 +108,7 @@ def test_a_network_remembers_if_it_is_below_the_floor_of_knowing_when():
     assert verdicts(binding, bound(0.5)) == ["reproduced"] * 6
     assert verdicts(binding, bound(1.05)) == ["not reproduced"] * 3 + ["reproduced"] * 3
     assert verdicts(binding, bound(0.9, A_LOT)) == ["inconclusive"] * 6
-    assert round(binding.floor(1), 3) == 5.545
+    assert round(binding.floor(1), 3) == 5.545  # 8 ln 2, for a pattern of 8 bits
     table = binding.table(bound(0.5)).set_index(["K", "model"])
     assert table.loc[("2", binding.WHEN), "nats"] == f"{binding.floor(2):.2f}"
     assert table.loc[("1", "CP gate"), "nats"] == "2.77 ± 0.09"
@@ -140,7 +140,7 @@ def test_errors_on_the_line_of_least_error_satisfy_the_claims():
     assert verdicts(hadamard, multiplied(spread=0.02)) == ["inconclusive"] * 5
     table = hadamard.table(multiplied()).set_index(["form", "R"])
     assert table.loc[("CP", "10"), "author, n=100"] == "0.0945"
-    assert table.loc[("CP", "10"), "least of CP"] == "0.09375"
+    assert table.loc[("CP", "10"), "least of CP"] == "0.09375"  # (3/16) (1 - R/n)
     hadamard.draw(multiplied())
 
 
@@ -200,7 +200,7 @@ def test_exponents_are_measured_on_the_initial_weights(train, monkeypatch):
 
 
 def recovered(factor, spread=1e-3):
-    """Learned tensors with a multiple of the computed error, and almost none for a tensor train of the true rank, 5."""
+    """Learned tensors with a multiple of the computed error, almost 0 for a tensor train of the true rank, 5."""
     rows = [
         {"run": f"{form}-{rank}-{seed}", "optimizer": "sgd", "form": form, "rank": rank, "seed": seed}
         | {"computed": around(1 / rank, seed, 0.1)}
@@ -339,7 +339,7 @@ def test_the_share_of_a_run_is_its_error_relative_to_the_last_floor_of_its_task(
     runs = pd.DataFrame([{"run": path.parent.name, "model": "gru", "seed": 1}])
     (found,) = cells.measure(path.parents[1], runs).to_dict("records")
     assert found["task"] == "addition"
-    assert found["share"] == pytest.approx(result["metrics"]["test/mse"] * 12)
+    assert found["share"] == pytest.approx(result["metrics"]["test/mse"] * 12)  # the floor is 1/12
     assert abs(result["num_parameters"] - 3000) < 200
 
 

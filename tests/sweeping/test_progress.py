@@ -59,6 +59,7 @@ def test_the_line_counts_the_runs_of_the_folder(progress, tmp_path, clock):
         clock.now += 48
         assert progress.look()
         line = progress.line()
+    # two runs took 48 s, so the other five take 120 s
     assert line == "3 of 8 done (1 diverged), 1 running, 0 failed, 4 left, about 2 min to go; best val/error 0.25: d"
     write(tmp_path / "b", "failed", None)
     write(tmp_path / "e", "interrupted", None)
@@ -81,6 +82,7 @@ def test_the_time_left_goes_by_all_runs_that_the_sweep_has_trained(progress, tmp
     progress.look()
     progress.expect("abcde", "fgh")
     clock.now += 160
+    # four runs took 160 s, so the other three take 120 s
     assert progress.line().startswith("5 of 8 done, 0 running, 0 failed, 3 left, about 2 min to go")
 
 
@@ -88,7 +90,7 @@ def test_a_line_is_printed_when_a_run_has_ended_but_not_too_often(tmp_path, caps
     all_written = threading.Event()
 
     class Looks(threading.Event):
-        """Stands in for the event that ends the thread; one run ends per wait of a second, until all have."""
+        """Stands in for the event that ends the thread: each wait is a second in which one run ends, until all have."""
 
         def wait(self, _):
             if clock.now == 8:

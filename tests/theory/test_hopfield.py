@@ -22,7 +22,7 @@ def test_energy_and_fixed_points_of_a_network_small_enough_to_enumerate(rng):
 def test_periods():
     assert hopfield.period(hopfield.ROTATION, np.ones(2), synchronous=False) == 4
     assert hopfield.period(hopfield.EXCHANGE, np.array([1.0, -1.0]), synchronous=True) == 2
-    assert hopfield.period(hopfield.EXCHANGE, np.array([1.0, -1.0]), synchronous=False) == 2  # a step per unit
+    assert hopfield.period(hopfield.EXCHANGE, np.array([1.0, -1.0]), synchronous=False) == 2  # a step for each unit
     assert hopfield.period(hopfield.EXCHANGE, np.ones(2), synchronous=True) == 1
 
 

@@ -7,6 +7,7 @@ from src.theory import hopfield, hopfield_capacity
 
 
 def test_critical_load_and_overlap_of_the_mean_field_equations():
+    # in print, 0.138 and 0.967 (Amit, Gutfreund & Sompolinsky 1985, 1987)
     load, overlap = hopfield_capacity.critical_load()
     assert load == pytest.approx(0.13791, abs=1e-4)
     assert overlap == pytest.approx(0.9674, abs=1e-4)

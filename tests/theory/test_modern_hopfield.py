@@ -19,7 +19,7 @@ def test_the_exponential_energy_is_lowered_by_a_unit_that_follows_its_rule(rng):
 
 
 def test_the_modern_network_recalls_what_the_classical_one_cannot(rng):
-    stored = hopfield.random_patterns(60, 300, rng)
+    stored = hopfield.random_patterns(60, 300, rng)  # a load of 5; the classical capacity is 0.138
     start = hopfield.flipped(stored[:, :5], 0.1, rng)
     assert (modern_hopfield.recall(stored, start) == stored[:, :5]).all()
     assert (hopfield.settle(hopfield.store(stored), start, rng) * stored[:, :5]).mean() < 0.8

@@ -98,6 +98,7 @@ def test_clipping_is_that_of_torch():
 @pytest.mark.parametrize("size", [1e18, 1e20, 1e30, 3e38])
 @pytest.mark.parametrize("bound", [0.5, 1e3, None])
 def test_a_gradient_is_scaled_as_long_as_its_numbers_are_finite(size, bound):
+    """The squares of numbers above 1e19 overflow float32."""
     gradient = size * torch.randn(1000, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     exact = gradient.double()
     expected = exact if bound is None else exact * (bound / exact.norm())

@@ -126,7 +126,7 @@ CARRYING = [
 
 @pytest.fixture
 def text(tmp_path, monkeypatch):
-    """Settings for a text of nine windows, the last one shorter; as on a GPU, no mask selects positions."""
+    """Settings for a text of nine windows, the last one shorter; masks select no positions, as on a GPU."""
     monkeypatch.setattr(base, "can_select", lambda _: False)
     path = tmp_path / "text.txt"
     path.write_text("".join("to be or not, that is "[(7 * n * n) % 22] for n in range(218)))
@@ -260,6 +260,7 @@ def test_a_batch_of_another_shape_is_not_replayed():
     sums = Sums()
     for n in range(5):
         sums.replayed(batch_of(n))
+    # 3 (0 + 1 + 2 + 3 + 4) = 30, then one row of ones, then three
     assert sums.replayed(batch_of(1, size=1))[0].item() == 2 * 31
     assert sums.replayed(batch_of(1))[0].item() == 2 * 34
     assert sums.recorder.recorded == 1

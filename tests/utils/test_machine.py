@@ -37,6 +37,7 @@ def group(tmp_path, monkeypatch):
     ],
 )
 def test_the_quota_of_a_container_bounds_the_cores(files, cores, group):
+    """Fractions of a core are rounded up; a quota that cannot be read is no quota."""
     group(files)
     assert machine.num_cores() == cores
 

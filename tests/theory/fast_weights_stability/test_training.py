@@ -72,7 +72,7 @@ def test_without_layer_norm_training_fails_at_once():
     result = training.train_across_settings(num_updates=5, decays=(0.95,), fast_lrs=(0.5,), num_units=8)
     assert math.isnan(result.loss[False, 0.95, 0.5])
     assert math.isfinite(result.loss[True, 0.95, 0.5])
-    assert result.floor == pytest.approx(0.624, abs=0.001)
+    assert result.floor == pytest.approx(0.624, abs=0.001)  # 0.9 ln 2: nine of ten sequences have two different digits
     assert [len(axes.lines) for axes in training.draw_learning(result).axes] == [5]
 
 

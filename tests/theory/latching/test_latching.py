@@ -1,4 +1,4 @@
-"""The claims of the topic, and the printed statement that they refute."""
+"""The claims of the topic, and a printed statement that they refute."""
 
 from src.theory import latching
 
