@@ -1,4 +1,4 @@
-"""Configurations of commands that are not run."""
+"""Configurations as commands would compose them, without running anything."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -14,7 +14,7 @@ _jobs_once = cache(lambda *overrides: list(jobs.jobs_of(overrides)))
 
 
 def compose(*overrides: str) -> DictConfig:
-    """A copy of the configuration, which is composed once per process, since composing dominates many tests."""
+    """A copy of the configuration; each one is composed once per process, since composing dominates many tests."""
     return deepcopy(_compose_once(*overrides))
 
 

@@ -1,4 +1,4 @@
-"""Fixtures: the command in this process and in an empty folder; its configuration; settings for a run of a second."""
+"""Fixtures: the command, run in this process and in an empty folder; its configuration; settings for a short run."""
 
 import gc
 import logging
@@ -16,8 +16,8 @@ import yaml
 from hydra._internal.hydra import Hydra
 from rich import get_console
 
-os.environ["TRITON_INTERPRET"] = "1"  # read at the first import of triton, wherever that is
-os.environ.pop("COLUMNS", None)  # rich keeps the value that it finds when its console is created, below
+os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported, wherever that is
+os.environ.pop("COLUMNS", None)  # rich keeps the value found when its console is created, below
 
 from src.config import errors
 from src.train import command as train_here
@@ -31,7 +31,7 @@ get_console()  # before a test sets COLUMNS for itself
 # Without a GPU, `torch.manual_seed` would store a stack trace for each kind of device, in every test.
 seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
 SET_A_MODE = ("experiment=", "hydra.mode=", "--config-")
-"""Prefixes of the arguments that may set Hydra's mode to a sweep; `-m` does not need the mode."""
+"""Prefixes of arguments that can set Hydra's mode to a sweep; `-m` works without a mode."""
 parse_yaml, parsed = yaml.load, {}
 
 
@@ -40,7 +40,7 @@ def parse_once(stream, Loader):
     text = stream
     if not isinstance(stream, str):
         text = stream.read()
-        stream.seek(0)  # and parsed from the stream, so that an error names the file
+        stream.seek(0)  # parsed from the stream below, so that an error names the file
     key = text, Loader.__name__
     if key not in parsed:
         parsed[key] = pickle.dumps(parse_yaml(stream, Loader=Loader))
@@ -48,7 +48,7 @@ def parse_once(stream, Loader):
 
 
 def pytest_configure(config):
-    """Called before the processes of xdist start, which inherit the environment."""
+    """Called before xdist starts its worker processes, which inherit the environment."""
     yaml.load = parse_once
     if not hasattr(config, "workerinput"):
         use_precompiled_headers()
@@ -56,7 +56,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Half a million objects live until the end: the garbage collector need not traverse them again and again."""
+    """Keep the garbage collector from repeatedly traversing half a million objects that live until the end."""
     gc.disable()
     try:
         return (yield)
@@ -159,7 +159,7 @@ def train(monkeypatch, tmp_path, capsys, request):
             root.handlers[:] = handlers
             root.setLevel(level)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            lifeline.release()  # else a command started by a later test would be a worker of this sweep
+            lifeline.release()  # otherwise a command in a later test would be a worker of this sweep
             torch.set_num_threads(1)
             torch.use_deterministic_algorithms(False)
             torch.autograd.set_detect_anomaly(False)

@@ -1,8 +1,8 @@
-"""Precompiled headers for generated kernels, of which the tests compile hundreds.
+"""Precompiled headers for the hundreds of generated kernels that the tests compile.
 
-The headers take half of GCC's time for a kernel. Precompiled, they occupy 120 MB and take as long to compile as four
-kernels, which does not pay off outside the tests. Kernels are the same without them: where the flags differ, GCC reads
-the header itself.
+GCC spends half of its time for a kernel on the headers. Precompiled, they occupy 120 MB, and compiling them takes as
+long as four kernels, which does not pay off outside the tests. The kernels are the same either way: if the flags
+differ, GCC reads the header itself.
 """
 
 import os

@@ -1,11 +1,11 @@
-"""Runs tests with the compiled kernels under the sanitizers for addresses and undefined behavior.
+"""Runs tests with kernels compiled with the sanitizers for addresses and undefined behavior.
 
     python -m tests.sanitize
     python -m tests.sanitize tests/models/test_contract.py -k lstm
 
-The arguments are those of pytest. Without any, it tests the handwritten kernels, steps with every feature of the
-generated ones, and every model of configs/model. A finding is printed with its line of C++ and ends the tests. Needs
-g++ on Linux; the kernels are recompiled, into the usual cache, which takes most of the time.
+Arguments are passed to pytest. Without any, it tests the hand-written kernels, steps that use every feature of the
+generated ones, and every model of configs/model. A finding is printed with its line of C++ and ends the tests. It needs
+g++ on Linux. Most of the time goes into recompiling the kernels, into the usual cache.
 """
 
 import os
@@ -27,7 +27,7 @@ TESTS = (
 def environment() -> dict[str, str]:
     """The environment of the tests.
 
-    Python itself is not compiled with the sanitizers, so they are preloaded, with the library that throws exceptions.
+    Python itself is not compiled with the sanitizers, so they are preloaded, as is the library that throws exceptions.
     """
     paths = []
     for name in ("libasan.so", "libstdc++.so.6"):

@@ -1,4 +1,4 @@
-"""Any model runs on any task."""
+"""Every model runs on every task."""
 
 import math
 from functools import cache
@@ -17,18 +17,18 @@ from tests.models.cores import WITHOUT_KERNEL
 
 MODELS = [file.stem for file in sorted((CONFIGS / "model").glob("*.yaml"))]
 NOT_IN_SHORT_SEQUENCES = {"fastweights_multilevel": ("core.recurrent.weight", "core.integration.weight")}
-"""Weights that are not used at every step of a quadrant."""
+"""Weights that are used only at some steps of a quadrant, so that a short sequence may not use them."""
 TASKS = [file.stem for file in sorted((CONFIGS / "task").glob("*.yaml"))]
 
 
 @cache
 def composed(task):
-    """Composing takes far longer than the updates, so it is done once for every task."""
+    """Composing takes far longer than the updates, so it is done once per task."""
     return compose(f"task={task}")
 
 
 def pairs():
-    """Every pair; those that hold each model once and each task several times are run by default."""
+    """Every pair; by default, only a selection is run that has each model once and each task several times."""
     for number, model in enumerate(MODELS):
         for place, task in enumerate(TASKS):
             yield pytest.param(model, task, marks=[] if place == number % len(TASKS) else pytest.mark.slow)
@@ -50,10 +50,10 @@ def test_a_model_trains_and_is_evaluated_on_a_task(name, task):
     optimizer = instantiate(config.optimizer, model.parameters(), _convert_="all")
     before = [parameter.detach().clone() for parameter in model.parameters()]
     for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)  # as for a run, so that none is without
+        parameter.grad = torch.zeros_like(parameter)  # as in a run, so that every parameter has a gradient
     for index in range(3):
         optimizer.zero_grad(set_to_none=False)
-        loss = task.loss(model, task.batch("train", index, 5)).loss  # enough for lanes
+        loss = task.loss(model, task.batch("train", index, 5)).loss  # 5 sequences are enough for lanes
         loss.backward()
         optimizer.step()
         assert loss.isfinite()

@@ -26,13 +26,13 @@ from tests.results.made_up import Folder
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder of made-up runs, empty."""
+    """An empty folder for made-up runs."""
     return Folder(tmp_path / "made-up")
 
 
 @pytest.fixture
 def run(train_once, tiny, tmp_path):
-    """The folder of a run with some overrides."""
+    """Train a short run with some overrides and return its folder: `run("task=copying")`."""
 
     def folder(*overrides):
         train_once(*tiny, "model=rnn", "trainer.eval_every=2", "optimizer.lr=0.01", *overrides)
@@ -56,13 +56,13 @@ def test_evaluating_a_run_gives_exactly_its_stored_metrics(run):
 
 
 def test_a_run_whose_settings_depend_on_others_is_read_by_another_process(run, monkeypatch, capsys):
-    """Experiments may use this project's resolvers, and Hydra stores them unresolved."""
+    """Experiments may use this project's resolvers, which Hydra stores unresolved."""
     folder = run()
     stored = folder / ".hydra" / "config.yaml"
     dependent = "max_updates: ${by:${model.hidden_size},{16:12,8:${by:${model._target_},{src.models.rnn.RNN:3},6}}}"
     stored.write_text(stored.read_text().replace("max_updates: 6", dependent))
     assert dependent in stored.read_text()
-    OmegaConf.clear_resolver("by")  # which the other process has yet to register
+    OmegaConf.clear_resolver("by")  # as in another process, which has not registered it yet
     code, out = command(monkeypatch, capsys, f"run={folder}", "examples=0")
     assert code == 0
     assert "knows the digits" in out
@@ -205,7 +205,7 @@ QUICK = ["model=gru", "model.hidden_size=8", "trainer.batch_size=8", "trainer.ma
 
 
 def trained(train, made_up_data, *overrides):
-    """The folder of a run on made-up data."""
+    """Train a run on made-up data and return its folder."""
     shutil.rmtree("outputs", ignore_errors=True)
     assert train(*QUICK, f"task.data_dir={made_up_data}", *overrides).status == 0
     (result,) = Path("outputs/runs").glob("*/result.json")
@@ -342,9 +342,9 @@ def touching(node):
 
 
 def hostile():
-    """Changes to a stored configuration, each of which touches a file, or reads one, if anything of it is executed.
+    """Changes to a stored configuration, each of which touches or reads a file if any part of it is executed.
 
-    The name of each, the change, and a pattern of its refusal.
+    Yields the name of each, the change, and a pattern that the refusal matches.
     """
     for group in ("model", "task", "network", "optimizer", "scheduler"):
         yield f"{group}._target_", {group: touching({})}, f"{group}._target_=pathlib.Path.touch: no such {group}"
@@ -403,7 +403,7 @@ def test_a_hostile_configuration_executes_nothing(
         for changes in ([], ["task.num_pairs=3"]):
             code, out = command(monkeypatch, capsys, f"run={run}", *changes)
             assert code.startswith("error: ")
-            assert re.search(says, code + caplog.text)  # a damaged result is one in a warning, and then no run
+            assert re.search(says, code + caplog.text)  # for a damaged result, a warning gives the reason
             assert "\n" not in code
             assert out == ""
         load_runs(folder.path)

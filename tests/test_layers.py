@@ -14,7 +14,7 @@ CHAINS = (
     ["utils config specs", "results data", "reports", "running"],
     ["running", "sweeping reproduction", "papers theory benchmarks", "train evaluate"],
 )
-"""Packages may import those further left in a chain, not those further right."""
+"""A package may import those to its left in a chain, but not those to its right."""
 
 
 def files(folder="src"):
@@ -27,7 +27,7 @@ def module_of(path):
 
 
 def imports(path, modules):
-    """The modules of the project that a file imports, anywhere in it."""
+    """The modules of the project that a file imports, anywhere in the file."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules)
@@ -52,7 +52,7 @@ def package_of(module):
 
 @cache
 def below():
-    """For each package, those that it may import."""
+    """For each package, the packages that it may import."""
     found = {}
     for chain in CHAINS:
         lower = set()
@@ -82,7 +82,7 @@ def test_a_module_imports_only_from_below(module):
 
 
 def test_there_is_no_import_cycle():
-    """Between files, counting the `__init__` of a package separately."""
+    """Not even between single files, where the `__init__` of a package counts as a file of its own."""
     list(TopologicalSorter(graph()).static_order())
 
 

@@ -21,7 +21,7 @@ def test_a_notebook_runs(path, tmp_path):
 
 
 def test_every_cell_of_a_notebook_is_marked():
-    """In percent format, code and text alternate; what is not marked would be shown as code."""
+    """In percent format, cells of code and text alternate; a text that is not marked would be shown as code."""
     assert len(NOTEBOOKS) == 3
     for path in NOTEBOOKS:
         text = path.read_text()

@@ -25,7 +25,7 @@ LESS = {
     "search.py": ["trainer.max_updates=2", "task.val_size=50", "task.test_size=50", "--trials", "2", "--workers", "1"],
     "theory.py": ["hopfield"],
 }
-"""What a script gets besides."""
+"""Additional arguments with which a script takes less time."""
 
 
 def commands():
@@ -40,7 +40,7 @@ PAGES = [PROJECT / "README.md", *sorted(REFERENCE.rglob("*.md")), *sorted((PROJE
 
 
 def anchors_of(page):
-    """The anchors of the headings of a page, as GitHub makes them."""
+    """The anchors of the headings of a page, as GitHub generates them."""
     headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), flags=re.M)
     return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
@@ -48,7 +48,7 @@ def anchors_of(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_every_link_and_image_of_a_page_exists(page):
     folder = page.parent
-    if page.is_relative_to(PROJECT / "src" / "theory"):  # a part of the page that is committed
+    if page.is_relative_to(PROJECT / "src" / "theory"):  # a part of the committed page, to which its links are relative
         folder = REFERENCE / "theory"
     elif page.is_relative_to(PROJECT / "src" / "papers"):
         folder = REFERENCE / page.relative_to(PROJECT / "src" / "papers").with_suffix("")
@@ -95,7 +95,7 @@ def test_every_command_of_the_readme_runs(train, made_up_data, monkeypatch, caps
             continue
         words = shlex.split(command, comments=True)
         if words[:3] == ["python", "-m", "src.train"]:
-            few = ["task.val_size=20"] * any("mnist" in word for word in words)  # of the few made-up digits
+            few = ["task.val_size=20"] * any("mnist" in word for word in words)  # there are only a few made-up digits
             ended = train(*(word for word in words[3:] if not word.startswith("hydra")), *SHORT, *few)
             assert (ended.status, ended.err) == (0, ""), (command, ended)
         elif words[:3] == ["python", "-m", "src.evaluate"]:

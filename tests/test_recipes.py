@@ -67,9 +67,9 @@ MODELS = ["model=mine", "model=lstm", "model=fastweights"]
 
 @pytest.fixture(scope="module")
 def ran(checkout):
-    """What one process prints that trains a run of the model on the task, and then runs the lines.
+    """The lines printed by one process that trains the model on the task and then runs the lines of Python.
 
-    A process each would take most of its time to import torch.
+    Separate processes would spend most of their time importing torch.
     """
     mine = ["model=mine", "task=first", "task.sequence_length=3", "task.val_size=200", "task.test_size=200"]
     (snippet,) = re.findall(r"## From Python\n\n```python\n(.*?)^```", (PROJECT / "README.md").read_text(), re.S | re.M)
@@ -101,7 +101,7 @@ def test_an_experiment_is_one_file(checkout):
     small = ["task.train_size=64", "task.val_size=64", "task.test_size=64", "trainer.batch_size=8"]
     ended = python(checkout, "-m", "src.train", f"experiment={experiment}", *sweep, *small)
     assert ended.returncode == 0, ended.stderr
-    assert len(list(checkout.glob("outputs/widths/*/result.json"))) == 3  # of two rates, the chosen one with both seeds
+    assert len(list(checkout.glob("outputs/widths/*/result.json"))) == 3  # one seed for each rate, both for the best
 
 
 def test_they_train(run):

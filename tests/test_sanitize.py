@@ -1,4 +1,4 @@
-"""The sanitizers find what is wrong in a library that is compiled and loaded as kernels are."""
+"""The sanitizers find errors in a library that is compiled and loaded like a kernel."""
 
 import shlex
 import shutil

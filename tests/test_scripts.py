@@ -1,4 +1,4 @@
-"""Scripts take the clone they are in, whichever one is installed or current."""
+"""Scripts import from the clone that they are in, whichever clone is installed or contains the current folder."""
 
 import runpy
 import shutil
@@ -27,7 +27,8 @@ def test_a_script_puts_its_own_clone_first_before_it_imports_from_it(script):
 
 @pytest.mark.parametrize(
     "script",
-    [pytest.param(name, marks=pytest.mark.slow) if name == "benchmark.py" else name for name in SCRIPTS],  # torch first
+    # benchmark.py imports torch, which takes time, before anything of its clone.
+    [pytest.param(name, marks=pytest.mark.slow) if name == "benchmark.py" else name for name in SCRIPTS],
 )
 def test_a_script_imports_from_its_own_clone(script, tmp_path):
     (tmp_path / "mine" / "src").mkdir(parents=True)

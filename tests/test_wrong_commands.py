@@ -1,4 +1,4 @@
-"""Three hundred wrong commands: each gets one line that names the culprit, and leaves nothing behind."""
+"""Each of three hundred wrong commands gets one line that names the culprit, and leaves nothing behind."""
 
 import dataclasses
 import random
@@ -48,7 +48,7 @@ def parts(hint):
 
 
 def wrong_values(hint):
-    """Values that an annotation refuses, as one would type them."""
+    """Values that an annotation refuses, as they would be typed."""
     kind, bounds, null = parts(hint)
     if not null:
         yield "null"
@@ -77,7 +77,7 @@ def wrong_values(hint):
 
 
 def misspelled(key, randomness):
-    """A key with two letters exchanged, or one missing."""
+    """A key with two letters swapped, or with one missing."""
     head, dot, name = key.rpartition(".")
     at = randomness.randrange(len(name) - 1)
     changed = name[:at] + name[at + 1] + name[at] + name[at + 2 :]
@@ -88,7 +88,7 @@ def misspelled(key, randomness):
 
 @cache
 def commands():
-    """(overrides, what the message has to name)."""
+    """Pairs of overrides and names, at least one of which the message has to contain."""
     randomness = random.Random(0)
     made = []
     combinations = [(model, task) for model in options("model") for task in options("task")]
