@@ -8,7 +8,7 @@ from src.ops.cpu import calls
 
 @pytest.fixture
 def uncompiled(monkeypatch):
-    """No kernels: what is tested is the step, to which the contract holds its kernels."""
+    """Switch the kernels off to test the step itself; the contract tests compare the kernels with it."""
     monkeypatch.setattr(calls, "available", lambda inputs: False)
 
 

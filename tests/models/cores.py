@@ -1,4 +1,4 @@
-"""The cores that are held to the contract: every file in configs/model, and three that are written here.
+"""The cores for which the contract is tested: every file in configs/model, and three that are defined here.
 
 Shapes: B sequences, T time steps, X input features, H hidden units.
 """
@@ -29,24 +29,24 @@ OF_LINEAR_CORES = {"output_gate", "learned_start", "decay_init"}
 
 
 class Projected(NamedTuple):
-    """What an input contributes: a vector, and a matrix to be written."""
+    """The contribution of an input: a vector, and a matrix to be written."""
 
     vector_BH: Tensor
     matrix_BHH: Tensor
 
 
 class Pair(NamedTuple):
-    """An output, and a matrix."""
+    """An output and a matrix."""
 
     h_BH: Tensor
     M_BHH: Tensor
 
 
 class Nested(Core):
-    """A core with everything that the contract allows: several projected tensors, and a nested state with an integer.
+    """A core that uses all that the contract allows: several projected tensors, and a nested state with an integer.
 
     M_t = 0.9 M_{t-1} + tanh(P x_t), s_t = (s_{t-1} + h_{t-1}) / 2, h_t = tanh(W h_{t-1} + cos(t) M_t h_{t-1} + s_t +
-    V x_t), where the matrices P x_t and V x_t are what the input contributes.
+    V x_t), where the matrix tanh(P x_t) and the vector V x_t are the contribution of the input.
     """
 
     def __init__(self, input_size: int, *, hidden_size: int = 50, kernel: Kernel = "auto"):
@@ -73,7 +73,7 @@ class Nested(Core):
 
 
 class Stack(Core):
-    """Fast weights on top of a GRU; the state is that of both, and the fast form is one layer after the other."""
+    """Fast weights on top of a GRU; the state is that of both, and the fast form computes layer by layer."""
 
     def __init__(self, input_size: int, *, hidden_size: int = 50, kernel: Kernel = "auto"):
         super().__init__(input_size, hidden_size, kernel)
@@ -127,7 +127,7 @@ class Started(Core):
 
 @dataclass(frozen=True)
 class Made:
-    """A core by its name, and how it is built."""
+    """The name of a core, and how to build it."""
 
     name: str
     build: Callable[..., Core]
@@ -138,13 +138,13 @@ class Made:
 
 @cache
 def example(made: Made) -> Core:
-    """One core of this kind, for what does not depend on its weights: it is built once, not for every test."""
+    """One core of this kind, built only once, for everything that does not depend on its weights."""
     return made()
 
 
 @cache
 def class_and_settings(file: Path) -> tuple[type[Core], dict[str, Any]]:
-    """What a file of a model says."""
+    """The class and the settings that a model's file names."""
     settings = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(file)))
     return get_class(settings.pop("_target_")), settings
 
@@ -160,7 +160,7 @@ def of_file(file: Path, **variant: Any) -> Made:
 
 
 def keywords(file: Path) -> dict[str, Any]:
-    """The keyword-only parameters of the constructor that a file names, with their defaults."""
+    """The keyword-only parameters of the constructor of a file's class, with their defaults."""
     signature = inspect.signature(class_and_settings(file)[0])
     return {name: p.default for name, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
 
@@ -168,8 +168,8 @@ def keywords(file: Path) -> dict[str, Any]:
 def variants(file: Path) -> list[Made]:
     """The file as it is, then every other legal value of every choice, switch and optional key, one at a time.
 
-    Not of `kernel`, since the tests run every form of every variant. What linear recurrences share is varied for one
-    of them.
+    `kernel` is not varied, since the tests run every form of every variant. The settings shared by all linear
+    recurrences are varied for one of them.
     """
     hints = get_type_hints(class_and_settings(file)[0].__init__)
     made = [of_file(file)]
@@ -196,7 +196,7 @@ WITHOUT_KERNEL = {
     "ttt_linear": "int64",
     "mesanet": "linalg_solve",
 }
-"""Cores whose step cannot be lowered, and why; kernel="fused" is an error."""
+"""Cores whose step cannot be lowered, with the reason; for them, kernel="fused" is an error."""
 
 
 def each_with_kernels(models: list[Made]) -> list[tuple[Made, Kernel]]:
@@ -211,7 +211,7 @@ def each_with_kernels(models: list[Made]) -> list[tuple[Made, Kernel]]:
 
 
 def random_state(core: Core, batch_size: int = B) -> Any:
-    """A state in the middle of a sequence."""
+    """A random state, as in the middle of a sequence."""
     return map_state(
         lambda tensor: tensor.detach() + (0.3 * torch.randn_like(tensor) if tensor.is_floating_point() else 2),
         core.initial_state(batch_size),

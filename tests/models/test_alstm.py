@@ -14,7 +14,7 @@ N = H // 2
 
 
 def complex_numbers(halves):
-    """From real and imaginary parts, one after the other in the last dimension."""
+    """Complex numbers from their real parts, followed by their imaginary parts, in the last dimension."""
     re, im = np.split(np.asarray(halves), 2, axis=-1)
     return re + 1j * im
 
@@ -54,7 +54,7 @@ def test_two_steps_are_the_equations(copies, heads, recurrent_content):
 
 
 def pure(core, f, i, o, r, q, u):
-    """Projected inputs that give these gates, 0 or 1, and these complex vectors [K, N], in every sequence [B, P]."""
+    """Projected inputs [B, P] with these gates, 0 or 1, and these complex vectors, [K, N] for each sequence."""
     gates = [torch.full((len(r), N), 1e3 * (2 * gate - 1)) for N in [core.num_entries] for gate in (f, i, o)]
     return torch.cat([*gates, *(torch.cat([v.real, v.imag], dim=2).flatten(1) for v in (r, q, u))], dim=1)
 
@@ -64,7 +64,7 @@ def phases(*shape):
 
 
 def retrieval_error(entries, copies, num_pairs, batch):
-    """Mean squared error of what the network itself reads of pairs it wrote itself, all with the same permutations."""
+    """The mean squared error of a network that reads the pairs it has written, all with the same permutations."""
     core = ALSTM(1, hidden_size=2 * entries, num_copies=copies, num_heads=num_pairs)
     nn.init.zeros_(core.recurrent.weight)
     r, u = phases(batch, num_pairs, entries), phases(batch, num_pairs, entries)
@@ -79,6 +79,7 @@ def retrieval_error(entries, copies, num_pairs, batch):
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize(("entries", "copies", "num_pairs"), [(25, 1, 8), (25, 4, 8), (25, 16, 8), (64, 4, 3)])
 def test_the_noise_of_retrieval_is_that_of_permutations_which_sometimes_agree(entries, copies, num_pairs):
+    """Each other pair adds noise of 1/S + (1 - 1/S)/N: at an entry, two permutations agree with probability 1/N."""
     errors = np.array([retrieval_error(entries, copies, num_pairs, batch=16) for _ in range(40)])
     expected = (num_pairs - 1) * (1 / copies + (1 - 1 / copies) / entries)
     standard_error = errors.std(ddof=1) / math.sqrt(len(errors))
@@ -145,7 +146,7 @@ def test_copies_cost_memory_and_no_parameters():
         core = ALSTM(X, hidden_size=H, **settings)
         return core.output_size, core.state_size, sum(parameter.numel() for parameter in core.parameters())
 
-    # gates, keys and contents of one head: 1.5 H, 2 H and H, of which the last output enters the first two
+    # one head has 1.5 H rows of gates, 2 H of keys and H of contents; the last output enters the first two
     assert sizes(num_copies=1, num_heads=1) == (H, 2 * H, int(4.5 * H) * (X + 1) + int(3.5 * H) * H)
     assert sizes(num_copies=9, num_heads=1) == (H, 10 * H, int(4.5 * H) * (X + 1) + int(3.5 * H) * H)
     assert sizes() == (3 * H, 7 * H, int(10.5 * H) * (X + 1) + int(7.5 * H) * 3 * H)
@@ -172,7 +173,7 @@ def test_only_the_forget_gate_starts_with_a_bias():
 
 
 def test_weights_start_uniform_by_the_size_of_a_copy_and_of_the_output():
-    core = ALSTM(50, hidden_size=100, num_heads=4)
+    core = ALSTM(50, hidden_size=100, num_heads=4)  # up to 1/√100 and 1/√400
     assert 0.099 < core.input.weight.abs().max() <= 0.1
     assert 0.0495 < core.recurrent.weight.abs().max() <= 0.05
 

@@ -1,4 +1,4 @@
-"""What holds for every core: each file in configs/model is picked up by itself.
+"""The contract of every core; each file in configs/model is picked up automatically.
 
 Shapes: B sequences, T time steps, X input features, P projected features, H hidden units.
 """
@@ -41,17 +41,17 @@ each_variant = pytest.mark.parametrize("make", VARIANTS, ids=lambda make: make.n
 
 
 def of_models(make, form=None):
-    """The marks of a test that is slow for all but the files as they are."""
+    """The marks of a test that by default runs only for the files as they are."""
     return [] if make.name in {model.name for model in MODELS} else [pytest.mark.slow]
 
 
 def of_models_if_generated(make, form):
-    """The marks of a test that is slow for kernels which have to be generated and compiled for it."""
+    """The same for a test that is slow only where a kernel has to be generated and compiled for it."""
     return of_models(make) if is_generated(form) else []
 
 
 def forms(marks):
-    """Every form of every variant; the scan of cores with a memory is the same code for all, so one will do."""
+    """Every form of every variant; all cores with a memory share the code of the scan, so it is tested for one."""
     return [
         pytest.param(make, number, id=f"{make.name}-{form.kernel}", marks=marks(make, form))
         for make in VARIANTS
@@ -61,7 +61,7 @@ def forms(marks):
 
 
 def of_models_if_alone(make, form):
-    """The same for kernels of one sequence at a time, which are generated for a few models."""
+    """The same for kernels of one sequence at a time, which by default are generated for a few models only."""
     return [pytest.mark.slow] if is_generated(form) and make.name not in ("nested", "lstm", "srwm") else of_models(make)
 
 
@@ -83,7 +83,7 @@ def sequence_model(make, num_symbols, num_classes, embedding_size, hidden_size, 
 
 
 def form_of(core, number, length, resets_BT=None):
-    """A run of one of the core's forms, which is left out where it need not serve these sequences."""
+    """A function that runs one of the core's forms; skips the test if this form need not serve these sequences."""
     form = tuple(core.forms())[number]
     if not form.serves(Inputs(core.project(torch.zeros(B, length, X)), resets=resets_BT)):
         lacks_settings = isinstance(core, FastWeights) and not is_generated(form)
@@ -102,7 +102,7 @@ def forward(core, p, state=None):
 
 
 def scan(core, p, state=None):
-    """The definition of a whole sequence."""
+    """A whole sequence by definition: one step after another."""
     state = core.initial_state(len(state_tensors(p)[0])) if state is None else state
     outputs = []
     for p_t in steps(p):
@@ -112,7 +112,7 @@ def scan(core, p, state=None):
 
 
 def in_pieces(run):
-    """The same run in pieces of 4, 1 and the other steps, with the state passed on."""
+    """The same run in three pieces, of 4 steps, 1 step and the rest, with the state passed on."""
 
     def run_pieces(core, p, state=None):
         outputs = []
@@ -125,7 +125,7 @@ def in_pieces(run):
 
 
 def starting_anew(resets_BT):
-    """The scan of every sequence on its own, piece by piece, of which all but the first start from the beginning."""
+    """The scan of each sequence by itself, piece by piece; every piece after a reset starts from the initial state."""
 
     def run_pieces(core, p, state=None):
         state = core.initial_state(B) if state is None else state
@@ -204,7 +204,7 @@ def test_forward_is_the_scan_of_step_whatever_the_kernel(make, kernel):
 
 @each_form_of_models
 def test_every_form_may_be_asked_for_less(make, number):
-    """Without the sequence the last output is left, and without the state the outputs are the same."""
+    """Without the sequence, only the last output is returned; without the state, the outputs are the same."""
     core = make()
     form_of(core, number, 11)
     form, p = tuple(core.forms())[number], core.project(torch.randn(B, 11, X))
@@ -272,7 +272,7 @@ def test_a_sequence_without_a_step_is_an_error(make):
 
 
 class Sorted(Core):
-    """With an operation for which there is no kernel."""
+    """A core with an operation for which there is no kernel."""
 
     def __init__(self, kernel):
         super().__init__(X, H, kernel)
@@ -407,7 +407,7 @@ def test_every_parameter_receives_a_gradient(make):
 
 @each_variant
 def test_a_state_shares_no_memory_with_the_weights(make):
-    """Otherwise a state that is carried to the next update would change with them, but not after resuming."""
+    """Otherwise a state that is carried to the next update would change with the weights, but not after resuming."""
     core = make()
     weights = {parameter.untyped_storage().data_ptr() for parameter in core.parameters()}
     for tensor in state_tensors(core.initial_state(B)):

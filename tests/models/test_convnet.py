@@ -1,4 +1,4 @@
-"""A ConvNet that reads patches is a convolution and a fully connected layer."""
+"""A ConvNet that reads patches one by one equals a convolution followed by a fully connected layer."""
 
 import torch
 from torch.nn import functional

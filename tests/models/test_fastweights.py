@@ -12,7 +12,7 @@ B, X, H = 2, 3, 5
 
 
 def random_core(**settings):
-    """With weights far from where they start, so that no term of the equations is small."""
+    """A core with weights far from their initial values, so that no term of the equations is small."""
     core = FastWeights(X, hidden_size=H, **settings)
     for name, parameter in core.named_parameters():
         nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.4)
@@ -189,7 +189,7 @@ def test_norm_of_the_fast_weights_is_at_most_the_geometric_series_of_one_repeate
     assert max(norms) <= 0.3 * largest**2 / (1 - decay)
 
     constant = random_core(decay=decay, fast_lr=0.3, num_inner_steps=0, layer_norm_preliminary=True)
-    p_BTH = 1e9 * p_BTH[:, :1].expand(-1, 60, -1)  # beside which the recurrent connections are nothing
+    p_BTH = 1e9 * p_BTH[:, :1].expand(-1, 60, -1)  # so large that the recurrent connections do not matter
     end = scan(constant, p_BTH, constant.initial_state(B))[-1]
     assert end.h_BH.any(1).all()
     series_B = 0.3 * end.h_BH.norm(dim=1) ** 2 * (1 - decay**59) / (1 - decay)
@@ -289,6 +289,7 @@ def test_the_delta_rule_replaces_what_is_stored_under_a_key():
 @pytest.mark.parametrize("decay", [0.9, 1.0])
 @pytest.mark.parametrize(("fast_lr", "stable"), [(1.0, True), (2.0, True), (2.2, False)])
 def test_the_delta_rule_is_stable_up_to_a_learning_rate_of_two(decay, fast_lr, stable):
+    """Each step multiplies what is stored under a repeated key by λ (1 - η), and adds η times the value."""
     core = FastWeights(X, hidden_size=H, rule="delta")
     h_BH, A_BHH = torch.full((1, H), 0.5), torch.zeros(1, H, H)
     for _ in range(400):

@@ -1,4 +1,4 @@
-"""Fast weights on two levels are what Figure 3 of the paper shows."""
+"""Fast weights on two levels compute what Figure 3 of the paper shows."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ X, H, T = 4, 6, 24
 
 
 def random_core(**settings):
-    """With weights far from where they start."""
+    """A core with weights far from their initial values."""
     core = FastWeightsMultilevel(X, hidden_size=H, decay=0.8, fast_lr=0.3, **settings)
     for name, parameter in core.named_parameters():
         nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.4)
@@ -103,5 +103,5 @@ def test_weights_start_as_those_of_fast_weights():
 
 @pytest.mark.parametrize(("wipe", "matrices"), [(True, 21 - 4), (False, 21)])
 def test_operations_are_those_of_matrices_and_of_stored_states_that_are_read(wipe, matrices):
-    """Of 22 steps three integrate what one, two and three quadrants stored; four are followed by a wipe."""
+    """Of 22 steps, three read one, two and three stored states; the first, and four after a wipe, start from h = 0."""
     assert random_core(wipe=wipe).flops(22) == 6 * (matrices * H * H + 2 * (1 + 2 + 3) * H)

@@ -1,4 +1,4 @@
-"""What the shared tests leave out about fast weights that are read by softmax."""
+"""Fast weights that are read by softmax, beyond what the shared tests cover."""
 
 import numpy as np
 import pytest

@@ -26,7 +26,7 @@ def network(make, input_spec, every_step=False, **settings):
 
 
 def random_inputs(input_spec):
-    """What stands after the end of a sequence is as large as anything else."""
+    """Random inputs; the padding after the end of a sequence is as large as the rest."""
     return torch.randint(5, (B, T)) if input_spec.kind == "tokens" else torch.randn(B, T, X)
 
 

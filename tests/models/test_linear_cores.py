@@ -1,4 +1,4 @@
-"""The cells of the linear family: each against its own equation in NumPy, and how they contain each other.
+"""The cells of the linear family: each compared with its equation in NumPy, and special cases in which two agree.
 
 Shapes: B sequences, T time steps, X input features, D outputs, H heads.
 """
@@ -44,7 +44,7 @@ def unit(x):
 
 
 def make(cell, **settings):
-    """A core with parameters far from where they start, so that no term is small."""
+    """A core with parameters far from their initial values, so that no term is small."""
     core = cell(X, hidden_size=D, num_heads=H, **settings)
     with torch.no_grad():
         for name, parameter in core.named_parameters():
@@ -60,7 +60,7 @@ def numbers(core):
 
 
 class ByHand:
-    """What all layers share, for one sequence x [T, X], step by step and head by head."""
+    """The parts shared by all layers, for one sequence x [T, X], step by step and head by head."""
 
     def __init__(self, core, x, keys=1):
         self.w, self.core = numbers(core), core
@@ -79,7 +79,7 @@ class ByHand:
         self.gate = mixed[:, channels:]
 
     def outputs(self, o, activation=silu, centred=False):
-        """Norm, gate and output map of o [T, H, V]."""
+        """Apply the norm, the gate and the output map to o [T, H, V]."""
         if centred:
             o = o - o.mean(-1, keepdims=True)
         y = o / np.sqrt((o**2).mean(-1, keepdims=True) + 1e-5) * self.w["norm.weight"]
@@ -90,7 +90,7 @@ class ByHand:
 
 
 def decay_of(w, z):
-    """log α of z [H, G]."""
+    """log α, from z [H, G]."""
     return -np.exp(w["decay.log_rate_H"])[:, None] * softplus(z + w["decay.bias_HG"])
 
 
@@ -225,7 +225,7 @@ def deltaproduct(core, x):
 
 
 def mlstm(core, x):
-    """In units without a stabilizer."""
+    """The equations without the stabilizer m."""
 
     def step(p, t, h, S):
         z = p.w["of_heads.weight"] @ np.concatenate([p.q[t].ravel(), p.k[t].ravel(), p.v[t].ravel()])
@@ -353,7 +353,7 @@ def test_deltaproduct_with_one_factor_is_deltanet():
 
 
 def test_the_decay_of_retnet_is_as_precise_as_the_model():
-    torch.set_default_dtype(torch.float32)  # in which models are built
+    torch.set_default_dtype(torch.float32)  # the dtype in which models are built
     core = RetNet(X, hidden_size=8, num_heads=3)
     expected = torch.tensor([1 - 2**-5, 1 - 2**-6, 1 - 2**-7])
     assert_close(core.double().log_decay_H.exp(), expected.double(), rtol=1e-15, atol=0)
@@ -525,7 +525,7 @@ def test_convolutions_start_as_those_of_torch_and_mamba2_with_its_values_added()
 
 
 def test_the_stabilizer_of_the_mlstm_does_not_change_its_outputs():
-    """The same memory in units of another m."""
+    """It starts from the same memory in units of another m."""
     core = make(MLSTM)
     x, start = torch.randn(B, T, X), core.initial_state(B)
     S = torch.randn_like(start.S_BHKV)
@@ -573,7 +573,7 @@ def test_denominators_are_positive_from_a_learned_start_as_well(feature_map):
 
 
 def test_a_learned_start_has_no_denominator():
-    """Every number of it is used, and all others start as without it in the denominator."""
+    """All of its numbers are used, and the other weights start as if it still had the column of the denominator."""
     for normalize in (True, False):
         torch.manual_seed(0)
         core = LinearAttention(X, hidden_size=D, num_heads=H, learned_start=True, normalize=normalize)

@@ -30,7 +30,7 @@ def test_it_is_the_lstm_of_torch_with_all_gradients():
     core, reference = LSTM(X, hidden_size=H), nn.LSTM(X, H, batch_first=True)
 
     def reordered(gates):
-        """From i, f, g, o to i, f, o, g; its own inverse."""
+        """The gates i, f, g, o in the order i, f, o, g; this is its own inverse."""
         i, f, third, fourth = gates.detach().chunk(4)
         return torch.cat([i, f, fourth, third])
 

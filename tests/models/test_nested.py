@@ -1,4 +1,4 @@
-"""What the shared tests leave out about a core with a nested state and several projected tensors, and about a stack."""
+"""A core with a nested state and several projected tensors, and a stack, beyond what the shared tests cover."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""What the shared tests leave out about cells whose memory is not a linear recurrence.
+"""Cells whose memory is not a linear recurrence, beyond what the shared tests cover.
 
 Shapes: B sequences, T time steps, X input features, D outputs, H heads, K features of query, key and value.
 """
@@ -157,7 +157,7 @@ def test_a_self_referential_matrix_is_its_equations_and_with_rates_of_zero_a_lin
 
 
 def inner_loss(core, head, S, b, k, v):
-    """Of the inner model of TTT, with torch's own layer norm."""
+    """The loss of the inner model of TTT, with torch's own layer norm."""
     z = k @ S + b
     if core.is_plain:
         return 0.5 * (z - v).square().sum()
@@ -312,7 +312,7 @@ def test_attention_at_the_last_step_is_the_mean_softmax_of_the_heads(window, con
 
 @pytest.mark.parametrize("loss", ["normalized", "plain"])
 def test_the_memory_of_ttt_is_what_the_last_step_reads(loss):
-    """Within a mini-batch of 3 as well, where the inner model gives the query S_iᵀ q + b_i."""
+    """Also within a mini-batch, of 3 steps here, where the inner model maps the query to S_iᵀ q + b_i."""
     core, read = random_cell("ttt_linear", loss=loss), []
     core.read = lambda q, z: (read.append((q, z)), z)[1]
     p = core.project(torch.randn(B, T, X))
@@ -361,7 +361,7 @@ def test_fast_weights_are_retention_that_reads_first_with_the_state_as_key_and_v
     z_BTD = core.recurrent(before_BTD) + p_BTD
     query = z_BTD.relu()[:, :, None]
     log_decay = torch.full((B, T, 1, 1), 0.8).log()
-    # a step writes the state that it ends with
+    # each step writes the state with which it ends
     terms = Terms(query, 0.3 * h_BTD[:, :, None], h_BTD[:, :, None], log_decay)
     read, S_BHKV = scan(terms, torch.zeros(B, 1, D, D), read_first=True)
     assert_close(core.norm(z_BTD + read[:, :, 0]).relu(), h_BTD, rtol=0, atol=1e-12)

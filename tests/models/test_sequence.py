@@ -20,7 +20,7 @@ def make(input_spec=TOKENS, every_step=False, **settings):
 
 
 def projected_shapes(model):
-    """Record the shapes of what enters the core's projection."""
+    """Record the shapes of the inputs of the core's projection."""
     shapes = []
     model.core.input.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
     return shapes
@@ -56,7 +56,7 @@ def test_vectors_may_come_as_a_table_of_which_each_is_encoded_once(settings):
 def test_with_dropout_every_position_of_a_table_has_a_mask_of_its_own():
     model = make(VECTORS, every_step=True, input_dropout=0.5)
     inputs = Inputs(torch.ones(1, 4), torch.zeros(B, T, dtype=torch.int64))
-    model(inputs)  # which may make a kernel
+    model(inputs)  # the first call may build a kernel
     shapes = projected_shapes(model)
     prediction_BTO = model(inputs).prediction
     assert shapes == [(B, T, 4)]
@@ -106,7 +106,7 @@ def test_a_given_state_is_where_it_starts():
 @pytest.mark.parametrize(("batch_size", "expected"), [(B, (5, 8)), (1, (1, 4, 8))])
 def test_the_table_is_projected_once_where_the_batch_holds_more_tokens_than_symbols(batch_size, expected):
     model = make(embedding_size=8)
-    model(torch.randint(5, (batch_size, 4)))  # its kernel is made at the first use
+    model(torch.randint(5, (batch_size, 4)))  # the first call builds the kernel
     shapes = projected_shapes(model)
     model(torch.randint(5, (batch_size, 4)))
     assert shapes == [expected]

@@ -29,7 +29,7 @@ each_stack = pytest.mark.parametrize("cells", STACKS.values(), ids=STACKS)
 
 
 def make(cells, size=X):
-    """A stack in float64, whose norms have gains and biases of their own."""
+    """A stack in float64 whose norms have random gains and biases."""
     first, *others = cells
     core = Stack([first(size, hidden_size=H), *(cell(H, hidden_size=H) for cell in others)]).double()
     with torch.no_grad():
