@@ -1,4 +1,4 @@
-"""Which form is chosen: the fastest that serves the inputs and is allowed, and in one place only.
+"""The choice of a form: the fastest one that is allowed and serves the inputs, chosen in one place only.
 
 Shapes: B sequences, T time steps, X input features, H hidden units.
 """
@@ -33,14 +33,14 @@ def nothing(inputs, state, return_state, return_sequence):
 
 
 def forms(**serves):
-    """Fastest first."""
+    """One form for each kernel, fastest first; by default, each serves all inputs."""
     return [
         Form(kernel, nothing, serves[kernel]) if kernel in serves else Form(kernel, nothing) for kernel in FASTEST_FIRST
     ]
 
 
 def chosen(core, kernel, length=T, dtype=torch.float32, device="cpu"):
-    """The kernel of the form that a core takes."""
+    """The kernel of the form that is chosen for a core."""
     core = core.to(device=device, dtype=dtype)
     x_BTX = torch.zeros(B, length, X, dtype=dtype, device=device)
     return choose(core.forms(), kernel, Inputs(core.project(x_BTX))).kernel
@@ -52,7 +52,7 @@ def slower_form(make):
 
 
 def assert_near(actual, expected, tolerance):
-    """Relative to the largest number."""
+    """With a tolerance relative to the largest number."""
     assert_close(actual.float(), expected, rtol=0, atol=tolerance * expected.abs().max().item())
 
 
@@ -231,7 +231,7 @@ def test_choose_is_called_by_the_core_and_the_benchmark_alone():
 
 @each_model
 @pytest.mark.usefixtures("_compiled")
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch imports what it deprecates
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch imports a module that it deprecates
 def test_transforms_and_forward_derivatives_take_a_form_that_has_them(make):
     core = make().double()
     x_BTX = torch.randn(B, T, X, dtype=torch.float64)
@@ -254,7 +254,7 @@ def test_transforms_and_forward_derivatives_take_a_form_that_has_them(make):
 @each_model
 def test_mixed_precision_gives_nearly_the_same_and_a_state_that_every_form_takes(make):
     core = make()
-    x_BTX = torch.randn(5, T, X)  # enough for lanes, where an input is projected in float32
+    x_BTX = torch.randn(5, T, X)  # enough for lanes, for cores that project in float32
 
     def results(forward):
         y_BTH, state = forward(core.project(x_BTX))

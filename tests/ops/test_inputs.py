@@ -1,4 +1,4 @@
-"""Inputs by a table with ids are the same as inputs by vectors, whatever is projected.
+"""Inputs given as a table with ids are the same as inputs given as vectors, whatever the tensors in them.
 
 Shapes: B sequences, T time steps, V rows of a table.
 """

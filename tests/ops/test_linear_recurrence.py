@@ -1,4 +1,4 @@
-"""The linear recurrence: every form against a loop in NumPy, with all gradients.
+"""The linear recurrence: every form against a loop in NumPy, and its gradients against those of the scan.
 
 Shapes: B sequences, T time steps, N writes, H heads, K key features, V value features.
 """
@@ -46,7 +46,7 @@ def make(time, keys, values, decay, erase, writes=1, batch=B):
 
 
 def by_hand(terms, S, resets, start, read_first):
-    """The equation, with loops over everything."""
+    """The equation, written as loops."""
     q, k, v, g, b, a = (None if term is None else term.numpy() for term in terms)
     S = S.numpy().copy()
     outputs = np.zeros((*q.shape[:3], v.shape[3]))
@@ -194,7 +194,7 @@ def test_zeros_have_finite_gradients(form, decay):
 
 @pytest.mark.parametrize("decay", ["scalar", "channel"])
 def test_strong_decay_does_not_overflow_in_chunks(decay):
-    """e^{-G} alone would be 10^400 here."""
+    """Here e^{-G} by itself would be about 10^400."""
     terms = make(64, 3, 4, decay, "delta")._replace(log_decay=None)
     log_decay = torch.full((B, 64, H, 1 if decay == "scalar" else 3), -15.0)
     terms, S = terms._replace(log_decay=log_decay), torch.randn(B, H, 3, 4)

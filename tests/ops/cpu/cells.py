@@ -1,4 +1,4 @@
-"""Every cell that has a kernel, inputs for it, and what a kernel makes of them.
+"""The cells whose kernels are tested on the CPU, inputs for them, and a function that collects all results of a kernel.
 
 Shapes: B sequences, T time steps, V symbols, P projected features, H hidden units.
 """
@@ -40,12 +40,12 @@ each_cell = pytest.mark.parametrize("cell", CELLS)
 
 
 def make(cell, units, **settings):
-    """A core with weights far from where they start, so that no term is small, that neither grows nor forgets."""
+    """A core with weights far from their initial values: no term is small, but it neither explodes nor forgets."""
     kind, fixed = CELLS[cell] if isinstance(cell, str) else (cell, {})
     settings = {**fixed, **settings}
     if settings.get("layer_norm", kind is FastWeights):
-        units = max(units, 2)  # of one unit it leaves nothing
-    core = kind(3, hidden_size=2 * units if kind is ALSTM else units, **settings)  # complex ones are two
+        units = max(units, 2)  # layer norm leaves nothing of a single unit
+    core = kind(3, hidden_size=2 * units if kind is ALSTM else units, **settings)  # a complex unit is two real ones
     for name, parameter in core.named_parameters():
         if "norm" in name:
             nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.2)
@@ -55,13 +55,13 @@ def make(cell, units, **settings):
 
 
 def scale_of(core):
-    """Without layer norm the memory feeds on itself: large states would overflow."""
+    """The scale of inputs: without layer norm the memory feeds on itself, and large states would overflow."""
     small = isinstance(core, FastWeights) and isinstance(core.norm, nn.Identity)
     return 0.2 / math.sqrt(core.hidden_size) if small else 1.0
 
 
 def features(core):
-    """P."""
+    """P, the number of projected features."""
     return core.input.out_features
 
 
@@ -79,9 +79,9 @@ def random_state(core, batch):
 
 
 def run(core, kernel, table, ids=None, state=None, order=None, share_B=None):
-    """Outputs, final state and every gradient of a random functional of both, by name.
+    """Outputs, final state and all gradients of a random functional of both, by name.
 
-    `order` builds the batch from the given sequences, and the share of each place in the functional is `share_B`.
+    `order` builds the batch from the given sequences; `share_B` is the weight of each of its rows in the functional.
     """
     core.kernel = kernel
     order = torch.arange(len(table if ids is None else ids)) if order is None else order
@@ -105,7 +105,7 @@ def run(core, kernel, table, ids=None, state=None, order=None, share_B=None):
 
 
 def in_a_batch(results, order, share_B):
-    """What `run` gives for a batch of copies, from what it gives for every sequence once: all of it is linear."""
+    """The results of `run` for a batch of copies, from those for each sequence once: all are linear in the shares."""
     expected = {}
     for name, tensor in results.items():
         if name.startswith("gradient: "):

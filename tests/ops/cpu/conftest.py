@@ -1,4 +1,4 @@
-"""float64 unless a test says otherwise, and compiled kernels: without them every comparison would be an empty one."""
+"""float64 unless a test says otherwise, and compiled kernels, without which there would be nothing to compare."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""The compilation: once, by one process at a time, and never in the way where it cannot be had."""
+"""Compilation happens once, in one process at a time, and where it is impossible, a slower form takes over."""
 
 import ctypes
 import logging
@@ -33,11 +33,11 @@ for core in (FastWeights(3, hidden_size=4), RNN(3, hidden_size=4)):
     print(core.is_fused, core(torch.ones(8, 3, 4))[0].sum().item())
 """
 COMPILING, COMPILED = "INFO compiling the", "INFO compiled in"
-LIBRARIES = 2  # what is written by hand, and the step of an RNN
+LIBRARIES = 2  # the hand-written kernels, and the step of an RNN
 
 
 def use(folder):
-    """Another process that uses a kernel, with its compiled kernels in this folder."""
+    """Start another process that uses kernels and compiles them into this folder."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", WORK],
         cwd=PROJECT,
@@ -63,13 +63,13 @@ def results(out):
 
 @pytest.fixture(scope="module")
 def whole():
-    """The content of the library."""
+    """The content of the library of hand-written kernels."""
     return Path(build.library()._name).read_bytes()
 
 
 @pytest.fixture
 def uncompiled(tmp_path, monkeypatch):
-    """This process as it was before its first use of a kernel, with nothing compiled before."""
+    """Reset this process to the state before its first use of a kernel, with nothing compiled yet."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
     libraries = build.library, build.one_lane_library, build.linear_library
     caches = *libraries, build.step_library, build.one_lane_step_library, build._key
@@ -83,7 +83,7 @@ def uncompiled(tmp_path, monkeypatch):
 
 @pytest.fixture
 def without_steps(tmp_path, monkeypatch):
-    """This process with what is written by hand, and no compiled step."""
+    """Keep the hand-written kernels of this process, but no compiled step."""
     assert build.library() is not None
     assert build.one_lane_library() is not None
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
@@ -95,7 +95,7 @@ def without_steps(tmp_path, monkeypatch):
 
 
 def the_only_warning(caplog):
-    """Use kernels twice; the results are those of the vectorized form."""
+    """Use kernels twice, check that the results are those of the vectorized form, and return what the warning says."""
     core, p_BTH = FastWeights(3, hidden_size=4), torch.randn(2, 3, 4)
     with caplog.at_level(logging.WARNING):
         for kernel in ("auto", "fused"):
@@ -150,7 +150,7 @@ def test_a_folder_where_another_process_compiles_without_end(uncompiled, monkeyp
 
 
 def test_a_file_system_that_runs_no_programs(uncompiled, monkeypatch, caplog):
-    """As where it is mounted noexec: the library is compiled, and then cannot be loaded."""
+    """As when it is mounted noexec: the library is compiled, but cannot be loaded."""
 
     def refused(path, mode):
         raise OSError(f"{Path(path).name}: failed to map segment from shared object")
@@ -162,7 +162,7 @@ def test_a_file_system_that_runs_no_programs(uncompiled, monkeypatch, caplog):
 
 
 def written(content):
-    """A compilation that makes this content, and its calls."""
+    """A compilation that writes this content and counts its calls."""
 
     def compile_(folder, sources, what):
         compile_.calls += 1
@@ -259,7 +259,7 @@ def test_a_damaged_library_of_a_step_is_compiled_again_once(caplog):
         if damage:
             (folder,) = step_folders(build.cache_folder())
             (path,) = folder.glob("*.so")
-            path.unlink()  # what is loaded keeps its content
+            path.unlink()  # a loaded library keeps its content
             path.write_bytes(b"0" * 30_000)
             damage(path)
             caplog.clear()
@@ -277,7 +277,7 @@ def test_a_damaged_library_of_a_step_is_compiled_again_once(caplog):
 
 @pytest.mark.usefixtures("without_steps")
 def test_a_step_that_cannot_be_compiled_is_scanned_after_one_warning(monkeypatch, caplog):
-    """As by a compiler that is removed, or on a full disk, after what is written by hand is compiled."""
+    """As when the compiler is removed or the disk is full after the hand-written kernels have been compiled."""
     core, p_BTH = RNN(3, hidden_size=4), torch.randn(2, 3, 4)
     compile_ = build._compile
 

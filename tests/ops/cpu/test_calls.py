@@ -1,4 +1,4 @@
-"""How kernels may be called: threads, memory, numbers out of range, gradients of some, and mistakes.
+"""The ways in which kernels may be called: threads, memory, numbers out of range, only some gradients, and mistakes.
 
 Shapes: B sequences, T time steps, V symbols, P projected features, H hidden units.
 """
@@ -57,7 +57,7 @@ def test_no_bit_depends_on_the_number_of_threads(cell, batch, dtype):
 
 
 def outputs_and_gradient(core, kernel, p_BTP):
-    """With a loss that feels what is not finite; no parameter's gradient is part of this."""
+    """The outputs and the gradient of the inputs, but not of parameters, for a loss that shows what is not finite."""
     core.kernel = kernel
     p_BTP = p_BTP.clone().requires_grad_()
     y_BTH, _ = core(p_BTP, return_state=False)
@@ -134,7 +134,7 @@ def test_tanh_and_sigmoid_are_accurate_everywhere(dtype, tolerance):
     h_BTH, _ = rnn(x_B5[:, None])
     assert relative_error(h_BTH[:, 0], torch.tanh(x_B5.double())) <= tolerance
 
-    # with g = 0 and c_0 = 1 the cell is the forget gate
+    # with g = 0 and c_0 = 1, the cell state is the forget gate
     zeros_B5 = torch.zeros_like(x_B5)
     p_BP = torch.cat([zeros_B5, x_B5, zeros_B5, zeros_B5], dim=1)
     _, end = lstm(p_BP[:, None], LSTMState(zeros_B5, torch.ones_like(x_B5)))
@@ -168,9 +168,9 @@ def test_nothing_is_saved_without_a_backward_pass(cell, monkeypatch):
 
 @each_cell
 def test_few_sequences_save_no_more_than_their_share(cell, monkeypatch):
-    """Of as many sequences as a vector of float64 has numbers, which fill its lanes."""
+    """One sequence saves an eighth of what 8 sequences save, which fill the lanes of a vector of float64."""
     core = make(cell, 6, kernel="fused")
-    core(random_vectors(core, 1, 5))  # a new kernel is compared with the scan
+    core(random_vectors(core, 1, 5))  # the first call compares a new kernel with the scan
     sizes, room = [], calls.room
     monkeypatch.setattr(calls, "room", lambda like, size: sizes.append(size) or room(like, size))
     for batch in (1, 2, 8):
@@ -253,7 +253,7 @@ def test_a_loss_of_the_last_step_alone(cell):
 
 
 def mismatch(name, found, expected, dtype=torch.float64):
-    """What an error says of a tensor that does not fit."""
+    """A pattern for the error message about a tensor that does not fit."""
     return re.escape(f"{name} of shape {list(found)} in {dtype}: expected {list(expected)} in torch.float64")
 
 
@@ -291,7 +291,7 @@ def test_a_compiled_model_gives_the_same(cell, monkeypatch):
     monkeypatch.setattr(calls, "enter", lambda *given: called.append(given[0].__name__) or enter(*given))
     ids_BT = torch.randint(V, (8, 9))
     results = []
-    compiler, *_ = shlex.split(os.environ.get("CXX", "c++"))  # torch takes a path only
+    compiler, *_ = shlex.split(os.environ.get("CXX", "c++"))  # torch accepts only a path
     for run_model in (model, torch.compile(model, options={"cpp.cxx": (None, compiler)})):
         called.clear()
         prediction = run_model(ids_BT).prediction
@@ -307,7 +307,7 @@ def test_room_is_memory_of_its_size(size, large_pages, monkeypatch):
     monkeypatch.setattr(calls, "LARGE_PAGES", large_pages and calls.LARGE_PAGES)
     room = calls.room(torch.empty(1), size)
     assert (room.shape, room.dtype) == ((size,), torch.float64)
-    room[-1:] = 1  # can be written
+    room[-1:] = 1  # it can be written to
 
 
 def test_fast_weights_without_a_gradient_change_no_other():

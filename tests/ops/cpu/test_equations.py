@@ -41,7 +41,7 @@ def gru_by_hand(core, x, h, reset):
 
 
 def alstm_by_hand(core, x, state):
-    """In complex numbers."""
+    """Computed in complex numbers."""
     h, c = state
     N, W = core.num_entries, core.recurrent.weight.detach().numpy()
     sums = x + np.concatenate([W @ h, np.zeros(len(x) - len(W))])

@@ -1,4 +1,4 @@
-"""The kernels against the definition, the scan of `step`, and against finite differences.
+"""The kernels, compared with the definition (the scan of `step`) and with finite differences.
 
 Shapes: B sequences, T time steps, V symbols, P projected features, H hidden units.
 """
@@ -33,9 +33,9 @@ BATCHES = [1, 3, 128]
 
 
 def assert_all_kernels_agree(core, length, batches):
-    """As vectors from a given state and as ids from the start, against the definition.
+    """Compare all forms with the definition, on vectors from a given state and on ids from the initial state.
 
-    A large batch holds copies of three sequences, so that the definition has to be scanned for no more than those.
+    A large batch consists of copies of three sequences, so that the definition has to be scanned only for these.
     """
     vectors, (table, ids) = random_vectors(core, 3, length), random_table(core, 3, length)
     for inputs in [(vectors, None, random_state(core, 3)), (table, ids, None)]:
@@ -56,12 +56,12 @@ def assert_all_kernels_agree(core, length, batches):
 FASTWEIGHTS_GRID = [LENGTHS, WIDTHS, BATCHES, [1, 2, 3], [False, True]]
 RIVALS_GRID = [RIVALS, LENGTHS, [1, 20, 129], BATCHES]
 ALSTM_SETTINGS = list(itertools.product([1, 4], [1, 3], [False, True]))  # copies, heads, recurrent content
-SOME_SETTINGS = [(1, 1, False), (1, 3, True), (4, 1, True), (4, 3, False)]  # each has a kernel that takes seconds
+SOME_SETTINGS = [(1, 1, False), (1, 3, True), (4, 1, True), (4, 3, False)]  # the kernel of each takes seconds
 ALSTM_GRID = [[1, 7, 25], SOME_SETTINGS, [3, 128], [1, 2, 11]]
 
 
 def covering(first, second, *others):
-    """A part of a grid that holds every pair of values of two factors: the first two in full, the others in turn."""
+    """A part of a grid with every pair of values of any two factors: the first two in full, the others in turn."""
     for (i, a), (j, b) in itertools.product(enumerate(first), enumerate(second)):
         chosen = [values[(i + (n + 1) * j + (j // 3 if n > 1 else 0)) % len(values)] for n, values in enumerate(others)]
         yield (a, b, *chosen)
@@ -90,7 +90,7 @@ def make_alstm(width, settings):
     return make(ALSTM, width, num_copies=num_copies, num_heads=num_heads, recurrent_content=recurrent_content)
 
 
-ALONE = (7, SOME_SETTINGS[3], 1, 11)  # what computes one sequence at a time is another kernel
+ALONE = (7, SOME_SETTINGS[3], 1, 11)  # a single sequence is computed by another kernel
 
 
 @pytest.mark.parametrize(("width", "settings", "batch", "length"), [*covering(*ALSTM_GRID), ALONE])
@@ -193,7 +193,7 @@ def test_single_precision_is_near_double_precision(cell):
 
 
 def finite_differences():
-    """By default of the cells written by hand and of two others, since all are held to autograd of the reference."""
+    """By default only hand-written cells and two others, since all are also compared with autograd of the reference."""
     for cell, by_ids in itertools.product(CELLS, [False, True]):
         by_default = not by_ids and cell.startswith(("fastweights", "lstm", "rnn-tanh-norm"))
         yield pytest.param(cell, by_ids, marks=[] if by_default else pytest.mark.slow)

@@ -1,4 +1,4 @@
-"""A kernel that gets no memory says so instead of ending the process."""
+"""A kernel that cannot allocate memory raises an error instead of ending the process."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ except MemoryError as error:
 @pytest.mark.skipif(sys.platform != "linux", reason="no limit of memory")
 @pytest.mark.parametrize("threads", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_failed_allocation_is_an_error_with_the_sizes(threads):
-    environment = dict(os.environ, MALLOC_MMAP_THRESHOLD_="65536")  # so that what is freed before is given back
+    environment = dict(os.environ, MALLOC_MMAP_THRESHOLD_="65536")  # so that memory freed before is given back
     command = [sys.executable, "-c", CALL, threads]
     ended = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""Two steps whose settings and buffers change, and what is to hold of every core that has a kernel.
+"""Two cells whose settings and buffers tests change, and a check that holds for every core with a kernel.
 
 Shapes: B sequences, T time steps, H hidden units.
 """
@@ -23,7 +23,7 @@ class Leaky(Cell):
 
 
 class Ordered(Cell):
-    """With an order of the units that is a buffer, and one that is computed from parameters."""
+    """A cell with an order of the units that is a buffer, and a factor that is computed from parameters."""
 
     def step(self, p, h):
         h = torch.tanh(self.W(h)[:, self.order_H] + p * torch.exp(self.rate_H))

@@ -1,4 +1,4 @@
-"""As for the kernels written by hand: float64, and a compiler. Recipes are kept in a folder of their own."""
+"""As for the hand-written kernels: float64, and only with a compiler. Fixtures for recipes and for tracing."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.ops.cpu.conftest import _compiled, _exact  # noqa: F401
 
 @pytest.fixture
 def kept(monkeypatch, tmp_path):
-    """The folder of the recipes, empty; what is compiled stays where it is."""
+    """Keep recipes in an empty folder, which is returned; compiled kernels stay where they are."""
     folder = tmp_path / "recipes"
     monkeypatch.setattr(recipe, "recipe_folder", lambda on: folder)
     return folder
@@ -16,7 +16,7 @@ def kept(monkeypatch, tmp_path):
 
 @pytest.fixture
 def traced(monkeypatch):
-    """The cores that are traced."""
+    """The list of the cores that have been traced so far."""
     cores, trace = [], derive.trace
     monkeypatch.setattr(derive, "trace", lambda core: cores.append(core) or trace(core))
     return cores

@@ -22,7 +22,7 @@ class Cell(Core):
     """Parameters and buffers for the steps below, and one vector as state."""
 
     features = H
-    """Of the projected input."""
+    """The number of features of the projected input."""
 
     def __init__(self, kernel: Kernel = "auto"):
         super().__init__(X, H, kernel)
@@ -46,11 +46,11 @@ class Cell(Core):
 
 LOWERED: list[type[Cell]] = []
 REFUSED: dict[type[Cell], str] = {}
-"""Each with a part of the reason."""
+"""Cells whose step has no kernel, each with a part of the reason."""
 
 
 def lowered(function: Callable) -> Callable:
-    """A cell with this step, which has one state, its output."""
+    """Add a cell with this step, whose only state is its output."""
 
     def step(self: Cell, p: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         y = function(self, p, h)
@@ -61,13 +61,13 @@ def lowered(function: Callable) -> Callable:
 
 
 def lowered_cell(cell: type[Cell]) -> type[Cell]:
-    """A cell with a state of its own."""
+    """Add a cell that defines its own state."""
     LOWERED.append(cell)
     return cell
 
 
 def refused(reason: str) -> Callable[[Callable], Callable]:
-    """A cell with this step, for which there is no kernel."""
+    """Add a cell with this step, for which there is no kernel."""
 
     def register(function: Callable) -> Callable:
         REFUSED[type(function.__name__, (Cell,), {"step": function, "__module__": __name__})] = reason
@@ -367,7 +367,7 @@ class DeltaRule(Cell):
 
 @lowered_cell
 class ScalarState(Cell):
-    """One number per sequence beside a vector."""
+    """A state with one number per sequence besides a vector."""
 
     def initial_state(self, batch_size):
         return {"h": self.zeros(batch_size, H), "level": self.zeros(batch_size)}
@@ -379,7 +379,7 @@ class ScalarState(Cell):
 
 
 class Projected(NamedTuple):
-    """What the input contributes."""
+    """The contribution of the input."""
 
     vector: Tensor
     matrix: Tensor
@@ -438,7 +438,7 @@ class TwoLayers(Cell):
 
 @lowered_cell
 class AnotherOutput(Cell):
-    """An output of its own size, of which the state knows nothing."""
+    """An output with a size of its own, which is not part of the state."""
 
     @property
     def output_size(self):
@@ -468,7 +468,7 @@ class WithoutState(Cell):
 
 @lowered_cell
 class DetachedState(Cell):
-    """No gradient goes back in time."""
+    """No gradient flows back in time."""
 
     def step(self, p, h):
         h = torch.tanh(self.W(h) + p)
@@ -568,7 +568,7 @@ def rounded_numbers(self, p, h):
 
 @lowered_cell
 class Counter(Cell):
-    """A clockwork: some units change at every second or third step only."""
+    """A clockwork: each unit changes only at every third step."""
 
     def initial_state(self, batch_size):
         return self.zeros(batch_size, H), torch.zeros(batch_size, dtype=torch.int64)
@@ -582,7 +582,7 @@ class Counter(Cell):
 
 @lowered_cell
 class Pointer(Cell):
-    """A place that moves over slots by what the input says, and slots that have been visited."""
+    """A pointer that the input moves across slots, and a record of the slots that it has visited."""
 
     def initial_state(self, batch_size):
         place_B, visited_BK = torch.ones(batch_size, dtype=torch.int64), torch.zeros(batch_size, K, dtype=torch.bool)
@@ -601,7 +601,7 @@ class Pointer(Cell):
 
 @lowered_cell
 class Clock(Cell):
-    """Quotients of a number of steps, which a product with an inverse would make a little too small."""
+    """Quotients of a step count, which multiplication by an inverse would make slightly too small."""
 
     def initial_state(self, batch_size):
         return self.zeros(batch_size, H), torch.full((batch_size, 1), 39), torch.ones(batch_size, 1, dtype=torch.int64)
@@ -616,7 +616,7 @@ class Clock(Cell):
 
 @lowered_cell
 class Quotients(Cell):
-    """A number of steps of which the last bit of a quotient counts, at once or at the next step."""
+    """A step count with quotients whose last bit matters, in the same step or in the next one."""
 
     def initial_state(self, batch_size):
         return self.zeros(batch_size, H), torch.full((batch_size, 1), 46), self.zeros(batch_size, 1)
@@ -633,7 +633,7 @@ class Quotients(Cell):
 
 @lowered_cell
 class Newest(Cell):
-    """Two slots, read in the order of their scores, which they do not have at first."""
+    """Two slots, read in the order of their scores, which are -inf at first."""
 
     def initial_state(self, batch_size):
         return self.zeros(batch_size, 2, H), torch.full((batch_size, 2), -torch.inf)
@@ -655,7 +655,7 @@ def sorted_units(self, p, h):
 
 @refused("aten.sort")
 def transposed_and_sorted(self, p, h):
-    h = h.t().t()  # aten.t, whose name is a part of the other's
+    h = h.t().t()  # aten.t, whose name "t" is contained in "sort"
     y = torch.tanh(torch.sort(h, 1).values + p)
     return y, y
 
@@ -743,7 +743,7 @@ def dropout(self, p, h):
 
 
 class EmptyState(Cell):
-    """A state of which a part has no numbers."""
+    """A state with a part that has no numbers."""
 
     def initial_state(self, batch_size):
         return self.zeros(batch_size, H), self.zeros(batch_size, 0, H)

@@ -1,4 +1,4 @@
-"""Steps as users write them run as kernels and give what their scan gives, or are refused for a stated reason.
+"""Steps as users write them run as kernels, with the results of their scan, or are refused for a stated reason.
 
 Shapes: B sequences, T time steps, X input features, H hidden units.
 """
@@ -49,7 +49,7 @@ each_lowered = pytest.mark.parametrize(
     "kinds",
     [
         *(LOWERED[start : start + 8] for start in range(0, len(LOWERED), 8)),
-        *(pytest.param([kind], marks=pytest.mark.slow) for kind in LOWERED),  # to find out which of them it is
+        *(pytest.param([kind], marks=pytest.mark.slow) for kind in LOWERED),  # alone, to find out which one fails
     ],
     ids=lambda kinds: "-to-".join(dict.fromkeys([kinds[0].__name__, kinds[-1].__name__])),
 )
@@ -72,7 +72,7 @@ def everything(core, form, x_BTX, state):
 
 
 def another(state):
-    """A state of the same kind."""
+    """Another state of the same kind, from one of its tensors."""
     return (
         state.detach() + 0.3 * torch.randn_like(state)
         if state.is_floating_point()
@@ -91,7 +91,7 @@ def assert_kernel_is_the_scan(core, length):
 
 @each_lowered
 def test_a_kernel_is_the_scan_of_its_step_with_steps_that_are_computed_again_too(kinds, monkeypatch):
-    """In one test, since in another process the kernel would have to be traced again."""
+    """Both in one test, since another process would have to trace the kernel again."""
     core = Many(kinds)
     assert_kernel_is_the_scan(core, T)
     monkeypatch.setattr(kernel, "SAVED_AT_MOST", 0)
@@ -189,7 +189,7 @@ def test_a_state_of_integers_of_another_type_is_an_error():
 
 
 class OneStart(Cell):
-    """An initial state that its scan repeats for every sequence."""
+    """An initial state of one sequence, which the scan repeats for every sequence."""
 
     def initial_state(self, batch_size):
         return self.zeros(1, H) + 1
@@ -207,7 +207,7 @@ def test_a_start_after_a_reset_of_another_shape_is_an_error():
 
 
 class Chosen(Cell):
-    """Reads three tables at a place that the input gives: 1 + p / 1000, so that it exists for random inputs."""
+    """Reads three tables at an index that the input determines: 1 + p / 1000, which is valid for random inputs."""
 
     @property
     def output_size(self):

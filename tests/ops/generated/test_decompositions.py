@@ -1,4 +1,4 @@
-"""Operations that are taken apart give what torch gives, with the same derivatives."""
+"""Decomposed operations have the same results as in torch, with the same derivatives."""
 
 from functools import partial
 

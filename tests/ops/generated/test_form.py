@@ -1,4 +1,4 @@
-"""The kernel of a core: that of its settings now, wherever it is first called, and checked against the scan.
+"""The kernel of a core fits its current settings, wherever it is first called, and is checked against the scan.
 
 Shapes: B sequences, T time steps, X input features, H hidden units.
 """
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("kept")
 
 
 class Started(Cell):
-    """With an initial state that is trained, or a buffer, and a copy of it for every sequence."""
+    """A cell whose initial state is a parameter or a buffer, copied for every sequence."""
 
     def __init__(self, trained=True):
         super().__init__()
@@ -46,7 +46,7 @@ class Started(Cell):
 
 
 class Twice(Cell):
-    """With one tensor as both of its states."""
+    """A cell with one tensor as both of its initial states."""
 
     def initial_state(self, batch_size):
         h = self.zeros(batch_size, H)
@@ -70,7 +70,7 @@ class Scaled:
 
 
 class Set(Cell):
-    """With settings that are no single numbers."""
+    """A cell with settings that are not single numbers: a list, a tensor and a function."""
 
     def __init__(self, function=torch.tanh):
         super().__init__()
@@ -106,7 +106,7 @@ def test_a_changed_setting_of_an_inner_core_changes_what_the_kernel_does():
 
 
 class OfTwo(Cell):
-    """With two matrices, and two rates, each of which may be one and the same."""
+    """A cell with two matrices and two rates, where both of either may be the same tensor."""
 
     def __init__(self):
         super().__init__()
@@ -147,7 +147,7 @@ def test_changed_parameters_and_buffers_are_read_at_every_call():
 
 
 def assert_scanned_alike(core):
-    """Without a given state."""
+    """Compare a core with its scan, without a given state."""
     p_BTP = core.project(torch.randn(B, T, X))
     torch.testing.assert_close(core(p_BTP)[0], core.scan(p_BTP)[0], rtol=0, atol=1e-10)
 
@@ -309,7 +309,7 @@ def test_a_wrong_gradient_alone_is_refused_too(monkeypatch):
 
 
 class Scarcely(Cell):
-    """That mixes the sequences of a batch if they are large."""
+    """A cell that mixes the sequences of a batch, but only if numbers are large."""
 
     def step(self, p, h):
         h = self.W(h) + p
@@ -317,7 +317,7 @@ class Scarcely(Cell):
 
 
 class Undefined(Cell):
-    """With outputs that are no numbers or infinite."""
+    """A cell with outputs that are nan or infinite."""
 
     def step(self, p, h):
         h = torch.tanh(self.W(h) + p)

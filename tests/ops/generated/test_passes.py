@@ -1,4 +1,4 @@
-"""The passes of the compiler, one by one: what is saved, which loops and products there are, and the C++.
+"""The passes of the compiler, one by one: which values are saved, which loops and products result, and the C++.
 
 Shapes: B sequences, H hidden units, K slots.
 """
@@ -55,11 +55,11 @@ def named(work, name):
 
 LONG = {"recurrent_deltanet", "srwm", "titans"}
 LOWERED = [f for f in FILES if f.stem not in WITHOUT_KERNEL and not isinstance(of_file(f)(), MemoryCore)]
-"""Not those with a linear recurrence, whose kernel is written by hand."""
+"""Models with a generated kernel, except `LONG`; that of the linear recurrence is written by hand."""
 
 
 def some_of(files, start, step):
-    """All of them, of which some are not slow."""
+    """All files, where every `step`-th one from `start` on is not slow."""
     marks = [[] if number % step == start else [pytest.mark.slow] for number in range(len(files))]
     return [pytest.param(file, marks=mark) for file, mark in zip(files, marks, strict=True)]
 
@@ -308,7 +308,7 @@ def test_equal_values_are_computed_once():
     ids=lambda file: file.stem,
 )
 def test_the_source_does_not_depend_on_the_width(file):
-    first, second = (source(of_file(file)(hidden_size=size)) for size in (30, 46))  # no size of another kind
+    first, second = (source(of_file(file)(hidden_size=size)) for size in (30, 46))  # no other size has these values
     assert first.text == second.text
     assert first.sizes != second.sizes
 
@@ -382,7 +382,7 @@ print(json.dumps(hashes()))
 
 
 def hashes():
-    """Of the source of each model."""
+    """The hash of the source of each model."""
     return {file.stem: hashlib.sha256(source(of_file(file)()).text.encode()).hexdigest() for file in LOWERED}
 
 

@@ -1,4 +1,4 @@
-"""A kernel that projects the inputs itself gives what one does that starts from projected inputs.
+"""A kernel that projects the inputs itself has the same results as one that starts from projected inputs.
 
 Shapes: B sequences, T time steps, X input features.
 """
@@ -120,7 +120,7 @@ def test_a_core_that_is_faster_otherwise_stays_as_it_is(inside):
 def test_short_sequences_and_wide_inputs_are_projected_outside(inside, monkeypatch):
     network(IRNN, 5)(torch.randn(B, T, 5))
     assert not inside
-    monkeypatch.setattr(projecting, "LARGE", B * T * H * 8)
+    monkeypatch.setattr(projecting, "LARGE", B * T * H * 8)  # the bytes of T steps in float64
     network(IRNN, 1)(torch.randn(B, T - 1, 1))
     assert not inside
     network(IRNN, 1)(torch.randn(B, T, 1))

@@ -1,4 +1,4 @@
-"""Recipes: kept on disk, and found again for the same core alone.
+"""Recipes are kept on disk, and used again only for the same core.
 
 Shapes: B sequences, T time steps, H hidden units.
 """
@@ -44,7 +44,7 @@ class Sorted(Cell):
 
 
 class Masked(Cell):
-    """Of units that look at half of the others."""
+    """A cell whose units read only half of the others, through a softmax."""
 
     def step(self, p, h):
         h = torch.tanh(h @ self.W.weight.masked_fill(self.is_odd_H, -torch.inf).softmax(1).T + p)

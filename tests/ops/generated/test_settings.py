@@ -1,4 +1,4 @@
-"""A kernel is that of everything that its step reads, and a step that does more than a kernel can has none.
+"""A kernel depends on everything that its step reads, and a step that does more than a kernel can has none.
 
 Shapes: B sequences, T time steps, X input features, H hidden units.
 """
@@ -36,7 +36,7 @@ class Rates:
 
 
 class Everywhere(Cell):
-    """That reads a decay from wherever it may stand."""
+    """A cell with settings in its file, in its class and in an attribute."""
 
     decay = 0.9
 
@@ -51,7 +51,7 @@ class Everywhere(Cell):
 
 @pytest.fixture
 def made(monkeypatch):
-    """The cores of which a kernel is made, were it not for the time that it takes."""
+    """The cores for which a kernel would be built; none is built, since that takes time."""
     cores = []
     monkeypatch.setattr(form, "_make", lambda core, *_: (cores.append(core) or "not made", frozenset()))
     return cores
@@ -73,7 +73,7 @@ def in_a_closure(decay=0.9):
 
 
 def set_item(key, value):
-    """A change of an item of the setting."""
+    """A function that changes an item of the setting `where`."""
 
     def change(core):
         core.where[key] = value
@@ -165,7 +165,7 @@ COUNT = 0
 
 
 class Reasoned(Cell):
-    """With the step `like`, for which there is no kernel."""
+    """A cell whose step applies `like`, a function that may rule out a kernel."""
 
     def __init__(self, like):
         super().__init__()
@@ -271,7 +271,7 @@ def test_a_step_that_does_more_than_compute_has_no_kernel_and_is_traced_once(lik
         random.getstate(), np.random.get_state()[2], core.seen.item(), core.level.item(), set(vars(core))
     )  # fmt: skip
     for _ in range(3):
-        with suppress(RuntimeError):  # a hook of a tensor without a gradient
+        with suppress(RuntimeError):  # from a hook of a tensor without a gradient
             core.scan(inputs.table)
         assert form._kernel_of(core, inputs) == reason
     assert len(traced) == 1
@@ -287,13 +287,13 @@ def test_a_diagnostic_that_is_switched_off_is_no_reason():
     assert not core.is_fused
     core.scan(inputs_of(core).table)
     core.like = nothing_else
-    assert not core.is_fused  # what is left of it requires a gradient
+    assert not core.is_fused  # the tensor that it left behind requires a gradient
     core.last = None
     assert core.is_fused
 
 
 class Opaque:
-    """With a setting that is in no dictionary."""
+    """An object with a setting that is not in its dictionary."""
 
     __slots__ = ("decay",)
 

@@ -15,7 +15,7 @@ def shown(view):
 
 
 def seen(look, view):
-    """What a function of tensors makes of a view."""
+    """The view that a function of tensors makes of a view."""
     return view.like(look(view.meta()))
 
 

@@ -1,4 +1,4 @@
-"""Triton's interpreter in place of a GPU, in float64, without the kernels in C++ that would be taken on a CPU."""
+"""Triton's interpreter instead of a GPU, in float64, without the C++ kernels that would be chosen on a CPU."""
 
 import pytest
 import torch

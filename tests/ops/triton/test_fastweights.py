@@ -1,4 +1,4 @@
-"""The Triton kernels of fast weights, run by Triton's interpreter, against the definition, the scan of `step`.
+"""The Triton kernels of fast weights, run by Triton's interpreter and compared with the definition, the scan of `step`.
 
 Shapes: P members, B sequences, T time steps, V symbols, H hidden units.
 """
@@ -23,7 +23,7 @@ from src.ops.inputs import Inputs
 from src.ops.triton import calls, fastweights
 from tests.ops.cpu.cells import V, assert_equal, make, random_state, random_table, random_vectors, run
 
-LENGTHS = [1, 2, 5, 9]  # of chunks of 4
+LENGTHS = [1, 2, 5, 9]  # in chunks of 4 steps
 NORMS = [
     {"layer_norm": True},
     {"layer_norm": False},
@@ -44,6 +44,7 @@ GRID = [
 
 @pytest.fixture(autouse=True)
 def _short_chunks(monkeypatch):
+    """64 numbers per chunk are 4 steps of up to 16 units, so that short sequences have several chunks."""
     monkeypatch.setattr(fastweights, "ON_CHIP", 64)
     assert fastweights.chunk_length(5) == 4
 

@@ -1,4 +1,4 @@
-"""The Triton kernels that are generated from steps, run by Triton's interpreter, against the scan.
+"""The Triton kernels that are generated from steps, run by Triton's interpreter and compared with the scan.
 
 Shapes: P members, B sequences, T time steps, V symbols, X input features, H hidden units.
 """
@@ -30,23 +30,23 @@ from tests.ops.generated.steps import LOWERED, Counter
 from tests.ops.generated.test_coverage import assert_kernel_is_the_scan
 from tests.training.test_population import update_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # of numpy, where a block is padded
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # by numpy, where a block is padded
 B, T, V = 2, 4, 5
 QUICK = {"lstm", "softmax_over_slots"}
 
 
 def some(kinds, name):
-    """All of them, the slow ones marked."""
+    """All of them, where only those in `QUICK` are not slow."""
     return [pytest.param(k, marks=() if name(k) in QUICK else pytest.mark.slow, id=name(k)) for k in kinds]
 
 
 def has_integers(core):
-    """Whether its state has integers, which a GPU's kernel does not carry."""
+    """Whether the state of a core has integers, which a kernel for a GPU does not carry."""
     return not all(tensor.is_floating_point() for tensor in state_tensors(core.initial_state(1)))
 
 
 def generated(models):
-    """Those whose kernels are generated."""
+    """The models whose kernels are generated and run on a GPU."""
     kept = [made for made in models if made.name.split("-")[0] not in WITHOUT_KERNEL]
     kept = [made for made in kept if not has_integers(example(made))]
     return [made for made in kept if any(is_generated(form) for form in example(made).forms())]
@@ -103,7 +103,7 @@ def test_a_kernel_is_the_scan_of_its_step(kind, in_pieces, monkeypatch, tmp_path
 
 
 def make_blocks_small(monkeypatch):
-    """So that they are done piece by piece."""
+    """Make blocks so small that kernels process them piece by piece."""
     for module in (triton_lines, triton_blocks):
         monkeypatch.setattr(module, "BLOCK", 8)
     monkeypatch.setattr(triton_lines, "IN_REGISTERS", 0)
@@ -129,7 +129,7 @@ def test_large_blocks_and_matrices_are_done_in_pieces(monkeypatch, tmp_path):
 
 
 class Network(nn.Module):
-    """A core as a part, so that `functional_call` can put weights into it."""
+    """A module around a core, so that `functional_call` can replace the weights of the core."""
 
     def __init__(self, core):
         super().__init__()
@@ -256,11 +256,11 @@ def test_one_kernel_serves_all_values_of_a_setting_in_a_tensor():
         assert_close(*cases, rtol=1e-10, atol=1e-10)
     ((_, kernels),) = form._KERNELS[core].values()
     (kernel,) = kernels.values()
-    assert kernel.recipe.gradients.count(None) == 1  # of a, but (1 - a) b has one
+    assert kernel.recipe.gradients.count(None) == 1  # a itself; (1 - a) b has a gradient
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch imports what it deprecates
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch imports a module that it deprecates
 def test_runs_that_differ_in_a_setting_are_trained_by_one_kernel():
     common = ["model=cp_gate", "model.rank=2", "task.num_pairs=2", "model.hidden_size=4", "trainer.batch_size=2"]
     common += ["task.train_size=64", "trainer.max_updates=10"]
