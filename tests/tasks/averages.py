@@ -4,5 +4,5 @@ from src.tasks.base import Metrics
 
 
 def averages(metrics: Metrics) -> dict[str, float]:
-    """Each sum divided by its count."""
+    """Divide each sum by its count."""
     return {name: float(total) / count for name, (total, count) in metrics.items()}

@@ -1,4 +1,4 @@
-"""Every file in configs/task, and small tasks made from them."""
+"""Every file in configs/task, and small tasks built from them."""
 
 import inspect
 from functools import cache
@@ -35,7 +35,7 @@ def make(file: Path, seed: int = 0, **changes: Any) -> Task:
 
 
 def variants(file: Path) -> list[dict[str, Any]]:
-    """The file itself, and every other choice of every key that offers a few."""
+    """Changes to a file: none, then every other value of every switch and choice, one at a time."""
     hints = get_type_hints(get_class(node(file)._target_).__init__, include_extras=True)
     changes: list[dict[str, Any]] = [{}]
     for name in signature(file):

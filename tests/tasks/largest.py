@@ -1,4 +1,4 @@
-"""How much memory a computation takes, counted instead of measured."""
+"""The memory that a computation takes, counted rather than measured."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ class _Largest(TorchFunctionMode):
 
 
 def largest(compute: Callable[[], object]) -> int:
-    """The numbers in the largest tensor that is made on the way."""
+    """The number of elements of the largest tensor that a computation creates."""
     with _Largest() as mode:
         compute()
     return mode.most

@@ -57,7 +57,7 @@ def test_a_curriculum_begins_with_the_first_pairs_of_the_same_sequences(train_si
         assert (places.sum(1) == 1).all()
         assert places.any(0).all()
         of_whole = (complete.inputs[:, :26:2] == complete.inputs[:, -1:]).int().argmax(1)
-        assert places.argmax(1).equal(of_whole * num_pairs // 13)  # in the same proportion
+        assert places.argmax(1).equal(of_whole * num_pairs // 13)  # at the same relative place
         assert digits[places.bool()].sub(len(LETTERS)).equal(batch.targets)
     assert lengths == [1, 2, 7, 12, 13, 13]
     assert task.batch("train", 24, 200).inputs.equal(whole.batch("train", 24, 200).inputs)
@@ -65,7 +65,7 @@ def test_a_curriculum_begins_with_the_first_pairs_of_the_same_sequences(train_si
 
 
 def enumerate_digits(num_pairs: int) -> dict[str, float]:
-    """The floors from all 10^K draws of the digits, by their definitions."""
+    """The floors by their definitions, averaged over all 10^K draws of the digits."""
     error = nll = uniform_error = uniform_nll = 0.0
     draws = list(itertools.product(range(10), repeat=num_pairs))
     for draw in draws:

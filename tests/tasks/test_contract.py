@@ -1,4 +1,4 @@
-"""What every task promises, held against every file in configs/task."""
+"""The contract of every task, tested for every file in configs/task."""
 
 import itertools
 from collections import Counter
@@ -22,7 +22,7 @@ pytestmark = [
 
 
 def make_fixed(file: Path) -> Task:
-    """With a training set of 30 examples."""
+    """A task with a training set of 30 examples."""
     task = make(file)
     if task.sizes["train"] != 30:
         pytest.skip("its training set has a size of its own")
@@ -30,7 +30,7 @@ def make_fixed(file: Path) -> Task:
 
 
 def make_generated(file: Path, **changes) -> Task:
-    """One that draws examples; those of others are in files, and tested with them."""
+    """A task that draws examples; those that read them from files are tested with these."""
     task = make(file, **changes)
     if task.sizes["val"] is None:
         pytest.skip("its data are read from files")
@@ -46,7 +46,7 @@ def predict(task: Task, batch: Batch) -> Output:
 
 
 def answered(task: Task, batch: Batch) -> tuple[Batch, Output]:
-    """A batch with a random prediction; episodes as a network has played them."""
+    """A batch with a random prediction; episodes are played by a network."""
     if task.output_spec.kind != "policy":
         return batch, predict(task, batch)
     torch.manual_seed(0)
@@ -185,7 +185,7 @@ def test_loss_metrics_and_picture_agree_with_the_specs(file):
     task = make(file)
     batch, output = answered(task, task.batch("val", 0, 5))
     check(task, batch)
-    if batch.rewards is None:  # or else see tests/tasks/test_environment.py
+    if batch.rewards is None:  # for episodes, see tests/tasks/test_environment.py
         output.prediction.requires_grad_()
         step = task.loss(lambda *_, **__: output, batch)
         assert step.loss.shape == ()

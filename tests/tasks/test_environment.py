@@ -1,4 +1,4 @@
-"""Playing and learning from episodes, compared with the plain loop that plays step by step with gradients.
+"""Playing and learning from episodes, compared with a plain loop that plays step by step with gradients.
 
 Shapes: B environments, T actions, A actions to choose from.
 """
@@ -35,13 +35,13 @@ CORES = {
     "attention": Attention,
     "deltanet": DeltaNet,
 }
-"""Some return their state although it is not asked for, and some not."""
+"""Some of them return their state even if it is not requested, and some do not."""
 SMALL = ["task=catch", "task.size=6", "task.visible_frames=3", "task.val_size=20", "task.test_size=20"]
 SMALL += ["network.expansion_size=8", "model.hidden_size=8", "trainer.batch_size=4"]
 
 
 def in_float64(task):
-    """Observations, draws and rewards in float64."""
+    """Make observations and rewards float64."""
     observe, act = task.observe, task.act
     task.observe = lambda game: observe(game).double()
 

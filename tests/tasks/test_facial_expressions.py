@@ -25,7 +25,7 @@ def test_photographs_are_read_when_first_needed():
 
 @pytest.mark.usefixtures("made_up_data")
 def test_photographs_are_divided_into_as_many_people_as_asked_for():
-    """The last 15 have one photograph each, those before them two."""
+    """The last 15 people have one photograph each, the 25 before them two, the first 30 one."""
     task = FacialExpressions(0, num_val_people=10, num_test_people=15)
     task.batch("train", 0, 1)
     assert task.sizes == {"train": 30 + 2 * 15, "val": 2 * 5 + 2 * 5, "test": 15}

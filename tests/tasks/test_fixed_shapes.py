@@ -1,4 +1,4 @@
-"""The loss of every task as a CUDA graph and a population want it: no shape and no decision depends on numbers."""
+"""The loss of every task fits a CUDA graph and a population: no shape and no decision depends on values."""
 
 from dataclasses import replace
 from functools import partial

@@ -63,7 +63,7 @@ def test_the_floor_of_a_rank_is_a_line_that_ends_at_zero():
 
 @pytest.mark.parametrize("settings", VARIANTS)
 def test_the_best_answer_in_a_space_of_the_dimension_reaches_the_floor(settings):
-    """Principal components of the targets, which no model of the rank can beat."""
+    """It is the projection of the targets onto their principal components, which no model of the rank can beat."""
     task = HadamardProduct(0, vector_size=6, **settings, **SIZES)
     targets = task.batch("test", 0, 200_000).targets.double()
     for rank in (1, 3):

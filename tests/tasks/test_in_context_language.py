@@ -9,7 +9,7 @@ from tests.tasks.largest import largest
 
 
 def test_strings_follow_an_automaton_and_the_targets_are_its_legal_symbols():
-    """Replayed by hand on the automata themselves."""
+    """The strings are replayed by hand on the automata themselves."""
     task = InContextLanguage(0, sequence_length=40)
     batch = task.generate(60, torch.Generator().manual_seed(4))
     legal_NSV, next_NSV = task._automata(60, torch.Generator().manual_seed(4))
@@ -25,7 +25,7 @@ def test_strings_follow_an_automaton_and_the_targets_are_its_legal_symbols():
                 state, length = int(next_NSV[n, state, symbol]), length + 1
             assert torch.equal(batch.targets[n, t] > 0, legal_NSV[n, state])
         assert batch.inputs[n, 0] == 6
-    assert lengths == set(range(11))  # 0 before the first
+    assert lengths == set(range(11))  # 0: before the first string
 
 
 def test_automata_have_the_degrees_and_states_that_were_asked_for():
@@ -39,7 +39,7 @@ def test_automata_have_the_degrees_and_states_that_were_asked_for():
 
 
 def test_lengths_of_strings_and_their_symbols_are_equally_likely():
-    """Of the first string of every sequence, and of its first symbol among those that are legal."""
+    """Measured on the first string of every sequence, and on its first symbol where two are legal."""
     task = InContextLanguage(0, num_symbols=4, max_edges=2, max_string_length=5, sequence_length=12)
     batch = task.generate(6000, torch.Generator().manual_seed(0))
     lengths_N = (batch.inputs[:, 1:] == 4).int().argmax(1)
@@ -76,7 +76,7 @@ def test_floors_are_those_of_hand_made_predictors():
 
 
 def test_the_loss_is_the_expected_cross_entropy_of_the_next_symbol():
-    """Against the average over many draws from the legal symbols."""
+    """Compared with the average over many draws from the legal symbols."""
     task = InContextLanguage(0)
     batch = task.batch("train", 0, 2)
     prediction = torch.randn(batch.targets.shape)

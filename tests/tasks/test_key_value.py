@@ -27,7 +27,7 @@ def test_the_answer_is_the_last_value_of_the_key(setting, num_pairs):
 
 
 def test_frequent_keys_are_asked_for_more_often():
-    """The key of a random step: twice as likely if it comes twice as often."""
+    """The key is that of a random step: twice as likely if it comes twice as often."""
     task = KeyValue(0, setting="overwriting", num_keys=4)
     batch = task.batch("train", 0, 20_000)
     counts_NK = batch.inputs[:, :-1, :4].sum(1)

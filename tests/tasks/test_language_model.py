@@ -1,4 +1,4 @@
-"""The text is read once per epoch in contiguous rows with the state carried along, and floors are what they say."""
+"""The text is read once per epoch, in contiguous rows and with the state carried along; floors are as defined."""
 
 import dataclasses
 import itertools
@@ -38,7 +38,7 @@ def model_of(task, **settings):
 
 
 def read_by(batches, num_rows):
-    """The targets of each row, joined over the windows, without what is masked."""
+    """The targets of each row, joined over the windows, without those that are masked."""
     rows = [[] for _ in range(num_rows)]
     for batch in batches:
         for row in range(num_rows):
@@ -88,7 +88,7 @@ def test_of_the_training_text_as_much_is_evaluated_as_there_is_to_validate_on():
 
 
 def test_evaluation_is_that_of_rows_read_in_one_piece():
-    """Windows do not matter, since the state is carried; nats are averaged over all characters."""
+    """The window does not matter, since the state is carried along; nats are averaged over all characters."""
     tasks = [LanguageModel(0, window=window) for window in (4, 9, 10_000)]
     model = model_of(tasks[0])
     results = [evaluate(model, task, "val") for task in tasks]
@@ -108,7 +108,7 @@ def test_evaluation_is_that_of_rows_read_in_one_piece():
 
 
 def test_the_norm_stabilizer_leaves_out_what_is_masked(tmp_path):
-    """Of 29 predictions in eleven rows of three steps the tenth row has two and the last none."""
+    """Of 29 predictions in eleven rows of three steps, the tenth row has two and the last one none."""
     path = tmp_path / "short.txt"
     path.write_text("once upon a time there was a king who")
     task = LanguageModel(0, file=str(path), window=8)
@@ -191,7 +191,7 @@ def test_frequencies_are_those_of_the_training_text():
 
 
 def test_the_code_of_a_text_that_has_been_seen_is_short(tmp_path):
-    """Random letters cannot be predicted, unless they are those of before."""
+    """Random letters cannot be predicted, unless they repeat earlier ones."""
     letters = "".join(chr(97 + number) for number in np.random.default_rng(0).integers(0, 26, 500))
     (tmp_path / "own.txt").write_text(letters * 10)
     repeated = LanguageModel(0, file=str(tmp_path / "own.txt")).floors["PPM of order 6"]["bits"]
@@ -208,7 +208,7 @@ def test_the_code_of_a_text_is_measured_once_for_all_runs(tmp_path, monkeypatch)
     (tmp_path / "own.txt").write_text("once upon a time " * 10)
     one, other = (LanguageModel(seed, file=str(tmp_path / "own.txt")).floors for seed in (0, 1))
     assert one == other
-    assert len(made) == 2  # with the text of the test set and without
+    assert len(made) == 2  # with the test text and without it
 
 
 def test_words_have_a_perplexity():
@@ -258,7 +258,7 @@ def test_the_corpus_is_read_only_when_needed(monkeypatch):
 
 
 def test_examples_of_a_short_text_end_where_it_ends(tmp_path):
-    """34 rows of predictions would be as many as 32 rows of two, of which the last ones are empty."""
+    """33 predictions fill 32 rows of two only up to the seventeenth; the last rows are empty."""
     (tmp_path / "own.txt").write_text("abcdefghij" * 34)
     task = LanguageModel(0, file=str(tmp_path / "own.txt"))
     (batch,) = task.evaluation("test")

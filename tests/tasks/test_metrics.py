@@ -22,13 +22,13 @@ from tests.tasks.files import FILES, make, variants
 
 N, T = 40, 9
 OF_WINDOWS = ("language_model", "polyphonic_music")
-"""Tasks whose sequences are cut into windows, of several lengths or with a state that is carried on."""
+"""Tasks whose sequences are cut into windows, of several lengths or with a state that is carried along."""
 
 pytestmark = pytest.mark.usefixtures("made_up_data")
 
 
 class Exact(SequenceModel):
-    """In float64, so that no answer depends on how a sum is rounded."""
+    """A network in float64, so that no answer depends on how a sum is rounded."""
 
     def forward(self, inputs: Tensor | Inputs, *arguments, **settings) -> Output:
         if isinstance(inputs, Inputs):
@@ -48,7 +48,7 @@ def network(task: Task, core: type = RNN) -> SequenceModel:
 
 
 def assert_batches_do_not_matter(task: Task, model: SequenceModel) -> dict[str, float]:
-    """At batch sizes 1, 7 and 40 of 40 examples."""
+    """Evaluate 40 examples in batches of 1, 7 and 40; return the metrics."""
     results = []
     for size in (1, 7, 40):
         task.evaluation_batch_size = size
@@ -61,7 +61,7 @@ def assert_batches_do_not_matter(task: Task, model: SequenceModel) -> dict[str, 
 
 
 class MadeUp(Task):
-    """Sequences of several lengths, with a mask that leaves no step at all of some rows and all of others."""
+    """Sequences of several lengths, with a mask that keeps no step of some rows and every step of others."""
 
     def __init__(self, output_spec: OutputSpec):
         super().__init__(0, train_size=None, val_size=N, test_size=N)

@@ -45,7 +45,7 @@ def test_every_key_comes_again_once_where_its_last_value_is_due(variant, num_pas
 
 
 def test_slots_are_drawn_one_after_the_other_without_replacement():
-    """With two slots of three: the probabilities of each ordered pair, by hand."""
+    """With two slots of three: the probability of each ordered pair, computed by hand."""
     task = MQAR(0, num_pairs=2, num_slots=3, slot_power=0.5, random_fillers=False)
     slots = task._slots(40_000, torch.Generator().manual_seed(0))
     p = [1.0, 2**-0.5, 3**-0.5]

@@ -1,4 +1,4 @@
-"""Pieces, batches of them, the likelihood of a frame, and what an author's stream is."""
+"""Pieces, batches of them, the likelihood of a frame, and the stream of Mathews (2016)."""
 
 import math
 from collections import Counter

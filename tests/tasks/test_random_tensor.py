@@ -30,6 +30,7 @@ def test_targets_are_the_product_with_the_tensor_and_the_floor_its_norm(form, ra
 
 @pytest.mark.parametrize(("form", "rank", "floor"), [("tensor_train", 16, 0.284), ("cp", 100, 0.111)])
 def test_the_floors_of_the_papers_tensors(form, rank, floor):
+    """On average n² s⁶ R² / 9 for a tensor train and n² s⁶ R / 9 for CP, with n = 100 and s = 0.1."""
     floors = [RandomTensor(seed, form=form, rank=rank).floors for seed in range(5)]
     values = [value["mse"] for found in floors for value in found.values()]
     assert sum(values) / 5 == pytest.approx(floor, rel=0.1)

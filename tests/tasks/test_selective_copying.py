@@ -45,7 +45,7 @@ def test_gaps_differ_more_and_more():
 
 
 def test_all_places_are_equally_likely():
-    """Ten places for two symbols: each of 45 pairs 1 / 45 of the time."""
+    """Ten places for two symbols: each of 45 pairs in 1000 of 45,000 examples, within five standard deviations."""
     places = SelectiveCopying(0, copy_length=2, sequence_length=10)._places(10, 45_000, torch.Generator())
     counts = np.unique(places.numpy(), axis=0, return_counts=True)[1]
     assert len(counts) == 45
@@ -73,7 +73,7 @@ def test_errors_of_symbols_and_sequences():
 
 
 def test_the_floor_of_the_most_frequent_symbol():
-    """Against all draws of 4 from 3."""
+    """Compared with all draws of 4 symbols from 3."""
     draws = itertools.product(range(3), repeat=4)
     assert expected_largest_count(4, 3) == pytest.approx(np.mean([max(map(d.count, d)) for d in draws]))
     assert expected_largest_count(1, 9) == 1
@@ -92,7 +92,7 @@ def test_symbols_that_do_not_fit_are_named(key):
 
 
 def test_the_floor_of_long_sequences():
-    """Simulated, since factorials and powers of so many draws are no floats."""
+    """Compared with a simulation, since factorials and powers for so many draws do not fit into a float."""
     draws = np.random.default_rng(0).integers(0, 36, (2000, 300))
     largest = np.mean([np.bincount(row).max() for row in draws])
     assert expected_largest_count(300, 36) == pytest.approx(largest, rel=0.01)

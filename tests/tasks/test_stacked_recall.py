@@ -9,7 +9,7 @@ from tests.tasks.largest import largest
 
 
 def logits_of(answers_NK, task):
-    """Certain answers at the steps that are asked for."""
+    """Logits of certain answers at the steps where an answer is due."""
     logits = functional.one_hot(answers_NK, task.num_values).float() * 100
     return functional.pad(logits, (0, 0, task.num_writes, 0))
 
@@ -29,10 +29,10 @@ def test_every_key_is_asked_for_once_and_the_answer_is_its_last_value(num_passes
     values_NT = torch.cdist(batch.inputs[..., 32:], task.values_VE[None]).argmin(2).tolist()
     assert batch.inputs[:, num_writes:, 32:].abs().max() == 0
     is_oldest_NK = (batch.inputs[:, num_writes:, :32] == batch.inputs[:, :1, :32]).all(-1)
-    assert is_oldest_NK.any(0).all()  # the order of the queries is another one
+    assert is_oldest_NK.any(0).all()  # the queries have an order of their own
     again_NUD = batch.inputs[:, num_passes * 8 : num_writes, :32]
     is_updated_NK = (again_NUD[:, :, None] == batch.inputs[:, None, :8, :32]).all(-1).any(1)
-    assert is_updated_NK.any(0).all() == (num_updates > 0)  # any of the keys
+    assert is_updated_NK.any(0).all() == (num_updates > 0)  # any key can be updated
     assert is_updated_NK.sum() == 50 * num_updates
     for keys, values, targets in zip(keys_NT, values_NT, batch.targets.tolist(), strict=True):
         memory = {}
@@ -61,7 +61,7 @@ def test_errors_are_divided_by_age_and_by_update():
     output = output_of(logits_of(torch.where(is_first_written, (right + 1) % 64, right), task))
     metrics = averages(task.metrics(output, batch))
     assert metrics["error"] == pytest.approx(0.2)
-    assert metrics["oldest_error"] == pytest.approx(2 / 3)  # a quarter of ten pairs is three of them
+    assert metrics["oldest_error"] == pytest.approx(2 / 3)  # the oldest quarter of ten pairs is three of them
     assert metrics["newest_error"] == 0
 
     task = StackedRecall(0, num_pairs=10, num_updates=4)
@@ -93,7 +93,7 @@ def test_a_network_that_knows_the_values_only_is_at_the_floor(num_updates):
     ("num_passes", "floor"), [(1, "adds the values of a key"), (2, "remembers the first value of a key")]
 )
 def test_a_memory_that_adds_is_at_its_floor(num_passes, floor):
-    """An old value that was written twice outweighs the new one; of two that are equal each is right half the time."""
+    """An old value that was written twice outweighs the new one; of two equal ones, each is right half the time."""
     task = StackedRecall(0, num_passes=num_passes, num_updates=3)
     batch, num_writes = task.batch("test", 0, 50), task.num_writes
     written_NWD, asked_NKD = batch.inputs[..., :32].split([num_writes, 8], dim=1)

@@ -28,7 +28,7 @@ def test_the_table_is_that_of_a_group_of_the_right_size_and_structure(group):
 
 
 def test_the_state_is_the_composition_of_permutations():
-    """Three things that are moved about, one permutation after the other."""
+    """Three things are moved around by one permutation after another."""
     task = StateTracking(0, group="S3", sequence_length=9)
     batch = task.batch("train", 0, 50)
     elements = list(itertools.permutations(range(3)))

@@ -45,7 +45,7 @@ def test_a_saw_tooth_is_there_if_and_only_if_the_label_says_so_at_any_place(vari
 
 @pytest.mark.parametrize("ones", [0.3, 0.6])
 def test_bits_are_ones_as_often_as_asked_for(ones):
-    """In sequences that are too short for runs by chance."""
+    """Measured in sequences that are too short for a long run to occur by chance."""
     batch = Template(0, variant="block", sequence_length=30, template_length=28, ones=ones).batch("train", 0, 1000)
     assert float((batch.inputs[batch.targets == 0] > 0).float().mean()) == pytest.approx(ones, abs=0.02)
 

@@ -35,7 +35,7 @@ def read(task: VariableBinding, sequence: list[list[float]]) -> tuple[list[list[
 
 
 def holds_numbers(task: VariableBinding, patterns: list[list[float]], written: set[int]) -> None:
-    """Patterns are numbers or bits, and without noise they stand at the steps `written` alone."""
+    """Check that patterns are numbers or bits, and that without noise they are only at the steps `written`."""
     for step, pattern in enumerate(patterns):
         assert all(0 <= number <= 1 for number in pattern)
         assert task.real_patterns or all(number in (0, 1) for number in pattern)
@@ -152,7 +152,7 @@ def test_different_patterns_are_drawn_fairly(num_items, num_codes):
 
 
 def enumerate_ended(length: int, num_items: int, shortest: int, longest: int) -> np.ndarray:
-    """The probability of c items ending together, from all starts and all delays."""
+    """The probability that c items end together at each step, by enumerating all starts and delays."""
     total = np.zeros((length, num_items + 1))
     starts = list(itertools.combinations(range(length // 2), num_items))
     delays = list(itertools.product(range(shortest, longest + 1), repeat=num_items))
@@ -174,7 +174,7 @@ def test_the_probability_of_ending_together_agrees_with_an_enumeration(case):
 )
 def test_floors_of_continuous_agree_with_simulated_numbers(length, num_items, nats):
     task = make(variant="continuous", sequence_length=length, num_items=num_items, num_bits=8)
-    # From 6000 rows, with a standard error of up to 0.035.
+    # The numbers are from 6000 simulated rows, with a standard error of up to 0.035.
     assert task.floors["knows when, not what"]["nats"] == pytest.approx(nats, abs=0.001 if num_items == 1 else 0.09)
 
 
