@@ -39,7 +39,7 @@ def test_a_tensor_train_has_no_more_components_than_it_needs_to_be_exact():
 
 
 def test_truncated_decompositions_are_within_their_bounds_of_the_optimum():
-    """The squared error of an optimum is at least that of the best matrix of the rank, for each unfolding."""
+    """For each unfolding, the error of the optimum is at least that of the best matrix of the rank."""
     W_IJK = torch.randn(SIZES)
     first, last = W_IJK.flatten(1), W_IJK.flatten(0, 1).t()
     tails = [float(torch.linalg.svdvals(matrix)[2:].square().sum().sqrt()) for matrix in (first, last)]

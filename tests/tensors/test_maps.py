@@ -1,4 +1,4 @@
-"""Each form of a bilinear map is the full tensor that it stands for.
+"""Each form of a bilinear map computes the same as the full tensor for which it stands.
 
 Shapes: B vectors, I, J and K features.
 """
@@ -111,7 +111,7 @@ def test_cp_of_full_rank_is_the_elementwise_product():
 
 
 def test_normalized_rows_have_a_norm_of_one_and_normalized_factors_as_a_whole():
-    """So the largest possible W of the first is the sum of the weights, and that of the second 1."""
+    """So the norm of W is at most the sum of the absolute weights with the first, and at most 1 with the second."""
     rows, matrix = CP(SIZES, 3, normalize="rows"), CP(SIZES, 3, normalize="matrix")
     for map_ in (rows, matrix):
         before = map_.full()
@@ -159,7 +159,7 @@ RANKS = {
 @pytest.mark.parametrize(("form", "rank"), [pair for pair in product(RANKS, (1, 40)) if pair != ("full", 1)])
 @torch.no_grad()
 def test_the_variance_of_the_result_does_not_depend_on_the_rank(form, rank):
-    """Factors of rank 1 give a product of three Gaussian variables, whose square varies widely: hence the samples."""
+    """With rank 1, y is a product of three Gaussian variables, whose square varies widely: hence more samples."""
     make, wide = RANKS[form](rank), rank == 1 and form != "sparse"
     num_samples = 1000 if wide else 300
     assert variance(make, num_samples) == pytest.approx(1, rel=0.4 if wide else 0.1)

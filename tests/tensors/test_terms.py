@@ -52,7 +52,7 @@ def test_combined_is_the_product_of_vectors_padded_with_ones(make):
 
 @pytest.mark.parametrize("linear", ["separate", "combined"])
 def test_a_linear_function_of_state_and_input_is_exactly_contained(linear):
-    """W h + V x + b is a separate term without its product, and a combined one of a rank of at most H + X + 1."""
+    """W h + V x + b is a separate term without its product, and a combined term with a rank of at most H + X + 1."""
     W_JH, V_JX, b_J = torch.randn(J, H), torch.randn(J, X), torch.randn(J)
     term = BilinearTerm(partial(CP, rank=H + X + 1), (H, J, X), linear)
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_the_number_of_parameters_is_that_of_the_formula(linear, count):
 
 
 def test_a_combined_term_starts_with_an_input_of_unit_size_whatever_the_width():
-    """At h = 0 only the constant 1 of the state is left."""
+    """At h = 0, only the constant 1 of the state is left; the constant and the features of the input add 1 each."""
     for size in (4, 128):
         x_BX = torch.randn(200, X)
         terms = [BilinearTerm(partial(CP, rank=8), (size, size, X), "combined") for _ in range(40)]
