@@ -1,4 +1,4 @@
-"""Tiny made-up files in the formats of the data sets, and the descriptions under which they pass for them."""
+"""Tiny made-up files in the formats of the data sets, and descriptions with which they pass for the published ones."""
 
 import gzip
 import random
@@ -23,7 +23,7 @@ PIECES = {"train": 30, "val": 40, "test": 25}
 
 
 def described(file: File, content: bytes) -> File:
-    """The description of a file with another content."""
+    """The description of a file, changed to fit another content."""
     return replace(file, size=len(content), sha256=sha256(content).hexdigest())
 
 
@@ -33,7 +33,7 @@ def idx(array: np.ndarray) -> bytes:
 
 
 def pieces(seed: int, length: int = 12) -> dict[str, list[np.ndarray]]:
-    """Pieces in which a key that sounds goes on for some frames; some keys sound more often than others."""
+    """Pieces in which keys sound for several frames, and some keys more often than others."""
     random_ = np.random.default_rng(seed)
     share = np.linspace(0.02, 0.3, music.NUM_KEYS)
 
@@ -87,7 +87,7 @@ def contents() -> list[tuple[dict, Any, bytes]]:
 
 @cache
 def photographs() -> dict[str, bytes]:
-    """Made-up images of 70 people, by their names in a folder of faces: 30 to train on, 40 to validate, 25 to test."""
+    """Made-up images of 70 people, by path in a folder of faces: 30 images to train on, 40 to validate, 25 to test."""
     random_, made = np.random.default_rng(0), {}
     for person in range(70):
         for number in range(1 if person < 30 else 2 if person < 50 else 1 + (person < 55)):
@@ -98,7 +98,7 @@ def photographs() -> dict[str, bytes]:
 
 
 def install(folder: Path, monkeypatch: Any) -> None:
-    """Write all data sets into `folder`, and describe them as the published ones."""
+    """Write all data sets into `folder`, and make the code take them for the published ones."""
     for files, key, content in contents():
         monkeypatch.setitem(files, key, described(files[key], content))
         path = folder / files[key].path

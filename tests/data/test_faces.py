@@ -1,4 +1,4 @@
-"""A folder of faces is divided by people; whatever is wrong with it is one line."""
+"""A folder of faces is divided by people; whatever is wrong with it is reported in one line."""
 
 import os
 
@@ -15,7 +15,7 @@ EACH = [(person, expression) for person in ("a", "b", "c", "d") for expression i
 
 @pytest.fixture
 def folder(tmp_path):
-    """Four people with every expression; the brightness tells which."""
+    """Four people with every expression; each image has its own brightness."""
     for number, (person, expression) in enumerate(EACH):
         path = tmp_path / "multi_pie" / expression / f"{person}_{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

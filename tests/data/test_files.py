@@ -1,4 +1,4 @@
-"""Files are found, downloaded and checked; whatever is wrong with them is one line."""
+"""Files are found, downloaded and checked; whatever is wrong with them is reported in one line."""
 
 import gzip
 import threading
@@ -34,7 +34,7 @@ def refused(folder, file=FILE):
 
 @pytest.fixture
 def served():
-    """Serve one content over HTTP: `served(content)` gives the address."""
+    """Serve one content over HTTP: `served(content)` returns the address."""
     servers = []
 
     class Answer(BaseHTTPRequestHandler):
@@ -136,7 +136,7 @@ def test_another_file_at_the_address_is_not_kept(tmp_path, served):
 @pytest.mark.parametrize(
     "content",
     [b"<html>sign in</html>", gzip.compress(CONTENT)[:-12], gzip.compress(b"other")],
-    ids=["another page", "cut", "another file"],  # else made of the content, in which gzip writes the time
+    ids=["another page", "cut", "another file"],  # otherwise built from the content, into which gzip writes the time
 )
 def test_another_compressed_file_at_the_address_is_not_kept(content, tmp_path, served):
     file = replace(FILE, url=served(content) + ".gz")

@@ -1,4 +1,4 @@
-"""IDX, MATLAB and text files become arrays; a file of another kind is one line."""
+"""IDX, MATLAB and text files are read into arrays; a file of another kind is refused in one line."""
 
 import numpy as np
 import pytest
