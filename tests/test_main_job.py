@@ -38,7 +38,7 @@ print(*sys.modules, file=sys.stderr)
 def test_a_run_with_any_optimizer_does_not_import_slow_packages_that_it_does_not_use(train, tmp_path, tiny):
     """Importing torch's compiler takes a second, pandas and matplotlib half a second each.
 
-    The run before it traces the kernel.
+    The first run traces the kernel.
     """
     assert train("model=lstm", *tiny).status == 0
     arguments = ["model=lstm", f"run.root={tmp_path}", f"hydra.run.dir={tmp_path}/run", *tiny]

@@ -173,7 +173,7 @@ def test_only_the_forget_gate_starts_with_a_bias():
 
 
 def test_weights_start_uniform_by_the_size_of_a_copy_and_of_the_output():
-    core = ALSTM(50, hidden_size=100, num_heads=4)  # up to 1/√100 and 1/√400
+    core = ALSTM(50, hidden_size=100, num_heads=4)  # weights up to 1/√100 and 1/√400
     assert 0.099 < core.input.weight.abs().max() <= 0.1
     assert 0.0495 < core.recurrent.weight.abs().max() <= 0.05
 

@@ -80,7 +80,7 @@ def test_chance_is_four_in_n_above_minus_one(size, visible):
     drawn = step.played.rewards.sum(1).mean().item()
     found = averages(task.metrics(step.output, step.played))
     assert found == pytest.approx({"return": drawn, "entropy": math.log(3)})
-    # Four standard errors: a return has a standard deviation of 0.66 for N = 16. The draws are the same every time.
+    # Four standard errors: a return has a standard deviation of at most 0.66 (N = 16). The draws are always the same.
     assert drawn == pytest.approx(chance, abs=4 * 0.66 / 2000**0.5)
 
 

@@ -30,7 +30,7 @@ def make_fixed(file: Path) -> Task:
 
 
 def make_generated(file: Path, **changes) -> Task:
-    """A task that draws examples; those that read them from files are tested with these."""
+    """A task that draws its examples; tasks that read them from files are tested with these."""
     task = make(file, **changes)
     if task.sizes["val"] is None:
         pytest.skip("its data are read from files")

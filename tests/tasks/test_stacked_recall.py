@@ -93,7 +93,7 @@ def test_a_network_that_knows_the_values_only_is_at_the_floor(num_updates):
     ("num_passes", "floor"), [(1, "adds the values of a key"), (2, "remembers the first value of a key")]
 )
 def test_a_memory_that_adds_is_at_its_floor(num_passes, floor):
-    """An old value that was written twice outweighs the new one; of two equal ones, each is right half the time."""
+    """An old value that was written twice outweighs the new one; two equal ones each are right half the time."""
     task = StackedRecall(0, num_passes=num_passes, num_updates=3)
     batch, num_writes = task.batch("test", 0, 50), task.num_writes
     written_NWD, asked_NKD = batch.inputs[..., :32].split([num_writes, 8], dim=1)

@@ -72,7 +72,7 @@ def everything(core, form, x_BTX, state):
 
 
 def another(state):
-    """Another state of the same kind, from one of its tensors."""
+    """Another value for one tensor of a state."""
     return (
         state.detach() + 0.3 * torch.randn_like(state)
         if state.is_floating_point()

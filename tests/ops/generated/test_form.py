@@ -106,7 +106,7 @@ def test_a_changed_setting_of_an_inner_core_changes_what_the_kernel_does():
 
 
 class OfTwo(Cell):
-    """A cell with two matrices and two rates, where both of either may be the same tensor."""
+    """A cell with two matrices and two rates; each pair may also be a single tensor."""
 
     def __init__(self):
         super().__init__()

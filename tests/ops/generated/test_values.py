@@ -15,7 +15,7 @@ def shown(view):
 
 
 def seen(look, view):
-    """The view that a function of tensors makes of a view."""
+    """The view that results from a function of tensors, applied to a view."""
     return view.like(look(view.meta()))
 
 
