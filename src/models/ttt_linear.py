@@ -210,6 +210,6 @@ def _product(S_BHKK: Tensor, x_BHK: Tensor) -> Tensor:
 
 def _normalized(z_K: Tensor) -> tuple[Tensor, Tensor]:
     """z normalized to mean 0 and variance 1, and the factor by which this scales it."""
-    centred_K = z_K - z_K.mean(-1, keepdim=True)
-    scale_1 = torch.rsqrt(centred_K.square().mean(-1, keepdim=True) + EPSILON)
-    return centred_K * scale_1, scale_1
+    centered_K = z_K - z_K.mean(-1, keepdim=True)
+    scale_1 = torch.rsqrt(centered_K.square().mean(-1, keepdim=True) + EPSILON)
+    return centered_K * scale_1, scale_1

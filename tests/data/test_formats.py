@@ -175,7 +175,7 @@ def test_a_text_that_is_too_large_is_refused(tmp_path, monkeypatch):
     assert "larger than 100 bytes" in refused(text.own, str(tmp_path / "own.txt"))
 
 
-def test_the_penn_treebank_has_to_be_brought_and_its_licence_is_named(tmp_path):
+def test_the_penn_treebank_has_to_be_brought_and_its_license_is_named(tmp_path):
     message = refused(text.published, "penn_treebank", str(tmp_path))
     assert "LDC99T42" in message
     assert message.startswith(f"{tmp_path}/text/ptb.train.txt: no such file, and it is not public;")

@@ -313,7 +313,7 @@ def test_resets_are_fresh_starts_with_all_gradients(make, number, length):
 
 
 @each_of_models
-def test_forward_honours_resets_whatever_serves_them(make):
+def test_forward_honors_resets_whatever_serves_them(make):
     core, x_BTX, resets_BT = make(), torch.randn(B, T, X), torch.rand(B, T) < 0.3
 
     def forward_with_resets(core, p, state=None):

@@ -78,9 +78,9 @@ class ByHand:
         self.q, self.k, self.v = q.reshape(len(x), H, -1), k.reshape(len(x), H, -1), v.reshape(len(x), H, -1)
         self.gate = mixed[:, channels:]
 
-    def outputs(self, o, activation=silu, centred=False):
+    def outputs(self, o, activation=silu, centered=False):
         """Apply the norm, the gate and the output map to o [T, H, V]."""
-        if centred:
+        if centered:
             o = o - o.mean(-1, keepdims=True)
         y = o / np.sqrt((o**2).mean(-1, keepdims=True) + 1e-5) * self.w["norm.weight"]
         y = y.reshape(len(o), -1)
@@ -237,7 +237,7 @@ def mlstm(core, x):
         return S, read[:-1] / max(abs(read[-1]), 1)
 
     p, o = recurrent(core, x, step)
-    return p.outputs(o, sigmoid, centred=True)
+    return p.outputs(o, sigmoid, centered=True)
 
 
 def rwkv7(core, x):

@@ -46,9 +46,9 @@ def _variance(
     x: Tensor, dim: list[int] | None = None, *, correction: float | None = 1, keepdim: bool = False
 ) -> Tensor:
     dims = dim or list(range(x.ndim))
-    centred = x - x.mean(dims, keepdim=True)
+    centered = x - x.mean(dims, keepdim=True)
     count = math.prod(x.shape[d] for d in dims)
-    return (centred * centred).sum(dims, keepdim=keepdim) / (count - (1 if correction is None else correction))
+    return (centered * centered).sum(dims, keepdim=keepdim) / (count - (1 if correction is None else correction))
 
 
 def _cumulative_sum(x: Tensor, dim: int, *, dtype: Any = None) -> Tensor:

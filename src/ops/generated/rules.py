@@ -95,10 +95,10 @@ def _layer_norm(
 ) -> tuple[Operand, Operand, Operand]:
     dims = list(range(-len(shape), 0))
     mean = _mean(self, x, dims, True)
-    centred = self.map("sub", x, mean)
-    variance = _mean(self, self.map("mul", centred, centred), dims, True)
+    centered = self.map("sub", x, mean)
+    variance = _mean(self, self.map("mul", centered, centered), dims, True)
     scale = self.map("rsqrt", self.map("add", variance, eps))
-    y = self.map("mul", centred, scale)
+    y = self.map("mul", centered, scale)
     y = y if weight is None else self.map("mul", y, weight)
     return (y if bias is None else self.map("add", y, bias)), mean, scale
 

@@ -68,17 +68,17 @@ def _through(g, after, NONLINEARITY: tl.constexpr):
 
 @triton.jit
 def _normalize(a, unit, H: tl.constexpr, EPSILON: tl.constexpr):
-    centred = tl.where(unit, a - tl.sum(a, axis=0) / H, 0.0)
-    scale = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=0) / H + EPSILON)
-    return centred * scale, scale
+    centered = tl.where(unit, a - tl.sum(a, axis=0) / H, 0.0)
+    scale = 1.0 / tl.sqrt(tl.sum(centered * centered, axis=0) / H + EPSILON)
+    return centered * scale, scale
 
 
 @triton.jit
 def _through_norm(g, gain, x, scale, unit, H: tl.constexpr):
     """The gradient of the input of a layer norm, from that of its output and the normalized input x."""
     g = g * gain
-    centred = g - tl.sum(g, axis=0) / H - x * (tl.sum(g * x, axis=0) / H)
-    return tl.where(unit, centred * scale, 0.0)
+    centered = g - tl.sum(g, axis=0) / H - x * (tl.sum(g * x, axis=0) / H)
+    return tl.where(unit, centered * scale, 0.0)
 
 
 @triton.jit(do_not_specialize=["B", "T", "V"])

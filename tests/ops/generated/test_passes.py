@@ -250,7 +250,7 @@ def test_a_sum_of_few_numbers_is_computed_again(terms, saved):
     assert [value.name for value in made.per_step] == saved
 
 
-def test_neighbours_in_one_value_are_not_copied_to_be_joined():
+def test_neighbors_in_one_value_are_not_copied_to_be_joined():
     def step(self, p, h):
         y = torch.tanh(self.W(h) + p)
         y = torch.cat([y[:, :2], y[:, 2:5], y[:, 5:]], 1)
