@@ -3,7 +3,7 @@
 import ctypes
 import mmap
 from collections.abc import Callable, Iterable
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,6 @@ _WRONG_IDS, _OUT_OF_MEMORY = 1, 2  # as in `Exit` of csrc/step.h
 ALWAYS_NEW = 32 * 2**20
 """Bytes from which an allocation always gets fresh memory from the system, which is slow to write the first time."""
 _LARGE_PAGE = 2 * 2**20
-VECTOR = 64
-"""Bytes of a SIMD vector, as in csrc."""
 
 
 def _large_pages() -> bool:
@@ -79,12 +77,20 @@ def needs_backward(given: Iterable[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
 
 
+@cache
+def vector_bytes() -> int:
+    """Bytes of a SIMD vector of this processor, for which the kernels were compiled."""
+    found = library()
+    assert found is not None
+    return found.vector_bytes()
+
+
 def one_by_one(batch: int, itemsize: int) -> bool:
     """Whether a batch is small enough to be computed one sequence at a time rather than in vector lanes.
 
     A small batch fills at most a quarter of the lanes. Measured with 100 units: from there on, lanes are about as fast.
     """
-    return 4 * batch * itemsize <= VECTOR
+    return 4 * batch * itemsize <= vector_bytes()
 
 
 def enter(function: Any, *arguments: Any) -> int:

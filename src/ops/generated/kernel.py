@@ -109,7 +109,7 @@ class Kernel:
 
     def saved_size(self, batch: int, time: int, itemsize: int, lanes: int | None) -> tuple[int, bool]:
         """The size of the saved tensor, and whether every step is saved; as `saved_per_block` of recurrence.cpp."""
-        lanes = lanes or calls.VECTOR // itemsize
+        lanes = lanes or calls.vector_bytes() // itemsize
         per_step, history, state = self.sizes_per_step
         padded = -(-batch // lanes) * lanes
         size = padded * (time * per_step + history)

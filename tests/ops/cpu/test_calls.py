@@ -168,14 +168,16 @@ def test_nothing_is_saved_without_a_backward_pass(cell, monkeypatch):
 
 @each_cell
 def test_few_sequences_save_no_more_than_their_share(cell, monkeypatch):
-    """One sequence saves an eighth of what 8 sequences save, which fill the lanes of a vector of float64."""
+    """Sequences that are computed one at a time save their share of what is saved for as many as fill a vector."""
     core = make(cell, 6, kernel="fused")
     core(random_vectors(core, 1, 5))  # the first call compares a new kernel with the scan
     sizes, room = [], calls.room
     monkeypatch.setattr(calls, "room", lambda like, size: sizes.append(size) or room(like, size))
-    for batch in (1, 2, 8):
+    lanes = calls.vector_bytes() // 8
+    batches = [*range(1, lanes // 4 + 1), lanes]
+    for batch in batches:
         core(random_vectors(core, batch, 5))
-    assert sizes == [sizes[0], 2 * sizes[0], 8 * sizes[0]]
+    assert sizes == [batch * sizes[-1] // lanes for batch in batches]
 
 
 @each_cell

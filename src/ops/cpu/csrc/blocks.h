@@ -1,8 +1,9 @@
-// Conversion between tensors and blocks of 16, 8 or 1 sequences, and the loop over the blocks.
+// Conversion between tensors and blocks of sequences, and the loop over the blocks.
 #pragma once
 
 #include <atomic>
 #include <new>
+#include <utility>
 
 #include "lanes.h"
 
@@ -35,13 +36,12 @@ inline bool any_outside(const int64_t* ids, int64_t positions, int64_t symbols) 
 #endif
 
 #ifdef TRANSPOSES_IN_REGISTERS
-inline void interleave(Vector<float> a, Vector<float> b, Vector<float>& low, Vector<float>& high) {
-  low = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  high = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-}
-inline void interleave(Vector<double> a, Vector<double> b, Vector<double>& low, Vector<double>& high) {
-  low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-  high = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+// a[0], b[0], a[1], b[1], ...: the lower half in `low`, the rest in `high`.
+template <class V, int... lane>
+inline void interleave(V a, V b, V& low, V& high, std::integer_sequence<int, lane...>) {
+  constexpr int count = sizeof...(lane);
+  low = __builtin_shufflevector(a, b, (lane / 2 + lane % 2 * count)...);
+  high = __builtin_shufflevector(a, b, (count / 2 + lane / 2 + lane % 2 * count)...);
 }
 
 // Transposes a square of numbers with log2(count) perfect shuffles of its two halves.
@@ -51,7 +51,8 @@ inline void transpose(Vector<S>* square) {
   for (int n = 1; n < count; n *= 2) {
     Vector<S> shuffled[count];
     for (int i = 0; i < count / 2; ++i)
-      interleave(square[i], square[i + count / 2], shuffled[2 * i], shuffled[2 * i + 1]);
+      interleave(square[i], square[i + count / 2], shuffled[2 * i], shuffled[2 * i + 1],
+                 std::make_integer_sequence<int, count>());
     for (int i = 0; i < count; ++i) square[i] = shuffled[i];
   }
 }

@@ -49,6 +49,8 @@ void backward(const FastWeightsCall& call) {
 
 extern "C" {
 
+int vector_bytes() { return VECTOR_BYTES; }
+
 int64_t fastweights_saved_size(const FastWeightsCall* call) {
   return call->double_precision
              ? num_blocks<double>(call->batch) * cell<double>(*call).saved_per_block() * Lanes<double>::count

@@ -2,7 +2,8 @@
 //
 // A block is one vector of sequences. A quantity of n units at one time step is n vectors, [unit, lane]: no sum over
 // units crosses lanes, and no width has to be padded. The code uses the compiler's vector types, so that the same
-// source works on every processor; a few functions have faster versions for AVX-512.
+// source works on every processor; a few functions have faster versions for AVX-512. A vector is as wide as a register
+// of the processor: compilers keep wider ones in memory, which makes all arithmetic several times slower.
 //
 // A few sequences would leave most lanes unused. So everything but the linear recurrence is also compiled with
 // ONE_LANE: then a block is one sequence, a quantity is n numbers, and the compiler vectorizes over neighboring units.
@@ -19,6 +20,11 @@
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
+#define VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
 #endif
 
 #ifdef ONE_LANE
@@ -36,18 +42,18 @@ struct Simd;
 
 template <>
 struct Simd<float> {
-  static constexpr int count = 16;
-  typedef float vector __attribute__((vector_size(64)));
-  typedef float unaligned __attribute__((vector_size(64), aligned(4), may_alias));
-  typedef uint32_t integers __attribute__((vector_size(64)));
+  static constexpr int count = VECTOR_BYTES / 4;
+  typedef float vector __attribute__((vector_size(VECTOR_BYTES)));
+  typedef float unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+  typedef uint32_t integers __attribute__((vector_size(VECTOR_BYTES)));
 };
 
 template <>
 struct Simd<double> {
-  static constexpr int count = 8;
-  typedef double vector __attribute__((vector_size(64)));
-  typedef double unaligned __attribute__((vector_size(64), aligned(8), may_alias));
-  typedef uint64_t integers __attribute__((vector_size(64)));
+  static constexpr int count = VECTOR_BYTES / 8;
+  typedef double vector __attribute__((vector_size(VECTOR_BYTES)));
+  typedef double unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
+  typedef uint64_t integers __attribute__((vector_size(VECTOR_BYTES)));
 };
 
 template <class S>

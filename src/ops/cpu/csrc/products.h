@@ -6,10 +6,11 @@
 
 namespace fused {
 
-#if defined(__AVX512F__)
-constexpr int tallest = 16, tall_of_two = 8;  // rows of a tile that is one vector wide, or two
+// rows of a tile that is one vector wide, or two
+#if defined(__AVX512F__) || defined(__aarch64__)  // 32 registers
+constexpr int tallest = 16, tall_of_two = 8;
 #else
-constexpr int tallest = 6, tall_of_two = 4;
+constexpr int tallest = 12, tall_of_two = 6;
 #endif
 
 // Calls run(height) with a compile-time height of 1 ... most.
