@@ -106,12 +106,13 @@ struct Block {
 #ifdef TRANSPOSES_IN_REGISTERS
     const S* starts[count];
     for (int64_t lane = 0; lane < lanes; ++lane) starts[lane] = row(lane);
-    for (; lanes == count && done + count <= units; done += count) {
+    for (; lanes == count && count <= units && done < units; done += count) {
+      int64_t first = std::min(done, units - count);  // the last square may overlap with the one before
       Vector<S> square[count];
       for (int lane = 0; lane < count; ++lane)
-        square[lane] = *reinterpret_cast<const Unaligned<S>*>(starts[lane] + done);
+        square[lane] = *reinterpret_cast<const Unaligned<S>*>(starts[lane] + first);
       transpose<S>(square);
-      for (int i = 0; i < count; ++i) to[done + i] = square[i];  // std::copy would call memmove
+      for (int i = 0; i < count; ++i) to[first + i] = square[i];  // std::copy would call memmove
     }
 #if defined(__AVX512F__)
     if (int64_t rest = units - done; lanes == count && rest >= shortest_vector) {
@@ -140,11 +141,12 @@ struct Block {
     }
     int64_t done = 0;
 #ifdef TRANSPOSES_IN_REGISTERS
-    for (; lanes == count && done + count <= units; done += count) {
+    for (; lanes == count && count <= units && done < units; done += count) {
+      int64_t first = std::min(done, units - count);
       Vector<S> square[count];
-      for (int i = 0; i < count; ++i) square[i] = from[done + i];
+      for (int i = 0; i < count; ++i) square[i] = from[first + i];
       transpose<S>(square);
-      for (int lane = 0; lane < count; ++lane) *reinterpret_cast<Unaligned<S>*>(row(lane) + done) = square[lane];
+      for (int lane = 0; lane < count; ++lane) *reinterpret_cast<Unaligned<S>*>(row(lane) + first) = square[lane];
     }
 #if defined(__AVX512F__)
     if (int64_t rest = units - done; lanes == count && rest >= shortest_vector) {

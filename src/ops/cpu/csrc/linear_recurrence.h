@@ -3,8 +3,8 @@
 //     c = S_{i-1}^T b,    S_i = diag(w) S_{i-1} + a c^T + k v^T,    o = S^T q after every n writes, or before them
 //
 // or, by the delta rule (a = -k), S_i = diag(w) S_{i-1} + k u^T with u = v - c. Columns of S do not interact, so a
-// chunk of steps is computed for four columns at a time, which stay in the first-level cache: 256 bytes for each of the
-// K key features. The forward pass saves S before every chunk, and u (or c) of every write; the backward pass
+// chunk of steps is computed for four columns at a time, which stay in the first-level cache: four vectors for each of
+// the K key features. The forward pass saves S before every chunk, and u (or c) of every write; the backward pass
 // recomputes the states within a chunk.
 //
 // With a `strength` beta, it is the delta rule with keys of unit length, x^ = x / sqrt(|x|^2 + 1e-6): the given queries
