@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -31,6 +32,30 @@ from src.models.rnn import RNN
 torch.manual_seed(0)
 for core in (FastWeights(3, hidden_size=4), RNN(3, hidden_size=4)):
     print(core.is_fused, core(torch.ones(8, 3, 4))[0].sum().item())
+"""
+COMPARE = """
+import torch
+from src.models.deltanet import DeltaNet
+from src.models.fastweights import FastWeights
+from src.models.lstm import LSTM
+from src.ops.cpu import calls
+
+def outputs_and_gradients(core, kernel, x_BTX):
+    core.kernel = kernel
+    core.zero_grad()
+    y_BTH, _ = core(core.project(x_BTX))
+    y_BTH.square().sum().backward()
+    return [y_BTH.detach(), *(parameter.grad.clone() for parameter in core.parameters())]
+
+torch.manual_seed(0)
+for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-9)):
+    for core in (FastWeights(9, hidden_size=9), LSTM(9, hidden_size=21), DeltaNet(9, hidden_size=9)):
+        core.to(dtype)
+        for batch in (1, 19):
+            x_BTX = torch.randn(batch, 6, 9, dtype=dtype)
+            found, expected = (outputs_and_gradients(core, kernel, x_BTX) for kernel in ("fused", "reference"))
+            torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+print(calls.vector_bytes())
 """
 COMPILING, COMPILED = "INFO compiling the", "INFO compiled in"
 LIBRARIES = 2  # the hand-written kernels, and the step of an RNN
@@ -245,6 +270,22 @@ def test_the_sources_are_part_of_the_name_it_is_filed_under(monkeypatch, tmp_pat
     with open(sources / "lanes.h", "a") as file:
         file.write("\n")
     assert key("c++") != before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="these are flags for x86 processors")
+@pytest.mark.parametrize(("without", "widest"), [("-mno-avx512f", 32), ("-mno-avx", 16)])
+def test_vectors_of_other_widths_give_the_same(without, widest, tmp_path):
+    """Kernels compiled as for a processor with narrower registers, which lack some instructions of this one."""
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", COMPARE],
+        cwd=PROJECT,
+        env=dict(os.environ, CXX=f"c++ {without}", TORCH_EXTENSIONS_DIR=str(tmp_path), OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) <= widest
 
 
 def step_folders(folder):
