@@ -20,7 +20,10 @@ NUM_FILMS = 2
 
 
 def examples(model: SequenceModel, task: Task, split: Split, num_examples: int) -> tuple[Batch, Output]:
-    """A few examples of a split, including wrong answers if there are any, and the output of the model for them."""
+    """A few examples of a split, and the output of the model for them.
+
+    Both right and wrong answers are shown if the first batch of the evaluation has both.
+    """
     batch = next(iter(task.evaluation(split)))
     model.eval()
     with torch.no_grad():

@@ -106,11 +106,17 @@ class Task(ABC):
         return None
 
     def examples(self, batch: Batch, output: Output, num_examples: int) -> list[int]:
-        """The rows to show: the first wrong answers, for at most half of the rows, and the first remaining rows."""
-        rows = range(len(batch.inputs))
-        wrong = [row for row in rows if self.render(batch, row, output).endswith(WRONG)][: num_examples // 2]
-        others = [row for row in rows if row not in wrong][: num_examples - len(wrong)]
-        return sorted(wrong + others)
+        """The rows to show: the first wrong answers, for at most half of them, and the first others.
+
+        If there are too few others, more of the rows are wrong answers.
+        """
+        wrong: list[int] = []
+        others: list[int] = []
+        for row in range(len(batch.inputs)):
+            (wrong if self.render(batch, row, output).endswith(WRONG) else others).append(row)
+        num_wrong = max(num_examples // 2, num_examples - len(others))
+        wrong = wrong[:num_wrong]
+        return sorted(wrong + others[: num_examples - len(wrong)])
 
     @property
     def data_digest(self) -> str:

@@ -155,3 +155,18 @@ def test_examples_show_wrong_answers_where_there_are_any():
     answers.copy_((batch.targets + 1) % 10)
     output = Output(20.0 * torch.nn.functional.one_hot(answers, 10), None, None)
     assert task.examples(batch, output, 6) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("right", "shown"),
+    [([50], [0, 1, 2, 3, 4, 50]), ([17, 50, 60, 70], [0, 1, 2, 17, 50, 60]), ([0, 1, 2, 3], [0, 1, 2, 4, 5, 6])],
+)
+def test_examples_show_right_answers_where_there_are_any(right, shown):
+    task = AssociativeRetrieval(0, val_size=100)
+    (batch,) = task.evaluation("val")
+    answers = (batch.targets + 1) % 10
+    answers[right] = batch.targets[right]
+    output = Output(20.0 * torch.nn.functional.one_hot(answers, 10), None, None)
+    assert task.examples(batch, output, 6) == shown
+    assert task.examples(batch, output, 1) == right[:1]
+    assert task.examples(batch, output, 0) == []
