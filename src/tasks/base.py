@@ -179,11 +179,14 @@ class Task(ABC):
         return "mse" if self.output_spec.kind == "value" else "nll"
 
     def criterion(self, prediction: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy for classes, squared error for values, binary cross-entropy for bits (nats), averaged."""
+        """Cross-entropy for classes, squared error for values, binary cross-entropy for bits (nats), averaged.
+
+        It is 0 if a mask leaves no step that counts.
+        """
         if batch.mask is not None and self.output_spec.every_step and not can_select(prediction):
             return self._masked_mean(prediction, batch.targets, batch.mask)
         prediction, targets = self._counted(prediction, batch)
-        return self._distance(prediction, targets)
+        return self._distance(prediction, targets) if len(targets) else prediction.sum()
 
     def _distance(self, prediction: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
         """The quantity that is averaged, for predictions whose positions are flattened into one dimension."""
@@ -197,7 +200,7 @@ class Task(ABC):
         """The mean over the positions in a mask, computed from the errors at all positions."""
         each = self._distance(prediction.flatten(0, 1), targets.flatten(0, 1), "none")
         each_BT = each.reshape(*mask_BT.shape, -1).mean(-1)
-        return torch.where(mask_BT, each_BT, 0.0).sum() / mask_BT.sum()
+        return torch.where(mask_BT, each_BT, 0.0).sum() / mask_BT.sum().clamp(min=1)
 
     def metrics(self, output: Output, batch: Batch) -> Metrics:
         """`error` (a fraction) and `nll` (nats) for classes and bits, `mse` for values, each as (sum, count).

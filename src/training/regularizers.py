@@ -15,7 +15,8 @@ def norm_stabilizer(hidden_BTH: Tensor, lengths: Tensor | None = None) -> Tensor
 
     Args:
         hidden_BTH: the hidden states.
-        lengths: length T of each sequence [B], if some are padded; sequences of length 0 do not count.
+        lengths: length T of each sequence [B], if some are padded; sequences of length 0 do not count, and the result
+            is 0 if all are.
     """
     norms_BT = (hidden_BTH.square().sum(-1) + 1e-12).sqrt()
     if norms_BT.shape[1] == 1:
@@ -25,7 +26,7 @@ def norm_stabilizer(hidden_BTH: Tensor, lengths: Tensor | None = None) -> Tensor
         return squares_BT.mean()
     counts_BT = torch.arange(1, hidden_BTH.shape[1], device=lengths.device) < lengths[:, None]
     means_B = (squares_BT * counts_BT).sum(1) / (lengths - 1).clamp(min=1)
-    return means_B.sum() / (lengths > 0).sum()
+    return means_B.sum() / (lengths > 0).sum().clamp(min=1)
 
 
 @contextmanager

@@ -21,6 +21,14 @@ def test_sequences_without_steps_do_not_count_in_the_norm_stabilizer():
     torch.testing.assert_close(norm_stabilizer(hidden_BTH, torch.tensor([5, 3, 0, 0])), some)
 
 
+def test_the_norm_stabilizer_is_zero_without_any_step():
+    hidden_BTH = torch.randn(2, 5, 3, requires_grad=True)
+    penalty = norm_stabilizer(hidden_BTH, torch.tensor([0, 0]))
+    penalty.backward()
+    assert penalty == 0
+    assert torch.equal(hidden_BTH.grad, torch.zeros(2, 5, 3))
+
+
 def test_the_norm_stabilizer_is_zero_for_states_of_equal_norm():
     hidden_BTH = nn.functional.normalize(torch.randn(3, 8, 5, dtype=torch.float64), dim=-1) * 7
     assert norm_stabilizer(hidden_BTH) < 1e-20

@@ -16,6 +16,7 @@ from src.models.sequence import SequenceModel
 from src.ops.dispatch import Form, plain
 from src.running.build import build_trainer
 from src.specs import Batch, InputSpec, Objective, Output, OutputSpec
+from src.tasks import base as tasks
 from src.tasks.base import Task
 from src.training.evaluation import Averages, evaluate
 from src.training.fast_updates import flat_parameters
@@ -360,6 +361,18 @@ def test_the_norm_stabilizer_goes_up_to_the_last_step_of_a_mask():
     step = loss_of(model, task, batch, None, stabilizer=10.0)
     expected = 10 * norm_stabilizer(step.output.hidden_BTH, torch.tensor([2, 3, 0]))
     torch.testing.assert_close(step.losses["norm_stabilizer"], expected)
+
+
+@pytest.mark.parametrize("selects", [True, False], ids=["by selecting", "by masking"])
+def test_a_batch_without_a_step_that_counts_changes_nothing(selects, monkeypatch):
+    monkeypatch.setattr(tasks, "can_select", lambda tensor: selects)
+    task = Sums()
+    batch = task.batch("train", 0, 3)._replace(mask=torch.zeros(3, 3, dtype=torch.bool))
+    model = SequenceModel(task.input_spec, task.output_spec, Accumulator)
+    step = loss_of(model, task, batch, None, stabilizer=10.0)
+    step.loss.backward()
+    assert {name: loss.item() for name, loss in step.losses.items()} == {"mse": 0, "norm_stabilizer": 0}
+    assert all(not parameter.grad.any() for parameter in model.parameters())
 
 
 def test_weight_noise_is_in_the_gradient_and_not_in_the_weights(tmp_path):
