@@ -23,7 +23,7 @@ class FacialExpressionsStandin(Glimpses):
 
     Args:
         seed: seed of the people and the images.
-        num_people: number of people to train on.
+        num_people: number of people to train on; unused with `train_size=null`.
         num_test_people: number of people to validate on, and of other people to test on.
         noise: standard deviation of the noise added to the brightness of a pixel, which is between 0 and 1.
         train_size: number of training images; null for fresh ones of other people at every update.
@@ -50,9 +50,12 @@ class FacialExpressionsStandin(Glimpses):
         self.noise = noise
 
     def images(self, split: Split) -> Batch:
+        """The images of a split; without a training set, training images of people chosen as in `generate`."""
         size = self.sizes[split] or self.sizes["val"]
         assert size is not None
-        num_people = self.num_people if split == "train" else self.num_test_people
+        num_people = self.num_test_people
+        if split == "train":
+            num_people = size if self.sizes["train"] is None else self.num_people
         return _drawn(size, num_people, self.noise, self._generator(split, 0).initial_seed())
 
     def generate(self, num_examples: int, generator: torch.Generator) -> Batch:

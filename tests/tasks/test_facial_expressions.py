@@ -59,6 +59,20 @@ def test_nobody_is_in_two_splits_and_each_has_as_many_people_as_asked_for(monkey
     assert len(set.union(*people_of_splits)) == 11
 
 
+def test_without_a_training_set_training_is_evaluated_on_fresh_people(monkeypatch):
+    drawn = []
+    blank = lambda geometry_NG, *_: drawn.append(geometry_NG) or torch.zeros(len(geometry_NG), 48, 48)  # noqa: E731
+    monkeypatch.setattr(facial_expressions_standin, "draw", blank)
+    sizes = {"train_size": None, "val_size": 103, "test_size": 104}
+    task = FacialExpressionsStandin(0, num_people=5, num_test_people=3, **sizes)
+    task.batch("train", 0, 103)
+    for split in SPLITS:
+        task._dataset(split)
+    batch, train, val, test = (len(geometry_NG.unique(dim=0)) for geometry_NG in drawn)
+    assert train == batch > 50
+    assert val == test == 3
+
+
 def test_noise_has_the_deviation_asked_for_and_brightness_is_around_zero():
     sizes = {"train_size": 20, "val_size": 1, "test_size": 1}
     quiet, noisy = (FacialExpressionsStandin(0, noise=noise, **sizes) for noise in (0.0, 0.1))
