@@ -11,13 +11,13 @@ Settings:
     split      train, val or test (default test)
     examples   how many examples to show of a single run (default 8)
     to         a file ending in .json or .csv for the metrics, besides the table
-    generate   how many steps of a text or a piece of music to make up, instead of evaluating; music goes into the
-               run's folder, as generated.png and generated.mid
-    temperature  by which the predicted log-probabilities are divided then, above 0 (default 1)
+    generate   how many steps of text or music to generate, instead of evaluating; music is also written to the run's
+               folder, as generated.png and generated.mid
+    temperature  with generate: a divisor of the predicted log-probabilities, above 0 (default 1)
     device     auto, cpu, cuda (default auto)
     task.*     any setting of the run's task
-    seed       of the examples, or of what is made up (default: that of the run); what a task draws once from the seed
-               of its run, such as a permutation, stays
+    seed       seed of the examples or of what is generated (default: that of the run); what a task draws once from
+               the seed of its run, such as a permutation, stays the same
 """
 
 import dataclasses
@@ -151,7 +151,7 @@ def folders_of(pattern: str) -> list[Path]:
     found = sorted(map(Path, glob(str(Path(pattern).expanduser()))))
     runs = [path for path in found if (path / RESULT).exists() or (path / STORED).exists()]
     if not runs:
-        raise UserError(f"run={pattern}: no folder of a run there")
+        raise UserError(f"run={pattern}: matches no run")
     return runs
 
 
@@ -187,7 +187,7 @@ def _check_used(given: Mapping[Any, Any], settings: EvaluateSettings, number: in
     """Raise `UserError` if a given setting has no effect for this number of runs, or does not support so many."""
     if settings.generate is not None:
         if number > 1:
-            raise UserError(f"run={settings.run}: {number} runs; generate needs one")
+            raise UserError(f"run={settings.run}: matches {number} runs, but generate takes only one")
         without_effect = dict.fromkeys(("split", "examples", "to"), "with generate")
     else:
         without_effect = {"temperature": "without generate"} | ({"examples": "with several runs"} if number > 1 else {})
@@ -219,7 +219,7 @@ def main() -> None:
         given = _given(arguments)
         changes = given.pop("task", OmegaConf.create())
         if not OmegaConf.is_dict(changes):
-            raise UserError(f"task={changes}: must be a group of settings")
+            raise UserError(f"task={changes}: only settings of the task can be changed: task.<key>=<value>")
         check_keys(given, EvaluateSettings, "")
         settings = EvaluateSettings(**OmegaConf.to_container(given, resolve=True))  # type: ignore[arg-type]
         is_pattern = any(sign in settings.run for sign in "*?[") and not Path(settings.run).expanduser().exists()

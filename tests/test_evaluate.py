@@ -148,10 +148,10 @@ def test_the_command_prints_metrics_floors_and_examples(run, monkeypatch, capsys
         ("split=tst", "split=tst: must be train, val or test; did you mean test?"),
         ("examples=-1", "examples=-1: must be an integer, at least 0"),
         ("seed=x", "seed=x: must be an integer, at least 0"),
-        ("device=cuda", "device=cuda: there is none here"),
+        ("device=cuda", "device=cuda: PyTorch finds none on this machine"),
         ("split=val split=test", "split is given twice"),
         ("task.num_pairs=2 task.num_pairs=3", "task.num_pairs is given twice"),
-        ("task=3", "task=3: must be a group of settings"),
+        ("task=3", "task=3: only settings of the task can be changed: task.<key>=<value>"),
         ("task.num_pair=6", "task.num_pair is not a setting of task; did you mean num_pairs?"),
         ("task.num_pairs=27", "task.num_pairs=27: must be an integer, at least 1, at most 26"),
         (
@@ -179,7 +179,7 @@ def test_a_mistake_gives_one_line(arguments, says, tiny, composed, tmp_path, mon
         (["run=nowhere"], "run=nowhere: not the folder of a run"),
         (["run"], "run=null: must be a string, not empty"),
         (["run="], "run=: must be a string, not empty"),
-        (["run=*.no"], "run=*.no: no folder of a run there"),
+        (["run=*.no"], "run=*.no: matches no run"),
     ],
 )
 def test_a_run_must_be_given(arguments, says, monkeypatch, capsys):
@@ -283,7 +283,7 @@ def test_a_piece_of_music_is_generated_from_a_run(train, made_up_data, monkeypat
 
 def test_other_tasks_generate_nothing(run, monkeypatch, capsys):
     code, out = command(monkeypatch, capsys, f"run={run()}", "generate=5")
-    assert (code, out) == ("error: generate: the answers of this task are not its next inputs", "")
+    assert (code, out) == ("error: generate: this task does not predict its next inputs", "")
 
 
 def test_without_its_data_a_run_says_what_is_missing(train, made_up_data, monkeypatch, capsys, tmp_path):
@@ -292,7 +292,7 @@ def test_without_its_data_a_run_says_what_is_missing(train, made_up_data, monkey
     assert code.startswith(f"error: {tmp_path}/none/text/ptb.train.txt: no such file")
     ended = train(*QUICK, "task=language_model", "task.text=penn_treebank", "task.data_dir=none", "name=other")
     assert (ended.status, ended.err.count("\n")) == (1, 1)
-    assert "ptb.train.txt: no such file, and it is not public" in ended.err
+    assert "ptb.train.txt: no such file, and it cannot be downloaded" in ended.err
     assert not Path("outputs/other").exists()
 
 
@@ -456,7 +456,7 @@ def test_of_several_runs_those_that_cannot_be_evaluated_are_named(train_once, ti
     assert damaged.name not in shown
     for setting, says in (
         ("task.num_bits=3", f"error: outputs/both/{damaged.name}: task.num_bits is not a setting of task"),
-        ("generate=5", "error: run=outputs/both/*: 2 runs; generate needs one"),
+        ("generate=5", "error: run=outputs/both/*: matches 2 runs, but generate takes only one"),
     ):
         code, _ = command(monkeypatch, capsys, "run=outputs/both/*", setting)
         assert code.startswith(says)

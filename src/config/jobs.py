@@ -33,9 +33,9 @@ def expand(config: DictConfig) -> Iterator[tuple[Job, DictConfig]]:
     groups = {override.key_or_group for override in sweep if loader.get_group_options(override.key_or_group, None)}
     for override in sweep:
         if override.is_interval_sweep():
-            raise UserError(f"{override.input_line}: a sweep needs single values; scripts/search.py takes intervals")
+            raise UserError(f"{override.input_line}: a sweep needs a list; for intervals, use scripts/search.py")
         if override.is_sweep_override() and not any(True for _ in override.sweep_string_iterator()):
-            raise UserError(f"{override.input_line}: there is no such value")
+            raise UserError(f"{override.input_line}: gives no values")
     by_files: dict[tuple[str, ...], DictConfig] = {}
     for job in basic_sweeper().split_arguments(sweep, None)[0]:
         overrides = parser.parse_overrides(job)
@@ -43,7 +43,7 @@ def expand(config: DictConfig) -> Iterator[tuple[Job, DictConfig]]:
         if files not in by_files:
             whole = loader.load_sweep_config(config, list(files))
             if whole.hydra.sweeper.get("params") != config.hydra.sweeper.get("params"):
-                raise UserError(f"{' '.join(files)}: is a sweep with a grid of its own; start one command for each")
+                raise UserError(f"{' '.join(files)}: has a grid of its own; run it as a separate command")
             by_files[files] = without_hydra(whole)
         settings = copy.deepcopy(by_files[files])
         OmegaConf.set_struct(settings, True)

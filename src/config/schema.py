@@ -106,7 +106,7 @@ class SearchSettings:
         for one, other in (("grid", "repeated"), ("grid", "columns"), ("repeated", "columns")):
             for key in getattr(self, one):
                 if key in getattr(self, other):
-                    raise UserError(f"search.{one} and search.{other} both have {key}; legal: one of the two")
+                    raise UserError(f"search.{one} and search.{other} both list {key}; remove it from one of them")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,9 @@ def check_keys(node: Any, receiver: Any, path: str) -> None:
             if receiver is Settings and key in ("debug", "experiment", "local"):
                 raise UserError(f"configs/{key}: the first line of a file there must be: # @package _global_")
             if not annotations:
-                raise UserError(f"{full_key}: settings are the parameters after the * in {receiver.__qualname__}")
+                raise UserError(
+                    f"{full_key}: settings must be keyword-only parameters, after the * in {receiver.__qualname__}"
+                )
             raise UserError(f"{full_key} is not a setting{of}{choose(str(key), annotations)}")
     for key, hint in annotations.items():
         full_key = f"{path}.{key}".lstrip(".")
@@ -159,7 +161,7 @@ def _check_value(value: Any, hint: Any, path: str) -> None:
     else:
         plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         if isinstance(plain, str) and "${" in plain:
-            raise UserError(f"{path}={plain}: must not have ${{, which would be evaluated when it is read back")
+            raise UserError(f"{path}={plain}: must not contain ${{, which would be evaluated when it is read back")
         if not _is_legal(plain, hint):
             nearest = difflib.get_close_matches(_MEANT.get(str(plain), str(plain)), _names(hint), n=1)
             did_you_mean = f"; did you mean {nearest[0]}?" if nearest else ""
@@ -247,7 +249,7 @@ def signature(receiver: Any) -> tuple[dict[str, Any], list[str]]:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
     if unknown := [parameter.name for parameter in parameters if parameter.name not in hints]:
-        raise UserError(f"{receiver.__qualname__}: {unknown[0]} needs an annotation, which says what is legal")
+        raise UserError(f"{receiver.__qualname__}: parameter {unknown[0]} needs an annotation that says what is legal")
     required = [parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty]
     return {parameter.name: hints[parameter.name] for parameter in parameters}, required
 
@@ -258,7 +260,7 @@ def locate(target: str, path: str) -> Any:
     known = known_targets(path.partition(".")[0])
     if known.get(short_name(target)) != target:
         legal = choose(target, known.values())
-        raise UserError(f"{path}._target_={target}: no file in configs/{path} names it{legal}")
+        raise UserError(f"{path}._target_={target}: no file in configs/ names it{legal}")
     module, _, name = target.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)

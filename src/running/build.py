@@ -40,7 +40,7 @@ def check(config: DictConfig, to_run: bool = False) -> None:
 def check_device(name: str) -> None:
     """Raise `UserError` if this machine does not have the device."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device={name}: there is none here; legal: auto, cpu")
+        raise UserError(f"device={name}: PyTorch finds none on this machine; legal: auto, cpu")
 
 
 def choose_device(config: DictConfig, to_train: bool = True) -> torch.device:

@@ -123,7 +123,7 @@ def _distribution(override: Override) -> BaseDistribution:
     if not isinstance(values, IntervalSweep):
         choices = list(override.sweep_string_iterator())
         if not choices:
-            raise UserError(f"{override.input_line}: there is no such value")
+            raise UserError(f"{override.input_line}: gives no values")
         return CategoricalDistribution(choices)
     if values.start is None or values.end is None or not -math.inf < values.start < values.end < math.inf:
         raise UserError(f"{override.input_line}: an interval must go from a lower to a higher number")

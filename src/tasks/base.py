@@ -224,9 +224,9 @@ class Task(ABC):
         """Let a model generate a sequence: each next input is drawn from the model's prediction.
 
         Raises:
-            UserError: the answers of this task are not its next inputs.
+            UserError: this task does not predict its next inputs.
         """
-        raise UserError("generate: the answers of this task are not its next inputs")
+        raise UserError("generate: this task does not predict its next inputs")
 
     def count(self, batch: Batch) -> int:
         """The weight of a batch in an average: its number of examples, or of the steps that count if it has a mask."""

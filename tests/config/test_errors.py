@@ -36,14 +36,14 @@ MISTAKES = {
     "unknown key with +": ("+sed=1", ["sed is not a setting; did you mean seed?"]),
     "unknown key with ++": ("++sed=1", ["sed is not a setting; did you mean seed?"]),
     "unknown nested key": ("model.hiden_size=8", ["model.hiden_size is not a setting of model", "mean hidden_size?"]),
-    "a note that would be evaluated": (r'note="\${seed}"', ["note=${seed}: must not have ${"]),
+    "a note that would be evaluated": (r'note="\${seed}"', ["note=${seed}: must not contain ${"]),
     "a key with two roles": (
         "-m search.repeated=[seed,optimizer.lr] seed=0,1",
-        ["search.grid and search.repeated both have optimizer.lr"],
+        ["search.grid and search.repeated both list optimizer.lr"],
     ),
     "a column that is repeated": (
         "-m search.columns=[seed] seed=0,1",
-        ["search.repeated and search.columns both have seed"],
+        ["search.repeated and search.columns both list seed"],
     ),
     "unknown nested key with +": (
         "+trainer.max_update=5",
@@ -74,11 +74,11 @@ MISTAKES = {
     "a sweep over names": ("-m name=a,b", ["name=a and name=b: name differs", "start one for each"]),
     "a sweep over roots": ("-m run.root=a,b seed=0,1", ["run.root=a and run.root=b: run differs"]),
     "a sweep over plans": ("-m search.two_stage=true,false", ["search.two_stage=True and", "search differs"]),
-    "a sweep over sweeps": ("-m experiment=ba2016/table1,ba2016/figure2", ["experiment=ba2016/table1: is a sweep"]),
-    "sweeps by a glob": ("-m experiment=glob(ba2016/abl*)", ["experiment=ba2016/ablations/boundary: is a sweep"]),
-    "a glob without a match": ("-m experiment=glob(nosuch*)", ["experiment=glob(nosuch*): there is no such value"]),
-    "an empty range": ("-m seed=range(0,0)", ["seed=range(0,0): there is no such value"]),
-    "an interval in a sweep": ("-m optimizer.lr=interval(0,1)", ["optimizer.lr=interval(0,1): a sweep needs single"]),
+    "a sweep over sweeps": ("-m experiment=ba2016/table1,ba2016/figure2", ["experiment=ba2016/table1: has a grid"]),
+    "sweeps by a glob": ("-m experiment=glob(ba2016/abl*)", ["experiment=ba2016/ablations/boundary: has a grid"]),
+    "a glob without a match": ("-m experiment=glob(nosuch*)", ["experiment=glob(nosuch*): gives no values"]),
+    "an empty range": ("-m seed=range(0,0)", ["seed=range(0,0): gives no values"]),
+    "an interval in a sweep": ("-m optimizer.lr=interval(0,1)", ["optimizer.lr=interval(0,1): a sweep needs a list"]),
     "the same run under two intervals": ("-m trainer.log_every=1,2", ["trainer.log_every=1 and", "are the same run"]),
     "the same run on two devices": ("-m device=cpu,auto", ["device=cpu and device=auto: these jobs are the same run"]),
     "the same run twice": ("-m seed=0,0", ["seed=0: these jobs are the same run"]),
@@ -113,10 +113,10 @@ MISTAKES = {
     "name that is a path": ("name=../x", ["name=../x: must be", "letters, digits, dots, hyphens and underscores"]),
     "empty name": ("name=", ["name=: must be", "letters, digits, dots, hyphens and underscores"]),
     "root of the file system by accident": ("run.root=", ["run.root=: must be a string, not empty"]),
-    "device that is not here": ("device=cuda", ["device=cuda: there is none here; legal: auto, cpu"]),
+    "device that is not here": ("device=cuda", ["device=cuda: PyTorch finds none on this machine; legal: auto, cpu"]),
     "class that no file names": (
         "model._target_=src.models.lstm.X",
-        ["model._target_=src.models.lstm.X: no file in configs/model names it; did you mean src.models.lstm.LSTM?"],
+        ["model._target_=src.models.lstm.X: no file in configs/ names it; did you mean src.models.lstm.LSTM?"],
     ),
     "sweep without -m": ("model=irnn,lstm", ["model=irnn,lstm gives several values; add -m to run them all"]),
     "range without -m": ("seed=range(3)", ["seed=range(3) gives several values; add -m"]),
@@ -338,8 +338,8 @@ def test_what_is_missing_in_a_model_or_task_of_ones_own_is_said():
     def unannotated(input_size, *, hidden_size=50): ...
 
     for receiver, says in (
-        (positional, "model.hidden_size: settings are the parameters after the \\* in .*positional"),
-        (unannotated, "unannotated: hidden_size needs an annotation, which says what is legal"),
+        (positional, "model.hidden_size: settings must be keyword-only parameters, after the \\* in .*positional"),
+        (unannotated, "unannotated: parameter hidden_size needs an annotation that says what is legal"),
     ):
         with pytest.raises(UserError, match=says):
             check_keys(OmegaConf.create({"hidden_size": 50}), receiver, "model")

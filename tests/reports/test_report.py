@@ -427,7 +427,7 @@ def test_a_key_with_two_roles_is_refused(folder, report):
     folder.add(lr=0.001)
     folder.add(lr=0.003)
     folder.expect_all()
-    with pytest.raises(SystemExit, match=r"grid and search.columns both have optimizer.lr; legal: one of the two"):
+    with pytest.raises(SystemExit, match=r"grid and search.columns both list optimizer.lr; remove it from one of them"):
         report("--no-figures", folder.path, "--columns", "optimizer.lr")
 
 
