@@ -76,7 +76,7 @@ def test_data_that_are_prepared_are_there_and_right(tmp_path, monkeypatch, capsy
         return ended.value.code
 
     assert status(tmp_path) == 0, "only its owner can put it there"
-    assert "set/mine.txt: no such file, and it is not public" in capsys.readouterr().out
+    assert "set/mine.txt: no such file, and it cannot be downloaded" in capsys.readouterr().out
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "mine.txt").write_text("mine")
     assert status(tmp_path) == 0

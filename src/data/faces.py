@@ -18,7 +18,7 @@ from src.specs import Split
 
 FOLDER = "multi_pie"
 SUFFIXES = (".png", ".pgm", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
-BY_HAND = "Multi-PIE is licensed by Carnegie Mellon University: put your copy there, cut to faces"
+BY_HAND = "Multi-PIE is licensed by Carnegie Mellon University: put your own copy, cropped to the faces,"
 
 
 class Photograph(NamedTuple):
@@ -39,14 +39,14 @@ def find(data_dir: str, expressions: Sequence[str]) -> list[Photograph]:
     for number, expression in enumerate(expressions):
         folder = expanded(data_dir) / FOLDER / expression
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; {BY_HAND} in folders {', '.join(expressions)}")
+            raise UserError(f"{folder}: no such folder; {BY_HAND} into folders {', '.join(expressions)}")
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
         if not paths:
-            raise UserError(f"{folder}: no photograph in it; legal: {', '.join(SUFFIXES)}")
+            raise UserError(f"{folder}: no photographs in it; legal: {', '.join(SUFFIXES)}")
         for path in paths:
             person, separator, _ = path.stem.partition("_")
             if not (person and separator):
-                raise UserError(f"{path}: names no person; call it <person>_<anything>{path.suffix}")
+                raise UserError(f"{path}: names no person; rename it to <person>_<anything>{path.suffix}")
             found.append(Photograph(path, person, number))
     return found
 
@@ -60,7 +60,8 @@ def divide(photographs: Sequence[Photograph], num_val: int, num_test: int) -> di
     people = sorted({photograph.person for photograph in photographs})
     if len(people) <= num_val + num_test:
         raise UserError(
-            f"{len(people)} people in {FOLDER}: must be more than {num_val} + {num_test}, to train on others"
+            f"{len(people)} people in {FOLDER}: must be more than task.num_val_people + task.num_test_people = "
+            f"{num_val + num_test}, to leave some to train on"
         )
     last = len(people) - num_test
     of_split: dict[Split, set[str]] = {
@@ -82,7 +83,7 @@ def read(photographs: Sequence[Photograph], side: int) -> np.ndarray:
     """The images in gray, [N, S, S], as bytes: the upper 8 bits if pixels have 16.
 
     Raises:
-        UserError: a file is not an image, has another size (its pixels are not read then), or has pixels of 32 bits.
+        UserError: a file is not an image, has another size (its pixels are not read then), or has 32-bit gray values.
     """
     images = np.empty((len(photographs), side, side), np.uint8)
     for number, photograph in enumerate(photographs):
@@ -103,6 +104,6 @@ def _image(path: Path, side: int) -> np.ndarray:
                 return np.asarray(image.convert("L"))
     except Exception as error:  # whatever is raised for a file of another kind
         raise UserError(f"{path}: not an image: {' '.join(str(error).split()) or type(error).__name__}") from None
-    if mode in ("I", "F"):
-        raise UserError(f"{path}: pixels of 32 bits; save it with 8 or 16 bits")
+    if mode in ("I", "F") and not has_16_bits:
+        raise UserError(f"{path}: 32 bits per gray value; save it with 8 or 16")
     raise UserError(f"{path}: {size} pixels, not {side} x {side}")

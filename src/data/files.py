@@ -49,9 +49,10 @@ def read(file: File, data_dir: str) -> bytes:
     found = find(file, data_dir) or _download(file, *_places(file, data_dir)[:2])
     content = read_bounded(found, file.size)
     if not file.is_content(content):
-        count = f"{len(content):,}" if len(content) <= file.size else f"more than {file.size:,}"
-        differs = f"it has {count} bytes, not {file.size:,}"
-        if len(content) == file.size:
+        differs = f"it has {len(content):,} bytes, not {file.size:,}"
+        if len(content) > file.size:  # no more of it has been read
+            differs = f"it has more than {file.size:,} bytes"
+        elif len(content) == file.size:
             differs = f"its sha256 is {sha256(content).hexdigest()}, not {file.sha256}"
         again = "remove it to download it again" if file.url else "replace it"
         raise UserError(f"{found}: not the published file: {differs}; {again}")
@@ -114,7 +115,7 @@ def _download(file: File, place: Path, compressed: Path) -> Path:
     The checksum of a compressed file is not known, so it is removed again if its content is not that of the file.
     """
     if file.url is None:
-        raise UserError(f"{place}: no such file, and it is not public; {file.terms}: put your copy there")
+        raise UserError(f"{place}: no such file, and it cannot be downloaded; {file.terms}: put your own copy there")
     import pooch  # this takes a third of a second
 
     target = compressed if file.url.endswith(".gz") else place
@@ -128,11 +129,11 @@ def _download(file: File, place: Path, compressed: Path) -> Path:
             pooch.retrieve(file.url, known, target.name, target.parent, downloader=downloader)
         if known is None and not _holds(target, file):
             target.unlink(missing_ok=True)
-            raise ValueError("something else is there")
+            raise ValueError("this address has another file")
     except (OSError, ValueError) as error:  # the errors of requests are OSErrors
         why = " ".join(str(error).split())[:150] or type(error).__name__
         raise UserError(
-            f"{target}: not there, and the download failed ({why}); put the file of {file.url} there, or set "
+            f"{target}: no such file, and the download failed ({why}); put the file from {file.url} there, or set "
             "task.data_dir to a folder that has it"
         ) from None
     return target
@@ -169,7 +170,7 @@ class _Bar:
         self.done += num_bytes
         self.bar.update(self.shown, completed=self.done)
         if self.done > self.most_bytes + CHUNK:  # the last chunk is counted as a whole one
-            raise ValueError(f"more than {self.most_bytes:,} bytes")
+            raise ValueError(f"it has more than {self.most_bytes:,} bytes")
 
     def reset(self) -> None:
         """Restart the count, which pooch does at the end."""

@@ -58,7 +58,7 @@ def load(split: Split, data_dir: str, num_validation: int = NUM_VALIDATION) -> t
     found, digits = images(part, data_dir), labels(part, data_dir)
     if found.shape != (len(digits), SIDE, SIDE) or digits.max(initial=0) >= NUM_CLASSES:
         name, shape = FILES[part, "images"].path, list(found.shape)
-        raise UserError(f"{name}: entries {shape} do not belong to {len(digits)} labels below {NUM_CLASSES}")
+        raise UserError(f"{name}: images of shape {shape} do not match {len(digits)} labels below {NUM_CLASSES}")
     return found[start:end], digits[start:end].astype(np.int64)
 
 

@@ -66,7 +66,7 @@ def _checked(piece: object, name: str) -> np.ndarray:
     if not isinstance(piece, np.ndarray) or piece.dtype.kind not in "buif" or piece.ndim != 2:
         raise UserError(f"{name} is not a piano roll")
     if piece.shape[1] != NUM_KEYS or len(piece) == 0:
-        raise UserError(f"{name} has {piece.shape[0]} frames of {piece.shape[1]} keys, not some of {NUM_KEYS}")
+        raise UserError(f"{name} has {piece.shape[0]} frames of {piece.shape[1]} keys: must be 1 or more of {NUM_KEYS}")
     if not np.isin(piece, (0, 1)).all():
         raise UserError(f"{name} has entries other than 0 and 1")
     return piece.astype(np.uint8)

@@ -125,7 +125,7 @@ def own(path: str) -> Corpus:
             f"iconv -f LATIN1 -t UTF-8"
         ) from None
     if "\0" in text:
-        raise UserError(f"task.file={path}: not a text: it has zero bytes")
+        raise UserError(f"task.file={path}: not a text: it contains null bytes")
     corpus = characters(text)
     if min(map(len, corpus.splits.values())) < 2:
         raise UserError(f"task.file={path}: {len(text)} characters are too few to train, validate and test on")

@@ -68,9 +68,9 @@ def test_only_files_are_photographs(folder):
 def test_what_is_wrong_is_named_in_one_line(folder, tmp_path_factory):
     nothing = tmp_path_factory.mktemp("nothing")
     assert refused(nothing).startswith(f"{nothing}/multi_pie/neutral: no such folder; Multi-PIE is licensed")
-    assert refused(folder, "squint/somebody.png").endswith("names no person; call it <person>_<anything>.png")
+    assert refused(folder, "squint/somebody.png").endswith("names no person; rename it to <person>_<anything>.png")
     (folder / "multi_pie" / "squint" / "somebody.png").unlink()
-    assert refused(folder, "squint/_1.png").endswith("names no person; call it <person>_<anything>.png")
+    assert refused(folder, "squint/_1.png").endswith("names no person; rename it to <person>_<anything>.png")
     (folder / "multi_pie" / "squint" / "_1.png").unlink()
     assert refused("~nobody-here").startswith("~nobody-here: ")
     assert f"{folder}/multi_pie/squint/a_x.png: not an image: " in refused(folder, "squint/a_x.png", b"text")
@@ -78,13 +78,19 @@ def test_what_is_wrong_is_named_in_one_line(folder, tmp_path_factory):
     assert refused(folder).endswith("squint/a_x.png: 640 x 480 pixels, not 48 x 48")
     Image.new("F", (48, 48)).save(folder / "multi_pie" / "squint" / "a_x.tif")
     (folder / "multi_pie" / "squint" / "a_x.png").unlink()
-    assert refused(folder).endswith("squint/a_x.tif: pixels of 32 bits; save it with 8 or 16 bits")
+    assert refused(folder).endswith("squint/a_x.tif: 32 bits per gray value; save it with 8 or 16")
     (folder / "multi_pie" / "squint" / "a_x.tif").unlink()
-    with pytest.raises(UserError, match="4 people in multi_pie: must be more than 2 \\+ 2"):
+    Image.new("I;16", (640, 480)).save(folder / "multi_pie" / "squint" / "a_x.pgm")
+    assert refused(folder).endswith("squint/a_x.pgm: 640 x 480 pixels, not 48 x 48")
+    (folder / "multi_pie" / "squint" / "a_x.pgm").unlink()
+    too_few = (
+        r"^4 people in multi_pie: must be more than task.num_val_people \+ task.num_test_people = 4, to leave some"
+    )
+    with pytest.raises(UserError, match=too_few):
         faces.divide(faces.find(str(folder), EXPRESSIONS)[:-1], 2, 2)
 
 
 def test_a_folder_without_a_photograph_is_named_in_one_line(folder):
     for path in (folder / "multi_pie" / "scream").iterdir():
         path.rename(path.with_suffix(".heic"))
-    assert "multi_pie/scream: no photograph in it; legal: .png, " in refused(folder)
+    assert "multi_pie/scream: no photographs in it; legal: .png, " in refused(folder)

@@ -103,7 +103,7 @@ GOOD = np.zeros((3, 88), np.uint8)
     ("pieces", "says"),
     [
         (np.zeros((2, 88)), "no pieces in traindata"),
-        (cell(GOOD, np.zeros((3, 87))), "traindata[1] has 3 frames of 87 keys, not some of 88"),
+        (cell(GOOD, np.zeros((3, 87))), "traindata[1] has 3 frames of 87 keys: must be 1 or more of 88"),
         (cell(np.zeros((0, 88)), GOOD), "traindata[0] has 0 frames of"),
         (cell(GOOD + 2, GOOD), "traindata[0] has entries other than 0 and 1"),
         (cell(np.full((3, 88), np.nan), GOOD), "traindata[0] has entries other than 0 and 1"),
@@ -154,7 +154,7 @@ def test_a_text_of_ones_own_is_read_with_any_line_ends(tmp_path):
         (b"abc", "3 characters are too few"),
         ("Größe, naïve".encode("latin-1") * 50, "not in UTF-8 (byte 2); convert it"),
         ("Größe, naïve".encode("utf-16") * 50, "not in UTF-8 (byte 0); convert it"),
-        (b"ab\0c" * 50, "not a text: it has zero bytes"),
+        (b"ab\0c" * 50, "not a text: it contains null bytes"),
     ],
     ids=["missing", "empty", "short", "latin-1", "utf-16", "binary"],
 )
@@ -178,4 +178,4 @@ def test_a_text_that_is_too_large_is_refused(tmp_path, monkeypatch):
 def test_the_penn_treebank_has_to_be_brought_and_its_license_is_named(tmp_path):
     message = refused(text.published, "penn_treebank", str(tmp_path))
     assert "LDC99T42" in message
-    assert message.startswith(f"{tmp_path}/text/ptb.train.txt: no such file, and it is not public;")
+    assert message.startswith(f"{tmp_path}/text/ptb.train.txt: no such file, and it cannot be downloaded;")
