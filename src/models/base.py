@@ -114,7 +114,7 @@ class Core(nn.Module):
         """
         inputs = inputs if isinstance(inputs, Inputs) else Inputs(inputs)
         if inputs.batch_and_time[1] == 0:
-            raise ValueError("inputs: must have a time step or more")
+            raise ValueError("inputs: must have at least one time step")
         compute = choose(self.forms(), self.kernel, inputs).compute
         if lengths is None:
             y, state = compute(inputs, state, return_state, return_sequence)
@@ -200,7 +200,7 @@ def _reset(where_B: Tensor, start: Tensor, state: Tensor) -> Tensor:
 def refuse_one_unit(hidden_size: int, where: str = "") -> None:
     """Raise `ValueError` for a single unit, of which layer normalization would leave only a constant."""
     if hidden_size == 1:
-        raise ValueError(f"hidden_size=1: must be 2 or more{where}, since layer normalization makes one unit constant")
+        raise ValueError(f"hidden_size=1: must be 2 or more{where}, since layer norm makes a single unit constant")
 
 
 def is_standard(norm: nn.Module) -> bool:

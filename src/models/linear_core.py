@@ -192,8 +192,8 @@ def need_two_features(setting: str, size: int | None, hidden_size: int, num_head
     if head_size(size, hidden_size, num_heads) > 1:
         return
     if size is not None:
-        raise ValueError(f"{setting}={size}: must be 2 or more, since normalizing one feature leaves its sign at most")
+        raise ValueError(f"{setting}={size}: must be 2 or more, since normalizing one feature leaves at most its sign")
     of = setting.removesuffix("_size")
     if num_heads == 1:
-        raise ValueError(f"hidden_size={hidden_size}: must leave 2 or more features of a {of}")
-    raise ValueError(f"num_heads={num_heads}: must leave 2 or more features of a {of} (hidden_size={hidden_size})")
+        raise ValueError(f"hidden_size={hidden_size}: must give each {of} 2 or more features")
+    raise ValueError(f"num_heads={num_heads}: must leave each {of} 2 or more features (hidden_size={hidden_size})")

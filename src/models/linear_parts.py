@@ -69,9 +69,9 @@ def check_dpfp_order(order: int, key_size: int) -> None:
         ValueError: it yields such features.
     """
     if key_size == 1:
-        raise ValueError("feature_map=dpfp: must have 2 or more features of a key (key_size=1)")
+        raise ValueError("feature_map=dpfp: needs keys of 2 or more features, not 1")
     if order >= key_size:
-        raise ValueError(f"dpfp_order={order}: must be below the features of a key (key_size={key_size})")
+        raise ValueError(f"dpfp_order={order}: must be below {key_size}, the number of features of a key")
 
 
 def features(feature_map: FeatureMap, x_K: Tensor, order: int) -> Tensor:

@@ -77,7 +77,7 @@ class RandomTensor(Task):
         shown = " ".join(f"{value:.2f}" for value in batch.targets[row, :5].tolist())
         answer = " ".join(f"{value:.2f}" for value in output.prediction[row, :5].tolist())
         off = float((output.prediction[row] - batch.targets[row]).norm() / batch.targets[row].norm())
-        return f"{shown} ...   predicted {answer} ...   off by {100 * off:.0f} % of the length"
+        return f"{shown} ...   predicted {answer} ...   off by {100 * off:.0f} % of its norm"
 
     def labels(self, batch: Batch, row: int) -> list[str]:
         return ["first", "second"]

@@ -96,7 +96,8 @@ class SequenceTeacher(Task):
 
     def render(self, batch: Batch, row: int, output: Output) -> str:
         errors = (output.prediction[row] - batch.targets[row]).square().mean(1)
-        shown = ", ".join(f"{float(errors[t]):.2f} at {t + 1}" for t in sorted({0, len(errors) // 2, len(errors) - 1}))
+        steps = sorted({0, len(errors) // 2, len(errors) - 1})
+        shown = ", ".join(f"{float(errors[t]):.2f} at step {t + 1}" for t in steps)
         return f"squared error {shown}"
 
 

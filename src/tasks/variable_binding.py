@@ -90,7 +90,9 @@ class VariableBinding(Task):
             if max_keep is not None:
                 raise ValueError(f"max_keep={max_keep}: must be null unless variant=continuous")
         if num_items > most_items:
-            raise ValueError(f"num_items={num_items}: at most {most_items} with sequence_length={sequence_length}")
+            raise ValueError(
+                f"num_items={num_items}: must be at most {most_items} with sequence_length={sequence_length}"
+            )
         if variant == "order" and num_items == 1:
             raise ValueError(f"num_items={num_items}: must be at least 2 with variant=order")
         if variant == "order" and not real_patterns and num_items > 2**num_bits:

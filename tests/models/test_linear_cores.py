@@ -597,13 +597,14 @@ def test_dpfp_of_too_high_an_order_is_an_error(cell, key_size, order):
     x_NK = torch.randn(100, key_size)
     distinct = {tuple(column) for column in features("dpfp", x_NK, order).T.tolist() if any(column)}
     assert len(distinct) < num_features("dpfp", key_size, order)
-    with pytest.raises(ValueError, match=rf"^dpfp_order={order}: must be below .* \(key_size={key_size}\)$"):
+    message = rf"^dpfp_order={order}: must be below {key_size}, the number of features of a key$"
+    with pytest.raises(ValueError, match=message):
         cell(X, hidden_size=D, key_size=key_size, feature_map="dpfp", dpfp_order=order)
 
 
 @pytest.mark.parametrize("cell", [LinearAttention, DeltaNet])
 def test_dpfp_of_one_feature_is_an_error(cell):
-    with pytest.raises(ValueError, match=r"^feature_map=dpfp: must have 2 or more features of a key \(key_size=1\)$"):
+    with pytest.raises(ValueError, match=r"^feature_map=dpfp: needs keys of 2 or more features, not 1$"):
         cell(X, hidden_size=D, key_size=1, feature_map="dpfp")
 
 
@@ -616,12 +617,12 @@ def test_dpfp_of_the_highest_order_has_no_feature_twice_or_always_zero():
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_norm_of_one_value_feature_is_an_error(cell):
-    message = r"^num_heads=6: must leave 2 or more features of a value \(hidden_size=6\)$"
+    message = r"^num_heads=6: must leave each value 2 or more features \(hidden_size=6\)$"
     with pytest.raises(ValueError, match=message):
         cell(X, hidden_size=6, num_heads=6, key_size=2)
     with pytest.raises(ValueError, match=r"^value_size=1: must be 2 or more"):
         cell(X, hidden_size=6, value_size=1)
-    with pytest.raises(ValueError, match=r"^hidden_size=1: must leave 2 or more features of a value$"):
+    with pytest.raises(ValueError, match=r"^hidden_size=1: must give each value 2 or more features$"):
         cell(X, hidden_size=1, num_heads=1, key_size=2)
     cell(X, hidden_size=6, num_heads=6, key_size=2, value_size=2)
 

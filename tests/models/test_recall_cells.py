@@ -342,7 +342,7 @@ def test_memories_start_as_they_say():
 
 
 def test_softmax_and_layer_norm_of_one_feature_are_errors():
-    message = r"^num_heads=6: must leave 2 or more features of a key \(hidden_size=6\)$"
+    message = r"^num_heads=6: must leave each key 2 or more features \(hidden_size=6\)$"
     of_unit_sum = (partial(cls, feature_map="elu") for cls in (DeltaNet, LinearAttention))
     for cls in (SRWM, TTTLinear, RecurrentDeltaNet, *of_unit_sum):
         with pytest.raises(ValueError, match=message):
