@@ -51,7 +51,7 @@ def choose(forms: Iterable[Form], kernel: Kernel, inputs: Inputs) -> Form:
         for form in listed:
             if form.kernel == kind and form.serves(inputs):
                 return form
-    raise ValueError("no form serves these inputs; a core needs one that serves all, such as its scan")
+    raise ValueError("no form of the core serves these inputs; it needs one that serves all inputs, such as its scan")
 
 
 def plain(function: Callable[[Any, State | None], tuple[Tensor, State]]) -> Compute:

@@ -255,7 +255,7 @@ def test_terms_of_the_wrong_size_are_refused():
     terms, S = make(4, 3, 4, "scalar", "delta"), torch.randn(B, H, 3, 4)
     with pytest.raises(ValueError, match=r"^erase of shape \[3, 4, 2, 2\]"):
         linear_recurrence(terms._replace(erase=terms.erase[..., :2]), S)
-    with pytest.raises(ValueError, match=r"^log_decay: 2 decays of a head, expected 1 or 3$"):
+    with pytest.raises(ValueError, match=r"^log_decay: 2 decays per head, expected 1 or 3$"):
         linear_recurrence(terms._replace(log_decay=terms.log_decay.expand(-1, -1, -1, 2)), S)
     with pytest.raises(ValueError, match=r"^state of shape"):
         linear_recurrence(terms, S, torch.zeros(B, 4, dtype=torch.bool), S[..., :2])

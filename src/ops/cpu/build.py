@@ -33,7 +33,7 @@ INSTALL = "Debian: apt-get install g++, macOS: xcode-select --install"
 _OPTIONAL: tuple[tuple[str, ...], ...] = ((), ("-fopenmp",), ("-march=", "-mcpu="), ("-fopenmp", "-march=", "-mcpu="))
 """Flags to leave out in successive attempts, by prefix: threads and the instructions of this processor."""
 ONE_LANE = ("-DONE_LANE",)
-ELSEWHERE = "TORCH_EXTENSIONS_DIR names another folder for the compiled kernels"
+ELSEWHERE = "set TORCH_EXTENSIONS_DIR to keep compiled kernels in another folder"
 
 
 @cache
@@ -83,7 +83,7 @@ def step_library(source: str, name: str) -> ctypes.CDLL:
         UserError: the library cannot be compiled or loaded.
     """
     if library() is None:
-        raise UserError("the kernels that it uses are not available")
+        raise UserError("it needs the fused kernels, which are not available")
     return _of_step(source, "", f"the kernel of {name}")
 
 
@@ -158,11 +158,11 @@ def _name(content: bytes) -> str:
 def _compile(folder: Path, sources: list[Path] | str, what: str, *own: str) -> Path:
     """Compile under a temporary name and rename, so that a killed compilation leaves nothing to load."""
     started, compiler = time.perf_counter(), _compiler()
-    log.info("compiling %s, once ...", what)
+    log.info("compiling %s (only once) ...", what)
     for left in folder.glob("tmp*"):  # from a killed compilation
         shutil.rmtree(left, ignore_errors=True)
     for damaged in folder.glob("fused.*.so"):
-        log.warning("%s is damaged and is compiled again", damaged)
+        log.warning("%s is damaged; compiling it again", damaged)
         damaged.unlink()
     with TemporaryDirectory(prefix="tmp", dir=folder) as build:
         made = Path(build) / "fused.so"

@@ -107,9 +107,9 @@ def check_exit(ended: int, what: str, batch: int, time: int, ids: Tensor | None,
     """
     if ended == _WRONG_IDS and ids is not None:
         least, greatest = ids.aminmax()
-        raise IndexError(f"ids from {least} to {greatest}, not all in a table of {symbols} rows")
+        raise IndexError(f"ids from {least} to {greatest}: must be from 0 to {symbols - 1}, the rows of the table")
     if ended == _OUT_OF_MEMORY:
-        raise MemoryError(f"{what}: {batch} sequences of {time} steps: not enough memory")
+        raise MemoryError(f"{what}: not enough memory for {batch} sequences of {time} steps")
 
 
 def contiguous(*tensors: Tensor | None) -> list[Any]:
@@ -126,4 +126,4 @@ def check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype)
 def refuse_second_derivative() -> None:
     """Raise `RuntimeError` if a backward pass is itself being differentiated; cheaper than `once_differentiable`."""
     if torch.is_grad_enabled():
-        raise RuntimeError("the kernels have no second derivative; take model.kernel=vectorized")
+        raise RuntimeError("the kernels have no second derivative; use model.kernel=vectorized")

@@ -126,7 +126,7 @@ def linear_recurrence(
         given = terms.query, terms.key, terms.value, terms.log_decay, None, None, terms.strength
     decays = 0 if terms.log_decay is None else terms.log_decay.shape[-1]
     if decays not in (0, 1, keys):
-        raise ValueError(f"log_decay: {decays} decays of a head, expected 1 or {keys}")
+        raise ValueError(f"log_decay: {decays} decays per head, expected 1 or {keys}")
     for name, term, size in zip(_TERMS, given, (keys, keys, values, decays, keys, keys, 1), strict=True):
         if term is not None:
             calls.check(name, term, (batch, time if name == "query" else time * writes, heads, size), dtype)

@@ -38,7 +38,7 @@ def _root(x: Tensor) -> Tensor:
 
 def _norm(x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     if ord != 2:
-        raise LoweringError(f"linalg_vector_norm of order {ord}; only 2 can be lowered")
+        raise LoweringError(f"linalg_vector_norm of order {ord}; only order 2 is supported")
     return _root((x * x).sum(dim, keepdim))
 
 
@@ -133,7 +133,7 @@ def _extreme(best: Callable) -> Callable:
 def _topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
     """The best one, then the best one of what is left, and so on."""
     if k > MOST_OF_TOPK:
-        raise LoweringError(f"aten.topk of {k}; at most {MOST_OF_TOPK} can be lowered")
+        raise LoweringError(f"aten.topk of {k}; at most {MOST_OF_TOPK} is supported")
     best, worst = (torch.amax, -math.inf) if largest else (torch.amin, math.inf)
     last, found = x.movedim(dim, -1), []
     left, taken = last.detach(), None

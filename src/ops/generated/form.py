@@ -199,7 +199,7 @@ def _refuse_another(expected: list[Tensor], actual: list[Tensor], num_results: i
         scale = one.abs().nan_to_num(0, 0).max().clamp(min=1)
         is_same = ((other - one).abs() / scale < tolerance) | (one == other) | (one.isnan() & other.isnan())
         if not torch.all(is_same | one.isnan() if number >= num_results else is_same):
-            raise LoweringError("a kernel of it gives something else: the step mixes sequences, or depends on chance")
+            raise LoweringError("its results differ from those of the step, which mixes sequences or depends on chance")
 
 
 def _free(tensor: Tensor) -> Tensor:

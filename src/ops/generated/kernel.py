@@ -162,8 +162,8 @@ class Kernel:
     def _exact(self, state: Tensor) -> Tensor:
         exact = round(2 / torch.finfo(state.dtype).eps) - 1
         if state.numel() and not state.abs().max() <= exact:  # or nan
-            what = f"a state of integers beyond {exact}, which {state.dtype} cannot count"
-            raise OverflowError(f"{self.name}: {what}; take model.kernel=reference")
+            what = f"an integer state beyond {exact:,}, which {state.dtype} cannot represent exactly"
+            raise OverflowError(f"{self.name}: {what}; use model.kernel=reference")
         return state
 
     def check(

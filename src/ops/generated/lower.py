@@ -132,5 +132,5 @@ def _name(result: Any, name: str) -> None:
 
 def _of_attribute(tensor: Tensor) -> Filled:
     if tensor.numel() != 1:
-        raise LoweringError("a tensor that the derivative makes of numbers")
+        raise LoweringError("a constant tensor that the derivative creates")
     return Filled(tensor.item(), tuple(tensor.shape))

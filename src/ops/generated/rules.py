@@ -115,7 +115,7 @@ def _index_put(
     self: Builder, base: Operand, indices: list[View | None], x: Operand, accumulate: bool = False
 ) -> Operand:
     if not (accumulate and isinstance(base, Filled) and base.number == 0):
-        raise LoweringError("aten.index_put into something")
+        raise LoweringError("aten.index_put, except as the gradient of an indexed tensor")
     shape = tuple(base.shape)
     value = Value("reduce", "sum", [], shape, (), ())
     table = self.table(whole(value), indices)

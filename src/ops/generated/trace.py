@@ -94,7 +94,7 @@ def trace(core: Any) -> Trace:
     states, state_structure = optree.tree_flatten(state)
     for tensor in (*inputs, *states):
         if tensor.numel() == 0:
-            raise LoweringError("an input or state without numbers")
+            raise LoweringError("an empty input or state")
     for tensor in inputs:
         if not tensor.is_floating_point():
             raise LoweringError(f"inputs must be floating-point numbers, not {tensor.dtype}")
@@ -137,7 +137,7 @@ def trace(core: Any) -> Trace:
             if changed := changed | around.changed():
                 raise LoweringError(f"the step changes {', '.join(sorted(changed))}, which a kernel would not")
             if around.was_by_chance():
-                raise LoweringError("the step draws random numbers of Python or NumPy")
+                raise LoweringError("the step draws random numbers from Python or NumPy")
             _refuse_gradients(values)
             _multiply_by_inverse_roots(graph.graph, 1 + len(states))
             prelude, body = _split(graph, len(inputs) + len(states))
@@ -151,7 +151,7 @@ def trace(core: Any) -> Trace:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
         lasting = True
         if "_local_scalar_dense" in reason:
-            reason = "data-dependent control flow: a decision by the values of tensors"
+            reason = "data-dependent control flow: a branch on the values of tensors"
         elif not isinstance(error, LoweringError):
             reason, lasting = f"step cannot be traced: {reason}", False
         line = _line_in(type(core).step, error.__traceback__)
@@ -166,16 +166,16 @@ def _refuse_what_may_change(core: nn.Module, named: list[tuple[str, Any]]) -> No
     """Refuse a core with hooks, or with values whose changes would not be noticed."""
     own, *parts = core.modules()
     if has_hooked_parts(core):
-        raise LoweringError("a part with hooks, which a kernel would not call", lasting=False)
+        raise LoweringError("a submodule with hooks, which a kernel would not call", lasting=False)
     for name, value in named:
         for leaf in leaves_of(value):
             if isinstance(leaf, nn.Module):
                 if leaf is not own and leaf not in parts:
-                    raise LoweringError(f"{name}: a module that is no part of the core; take nn.ModuleList")
+                    raise LoweringError(f"{name}: a module that is not registered in the core; use nn.ModuleList")
             elif isinstance(leaf, np.ndarray) and leaf.size > COMPARED:
                 raise LoweringError(f"{name}: an array of more than {COMPARED} numbers; make it a buffer")
             elif not isinstance(leaf, (*UNCHANGING, Tensor, np.ndarray)):
-                raise LoweringError(f"{name}: an object of {type(leaf).__name__}, in which a change would not be seen")
+                raise LoweringError(f"{name}: an object of {type(leaf).__name__}, whose changes would go unnoticed")
 
 
 def _refuse_gradients(named: list[tuple[str, Any]]) -> None:
@@ -228,11 +228,11 @@ class _NoGradients(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if (function is torch._C._set_grad_enabled and not args[0]) or torch.is_inference_mode_enabled():
-            raise LoweringError("no_grad in a step; take detach()")
+            raise LoweringError("no_grad in a step; use detach()")
         if function is Tensor.register_hook:
-            raise LoweringError("a hook of a tensor, which a kernel would not call")
+            raise LoweringError("a tensor hook, which a kernel would not call")
         if function in (torch.is_grad_enabled, _REQUIRES_GRAD):
-            raise LoweringError("a decision by whether there are gradients")
+            raise LoweringError("a branch on whether there are gradients")
         return function(*args, **(kwargs or {}))
 
 

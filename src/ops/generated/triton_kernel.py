@@ -44,7 +44,7 @@ class TritonKernel(Kernel):
     def load(self) -> None:
         """Import the kernels; Triton compiles them when they are first called."""
         if self.has_integers:  # checking that they are still exact would mean waiting for the GPU
-            raise LoweringError("a state of integers, which the kernel for a GPU does not carry")
+            raise LoweringError("an integer state, which kernels for a GPU do not support")
         module = _module(self.recipe.source)
         self.forward, self.backward = module.forward_kernel, module.backward_kernel
         assert self.recipe.gpu is not None

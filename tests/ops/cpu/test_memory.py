@@ -31,4 +31,4 @@ def test_a_failed_allocation_is_an_error_with_the_sizes(threads):
     command = [sys.executable, "-c", CALL, threads]
     ended = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout == "LSTM: 32 sequences of 3 steps: not enough memory\n"
+    assert ended.stdout == "LSTM: not enough memory for 32 sequences of 3 steps\n"

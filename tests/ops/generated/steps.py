@@ -754,4 +754,4 @@ class EmptyState(Cell):
         return h, (h, nothing)
 
 
-REFUSED[EmptyState] = "an input or state without numbers"
+REFUSED[EmptyState] = "an empty input or state"

@@ -166,7 +166,7 @@ def test_integers_that_a_kernel_cannot_count_are_an_error():
         except OverflowError as error:
             counted.append(str(error))
     assert counted[0] == [2**24 - 1]
-    assert "a state of integers beyond 16777215, which torch.float32 cannot count; take model.kernel=ref" in counted[1]
+    assert "an integer state beyond 16,777,215, which torch.float32 cannot represent exactly; use model." in counted[1]
 
 
 def test_integers_are_counted_whether_or_not_anyone_asks_for_the_state():
@@ -175,7 +175,7 @@ def test_integers_are_counted_whether_or_not_anyone_asks_for_the_state():
     p = core.project(torch.zeros(1, 3, X, dtype=torch.float32))
     for start in (2**24 - 3, 2**24 + 1):
         state = core.initial_state(1)[0], torch.tensor([start])
-        with pytest.raises(OverflowError, match="a state of integers beyond 16777215"):
+        with pytest.raises(OverflowError, match="an integer state beyond 16,777,215"):
             core(p, state, return_state=False)
     y_BTH, end = core(p, return_state=False)
     assert (y_BTH.shape, end) == ((1, 3, H), None)

@@ -246,16 +246,16 @@ def nothing_else(self, h):
 EFFECTS = {
     without_gradients: "no_grad in a step",
     in_inference: "no_grad in a step",
-    hooked: "a decision by whether there are gradients",
-    hooked_always: "a hook of a tensor",
+    hooked: "a branch on whether there are gradients",
+    hooked_always: "a tensor hook",
     counted_in_a_buffer: "the step changes seen",
     a_new_buffer: "the step changes seen",
     a_new_level: "the step changes level",
     a_diagnostic: "the step changes last",
     a_longer_list: "the step changes all",
     counted_in_a_file: "the step changes .*COUNT",
-    chance: "random numbers of Python or NumPy",
-    chance_of_numpy: "random numbers of Python or NumPy",
+    chance: "random numbers from Python or NumPy",
+    chance_of_numpy: "random numbers from Python or NumPy",
 }
 
 
@@ -300,8 +300,8 @@ class Opaque:
 
 REFUSED = {
     "where: a setting that requires a gradient; make it a parameter": torch.ones(H, requires_grad=True),
-    "where: an object of Opaque, in which a change would not be seen": Opaque(),
-    "where: a module that is no part of the core; take nn.ModuleList": [nn.Tanh()],
+    "where: an object of Opaque, whose changes would go unnoticed": Opaque(),
+    "where: a module that is not registered in the core; use nn.ModuleList": [nn.Tanh()],
     "where: an array of more than 4096 numbers; make it a buffer": np.zeros(5000),
 }
 

@@ -41,7 +41,7 @@ def some(kinds, name):
 
 
 def has_integers(core):
-    """Whether the state of a core has integers, which a kernel for a GPU does not carry."""
+    """Whether the state of a core has integers, which kernels for a GPU do not support."""
     return not all(tensor.is_floating_point() for tensor in state_tensors(core.initial_state(1)))
 
 
@@ -112,7 +112,7 @@ def make_blocks_small(monkeypatch):
 def test_a_state_of_integers_is_scanned():
     core = Counter(kernel="fused")
     p_BTP = core.project(torch.randn(B, T, core.input_size))
-    with pytest.raises(UserError, match="a state of integers, which the kernel for a GPU does not carry"):
+    with pytest.raises(UserError, match="an integer state, which kernels for a GPU do not support"):
         core(p_BTP)
     core.kernel = "auto"
     assert choose(core.forms(), "auto", Inputs(p_BTP)).kernel == "reference"
