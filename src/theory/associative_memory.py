@@ -3,9 +3,10 @@
 Shapes: F features of a key, G features of a value, P stored pairs.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from annotated_types import Ge
 from matplotlib.figure import Figure
 from scipy.stats import ortho_group
 
@@ -70,7 +71,11 @@ def expected_cosine_of_least_squares(num_pairs: np.ndarray, key_size: int) -> np
 
 
 def run(
-    key_size: int = 200, value_size: int = 300, draws: int = 20, seed: int = 0, crosstalk_pairs: int = 60
+    key_size: Annotated[int, Ge(20)] = 200,
+    value_size: int = 300,
+    draws: int = 20,
+    seed: int = 0,
+    crosstalk_pairs: Annotated[int, Ge(2)] = 60,
 ) -> Recall:
     """Store pairs with orthonormal, orthogonal, random and linearly independent keys, and recall them."""
     rng = np.random.default_rng(seed)

@@ -99,7 +99,7 @@ def state_sizes(core: FastWeights, p_BTH: Tensor, *, printed: bool) -> np.ndarra
     return np.array(sizes)
 
 
-def run(num_steps: Annotated[int, Ge(3)] = 24, hidden_size: int = 16, seed: int = 0) -> Memory:
+def run(num_steps: Annotated[int, Ge(3)] = 24, hidden_size: Annotated[int, Ge(2)] = 16, seed: int = 0) -> Memory:
     """Compute the states for random inputs in three ways, and examine the matrices that these states write."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():

@@ -21,6 +21,7 @@ class Cliff(NamedTuple):
     """The loss on a slice and on the weight-bias plane, and two runs of gradient descent."""
 
     claims: tuple[Claim, ...]
+    num_steps: int
     biases: np.ndarray
     losses: np.ndarray
     gradients: np.ndarray
@@ -127,7 +128,8 @@ def run(weight: float = 6.0, num_steps: int = 50, target: float = 0.15, resoluti
     )
     claims = (
         near(
-            "Back-propagation through 50 steps and the forward recursion give the same gradient, even on the cliff",
+            f"Back-propagation through {num_steps} steps and the forward recursion give the same gradient, even on the "
+            "cliff",
             "chain rule, in both orders",
             0.0,
             float(np.linalg.norm(by_hand - by_torch) / np.linalg.norm(by_hand)),
@@ -173,9 +175,9 @@ def run(weight: float = 6.0, num_steps: int = 50, target: float = 0.15, resoluti
             f"after {len(clipped) - 1} updates; without clipping it is {final_free:.3g}",
         ),
     )
-    return Cliff(
-        claims, biases, losses.detach().numpy(), abs(gradients), fold, plane_weights, plane_biases, plane, clipped, free
-    )
+    loss_and_gradient = losses.detach().numpy(), abs(gradients)
+    on_the_plane = plane_weights, plane_biases, plane, clipped, free
+    return Cliff(claims, num_steps, biases, *loss_and_gradient, fold, *on_the_plane)
 
 
 def draw(result: Cliff) -> Figure:
@@ -186,7 +188,7 @@ def draw(result: Cliff) -> Figure:
         axes.set(xlabel="bias b", xticks=[-3, -2.5, -2])
     loss.plot(result.biases, result.losses, **line(0))
     loss.text(result.fold - 0.04, 0.3, "fold", rotation=90, ha="right", fontsize=9)
-    loss.set_ylabel("loss after 50 steps")
+    loss.set_ylabel(f"loss after {result.num_steps} steps")
     heading(loss, "A cliff in the loss")
     gradient.semilogy(result.biases, result.gradients, **line(0))
     gradient.set_ylabel("|∂loss/∂b|")

@@ -6,7 +6,7 @@ import numpy as np
 from annotated_types import Ge
 from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
-from scipy.linalg import solve_continuous_lyapunov
+from scipy.linalg import block_diag, solve_continuous_lyapunov
 
 from src.theory.base import Claim, Demonstration
 from src.theory.claims import at_least, at_most, near
@@ -71,7 +71,7 @@ def relax(T_NN: np.ndarray, input_N: np.ndarray, u_SN: np.ndarray, times: np.nda
     return solve_ivp(rates, (0, times[-1]), u_SN.ravel(), t_eval=times, **TIGHT).y.T.reshape(-1, *u_SN.shape)
 
 
-def run(starts: Annotated[int, Ge(4)] = 1000, network_size: int = 8, seed: int = 0) -> Functions:
+def run(starts: Annotated[int, Ge(4)] = 1000, network_size: Annotated[int, Ge(2)] = 8, seed: int = 0) -> Functions:
     """Follow each function along trajectories from many starts; four trajectories of the pendulum are plotted."""
     rng = np.random.default_rng(seed)
     P = solve_continuous_lyapunov(A.T, -np.eye(2))
@@ -81,7 +81,8 @@ def run(starts: Annotated[int, Ge(4)] = 1000, network_size: int = 8, seed: int =
     pendulum, pendulum_claims = _pendulum(starts, rng)
     symmetric_NN = rng.standard_normal((network_size, network_size))
     symmetric_NN = 1.2 * (symmetric_NN + symmetric_NN.T) / np.sqrt(2 * network_size) * 2
-    asymmetric_NN = np.kron(np.eye(network_size // 2), np.array([[2.0, -2.0], [2.0, 2.0]]))
+    pairs, alone = divmod(network_size, 2)
+    asymmetric_NN = block_diag(*[[[2.0, -2.0], [2.0, 2.0]]] * pairs, np.zeros((alone, alone)))
     input_N = 0.2 * rng.standard_normal(network_size)
     u_SN = rng.standard_normal((20, network_size))
     network_times = np.linspace(0, 60, 601)

@@ -15,6 +15,14 @@ def test_the_energy_of_the_network_is_its_integral():
     assert lyapunov.network_energy(T_NN, input_N, u) == pytest.approx(expected, rel=1e-9)
 
 
+def test_a_network_may_have_an_odd_number_of_units():
+    """With asymmetric weights, its last unit is on its own."""
+    result = lyapunov.run(starts=4, network_size=3)
+    assert result.asymmetric.shape == result.symmetric.shape
+    (claim,) = (claim for claim in result.claims if "limit cycles" in claim.statement)
+    assert claim.holds
+
+
 def test_the_pendulum_loses_energy_by_friction_only():
     times = np.linspace(0, 10, 2001)
     path = lyapunov.swing(np.array([[1.0, 0.5]]), times)[:, 0]

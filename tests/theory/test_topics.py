@@ -4,6 +4,7 @@ import io
 from functools import cache
 
 import pytest
+from matplotlib.text import Text
 
 from src.theory import (
     associative_memory,
@@ -20,7 +21,7 @@ from src.theory import (
     stability,
     write_rules,
 )
-from src.theory.run import find_topics, headline, text_of
+from src.theory.run import find_topics, headline, least_of, settings_of, text_of
 
 REDUCED = {
     "linear_associator": (associative_memory, {"key_size": 120, "value_size": 80, "draws": 8, "crosstalk_pairs": 40}),
@@ -89,3 +90,40 @@ def test_every_topic_has_a_headline_and_a_text_and_no_two_figures_share_a_name()
         assert text_of(topic).startswith("# ")
     names = [one.name for group in topics.values() for one in group]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("demonstration", "name", "least"),
+    [
+        pytest.param(demonstration, name, least_of(parameter), id=f"{demonstration.name}-{name}")
+        for group in find_topics().values()
+        for demonstration in group
+        for name, parameter in settings_of(demonstration).items()
+        if isinstance(parameter.default, int) and name != "seed"
+    ],
+)
+def test_every_setting_may_be_as_small_as_it_says(demonstration, name, least):
+    if (demonstration.name, name) == ("gradient_norms_at_initialization", "num_units"):
+        least = 2  # the A-LSTM has complex units, so the number must be even
+    result = demonstration.run(**{name: least})
+    demonstration.draw(result).draw_without_rendering()
+
+
+@pytest.mark.parametrize(
+    ("topic", "name", "settings", "numbers_by_default"),
+    [
+        ("bptt", "update_rules_as_printed", {"num_iterations": 130}, ("120",)),
+        ("bptt", "gradients_as_printed", {"num_steps": 6}, ("7 terms", "seven")),
+        ("feedback", "feedback_regimes", {"repetitions": 5000}, ("20,000 ",)),
+        ("gradient_flow", "powers_of_a_matrix", {"num_powers": 240, "coupling": 1.5}, ("300", "150", "(0.9 2")),
+        ("loss_cliff", "loss_cliff", {"num_steps": 40, "resolution": 2001}, ("50 steps",)),
+    ],
+)
+def test_texts_follow_the_settings(topic, name, settings, numbers_by_default):
+    (demonstration,) = (one for one in find_topics()[topic] if one.name == name)
+
+    result = demonstration.run(**settings)
+    of_figure = [part.get_text() for part in demonstration.draw(result).findobj(Text)]
+    text = " ".join([*(f"{claim.statement} {claim.tolerance}" for claim in result.claims), *of_figure])
+    assert [number for number in numbers_by_default if number in text] == []

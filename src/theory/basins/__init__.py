@@ -3,9 +3,10 @@
 Shapes: S starts.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from annotated_types import Ge
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from scipy.optimize import brentq
@@ -29,7 +30,7 @@ class Basins(NamedTuple):
     portraits: tuple[Portrait, ...]
 
 
-def run(resolution: int = 300) -> Basins:
+def run(resolution: Annotated[int, Ge(2)] = 300) -> Basins:
     """Compute the portraits of three networks. With an even resolution no grid point lies on a straight boundary."""
     straight, curved, rotating = portraits = tuple(portrait(W, resolution) for W in (STRAIGHT, CURVED, ROTATING))
     claims = (

@@ -4,9 +4,11 @@ Shapes: C scales, E fast learning rates, H hidden units.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from matplotlib.figure import Figure
 from torch import nn
 from torch.nn.functional import layer_norm
@@ -37,7 +39,7 @@ class Invariance:
     distance_E: Array
 
 
-def scale_states(num_units: int = 20, seed: int = 0) -> Invariance:
+def scale_states(num_units: Annotated[int, Ge(2)] = 20, seed: int = 0) -> Invariance:
     """Take one step of fast weights from states of many scales, and apply layer norm to sums of many scales."""
     generator = torch.Generator().manual_seed(seed)
     h_1H, p_1H, a_1H = torch.randn(3, 1, num_units, generator=generator, dtype=torch.float64)

@@ -4,9 +4,11 @@ Shapes: G settings of (λ, η), L decays, E fast learning rates, T time steps, H
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from matplotlib.figure import Figure
 
 from src.theory.base import Claim
@@ -28,7 +30,11 @@ class Bounded:
 
 
 def normalize_dynamics(
-    num_units: int = 10, num_steps: int = 160, num_decays: int = 9, num_lrs: int = 9, seed: int = 0
+    num_units: Annotated[int, Ge(2)] = 10,
+    num_steps: Annotated[int, Ge(2)] = 160,
+    num_decays: Annotated[int, Ge(2)] = 9,
+    num_lrs: Annotated[int, Ge(2)] = 9,
+    seed: int = 0,
 ) -> Bounded:
     """Measure the dynamics with layer norm, N(0, 1) inputs and W = 0.05 I, and which settings overflow without it."""
     decay_L, fast_lr_E = grid(num_decays, num_lrs, 1e-3, 10.0)

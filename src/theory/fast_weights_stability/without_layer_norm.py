@@ -4,9 +4,11 @@ Shapes: G settings of (λ, η), L decays, E fast learning rates, T time steps, H
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from matplotlib.figure import Figure
 from scipy.optimize import brentq
 
@@ -24,6 +26,8 @@ class BlowUp:
     claims: list[Claim]
     decay_L: Array
     fast_lr_E: Array
+    num_steps: int
+    """T, for `norm_LE`."""
     norm_LE: dict[int, Array]
     critical: dict[int, float]
     """The largest κ = η/(1 - λ) at which the state is bounded for inputs of norm 1, by S."""
@@ -34,7 +38,11 @@ class BlowUp:
 
 
 def find_blow_up(
-    num_units: int = 6, num_steps: int = 400, num_decays: int = 24, num_lrs: int = 28, num_trials: int = 200
+    num_units: int = 6,
+    num_steps: int = 400,
+    num_decays: Annotated[int, Ge(2)] = 24,
+    num_lrs: Annotated[int, Ge(2)] = 28,
+    num_trials: int = 200,
 ) -> BlowUp:
     """Find the boundary without layer norm for inputs of norm 1, constant non-negative (the worst case) and random."""
     constant_H = torch.full((num_units,), num_units**-0.5, dtype=torch.float64)
@@ -92,7 +100,7 @@ def find_blow_up(
             "2 %: near the boundary 3,000 steps are too few to decide",
         ),
     ]
-    return BlowUp(claims, decay_L, fast_lr_E, norm_LE, critical, fraction, jacobian_radius, memory_radius)
+    return BlowUp(claims, decay_L, fast_lr_E, num_steps, norm_LE, critical, fraction, jacobian_radius, memory_radius)
 
 
 def _maximizer() -> float:
@@ -196,9 +204,8 @@ def draw_blow_up(result: BlowUp) -> Figure:
         axes.text(0.97, 0.93, "h blows up", color="white", transform=axes.transAxes, ha="right", va="top")
         axes.text(0.04, 0.06, "stable", transform=axes.transAxes)
         heading(axes, f"S = {S}; dashed: η = {result.critical[S]:.3f} (1 - λ)")
-    figure.colorbar(
-        mesh, ax=list(all_axes.flat), shrink=0.6, label=r"$\log_{10}\|h_{400}\|$, inputs of norm 1", extend="max"
-    )
+    label = rf"$\log_{{10}}\|h_{{{result.num_steps}}}\|$, inputs of norm 1"
+    figure.colorbar(mesh, ax=list(all_axes.flat), shrink=0.6, label=label, extend="max")
     radii = all_axes[1, 1]
     radii.plot(result.fraction, result.jacobian_radius, label="full Jacobian", **line(0))
     radii.plot(result.fraction, result.memory_radius, label="A", **line(1))

@@ -33,7 +33,7 @@ from src.theory.gradient_flow.norms import (
 from src.theory.networks import seeded_float64
 
 REPORT, MATHEWS = "Wayman & Mathew, report", "Mathews, report, section 2.1.2"
-ROUNDING = "products of fifty matrices in float64, each rounded to 1e-16"
+ROUNDING = "products of matrices in float64, each rounded to 1e-16"
 LOWEST = 1e-14
 """The bottom of the logarithmic axes; exact zeros are drawn there."""
 

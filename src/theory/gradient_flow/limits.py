@@ -5,9 +5,11 @@ Shapes: M hidden units, K powers from 0, T time steps.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import scipy.linalg
+from annotated_types import Ge
 from matplotlib.figure import Figure
 from scipy.special import expit
 
@@ -30,13 +32,17 @@ class Powers:
     """Norms for a Gaussian matrix, by spectral radius, [K]."""
     non_normal: Array
     radius: float
-    """Spectral radius of the non-normal matrix."""
+    """Spectral radius of the non-normal matrix, which is its diagonal."""
+    coupling: float
+    """The corner of the non-normal matrix."""
     slowing: Array
     """Π (1 - 1/j²), [K]."""
     geometric: Array
 
 
-def compare_powers(num_units: int = 50, num_powers: int = 300, seed: int = 0, coupling: float = 2.0) -> Powers:
+def compare_powers(
+    num_units: int = 50, num_powers: Annotated[int, Ge(2)] = 300, seed: int = 0, coupling: float = 2.0
+) -> Powers:
     """Compare Gaussian matrices of four spectral radii, a non-normal one, and factors < 1 with a product above 0."""
     W_MM = np.random.default_rng(seed).standard_normal((num_units, num_units))
     W_MM /= np.abs(np.linalg.eigvals(W_MM)).max()
@@ -62,7 +68,8 @@ def compare_powers(num_units: int = 50, num_powers: int = 300, seed: int = 0, co
                 np.log(radius),
                 rate,
                 0.005,
-                "with a complex leading pair ‖W^k‖ ρ^-k oscillates within a constant factor; divided by 150 steps",
+                "with a complex leading pair ‖W^k‖ ρ^-k oscillates within a constant factor; divided by "
+                f"{num_powers - half} steps",
             )
             for radius, rate in rates.items()
         ),
@@ -90,7 +97,7 @@ def compare_powers(num_units: int = 50, num_powers: int = 300, seed: int = 0, co
             limit,
             slowing[-1],
             1e-10,
-            "300 products in float64",
+            f"{num_powers} products in float64",
             '"If the norm of each of the factors on the right hand side of this equation is less than 1", it '
             f"converges to zero (largest factor here {fastest:.6f})",
         ),
@@ -105,7 +112,7 @@ def compare_powers(num_units: int = 50, num_powers: int = 300, seed: int = 0, co
         ),
         _unrolled(seed),
     ]
-    return Powers(claims, gaussian, jordan, radius, slowing, np.power(0.9, k))
+    return Powers(claims, gaussian, jordan, radius, coupling, slowing, np.power(0.9, k))
 
 
 def power_norms(W_MM: Array, num_powers: int) -> Array:
@@ -152,8 +159,8 @@ def draw_powers(result: Powers) -> Figure:
     radii.set(yscale="log", ylim=(1e-8, 1e8), xlabel="k", ylabel=r"$\|W^k\|$, Gaussian $W$")
     radii.legend(frameon=False, ncols=2, loc="upper left")
     heading(radii, "the spectral radius is the rate ...")
-    k = np.arange(81)
-    hump.plot(k, result.non_normal[:81], label="(0.9 2; 0 0.9), not normal", **line(2))
+    k = np.arange(len(result.non_normal))[:81]
+    hump.plot(k, result.non_normal[:81], label=f"(0.9 {result.coupling:g}; 0 0.9), not normal", **line(2))
     hump.plot(k, result.radius**k, label="(0.9 0; 0 0.9), normal", **line(0) | {"linestyle": "--"})
     hump.axhline(1, **LIMIT)
     hump.set(yscale="log", xlabel="k", ylabel=r"$\|W^k\|$, both with $\rho = 0.9$", ylim=(1e-4, 1e3))

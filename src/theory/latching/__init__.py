@@ -1,8 +1,9 @@
 """Latching one bit in a tanh unit: the noise it survives, and the cost to the gradient."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from annotated_types import Ge
 from matplotlib.figure import Figure
 from scipy.optimize import brentq
 
@@ -49,7 +50,7 @@ class Latch(NamedTuple):
 def run(
     weight: float = 1.5,
     trials: int = 100_000,
-    trials_of_curves: int = 20_000,
+    trials_of_curves: Annotated[int, Ge(4)] = 20_000,
     num_steps: int = 2000,
     noise: float = 0.4,
     horizon: int = 50,

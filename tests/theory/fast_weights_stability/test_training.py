@@ -76,6 +76,16 @@ def test_without_layer_norm_training_fails_at_once():
     assert [len(axes.lines) for axes in training.draw_learning(result).axes] == [5]
 
 
+def test_a_failure_after_the_first_update_is_not_one_before_it(monkeypatch):
+    def fail_later(name, model, task, num_updates, **_):
+        return Trained(name, model.double(), model.double(), task, num_updates - 1)
+
+    monkeypatch.setattr(training, "train_briefly", fail_later)
+    result = training.train_across_settings(num_updates=2, decays=(0.95,), fast_lrs=(0.5,), num_units=8)
+    (claim,) = (claim for claim in result.claims if "before the first update" in claim.statement)
+    assert (claim.measured, claim.holds) == (0.0, False)
+
+
 @pytest.mark.slow
 def test_only_the_middle_rate_binds_in_time():
     result = training.train_across_settings(decays=(0.95,))
