@@ -23,19 +23,19 @@ FIRST_UPDATES = "first_updates.csv"
 DIGITS = "%.7g"
 EFFECT = f"effect ({100 * CONFIDENCE:g} % interval)"
 HOW_TO_READ_VERDICTS = (
-    "A claim is reproduced if the whole interval of every effect lies where the claim says, and not reproduced if that "
-    "of one lies outside; in between it is inconclusive: these seeds do not decide it. Intervals are over seeds: "
-    "Student's for a mean, Welch's for a difference, Wilson's for a share of runs, and for a ratio of numbers of "
-    "updates Welch's for their logarithms. There a run that never got there counts with its length, so the interval is "
-    "open to that side, and with few seeds its other end is only approximate. Seeds that agree to the last digit have "
-    "an interval without width. Of the settings of a grid, the share that solves a task is treated as if they had been "
-    "drawn at random; for the best trials of a search, trials are drawn again and the best of those taken (bootstrap). "
-    "Each verdict stands for itself: nothing is corrected for the number of claims, so a few of some hundred will be "
-    "wrong by chance."
+    "A claim is reproduced if the interval of every effect lies entirely in the range that the claim predicts, not "
+    "reproduced if the interval of any effect lies entirely outside, and otherwise inconclusive: these seeds do not "
+    "decide it. Intervals are over seeds: Student's for a mean, Welch's for a difference, Wilson's for a share of runs "
+    "and, for a ratio of numbers of updates, Welch's for their logarithms. In such a ratio, a run that never reached "
+    "the goal counts with its length, so the interval is open on that side, and with few seeds its other end is only "
+    "approximate. If all seeds agree to the last digit, the interval has zero width. The share of grid settings that "
+    "solve a task is treated as if the settings had been drawn at random; for the best trials of a search, the trials "
+    "are resampled and the best of each resample are taken (bootstrap). There is no correction for the number of "
+    "claims, so a few verdicts out of several hundred will be wrong by chance."
 )
 HOW_TO_READ_EDGES = (
-    '"Edge" marks a setting that is the least or the largest that was tried, and each claim that rests on one: beyond '
-    "it the error may be lower."
+    '"Edge" marks a setting with the smallest or largest value that was tried, and every claim that depends on one: '
+    "the error may be lower beyond it."
 )
 
 PROVENANCE = "provenance.json"
