@@ -13,20 +13,20 @@ embedding of size 100 before it, and 100 ReLU units and 10 classes after the las
 retrieval; other lengths are random sequences of its 37 symbols. Everything is in float32, and times are medians (IQR:
 interquartile range).
 
-With --features the inputs are vectors of so many random numbers instead, and there is no embedding; one is as in images
+With --features X the inputs are vectors of X random numbers instead, and there is no embedding; X = 1 is as in images
 that are read pixel by pixel. Only updates are measured.
 
 With --text an update is that of a language model instead: an embedding of size 32, a linear head to 82 symbols at every
 step, and a state that is carried from window to window.
 
-With --catch an update plays Catch for as many steps, 128 ReLU units between screen and model, and is compared with the
-plain loop of modules that plays step by step with gradients (loop/: how many times longer that takes; both with the
-update of the project, from clipping on).
+With --catch an update plays T steps of Catch, with 128 ReLU units between screen and model, and is compared with a
+plain loop of modules that plays step by step with gradients (loop/: how many times longer the loop takes; clipping and
+the optimizer step are the same in both).
 
-With --recurrence the linear recurrence is measured alone, forward and backward, of one head with H key and value
-features, as a kernel, in chunks and as a scan: that of linear_attention (no decay), retnet (a decay), gla (a decay for
-every feature), and deltanet, gated_deltanet and kda, which also erase; processor time, on one thread. Then come whole
-updates on stacked_recall and mqar of about as many steps, and "outside", the same without any recurrence.
+With --recurrence the linear recurrence of one head with H key and value features is measured alone, forward and
+backward, as a kernel, in chunks and as a scan: that of linear_attention (no decay), retnet (one decay), gla (a decay
+for every feature), and deltanet, gated_deltanet and kda, which also erase; in processor time, on one thread. Then come
+whole updates on stacked_recall and mqar of about as many steps, and "outside", the same updates without any recurrence.
 
 Ratios compare a model with torch's layer of the same kind (/own: nn.RNN with relu, nn.LSTM, nn.GRU) and with nn.LSTM,
 at the same width. rnn also uses relu here; gru resets before the recurrent product, nn.GRU after it. Since the load on
@@ -152,19 +152,19 @@ def parse() -> argparse.Namespace:
     many("--threads", type=int, metavar="N", help="default 1")
     add("--batch-size", type=int, metavar="B", help="default 128")
     add("--seconds", type=float, metavar="S", help="measuring time per row, default 5")
-    add("--rounds", type=int, metavar="N", help="rounds that this time is divided into, default 7")
+    add("--rounds", type=int, metavar="N", help="number of rounds that this time is divided into, default 7")
     add("--text", action="store_true", help="updates of a language model, with an answer at every step")
     add("--features", type=int, metavar="X", help="vectors of X numbers instead of tokens")
     add("--catch", action="store_true", help="updates of networks that play Catch, next to the plain loop")
     add("--recurrence", action="store_true", help="the linear recurrence alone, in each of its forms")
-    add("--chunk-size", type=int, metavar="C", help="with --recurrence, steps of a chunk; default: that of their files")
-    add("--rank", type=int, metavar="R", help="of models that have one, with --text; default: that of their files")
+    add("--chunk-size", type=int, metavar="C", help="with --recurrence, steps per chunk; default: that of their files")
+    add("--rank", type=int, metavar="R", help="with --text, rank of models that have one; default: that of their files")
     add("--quick", action="store_true", help="a small grid and short times; other options still apply")
     add("--json", type=Path, metavar="FILE", help="write all numbers and their provenance")
     add("--figure", type=Path, metavar="FILE.png", help="plot the time per update against H and against T")
     arguments = parser.parse_args()
     if arguments.text + arguments.catch + arguments.recurrence > 1:
-        parser.error("--text, --catch, --recurrence: one of them")
+        parser.error("--text, --catch and --recurrence cannot be combined")
     mode = next((name for name in UNUSED if name and getattr(arguments, name)), "")
     for name, reason in UNUSED[mode].items():
         if getattr(arguments, name) is not None:
@@ -175,13 +175,14 @@ def parse() -> argparse.Namespace:
     for name, value in defaults.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
-    numbers = *arguments.hidden_size, *arguments.length, *arguments.threads, arguments.batch_size, arguments.rounds
-    optional = arguments.rank, arguments.features, arguments.chunk_size
-    numbers = *numbers, *(1 if number is None else number for number in optional)
-    if not min(numbers) > 0:
-        parser.error("units, lengths, threads, batch size, rounds, rank, features and chunk size must be above 0")
+    several = {"hidden-sizes": arguments.hidden_size, "lengths": arguments.length, "threads": arguments.threads}
+    single = ("batch_size", "rounds", "rank", "features", "chunk_size")
+    for option, numbers in (several | {name.replace("_", "-"): [getattr(arguments, name)] for name in single}).items():
+        for number in numbers:
+            if number is not None and number < 1:
+                parser.error(f"--{option} {number}: must be at least 1")
     if not 0 < arguments.seconds < math.inf:
-        parser.error(f"--seconds {arguments.seconds}: must be a number above 0")
+        parser.error(f"--seconds {arguments.seconds}: must be above 0 and finite")
     if arguments.catch and min(arguments.length) < 2:
         parser.error("--lengths: must be 2 or more with --catch")
     if arguments.recurrence and min(arguments.length) < recurrence.SHORTEST:
@@ -192,9 +193,11 @@ def parse() -> argparse.Namespace:
         parser.error(f"--models {' '.join(others)}: no linear recurrence to measure; legal: {legal}")
     if "fused" in arguments.kernel and not calls.available(torch.empty(0)):
         parser.error("--kernels: the fused kernels cannot be compiled here")
-    for path in filter(None, (arguments.json, arguments.figure)):
-        if path.is_dir() or not path.parent.is_dir():
-            parser.error(f"cannot write to {path}")
+    for option, path in (("json", arguments.json), ("figure", arguments.figure)):
+        if path and path.is_dir():
+            parser.error(f"--{option} {path}: is a folder")
+        if path and not path.parent.is_dir():
+            parser.error(f"--{option} {path}: there is no folder {path.parent}")
     if arguments.figure and arguments.figure.suffix != ".png":
         parser.error(f"--figure {arguments.figure}: must end in .png")
     if arguments.json and arguments.json == arguments.figure:

@@ -47,7 +47,7 @@ def test_the_time_of_a_benchmark_is_a_number_above_0(seconds, monkeypatch, capsy
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(PROJECT / "scripts" / "benchmark.py"), run_name="__main__")
     assert ended.value.code == 2
-    assert capsys.readouterr().err == f"error: --seconds {float(seconds)}: must be a number above 0\n"
+    assert capsys.readouterr().err == f"error: --seconds {float(seconds)}: must be above 0 and finite\n"
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,8 @@ def test_the_time_of_a_benchmark_is_a_number_above_0(seconds, monkeypatch, capsy
     [
         (["--figure", "a.pdf"], "--figure a.pdf: must end in .png"),
         (["--figure", "a.png", "--json", "a.png"], "--json and --figure: a.png cannot be both"),
+        (["--json", "nowhere/a.json"], "--json nowhere/a.json: there is no folder nowhere"),
+        (["--figure", "src"], "--figure src: is a folder"),
     ],
 )
 def test_a_benchmark_refuses_files_that_it_would_not_write(arguments, says, monkeypatch, capsys):
@@ -80,7 +82,7 @@ def test_data_that_are_prepared_are_there_and_right(tmp_path, monkeypatch, capsy
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "mine.txt").write_text("mine")
     assert status(tmp_path) == 0
-    assert capsys.readouterr().out == "set/mine.txt: there, 4 bytes; it is mine\n"
+    assert capsys.readouterr().out == "set/mine.txt: present, 4 bytes; it is mine\n"
     (tmp_path / "set" / "mine.txt").write_text("yours")
     assert status(tmp_path) == 1
     assert "not the published file: it has more than 4 bytes, not 4; replace it" in capsys.readouterr().out

@@ -211,9 +211,10 @@ def second_stage(runs: Sequence[Run], search: SearchSettings) -> tuple[list[Run]
         choice = choose(first, cell.objective)
         title = spelled(cell.settings) or "all"
         if open_points:
-            notes.append(f"{title}: no second stage until {spelled(open_points[0])} has ended")
+            waited_for = spelled(open_points[0]) or first[open_points[0]][0].name
+            notes.append(f"{title}: no second stage until {waited_for} has ended")
         elif choice is None:
-            notes.append(f"{title}: no second stage, since no run of the first has finished")
+            notes.append(f"{title}: no second stage, since no run of the first stage has finished")
         else:
             chosen.update(run.name for run in cell.points[choice.point][1:])
             tied = f", tied with {', '.join(map(spelled, choice.tied))}" if choice.tied else ""
@@ -251,7 +252,7 @@ def _notes(cell: Cell) -> list[str]:
     """Remarks on edges of the grid, on ties, and on runs that did not finish or lack a finite test metric."""
     notes = []
     if cell.choice is None:
-        notes.append("nothing to choose from")
+        notes.append("no finished run to choose")
     elif cell.choice.tied:
         notes.append(f"{len(cell.choice.tied) + 1} points tied, the first taken")
     notes += map(str, cell.edges)

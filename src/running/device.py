@@ -74,7 +74,8 @@ def faster_device(config: DictConfig, measure: Measure | None) -> str:
             times = _measured_once(path, config, measure)
         _known[key] = times
         told = [f"{name}: {ms:.2g} ms" if ms < 10 else f"{name}: {ms:.0f} ms" for name, ms in times.items()]
-        log.info("device=auto takes %s (%s an update)", _fastest(times), ", ".join(told))
+        measured = f" ({', '.join(told)} per update)" if told else ""
+        log.info("device=auto selects %s%s", _fastest(times), measured)
     return _fastest(_known[key])
 
 
@@ -92,7 +93,7 @@ def _measured_once(path: Path, config: DictConfig, measure: Measure) -> Mapping[
                 write_whole(path, json.dumps(times).encode())
             return times
     except (OSError, FolderInUseError) as error:
-        log.warning("device=auto: which device is faster cannot be remembered: %s", explain(error))
+        log.warning("device=auto: the measured times cannot be stored for later runs: %s", explain(error))
         return _measured(config, measure)
 
 
@@ -103,7 +104,7 @@ def _measured(config: DictConfig, measure: Measure) -> dict[str, float]:
         try:
             times[device] = measure(config, device)
         except Exception as error:  # such as a full card, or an incompatible driver
-            log.warning("device=auto: an update on %s fails: %s", device, explain(error)[:400])
+            log.warning("device=auto: an update on %s failed: %s", device, explain(error)[:400])
     return times
 
 

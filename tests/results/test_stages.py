@@ -140,7 +140,7 @@ def test_ties_diverged_runs_and_missing_runs_are_reported():
     assert second == []
     assert notes == [
         "model=irnn: no second stage until optimizer.lr=2 has ended",
-        "model=lstm: no second stage, since no run of the first has finished",
+        "model=lstm: no second stage, since no run of the first stage has finished",
     ]
 
 
@@ -149,6 +149,11 @@ def test_there_is_no_second_stage_until_the_first_has_ended(status):
     second, notes = two_stages(run(0.5), run(status=status), run(0.1), run(0.2))
     assert second == ["lstm-1-1", "lstm-1-2"]
     assert notes[0] == "model=irnn: no second stage until optimizer.lr=2 has ended"
+
+
+def test_there_is_no_second_stage_until_the_first_run_of_the_only_point_has_ended():
+    runs = [run(status="missing", name=str(seed), seed=seed) for seed in (0, 1)]
+    assert second_stage(runs, replace(SEARCH, two_stage=True)) == ([], ["all: no second stage until 0 has ended"])
 
 
 def test_a_one_stage_search_runs_everything_at_once():

@@ -47,7 +47,7 @@ def test_the_faster_device_is_taken_and_said_in_one_line(card, composed, caplog)
         assert card.takes(composed()) == "cpu"
         assert build.choose_device(composed()).type == "cpu"
     assert [record.getMessage() for record in caplog.records] == [
-        "device=auto takes cpu (cpu: 0.6 ms, cuda: 11 ms an update)"
+        "device=auto selects cpu (cpu: 0.6 ms, cuda: 11 ms per update)"
     ]
     card.ms = {"cpu": 5.0, "cuda": 0.2}
     assert card.takes(composed("model=lstm")) == "cuda"
@@ -108,8 +108,12 @@ def test_a_damaged_file_is_measured_again(card, composed, content, tmp_path):
 def test_a_device_that_fails_is_not_taken_and_not_remembered(card, composed, caplog, tmp_path):
     card.ms = {"cpu": 5.0, "cuda": UserError("out of memory")}
     assert card.takes(composed()) == "cpu"
-    assert "device=auto: an update on cuda fails: out of memory" in caplog.messages
+    assert "device=auto: an update on cuda failed: out of memory" in caplog.messages
     assert not list(tmp_path.rglob("*.json"))
+    card.ms = {"cpu": UserError("no kernel"), "cuda": UserError("out of memory")}
+    with caplog.at_level(logging.INFO):
+        assert card.takes(composed()) == "cpu"
+    assert caplog.messages[-1] == "device=auto selects cpu"
     card.ms = {"cpu": 5.0, "cuda": 1.0}
     assert card.takes(composed()) == "cuda"
 
@@ -120,7 +124,7 @@ def test_where_nothing_can_be_written_it_is_measured_all_the_same(card, composed
     assert card.takes(composed()) == "cpu"
     assert len(card.measured) == 2
     (warning,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
-    assert warning.startswith("device=auto: which device is faster cannot be remembered: ")
+    assert warning.startswith("device=auto: the measured times cannot be stored for later runs: ")
 
 
 def test_an_evaluation_measures_nothing(card, composed):
