@@ -25,8 +25,8 @@ SECONDS = 10
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="of runs")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="for TensorBoard, such as --port 6007")
+    parser.add_argument("folder", type=Path, help="the folder that contains the runs")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="passed on to TensorBoard, such as --port 6007")
     options = parser.parse_args()
     with in_one_line(), tempfile.TemporaryDirectory() as name:
         links = Path(name)

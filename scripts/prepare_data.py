@@ -1,10 +1,10 @@
-"""Fetch data sets ahead of time, or check those that are there: MNIST, music and text, about 17 MB.
+"""Download data sets ahead of time, or check existing ones: MNIST, music and text, about 17 MB.
 
     python scripts/prepare_data.py                     all of them, into data/
     python scripts/prepare_data.py music --data-dir ~/data
 
-Runs fetch what they need by themselves; this is for machines without a network later on. The Penn Treebank is not
-public: a line says where to put your copy.
+Runs download what they need by themselves; this is for machines that will have no network then. The Penn Treebank is
+not public: a line says where to put your copy.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def _prepare(file: File, data_dir: str) -> bool:
     except UserError as error:
         print(f"{file.path}: {error}", flush=True)
         return file.url is None and not is_there
-    print(f"{file.path}: there, {file.size:,} bytes; {file.terms}", flush=True)
+    print(f"{file.path}: present, {file.size:,} bytes; {file.terms}", flush=True)
     return True
 
 

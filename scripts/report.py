@@ -5,10 +5,10 @@
     python scripts/report.py outputs/one outputs/other          of several folders at once, into outputs/one+other
     python scripts/report.py outputs/compare --columns model.hidden_size --grid optimizer.lr model.decay
 
-It writes to the folder: report.html (all of it in one file, to send or print), summary.md (the selection, all runs,
+It writes to the folder: report.html (everything in one file, to send or print), summary.md (the selection, all runs,
 unfinished runs), summary.csv (a row per run), selection.csv (a row per compared cell) and figures/*.png, which
-TensorBoard shows too. The options override which settings are searched, repeated and across columns, as set by the
-sweep or the experiment.
+TensorBoard shows too. The options override which settings are searched, repeated and shown across columns, as set
+by the sweep or the experiment.
 """
 
 import argparse

@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         command.add_argument(
             "--output", type=Path, help="folder of the report (default: outputs/reports/<name>-<budget>)"
         )
-        says = "further settings, such as seed=0,1" if name == "run" else "the run.root or name of the runs"
+        says = "further settings, such as seed=0,1" if name == "run" else "run.root or name, if the runs were given one"
         command.add_argument("overrides", nargs="*", help=says)
     command = add("restore", "copy committed results to the output folder, so that `run` only trains missing runs")
     command.add_argument("names", nargs="+", help="such as ba2016/table1")

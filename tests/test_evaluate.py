@@ -189,7 +189,7 @@ def test_a_run_must_be_given(arguments, says, monkeypatch, capsys):
 def test_a_run_without_a_checkpoint_is_refused(tiny, composed, tmp_path):
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save(composed(*tiny), tmp_path / ".hydra" / "config.yaml")
-    with pytest.raises(UserError, match=r"^run=.*: has no checkpoint yet$"):
+    with pytest.raises(UserError, match=r"^run=.*: has no checkpoint$"):
         evaluated(tmp_path)
 
 
@@ -249,12 +249,12 @@ def test_a_run_is_not_evaluated_on_a_text_of_other_symbols(train, made_up_data, 
     code, out = command(monkeypatch, capsys, f"run={folder}", "task.file=other.txt")
     assert out == ""
     assert code == (
-        "error: the changed task has other symbols than the run was trained on: only one of them has 'a', 'd', 'y', 'z'"
+        "error: the changed task has other symbols than the task of the run: only one of the two has 'a', 'd', 'y', 'z'"
     )
     assert command(monkeypatch, capsys, f"run={folder}", "task.file=same.txt")[0] == 0
     Path("low.txt").write_text("abcd efgH " * 50)
     code, _ = command(monkeypatch, capsys, f"run={folder}")
-    assert code.startswith(f"error: run={folder}: its data have changed since it was trained")
+    assert code.startswith(f"error: run={folder}: the data files of its task have changed since it was trained")
 
 
 def test_a_run_is_not_evaluated_on_photographs_that_have_changed(train, made_up_data, monkeypatch, capsys, tmp_path):
@@ -332,7 +332,7 @@ def test_checkpoints_of_another_run_are_refused(train, tiny):
     first, second = sorted(Path("outputs/runs").glob("lstm*"))
     shutil.rmtree(first / "checkpoints")
     shutil.copytree(second / "checkpoints", first / "checkpoints")
-    with pytest.raises(UserError, match="its checkpoints are of another run"):
+    with pytest.raises(UserError, match="its checkpoints belong to another run"):
         evaluate_run(EvaluateSettings(run=str(first), examples=0), {})
 
 
@@ -420,7 +420,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_one_without(run):
     folder = run()
     for path in (folder / "checkpoints").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"^run=.*: all checkpoints are damaged$"):
+    with pytest.raises(UserError, match=r"^run=.*: none of its checkpoints can be used$"):
         evaluated(folder)
 
 
@@ -450,7 +450,7 @@ def test_of_several_runs_those_that_cannot_be_evaluated_are_named(train_once, ti
     monkeypatch.setattr(sys, "argv", ["evaluate", "run=outputs/both/*"])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert ended.value.code == f"error: run=outputs/both/{damaged.name}: all checkpoints are damaged"
+    assert ended.value.code == f"error: run=outputs/both/{damaged.name}: none of its checkpoints can be used"
     shown = capsys.readouterr().out
     assert whole.name in shown
     assert damaged.name not in shown

@@ -44,7 +44,7 @@ def attention_figure(attention_BT: Tensor, labels: Sequence[Sequence[str]]) -> F
     axes.set_yticks(range(num_examples), [row_labels[-1] for row_labels in labels], **SYMBOL)
     axes.set_ylabel("symbol of the last step")
     axes.set_xlabel("earlier step")
-    figure.colorbar(image, ax=axes, label="attention of the last step,\nrelative to its largest")
+    figure.colorbar(image, ax=axes, label="attention of the last step,\nrelative to its maximum")
     return figure
 
 

@@ -39,16 +39,16 @@ def film_figure(film: Film, looks_TT: np.ndarray | None) -> Figure:
     image = policy.imshow(film.policy.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=within)
     policy.plot(steps, film.taken, "o", color="black", markersize=4)
     policy.set_yticks(range(len(film.actions)), film.actions)
-    policy.set(xlabel="frame", title="policy; dots: what was drawn")
+    policy.set(xlabel="frame", title="policy; dots: actions taken")
     figure.colorbar(image, ax=policy, label="probability", location="bottom")
     value.plot(steps, film.values, color="black", marker="o", markersize=3)
     value.axvline(film.seen.sum() + 0.5, color="0.5", linestyle=":")
-    value.set(xlabel="frame", ylabel="expected return", title="value; dotted: from here on it is dark")
+    value.set(xlabel="frame", ylabel="expected return", title="value; dotted line: the screen goes dark")
     if looks_TT is not None:
         bound, within = float(abs(looks_TT).max()) or 1.0, (0.5, steps[-1] + 0.5, steps[-1] + 0.5, 0.5)
         shown = all_axes["attention"]
         image = shown.imshow(looks_TT, **colors(looks_TT, bound), aspect="auto", extent=within)
-        shown.set(xlabel="earlier frame", ylabel="frame", title="what the fast weights attend to")
+        shown.set(xlabel="earlier frame", ylabel="frame", title="attention to earlier frames")
         figure.colorbar(image, ax=shown, label="weight", location="bottom")
     for name in names:
         all_axes[name].xaxis.set_major_locator(MaxNLocator(integer=True))

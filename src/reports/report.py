@@ -54,7 +54,7 @@ def write_joint_report(
     for folder in folders:
         others = [other.resolve() for other in folders if other is not folder]
         if not {folder.resolve(), *folder.resolve().parents}.isdisjoint(others):
-            raise UserError(f"{folder}: given twice, or inside another folder that is given")
+            raise UserError(f"{folder}: given twice, or inside another of the given folders")
     root = Path(os.path.commonpath([folder.absolute() for folder in folders]))
     found: list[Run] = []
     searches = []
@@ -78,7 +78,7 @@ def _runs_in(folder: Path) -> list[Run]:
     """The runs of a folder; raises `UserError` if there are none."""
     runs = load_runs(folder)
     if not runs and ((folder / RESULT).exists() or (folder / STORED).exists()):
-        raise UserError(f"{folder}: is a run; give the folder that it is in, {folder.parent}")
+        raise UserError(f"{folder}: is a single run; give the folder that contains it, {folder.parent}")
     if not runs:
         raise UserError(f"{folder}: contains no runs")
     return runs
@@ -163,4 +163,4 @@ def _check(changes: Mapping[str, list[str]], runs: Sequence[Run]) -> None:
         for key in keys:
             if key not in known:
                 legal = choose(key, set(varied_settings(runs)) or known)
-                raise UserError(f"{purpose}: no run has a setting {key}{legal}")
+                raise UserError(f"--{purpose} {key}: no run has this setting{legal}")

@@ -28,8 +28,8 @@ def check(name: str) -> Iterator[tuple[str, bool]]:
     recorded = read_first_updates(folder, tag)
     if reproduction.replayed:
         missing = [run for run in replayed(reproduction, evidence) if run not in recorded]
-        but = f", but not {', '.join(missing)}" if missing else ""
-        yield f"{FIRST_UPDATES} has the runs that are replayed{but}", bool(recorded) and not missing
+        but = f" except {', '.join(missing)}" if missing else ""
+        yield f"{FIRST_UPDATES} contains all runs that are repeated{but}", bool(recorded) and not missing
     configs = {run.run: run.result["config"] for run in read_record(folder / RECORD)} if recorded else {}
     for run, was in recorded.items():
         now = first_updates(configs[run], tag)

@@ -99,7 +99,7 @@ def _check(names: list[str]) -> int:
 
     checked = names or _committed()
     if not checked:
-        raise UserError("no result is committed")
+        raise UserError("there are no committed results to check")
     found = ((name, *one) for name in checked for one in check(name))
     what_pages_do = "its tables follow from the committed results"
     pages = [] if names else [(page, what_pages_do, agrees) for page, agrees in checked_pages()]

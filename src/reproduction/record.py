@@ -98,7 +98,7 @@ def restore(runs: Iterable[Recorded], sweeps: Mapping[str, Path]) -> list[Path]:
     for sweep, group in groupby(runs, key=lambda run: run.sweep):
         recorded = list(group)
         if sweep not in sweeps:
-            raise UserError(f"{recorded[0].run}: recorded in the folder {sweep}{choose(sweep, sweeps)}")
+            raise UserError(f"{recorded[0].run}: recorded in an unknown folder, {sweep}{choose(sweep, sweeps)}")
         settings = {run.run: decisive_keys(run.result["config"]) for run in recorded}
         write_manifest(sweeps[sweep], SearchSettings(**recorded[0].result["config"]["search"]), settings)
         for run in recorded:

@@ -193,7 +193,7 @@ def _measured(name: str, reproduction: Reproduction, folder: Path, runs: pd.Data
     trained = pd.Series([(folder / run / CHECKPOINTS).exists() for run in runs["run"]], runs.index)
     restored = runs.loc[~trained, "run"]
     if num_unknown := int((~restored.isin(committed["run"])).sum()):
-        print(f"{name}: {num_unknown} restored runs have no weights and cannot be measured", flush=True)
+        print(f"{name}: not measured for lack of weights: {num_unknown} restored runs", flush=True)
     tables = [committed[committed["run"].isin(restored)]]
     if trained.any():
         tables.append(reproduction.measure(folder, runs[trained]))

@@ -23,7 +23,7 @@ class Edge:
 
     def __str__(self) -> str:
         where = f"{self.key.rpartition('.')[2]} {self.chosen:g} is at the edge of the grid"
-        return where if self.beyond is None else f"{where}, next {self.beyond:g}"
+        return where if self.beyond is None else f"{where}, try {self.beyond:g} next"
 
 
 def edges_of(best: Sequence[Mapping[str, Any]], tried: Sequence[Mapping[str, Any]]) -> list[Edge]:

@@ -96,7 +96,7 @@ def each_once(runs: Sequence[Run]) -> list[Run]:
         if len(copies) > 1:
             paths = [Path(run.name) for run in copies]
             places = [str(path.parent if path.name == name else path) for path in paths]
-            log.warning("%s counts once: it is in %s", name, " and ".join(places))
+            log.warning("%s is in %s, and counts once", name, " and ".join(places))
     chosen = {max(copies, key=lambda run: run.ended).name for copies in by_name.values()}
     return [run for run in runs if run.name in chosen]
 
@@ -118,7 +118,9 @@ def read_run(folder: Path, name: str, settings: Mapping[str, Any] | None = None)
         return Run(name=name, settings=settings, status=status, reason=reason)
     suffix = name.rpartition("-")[2]
     if _HAS_FINGERPRINT(name) and result.get("fingerprint", suffix) != suffix:
-        return Run(name=name, settings=settings or {}, reason=f"its result is of another run ({result['fingerprint']})")
+        return Run(
+            name=name, settings=settings or {}, reason=f"its result belongs to another run ({result['fingerprint']})"
+        )
     return as_run(name, result, settings)
 
 

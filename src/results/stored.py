@@ -33,11 +33,11 @@ def _plain(node: Any, level: int = 1) -> Any:
         if isinstance(value, Mapping | list):
             _plain(value, level + 1)
         elif isinstance(value, int) and abs(value) >= 2**63:
-            raise ValueError(f"an integer of {len(hex(value)) - 2} hexadecimal digits")
+            raise ValueError("an integer outside the 64-bit range")
         elif isinstance(value, str) and "${" in value:
             raise ValueError(f"{value[:50]!r} would be evaluated")
         elif not isinstance(value, int | float | str | None):
-            raise ValueError(f"a {type(value).__name__}")
+            raise ValueError(f"a value of type {type(value).__name__}")
     return node
 
 
@@ -96,7 +96,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             if level > MOST_LEVELS:
                 raise UserError(TOO_DEEP)
             if isinstance(event, yaml.AliasEvent):
-                raise UserError(f"*{event.anchor} repeats a part, which no stored configuration does")
+                raise UserError(f"*{event.anchor} is an alias, which is not allowed in a stored configuration")
             if level == 0 and isinstance(event, yaml.ScalarEvent):
                 raise UserError("not a group of settings")
         if text.count("${") > MOST_INTERPOLATIONS:
@@ -107,7 +107,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise
     except UnsupportedInterpolationType as error:
         raise UserError(
-            f"{path}: {error.full_key} would run a resolver; legal: ${{by:}}, ${{units_for:}} and other settings"
+            f"{path}: {error.full_key} would run a resolver; legal: ${{by:}}, ${{units_for:}} and keys of settings"
         ) from None
     except Exception as error:  # YAML and OmegaConf raise many kinds of error
         raise UserError(f"{path}: {explain(error).removeprefix(f'{path}: ')}") from None

@@ -142,7 +142,7 @@ def _check_combination(config: DictConfig, to_run: bool) -> None:
     most, profiled = config.trainer.max_updates, config.trainer.profile_updates
     if to_run and profiled and WARMUP + profiled > most:
         raise UserError(
-            f"trainer.profile_updates={profiled}: with {WARMUP} before them to warm up these are more than "
+            f"trainer.profile_updates={profiled}: with {WARMUP} warm-up updates before them, more than "
             f"trainer.max_updates={most}"
         )
 

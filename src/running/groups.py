@@ -133,7 +133,7 @@ def others_of_group(folder: Path) -> dict[Path, DictConfig]:
             if run_name(config) != name:
                 raise UserError(f"its configuration is that of {run_name(config)}")
         except (OSError, UserError) as error:
-            log.warning("%s: %s; the same command starts it again", other, explain(error))
+            log.warning("%s is skipped: %s; run the same command again to train it", other, explain(error))
         else:
             found[other] = config
     return found

@@ -107,7 +107,7 @@ def _existing(folder: Path, config: DictConfig, fingerprint: str) -> dict[str, A
         return None
     log.info("%s has already %s; run.fresh=true starts over", folder, result["status"])
     if has_another_note(result, config):
-        log.warning("note=%s is not stored: the run keeps the note that it ended with", config.note)
+        log.warning("note=%s is not stored: the run has ended and keeps its earlier note", config.note)
     return dict(result)
 
 

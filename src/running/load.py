@@ -85,7 +85,7 @@ def load_model(folder: Path, config: DictConfig, device: torch.device) -> tuple[
         if is_of_other_data(content, task.data_digest):
             raise UserError(f"run={folder}: {OTHER_DATA}")
         if content["fingerprint"] != fingerprint(config):
-            raise UserError(f"run={folder}: its checkpoints are of another run ({content['fingerprint']})")
+            raise UserError(f"run={folder}: its checkpoints belong to another run ({content['fingerprint']})")
         if content["selected"] is not None:
             check_weights(model, content["selected"].weights, "selected")
         return content["selected"]
@@ -93,7 +93,7 @@ def load_model(folder: Path, config: DictConfig, device: torch.device) -> tuple[
     selected = checkpoint.load_newest(folder / CHECKPOINTS, device, take)
     if selected is None:
         damaged = checkpoint.newest_first(folder / CHECKPOINTS)
-        raise UserError(f"run={folder}: {'all checkpoints are damaged' if damaged else 'has no checkpoint yet'}")
+        raise UserError(f"run={folder}: {'none of its checkpoints can be used' if damaged else 'has no checkpoint'}")
     model.load_state_dict(selected.weights)
     return model, selected.update
 
@@ -147,7 +147,7 @@ def check_same_symbols(config: DictConfig, task: Task) -> None:
         symbols = set(task.vocabulary) ^ set(learned)
         if symbols:
             raise UserError(
-                f"the changed task has other symbols than the run was trained on: only one of them has "
+                f"the changed task has other symbols than the task of the run: only one of the two has "
                 f"{', '.join(map(repr, sorted(symbols)[:5]))}{', ...' if len(symbols) > 5 else ''}"
             )
 

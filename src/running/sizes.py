@@ -55,7 +55,7 @@ def check_sizes(config: DictConfig, task: Task, model: SequenceModel) -> None:
     """Raise `UserError` if a run cannot fit on this machine: its threads, its data, or a batch and its states."""
     threads, batch_size = config.trainer.threads, config.trainer.batch_size
     if threads > num_cores():
-        raise UserError(f"trainer.threads={threads}: must be at most {num_cores()}, the cores that there are here")
+        raise UserError(f"trainer.threads={threads}: must be at most {num_cores()}, the number of cores here")
     example = task.seen(check_data(config, task, SPLITS))
     num_bytes = batch_size * (_bytes(example) + SIZE * example.inputs.shape[1] * model.core.output_size)
     keys = integers(config, "model") | _shape(config, task) | {"trainer.batch_size": batch_size}

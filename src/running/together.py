@@ -169,7 +169,7 @@ def bytes_of_one(trainer: Trainer) -> float:
             with closing(Stacked([trainer.update])) as stacked:
                 stacked.gradients(stack(stacked.next_batches()), stacked.recurrent)
     except Exception as error:  # the first update of the run will fail too, and that is recorded
-        log.warning("runs are trained one at a time, since none can be measured: %s", explain(error))
+        log.warning("runs are trained one at a time, since the memory of one cannot be measured: %s", explain(error))
         return math.inf
     return torch.cuda.max_memory_allocated(trainer.device) - before
 

@@ -68,7 +68,7 @@ def _upgrade_run(folder: Path) -> str:
         try:
             content = checkpoint.read(saved, torch.device("cpu"))
         except ValueError as error:
-            log.warning("checkpoint %s is damaged: %s", saved, error)
+            log.warning("checkpoint %s cannot be used: %s", saved, error)
             continue
         if "identity" in content:
             del content["identity"]

@@ -108,7 +108,9 @@ def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, BaseDistributi
     for override in parsed:
         key = override.get_key_element().lstrip("+")
         if key in WITHOUT_EFFECT or key.replace("/", ".").startswith("hydra."):
-            raise UserError(f"{key}: has no effect in a search, which has --workers for several runs at a time")
+            at_once = key == "run.together" or key.startswith("hydra/launcher")
+            instead = "; --workers sets how many runs are trained at a time" if at_once else ""
+            raise UserError(f"{key}: has no effect in a search{instead}")
         if override.is_sweep_override():
             if given[override.key_or_group] > 1:
                 raise UserError(f"{override.input_line}: {key} is given twice")
@@ -126,7 +128,7 @@ def _distribution(override: Override) -> BaseDistribution:
             raise UserError(f"{override.input_line}: gives no values")
         return CategoricalDistribution(choices)
     if values.start is None or values.end is None or not -math.inf < values.start < values.end < math.inf:
-        raise UserError(f"{override.input_line}: an interval must go from a lower to a higher number")
+        raise UserError(f"{override.input_line}: an interval needs two finite ends, the lower one first")
     logarithmic = "log" in values.tags
     if logarithmic and values.start <= 0:
         raise UserError(f"{override.input_line}: a logarithmic interval must be above 0")
@@ -149,16 +151,16 @@ def _check(config: DictConfig, space: dict[str, BaseDistribution]) -> None:
         raise UserError("nothing to search; give a range, such as 'optimizer.lr=tag(log, interval(1e-4, 1e-2))'")
     for key in space:
         if key in config.search.repeated:
-            raise UserError(f"{key} is repeated, not searched; sweep over it at the chosen point")
+            raise UserError(f"{key} is in search.repeated, so it cannot be searched; sweep over it at the chosen point")
         if key in config.search.columns:
-            raise UserError(f"{key} is compared, not searched: it is in search.columns")
+            raise UserError(f"{key} is in search.columns, so it cannot be searched")
         if key == "task":
-            raise UserError("task is compared, not searched: there is no best of errors on different tasks")
+            raise UserError("task cannot be searched: errors on different tasks are not comparable")
         if key not in decisive_keys(config):
-            raise UserError(f"{key}: makes no other run, so there is nothing to search")
+            raise UserError(f"{key}: does not change the result of a run, so it cannot be searched")
     SearchSettings.of(config).check(decisive_keys(config))
     if config.run.fresh:
-        raise UserError("run.fresh=true: a search resumes from its journal; give it another name=")
+        raise UserError("run.fresh=true: a search resumes from its journal; set another name= to start over")
 
 
 def proposal(space: dict[str, BaseDistribution], seed: int, index: int) -> dict[str, Any]:

@@ -109,7 +109,9 @@ class Sweep:
         others = [name for name in kept if has_another_note(read_result(self.folder / name), self.configs[name])]
         if others:
             note = self.configs[others[0]].note
-            log.warning("note=%s is not stored with %d of them, which keep what they ended with", note, len(others))
+            log.warning(
+                "note=%s is not stored with %d runs, which have ended and keep their earlier notes", note, len(others)
+            )
         groups = [[name] for name in left if name in self.alone]
         groups += group({name: self.configs[name] for name in left if name not in self.alone})
         for start in range(0, len(groups), self.batch_size or max(len(groups), 1)):
@@ -248,8 +250,8 @@ def _can_be_written(folder: Path) -> bool:
     """Whether the folder of a run is writable or missing; otherwise a warning says that the run is not started."""
     for path in (folder, (folder / STORED).parent):
         if os.path.lexists(path) and not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
-            says = "cannot be written" if path.is_dir() else "is not a folder"
-            log.warning("%s %s, so this run is not started; the others go on", path, says)
+            says = "is not writable" if path.is_dir() else "is not a folder"
+            log.warning("%s %s, so this run is not started; the others continue", path, says)
             return False
     return True
 

@@ -62,7 +62,11 @@ def mend(folder: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     records = list(takewhile(_is_record, lines))
     if len(records) < len(lines):
-        log.warning("%s: damaged from line %d on, which is left out; its runs are found again", path, len(records) + 1)
+        log.warning(
+            "%s is damaged from line %d on; the rest is removed, and its runs are found again",
+            path,
+            len(records) + 1,
+        )
         write_whole(path, b"".join(records))
 
 
@@ -125,7 +129,7 @@ class Pruning:
         if not self.trial.should_prune():
             return None
         self.pruned = True
-        return f"pruned at update {update}: worse than the median of the other trials there"
+        return f"pruned at update {update}: worse than the median of the other trials at that update"
 
 
 @contextmanager

@@ -54,8 +54,8 @@ def load_newest(folder: Path, device: torch.device, take: Callable[[Any], Taken]
         try:
             return take(read(path, device))
         except ValueError as error:
-            instead = "no other is left" if path == paths[-1] else "using the previous one"
-            log.warning("checkpoint %s is damaged: %s; %s", path, error, instead)
+            instead = "there is no other checkpoint" if path == paths[-1] else "using the previous one"
+            log.warning("checkpoint %s cannot be used: %s; %s", path, error, instead)
     return None
 
 
@@ -88,13 +88,13 @@ def _update(path: Path) -> int:
 def _whole(path: Path) -> bytes:
     """The bytes of a file, checked against the digest in its name."""
     if not path.is_file():
-        raise ValueError("it is not a file")
+        raise ValueError("not a file")
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(str(error.strerror)) from None
     if _digest(data) != path.suffixes[-2][1:]:
-        raise ValueError("its content is not what was written")
+        raise ValueError("its content does not match the hash in its name")
     return data
 
 

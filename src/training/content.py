@@ -29,7 +29,7 @@ class Selected(NamedTuple):
 
 
 Count = Annotated[int, Ge(0)]
-OTHER_DATA = "its data have changed since it was trained: the files of its task have another content now"
+OTHER_DATA = "the data files of its task have changed since it was trained"
 
 
 @with_config(ConfigDict(arbitrary_types_allowed=True, extra="allow"))

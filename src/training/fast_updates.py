@@ -50,7 +50,7 @@ def make_views_of(vector: nn.Parameter, model: nn.Module) -> None:
 
 
 def _refuse(*_: object, **__: object) -> NoReturn:
-    raise RuntimeError("an optimizer updates these weights as one vector: convert or move the model before that")
+    raise RuntimeError("an optimizer updates these weights as one vector; convert or move the model before that")
 
 
 class Unwrapped(torch.optim.Optimizer):

@@ -62,7 +62,7 @@ class CudaRecorder:
             with torch.cuda.graph(graph, stream=self.stream):
                 results = work()
             if not torch.equal(torch.get_rng_state(), on_cpu):
-                raise ValueError("it draws random numbers on the CPU")
+                raise ValueError("the update draws random numbers on the CPU")
         except Exception:
             generator.graphsafe_set_state(on_device)  # a failed recording leaves the generator unusable
             torch.set_rng_state(on_cpu)
@@ -132,7 +132,7 @@ class Replayed:
             self.replay, self.results = self.recorder.record(work)
         except Exception as error:
             reason = explain(error).splitlines()[0][:200]
-            log.info("no CUDA graph, so every kernel of an update is launched by itself: %s", reason)
+            log.info("no CUDA graph, so the kernels of an update are launched one by one: %s", reason)
             self.forget()
             self.possible = False
 

@@ -24,7 +24,7 @@ def profiled(num_updates: int, folder: Path) -> Iterator[Callable[[], None] | No
     def report(profiler: torch.profiler.profile) -> None:
         profiler.export_chrome_trace(str(folder / "trace.json"))
         table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=15, max_name_column_width=40)
-        log.info("%d updates, trace in %s\n%s", num_updates, folder / "trace.json", table)
+        log.info("profiled %d updates; trace in %s\n%s", num_updates, folder / "trace.json", table)
 
     schedule = torch.profiler.schedule(wait=0, warmup=WARMUP, active=num_updates, repeat=1)
     with torch.profiler.profile(schedule=schedule, on_trace_ready=report) as profiler:

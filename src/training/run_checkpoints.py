@@ -40,7 +40,7 @@ class RunCheckpoints:
             content = as_content(loaded)
             if content["fingerprint"] != self.fingerprint:
                 raise UserError(
-                    f"{self.folder}/{CHECKPOINTS} belong to another configuration ({content['fingerprint']}, this is "
+                    f"{self.folder}: its checkpoints belong to another run ({content['fingerprint']}, this is "
                     f"{self.fingerprint}); run.fresh=true starts over"
                 )
             if is_of_other_data(content, self.data):

@@ -87,7 +87,7 @@ class Lock:
 @cache
 def _warn(folder: Path) -> None:
     """Warn once for each folder, however often its locks are taken."""
-    log.warning("%s: this file system has no locks, so never start the same run twice at a time", folder)
+    log.warning("%s: this file system does not support locks, so never start a run while it is already running", folder)
 
 
 class FolderInUseError(UserError):

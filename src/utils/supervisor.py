@@ -93,4 +93,4 @@ def death_in(folder: Path, result: str) -> Death | None:
 def check_explained() -> None:
     """Raise `UserError` if the last process of this command did not die in a run, since the next one would die too."""
     if _deaths and _deaths[-1] not in _explained:
-        raise UserError(f"{_deaths[-1].reason}, outside of a run; run the same command again to resume")
+        raise UserError(f"{_deaths[-1].reason}, while no run was in progress; run the same command again to resume")

@@ -20,7 +20,7 @@ def film():
 def test_negative_attention_differs_from_none(least):
     attention = torch.tensor([[1.0, 0.0], [1.0, least]])
     page, alone = film_figure(film(), attention.numpy()), attention_figure(attention, ["abc", "abc"])
-    in_film = next(axes for axes in page.axes if axes.get_title() == "what the fast weights attend to")
+    in_film = next(axes for axes in page.axes if axes.get_title() == "attention to earlier frames")
     for image in (in_film.images[0], alone.axes[0].images[0]):
         assert image.get_clim() == ((0, 1) if least > 0 else (-1, 1))
         colors = {tuple(image.cmap(image.norm(weight))) for weight in (0.0, -abs(least))}

@@ -105,7 +105,7 @@ def test_a_report_writes_tables_and_figures_that_tensorboard_shows_too(small, re
         ("irnn", "20", "0.001", "2"), ("irnn", "50", "0.003", "1"),
     ]  # fmt: skip
     edges = [
-        f"lr {lr:g} is at the edge of the grid, next {beyond:g}" for lr, beyond in ((0.003, 0.01), (0.001, 0.0003))
+        f"lr {lr:g} is at the edge of the grid, try {beyond:g} next" for lr, beyond in ((0.003, 0.01), (0.001, 0.0003))
     ]
     assert [row["notes"] for row in rows] == [
         edges[0],
@@ -210,12 +210,12 @@ def test_a_report_without_figures_keeps_existing_ones(small, report):
         (["ba2016/tabel1"], "did you mean ba2016/table1?"),
         (["ba2016/table1"], "ba2016/table1 has no runs in outputs/ba2016-table1 yet"),
         (["empty"], "empty: contains no runs"),
-        (["made-up/lone"], "made-up/lone: is a run; give the folder that it is in, made-up"),
-        (["made-up/lone", "empty"], "made-up/lone: is a run; give the folder that it is in, made-up"),
+        (["made-up/lone"], "made-up/lone: is a single run; give the folder that contains it, made-up"),
+        (["made-up/lone", "empty"], "made-up/lone: is a single run; give the folder that contains it, made-up"),
         ([""], "'' is neither a folder nor an experiment"),
         (
             ["made-up", "--grid", "optimizer.lrr"],
-            "grid: no run has a setting optimizer.lrr; did you mean optimizer.lr?",
+            "--grid optimizer.lrr: no run has this setting; did you mean optimizer.lr?",
         ),
     ],
 )
@@ -419,7 +419,7 @@ def test_a_folder_is_not_reported_on_twice(folder, report, inside):
         if not made.path.exists():
             made.add()
             made.expect_all()
-    with pytest.raises(SystemExit, match="given twice, or inside another folder"):
+    with pytest.raises(SystemExit, match="given twice, or inside another of the given folders"):
         report("--no-figures", folder.path, inner.path)
 
 

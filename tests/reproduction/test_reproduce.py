@@ -173,7 +173,7 @@ def test_the_next_value_is_offered_where_the_chosen_one_is_at_an_edge(report, re
     lr = pd.read_csv(report / "runs.csv")["optimizer.lr"][0]
     beyond = {0.001: "0.0001", 0.01: "0.1"}[lr]
     assert line == (
-        f"{EXPERIMENT}: lr {lr:g} is at the edge of the grid, next {beyond}; "
+        f"{EXPERIMENT}: lr {lr:g} is at the edge of the grid, try {beyond} next; "
         "add it to optimizer.lr in the grid and run this again"
     )
 
@@ -279,7 +279,7 @@ def test_a_damaged_record_is_named_in_one_line(report):
     [
         (lambda line: line.update(run="../elsewhere"), "line 1 is damaged: run: string should match"),
         (lambda line: line.update(sweep=".."), "line 1 is damaged: sweep: string should match"),
-        (lambda line: line.update(sweep="other"), f"recorded in the folder other; legal: {QUICK}"),
+        (lambda line: line.update(sweep="other"), f"recorded in an unknown folder, other; legal: {QUICK}"),
         (lambda line: line["result"].update(status="perfect"), "line 1 is damaged: status: input should be"),
         (lambda line: line["result"]["config"].pop("search"), "line 1 is damaged: result.config.search: field"),
         (lambda line: line["result"].pop("updates"), "line 1 is damaged: finished without updates"),
@@ -357,7 +357,7 @@ def test_a_check_fails_if_a_replayed_run_is_not_in_the_first_updates(report):
     write_derived_files("paper/table", report)
     found = dict(check("paper/table"))
     assert [what for what, agrees in found.items() if not agrees] == [
-        f"{FIRST_UPDATES} has the runs that are replayed, but not an-lstm"
+        f"{FIRST_UPDATES} contains all runs that are repeated except an-lstm"
     ]
 
 
@@ -365,7 +365,7 @@ def test_a_reproduction_chooses_the_curves_that_are_recorded_and_replayed(report
     other = replace(reproduction, curves=("val/nll", "train/loss"), replayed_curve="val/error")
     monkeypatch.setattr("src.reproduction.reproduce.reproductions", lambda: {"paper/table": other})
     (run,) = pd.read_csv(report / "runs.csv")["run"]
-    assert dict(check("paper/table"))[f"{FIRST_UPDATES} has the runs that are replayed, but not {run}"] is False
+    assert dict(check("paper/table"))[f"{FIRST_UPDATES} contains all runs that are repeated except {run}"] is False
     make_report("paper/table", "quick", report)
     assert list(pd.read_csv(report / "curves.csv")) == ["run", "update", "val/nll", "train/loss"]
     assert set(read_record(report / RECORD)[0].curves) == {"val/nll", "train/loss"}

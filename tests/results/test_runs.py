@@ -148,7 +148,7 @@ def test_a_run_in_two_folders_counts_once(tmp_path, caplog):
     runs = load_runs(tmp_path)
     assert [run.name for run in runs] == ["x/lstm50-lr0.01-s0-01234560", "y/lstm50-lr0.01-s1-01234561"]
     assert [record.message for record in caplog.records] == [
-        f"lstm50-lr0.01-s{seed}-0123456{seed} counts once: it is in x and y" for seed in (0, 1)
+        f"lstm50-lr0.01-s{seed}-0123456{seed} is in x and y, and counts once" for seed in (0, 1)
     ]
 
 
@@ -160,7 +160,7 @@ def test_a_run_also_in_a_folder_with_a_name_of_the_users_own_counts_once(tmp_pat
         made.change(Path(path).name, fingerprint="89abcdef" if path == "other" else "01234560")
     assert [run.name for run in load_runs(tmp_path)] == ["other", "x/lstm50-lr0.01-s0-01234560"]
     (record,) = caplog.records
-    assert record.message == "lstm50-lr0.01-s0-01234560 counts once: it is in x and again and chosen"
+    assert record.message == "lstm50-lr0.01-s0-01234560 is in x and again and chosen, and counts once"
 
 
 def test_a_result_of_another_run_does_not_count(folder):
@@ -169,7 +169,7 @@ def test_a_result_of_another_run_does_not_count(folder):
     result = json.loads((renamed / "result.json").read_text())
     (renamed / "result.json").write_text(json.dumps(result | {"fingerprint": "89abcdef"}))
     (found,) = load_runs(folder.path)
-    assert (found.status, found.reason) == ("missing", "its result is of another run (89abcdef)")
+    assert (found.status, found.reason) == ("missing", "its result belongs to another run (89abcdef)")
 
 
 def test_what_was_searched_stays_searched_unless_it_has_another_role_now(folder):

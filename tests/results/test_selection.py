@@ -141,7 +141,7 @@ def test_a_choice_at_the_edge_of_its_grid_is_marked_with_the_next_value(folder, 
         beyond = {3e-4: 1e-4, 3e-3: 1e-2}[cell.edges[0].chosen]
     assert [edge.beyond for edge in cell.edges] == ([] if beyond == "inside" else [beyond])
     (row,) = csv_rows(folder)
-    offered = "" if beyond in ("inside", None) else f", next {beyond:g}"
+    offered = "" if beyond in ("inside", None) else f", try {beyond:g} next"
     assert ("is at the edge of the grid" + offered in row["notes"]) == (beyond != "inside")
 
 
@@ -204,7 +204,7 @@ def test_a_cell_without_a_finished_run_stays_in_the_table(folder):
     assert found["lstm"].n == 0
     assert math.isnan(found["lstm"].mean)
     assert all(map(math.isnan, found["lstm"].spread))
-    assert found["lstm"].notes == "nothing to choose from; 2 diverged at lr 1 and lr 2"
+    assert found["lstm"].notes == "no finished run to choose; 2 diverged at lr 1 and lr 2"
 
 
 def test_the_table_keeps_its_columns_while_no_run_has_finished(folder):
@@ -217,7 +217,7 @@ def test_the_table_keeps_its_columns_while_no_run_has_finished(folder):
         "n": 0,
         "val/error over the grid (min / median / max)": "– / – / –",
         "grid points": 2,
-        "notes": "nothing to choose from; 2 missing at lr 1 and lr 2",
+        "notes": "no finished run to choose; 2 missing at lr 1 and lr 2",
     }
 
 

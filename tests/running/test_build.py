@@ -38,7 +38,7 @@ def _machine(monkeypatch):
             "task=catch task.size=64 trainer.batch_size=9999",
             "trainer.batch_size=9999: a batch and its hidden states would take at least 10 GB of memory; there",
         ),
-        ("trainer.threads=3", "trainer.threads=3: must be at most 2, the cores that there are here"),
+        ("trainer.threads=3", "trainer.threads=3: must be at most 2, the number of cores here"),
     ],
 )
 def test_what_does_not_fit_is_one_line_that_names_the_key_and_leaves_nothing(command, says, train, tmp_path):

@@ -134,7 +134,7 @@ def test_a_finished_run_is_not_run_again(train, tiny, monkeypatch):
         again = train(*tiny, *arguments)
         assert again.status == 0
         assert "has already finished" in again.out
-        assert again.out.count("warning: note=second is not stored: the run keeps the note") == warnings
+        assert again.out.count("warning: note=second is not stored: the run has ended") == warnings
         assert result(only_run()) == before
 
 
@@ -204,8 +204,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(train_once, train, tin
 
     resumed = train(*tiny)
     assert resumed.status == 0
-    reason = "its content is not what was written"
-    assert f"warning: checkpoint {last} is damaged: {reason}; using the previous one" in resumed.out
+    reason = "its content does not match the hash in its name"
+    assert f"warning: checkpoint {last} cannot be used: {reason}; using the previous one" in resumed.out
     assert "resumes from update 4" in resumed.out
     assert before.name.startswith("update-00000004")
     assert result(only_run())["metrics"] == result(only_run("whole"))["metrics"]
@@ -220,7 +220,7 @@ def test_with_all_checkpoints_damaged_the_run_starts_over(train, tiny, interrupt
     again = train(*tiny)
     assert again.status == 0
     assert "it cannot be loaded" not in again.out
-    assert "its content is not what was written; no other is left" in again.out
+    assert "its content does not match the hash in its name; there is no other checkpoint" in again.out
     assert f"{only_run()} starts" in again.out
     assert [step for step, _ in scalars(only_run())["val/error"]] == [0, 3, 6]
 
@@ -295,7 +295,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(train, tiny, interrupt
     ended = train(*tiny)
     assert ended.status == 1
     assert ended.err.count("\n") == 1
-    assert "belong to another configuration" in ended.err
+    assert "its checkpoints belong to another run" in ended.err
     assert "run.fresh=true" in ended.err
 
 
@@ -421,7 +421,9 @@ def test_debug_profile_says_where_the_time_goes(train, tiny):
 def test_more_updates_to_profile_than_there_are_is_one_line(train, tiny):
     ended = train(*tiny, "debug=profile", "trainer.max_updates=8")
     assert (ended.status, ended.err.count("\n")) == (1, 1)
-    assert "trainer.profile_updates=50: with 10 before them" in ended.err
+    assert (
+        "trainer.profile_updates=50: with 10 warm-up updates before them, more than trainer.max_updates=8" in ended.err
+    )
     assert not Path("outputs").exists()
 
 
@@ -434,11 +436,13 @@ def test_a_run_is_not_resumed_on_another_text(train, tiny, tmp_path, interrupt_a
     train(*arguments)
     checkpoints = sorted(only_run().glob("checkpoints/*.pt"))
     assert checkpoints
-    for other in ("To be, or not to bE. " * 40, "To be or not to be, " * 40):  # with a symbol more, and with one less
+    more, fewer, same = "To be, or not to bE. " * 40, "To be or not to be, " * 40, "To be, or not to eb. " * 40
+    assert set(same) == set(text.read_text()) < set(more)
+    for other in (more, fewer, same):
         text.write_text(other)
         ended = train(*arguments)
         assert ended.status == 1
-        assert "its data have changed since it was trained" in ended.err
+        assert "the data files of its task have changed since it was trained" in ended.err
         assert sorted(only_run().glob("checkpoints/*.pt")) == checkpoints
     text.write_text("To be, or not to be. " * 40)
     assert train(*arguments).status == 0
@@ -535,7 +539,7 @@ def test_a_run_whose_process_has_died_is_not_started_again_by_the_same_command(t
     assert (kept["status"], kept["reason"]) == ("failed", reason)
     assert "hydra" not in kept["config"]
     monkeypatch.setattr(supervisor, "_deaths", [Death(0, reason)])
-    assert "outside of a run" in train(*tiny, "seed=1").err
+    assert "while no run was in progress" in train(*tiny, "seed=1").err
 
 
 def test_a_finished_run_stays_finished_if_a_process_dies_that_has_only_looked_at_it(train_once, tiny, composed):

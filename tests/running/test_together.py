@@ -360,7 +360,7 @@ def test_runs_that_cannot_be_measured_are_trained_one_at_a_time(runs, monkeypatc
     begun = runs("cuda")
     begun.begin()
     assert len(begun.going) == 1
-    says = "runs are trained one at a time, since none can be measured: OutOfMemoryError: full"
+    says = "runs are trained one at a time, since the memory of one cannot be measured: OutOfMemoryError: full"
     assert caplog.messages == [says]
 
 

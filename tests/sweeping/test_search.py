@@ -115,27 +115,30 @@ def test_a_random_point_depends_only_on_the_seed_and_its_number():
     ("ranges", "message"),
     [
         ([], "nothing to search"),
-        (["seed=0,1"], "seed is repeated, not searched"),
+        (["seed=0,1"], "seed is in search.repeated, so it cannot be searched"),
         (["optimizer.lrr=interval(0,1)"], "optimizer.lrr"),
         (["optimizer.lr=tag(log, interval(0, 1))"], "a logarithmic interval must be above 0"),
-        (["optimizer.lr=interval(1, 0)"], "must go from a lower to a higher number"),
-        (["optimizer.lr=interval(0, inf)"], "optimizer.lr=interval(0, inf): an interval must go from a lower"),
+        (["optimizer.lr=interval(1, 0)"], "an interval needs two finite ends, the lower one first"),
+        (["optimizer.lr=interval(0, inf)"], "optimizer.lr=interval(0, inf): an interval needs two finite ends"),
         (["seed=range(0,0)"], "seed=range(0,0): gives no values"),
         ([LR, "search.columns=[nokey]"], "search.columns=[nokey]: no run has this setting"),
         (["optimizer.lr=interval(-1, 1)"], "optimizer.lr=-1.0: must be a number, at least 0"),
-        ([WIDTH, "search.columns=[model.hidden_size]"], "model.hidden_size is compared, not searched"),
+        (
+            [WIDTH, "search.columns=[model.hidden_size]"],
+            "model.hidden_size is in search.columns, so it cannot be searched",
+        ),
         ([LR, "optimizer.lr=1e-3"], "(log, interval(1e-4, 1e-2)): optimizer.lr is given twice"),
         (["++optimizer.lr=1e-3", LR], "optimizer.lr is given twice"),
-        ([LR, "run.fresh=true"], "give it another name="),
-        ([LR, "run.root=choice(a,b)"], "run.root: makes no other run"),
-        (["note=choice(a,b)"], "note: makes no other run"),
+        ([LR, "run.fresh=true"], "set another name= to start over"),
+        ([LR, "run.root=choice(a,b)"], "run.root: does not change the result of a run"),
+        (["note=choice(a,b)"], "note: does not change the result of a run"),
         (["name=choice(a,b)"], "name is given twice"),
-        (["task=choice(addition,copying)"], "task is compared, not searched"),
-        (["++run.together=1", LR], "run.together: has no effect in a search"),
+        (["task=choice(addition,copying)"], "task cannot be searched"),
+        (["++run.together=1", LR], "run.together: has no effect in a search; --workers"),
         (["optimizer=choice(adam,adm)"], "optimizer=adm does not exist; did you mean adam?"),
         (["optimizer=choice(rmsprop,adam)", "optimizer.momentum=interval(0,1)"], "optimizer.momentum is not a setting"),
-        ([LR, "hydra/launcher=joblib"], "hydra/launcher: has no effect in a search"),
-        ([LR, "run.together=4"], "run.together: has no effect in a search"),
+        ([LR, "hydra/launcher=joblib"], "hydra/launcher: has no effect in a search; --workers"),
+        ([LR, "run.together=4"], "run.together: has no effect in a search; --workers"),
         ([LR, "run.retry_failed=true"], "run.retry_failed: has no effect in a search"),
         ([WIDTH, "search.columns=[optimizer.lr]"], "search.grid and search.columns both list optimizer.lr"),
     ],
@@ -267,7 +270,7 @@ def test_a_damaged_journal_is_kept_up_to_the_damage_and_the_runs_are_found_again
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join([*lines[:-1], b"[1]\n", *lines[-1:]]))
     assert look(LR) == 0
-    assert f"{journal}: damaged from line {len(lines)} on" in caplog.text
+    assert f"{journal} is damaged from line {len(lines)} on" in caplog.text
     assert len(trained) == 2
     (study,) = studies()
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
@@ -446,7 +449,7 @@ def test_a_pruned_run_is_shown_with_its_reason_and_not_resumed(look, trained, mo
     )
     assert look(LR, prune=True, sampler="tpe") == 0
     assert [(row["status"], row["reason"]) for row in rows()] == [
-        ("interrupted", "pruned at update 3: worse than the median of the other trials there")
+        ("interrupted", "pruned at update 3: worse than the median of the other trials at that update")
     ] * 2
     (study,) = studies()
     assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 2

@@ -60,7 +60,7 @@ def test_three_runs_and_a_table_then_nothing_then_only_the_missing_one(train, ti
     ended = train(*THREE, *tiny, "note=late")
     assert ended.status == 0
     assert "3 of 3 runs have ended already" in ended.out
-    assert "warning: note=late is not stored with 3 of them" in ended.out
+    assert "warning: note=late is not stored with 3 runs, which have ended" in ended.out
     assert trained == []
     assert rows() == table
 
@@ -109,7 +109,7 @@ def test_the_others_go_on_where_the_folder_of_a_run_cannot_be_written(train, tin
     barred.write_text("a file")
     ended = train("-m", "model=lstm", "seed=0,1,2", f"run.together={together}", *tiny)
     assert ended.status == 1
-    assert f"warning: {barred} is not a folder, so this run is not started; the others go on" in ended.out
+    assert f"warning: {barred} is not a folder, so this run is not started; the others continue" in ended.out
     assert [(row["seed"], row["status"]) for row in rows()] == [("0", "finished"), ("1", "missing"), ("2", "finished")]
     assert barred.read_text() == "a file"
 

@@ -85,10 +85,10 @@ def replaced_by_a_pipe(path):
 
 
 DAMAGE = {
-    "its content is not what was written": emptied,
-    "it is not a file": replaced_by_a_folder,
-    "it is not a file ": replaced_by_a_link,
-    "it is not a file  ": replaced_by_a_pipe,
+    "its content does not match the hash in its name": emptied,
+    "not a file": replaced_by_a_folder,
+    "not a file ": replaced_by_a_link,
+    "not a file  ": replaced_by_a_pipe,
 }
 
 
@@ -101,7 +101,7 @@ def test_a_damaged_one_gives_way_to_the_one_before_and_is_not_among_the_two_that
     newest, before = checkpoint.newest_first(tmp_path)
     damage(newest)
     assert loaded(tmp_path) == 1
-    assert warnings(caplog) == [f"checkpoint {newest} is damaged: {says.strip()}; using the previous one"]
+    assert warnings(caplog) == [f"checkpoint {newest} cannot be used: {says.strip()}; using the previous one"]
     checkpoint.save(tmp_path, 3, {"update": 3})
     assert before in checkpoint.newest_first(tmp_path)
     assert loaded(tmp_path) == 3
@@ -112,7 +112,7 @@ def test_a_damaged_one_gives_way_to_the_one_before_and_is_not_among_the_two_that
         if path.is_file():
             emptied(path)
     assert loaded(tmp_path) is None
-    assert warnings(caplog)[-1].endswith("; no other is left")
+    assert warnings(caplog)[-1].endswith("; there is no other checkpoint")
 
 
 def test_a_checkpoint_that_a_run_did_not_resume_from_is_not_kept(tmp_path):
@@ -172,7 +172,7 @@ def test_the_right_digest_of_the_wrong_content_gives_way_to_the_one_before(says,
     assert resumed.checkpoints.resume(resumed.state)
     assert resumed.state.update == checkpoint._update(before)
     (warning,) = warnings(caplog)
-    assert warning.startswith(f"checkpoint {wrong} is damaged: {says.strip()}")
+    assert warning.startswith(f"checkpoint {wrong} cannot be used: {says.strip()}")
     assert warning.endswith("; using the previous one")
 
     before.unlink()

@@ -148,7 +148,7 @@ def test_what_cannot_be_recorded_is_said_in_one_line_and_goes_on_unrecorded(over
         assert_close(moved(updates(*text, *overrides, recorder=recorder), 7), expected, rtol=0, atol=0)
     assert recorder.recorded == 0
     reason = "RuntimeError: operation not permitted when stream is capturing"
-    says = f"no CUDA graph, so every kernel of an update is launched by itself: {reason}"
+    says = f"no CUDA graph, so the kernels of an update are launched one by one: {reason}"
     assert [record.getMessage() for record in caplog.records] == [says]
 
 
@@ -225,7 +225,7 @@ def generator(monkeypatch):
 def test_numbers_drawn_on_the_cpu_are_not_recorded(generator):
     """They would be the same at every replay. All generators are restored, so the run continues as without a graph."""
     recorder, on_cpu = CudaRecorder(torch.device("cuda:0")), torch.get_rng_state()
-    with pytest.raises(ValueError, match=r"^it draws random numbers on the CPU$"):
+    with pytest.raises(ValueError, match=r"^the update draws random numbers on the CPU$"):
         recorder.record(lambda: torch.rand(2))
     assert torch.equal(torch.get_rng_state(), on_cpu)
     assert generator.state == "as it was"

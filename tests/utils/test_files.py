@@ -19,7 +19,7 @@ from src.utils import lifeline
 from src.utils.files import FolderInUseError, changing, is_locked, locked, write_whole
 
 NONE = [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP]
-SAYS = "this file system has no locks, so never start the same run twice at a time"
+SAYS = "this file system does not support locks, so never start a run while it is already running"
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_a_death_outside_of_a_run_ends_the_command(tmp_path):
     status, out, err = ended("supervisor.check_explained(); os.abort()", tmp_path)
     assert (status, len(out)) == (1, 2)
     assert err == (
-        "error: its process died (Aborted), perhaps for lack of memory, outside of a run; "
+        "error: its process died (Aborted), perhaps for lack of memory, while no run was in progress; "
         "run the same command again to resume\n"
     )
 

@@ -1,23 +1,24 @@
 """Check the project on a GPU: each part in a process with a time limit, and one report of what they find.
 
-    python scripts/gpu_check.py                      on a machine with a CUDA card, at most 8 minutes
+    python scripts/gpu_check.py                      on a machine with a CUDA GPU, at most 8 minutes
     python scripts/gpu_check.py --parts kernels speed
     python scripts/gpu_check.py --device cpu --tiny  try the command itself where there is no GPU
 
-kernels, models   the Triton kernels, and every model in the form that it takes, against the scan on the CPU, alone and
-                  as a population whose runs differ in all numbers that are settings of the model
-graphs            updates as CUDA graphs against the same without, to the last bit: with states that are carried and
-                  random numbers
-resume            runs that are killed and started again, to the last bit
+kernels, models   the Triton kernels, and every model in the form that it takes on the GPU, against the scan on the CPU:
+                  alone and, for models, as a population whose runs differ in all numeric settings of the model
+graphs            updates with CUDA graphs against updates without, bit for bit, also with carried states and random
+                  numbers
+resume            runs that are killed and resumed against undisturbed ones, bit for bit
 compile           the kernels of every model, so that they are ready for the parts that measure
 sanitizer         the kernels under compute-sanitizer, where it is installed
-speed             fast weights beside nn.LSTM, both as CUDA graphs
-speed_of_models   every model as a CUDA graph beside the same model eager
+speed             fast weights compared with nn.LSTM, both as CUDA graphs
+speed_of_models   every model as a CUDA graph compared with the same model run eagerly
 populations       20 and 256 runs as one program
-sweep             3 widths, 4 rates and 5 seeds by the ordinary command
+sweep             3 widths, 4 learning rates and 5 seeds, with the ordinary command
 
-A part that fails, hangs or is killed takes nothing else with it; what it found before stays. The report, `report.md`
-and `report.json`, is written after every part. The exit status is 1 if anything is wrong, fails or misses its target.
+A part that fails, hangs or is killed does not affect the others, and its earlier findings are kept. The report,
+`report.md` and `report.json`, is written after every part. The exit status is 1 if anything is wrong, fails or misses
+its target.
 """
 
 import argparse
@@ -76,7 +77,7 @@ def run_part(part: Part, device: str, tiny: bool, folder: Path, deadline: float)
     """Run a part and return its findings, with another one if it failed or exceeded its time limit."""
     path, limit = folder / f"{part.name}.jsonl", min(part.limit, deadline - time.monotonic())
     if limit <= 0:
-        return [Row(part.name, "the part", "no time was left", verdict="not run")]
+        return [Row(part.name, "the part", "the time limit of all parts was already reached", verdict="not run")]
     command = [sys.executable, "-m", f"{HERE}.part", part.function, str(path), device]
     with open(folder / f"{part.name}.log", "w+", errors="replace") as log:
         process = subprocess.Popen(
@@ -98,10 +99,10 @@ def run_part(part: Part, device: str, tiny: bool, folder: Path, deadline: float)
         last = next((line.strip() for line in reversed(log.read().splitlines()) if line.strip()), "")
     rows = read_rows(path)
     if status is None:
-        rows.append(Row(part.name, "the part", f"did not end within {limit:.0f} s", verdict="failed"))
+        rows.append(Row(part.name, "the part", f"did not finish within {limit:.0f} s", verdict="failed"))
     elif status != 0:
         how = signal.strsignal(-status) if status < 0 else f"exit status {status}"
-        rows.append(Row(part.name, "the part", f"{how}; the end of its log: {last[:200]}", verdict="failed"))
+        rows.append(Row(part.name, "the part", f"{how}; last line of its log: {last[:200]}", verdict="failed"))
     return rows
 
 
@@ -124,7 +125,7 @@ def check(names: Sequence[str], device: str, tiny: bool, folder: Path, whole: fl
     deadline = time.monotonic() + whole
     rows = run_part(CARD, device, tiny, folder, deadline)
     if broken := [row for row in rows if row.verdict not in GOOD]:
-        raise UserError(f"the GPU does not work: {broken[0].found} (see {folder}/card.log)")
+        raise UserError(f"--device {device} does not work: {broken[0].found} (see {folder}/card.log)")
     origin = provenance(1, device)
 
     def report(found: list[Row]) -> None:
@@ -180,7 +181,7 @@ def main() -> None:
 
     given = parse()
     if given.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("error: there is no GPU that torch can use; this checks nothing without one (see --help)")
+        sys.exit("error: torch finds no CUDA GPU, which the check needs (see --help)")
     folder = given.out.absolute()
     try:
         rows = check(given.parts, given.device, given.tiny, folder)

@@ -199,7 +199,9 @@ def resumed(rows: Rows, device: str, tiny: bool) -> None:
                     raise RuntimeError(f"{' '.join(command[1:])} ended with exit status {status}")
             whole, killed = (_ends(Path(root, name), how.device) for name in ("whole", "killed"))
             same = len(whole) > 0 and whole.keys() == killed.keys() and all(_same(whole[k], killed[k]) for k in whole)
-            found = f"killed at update {at} of {updates}: {'the same' if same else 'other'} weights, metrics and curves"
+            found = (
+                f"killed at update {at} of {updates}: {'the same' if same else 'different'} weights, metrics and curves"
+            )
             rows.right(name, found, "the same to the last bit", same and 0 < at < updates)
 
 
@@ -235,7 +237,7 @@ def sanitized(rows: Rows, device: str, tiny: bool) -> None:
     how = How.of(device, tiny)
     program = shutil.which("compute-sanitizer")
     if program is None or how.device.type != "cuda":
-        rows.add("compute-sanitizer", "is not on the path", "no error", "not run")
+        rows.add("compute-sanitizer", "not found on the PATH", "no error", "not run")
         return
     for tool in ("memcheck", "racecheck"):
         with rows.trying(tool):

@@ -56,8 +56,8 @@ def graphs(rows: Rows, device: str, tiny: bool) -> None:
                 same_resumed = is_resumed and _same(_after(resumed, count - resumed.state.update), expected)
                 replayed = graph.update.replayed
                 is_graph = replayed is not None and replayed.is_recorded
-                found = f"{'a graph' if is_graph else 'no graph'}: {'the same' if same else 'others'}"
-                found += f"; resumed: {'the same' if same_resumed else 'others'}"
+                found = f"{'a graph' if is_graph else 'no graph'}: {'the same' if same else 'different'}"
+                found += f"; resumed: {'the same' if same_resumed else 'different'}"
                 right = same and same_resumed and (is_graph or how.device.type != "cuda")
                 rows.right(f"{what}, {count} updates", found, "a graph: the same; resumed: the same", right)
 

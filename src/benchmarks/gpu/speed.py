@@ -45,7 +45,7 @@ def one_run(rows: Rows, device: str, tiny: bool) -> None:
             rows.target(f"fast weights, {UNITS} units, {what}", found, f"ratio at most {most}", share <= most)
             if (batch_size, length) == (128, 11):
                 rate = 1000 / fast
-                rows.target("the same, updates a second", f"{rate:,.0f}", "at least 4,500", rate >= 4500)
+                rows.target("the same, updates/s", f"{rate:,.0f}", "at least 4,500", rate >= 4500)
 
 
 def every_model(rows: Rows, device: str, tiny: bool) -> None:
@@ -79,7 +79,7 @@ def populations(rows: Rows, device: str, tiny: bool) -> None:
             ]
             ms = median(in_turns({"all": Stacked(updates)}, how.device, 0.02 if tiny else 4.0)["all"])
             rate = 1000 * number / ms
-            found = f"{rate:,.0f} updates a second over all, {ms:.2f} ms for one of each"
+            found = f"{rate:,.0f} updates/s in total, {ms:.2f} ms for one update of each run"
             rows.target(f"{number} runs as one program", found, f"at least {least:,}", rate >= least)
 
 
@@ -118,5 +118,5 @@ def sweep(rows: Rows, device: str, tiny: bool) -> None:
     done = sum(result is not None and result["status"] in ENDED for result in results)
     found = f"{done} of {wanted} runs, exit status {ended.returncode}"
     rows.right("a sweep of fast weights", found, f"{wanted} runs", done == wanted and ended.returncode == 0)
-    found = f"{seconds:.0f} s for {updates:,} updates each, start and table included"
+    found = f"{seconds:.0f} s for {updates:,} updates each, including startup and the table"
     rows.target("the same with 50,000 updates each", found, "at most 36 s, a fifth of 3 minutes", seconds <= 36)

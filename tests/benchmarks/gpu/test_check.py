@@ -24,7 +24,7 @@ def test_without_a_gpu_it_says_so_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["gpu_check.py", "--out", "out"])
     with pytest.raises(SystemExit) as ended:
         check.main()
-    assert ended.value.code == "error: there is no GPU that torch can use; this checks nothing without one (see --help)"
+    assert ended.value.code == "error: torch finds no CUDA GPU, which the check needs (see --help)"
     assert capsys.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
 
@@ -35,13 +35,13 @@ def test_a_part_that_hangs_or_crashes_leaves_what_it_found_before(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         hung, crashed = pool.map(lambda part: check.run_part(part, "cpu", True, tmp_path, deadline), BROKEN)
     assert verdicts(hung) == verdicts(crashed) == {"before": "measured", "the part": "failed"}
-    assert hung[-1].found == "did not end within 4 s"
+    assert hung[-1].found == "did not finish within 4 s"
     assert crashed[-1].found.startswith("Segmentation fault")
 
 
 def test_without_time_left_a_part_is_not_started(tmp_path):
     (row,) = check.run_part(check.ALONE[0], "cpu", True, tmp_path, deadline=0.0)
-    assert (row.found, row.verdict) == ("no time was left", "not run")
+    assert (row.found, row.verdict) == ("the time limit of all parts was already reached", "not run")
 
 
 @pytest.mark.slow
@@ -51,11 +51,11 @@ def test_it_takes_nothing_else_with_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(check, "ALONE", (sanitizer,))
     rows = check.check(["hangs", "crashes", "sanitizer"], "cpu", True, tmp_path)
     assert [row.verdict for row in rows if row.part in ("hangs", "crashes")] == ["measured", "failed"] * 2
-    assert rows[-1][1:] == ("compute-sanitizer", "is not on the path", "no error", "not run")
-    assert "hangs: the part: did not end within 4 s\n" in capsys.readouterr().out
+    assert rows[-1][1:] == ("compute-sanitizer", "not found on the PATH", "no error", "not run")
+    assert "hangs: the part: did not finish within 4 s\n" in capsys.readouterr().out
     stored = json.loads((tmp_path / "report.json").read_text())
     assert [list(row.values()) for row in stored["rows"]] == [list(row) for row in rows]
-    assert "| the part | did not end within 4 s |  | failed |" in (tmp_path / "report.md").read_text()
+    assert "| the part | did not finish within 4 s |  | failed |" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.slow
@@ -70,7 +70,7 @@ def test_all_parts_run_on_a_cpu_with_tiny_sizes(tmp_path):
 def test_a_gpu_that_does_not_work_is_one_error(tmp_path):
     for name in ("speed.jsonl", "metrics.jsonl"):
         (tmp_path / name).touch()
-    with pytest.raises(UserError, match=r"^the GPU does not work: exit status 1; the end of its log: "):
+    with pytest.raises(UserError, match=r"^--device nothing does not work: exit status 1; last line of its log: "):
         check.check(["speed"], "nothing", True, tmp_path)
     assert not (tmp_path / "speed.jsonl").exists(), "left by an earlier check"
     assert (tmp_path / "metrics.jsonl").exists(), "not of a check"
