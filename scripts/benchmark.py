@@ -74,7 +74,7 @@ from src.benchmarks.updates import MODELS, measure
 from src.config.errors import UserError, in_one_line
 from src.ops.cpu import calls
 from src.running.provenance import provenance
-from src.utils.console import print_table, printing
+from src.utils.console import CommandLine, print_table, printing
 from src.utils.files import write_whole
 
 NAMES = sorted(path.stem for path in MODELS.glob("*.yaml"))
@@ -142,8 +142,7 @@ def make_figure(rows: Sequence[dict[str, Any]]) -> Figure:
 
 def parse() -> argparse.Namespace:
     """The arguments of the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = lambda message: parser.exit(2, f"error: {message}\n")  # type: ignore  # one line, without the usage
+    parser = CommandLine(description=__doc__)
     add, many = parser.add_argument, partial(parser.add_argument, nargs="+")
     many("--models", dest="model", choices=NAMES, metavar="MODEL", help=", ".join(NAMES))
     many("--hidden-sizes", dest="hidden_size", type=int, metavar="H", help="units, default 50 100")

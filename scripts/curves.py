@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whic
 from src.config.errors import UserError, in_one_line
 from src.reports.short_names import link_runs
 from src.results.runs import run_folders
+from src.utils.console import CommandLine
 
 SECONDS = 10
 """Seconds between searches for added runs."""
@@ -24,7 +25,7 @@ SECONDS = 10
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__)
     parser.add_argument("folder", type=Path, help="the folder that contains the runs")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="passed on to TensorBoard, such as --port 6007")
     options = parser.parse_args()

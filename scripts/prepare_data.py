@@ -7,7 +7,6 @@ Runs download what they need by themselves; this is for machines that will have 
 not public: a line says where to put your copy.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whic
 from src.config.errors import UserError, in_one_line
 from src.data import mnist, music, text
 from src.data.files import File, find, read
-from src.utils.console import printing
+from src.utils.console import CommandLine, printing
 
 FILES = {
     "mnist": list(mnist.FILES.values()),
@@ -28,7 +27,7 @@ FILES = {
 @printing()
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(FILES)} (default: all)")
     parser.add_argument("--data-dir", default="data", metavar="FOLDER", help="default: data")
     arguments = parser.parse_args()

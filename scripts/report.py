@@ -22,14 +22,14 @@ from src.config.compose import compose
 from src.config.errors import UserError, choose, in_one_line
 from src.config.paths import CONFIGS, folder_of_runs
 from src.config.schema import SearchSettings
-from src.utils.console import printing
+from src.utils.console import CommandLine, printing
 
 EXPERIMENTS = CONFIGS / "experiment"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__)
     parser.add_argument("runs", nargs="+", help="folders of runs, or experiments in configs/experiment")
     parser.add_argument("--grid", nargs="*", metavar="KEY", help="settings chosen on the validation set")
     parser.add_argument("--repeated", nargs="*", metavar="KEY", help="settings averaged over")

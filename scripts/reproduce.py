@@ -17,12 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whic
 
 from src.config.errors import in_one_line
 from src.reproduction.command import run_command
-from src.utils.console import printing
+from src.utils.console import CommandLine, printing
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__)
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="list | run | report | restore | renew | check"
     )
@@ -42,7 +42,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             "--output", type=Path, help="folder of the report (default: outputs/reports/<name>-<budget>)"
         )
         says = "further settings, such as seed=0,1" if name == "run" else "run.root or name, if the runs were given one"
-        command.add_argument("overrides", nargs="*", help=says)
+        command.add_argument("overrides", nargs="*", default=[], help=says)
     command = add("restore", "copy committed results to the output folder, so that `run` only trains missing runs")
     command.add_argument("names", nargs="+", help="such as ba2016/table1")
     add(
@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if others:  # settings after --budget, which argparse does not recognize as overrides
         if options.command not in ("run", "report") or any(word.startswith("-") for word in others):
             parser.error(f"unrecognized arguments: {' '.join(others)}")
-        options.overrides += others
+        options.overrides = [*options.overrides, *others]
     return options
 
 

@@ -21,14 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whic
 from src.config import errors
 from src.config.errors import UserError
 from src.utils import supervisor
-from src.utils.console import printing
+from src.utils.console import CommandLine, printing
 
 MISSING = "this needs Optuna: pip install -e '.[optuna]'"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__)
     parser.add_argument("overrides", nargs="+", metavar="key=value", help="settings and ranges, as for src.train")
     parser.add_argument("--trials", type=_positive, required=True, help="the budget, including runs of earlier calls")
     parser.add_argument("--sampler", choices=["random", "tpe"], default="random", help="(default: random)")

@@ -6,20 +6,19 @@ Each folder contains runs. Runs that are already upgraded, TensorBoard's files a
 that cannot be upgraded keeps its name, with a warning.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone, whichever one is installed
 
 from src.config.errors import UserError, in_one_line
-from src.utils.console import printing
+from src.utils.console import CommandLine, printing
 
 
 @printing()
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a folder of runs")
     folders = parser.parse_args().folders
     with in_one_line():

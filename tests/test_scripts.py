@@ -46,8 +46,8 @@ def test_the_time_of_a_benchmark_is_a_number_above_0(seconds, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["benchmark.py", f"--seconds={seconds}"])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(PROJECT / "scripts" / "benchmark.py"), run_name="__main__")
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == f"error: --seconds {float(seconds)}: must be above 0 and finite\n"
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"error: --seconds {float(seconds)}: must be above 0 and finite (see --help)\n"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_benchmark_refuses_files_that_it_would_not_write(arguments, says, monk
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
     with pytest.raises(SystemExit):
         runpy.run_path(str(PROJECT / "scripts" / "benchmark.py"), run_name="__main__")
-    assert capsys.readouterr().err == f"error: {says}\n"
+    assert capsys.readouterr().err == f"error: {says} (see --help)\n"
 
 
 def test_data_that_are_prepared_are_there_and_right(tmp_path, monkeypatch, capsys):
@@ -85,7 +85,7 @@ def test_data_that_are_prepared_are_there_and_right(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().out == "set/mine.txt: present, 4 bytes; it is mine\n"
     (tmp_path / "set" / "mine.txt").write_text("yours")
     assert status(tmp_path) == 1
-    assert "not the published file: it has more than 4 bytes, not 4; replace it" in capsys.readouterr().out
+    assert "not the published file: it has more than 4 bytes; replace it" in capsys.readouterr().out
     assert status("~nobody-here/data") == "error: ~nobody-here/data: Could not determine home directory."
 
 

@@ -35,7 +35,7 @@ from rich.table import Column, Table
 import src.theory
 from src.config.errors import UserError, choose, explain, in_one_line
 from src.theory.base import Claim, Demonstration, num_wrong_in_print
-from src.utils.console import printing
+from src.utils.console import CommandLine, printing
 from src.utils.files import write_whole
 
 PAGES = Path(__file__).with_name("pages")
@@ -254,9 +254,7 @@ class ListTopics(argparse.Action):
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        prog="theory.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
-    )
+    parser = CommandLine(prog="theory.py", description=__doc__, add_help=False)
     parser.add_argument("words", nargs="*", metavar="topic | key=value", help="topics to run, and their settings")
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FOLDER", help=f"default: {OUTPUT}")
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="topics at a time; default: 2")
@@ -304,7 +302,7 @@ def run(arguments: argparse.Namespace) -> bool:
 
 @printing()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; its exit status is 1 if a claim does not hold or the command fails, 2 for a wrong option."""
+    """Run the command; its exit status is 1 if a claim does not hold or the command fails."""
     with in_one_line():
         hold = run(parse(arguments))
     if not hold:

@@ -252,7 +252,7 @@ def test_restored_runs_are_measured_again_where_that_takes_no_weights(
     monkeypatch.setattr("src.reproduction.reproduce.reproductions", lambda: {"paper/table": made})
     evidence = evidence_of_runs("paper/table", "quick")
     assert evidence.measured["run"].tolist() == ([] if needs_weights else evidence.runs["run"].tolist())
-    assert ("have no weights and cannot be measured" in capsys.readouterr().out) == needs_weights
+    assert ("not measured for lack of weights: 1 restored runs" in capsys.readouterr().out) == needs_weights
 
 
 def test_a_half_restored_run_is_restored_and_one_under_way_is_left_alone(report):

@@ -39,7 +39,7 @@ from src.benchmarks.gpu.rows import GOOD, Row, read_rows
 from src.config.errors import UserError
 from src.config.paths import PROJECT
 from src.running.provenance import provenance
-from src.utils.console import printing
+from src.utils.console import CommandLine, printing
 from src.utils.files import write_whole
 
 WHOLE = 470.0
@@ -165,8 +165,7 @@ def write_report(rows: Sequence[Row], origin: dict[str, Any], folder: Path) -> N
 def parse() -> argparse.Namespace:
     """The arguments of the command."""
     names = [part.name for part in (*TOGETHER, *ALONE)]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = lambda message: parser.exit(2, f"error: {message}\n")  # type: ignore  # one line, without the usage
+    parser = CommandLine(description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=names, default=names, metavar="PART", help=", ".join(names))
     parser.add_argument("--out", type=Path, default=Path("outputs/gpu_check"), metavar="FOLDER", help="of the report")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="default cuda")
