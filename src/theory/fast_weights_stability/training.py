@@ -232,6 +232,8 @@ class Learning:
     fast_lrs: tuple[float, ...]
     loss: dict[tuple[bool, float, float], float]
     """Test loss by layer norm, λ and η; nan where training stopped because a loss or gradient was not finite."""
+    at_once: bool
+    """Whether it never stopped after the first update."""
     floor: float
 
 
@@ -305,7 +307,7 @@ def train_across_settings(
             "the floor, as above; with more updates some of these settings get below it",
         ),
     ]
-    return Learning(claims, decays, fast_lrs, loss, floor)
+    return Learning(claims, decays, fast_lrs, loss, not any(updates[key] for key in broken), floor)
 
 
 def draw_learning(result: Learning) -> Figure:
@@ -326,7 +328,8 @@ def draw_learning(result: Learning) -> Figure:
             axes.plot(x[gone], np.full(gone.sum(), failed), "x", color=color, markersize=9, markeredgewidth=2)
     axes.axhline(result.floor, **LIMIT)
     axes.text(result.fast_lrs[0], result.floor - 0.04, "without binding", va="top", fontsize=8)
-    axes.text(result.fast_lrs[-1], failed + 0.17, "×: overflow", ha="right", fontsize=9)
+    said = "×: overflow before the first update" if result.at_once else "×: overflow"
+    axes.text(result.fast_lrs[-1], failed + 0.17, said, ha="right", fontsize=9)
     axes.set(xscale="log", xlabel="fast learning rate η", ylabel="test loss (nats)", ylim=(0, failed * 1.22))
     figure.legend(loc="outside right center", frameon=False)
     heading(axes, "layer norm lets every η train, but not equally fast")

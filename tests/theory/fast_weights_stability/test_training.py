@@ -84,6 +84,7 @@ def test_a_failure_after_the_first_update_is_not_one_before_it(monkeypatch):
     result = training.train_across_settings(num_updates=2, decays=(0.95,), fast_lrs=(0.5,), num_units=8)
     (claim,) = (claim for claim in result.claims if "before the first update" in claim.statement)
     assert (claim.measured, claim.holds) == (0.0, False)
+    assert not result.at_once
 
 
 @pytest.mark.slow
