@@ -3,10 +3,11 @@
 Shapes: S points of a slice.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -94,7 +95,12 @@ def turned_by(step: np.ndarray, direction: np.ndarray) -> float:
     return float(np.linalg.norm(step / np.linalg.norm(step) - direction / np.linalg.norm(direction)))
 
 
-def run(weight: float = 6.0, num_steps: int = 50, target: float = 0.15, resolution: int = 4001) -> Cliff:
+def run(
+    weight: float = 6.0,
+    num_steps: Annotated[int, Ge(5)] = 50,
+    target: float = 0.15,
+    resolution: Annotated[int, Ge(2)] = 4001,
+) -> Cliff:
     """Compute the loss on a slice across its cliff, and descend from the cliff with and without clipping."""
     fold, delay = fold_bias(weight), excess_bias(weight, num_steps)
     biases = np.linspace(fold - 0.6, fold + 0.6, resolution)

@@ -3,10 +3,11 @@
 Shapes: N units, P patterns, S states updated in parallel.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from matplotlib.figure import Figure
 from scipy.special import logsumexp, softmax
 from torch.nn import functional
@@ -59,7 +60,9 @@ def recall(patterns_NP: np.ndarray, s_NS: np.ndarray) -> np.ndarray:
     return updated_NS
 
 
-def run(num_units: int = 100, corrupted: float = 0.1, recalled: int = 20, seed: int = 0) -> Comparison:
+def run(
+    num_units: Annotated[int, Ge(50)] = 100, corrupted: float = 0.1, recalled: int = 20, seed: int = 0
+) -> Comparison:
     """Recall corrupted patterns with both networks, which store up to a hundred times as many patterns as units."""
     rng = np.random.default_rng(seed)
     num_patterns = np.array([2, 5, 10, 14, 20, 40, 100, 1000, 10_000]) * num_units // 100

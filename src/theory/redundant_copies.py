@@ -3,9 +3,10 @@
 Shapes: D draws, M pairs, S copies, N complex entries.
 """
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from annotated_types import Ge
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -93,7 +94,13 @@ def slope_and_error(x: np.ndarray, means_and_errors: np.ndarray) -> tuple[float,
     return float(weights @ np.log(means)), float(np.sqrt(weights**2 @ (errors / means) ** 2))
 
 
-def run(few_entries: int = 25, many_entries: int = 512, num_pairs: int = 8, draws: int = 40, seed: int = 0) -> Noise:
+def run(
+    few_entries: int = 25,
+    many_entries: int = 512,
+    num_pairs: Annotated[int, Ge(2)] = 8,
+    draws: Annotated[int, Ge(2)] = 40,
+    seed: int = 0,
+) -> Noise:
     """Write random pairs, read all of them back, and compare the errors with the formula."""
     rng = np.random.default_rng(seed)
     copies, pairs = np.array(COPIES), np.array(PAIRS)

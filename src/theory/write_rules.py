@@ -4,9 +4,10 @@ Shapes: R memories, N pairs, K features of a key, V features of a value, C value
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from annotated_types import Ge
 from matplotlib.figure import Figure
 from scipy.stats import norm
 
@@ -73,10 +74,10 @@ RULES: dict[str, Rule] = {
 
 
 def unit_vectors(shape: tuple[int, ...], rng: np.random.Generator, positive: bool = False) -> np.ndarray:
-    """Random vectors of length 1: normalized Gaussian vectors, after a ReLU if `positive`."""
+    """Random vectors of length 1: normalized Gaussian vectors, after a ReLU if `positive`, which may leave only 0."""
     x = rng.standard_normal(shape)
     x = np.maximum(x, 0) if positive else x
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), np.finfo(float).tiny)
 
 
 def recalled(S_RKV: np.ndarray, keys_RNK: np.ndarray, choices_RCV: np.ndarray) -> np.ndarray:
@@ -145,7 +146,9 @@ def after_updates(
     return float(right_RN[:, :-num_updates].mean()), float(right_RN[:, -num_updates:].mean())
 
 
-def run(size: int = 32, draws: int = 200, key_sizes: tuple[int, ...] = (16, 32, 64), seed: int = 0) -> WriteRules:
+def run(
+    size: Annotated[int, Ge(4)] = 32, draws: int = 200, key_sizes: tuple[int, ...] = (16, 32, 64), seed: int = 0
+) -> WriteRules:
     """Measure accuracy by number of pairs, capacity by size, and recall after half of 8 keys got a new value."""
     rng = np.random.default_rng(seed)
     loads = np.array([size // 4, size // 2, size, 2 * size, 4 * size])

@@ -274,9 +274,9 @@ def test_the_picture_shows_what_was_asked_and_both_answers():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_items": 12}, "num_items=12: at most 11 "),
-        ({"num_items": 6, "offset": 1}, "num_items=6: at most 5 "),
-        ({"num_items": 7, "variant": "continuous"}, "num_items=7: at most 6 "),
+        ({"num_items": 12}, "num_items=12: must be at most 11 "),
+        ({"num_items": 6, "offset": 1}, "num_items=6: must be at most 5 "),
+        ({"num_items": 7, "variant": "continuous"}, "num_items=7: must be at most 6 "),
         ({"num_items": 1, "variant": "order"}, "num_items=1: must be at least 2 "),
         ({"num_items": 3, "num_bits": 1, "variant": "order"}, "num_items=3: must be at most 2 "),
         ({"offset": 1, "variant": "continuous"}, "offset=1: "),

@@ -39,7 +39,7 @@ class Invariance:
     distance_E: Array
 
 
-def scale_states(num_units: Annotated[int, Ge(2)] = 20, seed: int = 0) -> Invariance:
+def scale_states(num_units: Annotated[int, Ge(15)] = 20, seed: int = 0) -> Invariance:
     """Take one step of fast weights from states of many scales, and apply layer norm to sums of many scales."""
     generator = torch.Generator().manual_seed(seed)
     h_1H, p_1H, a_1H = torch.randn(3, 1, num_units, generator=generator, dtype=torch.float64)

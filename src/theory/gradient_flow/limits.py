@@ -166,8 +166,9 @@ def draw_powers(result: Powers) -> Figure:
     hump.set(yscale="log", xlabel="k", ylabel=r"$\|W^k\|$, both with $\rho = 0.9$", ylim=(1e-4, 1e3))
     hump.legend(frameon=False, loc="upper right")
     heading(hump, "... but not the transient")
-    product.plot(np.arange(1, 61), result.slowing[1:61], label="norms $1 - 1/k^2$", **line(1))
-    product.plot(np.arange(1, 61), result.geometric[1:61], label="norms 0.9", **line(0) | {"linestyle": "--"})
+    n = np.arange(len(result.slowing))[1:61]
+    product.plot(n, result.slowing[n], label="norms $1 - 1/k^2$", **line(1))
+    product.plot(n, result.geometric[n], label="norms 0.9", **line(0) | {"linestyle": "--"})
     product.axhline(0.5, **LIMIT)
     product.set(ylim=(0, 1), xlabel="number of factors", ylabel="product of norms, all below 1")
     product.legend(frameon=False)

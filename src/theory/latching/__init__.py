@@ -54,7 +54,7 @@ def run(
     num_steps: int = 2000,
     noise: float = 0.4,
     horizon: int = 50,
-    worst_steps: int = 20_000,
+    worst_steps: Annotated[int, Ge(5)] = 20_000,
     seed: int = 0,
 ) -> Latch:
     """Hold a bit under noise of increasing strength, and then with increasing weights."""

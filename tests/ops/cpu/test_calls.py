@@ -266,7 +266,7 @@ def test_what_does_not_fit_is_an_error(cell):
     for wrong in (-1, V):
         spoilt = ids.clone()
         spoilt[1, 2] = wrong
-        with pytest.raises(IndexError, match=f"table of {V}"):
+        with pytest.raises(IndexError, match=f"must be from 0 to {V - 1}, the rows of the table"):
             core(Inputs(table, spoilt))
     with pytest.raises(ValueError, match=mismatch("inputs", [V, table.shape[1] - 1], table.shape)):
         core(Inputs(table[:, 1:].contiguous(), ids))
