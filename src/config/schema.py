@@ -162,10 +162,10 @@ def _check_value(value: Any, hint: Any, path: str) -> None:
         plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         if isinstance(plain, str) and "${" in plain:
             raise UserError(f"{path}={plain}: must not contain ${{, which would be evaluated when it is read back")
-        if not _is_legal(plain, hint):
+        if not is_legal(plain, hint):
             nearest = difflib.get_close_matches(_MEANT.get(str(plain), str(plain)), _names(hint), n=1)
             did_you_mean = f"; did you mean {nearest[0]}?" if nearest else ""
-            if isinstance(plain, float) and plain.is_integer() and abs(plain) < 2**63 and _is_legal(int(plain), hint):
+            if isinstance(plain, float) and plain.is_integer() and abs(plain) < 2**63 and is_legal(int(plain), hint):
                 did_you_mean = f"; write {int(plain)}"
             raise UserError(f"{path}={_as_typed(plain)}: must be {describe(hint)}{did_you_mean}")
         if isinstance(plain, int) and abs(plain) >= 2**63:  # more than torch or a stored run can hold
@@ -175,7 +175,8 @@ def _check_value(value: Any, hint: Any, path: str) -> None:
 _MEANT = {"gpu": "cuda"}
 
 
-def _is_legal(value: Any, hint: Any) -> bool:
+def is_legal(value: Any, hint: Any) -> bool:
+    """Whether a value is of the annotated type and within its bounds, and finite."""
     try:
         TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
     except ValidationError:

@@ -3,9 +3,10 @@
 Shapes: N units, T steps.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from annotated_types import Gt
 from matplotlib.figure import Figure
 from numpy.polynomial.hermite_e import hermegauss
 from scipy.integrate import solve_ivp
@@ -111,7 +112,9 @@ def neighbors(
     return np.array(distances), np.array(orbit)
 
 
-def run(size: int = 200, num_steps: int = 2000, networks: int = 3, duration: float = 400.0, seed: int = 0) -> Chaos:
+def run(
+    size: int = 200, num_steps: int = 2000, networks: int = 3, duration: Annotated[float, Gt(0)] = 400.0, seed: int = 0
+) -> Chaos:
     """Compare the exponents of random networks with theory at every gain, and follow pairs of orbits."""
     rng = np.random.default_rng(seed)
     gains = np.array([0.6, 0.8, 0.95, 1.1, 1.3, 1.5, 2.0, 2.5, 3.0])

@@ -6,7 +6,7 @@ Shapes: B repetitions, T time steps.
 from typing import Annotated, NamedTuple
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from matplotlib.figure import Figure
 from scipy.signal import convolve, lfilter, tf2zpk
 
@@ -52,7 +52,7 @@ def mean_and_deviation(weight: float, mean: float, deviation: float, num_steps: 
 def run(
     num_steps: Annotated[int, Ge(11)] = 60,
     mean: float = 0.5,
-    deviation: float = 1.0,
+    deviation: Annotated[float, Gt(0)] = 1.0,
     repetitions: Annotated[int, Ge(2)] = 20_000,
     seed: int = 0,
 ) -> Regimes:

@@ -6,7 +6,7 @@ Shapes: M outputs, N inputs, T times.
 from typing import Annotated, NamedTuple
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
@@ -70,7 +70,9 @@ def oja_exact(w_N: np.ndarray, C_NN: np.ndarray, times: np.ndarray) -> np.ndarra
     return u_TN / np.sqrt(1 - w_N @ w_N + (u_TN**2).sum(1))[:, None]
 
 
-def run(num_outputs: int = 4, num_inputs: Annotated[int, Ge(2)] = 6, duration: float = 8.0, seed: int = 0) -> Growth:
+def run(
+    num_outputs: int = 4, num_inputs: Annotated[int, Ge(2)] = 6, duration: Annotated[float, Gt(0)] = 8.0, seed: int = 0
+) -> Growth:
     """Solve both rules from random weights, with inputs that have no component in one direction."""
     rng = np.random.default_rng(seed)
     eigenvalues = np.append(np.linspace(1.0, 0.2, num_inputs - 1), 0.0)

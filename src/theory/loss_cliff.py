@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -96,7 +96,7 @@ def turned_by(step: np.ndarray, direction: np.ndarray) -> float:
 
 
 def run(
-    weight: float = 6.0,
+    weight: Annotated[float, Gt(4)] = 6.0,
     num_steps: Annotated[int, Ge(5)] = 50,
     target: float = 0.15,
     resolution: Annotated[int, Ge(2)] = 4001,

@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from matplotlib.figure import Figure
 from scipy.special import logsumexp, softmax
 from torch.nn import functional
@@ -61,7 +61,10 @@ def recall(patterns_NP: np.ndarray, s_NS: np.ndarray) -> np.ndarray:
 
 
 def run(
-    num_units: Annotated[int, Ge(50)] = 100, corrupted: float = 0.1, recalled: int = 20, seed: int = 0
+    num_units: Annotated[int, Ge(50)] = 100,
+    corrupted: Annotated[float, Ge(0), Le(1)] = 0.1,
+    recalled: int = 20,
+    seed: int = 0,
 ) -> Comparison:
     """Recall corrupted patterns with both networks, which store up to a hundred times as many patterns as units."""
     rng = np.random.default_rng(seed)

@@ -14,7 +14,6 @@ import csv
 import importlib
 import inspect
 import io
-import math
 import multiprocessing
 import os
 import pkgutil
@@ -23,8 +22,9 @@ import time
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Ge
 from matplotlib.image import imread
@@ -34,6 +34,7 @@ from rich.table import Column, Table
 
 import src.theory
 from src.config.errors import UserError, choose, explain, in_one_line
+from src.config.schema import describe, is_legal
 from src.theory.base import Claim, Demonstration, num_wrong_in_print
 from src.utils.console import CommandLine, printing
 from src.utils.files import write_whole
@@ -83,7 +84,7 @@ def parse_settings(texts: Mapping[str, str], topics: Mapping[str, Sequence[Demon
     """Convert settings to the types of their defaults.
 
     Raises:
-        UserError: no selected topic has the setting, or its value is missing, of another type, too small or not finite.
+        UserError: no selected topic has the setting, or its value is missing, of another type or not legal.
     """
     found = [item for group in topics.values() for one in group for item in settings_of(one).items()]
     legal = dict(found)
@@ -92,24 +93,21 @@ def parse_settings(texts: Mapping[str, str], topics: Mapping[str, Sequence[Demon
         if name not in legal:
             raise UserError(f"{name} is not a setting of {', '.join(topics)}{choose(name, legal)}")
         if not text:
-            raise UserError(f"{name}=: a value expected")
+            raise UserError(f"{name}=: needs a value")
         kind = str if legal[name].default is None else type(legal[name].default)
-        try:
-            values[name] = kind(text)
-        except ValueError:
-            raise UserError(f"{name}={text}: {kind.__name__} expected") from None
-        least = max(least_of(parameter) for other, parameter in found if other == name)
-        if kind is int and values[name] < least:
-            raise UserError(f"{name}={text}: at least {least} expected")
-        if kind is float and not math.isfinite(values[name]):
-            raise UserError(f"{name}={text}: a finite number expected")
+        for hint in (hint_of(parameter) for other, parameter in found if other == name):
+            with suppress(ValueError):
+                values[name] = kind(text)
+            if not is_legal(values.get(name), hint):
+                raise UserError(f"{name}={text}: must be {describe(hint)}")
     return values
 
 
-def least_of(parameter: inspect.Parameter) -> int:
-    """The least legal value of an integer setting: the bound in its annotation, or without one 0 for a seed, else 1."""
-    bounds: list[Any] = [x.ge for x in getattr(parameter.annotation, "__metadata__", ()) if isinstance(x, Ge)]
-    return bounds[0] if bounds else int(parameter.name != "seed")
+def hint_of(parameter: inspect.Parameter) -> Any:
+    """The annotation that says what is legal: its own; without bounds, an integer is at least 1, and a seed 0."""
+    if parameter.annotation is int:
+        return Annotated[int, Ge(int(parameter.name != "seed"))]
+    return parameter.annotation
 
 
 def run_topic(topic: str, settings: Mapping[str, Any], folder: Path) -> list[Finished]:
@@ -278,7 +276,7 @@ def run(arguments: argparse.Namespace) -> bool:
     names = list(dict.fromkeys(names))
     settings = parse_settings(texts, {name: topics[name] for name in names})
     if arguments.processes < 1:
-        raise UserError(f"--processes {arguments.processes}: at least 1 expected")
+        raise UserError(f"--processes {arguments.processes}: must be at least 1")
     arguments.output.mkdir(parents=True, exist_ok=True)
     table = arguments.output / "claims.csv"
     rows: dict[str, list[list[Any]]] = read_rows(table, topics.keys() - names) if len(names) < len(topics) else {}

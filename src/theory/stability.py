@@ -1,9 +1,10 @@
 """Stability of equilibria: what the eigenvalues of the linearization decide, what they leave open, and definitions."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from annotated_types import Gt
 from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
 from scipy.optimize import root
@@ -65,7 +66,7 @@ def homoclinic(_: float, x: np.ndarray) -> np.ndarray:
     return (1 - r) * x + angular_speed * np.array([-x[1], x[0]])
 
 
-def run(start_distance: float = 1e-4) -> Stability:
+def run(start_distance: Annotated[float, Gt(0)] = 1e-4) -> Stability:
     """Measure decay rates at hyperbolic equilibria, and follow systems whose linearization is inconclusive."""
     equilibrium = root(lambda x: flow(0, x), [0.9, 0.8], tol=1e-14).x
     rate = float(-np.linalg.eigvals(jacobian(equilibrium)).real.max())

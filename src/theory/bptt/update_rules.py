@@ -4,9 +4,11 @@ Shapes: I iterations, Q values of a probability, M hidden units.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Lt
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -34,7 +36,9 @@ class UpdateRules:
     without_log_Q: Array
 
 
-def compare_update_rules(lr: float = 0.1, momentum: float = 0.9, num_iterations: int = 120) -> UpdateRules:
+def compare_update_rules(
+    lr: Annotated[float, Gt(0)] = 0.1, momentum: Annotated[float, Ge(0), Lt(1)] = 0.9, num_iterations: int = 120
+) -> UpdateRules:
     """Test momentum on E = (θ - 1)²/2, Adam's second moment, and the report's loss, initialization and inner loop."""
     right_I, printed_I = np.zeros(num_iterations + 1), np.zeros(num_iterations + 1)
     velocity = 0.0

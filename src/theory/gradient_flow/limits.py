@@ -9,7 +9,7 @@ from typing import Annotated
 
 import numpy as np
 import scipy.linalg
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from matplotlib.figure import Figure
 from scipy.special import expit
 
@@ -41,7 +41,7 @@ class Powers:
 
 
 def compare_powers(
-    num_units: int = 50, num_powers: Annotated[int, Ge(2)] = 300, seed: int = 0, coupling: float = 2.0
+    num_units: int = 50, num_powers: Annotated[int, Ge(2)] = 300, seed: int = 0, coupling: Annotated[float, Gt(0)] = 2.0
 ) -> Powers:
     """Compare Gaussian matrices of four spectral radii, a non-normal one, and factors < 1 with a product above 0."""
     W_MM = np.random.default_rng(seed).standard_normal((num_units, num_units))

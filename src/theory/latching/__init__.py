@@ -3,7 +3,7 @@
 from typing import Annotated, NamedTuple
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from matplotlib.figure import Figure
 from scipy.optimize import brentq
 
@@ -48,11 +48,11 @@ class Latch(NamedTuple):
 
 
 def run(
-    weight: float = 1.5,
+    weight: Annotated[float, Gt(1)] = 1.5,
     trials: int = 100_000,
     trials_of_curves: Annotated[int, Ge(4)] = 20_000,
     num_steps: int = 2000,
-    noise: float = 0.4,
+    noise: Annotated[float, Gt(0)] = 0.4,
     horizon: int = 50,
     worst_steps: Annotated[int, Ge(5)] = 20_000,
     seed: int = 0,
