@@ -3,7 +3,7 @@
 import ctypes
 import mmap
 from collections.abc import Callable, Iterable
-from functools import cache, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,6 @@ def needs_backward(given: Iterable[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
 
 
-@cache
 def vector_bytes() -> int:
     """Bytes of a SIMD vector of this processor, for which the kernels were compiled."""
     found = library()

@@ -20,7 +20,7 @@ from src.config.paths import PROJECT
 from src.models.fastweights import FastWeights
 from src.models.retnet import RetNet
 from src.models.rnn import RNN
-from src.ops.cpu import build
+from src.ops.cpu import build, calls
 from src.utils.files import FolderInUseError
 
 WORK = """
@@ -290,6 +290,21 @@ def test_vectors_of_other_widths_give_the_same(without, widest, tmp_path):
 
 def step_folders(folder):
     return sorted(folder.glob("step_*"))
+
+
+@pytest.mark.usefixtures("without_steps")
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="this is a flag for x86 processors")
+def test_a_step_with_other_vectors_than_the_library_is_scanned(monkeypatch, caplog):
+    """As when compiling for this processor fails only once; together they would write beyond the end of tensors."""
+    if calls.vector_bytes() == 16:
+        pytest.skip("this processor has no wider vectors")
+    flags = build._flags()
+    monkeypatch.setattr(build, "_flags", lambda: [*flags, "-mno-avx"])
+    core, p_BTH = RNN(3, hidden_size=4), torch.randn(5, 3, 4)
+    with caplog.at_level(logging.WARNING):
+        y_BTH, _ = core(p_BTH)
+    assert "undefined symbol" in caplog.text
+    assert torch.equal(y_BTH, core.scan(p_BTH)[0])
 
 
 @pytest.mark.usefixtures("without_steps")

@@ -27,10 +27,15 @@
 #define VECTOR_BYTES 16
 #endif
 
+// The namespace names the width: a process may load several libraries, and a step finds no functions of a library whose
+// vectors are of another width, as when only one of the two could be compiled for this processor.
+#define JOIN(a, b) a##b
+#define JOINED(a, b) JOIN(a, b)
 #ifdef ONE_LANE
-#define fused fused_one_lane  // a process may load both
+#define fused JOINED(fused_one_lane_, VECTOR_BYTES)
 constexpr bool one_lane = true;
 #else
+#define fused JOINED(fused_, VECTOR_BYTES)
 constexpr bool one_lane = false;
 #endif
 
