@@ -257,7 +257,7 @@ def test_a_damaged_list_or_configuration_is_left_out(train, tiny, caplog):
     shutil.copy(first / ".hydra" / "config.yaml", others[0] / ".hydra" / "config.yaml")
     with caplog.at_level(logging.WARNING):
         assert list(others_of_group(first)) == others[1:]
-    assert f"{others[0]}: its configuration is that of {first.name}" in caplog.text
+    assert f"{others[0]} is skipped: its configuration is that of {first.name}" in caplog.text
     (first / "group.json").write_text('["../elsewhere"]')
     assert others_of_group(first) == {}
 
