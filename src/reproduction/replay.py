@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from src.config.fingerprint import fingerprint
@@ -17,6 +18,8 @@ from src.training.progress import RunProgress
 
 UPDATES, EVERY = 100, 20
 """Number of updates that are repeated, and of updates between evaluations."""
+SIMD = torch.backends.cpu.get_cpu_capability()
+"""The vector instructions for which torch computes here, such as AVX2: others round differently."""
 
 
 def first_updates(config: Mapping[str, Any], tag: str) -> "pd.Series[float]":

@@ -14,7 +14,7 @@ from src.reports.tables import to_markdown
 from src.reproduction.base import MEASURED, Evidence, Reproduction
 from src.reproduction.effects import CONFIDENCE
 from src.reproduction.record import RECORD, gather, write_record
-from src.reproduction.replay import first_updates
+from src.reproduction.replay import SIMD, first_updates
 from src.reproduction.reproduce import PAPERS, Budget, evidence_of_runs, find, folders_of, runs_of
 from src.results.stored import read_json
 from src.utils.files import write_whole
@@ -94,7 +94,8 @@ def make_report(name: str, budget: Budget, folder: Path, further: Sequence[str] 
     configs = {run.run: run.result["config"] for run in recorded}
     tag = reproduction.replayed_curve
     repeated = [
-        first_updates(configs[run], tag).reset_index().assign(run=run) for run in replayed(reproduction, evidence)
+        first_updates(configs[run], tag).reset_index().assign(run=run, simd=SIMD)
+        for run in replayed(reproduction, evidence)
     ]
     if repeated:
         write_whole(folder / FIRST_UPDATES, pd.concat(repeated).to_csv(index=False, float_format=DIGITS).encode())

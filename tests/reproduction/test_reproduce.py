@@ -20,6 +20,7 @@ from src.reproduction.base import Claim, Finding, Reproduction
 from src.reproduction.check import check
 from src.reproduction.effects import mean
 from src.reproduction.record import RECORD, read_record, restore, write_record
+from src.reproduction.replay import SIMD
 from src.reproduction.report import FIRST_UPDATES, make_report, write_derived_files
 from src.reproduction.reproduce import commands_of, edges_of, evidence_of_runs, find, folders_of
 from src.results.curves import read_curves
@@ -349,6 +350,32 @@ def test_a_check_fails_if_first_updates_are_missing(report, lost):
     assert command.run_command(parse(["check", "paper/table"])) == 1
 
 
+@pytest.mark.parametrize(
+    ("simd", "point", "change", "agrees"),
+    [
+        (SIMD, -1, 0.05, False),
+        ("another", -1, 5.0, True),
+        ("another", 0, 0.05, True),
+        ("another", 0, 0.2, False),
+        (None, 0, 0.2, False),
+    ],
+)
+def test_on_a_processor_that_rounds_differently_only_the_first_points_are_compared(
+    report, simd, point, change, agrees, monkeypatch
+):
+    monkeypatch.setattr(checking, "EVERY", 0)
+    path = report / FIRST_UPDATES
+    recorded = pd.read_csv(path)
+    assert (recorded.pop("simd") == SIMD).all()
+    recorded.loc[recorded.index[point], "val/nll"] += change
+    if simd:  # otherwise a record that does not say
+        recorded["simd"] = simd
+    recorded.to_csv(path, index=False)
+    what, found = list(check("paper/table"))[-1]
+    assert found == agrees
+    assert (f"(recorded with another, not {SIMD})" in what) == (simd == "another")
+
+
 def test_a_check_fails_if_a_replayed_run_is_not_in_the_first_updates(report):
     # the reproduction also replays an LSTM, if there is one
     runs = pd.read_csv(report / "runs.csv")
@@ -369,7 +396,7 @@ def test_a_reproduction_chooses_the_curves_that_are_recorded_and_replayed(report
     make_report("paper/table", "quick", report)
     assert list(pd.read_csv(report / "curves.csv")) == ["run", "update", "val/nll", "train/loss"]
     assert set(read_record(report / RECORD)[0].curves) == {"val/nll", "train/loss"}
-    assert list(pd.read_csv(report / FIRST_UPDATES)) == ["update", "val/error", "run"]
+    assert list(pd.read_csv(report / FIRST_UPDATES)) == ["update", "val/error", "run", "simd"]
     found = list(check("paper/table"))
     assert all(agrees for _, agrees in found), found
     assert "val/error within 0.0000" in found[-1][0]
