@@ -300,6 +300,7 @@ def test_a_step_with_other_vectors_than_the_library_is_scanned(monkeypatch, capl
         pytest.skip("this processor has no wider vectors")
     flags = build._flags()
     monkeypatch.setattr(build, "_flags", lambda: [*flags, "-mno-avx"])
+    monkeypatch.setenv("CXX", "c++")  # without the precompiled headers, which may be those of another clone
     core, p_BTH = RNN(3, hidden_size=4), torch.randn(5, 3, 4)
     with caplog.at_level(logging.WARNING):
         y_BTH, _ = core(p_BTH)
