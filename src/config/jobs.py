@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,12 +26,11 @@ def expand(config: DictConfig) -> Iterator[tuple[Job, DictConfig]]:
 
     from src.config.hydra_internals import ConfigLoaderImpl, basic_sweeper
 
-    loader = GlobalHydra.instance().config_loader()
+    loader: Any = GlobalHydra.instance().config_loader()
     parser = OverridesParser.create(config_loader=loader)
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     sweep = parser.parse_overrides(parameters + list(config.hydra.overrides.task))
-    # None: include groups whose files are all in subfolders, such as experiment
-    groups = {override.key_or_group for override in sweep if loader.get_group_options(override.key_or_group, None)}
+    groups = {override.key_or_group for override in sweep if loader.repository.group_exists(override.key_or_group)}
     for override in sweep:
         if override.is_interval_sweep():
             raise UserError(f"{override.input_line}: a sweep needs a list; for intervals, use scripts/search.py")

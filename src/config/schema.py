@@ -178,10 +178,15 @@ _MEANT = {"gpu": "cuda"}
 def is_legal(value: Any, hint: Any) -> bool:
     """Whether a value is of the annotated type and within its bounds, and finite."""
     try:
-        TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
+        _adapter(hint).validate_python(value, strict=True)
     except ValidationError:
         return False
     return True
+
+
+@cache
+def _adapter(hint: Any) -> TypeAdapter:
+    return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
 
 
 def _as_typed(value: Any) -> str:

@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from src.config.compose import for_hydra, with_one_value
+from src.config.compose import compose, for_hydra, with_one_value
+from src.config.errors import explain
 from src.config.fingerprint import fingerprint
 from src.config.jobs import jobs_of
 from src.config.paths import CONFIGS, folder_of_runs
+from tests.compose import compose as composed_once
 
 
 @pytest.mark.parametrize(
@@ -54,6 +57,35 @@ def test_the_jobs_of_a_sweep_that_no_command_has_started(overrides, jobs):
     found = list(jobs_of(overrides))
     assert [job for job, _ in found] == jobs
     assert len({fingerprint(config) for _, config in found}) == len(jobs)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["model=lstm", "model.hidden_size=7", "seed=3", "optimizer=sgd", "optimizer.lr=1e-2"],
+        ["optimizer.lr=2", "experiment=ba2016/table1", "model=irnn", "trainer.patience=null", "note='a, b'"],
+        ["scheduler=cosine", "~scheduler", "search.columns=[model,seed]"],
+        ["hydra/launcher=joblib", "+model.dropout=0.1"],
+    ],
+)
+def test_composing_once_and_overriding_copies_is_composing(overrides):
+    expected = compose(*overrides)
+    for _ in range(2):
+        found = composed_once(*overrides)
+        assert found == expected
+        assert OmegaConf.is_struct(found) == OmegaConf.is_struct(expected)
+        found.seed = 9
+
+
+@pytest.mark.parametrize("override", ["model.hiden_size=7", "seeed=1", "model=lsttm", "seed=0,1"])
+def test_what_cannot_be_composed_is_the_same_error(override):
+    errors = []
+    for function in (compose, composed_once):
+        with pytest.raises(HydraException) as error:
+            function(override)
+        errors.append(explain(error.value))
+    assert errors[0] == errors[1]
 
 
 @pytest.mark.parametrize("root", ["~/runs", "'~/runs'", '"~/runs"'])

@@ -31,6 +31,7 @@ from src.sweeping.trial import NOTHING, Pruning, id_of, run_trial, storage_of, w
 from src.tasks.associative_retrieval import AssociativeRetrieval
 from src.training.trainer import Trainer
 from src.utils import supervisor
+from tests.compose import compose
 
 LR = "optimizer.lr=tag(log, interval(1e-4, 1e-2))"
 WIDTH = "model.hidden_size=choice(4, 8)"
@@ -40,6 +41,7 @@ WIDTH = "model.hidden_size=choice(4, 8)"
 def look(monkeypatch, tmp_path, tiny):
     """Run a short search in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("src.sweeping.trial.compose", compose)
     settings = [item for item in tiny if "hidden_size" not in item]
 
     def run(*ranges, trials=2, **options):
