@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from hydra._internal.hydra import Hydra
+from omegaconf import OmegaConf
 from rich import get_console
 
 os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported, wherever that is
@@ -32,24 +32,23 @@ get_console()  # before a test sets COLUMNS for itself
 seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
 SET_A_MODE = ("experiment=", "hydra.mode=", "--config-")
 """Prefixes of arguments that can set Hydra's mode to a sweep; `-m` works without a mode."""
-parse_yaml, parsed = yaml.load, {}
+load, loaded = OmegaConf.load, {}
 
 
-def parse_once(stream, Loader):
-    """Parse each YAML text only once per process: Hydra reads the same files for each of some thousand commands."""
-    text = stream
-    if not isinstance(stream, str):
-        text = stream.read()
-        stream.seek(0)  # parsed from the stream below, so that an error names the file
-    key = text, Loader.__name__
-    if key not in parsed:
-        parsed[key] = pickle.dumps(parse_yaml(stream, Loader=Loader))
-    return pickle.loads(parsed[key])
+def load_once(file):
+    """Load each YAML text only once per process: Hydra reads the same files for each of some thousand commands."""
+    if isinstance(file, str | Path):
+        return load(file)
+    text = file.read()
+    file.seek(0)  # loaded from the file below, so that an error names it
+    if text not in loaded:
+        loaded[text] = pickle.dumps(load(file))
+    return pickle.loads(loaded[text])
 
 
 def pytest_configure(config):
     """Called before xdist starts its worker processes, which inherit the environment."""
-    yaml.load = parse_once
+    OmegaConf.load = load_once
     if not hasattr(config, "workerinput"):
         use_precompiled_headers()
 
