@@ -6,7 +6,6 @@
 `tensorboard --logdir outputs/compare` shows the same under the names of the folders.
 """
 
-import argparse
 import sys
 import tempfile
 import threading
@@ -25,10 +24,9 @@ SECONDS = 10
 
 def main() -> None:
     """The command."""
-    parser = CommandLine(description=__doc__)
+    parser = CommandLine(description=__doc__, usage="%(prog)s [-h] folder [options of TensorBoard]", allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="the folder that contains the runs")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="passed on to TensorBoard, such as --port 6007")
-    options = parser.parse_args()
+    options, of_tensorboard = parser.parse_known_args()
     with in_one_line(), tempfile.TemporaryDirectory() as name:
         links = Path(name)
         if not (options.folder.is_dir() and link_runs(options.folder, links)):
@@ -37,7 +35,7 @@ def main() -> None:
         from tensorboard.program import TensorBoard
 
         server = TensorBoard()
-        server.configure(("tensorboard", "--logdir", name, *options.options))
+        server.configure(("tensorboard", "--logdir", name, *of_tensorboard))
         ended = threading.Event()
         thread = threading.Thread(target=_follow, args=(options.folder, links, ended))
         thread.start()

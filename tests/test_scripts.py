@@ -127,6 +127,28 @@ def test_curves_of_runs_that_begin_in_a_folder_of_sweeps_are_shown(tmp_path):
     assert len([link for link in links.iterdir() if link.readlink().parent.name == "sweep"]) == 2
 
 
+def test_what_follows_the_folder_goes_to_tensorboard(tmp_path, monkeypatch, capsys):
+    Folder(tmp_path / "sweep").add()
+    started = []
+
+    class Server:
+        def configure(self, arguments):
+            started.append(arguments[3:])
+
+        def main(self):
+            return 0
+
+    monkeypatch.setitem(sys.modules, "tensorboard.program", SimpleNamespace(TensorBoard=Server))
+    main = runpy.run_path(str(PROJECT / "scripts" / "curves.py"))["main"]
+    for arguments, status in [([str(tmp_path / "sweep"), "--port", "6007"], 0), ([], 1)]:
+        monkeypatch.setattr("sys.argv", ["curves.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == status
+    assert started == [("--port", "6007")]
+    assert capsys.readouterr().err == "error: the following arguments are required: folder (see --help)\n"
+
+
 def test_settings_may_come_after_the_budget_of_a_reproduction(capsys):
     parse = runpy.run_path(str(PROJECT / "scripts" / "reproduce.py"))["parse"]
     assert parse(["run", "ba2016/table1", "--budget", "full", "seed=0,1"]).overrides == ["seed=0,1"]

@@ -40,7 +40,7 @@ class Neutral:
 
 
 Note = Annotated[str, MaxLen(500)]
-PlainName = Annotated[str, Predicate(_is_plain_name)]
+PlainName = Annotated[str, Predicate(_is_plain_name), MaxLen(100)]  # a file name has at most 255 bytes
 Precision = Literal["float32", "bfloat16"]
 Seed = Annotated[int, Ge(0), Lt(2**63)]
 

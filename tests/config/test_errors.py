@@ -111,6 +111,7 @@ MISTAKES = {
         [f"trainer.max_updates={2**63}: an integer must be above -{2**63} and below {2**63}"],
     ),
     "name that is a path": ("name=../x", ["name=../x: must be", "letters, digits, dots, hyphens and underscores"]),
+    "long name": ("name=" + 101 * "a", [": must be a string", "at most 100 characters"]),
     "empty name": ("name=", ["name=: must be", "letters, digits, dots, hyphens and underscores"]),
     "root of the file system by accident": ("run.root=", ["run.root=: must be a string, not empty"]),
     "device that is not here": ("device=cuda", ["device=cuda: PyTorch finds none on this machine; legal: auto, cpu"]),
@@ -299,7 +300,7 @@ def test_choose_offers_the_nearest_spelling_only_if_one_is_near():
         (Annotated[list[float], Len(2, 2)], "a list, each item a number, exactly 2 items"),
         (Annotated[str, MinLen(1)], "a string, not empty"),
         (Annotated[str, MinLen(3)], "a string, at least 3 characters"),
-        (PlainName, "a string, letters, digits, dots, hyphens and underscores only"),
+        (PlainName, "a string, letters, digits, dots, hyphens and underscores only, at most 100 characters"),
     ],
     ids=str,
 )

@@ -304,7 +304,7 @@ def test_a_step_with_other_vectors_than_the_library_is_scanned(monkeypatch, capl
     core, p_BTH = RNN(3, hidden_size=4), torch.randn(5, 3, 4)
     with caplog.at_level(logging.WARNING):
         y_BTH, _ = core(p_BTH)
-    assert "symbol" in caplog.text  # that is missing
+    assert "symbol" in caplog.text  # one that the library lacks
     assert torch.equal(y_BTH, core.scan(p_BTH)[0])
 
 
