@@ -1,4 +1,4 @@
-"""The style of figures: a fixed color, line style and marker per model, and sizes for print."""
+"""The style of figures: colors, a fixed color, line style and marker per model, and sizes for print."""
 
 import textwrap
 import zlib
@@ -29,16 +29,26 @@ RC: Any = {
 }
 """Settings for `matplotlib.rc_context`; a panel is 3.3 inches wide, so that two fit side by side on a page."""
 
-_STYLES: dict[str, tuple[str, Any, str]] = {
-    "fastweights": ("#D55E00", "-", "o"),
-    "lstm": ("#0072B2", "--", "s"),
-    "irnn": ("#009E73", "-.", "^"),
-    "alstm": ("#56B4E9", (0, (6, 1.5, 1, 1.5, 1, 1.5)), "X"),
-    "gru": ("#CC79A7", (0, (4, 1.5)), "D"),
-    "rnn": ("#000000", ":", "v"),
-    "nprnn": ("#E69F00", (0, (8, 2)), "P"),
+OKABE_ITO = {
+    "black": "#000000",
+    "orange": "#E69F00",
+    "sky blue": "#56B4E9",
+    "green": "#009E73",
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "purple": "#CC79A7",
 }
-"""Okabe and Ito's color-blind safe colors; line styles and markers distinguish the models in grayscale."""
+"""Okabe and Ito's colors, which color-blind readers can tell apart."""
+_STYLES: dict[str, tuple[str, Any, str]] = {
+    "fastweights": (OKABE_ITO["vermilion"], "-", "o"),
+    "lstm": (OKABE_ITO["blue"], "--", "s"),
+    "irnn": (OKABE_ITO["green"], "-.", "^"),
+    "alstm": (OKABE_ITO["sky blue"], (0, (6, 1.5, 1, 1.5, 1, 1.5)), "X"),
+    "gru": (OKABE_ITO["purple"], (0, (4, 1.5)), "D"),
+    "rnn": (OKABE_ITO["black"], ":", "v"),
+    "nprnn": (OKABE_ITO["orange"], (0, (8, 2)), "P"),
+}
+"""Line styles and markers distinguish the models in grayscale."""
 _COLORS = ("#332288", "#882255", "#117733", "#AA4499", "#999933", "#661100", "#6699CC", "#44AA99")
 _LINES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (4, 1, 1, 1)), (0, (2, 1)))
 _CHARACTER, _HANDLE = 0.065, 0.75  # widths in a legend, in inches: a character, and a handle with its spacing

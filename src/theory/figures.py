@@ -6,11 +6,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from src.reports.style import OKABE_ITO
+
 PANEL_WIDTH, PANEL_HEIGHT = 3.6, 3.1
 """Size of a panel in inches: two or three fit side by side on a page with 10-point labels."""
 
-COLORS = ("black", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-"""Colors of the first to sixth series: dark to light, and distinct for color-blind readers (Okabe and Ito)."""
+COLORS = tuple(OKABE_ITO[name] for name in ("black", "blue", "vermilion", "green", "purple", "orange"))
+"""Colors of the first to sixth series, from dark to light."""
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
