@@ -51,6 +51,17 @@ _STYLES: dict[str, tuple[str, Any, str]] = {
 """Line styles and markers distinguish the models in grayscale."""
 _COLORS = ("#332288", "#882255", "#117733", "#AA4499", "#999933", "#661100", "#6699CC", "#44AA99")
 _LINES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (4, 1, 1, 1)), (0, (2, 1)))
+_FURTHER: tuple[tuple[str, Any, str], ...] = (
+    ("#332288", "-", "p"),
+    ("#882255", "--", "h"),
+    ("#999933", "-.", ">"),
+    ("#AA4499", ":", "<"),
+    ("#117733", (0, (8, 2)), "X"),
+    ("#661100", (0, (4, 1, 1, 1)), "D"),
+    ("#6699CC", (0, (2, 1)), "v"),
+    ("#44AA99", "-", "P"),
+)
+"""The same colors with other markers, for series that cannot have the style of their model."""
 _CHARACTER, _HANDLE = 0.065, 0.75  # widths in a legend, in inches: a character, and a handle with its spacing
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p")
 
@@ -61,13 +72,16 @@ def style_of(model: str) -> dict[str, Any]:
 
 
 def styles_of(labels: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The styles of the series of a figure, {label: model}: the style of the model, unless its color is already taken.
+    """The styles of the series of a figure, {label: model}.
 
-    Models with fixed styles choose first. There are distinct colors for 15 series.
+    The first series of a model has the style of the model, unless its color is already taken; models with fixed styles
+    choose first. Further series of a model have styles that are left. There are distinct colors for 15 series.
     """
-    choices = [*_STYLES.values(), *zip(_COLORS, _LINES + _LINES, _MARKERS, strict=False)]
+    choices = [*_STYLES.values(), *_FURTHER]
     styles: dict[str, tuple[str, Any, str]] = {}
-    for number, label in enumerate(sorted(labels, key=lambda label: labels[label] not in _STYLES)):
+    first = {model: label for label, model in reversed(list(labels.items()))}
+    order = sorted(labels, key=lambda label: (first[labels[label]] != label, labels[label] not in _STYLES))
+    for number, label in enumerate(order):
         colors = {color for color, _, _ in styles.values()}
         wanted = (_of_model(labels[label]), *choices)
         styles[label] = next((one for one in wanted if one[0] not in colors), choices[number % len(choices)])

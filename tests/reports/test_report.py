@@ -260,6 +260,15 @@ def test_a_model_has_the_same_style_everywhere_and_shares_it_with_no_other():
     assert len({str(style) for style in variants.values()}) == 12
 
 
+def test_the_first_series_of_a_model_has_its_style_and_leaves_other_models_theirs():
+    labels = {"fast weights": "fastweights", "with a delta rule": "fastweights", "LSTM": "lstm", "longer": "lstm"}
+    styles = styles_of(labels | {"DeltaNet": "deltanet"})
+    assert [styles[label] for label in ("fast weights", "LSTM")] == [style_of("fastweights"), style_of("lstm")]
+    assert styles["DeltaNet"] == style_of("deltanet")
+    for part in ("color", "marker"):
+        assert len({style[part] for style in styles.values()}) == 5
+
+
 def test_models_with_the_same_color_by_chance_have_different_ones_in_a_figure():
     names = [path.stem for path in (CONFIGS / "model").glob("*.yaml")]
     alike = [name for name in names if style_of(name)["color"] == style_of("deltanet")["color"]]

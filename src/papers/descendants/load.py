@@ -18,7 +18,7 @@ SIZE = 16
 CELLS: dict[str, dict[str, Any]] = {
     LABELS[model]: {"name": NAME, "model": model}
     for model in ("linear_attention", "retnet", "mlstm", "deltanet", "mesanet")
-} | {f"DeltaNet, {n} passes": {"name": PASSES, "task__num_passes": n} for n in (2, 3)}
+} | {f"DeltaNet, {n} passes": {"name": PASSES, "model": "deltanet", "task__num_passes": n} for n in (2, 3)}
 
 
 def _at(cell: str, num_pairs: int) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def draw(evidence: Evidence) -> Figure:
     """Accuracy against the number of pairs, a curve per cell."""
     with rc_context(RC):
         figure, (axes,) = panels([""])
-        for label, style in styles_of(dict.fromkeys(CELLS, "deltanet")).items():
+        for label, style in styles_of({cell: settings["model"] for cell, settings in CELLS.items()}).items():
             found = {k: errors_or_none(evidence, **_at(label, k)) for k in NUM_PAIRS}
             draw_accuracies(axes, found, label=label, **style)
         axes.axvline(SIZE, label="as many as the memory has rows", **FLOOR_LINE)

@@ -1,6 +1,6 @@
 """Beyond Ba et al. 2016: their retrieval task with 4, 8 and 16 pairs, by all cells at equal state."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -60,11 +60,11 @@ def table(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _draw(cells: Iterable[str], evidence: Evidence) -> Figure:
+def _draw(cells: Mapping[str, Mapping[str, Any]], evidence: Evidence) -> Figure:
     """Accuracy against the number of pairs, a curve per cell."""
     with rc_context(RC):
         figure, (axes,) = panels([""])
-        for label, style in styles_of(dict.fromkeys(cells, "fastweights")).items():
+        for label, style in styles_of({cell: settings["model"] for cell, settings in cells.items()}).items():
             found = {k: errors_or_none(evidence, **_at(label, k)) for k in NUM_PAIRS}
             draw_accuracies(axes, found, label=label, **style)
         axes.plot(NUM_PAIRS, [1 - floor_of(k) for k in NUM_PAIRS], label="knows the digits only", **FLOOR_LINE)

@@ -75,7 +75,7 @@ def draw(evidence: Evidence) -> Figure:
     """Accuracy by length, a panel for each group."""
     with rc_context(RC):
         figure, all_axes = panels([*CHANCE], sharey=True)
-        styles = styles_of({cell: str(number) for number, cell in enumerate(CELLS)})
+        styles = styles_of({cell: settings["model"] for cell, settings in CELLS.items()})
         for axes, (group, chance) in zip(all_axes, CHANCE.items(), strict=True):
             for cell, style in styles.items():
                 try:

@@ -18,7 +18,10 @@ CELLS: dict[str, dict[str, Any]] = {
     "LSTM": {"name": NONLINEAR, "model": "lstm"},
     "fast weights (2016)": {"name": NONLINEAR, "model": "fastweights"},
     "recurrent DeltaNet": {"name": NONLINEAR, "model": "recurrent_deltanet"},
-} | {f"DeltaProduct, {n} factor{'s' * (n > 1)}": {"name": PRODUCT, "model__num_householder": n} for n in (1, 2, 3, 4)}
+} | {
+    f"DeltaProduct, {n} factor{'s' * (n > 1)}": {"name": PRODUCT, "model": "deltaproduct", "model__num_householder": n}
+    for n in (1, 2, 3, 4)
+}
 SOURCE = "Siems et al. 2025: a transposition is one reflection, and a permutation of five things is at most four"
 OWN = "not in the papers: its recurrence is nonlinear"
 
@@ -32,7 +35,7 @@ def draw(evidence: Evidence) -> Figure:
     """Accuracy by length, a curve per cell."""
     with rc_context(RC):
         figure, (axes,) = panels([""])
-        for label, style in styles_of(dict.fromkeys(CELLS, "lstm")).items():
+        for label, style in styles_of({cell: settings["model"] for cell, settings in CELLS.items()}).items():
             found = {t: errors_or_none(evidence, f"test/error_at_{t}", **CELLS[label]) for t in LENGTHS}
             draw_accuracies(axes, found, label=label, **style)
         axes.axhline(1 - CHANCE, label="chance", **FLOOR_LINE)

@@ -227,7 +227,7 @@ def draw_lengths(
     shares_as_printed = {network: _shares(evidence, settings, lengths) for network, settings in as_printed.items()}
     label, chance = floor
     margin = (lengths[-1] - lengths[0]) / 20
-    styles = style.styles_of(dict.fromkeys(chosen, "a style for each"))
+    styles = style.styles_of({network: settings["model"] for network, settings in chosen.items()})
     titles = ["in print", "here, settings chosen on validation"]
     if any(shares_as_printed.values()):
         titles.append("here, the paper's settings")
