@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -26,7 +25,8 @@ def expand(config: DictConfig) -> Iterator[tuple[Job, DictConfig]]:
 
     from src.config.hydra_internals import ConfigLoaderImpl, basic_sweeper
 
-    loader: Any = GlobalHydra.instance().config_loader()
+    loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, ConfigLoaderImpl)
     parser = OverridesParser.create(config_loader=loader)
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     sweep = parser.parse_overrides(parameters + list(config.hydra.overrides.task))

@@ -1,4 +1,4 @@
-"""The style of figures: colors, a fixed color, line style and marker per model, and sizes for print."""
+"""The style of figures: the color, line style and marker of each model, and sizes for print."""
 
 import textwrap
 import zlib
@@ -51,17 +51,15 @@ _STYLES: dict[str, tuple[str, Any, str]] = {
 """Line styles and markers distinguish the models in grayscale."""
 _COLORS = ("#332288", "#882255", "#117733", "#AA4499", "#999933", "#661100", "#6699CC", "#44AA99")
 _LINES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (4, 1, 1, 1)), (0, (2, 1)))
-_FURTHER: tuple[tuple[str, Any, str], ...] = (
-    ("#332288", "-", "p"),
-    ("#882255", "--", "h"),
-    ("#999933", "-.", ">"),
-    ("#AA4499", ":", "<"),
-    ("#117733", (0, (8, 2)), "X"),
-    ("#661100", (0, (4, 1, 1, 1)), "D"),
-    ("#6699CC", (0, (2, 1)), "v"),
-    ("#44AA99", "-", "P"),
+_FURTHER = tuple(
+    zip(
+        (_COLORS[n] for n in (0, 1, 4, 3, 2, 5, 6, 7)),  # dark green later: it resembles the green of the IRNN
+        ("-", "--", "-.", ":", (0, (8, 2)), (0, (4, 1, 1, 1)), (0, (2, 1)), "-"),
+        ("p", "h", ">", "<", "X", "D", "v", "P"),
+        strict=True,
+    )
 )
-"""The same colors with other markers, for series that cannot have the style of their model."""
+"""Styles for series that cannot have the style of their model."""
 _CHARACTER, _HANDLE = 0.065, 0.75  # widths in a legend, in inches: a character, and a handle with its spacing
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p")
 
