@@ -24,20 +24,20 @@ SECONDS = 10
 
 def main() -> None:
     """The command."""
-    parser = CommandLine(description=__doc__, usage="%(prog)s [-h] folder [options of TensorBoard]", allow_abbrev=False)
+    parser = CommandLine(description=__doc__, usage="%(prog)s [-h] folder [options of TensorBoard]")
     parser.add_argument("folder", type=Path, help="the folder that contains the runs")
-    options, of_tensorboard = parser.parse_known_args()
+    folder, of_tensorboard = parser.parse_args(sys.argv[1:2]).folder, sys.argv[2:]
     with in_one_line(), tempfile.TemporaryDirectory() as name:
         links = Path(name)
-        if not (options.folder.is_dir() and link_runs(options.folder, links)):
-            raise UserError(f"{options.folder}: contains no runs")
+        if not (folder.is_dir() and link_runs(folder, links)):
+            raise UserError(f"{folder}: contains no runs")
 
         from tensorboard.program import TensorBoard
 
         server = TensorBoard()
         server.configure(("tensorboard", "--logdir", name, *of_tensorboard))
         ended = threading.Event()
-        thread = threading.Thread(target=_follow, args=(options.folder, links, ended))
+        thread = threading.Thread(target=_follow, args=(folder, links, ended))
         thread.start()
         try:
             sys.exit(server.main())

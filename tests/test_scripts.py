@@ -140,13 +140,14 @@ def test_what_follows_the_folder_goes_to_tensorboard(tmp_path, monkeypatch, caps
 
     monkeypatch.setitem(sys.modules, "tensorboard.program", SimpleNamespace(TensorBoard=Server))
     main = runpy.run_path(str(PROJECT / "scripts" / "curves.py"))["main"]
-    for arguments, status in [([str(tmp_path / "sweep"), "--port", "6007"], 0), ([], 1)]:
+    folder, of_tensorboard = str(tmp_path / "sweep"), ["--port", "6007"]
+    for arguments, status in [([folder, *of_tensorboard], 0), ([], 1), ([*of_tensorboard, folder], 1)]:
         monkeypatch.setattr("sys.argv", ["curves.py", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
         assert ended.value.code == status
     assert started == [("--port", "6007")]
-    assert capsys.readouterr().err == "error: the following arguments are required: folder (see --help)\n"
+    assert capsys.readouterr().err == "error: the following arguments are required: folder (see --help)\n" * 2
 
 
 def test_settings_may_come_after_the_budget_of_a_reproduction(capsys):
