@@ -32,7 +32,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandLine(description=__doc__)
     parser.add_argument("runs", nargs="+", help="folders of runs, or experiments in configs/experiment")
     parser.add_argument("--grid", nargs="*", metavar="KEY", help="settings chosen on the validation set")
-    parser.add_argument("--repeated", nargs="*", metavar="KEY", help="settings averaged over")
+    parser.add_argument("--repeated", nargs="*", metavar="KEY", help="settings over which means are taken")
     parser.add_argument("--columns", nargs="*", metavar="KEY", help="compared settings across columns and panels")
     parser.add_argument("--no-figures", action="store_true", help="tables only")
     return parser.parse_args(arguments)

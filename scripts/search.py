@@ -30,9 +30,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = CommandLine(description=__doc__)
     parser.add_argument("overrides", nargs="+", metavar="key=value", help="settings and ranges, as for src.train")
-    parser.add_argument("--trials", type=_positive, required=True, help="the budget, including runs of earlier calls")
+    parser.add_argument("--trials", type=_positive, required=True, help="how many, with those of earlier calls")
     parser.add_argument("--sampler", choices=["random", "tpe"], default="random", help="(default: random)")
-    parser.add_argument("--seed", type=_seed, default=0, help="of the proposals (default: 0)")
+    parser.add_argument("--seed", type=_seed, default=0, help="seed of the proposals (default: 0)")
     parser.add_argument("--workers", type=_positive, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--prune", action="store_true", help="stop runs that are worse than the median of the others")
     return parser.parse_intermixed_args(arguments)

@@ -7,13 +7,13 @@
     python -m src.evaluate 'run=outputs/compare/*' task.num_pairs=6 to=six_pairs.csv
 
 Settings:
-    run        the folder of a run, or of several, with * and ? as in the shell
+    run        the folder of a run, or of several, with *, ? and [...] as in the shell
     split      train, val or test (default test)
     examples   how many examples to show of a single run (default 8)
     to         a file ending in .json or .csv for the metrics, besides the table
     generate   how many steps of text or music to generate, instead of evaluating; music is also written to the run's
                folder, as generated.png and generated.mid
-    temperature  with generate: a divisor of the predicted log-probabilities, above 0 (default 1)
+    temperature  of what is generated: log-probabilities are divided by it; above 0 (default 1)
     device     auto, cpu, cuda (default auto)
     task.*     any setting of the run's task
     seed       seed of the examples or of what is generated (default: that of the run); what a task draws once from

@@ -28,8 +28,8 @@ class StateTracking(Task):
 
     The symbols are the elements of a group, all equally likely, and the answer at step t is x_1 x_2 ... x_t, applied
     from left to right: a permutation that is the composition of t permutations. The groups are parity (two elements),
-    the cyclic groups Z3, Z5 and Z60, the permutations of three and of five things (S3, S5), the even permutations of
-    five things (A5), and A4 × Z5. A5 and S5 are not solvable: no circuit of constant depth composes their elements,
+    the cyclic groups Z3, Z5 and Z60, the permutations of three and of five objects (S3, S5), the even permutations of
+    five objects (A5), and A4 × Z5. A5 and S5 are not solvable: no circuit of constant depth composes their elements,
     unless TC⁰ = NC¹ (arXiv 2404.08819). An answer is due at every step, so each prefix is an example too.
 
     Validation and test sequences have `test_length` steps, so the model is selected by its errors beyond the training

@@ -167,7 +167,9 @@ def parse() -> argparse.Namespace:
     names = [part.name for part in (*TOGETHER, *ALONE)]
     parser = CommandLine(description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=names, default=names, metavar="PART", help=", ".join(names))
-    parser.add_argument("--out", type=Path, default=Path("outputs/gpu_check"), metavar="FOLDER", help="of the report")
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs/gpu_check"), metavar="FOLDER", help="folder of the report"
+    )
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="default cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, whose numbers mean nothing")
     return parser.parse_args()

@@ -16,8 +16,8 @@ PRINTED = {
     "fastweights": (0.0181, 0.0, 0.0),
 }
 """Ba et al., Table 1."""
-CSE847 = {"irnn": (0.712, 0.646, 0.0311), "lstm": (0.533, 0.0388, 0.0102), "fastweights": (0.0378, 0.0, 0.0)}
-"""Wayman & Mathew, final report of a CSE847 project: one run each, without tuning the learning rate."""
+STUDENTS = {"irnn": (0.712, 0.646, 0.0311), "lstm": (0.533, 0.0388, 0.0102), "fastweights": (0.0378, 0.0, 0.0)}
+"""Wayman & Mathew, final report of a project in the course CSE847 at Michigan State University: one run each."""
 TABLE = "ba2016-table1"
 LONGER = {("irnn", 100): "ba2016-table1-long-irnn", ("fastweights", 20): "ba2016-table1-long"}
 """Folder names: of the runs of all cells, and of the longer runs that some cells have as well."""
@@ -97,7 +97,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
         for column, width in enumerate(WIDTHS):
             for name in filter(None, (TABLE, LONGER.get((model, width)), PAPER_HORIZON)):
                 row = {"model": label, "R": width, "paper, %": f"{100 * PRINTED[model][column]:.2f}"}
-                row["CSE847, %"] = f"{100 * CSE847[model][column]:.2f}" if model in CSE847 else "-"
+                row["Wayman & Mathew, %"] = f"{100 * STUDENTS[model][column]:.2f}" if model in STUDENTS else "-"
                 ours = _ours(evidence, name, model, width)
                 if name == TABLE or "n" in ours:  # not every cell has longer runs
                     rows.append(row | ours)

@@ -15,8 +15,8 @@ NAME, FAST, VECTOR, FURTHER, LONG = (f"descendants-capacity{kind}" for kind in _
 NAMES = {"fastweights": FAST, "lstm": VECTOR}
 TIMES_LONGER = 8
 MATRIX_SIZE, LSTM_SIZE = 16, 128
-"""Units with about 256 numbers of state: 16 x 16, and twice 128."""
-OF_STATE = "about 256 numbers of state: "
+"""Units with a state of about 256 numbers: 16 x 16, and twice 128."""
+OF_STATE = "a state of about 256 numbers: "
 NUM_PAIRS = 8
 LARGE = ("descendants/capacity_large", "descendants/capacity_large_vector")
 
@@ -29,7 +29,7 @@ def _cell(model: str, size: int = MATRIX_SIZE, name: str | None = None) -> Cell:
 
 def _solved(model: str) -> Claim:
     return is_below(
-        f"With 256 numbers of state, {label_of(model)} recalls 8 pairs.",
+        f"With a state of 256 numbers, {label_of(model)} recalls 8 pairs.",
         "recall by a matrix is exact for as many orthogonal keys as it has rows",
         [_cell(model)],
         0.02,
@@ -43,8 +43,8 @@ def _is_better(statement: str, ours: str, theirs: str) -> Claim:
 
 def _longer_helps(model: str) -> Claim:
     statement = (
-        f"{label_of(model)}, about 256 numbers of state: {TIMES_LONGER} times the updates lower the error by more than "
-        "10 points."
+        f"{label_of(model)}, a state of about 256 numbers: {TIMES_LONGER} times the updates lower the error by more "
+        "than 10 points."
     )
     return is_better(statement, "not in a paper", _cell(model, name=LONG), _cell(model), 0.1)
 

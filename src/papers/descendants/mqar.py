@@ -1,4 +1,4 @@
-"""Beyond the papers: multi-query associative recall at equal state, with and without a short convolution."""
+"""Beyond the papers: multi-query associative recall at equal state size, with and without a short convolution."""
 
 from functools import partial
 from pathlib import Path
@@ -93,7 +93,7 @@ def _beats(ours: str, theirs: str) -> Claim:
 
 
 REPRODUCTION = Reproduction(
-    title="Descendants of fast weights: multi-query associative recall at equal state",
+    title="Descendants of fast weights: multi-query associative recall at equal state size",
     experiments=("descendants/mqar/linear", "descendants/mqar/nonlinear"),
     claims=(
         *(

@@ -1,4 +1,4 @@
-"""Beyond Ba et al. 2016: their retrieval task with 4, 8 and 16 pairs, by all cells at equal state."""
+"""Beyond Ba et al. 2016: their retrieval task with 4, 8 and 16 pairs, by all cells at equal state size."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -92,7 +92,7 @@ def _all_are_better(num_pairs: int) -> Claim:
 
 
 REPRODUCTION = Reproduction(
-    title="Descendants of fast weights: the retrieval of Ba et al. by all cells at equal state",
+    title="Descendants of fast weights: the retrieval of Ba et al. by all cells at equal state size",
     experiments=(
         "descendants/retrieval/linear",
         "descendants/retrieval/nonlinear",

@@ -1,4 +1,4 @@
-"""Beyond the papers: which recurrences track the permutations of five things, a group that is not solvable."""
+"""Beyond the papers: which recurrences track the permutations of five objects, a group that is not solvable."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ CELLS: dict[str, dict[str, Any]] = {
     f"DeltaProduct, {n} factor{'s' * (n > 1)}": {"name": PRODUCT, "model": "deltaproduct", "model__num_householder": n}
     for n in (1, 2, 3, 4)
 }
-SOURCE = "Siems et al. 2025: a transposition is one reflection, and a permutation of five things is at most four"
+SOURCE = "Siems et al. 2025: a transposition is one reflection, and a permutation of five objects is at most four"
 OWN = "not in the papers: its recurrence is nonlinear"
 
 
@@ -64,7 +64,7 @@ def _fails(cell: str) -> Any:
 
 
 REPRODUCTION = Reproduction(
-    title="Descendants of fast weights: which recurrences track the permutations of five things",
+    title="Descendants of fast weights: which recurrences track the permutations of five objects",
     experiments=("descendants/state_tracking_s5/nonlinear", "descendants/state_tracking_s5/deltaproduct"),
     claims=(
         _solves("DeltaProduct, 4 factors", SOURCE),
