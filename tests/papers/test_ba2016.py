@@ -116,12 +116,8 @@ def test_the_table_shows_printed_next_to_measured_numbers():
     table = table1.table(as_printed()).set_index(["model", "R"])
     assert len(table) == 22
     row = table.loc[("LSTM", 50)].iloc[0]
-    assert (row["paper, %"], row["Wayman & Mathew, %"], row["ours, %"], row["n"]) == (
-        "1.85",
-        "3.88",
-        "1.85 ± 0.02",
-        "5",
-    )
+    assert (row["paper, %"], row["Wayman & Mathew, %"]) == ("1.85", "3.88")
+    assert (row["ours, %"], row["n"]) == ("1.85 ± 0.02", "5")
     passed = figure2.table(as_printed()).set_index(["model", "nll at or below"])
     assert passed.loc[("LSTM", "1.1"), "paper, updates"] == "55,000"
     assert passed.loc[("LSTM", "1.1"), "ours, updates: median (range)"] == "55,000"
