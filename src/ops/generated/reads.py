@@ -1,6 +1,7 @@
 """What a step reads besides the settings of its modules: variables of its files, closures and classes."""
 
 import dis
+import sys
 from collections.abc import Iterator
 from functools import cache, partial
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -24,7 +25,9 @@ class Reads:
 
     def __init__(self, core: nn.Module):
         self.places: dict[tuple[int, str], tuple[Any, str]] = {}
-        """Classes, modules and cells of closures with their names, by identity and by the attribute that is read."""
+        """Classes, modules, functions and cells of closures with their names, by identity and by the attribute read."""
+        self.code: list[CodeType] = []
+        """The compiled code of these functions, which differs from their files if these were edited since."""
         self._attributes: set[str] = set()
         self._owners: list[Any] = []
         """Classes and modules; any attribute that the code names may be read from them."""
@@ -97,10 +100,12 @@ class Reads:
         elif isinstance(value, FunctionType):
             if (wrapped := getattr(value, "__wrapped__", None)) is not None:
                 self._follow(wrapped)
-            if not _is_fixed(value.__globals__.get("__name__", "")):
+            module = value.__globals__.get("__name__")
+            if module not in sys.modules or not _is_fixed(module):  # one made by `exec` may belong to no module
                 self._look_at(value)
 
     def _look_at(self, function: FunctionType) -> None:
+        self.code.append(function.__code__)
         variables, attributes = _names_in(function.__code__)
         self._attributes |= attributes
         for name in sorted(variables):
@@ -109,6 +114,10 @@ class Reads:
             value = _read(cell, "cell_contents")
             if self._modules.isdisjoint(map(id, leaves_of(value))):  # a value that holds the core would keep it alive
                 self._note(cell, "cell_contents", value, f"{function.__qualname__}.{name}")
+        for name in ("__defaults__", "__kwdefaults__"):
+            value = getattr(function, name)
+            if value and not function.__closure__:  # a closure may hold the core
+                self._note(function, name, value, function.__qualname__)
 
 
 def _is_fixed(module: str) -> bool:

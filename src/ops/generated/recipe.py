@@ -12,7 +12,7 @@ import logging
 import sys
 from dataclasses import field
 from pathlib import Path
-from types import ModuleType, NoneType
+from types import CodeType, ModuleType, NoneType
 from typing import Any, cast
 
 import optree
@@ -274,10 +274,24 @@ def _key(core: nn.Module, dtype: torch.dtype, on: str) -> str | None:
                     parts.append(f"{key}={value.requires_grad if is_variable(value) else _settings(value)}")
         parts += [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in tensors_of(core).items()]
         parts.append(repr(_shared(core)))
-        parts += [f"{name}={_settings(value)}" for name, value in Reads(core).named()]
+        reads = Reads(core)
+        parts += [f"{name}={_settings(value)}" for name, value in reads.named()]
+        parts += map(_written, reads.code)  # a file may have been edited since it was imported
     except ValueError:
         return None
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
+def _written(code: CodeType) -> str:
+    """Compiled code in the same form in every process."""
+
+    def constant(value: Any) -> str:
+        if isinstance(value, CodeType):
+            return _written(value)
+        return repr(sorted(value, key=repr) if isinstance(value, frozenset) else value)
+
+    names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
+    return repr((code.co_code, names, list(map(constant, code.co_consts))))
 
 
 def _settings(value: Any) -> str:

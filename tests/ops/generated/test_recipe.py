@@ -258,6 +258,62 @@ def test_the_source_of_a_function_that_a_step_calls_is_part_of_the_key(tmp_path,
         sys.modules.pop(name, None)
 
 
+def test_the_code_of_a_step_is_part_of_the_key_if_its_file_was_edited_after_it_was_imported(tmp_path, monkeypatch):
+    (tmp_path / "made_up_helpers.py").write_text("import torch\ndef activation(a):\n    return torch.tanh(a)\n")
+    (tmp_path / "made_up_core.py").write_text(USERS.format(helpers="made_up_helpers"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    core = importlib.import_module("made_up_core").Mine()
+    (tmp_path / "made_up_helpers.py").write_text("import torch\ndef activation(a):\n    return torch.relu(a)\n")
+    before = recipe._key(core, F64, "cpu")
+    for name in ("made_up_helpers", "made_up_core"):
+        importlib.reload(sys.modules[name])
+    core = sys.modules["made_up_core"].Mine()
+    assert recipe._key(core, F64, "cpu") not in (None, before)
+    assert recipe._key(core, F64, "cpu") == recipe._key(sys.modules["made_up_core"].Mine(), F64, "cpu")
+    for name in ("made_up_helpers", "made_up_core"):
+        sys.modules.pop(name, None)
+
+
+def test_classes_of_one_name_have_kernels_of_their_own():
+    def step(activation, scale=1.0):
+        def of(self, p, h):
+            h = scale * activation(self.W(h) + p)
+            return h, h
+
+        return of
+
+    def tanh(self, p, h, scale=0.5):
+        h = scale * torch.tanh(self.W(h) + p)
+        return h, h
+
+    def relu(self, p, h, scale=0.5):
+        h = scale * torch.relu(self.W(h) + p)
+        return h, h
+
+    def quarter(self, p, h, scale=0.25):
+        h = scale * torch.relu(self.W(h) + p)
+        return h, h
+
+    def executed(activation):
+        names = {"activation": activation}
+        exec("def step(self, p, h):\n    h = activation(self.W(h) + p)\n    return h, h", names)
+        return names["step"]
+
+    steps = [tanh, relu, quarter, step(torch.tanh), step(torch.relu), step(torch.relu, 0.5)]
+    steps += [executed(torch.sigmoid), executed(torch.sin)]
+    for one in steps:
+        assert_fused_and_right(type("Made", (Cell,), {"step": one})())
+
+
+def test_a_step_that_replaces_that_of_its_class_is_used():
+    kind = type("Made", (Cell,), {"step": Leaky.step, "decay": 0.9, "activation": staticmethod(torch.tanh)})
+    core = kind()
+    assert_fused_and_right(core)
+    kind.step = Ordered.step
+    assert_fused_and_right(core)
+
+
 def test_a_core_with_a_function_that_has_no_name_is_not_kept_but_works(kept, traced):
     for slope in (0.1, 0.7):
         assert_fused_and_right(Leaky(activation=lambda a, slope=slope: slope * torch.tanh(a)))
