@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--data-dir", default="data", metavar="FOLDER", help="default: data")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - FILES.keys():
-        parser.exit(2, f"error: {', '.join(sorted(unknown))}: not a data set; legal: {', '.join(FILES)}\n")
+        parser.exit(1, f"error: {', '.join(sorted(unknown))}: not a data set; legal: {', '.join(FILES)}\n")
     with in_one_line():
         files = [file for name in arguments.names or FILES for file in FILES[name]]
         wrong = sum(not _prepare(file, arguments.data_dir) for file in files)

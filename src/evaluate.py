@@ -30,10 +30,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, MinLen
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from src.config.errors import UserError, choose, in_one_line
 from src.config.paths import RESULT, STORED
 from src.config.schema import Seed, check_keys
+from src.data.files import expanded
 from src.utils.console import printing
 
 COLDEST = 1e-30
@@ -64,7 +66,7 @@ def _loaded(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tuple[Dic
     from src.running.load import check_same_symbols, load_model, read_config, with_changes
 
     check_device(settings.device)
-    folder = Path(settings.run).expanduser()
+    folder = Path(settings.run)
     config = read_config(folder)
     config.device = settings.device
     device = choose_device(config, to_train=False)
@@ -93,7 +95,7 @@ def generate(settings: EvaluateSettings, changes: Mapping[str, Any]) -> list[str
         return made.text.splitlines()
     from src.reports.music import piano_roll_figure, write_midi
 
-    folder = Path(settings.run).expanduser()
+    folder = Path(settings.run)
     piano_roll_figure(made.roll_TK).savefig(folder / "generated.png", dpi=150)
     return [*made.text.splitlines(), f"{folder}/generated.png", write_midi(made.roll_TK, folder / "generated.mid")]
 
@@ -112,7 +114,7 @@ def evaluate_run(settings: EvaluateSettings, changes: Mapping[str, Any]) -> tupl
     if settings.examples:
         batch, output = examples(model, task, settings.split, settings.examples)
         lines = [task.render(batch, row, output) for row in range(len(batch.inputs))]
-    name = Path(settings.run).expanduser().name
+    name = Path(settings.run).absolute().name
     show_metrics({settings.split: metrics}, task.floors, f"{name}, weights of update {update}")
     _write([{"run": name, "update": update} | {f"{settings.split}/{k}": v for k, v in metrics.items()}], settings.to)
     return metrics, lines
@@ -148,7 +150,7 @@ def folders_of(pattern: str) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    found = sorted(map(Path, glob(str(Path(pattern).expanduser()))))
+    found = sorted(map(Path, glob(pattern)))
     runs = [path for path in found if (path / RESULT).exists() or (path / STORED).exists()]
     if not runs:
         raise UserError(f"run={pattern}: matches no run")
@@ -163,11 +165,11 @@ def _write(rows: Sequence[dict[str, Any]], to: str | None) -> None:
 
     if to is not None:
         text = to_csv(rows) if to.endswith(".csv") else json.dumps(for_json(rows), indent=2) + "\n"
-        write_whole(Path(to).expanduser(), text.encode())
+        write_whole(Path(to), text.encode())
 
 
 def _given(arguments: Sequence[str]) -> DictConfig:
-    """The settings on the command line. `run` is not parsed as YAML, where `*` would begin an alias."""
+    """The settings on the command line. Paths are not parsed as YAML, where `*` would begin an alias."""
     pairs = [argument.removeprefix("+").partition("=") for argument in arguments]
     names = [*(field.name for field in dataclasses.fields(EvaluateSettings)), "task"]
     keys = [key for key, *_ in pairs]
@@ -176,10 +178,16 @@ def _given(arguments: Sequence[str]) -> DictConfig:
             raise UserError(f"{key} is given twice")
         if key.partition(".")[0] not in names:
             raise UserError(f"{key} is not a setting{choose(key, [*names[:-1], 'task.*'])}")
-    given = OmegaConf.from_dotlist(["".join(pair) for pair in pairs if pair[:2] != ("run", "=")])
+    given = OmegaConf.create()
     for key, equals, value in pairs:
-        if (key, equals) == ("run", "="):
-            given.run = value
+        if equals and key in ("run", "to"):
+            path = str(expanded(value, f"{key}=")) if value.startswith("~") else value
+            given[key] = path.replace("${", r"\${")  # which is not an interpolation here
+            continue
+        try:
+            given.merge_with_dotlist([f"{key}{equals}{value}"])
+        except YAMLError:
+            raise UserError(f"{key}={value}: not a value; one with special characters needs quotes") from None
     return given
 
 
@@ -202,10 +210,10 @@ def _check_file(to: str | None) -> None:
         return
     if not to.endswith((".json", ".csv")):
         raise UserError(f"to={to}: must end in .json or .csv")
-    if Path(to).expanduser().is_dir():
+    if Path(to).is_dir():
         raise UserError(f"to={to}: is a folder")
-    if not Path(to).expanduser().parent.is_dir():
-        raise UserError(f"to={to}: there is no folder {Path(to).expanduser().parent}")
+    if not Path(to).parent.is_dir():
+        raise UserError(f"to={to}: there is no folder {Path(to).parent}")
 
 
 @printing()

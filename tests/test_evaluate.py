@@ -180,6 +180,10 @@ def test_a_mistake_gives_one_line(arguments, says, tiny, composed, tmp_path, mon
         (["run"], "run=null: must be a string, not empty"),
         (["run="], "run=: must be a string, not empty"),
         (["run=*.no"], "run=*.no: matches no run"),
+        (["run=~no such user/x"], "run=~no such user/x: Could not determine home directory."),
+        (["run=x", "to=~no such user/x.csv"], "to=~no such user/x.csv: Could not determine home directory."),
+        (["run=x", "to="], "to=: must be a string, not empty, or null"),
+        (["run=x", "task.num_pairs={a"], "task.num_pairs={a: not a value; one with special characters needs quotes"),
     ],
 )
 def test_a_run_must_be_given(arguments, says, monkeypatch, capsys):

@@ -97,6 +97,9 @@ def explain(error: BaseException) -> str:
         if isinstance(link, MissingConfigException):
             return _missing_file(link)
         if isinstance(link, OverrideParseException):
+            of_function = re.search(r" while evaluating '.*?': (.*)", str(link))
+            if of_function:
+                return f"{link.override}: {of_function[1]}"
             return f"{link.override}: not key=value; a value with special characters needs quotes: 'key=\"value\"'"
         if isinstance(link, ConfigKeyError | ConfigAttributeError):
             return _unknown_key(link)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,8 +12,26 @@ from src.config.paths import CONFIGS
 from src.config.resolvers import register_resolvers
 from src.config.settings import without_hydra
 
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
 Job = list[str]
 """The overrides of one run."""
+
+
+def values_of(override: "Override") -> list[str]:
+    """The values of a setting that has several, such as `1,2` or `range(3)`, as Hydra writes them.
+
+    Raises:
+        UserError: it has none.
+    """
+    try:
+        values = list(override.sweep_string_iterator())
+    except ValueError as error:  # a range with a step of 0
+        raise UserError(f"{override.input_line}: {error}") from None
+    if not values:
+        raise UserError(f"{override.input_line}: gives no values")
+    return values
 
 
 def expand(config: DictConfig) -> Iterator[tuple[Job, DictConfig]]:
@@ -34,8 +53,8 @@ def expand(config: DictConfig) -> Iterator[tuple[Job, DictConfig]]:
     for override in sweep:
         if override.is_interval_sweep():
             raise UserError(f"{override.input_line}: a sweep needs a list; for intervals, use scripts/search.py")
-        if override.is_sweep_override() and not any(True for _ in override.sweep_string_iterator()):
-            raise UserError(f"{override.input_line}: gives no values")
+        if override.is_sweep_override():
+            values_of(override)
     by_files: dict[tuple[str, ...], DictConfig] = {}
     for job in basic_sweeper().split_arguments(sweep, None)[0]:
         overrides = parser.parse_overrides(job)

@@ -55,18 +55,18 @@ def write_joint_report(
         others = [other.resolve() for other in folders if other is not folder]
         if not {folder.resolve(), *folder.resolve().parents}.isdisjoint(others):
             raise UserError(f"{folder}: given twice, or inside another of the given folders")
-    root = Path(os.path.commonpath([folder.absolute() for folder in folders]))
+    root = Path(os.path.commonpath(list(map(os.path.abspath, folders))))
     found: list[Run] = []
     searches = []
     for folder, search in given:
         runs = _runs_in(folder)
-        inside = folder.absolute().relative_to(root)
+        inside = Path(os.path.abspath(folder)).relative_to(root)
         found += [replace(run, name=(inside / run.name).as_posix()) for run in runs]
         searches.append(search or search_settings(folder, runs))
     runs = each_once(found)
     here = Path.cwd()
     beside = root.relative_to(here) if root.is_relative_to(here) else root
-    to = beside / "+".join(dict.fromkeys(folder.absolute().name for folder in folders))
+    to = beside / "+".join(dict.fromkeys(os.path.basename(os.path.abspath(folder)) for folder in folders))
     if to.exists() and load_runs(to):
         raise UserError(f"{to}: contains runs; the report on several folders would be written there")
     to.mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ from src.config.schema import SearchSettings
 from src.results.stored import read_json
 from src.utils.files import changing, remove_leftovers, write_whole
 
-RunFolder = Annotated[str, Field(pattern=r"^[^/.\x00][^/\x00]*$")]
+RunFolder = Annotated[str, Field(pattern=r"^[^/.\x00][^/\x00]*$", max_length=255)]
 """The name of a folder next to the manifest, not a path to another one."""
 
 

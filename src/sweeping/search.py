@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Sweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -31,6 +31,7 @@ from rich import get_console
 from src.config.compose import compose, for_hydra
 from src.config.errors import DIED, UserError, explain
 from src.config.fingerprint import decisive_keys, run_name
+from src.config.jobs import values_of
 from src.config.paths import CONFIGS, JOURNAL, folder_of_runs
 from src.config.schema import SearchSettings
 from src.reports.report import end_sweep
@@ -122,11 +123,14 @@ def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, BaseDistributi
 
 def _distribution(override: Override) -> BaseDistribution:
     values = override.value()
+    if isinstance(values, Glob):
+        raise UserError(f"{override.input_line}: glob works only in sweeps; list the values, as in choice(a, b)")
+    assert isinstance(values, Sweep)
+    legal = {"log"} if isinstance(values, IntervalSweep) else set()
+    if wrong := sorted(values.tags - legal):
+        raise UserError(f"{override.input_line}: tag {wrong[0]} has no effect; legal: log, of an interval")
     if not isinstance(values, IntervalSweep):
-        choices = list(override.sweep_string_iterator())
-        if not choices:
-            raise UserError(f"{override.input_line}: gives no values")
-        return CategoricalDistribution(choices)
+        return CategoricalDistribution(values_of(override))
     if values.start is None or values.end is None or not -math.inf < values.start < values.end < math.inf:
         raise UserError(f"{override.input_line}: an interval needs two finite ends, the lower one first")
     logarithmic = "log" in values.tags

@@ -5,7 +5,7 @@ import glob
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from socket import gethostname
@@ -29,8 +29,9 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         error.filename = str(path)  # not the temporary file
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -124,9 +125,9 @@ def changing(path: Path) -> Iterator[None]:
 def is_locked(folder: Path) -> bool:
     """Whether a process holds the folder. The check takes the lock for an instant: a concurrent attempt may fail."""
     path = folder / ".lock"
-    if not path.exists():
-        return False
     try:
+        if not path.exists():
+            return False
         with Lock(path, patience=0):
             return False
     except Timeout:

@@ -77,6 +77,8 @@ MISTAKES = {
     "a sweep over sweeps": ("-m experiment=ba2016/table1,ba2016/figure2", ["experiment=ba2016/table1: has a grid"]),
     "sweeps by a glob": ("-m experiment=glob(ba2016/abl*)", ["experiment=ba2016/ablations/boundary: has a grid"]),
     "a glob without a match": ("-m experiment=glob(nosuch*)", ["experiment=glob(nosuch*): gives no values"]),
+    "a range without steps": ("-m seed=range(1,2,0)", ["seed=range(1,2,0): range() arg 3 must not be zero"]),
+    "an unknown function": ("-m optimizer.lr=nosuch(1)", ["optimizer.lr=nosuch(1): Unknown function 'nosuch'"]),
     "an empty range": ("-m seed=range(0,0)", ["seed=range(0,0): gives no values"]),
     "an interval in a sweep": ("-m optimizer.lr=interval(0,1)", ["optimizer.lr=interval(0,1): a sweep needs a list"]),
     "the same run under two intervals": ("-m trainer.log_every=1,2", ["trainer.log_every=1 and", "are the same run"]),

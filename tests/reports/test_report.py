@@ -421,6 +421,15 @@ def test_a_folder_searched_at_once_keeps_its_choice_beside_one_searched_in_two_s
     assert chosen == {"lstm": "0.001", "irnn": "0.01"}
 
 
+def test_a_report_on_folders_reached_by_way_of_others_lies_beside_them(folder, report, tmp_path):
+    other = Folder(tmp_path / "other")
+    for made in (folder, other):
+        made.add()
+        made.expect_all()
+    report("--no-figures", other.path / ".." / folder.path.name, other.path)
+    assert (tmp_path / f"{folder.path.name}+other" / "summary.md").exists()
+
+
 @pytest.mark.parametrize("inside", ["", "inner"])
 def test_a_folder_is_not_reported_on_twice(folder, report, inside):
     inner = Folder(folder.path / inside)

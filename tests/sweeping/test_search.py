@@ -123,6 +123,10 @@ def test_a_random_point_depends_only_on_the_seed_and_its_number():
         (["optimizer.lr=interval(1, 0)"], "an interval needs two finite ends, the lower one first"),
         (["optimizer.lr=interval(0, inf)"], "optimizer.lr=interval(0, inf): an interval needs two finite ends"),
         (["seed=range(0,0)"], "seed=range(0,0): gives no values"),
+        (["model.hidden_size=range(1,2,0)"], "model.hidden_size=range(1,2,0): range() arg 3 must not be zero"),
+        (["optimizer.lr=tag(lgo, interval(1e-4, 1e-2))"], "tag lgo has no effect; legal: log, of an interval"),
+        (["model.hidden_size=tag(log, range(1, 9))"], "tag log has no effect; legal: log, of an interval"),
+        (["optimizer=glob(*)"], "optimizer=glob(*): glob works only in sweeps; list the values, as in choice(a, b)"),
         ([LR, "search.columns=[nokey]"], "search.columns=[nokey]: no run has this setting"),
         (["optimizer.lr=interval(-1, 1)"], "optimizer.lr=-1.0: must be a number, at least 0"),
         (

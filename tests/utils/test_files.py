@@ -124,3 +124,18 @@ def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         write_whole(tmp_path / "nowhere" / "file", b"content")
     assert caught.value.filename == str(tmp_path / "nowhere" / "file")
+
+
+def test_an_error_of_a_file_system_that_cannot_be_written_names_the_file(tmp_path, monkeypatch):
+    def refused(*arguments, **settings):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "temporary")
+
+    monkeypatch.setattr(os, "replace", refused)
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(OSError, match="Read-only file system") as caught:
+        write_whole(tmp_path / "file", b"content")
+    assert caught.value.filename == str(tmp_path / "file")
+
+
+def test_a_name_that_no_folder_can_have_is_not_locked(tmp_path):
+    assert not is_locked(tmp_path / ("x" * 300))

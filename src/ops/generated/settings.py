@@ -78,8 +78,8 @@ def key_of(core: nn.Module, without: frozenset[str] = frozenset()) -> tuple:
     reads a tensor with several names by the first. The key is built at every call, and is flat because nested tuples
     would take time.
     """
-    step = type(core).step
-    key: list[Any] = [getattr(step, "__code__", step)]  # which reloading its file replaces
+    kind: Any = type(core)
+    key: list[Any] = [getattr(kind.step, "__code__", kind.step)]  # which reloading its file replaces
     numbers: dict[int, int] = {}
     left_out = OF_ALL_CORES
     for path, module in core.named_modules():
