@@ -213,4 +213,10 @@ def what_is_wrong(error: "ValidationError") -> str:
 
 
 def _single_line(text: str) -> str:
-    return " ".join(line.strip() for line in text.strip().splitlines() if line.strip())
+    """The text in one line, beginning with the key that OmegaConf names at its end, among types that help nobody."""
+    line = " ".join(line.strip() for line in text.strip().splitlines() if line.strip())
+    found = re.fullmatch(r"(.*) full_key: (\S+) object_type=\w+", line)
+    if found is None:
+        return line
+    message, key = found.groups()
+    return message if message.startswith(f"{key}: ") else f"{key}: {message}"

@@ -265,6 +265,20 @@ def test_the_mistake_inside_a_resolver_is_named():
     assert explain(caught.value) == "${units_for:x}: must be an integer from 1 to 10,000,000"
 
 
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("model.hidden_size=${nosuch}", "model.hidden_size: Interpolation key 'nosuch' not found"),
+        ("model.hidden_size=${nosuch:3}", "model.hidden_size: Unsupported interpolation type nosuch"),
+        ("hydra.mode=X", "hydra.mode: Invalid value 'X', expected one of [RUN, MULTIRUN]"),
+    ],
+)
+def test_omegaconfs_messages_begin_with_the_key_and_have_no_types(override, says):
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - OmegaConf's own
+        OmegaConf.to_container(compose(override), resolve=True)
+    assert explain(caught.value) == says
+
+
 def test_ctrl_c_in_any_command_is_status_130_and_the_next_one_ends_it():
     previous = signal.getsignal(signal.SIGINT)
     try:

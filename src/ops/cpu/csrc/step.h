@@ -89,7 +89,6 @@ struct Layout {
   std::vector<WeightGradient> gradients;
   std::vector<Term> terms;
   std::vector<Sum> sums;
-
 };
 
 // Where a step reads and writes.
