@@ -87,6 +87,18 @@ def log_of_a_sum_of_exponentials(self, p, h):
 
 
 @lowered
+def product_with_the_input_added_to_the_state(self, p, h):
+    return torch.tanh(h + self.W(p))
+
+
+@lowered
+def product_with_the_input_added_to_some_units(self, p, h):
+    h = h.clone()
+    h[:, :K].add_(self.V(p))
+    return torch.tanh(h)
+
+
+@lowered
 def gelu(self, p, h):
     return functional.gelu(self.W(h) + p)
 

@@ -56,12 +56,12 @@ each_lowered = pytest.mark.parametrize(
 each_refused = pytest.mark.parametrize("kind", REFUSED, ids=lambda kind: kind.__name__)
 
 
-def everything(core, form, x_BTX, state):
+def everything(core, form, x_BTX, state, resets_BT=None):
     """Outputs, the final state, and all gradients of a functional of both."""
     core.kernel = form
     x_BTX = x_BTX.clone().requires_grad_()
     state = state if state is None else map_state(lambda t: t.clone().requires_grad_(t.is_floating_point()), state)
-    inputs = Inputs(core.project(x_BTX))
+    inputs = Inputs(core.project(x_BTX), resets=resets_BT)
     assert choose(core.forms(), form, inputs).kernel == form
     y_BTH, end = core(inputs, state)
     results = [y_BTH, *state_tensors(end)]
@@ -83,8 +83,10 @@ def another(state):
 def assert_kernel_is_the_scan(core, length):
     x_BTX = torch.randn(B, length, X)
     start = map_state(another, core.initial_state(B))
-    for state in (None, start):
-        found, expected = (everything(core, form, x_BTX, state) for form in ("fused", "reference"))
+    some_BT = torch.rand(B, length) < 0.3
+    some_BT[:, -2:] = False  # a state may be infinite at first
+    for state, resets_BT in ((None, None), (start, None), (start, some_BT)):
+        found, expected = (everything(core, form, x_BTX, state, resets_BT) for form in ("fused", "reference"))
         assert all(result.isfinite().all() for result in expected)
         assert_close(found, expected, rtol=1e-10, atol=1e-10)
 

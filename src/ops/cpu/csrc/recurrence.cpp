@@ -205,7 +205,6 @@ class Recurrence {
       at_.d_before_wanted = t > 0 || any_initial_wanted();
       load_d_output(t);
       all_.step.backward(at_);
-      leave(t);
       Block own{0, block_.lanes};
       for (size_t i = 0; i < layout_.inputs.size(); ++i)
         own.store(at_.d_inputs[i], d_inputs[i], call_.time, layout_.inputs[i], t);
@@ -220,6 +219,7 @@ class Recurrence {
         for (int64_t r = 0; r < rows.count; ++r)
           rights_[k].store(block_, at_.rights[k] + r * rows.stride, steps * rows.count, (t - first) * rows.count + r);
       }
+      leave(t);  // the gradients of states may be among the rows that were stored
     }
 
     void add(const Term& term, BlockGradients<S>& to, int64_t number, int64_t first, int64_t steps,
