@@ -1,7 +1,6 @@
 """What a step reads besides the settings of its modules: variables of its files, closures and classes."""
 
 import dis
-import sys
 from collections.abc import Iterator
 from functools import cache, partial
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -101,7 +100,7 @@ class Reads:
             if (wrapped := getattr(value, "__wrapped__", None)) is not None:
                 self._follow(wrapped)
             module = value.__globals__.get("__name__")
-            if module not in sys.modules or not _is_fixed(module):  # one made by `exec` may belong to no module
+            if module is None or not _is_fixed(module):  # one made by `exec` may belong to no module
                 self._look_at(value)
 
     def _look_at(self, function: FunctionType) -> None:

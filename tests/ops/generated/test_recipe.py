@@ -17,6 +17,7 @@ from src.models.rnn import RNN
 from src.ops.generated import form, recipe, trace
 from src.ops.inputs import Inputs
 from src.training.fast_updates import flat_parameters
+from tests.models.cores import FILES, of_file
 from tests.ops.generated.cells import Leaky, Ordered, assert_fused_and_right
 from tests.ops.generated.steps import Cell, H, X
 
@@ -150,6 +151,10 @@ def test_it_is_filed_by_all_that_it_depends_on():
     assert None not in keys
     assert len(set(keys)) == len(keys)
     assert recipe._key(Leaky(), F64, "cpu") == keys[0]
+
+
+def test_the_recipe_of_every_model_is_kept():
+    assert [file.stem for file in FILES if recipe._key(of_file(file)(), F64, "cpu") is None] == []
 
 
 def test_a_private_setting_counts_and_a_class_made_in_a_function_is_not_kept():
