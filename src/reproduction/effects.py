@@ -111,8 +111,9 @@ def ratio(ours: np.ndarray, theirs: np.ndarray, never: float, name: str = "") ->
     approximate.
     """
     effect = difference(_logarithm(ours, never), _logarithm(theirs, never), name, "times")
-    low = 0.0 if np.isinf(theirs).any() else math.exp(effect.low)
-    high = math.inf if np.isinf(ours).any() else math.exp(effect.high)
+    low, high = math.exp(effect.low), math.exp(effect.high)
+    if not math.isnan(low):
+        low, high = _opened(low, high, ours, theirs)
     return replace(effect, estimate=math.exp(effect.estimate), low=low, high=high)
 
 
@@ -139,9 +140,9 @@ def ratio_of_best(
         drawn.append(_logarithm(updates, never)[chosen].mean(1))
         shown.append(updates[np.argsort(-of_trials, kind="stable")[:best]])
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.exp(np.percentile(drawn[0] - drawn[1], [tail, 100 - tail]))
-    effect = ratio(shown[0], shown[1], never, name)
-    return replace(effect, low=effect.low and float(low), high=effect.high if np.isinf(effect.high) else float(high))
+    low, high = np.exp(np.percentile(drawn[0] - drawn[1], [tail, 100 - tail])).tolist()
+    low, high = _opened(low, high, shown[0], shown[1])
+    return replace(ratio(shown[0], shown[1], never, name), low=low, high=high)
 
 
 def duration(updates: np.ndarray, never: float, name: str = "") -> Effect:
@@ -149,6 +150,11 @@ def duration(updates: np.ndarray, never: float, name: str = "") -> Effect:
     effect = mean(_logarithm(updates, never), name, "updates")
     high = math.inf if np.isinf(updates).any() else math.exp(effect.high)
     return replace(effect, estimate=math.exp(effect.estimate), low=math.exp(effect.low), high=high)
+
+
+def _opened(low: float, high: float, ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """The interval of a ratio, open on the side of runs that never reached their goal."""
+    return (0.0 if np.isinf(theirs).any() else low), (math.inf if np.isinf(ours).any() else high)
 
 
 def _logarithm(updates: np.ndarray, never: float) -> np.ndarray:

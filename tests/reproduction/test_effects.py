@@ -99,6 +99,9 @@ def test_one_seed_decides_nothing_and_equal_seeds_have_no_width():
     assert difference(OURS[:1], THEIRS).within(most=0).verdict == "inconclusive"
     assert str(mean(OURS[:1], "R=20")) == "R=20: 1.01 % (one seed)"
     assert str(mean(np.array([0.1, np.inf, 0.2]))) == "∞ % (no interval)"
+    never = np.array([np.inf])
+    assert str(ratio(np.array([2500.0]), never, 1e4)) == "0.25 times (one seed)"
+    assert str(ratio(never, np.array([2500.0]), 1e4)) == "4 times (one seed)"
     diverged = np.array([np.inf, np.inf])
     assert difference(diverged, OURS).within(most=0).verdict == "inconclusive"
     assert difference(diverged, diverged).within(most=0).verdict == "inconclusive"
