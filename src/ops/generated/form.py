@@ -157,7 +157,8 @@ def _compare(core: Any, kernel: Kernel, dtype: torch.dtype, device: torch.device
     zeros from the initial state, for the ties and the roots of zero that random numbers do not hit.
 
     Raises:
-        LoweringError: the results differ, so the step mixes sequences, or depends on chance.
+        LoweringError: the results differ, so the step mixes sequences, depends on chance, or chooses among equal
+            numbers, as `topk` does.
     """
     batch = 2 if isinstance(kernel, TritonKernel) else 5  # on a CPU, enough to be computed in lanes
     with torch.enable_grad():
@@ -199,7 +200,8 @@ def _refuse_another(expected: list[Tensor], actual: list[Tensor], num_results: i
         scale = one.abs().nan_to_num(0, 0).max().clamp(min=1)
         is_same = ((other - one).abs() / scale < tolerance) | (one == other) | (one.isnan() & other.isnan())
         if not torch.all(is_same | one.isnan() if number >= num_results else is_same):
-            raise LoweringError("its results differ from those of the step, which mixes sequences or depends on chance")
+            why = "which mixes sequences, depends on chance, or chooses among equal numbers"
+            raise LoweringError(f"its results differ from those of the step, {why}")
 
 
 def _free(tensor: Tensor) -> Tensor:
